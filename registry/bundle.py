@@ -1,0 +1,137 @@
+"""A bundle: one published version of a model, an immutable folder that serving needs alone.
+
+model.onnx    input `image` uint8 [n,s,s,3] RGB, output `probabilities` float32 [n,classes]
+golden.npz    a few encoded images and their answers
+report/       pictures and figures of the evaluation, for people
+bundle.json   everything else, and the SHA-256 of every file above; written last
+"""
+
+import json
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationError, model_validator
+
+from registry.errors import BundleError
+from registry.files import sha256_file, write_durably
+from registry.images import ImageSpec
+from registry.schema import Record, explain
+from registry.tta import TtaSpec
+
+SCHEMA = 1
+MANIFEST = "bundle.json"
+MODEL = "model.onnx"
+GOLDEN = "golden.npz"
+
+Task = Literal["single", "multi"]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Bundle(Record):
+    """The content of `bundle.json`."""
+
+    schema_version: Literal[1] = 1
+    model: str
+    created_at: datetime
+    task: Task
+    labels: tuple[str, ...] = Field(min_length=2)
+    image: ImageSpec
+    tta: TtaSpec = TtaSpec()
+    # one for each label, multi-label models only
+    thresholds: tuple[float, ...] = ()
+    # largest difference from the golden answers, by file and provider ("model.onnx/cpu")
+    tolerances: dict[str, float]
+    metrics: dict[str, float] = Field(default_factory=dict)
+    provenance: dict[str, str] = Field(default_factory=dict)
+    files: dict[str, Digest]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Bundle":
+        if len(set(self.labels)) != len(self.labels):
+            raise ValueError("labels repeat")
+        expected = len(self.labels) if self.task == "multi" else 0
+        if len(self.thresholds) != expected:
+            raise ValueError(f"{len(self.thresholds)} thresholds for {expected} labels")
+        for required in (MODEL, GOLDEN):
+            if required not in self.files:
+                raise ValueError(f"no {required} among the files")
+        return self
+
+    def onnx_metadata(self) -> dict[str, str]:
+        """What the ONNX file says of itself, so that it cannot serve with another manifest."""
+        return {
+            "unfreeze.labels": json.dumps(self.labels),
+            "unfreeze.task": self.task,
+            "unfreeze.thresholds": json.dumps(self.thresholds),
+            "unfreeze.image_spec": self.image.digest(),
+        }
+
+
+def seal(folder: Path, bundle: Bundle) -> None:
+    """`folder` is a bundle: its manifest is written, and with it the version exists."""
+    write_durably(folder / MANIFEST, bundle.model_dump_json(indent=2).encode() + b"\n")
+
+
+def read_bundle(folder: Path) -> Bundle:
+    """The manifest of a bundle, checked against the schema; the files are not looked at.
+
+    Raises:
+        BundleError: there is none, or this program cannot read it.
+    """
+    where = _where(folder)
+    try:
+        content = json.loads((folder / MANIFEST).read_bytes())
+    except FileNotFoundError as error:
+        raise BundleError(f"{where}: no {MANIFEST}; the version was never published") from error
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{where}: {MANIFEST} cannot be read: {error}") from error
+    version = content.get("schema_version") if isinstance(content, dict) else None
+    if isinstance(version, int) and version > SCHEMA:
+        raise BundleError(
+            f"{where}: {MANIFEST} has schema {version} and this program reads up to {SCHEMA}; "
+            "upgrade unfreeze"
+        )
+    try:
+        return Bundle.model_validate(content)
+    except ValidationError as error:
+        raise BundleError(f"{where}: {MANIFEST} is not valid: {explain(error)}") from error
+
+
+def verify_bundle(folder: Path) -> Bundle:
+    """The manifest, after every file has been found to be what it lists, and nothing else is there.
+
+    Raises:
+        BundleError: a file is missing, changed, added or a link.
+    """
+    bundle = read_bundle(folder)
+    where = _where(folder)
+    found = files_of(folder)
+    for name, digest in bundle.files.items():
+        if name not in found:
+            raise BundleError(f"{where}: {name} is missing; publish again")
+        if sha256_file(folder / name) != digest:
+            raise BundleError(f"{where}: {name} differs from {MANIFEST}; publish again")
+    if extra := sorted(found - set(bundle.files)):
+        raise BundleError(f"{where}: {extra[0]} is not listed in {MANIFEST}; remove it")
+    return bundle
+
+
+def files_of(folder: Path) -> set[str]:
+    """Names of all files below `folder` but the manifest, relative and with forward slashes.
+
+    Raises:
+        BundleError: one of them is a link or something else that is not a plain file.
+    """
+    names = set()
+    for path in folder.rglob("*"):
+        name = path.relative_to(folder).as_posix()
+        if path.is_symlink() or not (path.is_file() or path.is_dir()):
+            raise BundleError(f"{_where(folder)}: {name} is not a plain file; remove it")
+        if path.is_file() and name != MANIFEST and not name.startswith(f".{MANIFEST}."):
+            names.add(name)
+    return names
+
+
+def _where(folder: Path) -> str:
+    return f"{folder.parent.name}/{folder.name}"

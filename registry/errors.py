@@ -1,0 +1,60 @@
+"""The errors of Unfreeze. Each says what is wrong, where, and what to do.
+
+UnfreezeError
+├── BadRequest          the caller asked for something that makes no sense
+│   ├── BadImage        an image that cannot be read, or is over a limit
+│   └── DataError       a data set that cannot be trained on
+├── NotFound            a model, version or job that does not exist
+├── NotAllowed          outside what this server was told to touch
+├── Conflict            true of the request, but not in this state of affairs
+├── Overloaded          over a limit now; the same request may pass later
+├── Unavailable         something this needs is not there now
+├── BundleError         a published bundle that is damaged, or newer than this program
+└── TrainingError       training ran and could not give a model worth publishing
+
+`service/status.py` alone turns them into gRPC status codes.
+"""
+
+
+class UnfreezeError(Exception):
+    """Its message is written for the person who caused it."""
+
+
+class BadRequest(UnfreezeError):
+    pass
+
+
+class BadImage(BadRequest):
+    pass
+
+
+class DataError(BadRequest):
+    pass
+
+
+class NotFound(UnfreezeError):
+    pass
+
+
+class NotAllowed(UnfreezeError):
+    pass
+
+
+class Conflict(UnfreezeError):
+    pass
+
+
+class Overloaded(UnfreezeError):
+    pass
+
+
+class Unavailable(UnfreezeError):
+    pass
+
+
+class BundleError(UnfreezeError):
+    pass
+
+
+class TrainingError(UnfreezeError):
+    pass

@@ -1,0 +1,52 @@
+"""Golden answers: a few images and what the model said of them when it was exported.
+
+They travel with the bundle; a server that cannot repeat them does not put the version live.
+"""
+
+import io
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from registry.errors import BundleError
+from registry.files import write_durably
+from registry.images import Float32Array
+
+
+@dataclass(frozen=True)
+class Golden:
+    """Encoded images and the probabilities for each, [n,classes]."""
+
+    images: tuple[bytes, ...]
+    probabilities: Float32Array
+
+
+def write_golden(path: Path, images: Sequence[bytes], probabilities: Float32Array) -> None:
+    """`path` holds the images as one uint8 buffer with offsets, and their answers."""
+    buffer = np.frombuffer(b"".join(images), dtype=np.uint8)
+    offsets = np.cumsum([0, *(len(image) for image in images)])
+    content = io.BytesIO()
+    np.savez(content, images=buffer, offsets=offsets, probabilities=probabilities)
+    write_durably(path, content.getvalue())
+
+
+def read_golden(path: Path) -> Golden:
+    """What `write_golden` wrote. Nothing in the file can run code.
+
+    Raises:
+        BundleError: the file is not of this form.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            buffer = arrays["images"].tobytes()
+            offsets = arrays["offsets"].tolist()
+            probabilities = arrays["probabilities"].astype(np.float32)
+    except (OSError, ValueError, KeyError) as error:
+        raise BundleError(f"{path}: golden answers cannot be read: {error}") from error
+    images = tuple(buffer[a:b] for a, b in itertools.pairwise(offsets))
+    if len(images) != len(probabilities) or not images:
+        raise BundleError(f"{path}: {len(images)} images for {len(probabilities)} answers")
+    return Golden(images, probabilities)

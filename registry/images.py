@@ -1,0 +1,151 @@
+"""The one image preparation: encoded bytes in, pixels out.
+
+Activations, evaluation, golden answers and serving all call `prepare`, so what was trained is what
+is served. Scaling, mean and standard deviation are inside the ONNX graph.
+"""
+
+import hashlib
+import io
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
+from pydantic import Field
+
+from registry.errors import BadImage
+from registry.schema import Record
+
+UInt8Array = npt.NDArray[np.uint8]
+Float32Array = npt.NDArray[np.float32]
+
+FORMATS = ("JPEG", "PNG", "WEBP")  # each further decoder is a further way in for an attacker
+MAX_PIXELS = 100_000_000  # 300 MB of RGB; a request may be held to less
+
+ORIENTATION = 0x0112  # the Exif tag
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class ImageSpec(Record):
+    """How an image becomes [size, size, 3] RGB uint8. Part of every bundle."""
+
+    preparation: Literal[1] = 1  # raised when the same spec would give other pixels
+    size: int = Field(ge=1, le=4096)
+    # center: the largest centred square; squash: the whole image, whatever its shape
+    crop: Literal["center", "squash"] = "center"
+    # share of the square's side that is kept; below 1 the border is cut off
+    crop_fraction: float = Field(default=1.0, gt=0, le=1)
+
+    def digest(self) -> str:
+        """SHA-256 of every field, in hexadecimal; equal digests mean equal pixels."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+
+
+def prepare(encoded: bytes, spec: ImageSpec, max_pixels: int = MAX_PIXELS) -> UInt8Array:
+    """The pixels that the network sees, [size, size, 3] RGB.
+
+    Decodes a JPEG no larger than needed (DCT scaling), crops and resizes in one antialiased
+    bilinear step, then turns the result upright as Exif says.
+
+    Raises:
+        BadImage: no bytes, not a JPEG, PNG or WebP, damaged, or more than `max_pixels`.
+    """
+    with _open(encoded, max_pixels) as image:
+        orientation = _orientation(image)
+        try:
+            full = image.size
+            image.draft(image.mode, _needed(full, spec))
+            image.load()
+        except (OSError, SyntaxError, ValueError, EOFError) as error:
+            raise BadImage(f"truncated or damaged {image.format}: {error}") from error
+        plain = _eight_bits(image)
+        box = _crop_box(plain.size, spec)
+        small = plain.resize((spec.size, spec.size), Image.Resampling.BILINEAR, box=box)
+        if orientation in UPRIGHT:
+            small = small.transpose(UPRIGHT[orientation])
+        return np.asarray(small.convert("RGB"))
+
+
+def image_info(encoded: bytes, max_pixels: int = MAX_PIXELS) -> tuple[int, int, str, str]:
+    """Width, height, Pillow mode and format, read from the header alone.
+
+    Raises:
+        BadImage: as `prepare`, except that damage behind the header is not seen.
+    """
+    with _open(encoded, max_pixels) as image:
+        return image.width, image.height, image.mode, str(image.format)
+
+
+def _open(encoded: bytes, max_pixels: int) -> Image.Image:
+    if not encoded:
+        raise BadImage("empty: no bytes were sent")
+    try:
+        image = Image.open(io.BytesIO(encoded), formats=FORMATS)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise BadImage(f"too many pixels, the limit is {max_pixels}: {error}") from error
+    except UnidentifiedImageError as error:
+        start = encoded[:12]
+        raise BadImage(
+            f"not an image: {len(encoded)} bytes that begin with {start!r}; send JPEG, PNG or WebP"
+        ) from error
+    except (OSError, SyntaxError, ValueError) as error:
+        raise BadImage(f"damaged image header: {error}") from error
+    if image.width * image.height > max_pixels:
+        raise BadImage(
+            f"{image.width} x {image.height} pixels is above the limit of {max_pixels}; "
+            "send a smaller picture"
+        )
+    return image
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(ORIENTATION, 1))
+    except Exception:  # Exif is written by a thousand cameras; a broken one is no orientation
+        return 1
+
+
+def _side(size: tuple[int, int], spec: ImageSpec) -> float:
+    return min(size) * spec.crop_fraction
+
+
+def _needed(size: tuple[int, int], spec: ImageSpec) -> tuple[int, int]:
+    """The smallest picture that still gives the crop at full resolution."""
+    width, height = size
+    if spec.crop == "squash":
+        scale = spec.size / spec.crop_fraction
+        return max(1, round(min(width, scale))), max(1, round(min(height, scale)))
+    scale = min(1.0, spec.size / _side(size, spec))
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def _crop_box(size: tuple[int, int], spec: ImageSpec) -> tuple[float, float, float, float]:
+    width, height = size
+    if spec.crop == "squash":
+        wide, high = width * spec.crop_fraction, height * spec.crop_fraction
+    else:
+        wide = high = _side(size, spec)
+    left, top = (width - wide) / 2, (height - high) / 2
+    return left, top, left + wide, top + high
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Grey or RGB of 8 bits: 16 bits lose their lower half, transparency is laid on white."""
+    if image.mode in ("RGB", "L"):
+        return image
+    if image.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion would clip it
+        deep = np.asarray(image).astype(np.uint32)
+        return Image.fromarray((deep >> 8).clip(0, 255).astype(np.uint8))
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    return image.convert("L" if image.mode == "1" else "RGB")

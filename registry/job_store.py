@@ -1,0 +1,195 @@
+"""Job records in SQLite. What a call has returned survives a crash and a power cut."""
+
+import sqlite3
+import threading
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from registry.errors import NotFound, Unavailable
+from registry.jobs import EVENTS, Event, Job, JobRequest, JobState, StateChanged
+
+TABLES = """
+CREATE TABLE IF NOT EXISTS jobs (
+    id TEXT PRIMARY KEY,
+    model TEXT NOT NULL,
+    idempotency_key TEXT UNIQUE,
+    state TEXT NOT NULL,
+    created_at TEXT NOT NULL,
+    record TEXT NOT NULL
+);
+CREATE TABLE IF NOT EXISTS events (
+    job_id TEXT NOT NULL REFERENCES jobs(id),
+    sequence INTEGER NOT NULL,
+    at TEXT NOT NULL,
+    event TEXT NOT NULL,
+    PRIMARY KEY (job_id, sequence)
+);
+"""
+
+
+@dataclass(frozen=True)
+class NumberedEvent:
+    """An event of a job; sequence counts 1, 2, 3, … without gaps."""
+
+    sequence: int
+    at: datetime
+    event: Event
+
+
+class JobStore:
+    """Opened once by the one service that owns the file; calls may come from any thread."""
+
+    def __init__(self, path: Path) -> None:
+        """Opens or creates the database.
+
+        Raises:
+            Unavailable: the file is damaged; it is left untouched.
+        """
+        self._lock = threading.Lock()
+        self._db = sqlite3.connect(path, timeout=10, check_same_thread=False, isolation_level=None)
+        try:
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=FULL")  # acknowledged means on the disk
+            if self._db.execute("PRAGMA quick_check").fetchone()[0] != "ok":
+                raise sqlite3.DatabaseError("its pages do not add up")
+            self._db.executescript(TABLES)
+        except sqlite3.DatabaseError as error:
+            self._db.close()
+            raise Unavailable(
+                f"{path}: the job database is damaged ({error}); put back a backup, or save what "
+                f"is left with: sqlite3 {path} .recover | sqlite3 recovered.db"
+            ) from error
+
+    def close(self) -> None:
+        with self._lock:
+            self._db.close()
+
+    def create(self, request: JobRequest) -> tuple[Job, bool]:
+        """A new queued job, or the one that already has the request's idempotency key.
+
+        The second value is True when the job was there before.
+        """
+        with self._transaction() as db:
+            key = request.idempotency_key or None
+            row = db.execute("SELECT record FROM jobs WHERE idempotency_key = ?", [key]).fetchone()
+            if row:
+                return Job.model_validate_json(row[0]), True
+            job = Job(
+                id=uuid.uuid4().hex,
+                request=request,
+                state=JobState.QUEUED,
+                created_at=datetime.now(UTC),
+            )
+            db.execute(
+                "INSERT INTO jobs VALUES (?, ?, ?, ?, ?, ?)",
+                [
+                    job.id,
+                    request.model,
+                    key,
+                    job.state,
+                    job.created_at.isoformat(),
+                    job.model_dump_json(),
+                ],
+            )
+            _append(db, job.id, StateChanged(state=job.state))
+            return job, False
+
+    def get(self, job_id: str) -> Job:
+        """Raises: NotFound."""
+        with self._transaction() as db:
+            return _get(db, job_id)
+
+    def jobs(self, *, model: str = "", limit: int = 100) -> list[Job]:
+        """Newest first."""
+        with self._transaction() as db:
+            rows = db.execute(
+                "SELECT record FROM jobs WHERE ? IN ('', model) ORDER BY rowid DESC LIMIT ?",
+                [model, limit],
+            )
+            return [Job.model_validate_json(record) for (record,) in rows]
+
+    def unfinished(self) -> list[Job]:
+        """Queued and running jobs, oldest first."""
+        with self._transaction() as db:
+            rows = db.execute(
+                "SELECT record FROM jobs WHERE state IN (?, ?) ORDER BY rowid",
+                [JobState.QUEUED, JobState.RUNNING],
+            )
+            return [Job.model_validate_json(record) for (record,) in rows]
+
+    def update(self, job_id: str, event: Event | None = None, **changes: object) -> Job:
+        """Changes fields of a job's record and appends an event, both or neither.
+
+        Without an event of its own, a change of state appends `StateChanged`. A job that has ended
+        is not changed again; its record is returned as it is.
+        """
+        with self._transaction() as db:
+            old = _get(db, job_id)
+            if old.state.ended:
+                return old
+            new = Job.model_validate(old.model_dump() | changes)
+            db.execute(
+                "UPDATE jobs SET state = ?, record = ? WHERE id = ?",
+                [new.state, new.model_dump_json(), job_id],
+            )
+            if event is None and "state" in changes:
+                event = StateChanged(state=new.state, message=new.message)
+            if event is not None:
+                _append(db, job_id, event)
+            return new
+
+    def append(self, job_id: str, event: Event) -> None:
+        """Adds an event to a job's story."""
+        with self._transaction() as db:
+            _append(db, job_id, event)
+
+    def events(self, job_id: str, from_sequence: int = 1) -> list[NumberedEvent]:
+        """Events from `from_sequence` on, in order.
+
+        Raises:
+            NotFound: there is no such job.
+        """
+        with self._transaction() as db:
+            _get(db, job_id)
+            rows = db.execute(
+                "SELECT sequence, at, event FROM events WHERE job_id = ? AND sequence >= ? "
+                "ORDER BY sequence",
+                [job_id, from_sequence],
+            )
+            return [
+                NumberedEvent(sequence, datetime.fromisoformat(at), EVENTS.validate_json(event))
+                for sequence, at, event in rows
+            ]
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._lock:
+            try:
+                self._db.execute("BEGIN IMMEDIATE")
+                yield self._db
+                self._db.execute("COMMIT")
+            except BaseException as error:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                if isinstance(error, sqlite3.Error):
+                    raise Unavailable(f"the job database did not answer: {error}") from error
+                raise
+
+
+def _get(db: sqlite3.Connection, job_id: str) -> Job:
+    row = db.execute("SELECT record FROM jobs WHERE id = ?", [job_id]).fetchone()
+    if row is None:
+        raise NotFound(f"no job {job_id!r:.80}")
+    return Job.model_validate_json(row[0])
+
+
+def _append(db: sqlite3.Connection, job_id: str, event: Event) -> None:
+    db.execute(
+        "INSERT INTO events SELECT ?, COALESCE(MAX(sequence), 0) + 1, ?, ? "
+        "FROM events WHERE job_id = ?",
+        [job_id, datetime.now(UTC).isoformat(), event.model_dump_json(), job_id],
+    )

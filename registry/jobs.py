@@ -1,0 +1,169 @@
+"""What a training job is: its request, its record, and the events that tell its story.
+
+The service writes these to its database; the training process is given a request as a file and
+writes events to its standard output, one JSON object a line.
+"""
+
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, TypeAdapter
+
+from registry.schema import Record
+
+
+class JobState(StrEnum):
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def ended(self) -> bool:
+        return self in (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED)
+
+
+class PromotionPolicy(StrEnum):
+    IF_BETTER = "if_better"
+    ALWAYS = "always"
+    NEVER = "never"
+
+
+class JobRequest(Record):
+    """What somebody asked for."""
+
+    model: str
+    data: str
+    settings: dict[str, str] = Field(default_factory=dict)
+    idempotency_key: str = Field(default="", max_length=256)
+    promotion: PromotionPolicy = PromotionPolicy.IF_BETTER
+
+
+class Job(Record):
+    """A request and what has become of it."""
+
+    id: str
+    request: JobRequest
+    state: JobState
+    message: str = ""
+    version: int | None = None
+    promoted: bool = False
+    attempt: int = 0
+    created_at: datetime
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+
+
+class Assignment(Record):
+    """What the training process is told, in a file."""
+
+    model: str
+    data: Path
+    settings: dict[str, str]
+    cache: Path  # decoded images and activations, shared between jobs
+    run: Path  # this job's own folder: weights, report
+    stage: Path  # where the finished bundle goes; the registry itself is the service's to write
+    champion: Path | None = None  # bundle of the promoted version, to be scored beside the new one
+    champion_version: int | None = None
+
+
+# Events
+
+
+class StateChanged(Record):
+    kind: Literal["state_changed"] = "state_changed"
+    state: JobState
+    message: str = ""
+
+
+class StageStarted(Record):
+    kind: Literal["stage_started"] = "stage_started"
+    stage: str
+    number: int
+    of: int
+
+
+class Progress(Record):
+    """How far a stage is, in images."""
+
+    kind: Literal["progress"] = "progress"
+    stage: str
+    done: int
+    total: int
+    images_per_second: float
+    seconds_left: float
+
+
+class EpochFinished(Record):
+    kind: Literal["epoch_finished"] = "epoch_finished"
+    stage: str
+    epoch: int
+    epochs: int
+    train_loss: float
+    valid_loss: float
+    metric: str
+    metric_value: float
+    images_per_second: float
+
+
+class Note(Record):
+    kind: Literal["note"] = "note"
+    text: str
+
+
+class Score(Record):
+    """How a model did on held-out images; a higher `value` is better."""
+
+    metric: str
+    value: float
+    log_loss: float
+
+
+class Scored(Record):
+    """Candidate and promoted version on the same held-out images, each as ONNX."""
+
+    kind: Literal["scored"] = "scored"
+    candidate: Score
+    promoted: Score | None
+    promoted_version: int | None
+    images: int
+    gained: int  # right in the candidate alone
+    lost: int  # right in the promoted version alone
+
+
+class GateDecided(Record):
+    kind: Literal["gate_decided"] = "gate_decided"
+    promote: bool
+    reason: str
+
+
+class Staged(Record):
+    """The last event of a training process that succeeded: its bundle is complete."""
+
+    kind: Literal["staged"] = "staged"
+    folder: Path
+
+
+class Failed(Record):
+    """The last event of a training process that did not."""
+
+    kind: Literal["failed"] = "failed"
+    reason: str
+
+
+Event = Annotated[
+    StateChanged
+    | StageStarted
+    | Progress
+    | EpochFinished
+    | Note
+    | Scored
+    | GateDecided
+    | Staged
+    | Failed,
+    Field(discriminator="kind"),
+]
+EVENTS: TypeAdapter[Event] = TypeAdapter(Event)

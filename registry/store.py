@@ -1,0 +1,225 @@
+"""Models, versions and aliases in a folder.
+
+    <root>/<model>/<version>/                     a bundle; version is 1, 2, 3, …
+    <root>/<model>/aliases/promoted/000042.json   a pointer; the highest number wins
+
+Versions are immutable and pointers are append-only and exclusively created, so readers need no lock
+and two writers cannot both win.
+"""
+
+import re
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+
+from registry.bundle import MANIFEST, Bundle, files_of, read_bundle, seal
+from registry.errors import BadRequest, BundleError, Conflict, NotFound
+from registry.files import create_exclusively, sha256_file, sync
+from registry.schema import Record, explain
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+TENSOR_SUFFIX = "-tensor"  # NAME-tensor is how the protocol's tensor twin of NAME is called
+ALIASES = "aliases"
+PROMOTED = "promoted"
+
+
+class Pointer(Record):
+    """One entry of an alias's history: from `at` on, it meant `version`."""
+
+    version: int = Field(ge=1)
+    replaced: int | None  # what it meant before; a rollback returns there
+    at: datetime
+    by: str
+    reason: str
+
+
+def check_name(model: str) -> str:
+    """`model`, if it may name a model.
+
+    Raises:
+        BadRequest: other than letters, digits, '.', '_', '-', or a reserved form.
+    """
+    if not NAME.fullmatch(model) or model.endswith(TENSOR_SUFFIX):
+        raise BadRequest(
+            f"{model!r:.80} cannot name a model: use 1 to 128 letters, digits, '.', '_' and '-', "
+            f"beginning with a letter or digit and not ending in '{TENSOR_SUFFIX}'"
+        )
+    return model
+
+
+class Registry:
+    """A folder of models. Holds nothing in memory: every call reads what is there now."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def models(self) -> list[str]:
+        """Names of all models that have a version, sorted."""
+        if not self.root.is_dir():
+            return []
+        names = (path.name for path in self.root.iterdir() if NAME.fullmatch(path.name))
+        return sorted(name for name in names if self.versions(name))
+
+    def versions(self, model: str) -> list[int]:
+        """Published versions, oldest first; empty for an unknown model."""
+        folder = self.root / check_name(model)
+        if not folder.is_dir():
+            return []
+        found = (path for path in folder.iterdir() if path.name.isdecimal())
+        return sorted(int(path.name) for path in found if (path / MANIFEST).is_file())
+
+    def folder(self, model: str, version: int) -> Path:
+        """The bundle of a published version.
+
+        Raises:
+            NotFound: there is no such version.
+        """
+        if version not in self.versions(model):
+            known = ", ".join(map(str, self.versions(model)[-5:])) or "none"
+            raise NotFound(f"no version {version} of {model}; published: {known}")
+        return self.root / model / str(version)
+
+    def bundle(self, model: str, version: int) -> Bundle:
+        """The manifest of a published version."""
+        return read_bundle(self.folder(model, version))
+
+    def publish(self, staged: Path, bundle: Bundle) -> int:
+        """The version under which the files of `staged` and `bundle` are now published.
+
+        The number is claimed by creating its folder, and the manifest, written last, makes the
+        version exist: a crash leaves a folder without one, which nobody reads. The digests are
+        taken of the files in their final place and must equal those in `bundle.files`.
+
+        Raises:
+            BundleError: the files are not those that `bundle` lists.
+        """
+        model = check_name(bundle.model)
+        folder = self._claim(model)
+        for name in sorted(files_of(staged)):
+            target = folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(staged / name, target)
+            sync(target)
+            sync(target.parent)
+        copied = {name: sha256_file(folder / name) for name in files_of(folder)}
+        if copied != bundle.files:
+            changed = sorted(set(copied.items()) ^ set(bundle.files.items()))[0][0]
+            shutil.rmtree(folder)
+            raise BundleError(f"{model}: {changed} changed while it was being published; try again")
+        seal(folder, bundle)
+        return int(folder.name)
+
+    def _claim(self, model: str) -> Path:
+        parent = self.root / model
+        parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            taken = [int(path.name) for path in parent.iterdir() if path.name.isdecimal()]
+            folder = parent / str(max([*taken, self._highest_pointed(model)], default=0) + 1)
+            try:
+                folder.mkdir()
+            except FileExistsError:
+                continue
+            sync(parent)
+            return folder
+
+    def _highest_pointed(self, model: str) -> int:
+        """So that the number of a pruned version is never given out again."""
+        return max((pointer.version for _, pointer in self.history(model)), default=0)
+
+    # Aliases
+
+    def history(self, model: str) -> list[tuple[int, Pointer]]:
+        """Every pointer of the alias `promoted` with its number, oldest first."""
+        folder = self.root / check_name(model) / ALIASES / PROMOTED
+        if not folder.is_dir():
+            return []
+        numbered = ((path.stem, path) for path in folder.glob("*.json") if path.stem.isdecimal())
+        pointers = ((int(number), _read_pointer(path)) for number, path in sorted(numbered))
+        return [(number, pointer) for number, pointer in pointers if pointer is not None]
+
+    def promoted(self, model: str) -> tuple[int, Pointer] | None:
+        """The pointer in force and its number, or None when nothing was ever promoted."""
+        history = self.history(model)
+        return history[-1] if history else None
+
+    def promote(
+        self, model: str, version: int, *, by: str, reason: str, expected: int | None = None
+    ) -> tuple[int, Pointer]:
+        """From now on `model` means `version`; gives the new pointer and its number.
+
+        Args:
+            expected: the pointer number that the decision was based on (0: none); when another
+                pointer has come since, nothing is changed. None: whatever it is.
+
+        Raises:
+            NotFound: there is no such version.
+            Conflict: somebody else promoted in the meantime.
+        """
+        self.bundle(model, version)
+        current = self.promoted(model)
+        if expected is not None and expected != (current[0] if current else 0):
+            raise Conflict(
+                f"{model}: another version was promoted in the meantime "
+                f"(pointer {current[0] if current else 0}, expected {expected})"
+            )
+        pointer = Pointer(
+            version=version,
+            replaced=current[1].version if current else None,
+            at=datetime.now(UTC),
+            by=by,
+            reason=reason,
+        )
+        return self._append(model, pointer), pointer
+
+    def rollback(self, model: str, *, by: str, reason: str) -> tuple[int, Pointer]:
+        """`model` means again what the pointer in force replaced; gives the new pointer.
+
+        Raises:
+            Conflict: there is nothing to go back to.
+        """
+        current = self.promoted(model)
+        if current is None or current[1].replaced is None:
+            raise Conflict(f"{model}: nothing to roll back to; promote a version by its number")
+        number, pointer = current
+        back = int(current[1].replaced)
+        reason = reason or f"rollback of {pointer.version}"
+        return self.promote(model, back, by=by, reason=reason, expected=number)
+
+    def _append(self, model: str, pointer: Pointer) -> int:
+        folder = self.root / model / ALIASES / PROMOTED
+        folder.mkdir(parents=True, exist_ok=True)
+        taken = [int(path.stem) for path in folder.glob("*.json") if path.stem.isdecimal()]
+        number = max(taken, default=0) + 1
+        try:
+            create_exclusively(folder / f"{number:06d}.json", pointer.model_dump_json().encode())
+        except FileExistsError as error:
+            raise Conflict(f"{model}: somebody else promoted at the same moment") from error
+        return number
+
+    def prune(self, model: str, keep: int) -> list[int]:
+        """Deletes all but the newest `keep` versions; gives the deleted ones.
+
+        The promoted version and the one that a rollback would return to always stay.
+        """
+        if keep < 1:
+            raise BadRequest("keep must be at least 1")
+        current = self.promoted(model)
+        needed = {current[1].version, current[1].replaced} if current else set()
+        doomed = [version for version in self.versions(model)[:-keep] if version not in needed]
+        for version in doomed:
+            folder = self.root / model / str(version)
+            (folder / MANIFEST).unlink()  # the version ends here; the rest is rubbish
+            shutil.rmtree(folder)
+        return doomed
+
+
+def _read_pointer(path: Path) -> Pointer | None:
+    content = path.read_bytes()
+    if not content:  # being written, or its writer died: it never took effect
+        return None
+    try:
+        return Pointer.model_validate_json(content)
+    except ValidationError as error:
+        raise BundleError(f"{path}: not a pointer: {explain(error)}; remove the file") from error

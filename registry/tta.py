@@ -1,0 +1,80 @@
+"""Test-time augmentation: views of prepared pixels, the same ones in evaluation and in serving.
+
+The draw is seeded by the SHA-256 of the encoded image, so a request that is sent again gets the
+same answer, and the offline evaluation of a file equals the served one.
+"""
+
+import hashlib
+import random
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+from pydantic import Field
+
+from registry.images import UInt8Array
+from registry.schema import Record
+
+MAX_VIEWS = 32
+
+# The eight symmetries of the square (dihedral group D4): quarter turns, then a left-right flip.
+SYMMETRIES = {
+    "none": ((0, False),),
+    "flip": ((0, False), (0, True)),
+    "dihedral": tuple((turns, flip) for flip in (False, True) for turns in range(4)),
+}
+
+
+class TtaSpec(Record):
+    """How views are drawn. Part of every bundle."""
+
+    draw: Literal[1] = 1  # raised when the same spec would give other views
+    default_views: int = Field(default=1, ge=0, le=MAX_VIEWS)
+    symmetries: Literal["none", "flip", "dihedral"] = "flip"
+    # each view shows a random window whose side is 1/zoom of the image's, zoom in [1, max_zoom]
+    max_zoom: float = Field(default=1.1, ge=1, le=2)
+    # brightness and contrast are each changed by up to this share
+    lighting: float = Field(default=0.05, ge=0, le=0.5)
+
+
+def tta_views(pixels: UInt8Array, encoded: bytes, spec: TtaSpec, n_views: int) -> UInt8Array:
+    """`n_views` versions of one image, the plain one first: [s,s,3] -> [n_views,s,s,3].
+
+    0 and 1 both give the plain image alone. Symmetries are used up before one comes again.
+    """
+    views = [pixels]
+    if n_views > 1:
+        draw = random.Random(int.from_bytes(hashlib.sha256(encoded).digest(), "big"))
+        image = Image.fromarray(pixels)
+        for turns, flip in _symmetries(spec, n_views - 1, draw):
+            window = _zoomed(image, spec.max_zoom, draw)
+            turned = np.rot90(window, turns)
+            turned = turned[:, ::-1] if flip else turned
+            views.append(_lit(turned, spec.lighting, draw))
+    return np.stack(views)
+
+
+def _symmetries(spec: TtaSpec, n: int, draw: random.Random) -> list[tuple[int, bool]]:
+    """`n` symmetries in random order, the identity last in each round: the plain view has it."""
+    drawn: list[tuple[int, bool]] = []
+    identity, *others = SYMMETRIES[spec.symmetries]
+    while len(drawn) < n:
+        # random() alone has the same stream in every version of Python
+        drawn += [*sorted(others, key=lambda _: draw.random()), identity]
+    return drawn[:n]
+
+
+def _zoomed(image: Image.Image, max_zoom: float, draw: random.Random) -> UInt8Array:
+    size = image.width
+    side = size / (1 + draw.random() * (max_zoom - 1))
+    left, top = draw.random() * (size - side), draw.random() * (size - side)
+    box = (left, top, left + side, top + side)
+    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, box=box))
+
+
+def _lit(pixels: UInt8Array, lighting: float, draw: random.Random) -> UInt8Array:
+    brightness = (2 * draw.random() - 1) * lighting * 255
+    contrast = 1 + (2 * draw.random() - 1) * lighting
+    table = (np.arange(256) - 127.5) * contrast + 127.5 + brightness
+    levels: UInt8Array = np.rint(table).clip(0, 255).astype(np.uint8)
+    return levels[pixels]
