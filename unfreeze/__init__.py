@@ -1,0 +1,44 @@
+"""Unfreeze: the client of an image classification service.
+
+    from unfreeze import Client
+
+    with Client("127.0.0.1:8001") as client:
+        for prediction in client.classify(["cell.png", "other.jpg"], model="solar"):
+            print(prediction.image, prediction.label.name, prediction.label.probability)
+
+Importing this needs grpcio and protobuf and nothing else.
+"""
+
+from unfreeze.admin import AdminClient
+from unfreeze.client import AsyncClient, Client
+from unfreeze.errors import (
+    Conflict,
+    DeadlineExceeded,
+    ImageError,
+    InvalidRequest,
+    NotAllowed,
+    NotFound,
+    Overloaded,
+    ServerError,
+    Unavailable,
+    UnfreezeClientError,
+)
+from unfreeze.predictions import Label, Prediction
+
+__all__ = [
+    "AdminClient",
+    "AsyncClient",
+    "Client",
+    "Conflict",
+    "DeadlineExceeded",
+    "ImageError",
+    "InvalidRequest",
+    "Label",
+    "NotAllowed",
+    "NotFound",
+    "Overloaded",
+    "Prediction",
+    "ServerError",
+    "Unavailable",
+    "UnfreezeClientError",
+]

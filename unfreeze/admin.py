@@ -1,0 +1,181 @@
+"""Retraining, versions and promotion over gRPC."""
+
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from typing import Self, TypeVar
+
+import grpc
+
+from unfreeze import records
+from unfreeze.channel import FIRST_PAUSE_S, OPTIONS, Patience, target
+from unfreeze.errors import call_error
+from unfreeze.records import Job, JobEvent, Model, Promoted, Promotion, Version
+from unfreeze.v1 import admin_pb2, admin_pb2_grpc
+
+TIMEOUT_S = 30.0
+ATTEMPTS = 6
+# A watch outlives a restart of the server: this many attempts in a row, a minute or so, may fail.
+WATCH_ATTEMPTS = 36
+WATCH_PATIENCE_S = 90.0
+# One stream lasts no longer than this and is then asked for again: a dead connection is noticed.
+WATCH_STREAM_S = 300.0
+
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+
+
+class AdminClient:
+    """A connection to a server's admin listener. Close it after use.
+
+    A call that does the same twice as once is repeated when the server cannot be reached or goes
+    away; `promote` and `rollback` are sent once.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        credentials: grpc.ChannelCredentials | None = None,
+        attempts: int = ATTEMPTS,
+        timeout_s: float = TIMEOUT_S,
+    ) -> None:
+        """No connection is made before the first call; `timeout_s` is for each call."""
+        self.address = address
+        self._attempts = attempts
+        self._timeout_s = timeout_s
+        self._closed = False
+        where = target(address)
+        self._channel = (
+            grpc.secure_channel(where, credentials, OPTIONS)
+            if credentials
+            else grpc.insecure_channel(where, OPTIONS)
+        )
+        self._stub = admin_pb2_grpc.AdminStub(self._channel)
+
+    def start_training(
+        self,
+        model: str,
+        data: str,
+        *,
+        settings: Mapping[str, str] | None = None,
+        promotion: Promotion = "if_better",
+        idempotency_key: str | None = None,
+    ) -> Job:
+        """The queued job, or the one that was started before with the same key.
+
+        Args:
+            data: a folder or CSV below one of the server's data roots.
+            settings: of the recipe, by name, e.g. `{"size": "160"}`.
+            idempotency_key: None draws one, so that repeating the request is safe in any case.
+        """
+        request = admin_pb2.StartTrainingRequest(
+            model=model,
+            data=data,
+            settings=settings or {},
+            idempotency_key=idempotency_key or str(uuid.uuid4()),
+            promotion=records.PROMOTIONS[promotion],
+        )
+        return records.job(self._call(self._stub.StartTraining, request).job)
+
+    def get_job(self, job_id: str) -> Job:
+        request = admin_pb2.GetJobRequest(job_id=job_id)
+        return records.job(self._call(self._stub.GetJob, request))
+
+    def jobs(self, *, model: str = "", limit: int = 100) -> list[Job]:
+        """Newest first; of every model when none is named."""
+        request = admin_pb2.ListJobsRequest(model=model, limit=limit)
+        return [records.job(job) for job in self._call(self._stub.ListJobs, request).jobs]
+
+    def cancel(self, job_id: str) -> Job:
+        """The job, on its way to its end; one that has ended is left as it is."""
+        request = admin_pb2.CancelJobRequest(job_id=job_id)
+        return records.job(self._call(self._stub.CancelJob, request))
+
+    def watch(self, job_id: str, *, from_sequence: int = 1) -> Iterator[JobEvent]:
+        """Every event of a job in order, each once, until the job has ended.
+
+        A lost connection, or a server that restarts, is waited for: the story goes on where it
+        broke off.
+        """
+        sequence = from_sequence
+        about = admin_pb2.GetJobRequest(job_id=job_id)
+        patience = self._patience_to_watch()
+        while True:
+            request = admin_pb2.WatchJobRequest(job_id=job_id, from_sequence=sequence)
+            try:
+                for told in self._stub.WatchJob(request, timeout=WATCH_STREAM_S):
+                    sequence = told.sequence + 1
+                    patience = self._patience_to_watch()
+                    yield records.job_event(told)
+                if records.job(self._stub.GetJob(about, timeout=self._timeout_s)).ended:
+                    return
+                time.sleep(FIRST_PAUSE_S)
+            except grpc.RpcError as failed:
+                if failed.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:
+                    time.sleep(patience.pause_s(failed, cancelled_here=self._closed))
+
+    def wait(self, job_id: str) -> Job:
+        """The job once it has ended, whatever came of it."""
+        for _ in self.watch(job_id):
+            pass
+        return self.get_job(job_id)
+
+    def models(self) -> list[Model]:
+        response = self._call(self._stub.ListModels, admin_pb2.ListModelsRequest())
+        return [records.model(model) for model in response.models]
+
+    def versions(self, model: str) -> list[Version]:
+        """Newest first."""
+        response = self._call(self._stub.ListVersions, admin_pb2.ListVersionsRequest(model=model))
+        return [records.version(version) for version in response.versions]
+
+    def promote(self, model: str, version: int, *, reason: str = "") -> Promoted:
+        """From now on a request that names no version is answered by this one."""
+        request = admin_pb2.PromoteRequest(model=model, version=version, reason=reason)
+        return records.promoted(self._call_once(self._stub.Promote, request))
+
+    def rollback(self, model: str, *, reason: str = "") -> Promoted:
+        """What the promoted version replaced is promoted again."""
+        request = admin_pb2.RollbackRequest(model=model, reason=reason)
+        return records.promoted(self._call_once(self._stub.Rollback, request))
+
+    def prune(self, model: str, *, keep: int) -> list[int]:
+        """All but the newest `keep` versions are deleted; gives the deleted ones.
+
+        The promoted one and the one that a rollback would return to always stay.
+        """
+        request = admin_pb2.PruneVersionsRequest(model=model, keep=keep)
+        return list(self._call(self._stub.PruneVersions, request).deleted)
+
+    def close(self) -> None:
+        """The connection is gone; calls under way fail."""
+        self._closed = True
+        self._channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _patience_to_watch(self) -> Patience:
+        return Patience(self.address, WATCH_PATIENCE_S, max(self._attempts, WATCH_ATTEMPTS))
+
+    def _call(
+        self, method: "grpc.UnaryUnaryMultiCallable[Request, Response]", request: Request
+    ) -> Response:
+        patience = Patience(self.address, self._timeout_s, self._attempts)
+        while True:
+            try:
+                return method(request, timeout=patience.remaining_s())
+            except grpc.RpcError as failed:
+                time.sleep(patience.pause_s(failed, cancelled_here=self._closed))
+
+    def _call_once(
+        self, method: "grpc.UnaryUnaryMultiCallable[Request, Response]", request: Request
+    ) -> Response:
+        try:
+            return method(request, timeout=self._timeout_s)
+        except grpc.RpcError as failed:
+            raise call_error(failed, self.address) from failed

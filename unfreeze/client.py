@@ -1,0 +1,217 @@
+"""Images in, predictions out, over gRPC: `Client` waits, `AsyncClient` awaits."""
+
+import asyncio
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Self
+
+import grpc
+
+from unfreeze.channel import OPTIONS, Patience, target
+from unfreeze.predictions import Chunk, Image, Prediction, Question, chunks, predictions
+from unfreeze.v1 import classifier_pb2, classifier_pb2_grpc
+
+TIMEOUT_S = 60.0
+ATTEMPTS = 6  # about three seconds of pauses: a dead server is reported soon
+CONCURRENT_REQUESTS = 4
+
+
+class Client:
+    """A connection to one or many servers. Safe to use from several threads; close it after use.
+
+    Classification does the same twice as once, so a request is repeated, with growing pauses, when
+    a server cannot be reached, is overloaded or goes away while it answers.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        credentials: grpc.ChannelCredentials | None = None,
+        attempts: int = ATTEMPTS,
+        concurrent_requests: int = CONCURRENT_REQUESTS,
+    ) -> None:
+        """No connection is made before the first call.
+
+        Args:
+            address: `host:port`; every address that the name resolves to is used in turn.
+            credentials: for TLS; without them nothing is encrypted.
+            attempts: how often a request is sent at most.
+            concurrent_requests: how many requests of one `classify` are under way at a time.
+        """
+        self.address = address
+        self._attempts = attempts
+        self._concurrent_requests = concurrent_requests
+        self._closed = False
+        where = target(address)
+        self._channel = (
+            grpc.secure_channel(where, credentials, OPTIONS)
+            if credentials
+            else grpc.insecure_channel(where, OPTIONS)
+        )
+        self._stub = classifier_pb2_grpc.ClassifierStub(self._channel)
+
+    def classify(
+        self,
+        images: Image | Iterable[Image],
+        *,
+        model: str,
+        version: int | None = None,
+        top_k: int | None = None,
+        tta_views: int | None = None,
+        timeout_s: float = TIMEOUT_S,
+    ) -> list[Prediction]:
+        """One prediction for each image, in order.
+
+        An image that cannot be used does not fail the others: its prediction carries an `error`,
+        which `prediction.label` raises.
+
+        Args:
+            images: one or many paths or encoded images (JPEG, PNG, WebP). Many are sent in requests
+                of at most 32 images and 16 MiB; each request is answered by one version.
+            version: None is the one promoted when a request arrives.
+            top_k: how many labels an answer names; None is 5.
+            tta_views: views to average, 0 and 1 for none; None is the model's own default.
+            timeout_s: for each request, its repetitions included.
+
+        Raises:
+            UnfreezeClientError: a request failed as a whole, e.g. there is no such model.
+        """
+        each = self.classify_each(
+            images,
+            model=model,
+            version=version,
+            top_k=top_k,
+            tta_views=tta_views,
+            timeout_s=timeout_s,
+        )
+        return list(each)
+
+    def classify_each(
+        self,
+        images: Image | Iterable[Image],
+        *,
+        model: str,
+        version: int | None = None,
+        top_k: int | None = None,
+        tta_views: int | None = None,
+        timeout_s: float = TIMEOUT_S,
+    ) -> Iterator[Prediction]:
+        """As `classify`, but gives each prediction as soon as those before it are there."""
+        question = Question(model, version, top_k, tta_views)
+        pool = ThreadPoolExecutor(self._concurrent_requests, "unfreeze-client")
+        try:
+            ask = lambda chunk: self._ask(question, chunk, timeout_s)  # noqa: E731
+            for answers in pool.map(ask, chunks(images)):
+                yield from answers
+        finally:
+            # no waiting: whoever is interrupted leaves now, and `close` ends what is under way
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def _ask(self, question: Question, chunk: Chunk, timeout_s: float) -> list[Prediction]:
+        content = chunk.read()
+        encoded = [given for given in content if isinstance(given, bytes)]
+        response = self._call(question.request(encoded), timeout_s) if encoded else None
+        return predictions(question, chunk, content, response)
+
+    def _call(
+        self, request: classifier_pb2.ClassifyRequest, timeout_s: float
+    ) -> classifier_pb2.ClassifyResponse:
+        patience = Patience(self.address, timeout_s, self._attempts)
+        while True:
+            try:
+                return self._stub.Classify(request, timeout=patience.remaining_s())
+            except grpc.RpcError as failed:
+                pause_s = patience.pause_s(failed, cancelled_here=self._closed)
+                time.sleep(pause_s)
+
+    def close(self) -> None:
+        """The connection is gone; calls under way fail."""
+        self._closed = True
+        self._channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class AsyncClient:
+    """`Client` for asyncio: the same arguments, results and errors."""
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        credentials: grpc.ChannelCredentials | None = None,
+        attempts: int = ATTEMPTS,
+        concurrent_requests: int = CONCURRENT_REQUESTS,
+    ) -> None:
+        """To be made inside a running event loop; see `Client`."""
+        self.address = address
+        self._attempts = attempts
+        self._concurrent_requests = concurrent_requests
+        self._closed = False
+        where = target(address)
+        self._channel = (
+            grpc.aio.secure_channel(where, credentials, OPTIONS)
+            if credentials
+            else grpc.aio.insecure_channel(where, OPTIONS)
+        )
+        self._stub = classifier_pb2_grpc.ClassifierStub(self._channel)
+
+    async def classify(
+        self,
+        images: Image | Iterable[Image],
+        *,
+        model: str,
+        version: int | None = None,
+        top_k: int | None = None,
+        tta_views: int | None = None,
+        timeout_s: float = TIMEOUT_S,
+    ) -> list[Prediction]:
+        """One prediction for each image, in order; see `Client.classify`."""
+        question = Question(model, version, top_k, tta_views)
+        slots = asyncio.Semaphore(self._concurrent_requests)
+
+        async def ask(chunk: Chunk) -> list[Prediction]:
+            async with slots:
+                return await self._ask(question, chunk, timeout_s)
+
+        tasks = [asyncio.create_task(ask(chunk)) for chunk in chunks(images)]
+        try:
+            answers = await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()  # nothing is left under way when one has failed
+        return [prediction for some in answers for prediction in some]
+
+    async def _ask(self, question: Question, chunk: Chunk, timeout_s: float) -> list[Prediction]:
+        content = await asyncio.to_thread(chunk.read)
+        encoded = [given for given in content if isinstance(given, bytes)]
+        response = await self._call(question.request(encoded), timeout_s) if encoded else None
+        return predictions(question, chunk, content, response)
+
+    async def _call(
+        self, request: classifier_pb2.ClassifyRequest, timeout_s: float
+    ) -> classifier_pb2.ClassifyResponse:
+        patience = Patience(self.address, timeout_s, self._attempts)
+        while True:
+            try:
+                return await self._stub.Classify(request, timeout=patience.remaining_s())
+            except grpc.RpcError as failed:
+                pause_s = patience.pause_s(failed, cancelled_here=self._closed)
+                await asyncio.sleep(pause_s)
+
+    async def close(self) -> None:
+        """The connection is gone; calls under way fail."""
+        self._closed = True
+        await self._channel.close(None)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()

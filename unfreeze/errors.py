@@ -1,0 +1,89 @@
+"""The errors of the client. Each carries the server's message, written for people.
+
+UnfreezeClientError
+├── InvalidRequest        the request makes no sense; the same one will fail again
+│   └── ImageError        one image of it cannot be used
+├── NotFound              no such model, version or job
+├── NotAllowed            the caller may not do this
+├── Conflict              not in this state of affairs, e.g. nothing to roll back to
+├── Overloaded            the server is at its limit; try later
+├── Unavailable           no server could be reached, or it went away
+├── DeadlineExceeded      no answer in the time given
+└── ServerError           the server failed; its log knows more
+"""
+
+import grpc
+
+
+class UnfreezeClientError(Exception):
+    """Its message says what is wrong and, where it can, what to do."""
+
+
+class InvalidRequest(UnfreezeClientError):
+    pass
+
+
+class ImageError(InvalidRequest):
+    pass
+
+
+class NotFound(UnfreezeClientError):
+    pass
+
+
+class NotAllowed(UnfreezeClientError):
+    pass
+
+
+class Conflict(UnfreezeClientError):
+    pass
+
+
+class Overloaded(UnfreezeClientError):
+    pass
+
+
+class Unavailable(UnfreezeClientError):
+    pass
+
+
+class DeadlineExceeded(UnfreezeClientError):
+    pass
+
+
+class ServerError(UnfreezeClientError):
+    pass
+
+
+BY_CODE: dict[grpc.StatusCode, type[UnfreezeClientError]] = {
+    grpc.StatusCode.INVALID_ARGUMENT: InvalidRequest,
+    grpc.StatusCode.OUT_OF_RANGE: InvalidRequest,
+    grpc.StatusCode.NOT_FOUND: NotFound,
+    grpc.StatusCode.PERMISSION_DENIED: NotAllowed,
+    grpc.StatusCode.UNAUTHENTICATED: NotAllowed,
+    grpc.StatusCode.FAILED_PRECONDITION: Conflict,
+    grpc.StatusCode.ABORTED: Conflict,
+    grpc.StatusCode.ALREADY_EXISTS: Conflict,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: Overloaded,
+    grpc.StatusCode.UNAVAILABLE: Unavailable,
+    grpc.StatusCode.CANCELLED: Unavailable,
+    grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
+}
+BY_NUMBER = {code.value[0]: code for code in grpc.StatusCode}
+
+
+def call_error(failed: grpc.RpcError, address: str) -> UnfreezeClientError:
+    """What a failed call means to the caller."""
+    code, details = failed.code(), failed.details() or ""
+    if code is grpc.StatusCode.UNAVAILABLE:
+        return Unavailable(f"{address}: {details}")
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return DeadlineExceeded(f"{address}: no answer in the time given ({details})")
+    return BY_CODE.get(code, ServerError)(details or code.name)
+
+
+def image_error(number: int, message: str) -> UnfreezeClientError:
+    """What the error in an image's place means; `number` is a google.rpc.Code."""
+    code = BY_NUMBER.get(number, grpc.StatusCode.UNKNOWN)
+    kind = BY_CODE.get(code, ServerError)
+    return (ImageError if kind is InvalidRequest else kind)(message)

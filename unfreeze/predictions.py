@@ -1,0 +1,150 @@
+"""What goes out and what comes back, as plain values: shared by both clients."""
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from unfreeze.errors import ImageError, UnfreezeClientError, image_error
+from unfreeze.v1 import classifier_pb2
+
+Image = str | os.PathLike[str] | bytes
+
+MAX_REQUEST_IMAGES = 32
+MAX_REQUEST_BYTES = 16 << 20
+
+
+@dataclass(frozen=True)
+class Label:
+    name: str
+    index: int  # place in the model's list of labels
+    probability: float
+    chosen: bool  # multi-label: reaches its threshold; single-label: the most probable one
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The answer for one image: labels, most probable first, or an error in their place."""
+
+    image: str  # its path, or "image 3" for the fourth one given as bytes
+    model: str
+    version: int | None  # None when the image never reached a server
+    labels: tuple[Label, ...] = ()
+    error: UnfreezeClientError | None = None
+
+    @property
+    def label(self) -> Label:
+        """The most probable label.
+
+        Raises:
+            ImageError: the image could not be used.
+        """
+        if self.error is not None:
+            raise self.error
+        return self.labels[0]
+
+    @property
+    def chosen(self) -> tuple[Label, ...]:
+        """The labels that the model stands by; none for an image that failed."""
+        return tuple(label for label in self.labels if label.chosen)
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked of every image."""
+
+    model: str
+    version: int | None
+    top_k: int | None
+    tta_views: int | None
+
+    def request(self, encoded: list[bytes]) -> classifier_pb2.ClassifyRequest:
+        return classifier_pb2.ClassifyRequest(
+            model=self.model,
+            version=self.version,
+            images=encoded,
+            top_k=self.top_k,
+            tta_views=self.tta_views,
+        )
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """The images of one request: their names, and where their bytes are."""
+
+    names: tuple[str, ...]
+    images: tuple[Path | bytes, ...]
+
+    def read(self) -> list[bytes | ImageError]:
+        """The bytes of each image, or why a file has none."""
+        return [_read(image) for image in self.images]
+
+
+def chunks(images: Image | Iterable[Image]) -> Iterator[Chunk]:
+    """All images in order, in requests of bounded count and size; files are not read yet."""
+    given = [images] if isinstance(images, str | bytes | os.PathLike) else images
+    names: list[str] = []
+    members: list[Path | bytes] = []
+    n_bytes = 0
+    for number, image in enumerate(given):
+        member = image if isinstance(image, bytes) else Path(image)
+        size = _size(member)
+        if members and (len(members) == MAX_REQUEST_IMAGES or n_bytes + size > MAX_REQUEST_BYTES):
+            yield Chunk(tuple(names), tuple(members))
+            names, members, n_bytes = [], [], 0
+        names.append(f"image {number}" if isinstance(member, bytes) else str(member))
+        members.append(member)
+        n_bytes += size
+    if members:
+        yield Chunk(tuple(names), tuple(members))
+
+
+def predictions(
+    question: Question,
+    chunk: Chunk,
+    content: list[bytes | ImageError],
+    response: classifier_pb2.ClassifyResponse | None,
+) -> list[Prediction]:
+    """One for each image of the chunk, in order; `response` answers those that could be read."""
+    results = iter(response.results if response else ())
+    model = response.model if response else question.model
+    version = response.version if response else None
+    answers = []
+    for name, given in zip(chunk.names, content, strict=True):
+        if isinstance(given, ImageError):
+            answers.append(Prediction(name, question.model, None, error=given))
+            continue
+        result = next(results)
+        failed = result.WhichOneof("outcome") != "prediction"
+        answers.append(
+            Prediction(
+                image=name,
+                model=model,
+                version=version,
+                labels=tuple(_label(label) for label in result.prediction.labels),
+                error=image_error(result.error.code, result.error.message) if failed else None,
+            )
+        )
+    return answers
+
+
+def _label(label: classifier_pb2.Label) -> Label:
+    return Label(label.name, label.index, label.probability, label.chosen)
+
+
+def _size(image: Path | bytes) -> int:
+    if isinstance(image, bytes):
+        return len(image)
+    try:
+        return image.stat().st_size
+    except OSError:
+        return 0  # `_read` says what is wrong with it, in its place
+
+
+def _read(image: Path | bytes) -> bytes | ImageError:
+    if isinstance(image, bytes):
+        return image
+    try:
+        return image.read_bytes()
+    except OSError as error:
+        return ImageError(f"cannot be read: {error.strerror}")
