@@ -1,0 +1,122 @@
+"""The command `unfreeze`."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+
+from unfreeze.commands import jobs, predict, rooms, versions
+from unfreeze.commands.shared import (
+    FAILED,
+    INTERRUPTED,
+    NOT_FOUND,
+    OK,
+    OUTPUT_CLOSED,
+    UNREACHABLE,
+    USAGE,
+    UsageError,
+)
+from unfreeze.errors import (
+    DeadlineExceeded,
+    InvalidRequest,
+    NotAllowed,
+    NotFound,
+    Unavailable,
+    UnfreezeClientError,
+)
+
+DESCRIPTION = "Fine-tunes image classifiers, serves them over gRPC and retrains them on request."
+EPILOG = f"""\
+examples:
+  unfreeze demo                                          the whole path on real photographs
+  unfreeze train --data photos/ --model solar            folders of images become version 1
+  unfreeze serve --registry models                       answers on 127.0.0.1:8001
+  unfreeze predict cell.png --model solar                asks it
+  unfreeze retrain solar --data more-photos --watch      a better version goes live
+
+exit codes:
+  {OK:<4} it worked
+  {FAILED:<4} it failed: an image could not be classified, a job failed, a server refused
+  {USAGE:<4} wrong usage or bad input
+  {NOT_FOUND:<4} no such model, version or job
+  {UNREACHABLE:<4} no server could be reached
+  {INTERRUPTED:<4} interrupted
+  {OUTPUT_CLOSED:<4} whoever read the output went away
+
+environment:
+  UNFREEZE_ADDRESS         server that classifies (127.0.0.1:8001)
+  UNFREEZE_ADMIN_ADDRESS   its admin listener (127.0.0.1:8003)
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; gives its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        code = _run(arguments)
+        sys.stdout.flush()
+        return code
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # what is still buffered has nowhere to go; without this Python would complain at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OUTPUT_CLOSED
+    except (UnfreezeClientError, UsageError) as error:
+        print(f"unfreeze: {error}", file=sys.stderr)
+        return _exit_code(error)
+
+
+def _run(arguments: list[str]) -> int:
+    # these parse their own arguments, with an installation that may have more than this one
+    if arguments and arguments[0] in rooms.ROOMS:
+        return rooms.enter(arguments[0], arguments[1:])
+    options = _parser().parse_args(_spelled_out(arguments))
+    command: Callable[[argparse.Namespace], int] = options.run
+    return command(options)
+
+
+def _spelled_out(arguments: list[str]) -> list[str]:
+    """`unfreeze versions MODEL` and `unfreeze jobs` mean their `list`."""
+    groups = {"jobs": jobs.GROUP, "versions": versions.GROUP}
+    if arguments and arguments[0] in groups:
+        known = (*groups[arguments[0]], "-h", "--help")
+        if not arguments[1:] or arguments[1] not in known:
+            return [arguments[0], "list", *arguments[1:]]
+    return arguments
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="unfreeze",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"unfreeze {_version()}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    rooms.add_to(commands)
+    predict.add_to(commands)
+    jobs.add_to(commands)
+    versions.add_to(commands)
+    return parser
+
+
+def _version() -> str:
+    try:
+        return version("unfreeze")
+    except PackageNotFoundError:
+        return "(not installed, run from its source)"
+
+
+def _exit_code(error: Exception) -> int:
+    match error:
+        case UsageError() | InvalidRequest() | NotAllowed():
+            return USAGE
+        case NotFound():
+            return NOT_FOUND
+        case Unavailable() | DeadlineExceeded():
+            return UNREACHABLE
+        case _:
+            return FAILED

@@ -1,0 +1,191 @@
+"""`unfreeze retrain` and `unfreeze jobs`: training that a server runs."""
+
+import argparse
+from collections.abc import Sequence
+
+from unfreeze.admin import AdminClient
+from unfreeze.commands.shared import (
+    FAILED,
+    INTERRUPTED,
+    OK,
+    Commands,
+    UsageError,
+    add_admin_address,
+    add_command,
+    add_json,
+    say,
+    show_json,
+    show_table,
+    when,
+)
+from unfreeze.commands.story import Story
+from unfreeze.records import PROMOTIONS, Job
+
+GROUP = ("list", "show", "watch", "cancel")
+
+RETRAIN_EXAMPLES = """\
+  unfreeze retrain solar --data photos --watch
+  unfreeze retrain solar --data photos --set size=160 --set epochs=3 --promotion never
+  unfreeze retrain solar --data photos --key nightly-2026-03-01     twice is once
+"""
+
+
+def add_to(commands: Commands) -> None:
+    retrain_parser = add_command(
+        commands,
+        "retrain",
+        "have a server train a new version; it goes live if it is better",
+        RETRAIN_EXAMPLES,
+    )
+    retrain_parser.add_argument("model", metavar="MODEL")
+    retrain_parser.add_argument(
+        "--data", required=True, metavar="PATH", help="below one of the server's data roots"
+    )
+    retrain_parser.add_argument(
+        "--set",
+        dest="settings",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a setting of the recipe",
+    )
+    retrain_parser.add_argument(
+        "--promotion",
+        choices=sorted(PROMOTIONS),
+        default="if_better",
+        help="when the new version goes live (if_better)",
+    )
+    retrain_parser.add_argument("--key", metavar="TEXT", help="two requests with one key: one job")
+    retrain_parser.add_argument("--watch", action="store_true", help="follow it to its end")
+    add_admin_address(retrain_parser)
+    add_json(retrain_parser, "the job as one document; with --watch JSON lines: job, events, job")
+    retrain_parser.set_defaults(run=retrain)
+
+    group = add_command(
+        commands,
+        "jobs",
+        "list, show, watch or cancel training jobs",
+        "  unfreeze jobs\n  unfreeze jobs watch ID\n  unfreeze jobs cancel ID\n",
+    ).add_subparsers(metavar="COMMAND", required=True)
+    listed = add_command(group, "list", "list jobs, newest first", "  unfreeze jobs --limit 5\n")
+    listed.add_argument("--model", default="", metavar="MODEL", help="of this model only")
+    listed.add_argument("--limit", type=int, default=20, metavar="N", help="at most so many (20)")
+    _finish(listed, "one document, an array of jobs", show_jobs)
+
+    for name, summary, output, run in (
+        ("show", "show one job", "one document, the job", show_job),
+        ("watch", "follow a job to its end", "JSON lines: events, then the job", watch_job),
+        ("cancel", "stop a job", "one document, the job", cancel_job),
+    ):
+        parser = add_command(group, name, summary, f"  unfreeze jobs {name} ID\n")
+        parser.add_argument("job_id", metavar="ID")
+        _finish(parser, output, run)
+
+
+def retrain(options: argparse.Namespace) -> int:
+    """With --watch the exit code is that of the job."""
+    with AdminClient(options.admin_address) as admin:
+        job = admin.start_training(
+            options.model,
+            options.data,
+            settings=_settings(options.settings),
+            promotion=options.promotion,
+            idempotency_key=options.key,
+        )
+        if options.json:
+            show_json(job)
+        else:
+            print(job.id, flush=True)
+        return _follow(admin, job.id, as_json=options.json) if options.watch else OK
+
+
+def show_jobs(options: argparse.Namespace) -> int:
+    with AdminClient(options.admin_address) as admin:
+        jobs = admin.jobs(model=options.model, limit=options.limit)
+    if options.json:
+        show_json(jobs)
+        return OK
+    columns = ["job", "model", "state", "version", "queued", "message"]
+    show_table(columns, [_row(job) for job in jobs])
+    return OK
+
+
+def show_job(options: argparse.Namespace) -> int:
+    with AdminClient(options.admin_address) as admin:
+        return _show(admin.get_job(options.job_id), as_json=options.json)
+
+
+def cancel_job(options: argparse.Namespace) -> int:
+    with AdminClient(options.admin_address) as admin:
+        return _show(admin.cancel(options.job_id), as_json=options.json)
+
+
+def watch_job(options: argparse.Namespace) -> int:
+    with AdminClient(options.admin_address) as admin:
+        return _follow(admin, options.job_id, as_json=options.json)
+
+
+def _follow(admin: AdminClient, job_id: str, *, as_json: bool) -> int:
+    """Tells the job's story as it happens; the exit code says how it ended."""
+    try:
+        with Story(quiet=as_json) as story:
+            for event in admin.watch(job_id):
+                if as_json:
+                    show_json(event)
+                else:
+                    story.tell(event.event)
+        job = admin.get_job(job_id)
+    except KeyboardInterrupt:
+        say(f"the job goes on; see it again with: unfreeze jobs watch {job_id}")
+        return INTERRUPTED
+    if as_json:
+        show_json(job)
+    else:
+        print(_outcome(job))
+    return OK if job.state == "succeeded" else FAILED
+
+
+def _settings(given: Sequence[str]) -> dict[str, str]:
+    for setting in given:
+        if not setting.partition("=")[0] or "=" not in setting:
+            raise UsageError(f"--set {setting}: write it as KEY=VALUE")
+    return {key: value for key, _, value in (setting.partition("=") for setting in given)}
+
+
+def _finish(parser: argparse.ArgumentParser, output: str, run: object) -> None:
+    add_admin_address(parser)
+    add_json(parser, output)
+    parser.set_defaults(run=run)
+
+
+def _row(job: Job) -> list[object]:
+    return [job.id, job.model, job.state, job.version, when(job.created_at), job.message]
+
+
+def _show(job: Job, *, as_json: bool) -> int:
+    if as_json:
+        show_json(job)
+        return OK
+    told: dict[str, object] = {
+        "job": job.id,
+        "model": job.model,
+        "data": job.data,
+        "settings": " ".join(f"{key}={value}" for key, value in job.settings.items()),
+        "promotion": job.promotion,
+        "state": job.state,
+        "message": job.message,
+        "version": job.version,
+        "promoted": "yes" if job.promoted else "no",
+        "attempt": job.attempt,
+        "queued": when(job.created_at),
+        "started": when(job.started_at),
+        "finished": when(job.finished_at),
+    }
+    show_table(["", ""], [[name, value] for name, value in told.items()])
+    return OK
+
+
+def _outcome(job: Job) -> str:
+    live = ", live" if job.promoted else ", not promoted"
+    made = f": version {job.version}{live}" if job.version else ""
+    return f"{job.state}{made}{f' ({job.message})' if job.message else ''}"

@@ -1,0 +1,103 @@
+"""`unfreeze predict`: images in, labels out."""
+
+import argparse
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from unfreeze.client import TIMEOUT_S, Client
+from unfreeze.commands.shared import (
+    FAILED,
+    OK,
+    Commands,
+    UsageError,
+    add_address,
+    add_command,
+    add_json,
+    say,
+    show_json,
+)
+from unfreeze.predictions import Prediction
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
+
+EXAMPLES = """\
+  unfreeze predict cell.png --model solar
+  unfreeze predict photos/ --model solar --tta-views 8
+  unfreeze predict *.jpg --model pets --top-k 3
+  unfreeze predict photos/ --model solar --json | jq -r 'select(.error) | .image'
+"""
+
+
+def add_to(commands: Commands) -> None:
+    parser = add_command(commands, "predict", "classify images, files or whole folders", EXAMPLES)
+    parser.add_argument(
+        "files", nargs="+", metavar="FILE", type=Path, help="JPEG, PNG or WebP, or a folder of them"
+    )
+    parser.add_argument("--model", required=True)
+    parser.add_argument(
+        "--model-version", type=int, metavar="N", help="instead of the promoted one"
+    )
+    parser.add_argument("--top-k", type=int, default=1, metavar="K", help="labels for each (1)")
+    parser.add_argument(
+        "--tta-views", type=int, metavar="N", help="views to average, 0 is off (the model's own)"
+    )
+    parser.add_argument(
+        "--timeout", type=float, default=TIMEOUT_S, metavar="SECONDS", help="for 32 images (60)"
+    )
+    add_address(parser)
+    add_json(parser, "JSON lines, one object for each image, as the answers come")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Exit code 1 when an image could not be classified."""
+    images = list(_images(options.files))
+    with Client(options.address) as client:
+        answers = client.classify_each(
+            images,
+            model=options.model,
+            version=options.model_version,
+            top_k=options.top_k,
+            tta_views=options.tta_views,
+            timeout_s=options.timeout,
+        )
+        n_failed = _show(answers, as_json=options.json)
+    if n_failed:
+        say(f"{n_failed} of {len(images)} images could not be classified")
+    return FAILED if n_failed else OK
+
+
+def _images(given: Iterable[Path]) -> Iterator[Path]:
+    """Files as they are, and every image below a folder.
+
+    Raises:
+        UsageError: one is not there, or a folder holds no image.
+    """
+    for path in given:
+        if path.is_dir():
+            found = sorted(each for each in path.rglob("*") if each.suffix.lower() in SUFFIXES)
+            if not found:
+                raise UsageError(f"{path}: no JPEG, PNG or WebP in this folder")
+            yield from found
+        elif path.exists():
+            yield path
+        else:
+            raise UsageError(f"{path}: no such file or folder")
+
+
+def _show(answers: Iterable[Prediction], *, as_json: bool) -> int:
+    """Prints each answer; gives the number of images without one."""
+    n_failed = 0
+    for answer in answers:
+        n_failed += answer.error is not None
+        if as_json:
+            show_json(answer)
+        else:
+            print(f"{answer.image}\t{_in_words(answer)}", flush=True)
+    return n_failed
+
+
+def _in_words(answer: Prediction) -> str:
+    if answer.error is not None:
+        return f"error: {answer.error}"
+    return "\t".join(f"{label.name} {label.probability:.3f}" for label in answer.labels)

@@ -1,0 +1,63 @@
+"""`train`, `serve` and `demo`: the parts that the base install leaves out, started when asked."""
+
+import importlib
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from unfreeze.commands.shared import Commands, UsageError
+
+
+@dataclass(frozen=True)
+class Room:
+    """A program of its own: `main(arguments)` of `module` gives the exit code."""
+
+    module: str
+    summary: str
+    needs: tuple[str, ...]  # packages that the base install does not bring
+    install: str
+
+
+ROOMS = {
+    "train": Room(
+        "training.__main__",
+        "train a model on folders or a CSV of labelled images, and publish it",
+        ("torch", "torchvision", "timm", "onnx", "onnxruntime"),
+        "pip install 'unfreeze[train,cpu]'",
+    ),
+    "serve": Room(
+        "service.__main__",
+        "answer over gRPC with the promoted versions of a registry",
+        ("onnxruntime", "grpc_health", "grpc_reflection", "prometheus_client", "pydantic"),
+        "pip install 'unfreeze[cpu]' (or 'unfreeze[gpu]')",
+    ),
+    "demo": Room(
+        "unfreeze.demo",
+        "show the whole path on real photographs: train, serve, predict, retrain, swap",
+        ("torch", "timm", "onnxruntime", "grpc_health", "elpv_dataset"),
+        "pip install 'unfreeze[train,cpu]' elpv-dataset",
+    ),
+}
+
+
+def add_to(commands: Commands) -> None:
+    """Only so that `unfreeze --help` lists them: each parses its own arguments."""
+    for name, room in ROOMS.items():
+        commands.add_parser(name, help=room.summary, add_help=False)
+
+
+def enter(name: str, arguments: list[str]) -> int:
+    """The exit code of the program behind a command.
+
+    Raises:
+        UsageError: what it needs is not installed.
+    """
+    room = ROOMS[name]
+    missing = [package for package in room.needs if importlib.util.find_spec(package) is None]
+    if missing:
+        raise UsageError(
+            f"`unfreeze {name}` needs {', '.join(missing)}, which is not installed; "
+            f"install it with: {room.install}"
+        )
+    main: Callable[[list[str]], int] = importlib.import_module(room.module).main
+    return main(arguments)

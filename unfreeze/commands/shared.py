@@ -1,0 +1,99 @@
+"""What the commands have in common: options, exit codes, and how output looks."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from datetime import datetime
+from typing import Any, TextIO
+
+OK, FAILED, USAGE, NOT_FOUND, UNREACHABLE, INTERRUPTED, OUTPUT_CLOSED = 0, 1, 2, 3, 4, 130, 141
+
+Commands = Any  # argparse's type for this is private
+
+
+class UsageError(Exception):
+    """The command line asks for something that makes no sense."""
+
+
+def add_command(
+    commands: Commands, name: str, summary: str, examples: str
+) -> argparse.ArgumentParser:
+    """A command with its help: one line of summary, then examples."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=summary,
+        description=f"{summary[0].upper()}{summary[1:]}.",
+        epilog=f"examples:\n{examples}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    return parser
+
+
+def add_address(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--address",
+        default=os.environ.get("UNFREEZE_ADDRESS") or "127.0.0.1:8001",
+        metavar="HOST:PORT",
+        help="the server (UNFREEZE_ADDRESS; now %(default)s)",
+    )
+
+
+def add_admin_address(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--admin-address",
+        default=os.environ.get("UNFREEZE_ADMIN_ADDRESS") or "127.0.0.1:8003",
+        metavar="HOST:PORT",
+        help="the server's admin listener (UNFREEZE_ADMIN_ADDRESS; now %(default)s)",
+    )
+
+
+def add_json(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument("--json", action="store_true", help=f"print {what}")
+
+
+def show_json(value: object) -> None:
+    """One line of JSON on standard output, there at once."""
+    print(json.dumps(plain(value), ensure_ascii=False), flush=True)
+
+
+def plain(value: object) -> object:
+    """`value` as JSON knows it; a dataclass becomes an object of its fields."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return str(value) if isinstance(value, Exception) else value
+
+
+def show_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """A table on a terminal; elsewhere a line a row, its fields parted by tabs."""
+    cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
+    if not sys.stdout.isatty():
+        for row in cells:
+            print("\t".join(row))
+        return
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*columns, box=SIMPLE_HEAD)
+    for row in cells:
+        table.add_row(*row)
+    Console(markup=False, highlight=False).print(table)
+
+
+def say(text: str, file: TextIO | None = None) -> None:
+    """A remark for people, on standard error: standard output is for what was asked for."""
+    print(text, file=file or sys.stderr, flush=True)
+
+
+def when(moment: datetime | None) -> str:
+    """Local time to the second, or nothing."""
+    return moment.astimezone().strftime("%Y-%m-%d %H:%M:%S") if moment else ""

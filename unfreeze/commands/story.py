@@ -1,0 +1,89 @@
+"""A job's events, told as they happen: lines, and on a terminal a bar for what is under way."""
+
+import sys
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from unfreeze import records
+from unfreeze.records import Event
+
+
+class Story:
+    """To be entered, told events, and left."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        """`quiet`: nothing is shown, whatever is told."""
+        console = Console(markup=False, highlight=False, soft_wrap=True)
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=quiet or not console.is_terminal,
+        )
+        self._task = self._bar.add_task("", total=None, visible=False, rate="")
+
+    def tell(self, event: Event) -> None:
+        if isinstance(event, records.Progress):
+            self._bar.update(
+                self._task,
+                description=event.stage,
+                total=event.total,
+                completed=event.done,
+                rate=f"{event.images_per_second:.0f} img/s",
+                visible=True,
+            )
+            return
+        if isinstance(event, records.StageStarted):
+            self._bar.update(self._task, visible=False)
+        if line := in_words(event):
+            # not `print`: on a terminal the bar has to step aside
+            self._bar.console.print(line)
+            sys.stdout.flush()
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+
+def in_words(event: Event) -> str:
+    """One line or a few, or none for an event that is not worth one."""
+    match event:
+        case records.StateChanged(state, message):
+            return f"{state}{f': {message}' if message else ''}"
+        case records.StageStarted(stage, number, of):
+            return f"[{number}/{of}] {stage}"
+        case records.EpochFinished():
+            return (
+                f"  epoch {event.epoch:>2}/{event.epochs:<2}"
+                f"  train loss {event.train_loss:.4f}  valid loss {event.valid_loss:.4f}"
+                f"  {event.metric} {event.metric_value:.4f}"
+                f"  {event.images_per_second:.0f} img/s"
+            )
+        case records.Note(text):
+            return f"  {text}"
+        case records.Scored():
+            return _comparison(event)
+        case records.GateDecided(promote, reason):
+            return f"  gate: {'promote' if promote else 'do not promote'}: {reason}"
+    return ""
+
+
+def _comparison(scored: records.Scored) -> str:
+    lines = [f"  on {scored.images} held-out images", _score("new version", scored.candidate)]
+    if scored.promoted:
+        lines.append(_score(f"version {scored.promoted_version}", scored.promoted))
+        lines.append(f"    only the new one is right {scored.gained}, only the old {scored.lost}")
+    return "\n".join(lines)
+
+
+def _score(name: str, score: records.Score) -> str:
+    return f"    {name:<12} {score.metric} {score.value:.4f}  log loss {score.log_loss:.4f}"

@@ -1,0 +1,140 @@
+"""`unfreeze models`, `versions`, `promote` and `rollback`: what is published, and what is live."""
+
+import argparse
+
+from unfreeze.admin import AdminClient
+from unfreeze.commands.shared import (
+    OK,
+    Commands,
+    add_admin_address,
+    add_command,
+    add_json,
+    show_json,
+    show_table,
+    when,
+)
+from unfreeze.records import Model, Promoted, Version
+
+GROUP = ("list", "prune")
+
+
+def add_to(commands: Commands) -> None:
+    models = add_command(
+        commands,
+        "models",
+        "list the models of a server",
+        "  unfreeze models\n  unfreeze models --json | jq -r '.[] | select(.ready) | .name'\n",
+    )
+    _finish(models, "one document, an array of models", show_models)
+
+    group = add_command(
+        commands,
+        "versions",
+        "list the versions of a model, or delete old ones",
+        "  unfreeze versions solar\n  unfreeze versions prune solar --keep 3\n",
+    ).add_subparsers(metavar="COMMAND", required=True)
+    listed = add_command(
+        group, "list", "list the versions of a model, newest first", "  unfreeze versions solar\n"
+    )
+    listed.add_argument("model", metavar="MODEL")
+    _finish(listed, "one document, an array of versions", show_versions)
+
+    pruned = add_command(
+        group,
+        "prune",
+        "delete all but the newest versions; the live one and its predecessor always stay",
+        "  unfreeze versions prune solar --keep 3\n",
+    )
+    pruned.add_argument("model", metavar="MODEL")
+    pruned.add_argument("--keep", type=int, required=True, metavar="N", help="at least 1")
+    _finish(pruned, 'one document, {"model", "deleted"}', prune)
+
+    promoted = add_command(
+        commands, "promote", "make a published version live", "  unfreeze promote solar 3\n"
+    )
+    promoted.add_argument("model", metavar="MODEL")
+    promoted.add_argument("version", metavar="VERSION", type=int)
+    _add_reason(promoted)
+    _finish(promoted, "one document, the new pointer", promote)
+
+    rolled = add_command(
+        commands,
+        "rollback",
+        "make live again what the live version replaced",
+        "  unfreeze rollback solar --reason 'too many false alarms'\n",
+    )
+    rolled.add_argument("model", metavar="MODEL")
+    _add_reason(rolled)
+    _finish(rolled, "one document, the new pointer", rollback)
+
+
+def show_models(options: argparse.Namespace) -> int:
+    with AdminClient(options.admin_address) as admin:
+        models = admin.models()
+    if options.json:
+        show_json(models)
+        return OK
+    show_table(["model", "live", "newest", "versions", "state"], [_model_row(m) for m in models])
+    return OK
+
+
+def show_versions(options: argparse.Namespace) -> int:
+    with AdminClient(options.admin_address) as admin:
+        versions = admin.versions(options.model)
+    if options.json:
+        show_json(versions)
+        return OK
+    show_table(["version", "", "made", "classes", "metrics"], [_version_row(v) for v in versions])
+    return OK
+
+
+def prune(options: argparse.Namespace) -> int:
+    with AdminClient(options.admin_address) as admin:
+        deleted = admin.prune(options.model, keep=options.keep)
+    if options.json:
+        show_json({"model": options.model, "deleted": deleted})
+    else:
+        print(f"deleted: {', '.join(map(str, deleted)) or 'nothing'}")
+    return OK
+
+
+def promote(options: argparse.Namespace) -> int:
+    with AdminClient(options.admin_address) as admin:
+        pointer = admin.promote(options.model, options.version, reason=options.reason)
+    return _show_pointer(pointer, options)
+
+
+def rollback(options: argparse.Namespace) -> int:
+    with AdminClient(options.admin_address) as admin:
+        pointer = admin.rollback(options.model, reason=options.reason)
+    return _show_pointer(pointer, options)
+
+
+def _add_reason(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--reason", default="", metavar="TEXT", help="kept for whoever asks later")
+
+
+def _finish(parser: argparse.ArgumentParser, output: str, run: object) -> None:
+    add_admin_address(parser)
+    add_json(parser, output)
+    parser.set_defaults(run=run)
+
+
+def _model_row(model: Model) -> list[object]:
+    state = "ready" if model.ready else f"not ready: {model.problem}"
+    return [model.name, model.promoted_version, model.newest_version, model.versions, state]
+
+
+def _version_row(version: Version) -> list[object]:
+    metrics = "  ".join(f"{name} {value:.4g}" for name, value in sorted(version.metrics.items()))
+    live = "live" if version.promoted else ""
+    return [version.version, live, when(version.created_at), len(version.labels), metrics]
+
+
+def _show_pointer(pointer: Promoted, options: argparse.Namespace) -> int:
+    if options.json:
+        show_json(pointer)
+    else:
+        before = f" (before: {pointer.replaced})" if pointer.replaced else ""
+        print(f"{pointer.model}: version {pointer.version} is live{before}")
+    return OK
