@@ -1,0 +1,358 @@
+"""The client against small real servers that fail on cue."""
+
+import asyncio
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent import futures
+from pathlib import Path
+
+import grpc
+import pytest
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+import unfreeze
+from unfreeze import AdminClient, AsyncClient, Client, Prediction
+from unfreeze.channel import OPTIONS, target
+from unfreeze.predictions import MAX_REQUEST_BYTES, MAX_REQUEST_IMAGES, chunks
+from unfreeze.v1 import admin_pb2, admin_pb2_grpc, classifier_pb2, classifier_pb2_grpc
+
+Code = grpc.StatusCode
+Ask = Callable[..., list[Prediction]]
+
+
+class Echo(classifier_pb2_grpc.ClassifierServicer):
+    """Fails as told, a call each; then labels every image with its own bytes."""
+
+    def __init__(self, *failures: grpc.StatusCode, details: str = "as told") -> None:
+        self.failures = list(failures)
+        self.details = details
+        self.requests: list[classifier_pb2.ClassifyRequest] = []
+
+    def Classify(self, request, context):
+        self.requests.append(request)
+        if self.failures:
+            context.abort(self.failures.pop(0), self.details)
+        results = []
+        for image in request.images:
+            if image.startswith(b"bad"):
+                error = classifier_pb2.Error(code=3, message="not an image")
+                results.append(classifier_pb2.ImageResult(error=error))
+                continue
+            label = classifier_pb2.Label(name=image[:20].decode(), probability=1, chosen=True)
+            prediction = classifier_pb2.Prediction(labels=[label])
+            results.append(classifier_pb2.ImageResult(prediction=prediction))
+        return classifier_pb2.ClassifyResponse(model=request.model, version=7, results=results)
+
+
+class Slow(Echo):
+    """Answers when its event is set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go = threading.Event()
+
+    def Classify(self, request, context):
+        self.requests.append(request)
+        self.go.wait(10)
+        return classifier_pb2.ClassifyResponse()
+
+
+class Admin(admin_pb2_grpc.AdminServicer):
+    """One job with three events; the connection breaks once after the second."""
+
+    def __init__(self, *failures: grpc.StatusCode) -> None:
+        self.failures = list(failures)
+        self.requests: list[object] = []
+        self.breaks = 1
+
+    def _called(self, request, context):
+        self.requests.append(request)
+        if self.failures:
+            context.abort(self.failures.pop(0), "as told")
+
+    def StartTraining(self, request, context):
+        self._called(request, context)
+        return admin_pb2.StartTrainingResponse(job=admin_pb2.Job(id="j1", model=request.model))
+
+    def GetJob(self, request, context):
+        return admin_pb2.Job(id=request.job_id, state=admin_pb2.JOB_STATE_SUCCEEDED, version=2)
+
+    def Rollback(self, request, context):
+        self._called(request, context)
+        return admin_pb2.PromoteResponse(model=request.model, version=1)
+
+    def WatchJob(self, request, context):
+        self._called(request, context)
+        for sequence in range(max(1, request.from_sequence), 4):
+            if sequence == 3 and self.breaks:
+                self.breaks -= 1
+                context.abort(Code.UNAVAILABLE, "going away")
+            yield admin_pb2.JobEvent(sequence=sequence, note=admin_pb2.Note(text=str(sequence)))
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., str]]:
+    """Starts a server for servicers and gives its address."""
+    servers: list[grpc.Server] = []
+
+    def start(classifier=None, admin=None, checks=None) -> str:
+        server = grpc.server(futures.ThreadPoolExecutor(8), options=[("grpc.so_reuseport", 0)])
+        if classifier:
+            classifier_pb2_grpc.add_ClassifierServicer_to_server(classifier, server)
+        if admin:
+            admin_pb2_grpc.add_AdminServicer_to_server(admin, server)
+        if checks:
+            health_pb2_grpc.add_HealthServicer_to_server(checks, server)
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        servers.append(server)
+        return f"127.0.0.1:{port}"
+
+    yield start
+    for server in servers:
+        server.stop(None).wait()
+
+
+def ask_sync(address: str, images, **options) -> list[Prediction]:
+    with Client(address) as client:
+        return client.classify(images, model="m", **options)
+
+
+def ask_async(address: str, images, **options) -> list[Prediction]:
+    async def ask() -> list[Prediction]:
+        async with AsyncClient(address) as client:
+            return await client.classify(images, model="m", **options)
+
+    return asyncio.run(ask())
+
+
+both = pytest.mark.parametrize("ask", [ask_sync, ask_async], ids=["sync", "async"])
+
+
+@both
+def test_many_images_are_answered_in_order(ask: Ask, start):
+    echo = Echo()
+    answers = ask(start(echo), [str(number).encode() for number in range(100)])
+    assert [answer.label.name for answer in answers] == [str(number) for number in range(100)]
+    assert sorted(len(request.images) for request in echo.requests) == [4, 32, 32, 32]
+    assert {answer.version for answer in answers} == {7}
+
+
+@both
+def test_a_single_path_or_a_single_image_gives_one_answer(ask: Ask, start, tmp_path: Path):
+    address = start(Echo())
+    path = tmp_path / "one.jpg"
+    path.write_bytes(b"one")
+    (from_path,) = ask(address, path)
+    (from_bytes,) = ask(address, b"two")
+    assert (from_path.image, from_path.label.name) == (str(path), "one")
+    assert (from_bytes.image, from_bytes.label.name) == ("image 0", "two")
+
+
+@both
+def test_no_images_are_no_answers(ask: Ask, start):
+    assert ask(start(Echo()), []) == []
+
+
+@both
+def test_a_bad_image_does_not_fail_the_others(ask: Ask, start, tmp_path: Path):
+    good, bad, missing = ask(start(Echo()), [b"good", b"bad", tmp_path / "missing.jpg"])
+    assert good.label.chosen
+    assert isinstance(bad.error, unfreeze.ImageError)
+    assert str(missing.error) == "cannot be read: No such file or directory"
+    with pytest.raises(unfreeze.ImageError, match="not an image"):
+        _ = bad.label
+
+
+@both
+def test_images_that_cannot_be_read_are_not_asked_about(ask: Ask, start, tmp_path: Path):
+    echo = Echo()
+    (answer,) = ask(start(echo), tmp_path / "missing.jpg")
+    assert answer.error is not None
+    assert answer.chosen == ()
+    assert echo.requests == []
+
+
+@both
+@pytest.mark.parametrize("code", [Code.UNAVAILABLE, Code.CANCELLED, Code.RESOURCE_EXHAUSTED])
+def test_a_server_in_trouble_is_asked_again(ask: Ask, code: grpc.StatusCode, start):
+    echo = Echo(code, code)
+    (answer,) = ask(start(echo), b"one")
+    assert answer.label.name == "one"
+    assert len(echo.requests) == 3
+
+
+@both
+def test_an_image_of_megabytes_is_repeated_too(ask: Ask, start):
+    echo = Echo(Code.UNAVAILABLE)
+    ask(start(echo), b"x" * (3 << 20))
+    assert len(echo.requests) == 2
+
+
+@both
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        (Code.INVALID_ARGUMENT, unfreeze.InvalidRequest),
+        (Code.NOT_FOUND, unfreeze.NotFound),
+        (Code.PERMISSION_DENIED, unfreeze.NotAllowed),
+        (Code.FAILED_PRECONDITION, unfreeze.Conflict),
+        (Code.INTERNAL, unfreeze.ServerError),
+    ],
+)
+def test_a_refusal_is_final(ask: Ask, code: grpc.StatusCode, error: type[Exception], start):
+    echo = Echo(code, details="no model m")
+    with pytest.raises(error, match="no model m") as caught:
+        ask(start(echo), b"one")
+    assert isinstance(caught.value.__cause__, grpc.RpcError)
+    assert len(echo.requests) == 1
+
+
+def test_a_message_above_the_servers_limit_is_not_repeated(start):
+    echo = Echo(Code.RESOURCE_EXHAUSTED, details="Received message larger than max (9 vs. 4)")
+    with pytest.raises(unfreeze.Overloaded, match="larger than max"):
+        ask_sync(start(echo), b"one")
+    assert len(echo.requests) == 1
+
+
+@both
+def test_repeating_ends_with_the_attempts(ask: Ask, start):
+    echo = Echo(*[Code.UNAVAILABLE] * 20)
+    with pytest.raises(unfreeze.Unavailable):
+        ask(start(echo), b"one")
+    assert len(echo.requests) == 6
+
+
+@both
+def test_repeating_ends_before_the_deadline(ask: Ask, start):
+    echo = Echo(*[Code.UNAVAILABLE] * 20)
+    began = time.monotonic()
+    with pytest.raises(unfreeze.Unavailable):
+        ask(start(echo), b"one", timeout_s=0.3)
+    assert time.monotonic() - began < 1
+    assert len(echo.requests) < 6
+
+
+@both
+def test_no_answer_in_time_is_an_error_of_its_own(ask: Ask, start):
+    slow = Slow()
+    with pytest.raises(unfreeze.DeadlineExceeded):
+        ask(start(slow), b"one", timeout_s=0.2)
+    slow.go.set()
+
+
+@both
+def test_no_server_is_told_within_seconds(ask: Ask):
+    with pytest.raises(unfreeze.Unavailable, match=r"127\.0\.0\.1:1: "):
+        ask("127.0.0.1:1", b"one")
+
+
+def test_closing_the_client_ends_a_call_for_good(start):
+    slow = Slow()
+    client = Client(start(slow))
+    threading.Timer(0.2, client.close).start()
+    with pytest.raises(unfreeze.UnfreezeClientError):
+        client.classify(b"one", model="m")
+    slow.go.set()
+    assert len(slow.requests) == 1
+
+
+async def test_cancelling_the_caller_cancels_the_call(start):
+    slow = Slow()
+    async with AsyncClient(start(slow)) as client:
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(client.classify(b"one", model="m"), 0.2)
+    slow.go.set()
+    assert len(slow.requests) == 1
+
+
+def test_every_address_of_a_name_is_asked_in_turn(start):
+    one, other = Echo(), Echo()
+    with Client(f"ipv4:{start(one)},{start(other)}") as client:
+        for _ in range(20):
+            client.classify(b"one", model="m")
+    assert one.requests
+    assert other.requests
+
+
+def test_a_server_that_says_it_is_draining_is_left_alone(start):
+    one, draining, checks = Echo(), Echo(), health.HealthServicer()
+    checks.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
+    with Client(f"ipv4:{start(one)},{start(draining, checks=checks)}") as client:
+        for _ in range(20):
+            client.classify(b"one", model="m")
+    assert len(one.requests) == 20
+    assert draining.requests == []
+
+
+def test_requests_are_bounded_in_count_and_bytes():
+    megabyte = b"x" * (1 << 20)
+    sizes = [len(chunk.images) for chunk in chunks([megabyte] * 20 + [b"x"] * 50)]
+    assert max(sizes) <= MAX_REQUEST_IMAGES
+    assert sizes[0] * len(megabyte) <= MAX_REQUEST_BYTES
+    assert sum(sizes) == 70
+
+
+def test_an_image_above_the_bound_travels_alone():
+    large = b"x" * (MAX_REQUEST_BYTES + 1)
+    assert [len(chunk.images) for chunk in chunks([b"x", large, b"x"])] == [1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("address", "meant"),
+    [("host:1", "dns:///host:1"), ("unix:/run/s", "unix:/run/s"), ("dns:///h:1", "dns:///h:1")],
+)
+def test_a_bare_address_is_looked_up(address: str, meant: str):
+    assert target(address) == meant
+
+
+def test_training_is_started_with_a_key_that_survives_repetition(start):
+    admin = Admin(Code.UNAVAILABLE)
+    with AdminClient(start(admin=admin)) as client:
+        job = client.start_training("m", "photos", settings={"size": "64"}, promotion="never")
+    first, second = admin.requests
+    assert first == second
+    assert len(first.idempotency_key) == 36
+    assert job.id == "j1"
+
+
+def test_a_rollback_is_sent_once(start):
+    admin = Admin(Code.UNAVAILABLE)
+    with AdminClient(start(admin=admin)) as client, pytest.raises(unfreeze.Unavailable):
+        client.rollback("m")
+    assert len(admin.requests) == 1
+
+
+def test_a_watch_goes_on_where_the_connection_broke(start):
+    admin = Admin()
+    with AdminClient(start(admin=admin)) as client:
+        told = [event.sequence for event in client.watch("j1")]
+        job = client.wait("j1")
+    assert told == [1, 2, 3]
+    assert [request.from_sequence for request in admin.requests[:2]] == [1, 3]
+    assert (job.state, job.version) == ("succeeded", 2)
+
+
+def test_a_watch_of_an_unknown_job_ends_at_once(start):
+    admin = Admin(Code.NOT_FOUND)
+    with AdminClient(start(admin=admin)) as client, pytest.raises(unfreeze.NotFound):
+        list(client.watch("j2"))
+
+
+def test_the_client_loads_grpc_and_protobuf_alone():
+    code = "import sys, unfreeze; print(*sorted({name.split('.')[0] for name in sys.modules}))"
+    loaded = subprocess.check_output([sys.executable, "-c", code], text=True).split()
+    heavy = {"numpy", "torch", "PIL", "pydantic", "onnxruntime", "rich"}
+    assert not heavy & set(loaded)
+    assert not {"registry", "service", "training"} & set(loaded)
+
+
+def test_the_service_config_is_understood():
+    with grpc.insecure_channel("dns:///127.0.0.1:1", OPTIONS) as channel:
+        stub = classifier_pb2_grpc.ClassifierStub(channel)
+        with pytest.raises(grpc.RpcError) as caught:
+            stub.Classify(classifier_pb2.ClassifyRequest(), timeout=2)
+    assert "service config" not in (caught.value.details() or "").lower()
