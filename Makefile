@@ -1,0 +1,71 @@
+# Everything here happens in .venv. `make` alone lists the targets.
+
+PYTHON ?= python3.11
+OUT ?= demo-out
+WORKERS ?= 2
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PROTOS := protos/unfreeze/v1/classifier.proto protos/unfreeze/v1/admin.proto
+UV_VERSION := 0.13.8
+# No index appears in the lock files: they install from wherever pip is told to look.
+COMPILE = $(BIN)/uv pip compile pyproject.toml --quiet --upgrade --generate-hashes \
+	--python-version 3.11 --python-platform x86_64-manylinux_2_28 \
+	--no-emit-index-url --no-emit-find-links --no-annotate --custom-compile-command "make lock"
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check protos serve train lock
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY) ## .venv with everything that is locked in requirements/dev.txt, and this project
+
+# Bytecode is made when a module is first imported: most of these never are.
+$(READY): pyproject.toml requirements/dev.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] < (3, 11))' || \
+		{ echo "Unfreeze needs Python 3.11: make setup PYTHON=/path/to/python3.11"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile \
+		--require-hashes -r requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		--no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: setup ## the whole path on real photographs, into OUT=demo-out
+	$(BIN)/unfreeze demo --out $(OUT)
+
+test: setup ## all tests, in WORKERS=2 processes
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -q
+
+check: setup ## format, lint, types, tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	@$(MAKE) --no-print-directory test
+
+protos: setup ## generate unfreeze/v1 again from protos/
+	$(BIN)/python -m grpc_tools.protoc -I protos --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy \
+		--plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc \
+		--python_out=. --grpc_python_out=. --mypy_out=. --mypy_grpc_out=. $(PROTOS)
+
+REGISTRY ?= models
+serve: setup ## answer from REGISTRY=models; STATE and DATA_ROOT allow retraining
+	$(BIN)/unfreeze serve --registry $(REGISTRY) \
+		$(if $(STATE),--state $(STATE)) $(if $(DATA_ROOT),--data-root $(DATA_ROOT)) $(FLAGS)
+
+train: setup ## train MODEL=name on DATA=folder-or-csv into REGISTRY=models
+	@test -n "$(DATA)" && test -n "$(MODEL)" || \
+		{ echo "say what to train: make train DATA=path/to/images MODEL=name"; exit 2; }
+	$(BIN)/unfreeze train --registry $(REGISTRY) --data $(DATA) --model $(MODEL) $(FLAGS)
+
+lock: ## choose the newest versions that pyproject.toml allows, and write requirements/
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	$(COMPILE) --extra cpu --extra train --extra dev -o requirements/dev.txt
+	$(COMPILE) -c requirements/dev.txt -o requirements/base.txt
+	$(COMPILE) -c requirements/dev.txt --extra cpu -o requirements/cpu.txt
+	$(COMPILE) -c requirements/dev.txt --extra gpu -o requirements/gpu.txt
+	$(COMPILE) -c requirements/dev.txt --extra cpu --extra train -o requirements/train-cpu.txt
+	$(COMPILE) -c requirements/dev.txt --extra gpu --extra train -o requirements/train-gpu.txt
