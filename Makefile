@@ -22,13 +22,15 @@ help: ## list the targets
 
 setup: $(READY) ## .venv with everything that is locked in requirements/dev.txt, and this project
 
-# Bytecode is made when a module is first imported: most of these never are.
+# pip would compile bytecode on one core. Not compiling at all costs every process five seconds to
+# import torch where PYTHONDONTWRITEBYTECODE is set.
 $(READY): pyproject.toml requirements/dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] < (3, 11))' || \
 		{ echo "Unfreeze needs Python 3.11: make setup PYTHON=/path/to/python3.11"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile \
 		--require-hashes -r requirements/dev.txt
+	$(BIN)/python -m compileall -q -j 0 $(VENV)/lib >/dev/null || true
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 		--no-deps --no-build-isolation -e .
 	@touch $@
