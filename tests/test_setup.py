@@ -1,0 +1,83 @@
+"""The repository is what it says: generated files are fresh, and imports keep to their arrows."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+BIN = Path(sys.executable).parent
+PROTOS = ["unfreeze/v1/classifier.proto", "unfreeze/v1/admin.proto"]
+ROOMS = ("registry", "training", "service", "unfreeze")
+
+# What a room may import of ours when it is loaded; DESIGN's `training -> registry <- service`.
+ARROWS = {
+    "registry": {"registry"},
+    "training": {"training", "registry"},
+    "service": {"service", "registry", "unfreeze.v1"},
+    "unfreeze": {"unfreeze"},
+}
+# A command may start any room, but only when it is called.
+LAZILY = ARROWS | {"unfreeze": {"unfreeze", "service", "training", "registry"}}
+GENERATED = ROOT / "unfreeze" / "v1"
+
+
+def protoc(*arguments: str) -> None:
+    subprocess.run([sys.executable, "-m", "grpc_tools.protoc", *arguments], check=True, cwd=ROOT)
+
+
+def test_the_generated_modules_are_those_of_the_protos(tmp_path: Path):
+    plugins = [
+        f"--plugin={name}={BIN / name}" for name in ("protoc-gen-mypy", "protoc-gen-mypy_grpc")
+    ]
+    kinds = ("python", "grpc_python", "mypy", "mypy_grpc")
+    protoc("-I", "protos", *plugins, *(f"--{kind}_out={tmp_path}" for kind in kinds), *PROTOS)
+    fresh = {path.name: path.read_text() for path in (tmp_path / "unfreeze" / "v1").iterdir()}
+    committed = {path.name: path.read_text() for path in GENERATED.glob("*_pb2*")}
+    assert sorted(committed) == sorted(fresh)
+    stale = [name for name in fresh if committed[name] != fresh[name]]
+    assert not stale, f"run `make protos`: {stale} are not what protos/ gives"
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_imports_keep_to_their_arrows(room: str):
+    strays = []
+    for path in sorted((ROOT / room).rglob("*.py")):
+        for name, is_lazy in imports(path):
+            allowed = (LAZILY if is_lazy else ARROWS)[room]
+            if name.split(".")[0] in ROOMS and not within(name, allowed):
+                strays.append(f"{path.relative_to(ROOT)} imports {name}")
+    assert not strays
+
+
+def test_every_room_has_files():
+    assert all(list((ROOT / room).glob("*.py")) for room in ROOMS)
+
+
+def test_imports_are_found_wherever_they_hide(tmp_path: Path):
+    source = tmp_path / "source.py"
+    source.write_text("import a.b\nif a:\n    from c import d\ndef f():\n    import e\n")
+    assert list(imports(source)) == [("a.b", False), ("c.d", False), ("e", True)]
+
+
+def imports(path: Path) -> Iterator[tuple[str, bool]]:
+    """Every module that a file imports, and whether a function does it when it is called."""
+    yield from _imports(ast.parse(path.read_text()), is_lazy=False)
+
+
+def _imports(node: ast.AST, *, is_lazy: bool) -> Iterator[tuple[str, bool]]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Import):
+            yield from ((alias.name, is_lazy) for alias in child.names)
+        elif isinstance(child, ast.ImportFrom):
+            assert not child.level, "relative imports hide where they lead"
+            yield from ((f"{child.module}.{alias.name}", is_lazy) for alias in child.names)
+        in_function = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        yield from _imports(child, is_lazy=is_lazy or in_function)
+
+
+def within(name: str, packages: set[str]) -> bool:
+    return any(name == package or name.startswith(f"{package}.") for package in packages)
