@@ -10,7 +10,7 @@ READY := $(VENV)/.ready
 PROTOS := protos/unfreeze/v1/classifier.proto protos/unfreeze/v1/admin.proto
 UV_VERSION := 0.13.8
 # No index appears in the lock files: they install from wherever pip is told to look.
-COMPILE = $(BIN)/uv pip compile pyproject.toml --quiet --upgrade --generate-hashes \
+COMPILE = $(BIN)/uv pip compile --quiet --upgrade --generate-hashes \
 	--python-version 3.11 --python-platform x86_64-manylinux_2_28 \
 	--no-emit-index-url --no-emit-find-links --no-annotate --custom-compile-command "make lock"
 
@@ -65,9 +65,10 @@ train: setup ## train MODEL=name on DATA=folder-or-csv into REGISTRY=models
 lock: ## choose the newest versions that pyproject.toml allows, and write requirements/
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
-	$(COMPILE) --extra cpu --extra train --extra dev -o requirements/dev.txt
-	$(COMPILE) -c requirements/dev.txt -o requirements/base.txt
-	$(COMPILE) -c requirements/dev.txt --extra cpu -o requirements/cpu.txt
-	$(COMPILE) -c requirements/dev.txt --extra gpu -o requirements/gpu.txt
-	$(COMPILE) -c requirements/dev.txt --extra cpu --extra train -o requirements/train-cpu.txt
-	$(COMPILE) -c requirements/dev.txt --extra gpu --extra train -o requirements/train-gpu.txt
+	$(COMPILE) pyproject.toml --extra cpu --extra train --extra dev -o requirements/dev.txt
+	$(COMPILE) pyproject.toml -c requirements/dev.txt -o requirements/base.txt
+	$(COMPILE) pyproject.toml -c requirements/dev.txt --extra cpu -o requirements/cpu.txt
+	$(COMPILE) pyproject.toml -c requirements/dev.txt --extra gpu -o requirements/gpu.txt
+	$(COMPILE) pyproject.toml -c requirements/dev.txt --extra cpu --extra train -o requirements/train-cpu.txt
+	$(COMPILE) pyproject.toml -c requirements/dev.txt --extra gpu --extra train -o requirements/train-gpu.txt
+	echo 'setuptools>=77' | $(COMPILE) - -c requirements/dev.txt -o requirements/build.txt
