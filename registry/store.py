@@ -132,17 +132,18 @@ class Registry:
 
     def history(self, model: str) -> list[tuple[int, Pointer]]:
         """Every pointer of the alias `promoted` with its number, oldest first."""
-        folder = self.root / check_name(model) / ALIASES / PROMOTED
-        if not folder.is_dir():
-            return []
-        numbered = ((path.stem, path) for path in folder.glob("*.json") if path.stem.isdecimal())
-        pointers = ((int(number), _read_pointer(path)) for number, path in sorted(numbered))
+        pointers = ((number, _read_pointer(path)) for number, path in self._pointers(model))
         return [(number, pointer) for number, pointer in pointers if pointer is not None]
 
     def promoted(self, model: str) -> tuple[int, Pointer] | None:
         """The pointer in force and its number, or None when nothing was ever promoted."""
-        history = self.history(model)
-        return history[-1] if history else None
+        return _in_force(self._pointers(model))
+
+    def _pointers(self, model: str) -> list[tuple[int, Path]]:
+        folder = self.root / check_name(model) / ALIASES / PROMOTED
+        if not folder.is_dir():
+            return []
+        return sorted((int(p.stem), p) for p in folder.glob("*.json") if p.stem.isdecimal())
 
     def promote(
         self, model: str, version: int, *, by: str, reason: str, expected: int | None = None
@@ -158,7 +159,8 @@ class Registry:
             Conflict: somebody else promoted in the meantime.
         """
         self.bundle(model, version)
-        current = self.promoted(model)
+        before = self._pointers(model)
+        current = _in_force(before)
         if expected is not None and expected != (current[0] if current else 0):
             raise Conflict(
                 f"{model}: another version was promoted in the meantime "
@@ -171,10 +173,13 @@ class Registry:
             by=by,
             reason=reason,
         )
-        return self._append(model, pointer), pointer
+        # the number after those that were looked at: whoever came since has taken it
+        number = before[-1][0] + 1 if before else 1
+        self._append(model, number, pointer)
+        return number, pointer
 
-    def rollback(self, model: str, *, by: str, reason: str) -> tuple[int, Pointer]:
-        """`model` means again what the pointer in force replaced; gives the new pointer.
+    def rollback_target(self, model: str) -> tuple[int, int]:
+        """The number of the pointer in force and the version that it replaced.
 
         Raises:
             Conflict: there is nothing to go back to.
@@ -182,21 +187,25 @@ class Registry:
         current = self.promoted(model)
         if current is None or current[1].replaced is None:
             raise Conflict(f"{model}: nothing to roll back to; promote a version by its number")
-        number, pointer = current
-        back = int(current[1].replaced)
-        reason = reason or f"rollback of {pointer.version}"
-        return self.promote(model, back, by=by, reason=reason, expected=number)
+        return current[0], current[1].replaced
 
-    def _append(self, model: str, pointer: Pointer) -> int:
+    def rollback(self, model: str, *, by: str, reason: str) -> tuple[int, Pointer]:
+        """`model` means again what the pointer in force replaced; gives the new pointer.
+
+        Raises:
+            Conflict: there is nothing to go back to.
+        """
+        number, version = self.rollback_target(model)
+        reason = reason or f"rollback to {version}"
+        return self.promote(model, version, by=by, reason=reason, expected=number)
+
+    def _append(self, model: str, number: int, pointer: Pointer) -> None:
         folder = self.root / model / ALIASES / PROMOTED
         folder.mkdir(parents=True, exist_ok=True)
-        taken = [int(path.stem) for path in folder.glob("*.json") if path.stem.isdecimal()]
-        number = max(taken, default=0) + 1
         try:
             create_exclusively(folder / f"{number:06d}.json", pointer.model_dump_json().encode())
         except FileExistsError as error:
             raise Conflict(f"{model}: somebody else promoted at the same moment") from error
-        return number
 
     def prune(self, model: str, keep: int) -> list[int]:
         """Deletes all but the newest `keep` versions; gives the deleted ones.
@@ -213,6 +222,13 @@ class Registry:
             (folder / MANIFEST).unlink()  # the version ends here; the rest is rubbish
             shutil.rmtree(folder)
         return doomed
+
+
+def _in_force(pointers: list[tuple[int, Path]]) -> tuple[int, Pointer] | None:
+    for number, path in reversed(pointers):
+        if pointer := _read_pointer(path):
+            return number, pointer
+    return None
 
 
 def _read_pointer(path: Path) -> Pointer | None:

@@ -1,0 +1,132 @@
+"""The life of a server; `python -m service` and `unfreeze serve` both begin here."""
+
+import argparse
+import asyncio
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from registry.errors import BadRequest, UnfreezeError
+from registry.files import write_durably
+from service.logs import log_as_json
+from service.server import Service
+from service.settings import Settings, read_settings
+
+log = logging.getLogger("service")
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Serves until a signal ends it; gives the exit code."""
+    try:
+        settings = read_settings(read_flags(argv))
+    except BadRequest as error:
+        print(f"unfreeze serve: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    log_as_json(settings.log_level)
+    try:
+        asyncio.run(serve(settings))
+    except UnfreezeError as error:
+        log.error("start_failed", extra={"problem": str(error)})
+        return EXIT_FAILED
+    return 0
+
+
+async def serve(settings: Settings) -> None:
+    """A server's life, from its first to its last moment."""
+    service = Service(settings)
+    ended = listen_for_signals()
+    await service.start()
+    announce(service, settings.ports_file)
+    if await ended is signal.SIGTERM:
+        await service.drain()
+    await service.stop()
+    log.info("stopped")
+
+
+def listen_for_signals() -> asyncio.Future[signal.Signals]:
+    """The first SIGTERM or SIGINT, when it comes; a second one ends the process at once."""
+    loop = asyncio.get_running_loop()
+    first: asyncio.Future[signal.Signals] = loop.create_future()
+
+    def on_signal(number: signal.Signals) -> None:
+        if first.done():
+            os._exit(128 + number)  # a trainer sees its input close, and ends too
+        log.info("signal", extra={"signal": number.name})
+        first.set_result(number)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal, number)
+    return first
+
+
+def announce(service: Service, ports_file: Path | None) -> None:
+    """Whoever waits for this server knows that it is ready, and where."""
+    ports = {
+        "port": service.port,
+        "metrics_port": service.metrics_port,
+        "admin_port": service.admin_port,
+    }
+    if ports_file:
+        write_durably(ports_file, json.dumps(ports).encode() + b"\n")
+    log.info("ready", extra=ports)
+
+
+def read_flags(argv: Sequence[str] | None) -> dict[str, object]:
+    """What was given on the command line; None where nothing was."""
+    parser = argparse.ArgumentParser(
+        prog="unfreeze serve",
+        description="Serves the promoted version of every model in a registry.",
+        epilog="Each flag has an environment variable: --drain-seconds is UNFREEZE_DRAIN_SECONDS.",
+    )
+    add = parser.add_argument
+    add("--registry", metavar="PATH", help="folder of models (required)")
+    add("--state", metavar="PATH", help="folder for training jobs; without it, training is off")
+    add(
+        "--data-root",
+        dest="data_roots",
+        metavar="PATH",
+        action="append",
+        help="folder that training may read; may be repeated",
+    )
+    add("--host", help="address of predictions and metrics (127.0.0.1)")
+    add("--port", help="port of predictions (8001; 0: any free one)")
+    add("--metrics-port", help="port of /metrics (8002)")
+    add("--admin-host", help="address of administration (127.0.0.1); loopback only")
+    add("--admin-port", help="port of administration (8003)")
+    add("--ports-file", metavar="PATH", help="where to write the actual ports, as JSON, once ready")
+    add(
+        "--no-reflection",
+        dest="reflection",
+        action="store_const",
+        const=False,
+        help="do not describe the services to callers",
+    )
+    add(
+        "--provider",
+        choices=("auto", "cpu", "cuda", "tensorrt"),
+        help="where networks run; one that does not come up is an error (auto)",
+    )
+    add("--plan", metavar="THREADSxRUNSxBATCH", help="execution plan; otherwise it is measured")
+    add("--poll-seconds", metavar="S", help="how often the registry is looked at (1)")
+    add("--drain-seconds", metavar="S", help="how long to serve on after SIGTERM (5)")
+    add("--grace-seconds", metavar="S", help="what requests under way get to finish (20)")
+    add("--max-connection-age-seconds", metavar="S", help="0: connections may stay (1800)")
+    add("--max-message-mb", metavar="N", help="largest request (64)")
+    add("--max-images", metavar="N", help="images in a request (128)")
+    add("--max-pixels", metavar="N", help="pixels in an image (100000000)")
+    add("--max-queue", metavar="N", help="images under way for a model (1024)")
+    add("--max-rpcs", metavar="N", help="calls under way (1024)")
+    add("--cancel-seconds", metavar="S", help="what a cancelled job gets to end by itself (10)")
+    add("--log-level", choices=("DEBUG", "INFO", "WARNING", "ERROR"), help="(INFO)")
+    return vars(parser.parse_args(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

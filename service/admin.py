@@ -1,0 +1,156 @@
+"""The `unfreeze.v1.Admin` servicer: training jobs, versions and promotion."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from grpc.aio import ServicerContext
+from pydantic import ValidationError
+
+from registry.errors import BadRequest, BundleError, Conflict, NotFound
+from registry.jobs import JobRequest
+from registry.schema import explain
+from registry.store import Pointer, Registry, check_name
+from service.data_roots import resolve_data
+from service.jobs import Jobs
+from service.live import Live
+from service.messages import POLICY_OF, event_message, job_message, version_message
+from unfreeze.v1 import admin_pb2 as pb
+from unfreeze.v1 import admin_pb2_grpc as pb_grpc
+
+DEFAULT_LIMIT = 100
+MAX_LIMIT = 1_000
+BY = "admin"
+
+# generic in the stubs alone
+Context: TypeAlias = "ServicerContext[Any, Any]"
+
+
+class Admin(pb_grpc.AdminServicer):
+    """`jobs` is None where the server was started without a state folder."""
+
+    def __init__(
+        self, registry: Registry, live: Live, jobs: Jobs | None, data_roots: Sequence[Path]
+    ) -> None:
+        self._registry = registry
+        self._live = live
+        self._optional_jobs = jobs
+        self._data_roots = data_roots
+
+    @property
+    def _jobs(self) -> Jobs:
+        if self._optional_jobs is None:
+            raise Conflict("training is off on this server; start it with --state PATH")
+        return self._optional_jobs
+
+    # Jobs
+
+    async def StartTraining(
+        self, request: pb.StartTrainingRequest, context: Context
+    ) -> pb.StartTrainingResponse:
+        jobs = self._jobs
+        data = await asyncio.to_thread(resolve_data, request.data, self._data_roots)
+        if request.promotion not in POLICY_OF:
+            raise BadRequest(f"promotion {request.promotion} is not a policy")
+        try:
+            wanted = JobRequest(
+                model=check_name(request.model),
+                data=str(data),
+                settings=dict(request.settings),
+                idempotency_key=request.idempotency_key,
+                promotion=POLICY_OF[request.promotion],
+            )
+        except ValidationError as error:
+            raise BadRequest(explain(error)) from error
+        job, existing = await jobs.start_job(wanted)
+        return pb.StartTrainingResponse(job=job_message(job), existing=existing)
+
+    async def GetJob(self, request: pb.GetJobRequest, context: Context) -> pb.Job:
+        return job_message(await self._jobs.get(request.job_id))
+
+    async def ListJobs(self, request: pb.ListJobsRequest, context: Context) -> pb.ListJobsResponse:
+        limit = min(request.limit or DEFAULT_LIMIT, MAX_LIMIT)
+        jobs = await self._jobs.list(request.model, limit)
+        return pb.ListJobsResponse(jobs=map(job_message, jobs))
+
+    async def CancelJob(self, request: pb.CancelJobRequest, context: Context) -> pb.Job:
+        return job_message(await self._jobs.cancel(request.job_id))
+
+    async def WatchJob(
+        self, request: pb.WatchJobRequest, context: Context
+    ) -> AsyncIterator[pb.JobEvent]:
+        async for event in self._jobs.watch(request.job_id, request.from_sequence):
+            yield event_message(request.job_id, event)
+
+    # Models and versions
+
+    async def ListModels(
+        self, request: pb.ListModelsRequest, context: Context
+    ) -> pb.ListModelsResponse:
+        names = await asyncio.to_thread(self._registry.models)
+        known = sorted({*names, *self._live.problems()})
+        models = await asyncio.gather(*(asyncio.to_thread(self._model, name) for name in known))
+        return pb.ListModelsResponse(models=models)
+
+    def _model(self, name: str) -> pb.Model:
+        versions = self._registry.versions(name)
+        problem = self._live.problems().get(name, "")
+        try:
+            promoted = self._registry.promoted(name)
+        except BundleError as error:
+            promoted, problem = None, str(error)
+        return pb.Model(
+            name=name,
+            promoted_version=promoted[1].version if promoted else 0,
+            newest_version=max(versions, default=0),
+            versions=len(versions),
+            ready=name in self._live.ready(),
+            problem=problem or ("" if promoted else "nothing is promoted"),
+        )
+
+    async def ListVersions(
+        self, request: pb.ListVersionsRequest, context: Context
+    ) -> pb.ListVersionsResponse:
+        versions = await asyncio.to_thread(self._versions, request.model)
+        return pb.ListVersionsResponse(versions=versions)
+
+    def _versions(self, model: str) -> list[pb.Version]:
+        numbers = self._registry.versions(model)
+        if not numbers:
+            raise NotFound(f"no model {model!r:.80} in the registry")
+        pointer = self._registry.promoted(model)
+        live = pointer[1].version if pointer else None
+        messages = []
+        for number in reversed(numbers):
+            try:
+                bundle = self._registry.bundle(model, number)
+                messages.append(version_message(number, bundle, number == live))
+            except BundleError as error:
+                broken = pb.Version(model=model, version=number, promoted=number == live)
+                broken.provenance["problem"] = str(error)
+                messages.append(broken)
+        return messages
+
+    async def Promote(self, request: pb.PromoteRequest, context: Context) -> pb.PromoteResponse:
+        number, pointer = await self._live.promote(
+            check_name(request.model), request.version, by=BY, reason=request.reason
+        )
+        return _promoted(request.model, number, pointer)
+
+    async def Rollback(self, request: pb.RollbackRequest, context: Context) -> pb.PromoteResponse:
+        model = check_name(request.model)
+        number, pointer = await self._live.rollback(model, by=BY, reason=request.reason)
+        return _promoted(model, number, pointer)
+
+    async def PruneVersions(
+        self, request: pb.PruneVersionsRequest, context: Context
+    ) -> pb.PruneVersionsResponse:
+        deleted = await asyncio.to_thread(self._registry.prune, request.model, request.keep)
+        return pb.PruneVersionsResponse(deleted=deleted)
+
+
+def _promoted(model: str, number: int, pointer: Pointer) -> pb.PromoteResponse:
+    return pb.PromoteResponse(
+        model=model, version=pointer.version, replaced=pointer.replaced or 0, pointer=number
+    )

@@ -1,0 +1,161 @@
+"""The `unfreeze.v1.Classifier` servicer: messages in, messages out."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from typing import TypeAlias
+
+from grpc.aio import ServicerContext
+
+from registry.errors import BadRequest, Overloaded, UnfreezeError
+from registry.tta import MAX_VIEWS
+from service.live import Live
+from service.loader import Loaded
+from service.metrics import Metrics
+from service.predict import Answer, Predictor, top
+from service.status import message_of, number_of
+from unfreeze.v1 import classifier_pb2 as pb
+from unfreeze.v1 import classifier_pb2_grpc as pb_grpc
+
+DEFAULT_TOP = 5
+STREAM_IN_FLIGHT = 8  # requests of one stream that are worked on at a time
+
+# generic in the stubs alone
+Context: TypeAlias = "ServicerContext[pb.ClassifyRequest, pb.ClassifyResponse]"
+StreamContext: TypeAlias = "ServicerContext[pb.ClassifyRequest, pb.ClassifyStreamResponse]"
+
+
+class Classifier(pb_grpc.ClassifierServicer):
+    """Checks a request, leases a version for as long as it is answered, and fills in the reply."""
+
+    def __init__(self, live: Live, predictor: Predictor, metrics: Metrics, max_images: int) -> None:
+        self._live = live
+        self._predictor = predictor
+        self._metrics = metrics
+        self._max_images = max_images
+
+    async def Classify(self, request: pb.ClassifyRequest, context: Context) -> pb.ClassifyResponse:
+        return await self._classify(request)
+
+    async def ClassifyStream(
+        self, request_iterator: AsyncIterator[pb.ClassifyRequest], context: StreamContext
+    ) -> AsyncIterator[pb.ClassifyStreamResponse]:
+        answers: asyncio.Queue[asyncio.Task[pb.ClassifyStreamResponse] | None] = asyncio.Queue()
+        places = asyncio.Semaphore(STREAM_IN_FLIGHT)
+
+        async def read() -> None:
+            try:
+                async for request in request_iterator:
+                    # a client that does not take its answers is not read any further
+                    await places.acquire()
+                    answers.put_nowait(asyncio.create_task(self._outcome(request)))
+            finally:
+                answers.put_nowait(None)
+
+        reader = asyncio.create_task(read())
+        try:
+            while (answer := await answers.get()) is not None:
+                yield await answer
+                places.release()
+            await reader
+        finally:
+            reader.cancel()
+            while not answers.empty():
+                if left := answers.get_nowait():
+                    left.cancel()
+
+    async def _outcome(self, request: pb.ClassifyRequest) -> pb.ClassifyStreamResponse:
+        """The response, or the error that answers for it while the stream goes on."""
+        request_id = request.request_id
+        try:
+            response = await self._classify(request)
+        except UnfreezeError as error:
+            return pb.ClassifyStreamResponse(error=_error(error), request_id=request_id)
+        return pb.ClassifyStreamResponse(response=response, request_id=request_id)
+
+    async def _classify(self, request: pb.ClassifyRequest) -> pb.ClassifyResponse:
+        started = time.perf_counter()
+        images = request.images
+        self._check(request)
+        version = request.version if request.HasField("version") else None
+        with await self._live.get(request.model, version) as loaded:
+            k = _top_k(request, loaded)
+            default = loaded.bundle.tta.default_views
+            n_views = request.tta_views if request.HasField("tta_views") else default
+            try:
+                answers = await self._predictor.predict(loaded, images, n_views)
+            except Overloaded:
+                self._metrics.rejected.labels("queue_full").inc()
+                raise
+            self._count(loaded, answers)
+            return pb.ClassifyResponse(
+                model=request.model,
+                version=loaded.version,
+                results=[_result(answer, loaded, k) for answer in answers],
+                timings=_timings(answers, time.perf_counter() - started),
+                request_id=request.request_id,
+            )
+
+    def _check(self, request: pb.ClassifyRequest) -> None:
+        n_images = len(request.images)
+        if not n_images:
+            raise BadRequest("no images; send at least one JPEG, PNG or WebP file in `images`")
+        if n_images > self._max_images:
+            raise BadRequest(
+                f"{n_images} images in one request and the limit is {self._max_images}; "
+                "send several requests, or use ClassifyStream"
+            )
+        if request.HasField("tta_views") and request.tta_views > MAX_VIEWS:
+            raise BadRequest(f"tta_views is {request.tta_views}; at most {MAX_VIEWS} can be had")
+
+    def _count(self, loaded: Loaded, answers: Sequence[Answer]) -> None:
+        bad = sum(answer.error is not None for answer in answers)
+        for outcome, n_images in (("ok", len(answers) - bad), ("bad_image", bad)):
+            if n_images:
+                labels = loaded.model, str(loaded.version), outcome
+                self._metrics.images.labels(*labels).inc(n_images)
+
+
+def _top_k(request: pb.ClassifyRequest, loaded: Loaded) -> int:
+    n_classes = len(loaded.bundle.labels)
+    if not request.HasField("top_k"):
+        return min(DEFAULT_TOP, n_classes)
+    if not 1 <= request.top_k <= n_classes:
+        raise BadRequest(
+            f"top_k is {request.top_k} and {request.model} has {n_classes} classes; "
+            f"use 1 to {n_classes}, or leave it out"
+        )
+    return request.top_k
+
+
+def _result(answer: Answer, loaded: Loaded, k: int) -> pb.ImageResult:
+    if answer.error is not None:
+        return pb.ImageResult(error=_error(answer.error))
+    assert answer.probabilities is not None
+    bundle, probabilities = loaded.bundle, answer.probabilities
+    best = top(probabilities, k)
+    labels = []
+    for i in best:
+        chosen = probabilities[i] >= bundle.thresholds[i] if bundle.thresholds else i == best[0]
+        labels.append(
+            pb.Label(
+                name=bundle.labels[i],
+                index=i,
+                probability=float(probabilities[i]),
+                chosen=bool(chosen),
+            )
+        )
+    return pb.ImageResult(prediction=pb.Prediction(labels=labels))
+
+
+def _timings(answers: Sequence[Answer], total_s: float) -> pb.Timings:
+    return pb.Timings(
+        decode_ms=1000 * max(answer.decode_s for answer in answers),
+        queue_ms=1000 * max(answer.queue_s for answer in answers),
+        compute_ms=1000 * max(answer.compute_s for answer in answers),
+        total_ms=1000 * total_s,
+    )
+
+
+def _error(error: UnfreezeError) -> pb.Error:
+    return pb.Error(code=number_of(error), message=message_of(error))

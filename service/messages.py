@@ -1,0 +1,99 @@
+"""Records of the registry as messages of `unfreeze.v1.Admin`."""
+
+from datetime import datetime
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from registry import jobs
+from registry.bundle import Bundle
+from registry.job_store import NumberedEvent
+from unfreeze.v1 import admin_pb2 as pb
+
+STATES = {
+    jobs.JobState.QUEUED: pb.JOB_STATE_QUEUED,
+    jobs.JobState.RUNNING: pb.JOB_STATE_RUNNING,
+    jobs.JobState.SUCCEEDED: pb.JOB_STATE_SUCCEEDED,
+    jobs.JobState.FAILED: pb.JOB_STATE_FAILED,
+    jobs.JobState.CANCELLED: pb.JOB_STATE_CANCELLED,
+}
+POLICIES = {
+    jobs.PromotionPolicy.IF_BETTER: pb.PROMOTION_POLICY_IF_BETTER,
+    jobs.PromotionPolicy.ALWAYS: pb.PROMOTION_POLICY_ALWAYS,
+    jobs.PromotionPolicy.NEVER: pb.PROMOTION_POLICY_NEVER,
+}
+POLICY_OF = {number: policy for policy, number in POLICIES.items()} | {
+    pb.PROMOTION_POLICY_UNSPECIFIED: jobs.PromotionPolicy.IF_BETTER
+}
+
+
+def job_message(job: jobs.Job) -> pb.Job:
+    request = job.request
+    return pb.Job(
+        id=job.id,
+        model=request.model,
+        data=request.data,
+        settings=request.settings,
+        idempotency_key=request.idempotency_key,
+        promotion=POLICIES[request.promotion],
+        state=STATES[job.state],
+        message=job.message,
+        version=job.version or 0,
+        promoted=job.promoted,
+        attempt=job.attempt,
+        created_at=timestamp(job.created_at),
+        started_at=timestamp(job.started_at),
+        finished_at=timestamp(job.finished_at),
+    )
+
+
+def event_message(job_id: str, numbered: NumberedEvent) -> pb.JobEvent:
+    message = pb.JobEvent(job_id=job_id, sequence=numbered.sequence, time=timestamp(numbered.at))
+    match numbered.event:
+        case jobs.StateChanged() as event:
+            changed = pb.StateChanged(state=STATES[event.state], message=event.message)
+            message.state_changed.CopyFrom(changed)
+        case jobs.Scored() as event:
+            message.scored.CopyFrom(_scored(event))
+        case jobs.Staged() | jobs.Failed():  # between the trainer and the service
+            pass
+        case event:  # the others have the same fields in both worlds
+            fields = event.model_dump(exclude={"kind"})
+            target = getattr(message, event.kind)
+            target.CopyFrom(type(target)(**fields))
+    return message
+
+
+def version_message(version: int, bundle: Bundle, promoted: bool) -> pb.Version:
+    return pb.Version(
+        model=bundle.model,
+        version=version,
+        promoted=promoted,
+        created_at=timestamp(bundle.created_at),
+        labels=bundle.labels,
+        task=bundle.task,
+        metrics=bundle.metrics,
+        provenance=bundle.provenance,
+    )
+
+
+def timestamp(at: datetime | None) -> Timestamp | None:
+    if at is None:
+        return None
+    message = Timestamp()
+    message.FromDatetime(at)
+    return message
+
+
+def _scored(event: jobs.Scored) -> pb.Scored:
+    return pb.Scored(
+        candidate=_score(event.candidate),
+        promoted=_score(event.promoted) if event.promoted else None,
+        promoted_version=event.promoted_version or 0,
+        images=event.images,
+        gained=event.gained,
+        lost=event.lost,
+    )
+
+
+def _score(score: jobs.Score) -> pb.Score:
+    return pb.Score(metric=score.metric, value=score.value, log_loss=score.log_loss)

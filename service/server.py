@@ -1,0 +1,224 @@
+"""A server put together from its parts, and its life in three words: start, drain, stop."""
+
+import asyncio
+import fcntl
+import logging
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from registry.errors import Conflict, Unavailable
+from registry.job_store import JobStore
+from registry.store import Registry
+from service.admin import Admin
+from service.classifier import Classifier
+from service.cpus import usable_cpus
+from service.health import Health
+from service.interceptor import Interceptor
+from service.jobs import Jobs
+from service.live import Live
+from service.loader import Loader
+from service.metrics import Metrics
+from service.plan import Plans, parse_plan
+from service.predict import Predictor
+from service.session import choose_provider
+from service.settings import Settings
+from unfreeze.v1 import admin_pb2, admin_pb2_grpc, classifier_pb2, classifier_pb2_grpc
+
+log = logging.getLogger(__name__)
+
+CLASSIFIER = classifier_pb2.DESCRIPTOR.services_by_name["Classifier"].full_name
+ADMIN = admin_pb2.DESCRIPTOR.services_by_name["Admin"].full_name
+HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+
+TRAINER = (sys.executable, "-m", "training")
+MAX_METADATA_BYTES = 16_384
+MEGABYTE = 1 << 20
+ADMIN_GRACE_S = 1.0
+
+
+class Service:
+    """One server. `async with Service(settings) as service:` starts it, and stops it at the end.
+
+    From `start` on, `port`, `admin_port` and `metrics_port` are the actual ones.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._parts = AsyncExitStack()  # what undoes each step of the start, last one first
+        self._health = Health(CLASSIFIER)
+        self.registry = Registry(settings.registry)
+        self.metrics = Metrics()
+        self.live: Live
+        self.port = self.admin_port = self.metrics_port = 0
+
+    async def __aenter__(self) -> "Service":
+        await self.start()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.stop()
+
+    async def start(self) -> None:
+        """The listeners are open, and every promoted model that can be loaded answers.
+
+        Raises:
+            Unavailable: the provider does not come up, a port is taken, the database is damaged.
+            Conflict: another server has the state folder.
+        """
+        try:
+            await self._open_metrics()
+            self._lock_state()
+            await self._open_models()
+            jobs = await self._open_jobs()
+            await self._open_admin(jobs)
+            await self._open_public()
+            await self._follow_registry()
+            await self._health.ready()
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def drain(self) -> None:
+        """Whoever asks for health has been told to go elsewhere, and had the time to."""
+        await self._health.leave()
+        log.info("draining", extra={"seconds": self._settings.drain_seconds})
+        await asyncio.sleep(self._settings.drain_seconds)
+
+    async def stop(self) -> None:
+        """Requests under way were answered, a running job is queued again, nothing is open."""
+        await self._health.leave()
+        await self._parts.aclose()
+
+    # The parts, in the order in which they start
+
+    async def _open_metrics(self) -> None:
+        settings = self._settings
+        try:
+            self.metrics_port, stop = self.metrics.serve(settings.host, settings.metrics_port)
+        except OSError as error:
+            taken = f"{settings.host}:{settings.metrics_port}"
+            raise Unavailable(f"metrics cannot listen on {taken}: {error}") from error
+        self._parts.push_async_callback(asyncio.to_thread, stop)
+
+    def _lock_state(self) -> None:
+        """No other server works on the same jobs; the lock dies with the process."""
+        state = self._settings.state
+        if state is None:
+            return
+        state.mkdir(parents=True, exist_ok=True)
+        file = self._parts.enter_context((state / "lock").open("w"))
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise Conflict(
+                f"another server is using the state folder {state}; stop it, or give this one a "
+                "--state of its own"
+            ) from error
+
+    async def _open_models(self) -> None:
+        settings = self._settings
+        provider = await asyncio.to_thread(choose_provider, settings.provider)
+        loader = Loader(
+            provider=provider,
+            pinned=parse_plan(settings.plan) if settings.plan else None,
+            plans=Plans(settings.state / "plans.json" if settings.state else None),
+            max_queue=settings.max_queue,
+            metrics=self.metrics,
+        )
+        self.live = Live(self.registry, loader, self.metrics, self._on_ready)
+        self._parts.push_async_callback(self.live.close)
+        await self.live.refresh()
+
+    async def _open_jobs(self) -> Jobs | None:
+        settings = self._settings
+        if settings.state is None:
+            return None
+        store = await asyncio.to_thread(JobStore, settings.state / "jobs.db")
+        self._parts.callback(store.close)
+        jobs = Jobs(
+            settings.state.resolve(),
+            store,
+            self.registry,
+            self.live,
+            self.metrics,
+            settings.trainer_command or TRAINER,
+            settings.cancel_seconds,
+        )
+        await jobs.start()
+        self._parts.push_async_callback(jobs.stop)
+        return jobs
+
+    async def _open_admin(self, jobs: Jobs | None) -> None:
+        settings = self._settings
+        server = self._server()
+        admin = Admin(self.registry, self.live, jobs, settings.data_roots)
+        admin_pb2_grpc.add_AdminServicer_to_server(admin, server)
+        self._reflect(server, ADMIN)
+        self.admin_port = await self._listen(server, settings.admin_host, settings.admin_port)
+        # one that watches a job would watch to the end of the grace
+        self._parts.push_async_callback(server.stop, ADMIN_GRACE_S)
+
+    async def _open_public(self) -> None:
+        settings = self._settings
+        server = self._server()
+        pool = ThreadPoolExecutor(usable_cpus(), thread_name_prefix="decode")
+        self._parts.push_async_callback(asyncio.to_thread, pool.shutdown)
+        predictor = Predictor(pool, settings.max_pixels, self._observe_decode)
+        classifier = Classifier(self.live, predictor, self.metrics, settings.max_images)
+        classifier_pb2_grpc.add_ClassifierServicer_to_server(classifier, server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, server)
+        self._reflect(server, CLASSIFIER, HEALTH)
+        self.port = await self._listen(server, settings.host, settings.port)
+        self._parts.push_async_callback(server.stop, settings.grace_seconds)
+
+    async def _follow_registry(self) -> None:
+        task = asyncio.create_task(self.live.follow(self._settings.poll_seconds))
+
+        async def stop() -> None:
+            task.cancel()
+            await asyncio.wait({task})
+
+        self._parts.push_async_callback(stop)
+
+    # Helpers
+
+    def _server(self) -> grpc.aio.Server:
+        settings = self._settings
+        options: list[tuple[str, int]] = [
+            ("grpc.max_receive_message_length", settings.max_message_mb * MEGABYTE),
+            ("grpc.max_send_message_length", settings.max_message_mb * MEGABYTE),
+            ("grpc.max_metadata_size", MAX_METADATA_BYTES),
+            ("grpc.so_reuseport", 0),  # or two servers would share a port and neither would know
+        ]
+        if settings.max_connection_age_seconds:
+            age_ms = int(1000 * settings.max_connection_age_seconds)
+            options.append(("grpc.max_connection_age_ms", age_ms))
+        interceptor = Interceptor(self.metrics, settings.max_rpcs)
+        return grpc.aio.server(interceptors=[interceptor], options=options)
+
+    async def _listen(self, server: grpc.aio.Server, host: str, port: int) -> int:
+        try:
+            actual: int = server.add_insecure_port(f"{host}:{port}")
+        except RuntimeError as error:
+            raise Unavailable(
+                f"cannot listen on {host}:{port}: it is taken, or not ours"
+            ) from error
+        await server.start()
+        return actual
+
+    def _reflect(self, server: grpc.aio.Server, *services: str) -> None:
+        if self._settings.reflection:
+            reflection.enable_server_reflection([*services, reflection.SERVICE_NAME], server)
+
+    def _observe_decode(self, model: str, seconds: float) -> None:
+        self.metrics.decode_seconds.labels(model).observe(seconds)
+
+    def _on_ready(self, model: str) -> None:
+        depth = self.metrics.queue_depth.labels(model)
+        depth.set_function(lambda: self.live.queue_depth().get(model, 0))
+        self._health.model_ready(model)

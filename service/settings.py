@@ -1,0 +1,100 @@
+"""What a server can be told, by flag or by environment variable; the environment is read here only.
+
+Every field has a variable: `drain_seconds` is UNFREEZE_DRAIN_SECONDS. A flag wins over it.
+"""
+
+import os
+import shlex
+from collections.abc import Mapping
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, ValidationError, model_validator
+
+from registry.errors import BadRequest
+from registry.images import MAX_PIXELS
+from registry.schema import Record, explain
+
+PREFIX = "UNFREEZE_"
+
+Provider = Literal["auto", "cpu", "cuda", "tensorrt"]
+
+
+class Settings(Record):
+    """Checked settings of one server."""
+
+    registry: Path
+    state: Path | None = None  # jobs and caches; None: no training
+    data_roots: tuple[Path, ...] = ()
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8001, ge=0, le=65535)  # 0: any free one, for all three
+    metrics_port: int = Field(default=8002, ge=0, le=65535)
+    admin_host: str = "127.0.0.1"
+    admin_port: int = Field(default=8003, ge=0, le=65535)
+    ports_file: Path | None = None
+    reflection: bool = True
+
+    provider: Provider = "auto"
+    plan: str | None = Field(default=None, pattern=r"^[1-9]\d*x[1-9]\d*x[1-9]\d*$")
+    poll_seconds: float = Field(default=1, gt=0)
+
+    drain_seconds: float = Field(default=5, ge=0)
+    grace_seconds: float = Field(default=20, ge=0)
+    max_connection_age_seconds: float = Field(default=1800, ge=0)  # 0: no end
+
+    max_message_mb: int = Field(default=64, ge=1, le=2047)
+    max_images: int = Field(default=128, ge=1)
+    max_pixels: int = Field(default=MAX_PIXELS, ge=1)
+    max_queue: int = Field(default=1024, ge=1)
+    max_rpcs: int = Field(default=1024, ge=1)
+
+    trainer_command: tuple[str, ...] = ()  # empty: this Python, `-m training`
+    cancel_seconds: float = Field(default=10, ge=0)
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    @model_validator(mode="after")
+    def _admin_stays_home(self) -> "Settings":
+        if not _is_loopback(self.admin_host):
+            raise ValueError(
+                f"admin_host {self.admin_host} can be reached from other machines and this server "
+                "has no authentication; use 127.0.0.1 and forward the port"
+            )
+        return self
+
+
+def read_settings(flags: Mapping[str, object]) -> Settings:
+    """Flags that were given (not None), then the environment, then defaults.
+
+    Raises:
+        BadRequest: naming each wrong field.
+    """
+    given = {name: value for name, value in flags.items() if value is not None}
+    try:
+        return Settings.model_validate(_environment(os.environ) | given)
+    except ValidationError as error:
+        raise BadRequest(explain(error)) from error
+
+
+def _environment(variables: Mapping[str, str]) -> dict[str, object]:
+    found: dict[str, object] = {}
+    for name in Settings.model_fields:
+        text = variables.get(PREFIX + name.upper(), "")
+        match name:
+            case _ if not text:
+                continue
+            case "data_roots":
+                found[name] = tuple(text.split(os.pathsep))
+            case "trainer_command":
+                found[name] = tuple(shlex.split(text))
+            case _:
+                found[name] = text
+    return found
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False

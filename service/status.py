@@ -1,0 +1,48 @@
+"""The one table from errors to gRPC status codes."""
+
+import grpc
+
+from registry.errors import (
+    BadRequest,
+    BundleError,
+    Conflict,
+    NotAllowed,
+    NotFound,
+    Overloaded,
+    TrainingError,
+    Unavailable,
+    UnfreezeError,
+)
+
+CODES: dict[type[UnfreezeError], grpc.StatusCode] = {
+    BadRequest: grpc.StatusCode.INVALID_ARGUMENT,
+    NotFound: grpc.StatusCode.NOT_FOUND,
+    NotAllowed: grpc.StatusCode.PERMISSION_DENIED,
+    Conflict: grpc.StatusCode.FAILED_PRECONDITION,
+    Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    Unavailable: grpc.StatusCode.UNAVAILABLE,
+    BundleError: grpc.StatusCode.FAILED_PRECONDITION,
+    TrainingError: grpc.StatusCode.ABORTED,
+}
+INTERNAL = grpc.StatusCode.INTERNAL
+OK = grpc.StatusCode.OK
+CANCELLED = grpc.StatusCode.CANCELLED
+DEADLINE_EXCEEDED = grpc.StatusCode.DEADLINE_EXCEEDED
+
+# A status message travels as a header, and clients accept 8 KB of headers by default.
+MAX_MESSAGE = 1_000
+
+
+def code_of(error: UnfreezeError) -> grpc.StatusCode:
+    """The code of an error's class, or of the nearest class above it."""
+    return next(CODES[kind] for kind in type(error).__mro__ if kind in CODES)
+
+
+def number_of(error: UnfreezeError) -> int:
+    """The code as a number of google.rpc.Code."""
+    number: int = code_of(error).value[0]
+    return number
+
+
+def message_of(error: UnfreezeError) -> str:
+    return str(error)[:MAX_MESSAGE]

@@ -1,0 +1,174 @@
+"""The training process: a child with a process group of its own, and what came of it.
+
+Its standard output carries events, its standard error goes to the job's log. It reads its standard
+input, which this process holds open: when the server dies, the pipe closes, and the child ends.
+"""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from registry.errors import TrainingError
+from registry.files import write_durably
+from registry.jobs import (
+    EVENTS,
+    EpochFinished,
+    Event,
+    Failed,
+    Note,
+    Progress,
+    Scored,
+    Staged,
+    StageStarted,
+)
+
+MAX_LINE = 1_000_000  # bytes; an event is far smaller
+TAIL = 2_000  # bytes of the log that explain a crash
+LINGER_S = 5.0  # for what is left in the pipe after the end of the process
+
+TOLD_BY_TRAINER = (StageStarted, Progress, EpochFinished, Note, Scored)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How the process ended: it staged a bundle, or it failed for a reason."""
+
+    staged: bool
+    reason: str = ""
+
+
+class Trainer:
+    """One training process."""
+
+    def __init__(self, process: asyncio.subprocess.Process, log: Path) -> None:
+        self._process = process
+        self._log = log
+
+    @classmethod
+    async def start(
+        cls, command: Sequence[str], assignment: Path, log: Path, pid: Path
+    ) -> "Trainer":
+        """The process runs, and `pid` holds its number for a server that comes after this one."""
+        with log.open("ab") as errors:
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    *command,
+                    "--assignment",
+                    str(assignment),
+                    stdin=asyncio.subprocess.PIPE,
+                    stdout=asyncio.subprocess.PIPE,
+                    stderr=errors,
+                    start_new_session=True,
+                )
+            except OSError as error:
+                raise TrainingError(f"{command[0]} cannot be started: {error}") from error
+        write_durably(pid, str(process.pid).encode())
+        return cls(process, log)
+
+    async def follow(self, tell: Callable[[Event], Awaitable[None]]) -> Outcome:
+        """Passes on every event until the process has ended, and gives its outcome."""
+        endings: list[Staged | Failed] = []
+        reader = asyncio.create_task(self._read(tell, endings))
+        try:
+            # not wait(): it would also wait for grandchildren that hold the pipe
+            while self._process.returncode is None and not (reader.done() and reader.exception()):
+                await asyncio.sleep(0.05)
+            self.signal(signal.SIGKILL)  # whatever the process left behind
+            await asyncio.wait_for(reader, LINGER_S)
+        finally:
+            self.signal(signal.SIGKILL)
+            reader.cancel()
+        return self._outcome(endings[-1] if endings else None)
+
+    def signal(self, number: signal.Signals) -> None:
+        """The whole group gets the signal; nothing happens when it has gone."""
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, number)
+
+    async def stop(self, grace_s: float) -> None:
+        """Has been asked to end, and been made to after `grace_s`."""
+        self.signal(signal.SIGTERM)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(grace_s):
+                while self._process.returncode is None:
+                    await asyncio.sleep(0.02)
+        self.signal(signal.SIGKILL)
+
+    async def _read(
+        self, tell: Callable[[Event], Awaitable[None]], endings: list[Staged | Failed]
+    ) -> None:
+        assert self._process.stdout is not None
+        async for line in _lines(self._process.stdout):
+            event = _parse(line)
+            if isinstance(event, Staged | Failed):
+                endings.append(event)
+            elif isinstance(event, TOLD_BY_TRAINER):
+                await tell(event)
+            else:
+                await asyncio.to_thread(self._note, line)
+
+    def _note(self, line: bytes) -> None:
+        """A library that prints does no harm; what it printed is in the log."""
+        with self._log.open("ab") as log:
+            log.write(b"[stdout] " + line + b"\n")
+
+    def _outcome(self, ending: Staged | Failed | None) -> Outcome:
+        code = self._process.returncode
+        if isinstance(ending, Failed):
+            return Outcome(False, ending.reason)
+        if isinstance(ending, Staged) and code == 0:
+            return Outcome(True)
+        return Outcome(False, f"{_ending(code)}; the end of its log: {_tail(self._log)}")
+
+
+def kill_leftover(pid_file: Path, assignment: Path) -> None:
+    """A process that outlived the server that started it is gone.
+
+    Its number may belong to somebody else by now, so it must name `assignment` as its argument.
+    """
+    with suppress(OSError, ValueError):
+        pid = int(pid_file.read_text())
+        arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        if str(assignment).encode() in arguments:
+            os.killpg(pid, signal.SIGKILL)
+
+
+async def _lines(stream: asyncio.StreamReader) -> AsyncIterator[bytes]:
+    """Lines without their ends; of one that is too long, the beginning."""
+    rest = b""
+    while chunk := await stream.read(65_536):
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            yield line
+        rest = rest[:MAX_LINE]
+    if rest:
+        yield rest
+
+
+def _parse(line: bytes) -> Event | None:
+    try:
+        return EVENTS.validate_json(line)
+    except ValidationError:
+        return None
+
+
+def _ending(code: int | None) -> str:
+    if code is None or code >= 0:
+        return f"training ended with exit code {code} and no bundle"
+    name = signal.Signals(-code).name
+    hint = " (out of memory?)" if -code == signal.SIGKILL else ""
+    return f"training was ended by {name}{hint}"
+
+
+def _tail(log: Path) -> str:
+    try:
+        text = log.read_bytes()[-TAIL:].decode(errors="replace").strip()
+    except OSError:
+        text = ""
+    return text or "(empty)"
