@@ -63,6 +63,7 @@ class Assignment(Record):
     model: str
     data: Path
     settings: dict[str, str]
+    within: tuple[Path, ...] = ()  # every image must lie below one of these; none: anywhere
     cache: Path  # decoded images and activations, shared between jobs
     run: Path  # this job's own folder: weights, report
     stage: Path  # where the finished bundle goes; the registry itself is the service's to write

@@ -1,0 +1,171 @@
+"""Trains a classifier: `unfreeze train …`, or as a service's child with `--assignment FILE`.
+
+Exit codes: 0 a version was published (or staged, for a service), 1 training failed, 2 the data or
+the settings cannot work.
+"""
+
+import argparse
+import os
+import shutil
+import sys
+import threading
+from datetime import datetime
+from pathlib import Path
+
+from registry.errors import BadRequest, UnfreezeError
+from registry.jobs import Assignment, Failed, Scored, Staged
+from registry.store import Registry, check_name
+
+EXAMPLES = """examples:
+  unfreeze train --data photos/ --model birds
+  unfreeze train --data labels.csv --model birds --size 160 --set cycles=1 --set seed=7
+  unfreeze train --data photos/ --model birds --backbone resnet34 --promote
+
+PATH is a folder with train/ and valid/, a folder of class folders, or a CSV of file,label.
+The first version of a model is promoted; later ones with --promote.
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = _parser().parse_args(argv)
+    if arguments.assignment:
+        return _work_for_service(arguments.assignment)
+    missing = [name for name in ("data", "model") if getattr(arguments, name) is None]
+    if missing:
+        _parser().error(f"--{missing[0]} is needed")
+    try:
+        return _work_for_person(arguments)
+    except BadRequest as error:
+        print(f"unfreeze train: {error}", file=sys.stderr)
+        return 2
+    except UnfreezeError as error:
+        print(f"unfreeze train: {error}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    from training.settings import Settings
+
+    parser = argparse.ArgumentParser(
+        prog="unfreeze train",
+        description="Fine-tunes an image classifier and publishes it as a new version.",
+        epilog=f"{EXAMPLES}\nsettings for --set: {', '.join(sorted(Settings.model_fields))}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--data", type=Path, metavar="PATH")
+    parser.add_argument("--model", metavar="NAME")
+    parser.add_argument("--backbone", metavar="NAME", help="default: efficientnet_lite0")
+    parser.add_argument("--size", metavar="PIXELS", help="side of the network's input")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings")
+    parser.add_argument("--registry", type=Path, default=Path("models"), help="default: models")
+    parser.add_argument("--cache", type=Path, default=_default_cache(), help="default: %(default)s")
+    parser.add_argument("--run", type=Path, help="keeps torch weights; default: below the cache")
+    parser.add_argument(
+        "--promote", action="store_true", help="also if it is not the first version"
+    )
+    parser.add_argument("--json", action="store_true", help="events as JSON lines on stdout")
+    parser.add_argument("--assignment", type=Path, help=argparse.SUPPRESS)
+    return parser
+
+
+def _default_cache() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "unfreeze"
+
+
+def _work_for_person(arguments: argparse.Namespace) -> int:
+    from training.progress import Terminal, json_lines
+    from training.recipe import train
+
+    given = dict(_key_value(text) for text in arguments.settings)
+    for name in ("backbone", "size"):
+        if getattr(arguments, name) is not None:
+            given[name] = getattr(arguments, name)
+    model = check_name(arguments.model)
+    registry = Registry(arguments.registry)
+    before = registry.promoted(model)
+    run = arguments.run or arguments.cache / "runs" / f"{model}-{datetime.now():%Y%m%d-%H%M%S}"
+    assignment = Assignment(
+        model=model,
+        data=arguments.data,
+        settings=given,
+        cache=arguments.cache,
+        run=run,
+        stage=run / "stage",
+        champion=registry.folder(model, before[1].version) if before else None,
+        champion_version=before[1].version if before else None,
+    )
+    if arguments.json:
+        bundle, scored = train(assignment, json_lines(sys.stdout))
+    else:
+        with Terminal() as tell:
+            bundle, scored = train(assignment, tell)
+    version = registry.publish(assignment.stage, bundle)
+    shutil.rmtree(assignment.stage)
+    promoted = before is None or arguments.promote
+    if promoted:
+        expected = before[0] if before else 0
+        registry.promote(model, version, by="train", reason="unfreeze train", expected=expected)
+    if not arguments.json:
+        _summarise(registry.folder(model, version), version, scored, promoted=promoted)
+    return 0
+
+
+def _key_value(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise BadRequest(f"--set {text}: write it as key=value")
+    return key.strip(), value.strip()
+
+
+def _summarise(folder: Path, version: int, scored: Scored, *, promoted: bool) -> None:
+    mine, rival = scored.candidate, scored.promoted
+    print(f"version {version}: {mine.metric} {mine.value:.4f}, log loss {mine.log_loss:.4f}")
+    if rival:
+        print(
+            f"version {scored.promoted_version} on the same {scored.images} images: "
+            f"{rival.metric} {rival.value:.4f}, log loss {rival.log_loss:.4f}"
+        )
+    print(f"report: {folder / 'report' / 'index.html'}")
+    print("promoted" if promoted else "published, not promoted; promote it with --promote")
+
+
+# As a service's child
+
+
+def _work_for_service(file: Path) -> int:
+    """Carries out an assignment, telling its events on standard output, one JSON object a line."""
+    from training.progress import json_lines
+    from training.recipe import train
+
+    stop_with_parent()
+    tell = json_lines(sys.stdout)
+    try:
+        assignment = Assignment.model_validate_json(file.read_bytes())
+        train(assignment, tell)
+    except UnfreezeError as error:
+        tell(Failed(reason=str(error)))
+        return 2 if isinstance(error, BadRequest) else 1
+    except MemoryError:
+        tell(Failed(reason="out of memory; set a smaller batch_size or size"))
+        return 1
+    tell(Staged(folder=assignment.stage))
+    return 0
+
+
+def stop_with_parent() -> None:
+    """From now on this process ends when its parent does, however that ends.
+
+    The parent holds the other end of standard input open and never writes to it.
+    """
+
+    def wait() -> None:
+        while os.read(sys.stdin.fileno(), 4096):
+            pass
+        os._exit(143)
+
+    threading.Thread(target=wait, name="stop-with-parent", daemon=True).start()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,93 @@
+"""The backbone's answers to every image, computed once: what makes a head cheap to train."""
+
+import hashlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from training.data import Rows
+from training.decoded import Decoded
+from training.device import autocast, has_fast_bf16
+from training.network import Network, evaluating
+
+BATCH = 32  # the fastest on a CPU; a GPU is busy enough with it too
+
+
+@dataclass(frozen=True)
+class Activations:
+    """Pooled features of some rows of a data set, [n,d] float32; a value, not a mode."""
+
+    features: Tensor
+    key: str
+
+
+def activations_key(decoded: Decoded, rows: Rows, backbone: str, precision: str) -> str:
+    """SHA-256 over all that the features depend on: image contents, their order and preparation
+    (`decoded.key`), which rows, the backbone's weights, and the arithmetic.
+    """
+    digest = hashlib.sha256(f"pooled-1 {decoded.key} {backbone} {precision} ".encode())
+    digest.update(rows.astype(np.int64).tobytes())
+    return digest.hexdigest()
+
+
+def precompute(
+    network: Network,
+    weights_digest: str,
+    decoded: Decoded,
+    rows: Rows,
+    cache: Path,
+    device: torch.device,
+    advance: Callable[[int], None] = lambda n: None,
+) -> Activations:
+    """Features of `rows`, from the cache when nothing they depend on has changed.
+
+    A damaged cache file is computed anew.
+    """
+    precision = f"{device.type} {'bf16' if has_fast_bf16(device) else 'f32'}"
+    key = activations_key(decoded, rows, weights_digest, precision)
+    path = cache / f"activations-{key}.safetensors"
+    if path.is_file():
+        try:
+            return Activations(load_file(path)["features"], key)
+        except (SafetensorError, KeyError, OSError):
+            path.unlink()
+    features = compute(network, decoded, rows, device, advance)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    save_file({"features": features}, temporary)
+    temporary.replace(path)
+    return Activations(features, key)
+
+
+def compute(
+    network: Network,
+    decoded: Decoded,
+    rows: Rows,
+    device: torch.device,
+    advance: Callable[[int], None] = lambda n: None,
+) -> Tensor:
+    """Features of `rows`, [n,d] float32 on the CPU, with the network in evaluation mode."""
+    batches = []
+    with evaluating(network), autocast(device, backward=False):
+        for start in range(0, len(rows), BATCH):
+            pixels = to_device(decoded.pixels[rows[start : start + BATCH]], device)
+            batches.append(network.features(pixels).float().cpu())
+            advance(len(pixels))
+    return torch.cat(batches).clone()
+
+
+def to_device(
+    pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]], device: torch.device
+) -> Tensor:
+    """uint8 [n,s,s,3] -> float32 [n,3,s,s] in 0…255, laid out channels-last.
+
+    The bytes travel as uint8: a quarter of float32's.
+    """
+    return torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2).float()

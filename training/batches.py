@@ -1,0 +1,89 @@
+"""Where an epoch's batches come from: cached activations, or augmented images."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from training.activations import Activations, to_device
+from training.augment import Augmentation, augment
+from training.data import Rows
+from training.decoded import Decoded
+
+
+class Batches(Protocol):
+    """Shuffled (inputs, targets) of one epoch after another; the same epoch number, the same
+    batches."""
+
+    @property
+    def n_images(self) -> int: ...
+
+    def __len__(self) -> int: ...
+
+    def epoch(self, number: int) -> Iterator[tuple[Tensor, Tensor]]: ...
+
+
+@dataclass(frozen=True)
+class ActivationBatches:
+    """Features [b,d] and targets [b,classes]."""
+
+    activations: Activations
+    targets: Tensor
+    batch_size: int
+    seed: int
+
+    @property
+    def n_images(self) -> int:
+        return len(self.targets)
+
+    def __len__(self) -> int:
+        return len(_cut(np.arange(self.n_images), self.batch_size))
+
+    def epoch(self, number: int) -> Iterator[tuple[Tensor, Tensor]]:
+        for places in _shuffled(self.n_images, self.batch_size, self.seed, number):
+            yield self.activations.features[places], self.targets[places]
+
+
+@dataclass(frozen=True)
+class ImageBatches:
+    """Augmented pixels [b,3,s,s] in 0…255 and targets [b,classes], on the device."""
+
+    decoded: Decoded  # larger than `size`, so that a zoomed view is still sharp
+    rows: Rows
+    targets: Tensor
+    size: int
+    augmentation: Augmentation
+    max_zoom: float
+    batch_size: int
+    seed: int
+    device: torch.device
+
+    @property
+    def n_images(self) -> int:
+        return len(self.rows)
+
+    def __len__(self) -> int:
+        return len(_cut(np.arange(self.n_images), self.batch_size))
+
+    def epoch(self, number: int) -> Iterator[tuple[Tensor, Tensor]]:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + number)
+        for places in _shuffled(self.n_images, self.batch_size, self.seed, number):
+            pixels = to_device(self.decoded.pixels[self.rows[places]], self.device)
+            views = augment(pixels, self.size, self.augmentation, self.max_zoom, generator)
+            yield views, self.targets[places].to(self.device)
+
+
+def _shuffled(n: int, batch_size: int, seed: int, epoch: int) -> list[Rows]:
+    return _cut(np.random.default_rng([seed, epoch]).permutation(n), batch_size)
+
+
+def _cut(order: Rows, batch_size: int) -> list[Rows]:
+    """Batches in order; a last one of a single image joins its neighbour, because batch
+    normalisation needs two."""
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    if len(batches) > 1 and len(batches[-1]) == 1:
+        batches[-2:] = [np.concatenate(batches[-2:])]
+    return batches

@@ -1,0 +1,86 @@
+"""Images decoded once into a memory map of pixels, keyed by their content."""
+
+import hashlib
+import math
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from registry.errors import BadImage, DataError
+from registry.files import sync
+from registry.images import ImageSpec, UInt8Array, prepare
+from training.data import THREADS, Item
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Pixels of a data set's images, [n,s,s,3] RGB uint8, row by row; read from disk as needed."""
+
+    pixels: UInt8Array
+    spec: ImageSpec
+    key: str  # SHA-256 over what the pixels depend on
+
+
+ROOM = 1.15  # so that a view zoomed by 1.1 and turned by 10 degrees is still sharp
+
+
+def larger(spec: ImageSpec) -> ImageSpec:
+    """The same picture with more pixels, for augmentation to choose from."""
+    return spec.model_copy(update={"size": math.ceil(spec.size * ROOM)})
+
+
+def decode(
+    items: Sequence[Item], spec: ImageSpec, cache: Path, advance: Callable[[int], None]
+) -> Decoded:
+    """The prepared pixels of `items`, from the cache when the same images were decoded before.
+
+    Args:
+        advance: told how many images are done since its last call.
+
+    Raises:
+        DataError: names a file that is damaged behind its header.
+    """
+    digest = hashlib.sha256(spec.digest().encode())
+    for item in items:
+        digest.update(item.sha256.encode())
+    key = digest.hexdigest()
+    path = cache / f"decoded-{key}.u8"
+    shape = (len(items), spec.size, spec.size, 3)
+    if not (path.is_file() and path.stat().st_size == int(np.prod(shape))):
+        _decode_into(path, shape, items, spec, advance)
+    return Decoded(np.memmap(path, dtype=np.uint8, mode="r", shape=shape), spec, key)
+
+
+def _decode_into(
+    path: Path,
+    shape: tuple[int, ...],
+    items: Sequence[Item],
+    spec: ImageSpec,
+    advance: Callable[[int], None],
+) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    pixels = np.memmap(temporary, dtype=np.uint8, mode="w+", shape=shape)
+
+    def one(row: int) -> None:
+        try:
+            pixels[row] = prepare(items[row].path.read_bytes(), spec)
+        except (BadImage, OSError) as error:
+            raise DataError(
+                f"{items[row].path}: {error}. Repair or remove the file and start again"
+            ) from error
+        advance(1)
+
+    try:
+        with ThreadPoolExecutor(THREADS) as pool:
+            for _ in pool.map(one, range(len(items))):
+                pass
+        pixels.flush()
+        sync(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

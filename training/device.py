@@ -1,0 +1,31 @@
+"""Where training runs, and in what precision."""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+
+
+def pick_device() -> torch.device:
+    """The GPU when there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def has_fast_bf16(device: torch.device) -> bool:
+    """True when the device multiplies bfloat16 in hardware."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported())
+    capable: bool = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return capable
+
+
+def autocast(device: torch.device, *, backward: bool) -> AbstractContextManager[Any]:
+    """bf16 where it pays, float32 elsewhere.
+
+    On a CPU a forward pass in bf16 is 2.5 times as fast, but forward and backward together are
+    slower than float32 (the backward of depthwise convolutions), so `backward=True` stays in
+    float32 there.
+    """
+    if not has_fast_bf16(device) or (backward and device.type == "cpu"):
+        return nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16)

@@ -1,0 +1,103 @@
+"""Probabilities for held-out images, and what they are worth."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from sklearn.metrics import confusion_matrix, fbeta_score, log_loss
+from torch import nn
+
+from registry.bundle import Task
+from registry.images import Float32Array, UInt8Array
+from registry.tta import TtaSpec, tta_views
+from training.activations import BATCH, to_device
+from training.data import Dataset
+from training.decoded import Decoded
+from training.network import evaluating, to_probabilities
+
+METRICS: dict[Task, str] = {"single": "accuracy", "multi": "f2"}
+THRESHOLD = 0.5  # of a multi-label answer
+
+
+@dataclass(frozen=True)
+class Measures:
+    """Exact on the whole set, whatever the batch size; `value` is accuracy, or multi-label F2."""
+
+    metric: str
+    value: float
+    log_loss: float
+
+
+def predict(
+    network: nn.Module, pixels: UInt8Array, task: Task, device: torch.device
+) -> Float32Array:
+    """float32 arithmetic throughout: [n,s,s,3] -> probabilities [n,classes]."""
+    batches = []
+    with evaluating(network):
+        for start in range(0, len(pixels), BATCH):
+            logits = network(to_device(np.array(pixels[start : start + BATCH]), device))
+            batches.append(to_probabilities(logits.float(), task).cpu().numpy())
+    return np.concatenate(batches)
+
+
+def predict_rows(
+    network: nn.Module,
+    dataset: Dataset,
+    decoded: Decoded,
+    rows: npt.NDArray[np.int64],
+    device: torch.device,
+    *,
+    tta: TtaSpec | None = None,
+    n_views: int = 1,
+    advance: Callable[[int], None] = lambda n: None,
+) -> Float32Array:
+    """Probabilities of `rows`, with the same views that a server would average."""
+    results = []
+    for start in range(0, len(rows), BATCH):
+        batch = rows[start : start + BATCH]
+        pixels = decoded.pixels[batch]
+        if tta is None or n_views <= 1:
+            results.append(predict(network, pixels, dataset.task, device))
+        else:
+            views = [
+                tta_views(image, dataset.items[row].path.read_bytes(), tta, n_views)
+                for image, row in zip(pixels, batch, strict=True)
+            ]
+            answers = predict(network, np.concatenate(views), dataset.task, device)
+            results.append(answers.reshape(len(batch), n_views, -1).mean(axis=1))
+        advance(len(batch))
+    return np.concatenate(results)
+
+
+def measure(probabilities: Float32Array, targets: Float32Array, task: Task) -> Measures:
+    """Metric and log loss of [n,classes] against one-hot or multi-hot targets."""
+    if task == "multi":
+        clipped = probabilities.clip(1e-7, 1 - 1e-7)
+        loss = -(targets * np.log(clipped) + (1 - targets) * np.log(1 - clipped)).mean()
+        chosen = probabilities >= THRESHOLD
+        value = fbeta_score(targets, chosen, beta=2, average="samples", zero_division=0)
+        return Measures("f2", float(value), float(loss))
+    truth = targets.argmax(axis=1)
+    exact = probabilities.astype(np.float64)
+    exact /= exact.sum(axis=1, keepdims=True)
+    loss = log_loss(truth, exact, labels=range(targets.shape[1]))
+    return Measures("accuracy", float(right(probabilities, targets, task).mean()), float(loss))
+
+
+def right(probabilities: Float32Array, targets: Float32Array, task: Task) -> npt.NDArray[np.bool_]:
+    """[n]: whether each answer is right; all labels of it, in a multi-label task."""
+    if task == "multi":
+        agree = (probabilities >= THRESHOLD) == (targets > 0)
+        return np.asarray(agree.all(axis=1))
+    return np.asarray(probabilities.argmax(axis=1) == targets.argmax(axis=1))
+
+
+def confusions(probabilities: Float32Array, targets: Float32Array) -> npt.NDArray[np.int64]:
+    """[classes,classes] counts, true class by row; sums to n."""
+    labels: Sequence[int] = range(targets.shape[1])
+    counts: npt.NDArray[np.int64] = confusion_matrix(
+        targets.argmax(axis=1), probabilities.argmax(axis=1), labels=labels
+    )
+    return counts

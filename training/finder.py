@@ -1,0 +1,128 @@
+"""The learning-rate range test (Smith 2015, arXiv 1506.01186), as the 2018 library runs it."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from training.batches import Batches
+
+LOWEST, HIGHEST = 1e-5, 10.0
+ARMED_AFTER = 10  # steps before the loss is believed enough to stop at
+DIVERGED = 4.0  # times the best smoothed loss
+NEAR = 1.1  # times the lowest smoothed loss
+
+
+@dataclass(frozen=True)
+class RateSearch:
+    """Smoothed loss at each rate tried, the rate suggested, and why."""
+
+    rates: list[float]
+    losses: list[float]
+    suggestion: float
+    reason: str
+
+
+def find_rate(
+    model: nn.Module,
+    forward: Callable[[Tensor], Tensor],
+    groups: Sequence[list[nn.Parameter]],
+    group_rates: Sequence[float],
+    batches: Batches,
+    loss_of: Callable[[Tensor, Tensor], Tensor],
+    *,
+    momentum: float = 0.9,
+    max_steps: int = 100,
+    advance: Callable[[int], None] = lambda n: None,
+) -> RateSearch:
+    """Trains with a rate that rises exponentially until the loss diverges, then puts everything
+    back: weights, buffers, gradients and random numbers are bit for bit as before.
+
+    Args:
+        groups, group_rates: parameters, and their rates as shares of the rate searched for.
+    """
+    raised = _rates(max_steps)
+    used: list[float] = []
+    losses: list[float] = []
+    smooth = _Smooth(0.98 ** (100 / max_steps))  # the same share of the sweep, however long it is
+    with _untouched(model):
+        optimiser = torch.optim.SGD(
+            [{"params": group, "lr": 0.0} for group in groups if group], momentum=momentum
+        )
+        shares = [share for group, share in zip(groups, group_rates, strict=True) if group]
+        for rate, (inputs, targets) in zip(raised, _endless(batches), strict=False):
+            for options, share in zip(optimiser.param_groups, shares, strict=True):
+                options["lr"] = rate * share
+            loss = loss_of(forward(inputs), targets)
+            value = smooth(loss.item())
+            if not math.isfinite(value):
+                break
+            used.append(rate)
+            losses.append(value)
+            advance(len(targets))
+            if len(losses) > ARMED_AFTER and value > DIVERGED * min(losses[ARMED_AFTER:]):
+                break
+            optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+    suggestion, reason = suggest(used, losses)
+    return RateSearch(used, losses, suggestion, reason)
+
+
+def suggest(rates: Sequence[float], losses: Sequence[float]) -> tuple[float, str]:
+    """A tenth of the highest rate up to which the loss stays near its lowest: there it still falls,
+    and divergence is an order of magnitude away. With it, the reason in words.
+
+    The lowest point itself would mislead after unfreezing, where the loss is flat for long and its
+    lowest point is chance.
+    """
+    if len(losses) <= ARMED_AFTER:
+        return rates[0] if rates else LOWEST, "the loss diverged at once; the lowest rate tried"
+    lowest = min(losses[ARMED_AFTER:])
+    edge = max(place for place, loss in enumerate(losses) if loss <= NEAR * lowest)
+    reason = f"a tenth of {rates[edge]:.1e}, up to where the loss stays near {lowest:.3f}"
+    return rates[edge] / 10, reason
+
+
+def _rates(steps: int) -> list[float]:
+    growth = (HIGHEST / LOWEST) ** (1 / (steps - 1))
+    return [LOWEST * growth**step for step in range(steps)]
+
+
+class _Smooth:
+    """Exponential mean, corrected for its start at zero."""
+
+    def __init__(self, beta: float) -> None:
+        self._beta, self._mean, self._n = beta, 0.0, 0
+
+    def __call__(self, value: float) -> float:
+        self._n += 1
+        self._mean = self._beta * self._mean + (1 - self._beta) * value
+        return float(self._mean / (1 - self._beta**self._n))
+
+
+def _endless(batches: Batches) -> Iterator[tuple[Tensor, Tensor]]:
+    number = 0
+    while True:
+        yield from batches.epoch(number)
+        number += 1
+
+
+@contextmanager
+def _untouched(model: nn.Module) -> Iterator[None]:
+    state = deepcopy(model.state_dict())
+    gradients = [parameter.grad for parameter in model.parameters()]
+    generator = torch.get_rng_state()
+    devices = range(torch.cuda.device_count())
+    with torch.random.fork_rng(devices=devices):
+        try:
+            yield
+        finally:
+            model.load_state_dict(state)
+            for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+                parameter.grad = gradient
+    torch.set_rng_state(generator)

@@ -1,0 +1,88 @@
+"""Fits some layer groups with SGD, a rate for each group, and a schedule."""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from registry.errors import TrainingError
+from training.batches import Batches
+from training.schedule import Shares
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One row of a training's table."""
+
+    stage: str
+    train_loss: float  # mean over the epoch's images, as they were met
+    valid_loss: float
+    metric_value: float
+    seconds: float
+    images_per_second: float
+
+
+def fit(
+    stage: str,
+    forward: Callable[[Tensor], Tensor],
+    groups: Sequence[list[nn.Parameter]],
+    rates: Sequence[float],
+    shares: Shares,
+    batches: Batches,
+    loss_of: Callable[[Tensor, Tensor], Tensor],
+    *,
+    momentum: float,
+    weight_decay: float,
+    before_epoch: Callable[[], None],
+    validate: Callable[[], tuple[float, float]],
+    advance: Callable[[int], None] = lambda n: None,
+    epoch_done: Callable[[int, Epoch], None] = lambda number, epoch: None,
+) -> list[Epoch]:
+    """The groups are trained for as many epochs as `shares` has batches for.
+
+    Args:
+        forward: inputs of a batch -> logits [b,classes].
+        groups, rates: parameters, and the base learning rate of each group.
+        shares: of the base rates, one a batch; so the groups' ratio holds at each step.
+        before_epoch: puts the layers into the mode in which they train.
+        validate: gives the loss and the metric on held-out images.
+
+    Raises:
+        TrainingError: the loss is no longer a number; says when, and at what rate.
+    """
+    optimiser = torch.optim.SGD(
+        [{"params": group, "lr": 0.0} for group in groups if group],
+        momentum=momentum,
+        weight_decay=weight_decay,
+    )
+    bases = [rate for group, rate in zip(groups, rates, strict=True) if group]
+    history: list[Epoch] = []
+    for number in range(len(shares) // len(batches)):
+        before_epoch()
+        began, total, seen = time.perf_counter(), 0.0, 0
+        for step, (inputs, targets) in enumerate(
+            batches.epoch(number), start=number * len(batches)
+        ):
+            for options, base in zip(optimiser.param_groups, bases, strict=True):
+                options["lr"] = base * shares[step]
+            loss = loss_of(forward(inputs), targets)
+            value = loss.item()
+            if not math.isfinite(value):
+                raise TrainingError(
+                    f"{stage}: the loss became {value} in batch {step + 1} at a learning "
+                    f"rate of {max(bases) * shares[step]:.1e}; set a lower learning_rate"
+                )
+            optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+            total, seen = total + value * len(targets), seen + len(targets)
+            advance(len(targets))
+        seconds = time.perf_counter() - began
+        valid_loss, metric_value = validate()
+        epoch = Epoch(stage, total / seen, valid_loss, metric_value, seconds, seen / seconds)
+        history.append(epoch)
+        epoch_done(number + 1, epoch)
+    return history

@@ -1,0 +1,180 @@
+"""The classifier: a backbone, average and maximum pooling side by side, and a head."""
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from registry.bundle import Task
+from registry.errors import BadRequest
+from training.backbone import Backbone, load_backbone, split_groups
+
+
+class Network(nn.Module):
+    """RGB pixels [n,3,s,s] in 0…255 -> logits [n,classes]."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, backbone: Backbone, head: nn.Sequential, channel_axis: int) -> None:
+        super().__init__()
+        self.name = backbone.name
+        self.body = backbone.body
+        self.head: nn.Sequential = head
+        self.channel_axis = channel_axis
+        self.register_buffer("mean", torch.tensor(backbone.mean).view(1, 3, 1, 1) * 255)
+        self.register_buffer("std", torch.tensor(backbone.std).view(1, 3, 1, 1) * 255)
+        early, late = split_groups(backbone.body)
+        parameters = dict(backbone.body.named_parameters())
+        self._body_groups = [
+            [parameter for name, parameter in parameters.items() if name in group]
+            for group in (early, late)
+        ]
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """[n,3,s,s] in 0…255 -> pooled features [n,2·channels], maximum first."""
+        return concat_pool(self.body((pixels - self.mean) / self.std), self.channel_axis)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.features(pixels))
+        return logits
+
+    def groups(self) -> list[list[nn.Parameter]]:
+        """Every parameter in exactly one of: early backbone, late backbone, head."""
+        return [*self._body_groups, list(self.head.parameters())]
+
+    def learning_groups(self) -> list[list[nn.Parameter]]:
+        """The three groups, those that are frozen left empty."""
+        return [
+            [parameter for parameter in group if parameter.requires_grad] for group in self.groups()
+        ]
+
+    def freeze_to(self, n: int) -> None:
+        """The first `n` of the three layer groups do not learn, the others do."""
+        for index, group in enumerate(self.groups()):
+            for parameter in group:
+                parameter.requires_grad_(index >= n)
+
+    def train_unfrozen(self, *, freeze_batchnorm: bool) -> None:
+        """Training mode, in which normalisation layers that are frozen keep their statistics.
+
+        To be called before each epoch: `train()` alone would let frozen statistics drift.
+        """
+        self.train()
+        for module in self.body.modules():
+            own = list(module.parameters(recurse=False))
+            if hasattr(module, "running_mean") and (
+                freeze_batchnorm or not any(parameter.requires_grad for parameter in own)
+            ):
+                module.eval()
+        if not any(parameter.requires_grad for parameter in self.body.parameters()):
+            self.body.eval()
+
+
+def concat_pool(features: Tensor, channel_axis: int) -> Tensor:
+    """Maximum and mean over all places: [n,…] with channels at `channel_axis` -> [n,2·channels].
+
+    The 2018 library's AdaptiveConcatPool2d; plain reductions, because adaptive modules export
+    badly to ONNX.
+    """
+    places = [axis for axis in range(1, features.dim()) if axis != channel_axis]
+    return torch.cat([features.amax(places), features.mean(places)], dim=1)
+
+
+def make_head(
+    n_features: int, n_classes: int, hidden: Sequence[int], dropout: Sequence[float]
+) -> nn.Sequential:
+    """(BatchNorm, Dropout, Linear, ReLU) for each hidden width, then BatchNorm, Dropout, Linear."""
+    widths = [n_features, *hidden, n_classes]
+    layers: list[nn.Module] = []
+    for wide, narrow, share in zip(widths, widths[1:], dropout, strict=False):
+        linear = nn.Linear(wide, narrow)
+        nn.init.kaiming_normal_(linear.weight)
+        nn.init.zeros_(linear.bias)
+        layers += [nn.BatchNorm1d(wide), nn.Dropout(share), linear, nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+def build_network(
+    backbone: Backbone,
+    n_classes: int,
+    *,
+    size: int,
+    hidden: Sequence[int],
+    dropout: Sequence[float],
+) -> Network:
+    """A network with a fresh head; its random numbers come from torch's generator.
+
+    Raises:
+        BadRequest: the backbone does not take images of this size.
+    """
+    try:
+        with torch.inference_mode():
+            features = backbone.body(torch.zeros(2, 3, size, size))
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise BadRequest(
+            f"{backbone.name} does not take {size} x {size} pixels: {str(error).splitlines()[0]}; "
+            "try another --size"
+        ) from error
+    wide = int(getattr(backbone.body, "num_features", features.shape[1]))
+    axis = 1 if features.dim() == 4 and features.shape[1] == wide else features.dim() - 1
+    head = make_head(2 * features.shape[axis], n_classes, hidden, dropout)
+    return Network(backbone, head, axis)
+
+
+def loss_function(task: Task) -> nn.Module:
+    """Mean loss of logits against targets, both [n,classes]."""
+    return nn.BCEWithLogitsLoss() if task == "multi" else nn.CrossEntropyLoss()
+
+
+def to_probabilities(logits: Tensor, task: Task) -> Tensor:
+    return logits.sigmoid() if task == "multi" else logits.softmax(dim=1)
+
+
+# Saving
+
+
+def save_network(network: Network, path: Path, *, n_classes: int, size: int, task: Task) -> None:
+    """`path` holds the weights, and what is needed to build the network again; no pickle."""
+    hidden = [layer.out_features for layer in network.head if isinstance(layer, nn.Linear)][:-1]
+    shape = {
+        "backbone": network.name,
+        "classes": n_classes,
+        "size": size,
+        "hidden": hidden,
+        "task": task,
+    }
+    tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    save_file(tensors, path, metadata={"network": json.dumps(shape)})
+
+
+def load_network(path: Path) -> tuple[Network, Task]:
+    """What `save_network` saved, in evaluation mode, bit for bit; and its task."""
+    with safe_open(path, framework="pt") as file:
+        shape = json.loads(file.metadata()["network"])
+    backbone = load_backbone(shape["backbone"], pretrained=False)
+    dropout = [0.0] * (len(shape["hidden"]) + 1)
+    network = build_network(
+        backbone, shape["classes"], size=shape["size"], hidden=shape["hidden"], dropout=dropout
+    )
+    network.load_state_dict(load_file(path))
+    task: Task = "multi" if shape["task"] == "multi" else "single"
+    return network.eval(), task
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients; afterwards every module is in the mode it was in."""
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training

@@ -1,0 +1,145 @@
+"""Tells how a training goes: to a person on a terminal, or to a service as lines of JSON."""
+
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+
+from registry.jobs import EpochFinished, Event, Note, Progress, StageStarted
+
+Tell = Callable[[Event], None]
+SECONDS_BETWEEN = 1.0  # progress events of a stage; each is a row in the service's database
+
+
+class Stages:
+    """The stages of one training, told in order; safe to advance from several threads."""
+
+    def __init__(self, tell: Tell, n_stages: int) -> None:
+        self.tell = tell
+        self._n_stages = n_stages
+        self._number = 0
+        self._lock = threading.Lock()
+        self._name, self._total, self._done = "", 0, 0
+        self._began = self._told = time.monotonic()
+
+    def begin(self, name: str, total: int) -> None:
+        """A new stage, of `total` images, has begun."""
+        with self._lock:
+            self._number += 1
+            self._name, self._total, self._done = name, total, 0
+            self._began = self._told = time.monotonic()
+        self.tell(StageStarted(stage=name, number=self._number, of=self._n_stages))
+
+    def advance(self, n: int) -> None:
+        """`n` more images are done."""
+        with self._lock:
+            self._done += n
+            now = time.monotonic()
+            if now - self._told < SECONDS_BETWEEN and self._done < self._total:
+                return
+            self._told = now
+            rate = self._done / max(now - self._began, 1e-9)
+            left = max(self._total - self._done, 0) / rate
+            self.tell(
+                Progress(
+                    stage=self._name,
+                    done=self._done,
+                    total=self._total,
+                    images_per_second=rate,
+                    seconds_left=left,
+                )
+            )
+
+    def note(self, text: str) -> None:
+        self.tell(Note(text=text))
+
+    def epoch(
+        self,
+        epoch: int,
+        epochs: int,
+        *,
+        train_loss: float,
+        valid_loss: float,
+        metric: str,
+        metric_value: float,
+        images_per_second: float,
+    ) -> None:
+        self.tell(
+            EpochFinished(
+                stage=self._name,
+                epoch=epoch,
+                epochs=epochs,
+                train_loss=train_loss,
+                valid_loss=valid_loss,
+                metric=metric,
+                metric_value=metric_value,
+                images_per_second=images_per_second,
+            )
+        )
+
+
+def json_lines(stream: TextIO) -> Tell:
+    """Tells each event as one line of JSON."""
+    lock = threading.Lock()
+
+    def tell(event: Event) -> None:
+        with lock:
+            stream.write(event.model_dump_json() + "\n")
+            stream.flush()
+
+    return tell
+
+
+class Terminal:
+    """Tells a person: a line for each stage and epoch, and a bar that moves in between."""
+
+    def __init__(self, stream: TextIO = sys.stderr) -> None:
+        self._console = Console(file=stream, highlight=False)
+        self._bars = Bars(
+            TextColumn("  {task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]:.0f} images/s"),
+            TimeRemainingColumn(),
+            console=self._console,
+            transient=True,
+            disable=not self._console.is_terminal,
+        )
+        self._bar = self._bars.add_task("", total=None, visible=False, rate=0.0)
+
+    def __enter__(self) -> Tell:
+        self._bars.start()
+        return self._tell
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def _tell(self, event: Event) -> None:
+        match event:
+            case StageStarted():
+                self._console.print(f"[bold]{event.number}/{event.of} {event.stage}[/bold]")
+                self._bars.update(self._bar, visible=False)
+            case Progress():
+                self._bars.update(
+                    self._bar,
+                    description=event.stage,
+                    completed=event.done,
+                    total=event.total,
+                    rate=event.images_per_second,
+                    visible=event.done < event.total,
+                )
+            case EpochFinished():
+                self._console.print(
+                    f"    epoch {event.epoch}/{event.epochs}  train {event.train_loss:.4f}  "
+                    f"valid {event.valid_loss:.4f}  {event.metric} {event.metric_value:.4f}  "
+                    f"{event.images_per_second:.0f} images/s"
+                )
+            case Note():
+                self._console.print(f"    {event.text}")
+            case _:
+                pass

@@ -1,0 +1,109 @@
+"""The recipe of the fast.ai course of 2018, in the order in which things happen.
+
+`train` is the whole story, from a folder of images to a sealed bundle and its score beside the
+promoted version. What each step does in detail is in `training/steps.py`, and below that in the
+file that its import names.
+"""
+
+import torch
+
+from registry.bundle import Bundle
+from registry.jobs import Assignment, Scored
+from training.backbone import load_backbone
+from training.bundling import seal_bundle
+from training.compare import SPLIT, score
+from training.data import read_dataset, read_split
+from training.decoded import decode, larger
+from training.device import pick_device
+from training.network import build_network
+from training.progress import Stages, Tell
+from training.settings import Settings, read_settings
+from training.steps import (
+    Bench,
+    evaluate,
+    fit_augmented_head,
+    fit_head,
+    fit_unfrozen,
+    precompute_parts,
+    search_head,
+    search_unfrozen,
+)
+
+
+def train(assignment: Assignment, tell: Tell) -> tuple[Bundle, Scored]:
+    """`assignment.stage` is a complete bundle, and `assignment.run` has the torch weights.
+
+    Raises:
+        BadRequest: the data or the settings cannot work; says why.
+        TrainingError: training or export failed; nothing is staged.
+    """
+    settings = read_settings(assignment.settings)
+    torch.manual_seed(settings.seed)
+    stages = Stages(tell, count_stages(settings))
+    backbone = load_backbone(
+        settings.backbone, pretrained=settings.pretrained, weights=settings.weights
+    )
+
+    stages.begin("audit and split", 0)
+    champion_split = assignment.champion / SPLIT if assignment.champion else None
+    dataset = read_dataset(
+        assignment.data,
+        task=settings.task,
+        valid_fraction=settings.valid_fraction,
+        seed=settings.seed,
+        max_unreadable=settings.max_unreadable,
+        within=assignment.within,
+        known_parts=read_split(champion_split) if champion_split else None,
+        advance=stages.advance,
+    )
+    stages.note(dataset.summary())
+
+    stages.begin("decode once", 2 * len(dataset.items))
+    spec = settings.image_spec()
+    decoded = decode(dataset.items, spec, assignment.cache, stages.advance)
+    roomy = decode(dataset.items, larger(spec), assignment.cache, stages.advance)
+
+    network = build_network(
+        backbone,
+        len(dataset.labels),
+        size=settings.size,
+        hidden=settings.hidden,
+        dropout=settings.dropout,
+    )
+    bench = Bench(settings, dataset, decoded, roomy, network.to(pick_device()), stages)
+
+    stages.begin("precompute activations", len(dataset.items))
+    activations = precompute_parts(bench, backbone.digest, assignment.cache)
+
+    stages.begin("find the learning rate", 0)
+    head_rate = search_head(bench, activations)
+
+    stages.begin("head on activations", bench.n_train * settings.head_epochs)
+    fit_head(bench, activations, head_rate)
+
+    if settings.augmented_epochs:
+        stages.begin("head with augmentation", bench.n_train * settings.augmented_epochs)
+        fit_augmented_head(bench, activations, head_rate)
+
+    if settings.cycles:
+        stages.begin("unfreeze, find the rate again", 0)
+        body_rate = search_unfrozen(bench)
+
+        stages.begin("cosine restarts, differential rates", bench.n_train * bench.n_unfrozen_epochs)
+        fit_unfrozen(bench, body_rate)
+
+    stages.begin("evaluate with and without views", bench.n_valid * (1 + settings.tta_views))
+    evaluation = evaluate(bench)
+
+    stages.begin("export and prove", 0)
+    bundle = seal_bundle(assignment, bench, evaluation, backbone)
+
+    stages.begin("score beside the promoted version", 0)
+    scored = score(dataset, assignment, stages)
+    tell(scored)
+    return bundle, scored
+
+
+def count_stages(settings: Settings) -> int:
+    """How many stages `train` begins."""
+    return 8 + (settings.augmented_epochs > 0) + 2 * (settings.cycles > 0)

@@ -1,0 +1,330 @@
+"""The steps of the recipe, each on the same bench."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from registry.images import Float32Array
+from training.activations import Activations, compute, precompute
+from training.batches import ActivationBatches, Batches, ImageBatches
+from training.data import Dataset, Part, Rows
+from training.decoded import Decoded
+from training.device import autocast
+from training.evaluate import METRICS, Measures, measure, predict_rows, right
+from training.finder import RateSearch, find_rate
+from training.fit import Epoch, fit
+from training.network import Network, evaluating, loss_function, to_probabilities
+from training.progress import Stages
+from training.schedule import Shares, cosine_restarts, restart_epochs
+from training.settings import Settings
+
+UNFROZEN_SEARCH_STEPS = 30  # where a step costs a backward pass through everything
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What every step works on. The network learns in place; the lists grow, for the report."""
+
+    settings: Settings
+    dataset: Dataset
+    decoded: Decoded  # what `prepare` gives: evaluation and activations
+    roomy: Decoded  # larger, for augmentation alone
+    network: Network
+    stages: Stages
+    searches: dict[str, RateSearch] = field(default_factory=dict)
+    schedules: dict[str, Shares] = field(default_factory=dict)
+    history: list[Epoch] = field(default_factory=list)
+
+    @property
+    def device(self) -> torch.device:
+        return self.network.mean.device
+
+    @property
+    def n_train(self) -> int:
+        return len(self.dataset.rows("train"))
+
+    @property
+    def n_valid(self) -> int:
+        return len(self.dataset.rows("valid"))
+
+    @property
+    def unfrozen_cycles(self) -> list[int]:
+        """Epochs of each cosine."""
+        chosen = self.settings
+        return restart_epochs(chosen.cycles, chosen.cycle_len, chosen.cycle_mult)
+
+    @property
+    def n_unfrozen_epochs(self) -> int:
+        return sum(self.unfrozen_cycles)
+
+    def targets(self, part: Part) -> Tensor:
+        return torch.from_numpy(self.dataset.targets[self.dataset.rows(part)])
+
+    def loss(self) -> nn.Module:
+        return loss_function(self.dataset.task)
+
+    def image_batches(self) -> ImageBatches:
+        return ImageBatches(
+            decoded=self.roomy,
+            rows=self.dataset.rows("train"),
+            targets=self.targets("train"),
+            size=self.settings.size,
+            augmentation=self.settings.augmentation,
+            max_zoom=self.settings.max_zoom,
+            batch_size=self.settings.batch_size,
+            seed=self.settings.seed,
+            device=self.device,
+        )
+
+    def activation_batches(self, activations: Activations) -> ActivationBatches:
+        return ActivationBatches(
+            activations, self.targets("train"), self.settings.batch_size, self.settings.seed
+        )
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Activations of what is learnt from, and of what is held out."""
+
+    train: Activations
+    valid: Activations
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Answers for the held-out rows, [n,classes] each: one view, and the mean over several."""
+
+    rows: Rows
+    plain: Float32Array
+    tta: Float32Array
+    plain_measures: Measures
+    tta_measures: Measures
+    gained: int  # answers that the views made right
+    lost: int  # and wrong
+
+
+def precompute_parts(bench: Bench, weights_digest: str, cache: Path) -> Parts:
+    """The frozen backbone's features of both parts, from the cache if nothing has changed."""
+    train, valid = (
+        precompute(
+            bench.network,
+            weights_digest,
+            bench.decoded,
+            bench.dataset.rows(part),
+            cache,
+            bench.device,
+            bench.stages.advance,
+        )
+        for part in PARTS
+    )
+    return Parts(train, valid)
+
+
+PARTS: tuple[Part, Part] = ("train", "valid")
+
+
+def search_head(bench: Bench, activations: Parts) -> float:
+    """The head's learning rate: what the settings say, or else what the range test suggests."""
+    bench.network.freeze_to(2)
+    bench.network.head.train()
+    search = find_rate(
+        bench.network.head,
+        _head_on(bench),
+        [list(bench.network.head.parameters())],
+        [1.0],
+        bench.activation_batches(activations.train),
+        bench.loss(),
+        momentum=bench.settings.momentum,
+    )
+    return _chosen(bench, "head", search, bench.settings.learning_rate)
+
+
+def fit_head(bench: Bench, activations: Parts, rate: float) -> None:
+    """The head has learnt from activations: one cosine over `head_epochs`."""
+    batches = bench.activation_batches(activations.train)
+    _fit(
+        bench,
+        "head on activations",
+        _head_on(bench),
+        [0.0, 0.0, rate],
+        cosine_restarts(len(batches), [bench.settings.head_epochs]),
+        batches,
+        validate=lambda: _validate(bench, activations.valid.features),
+    )
+
+
+def fit_augmented_head(bench: Bench, activations: Parts, rate: float) -> None:
+    """The head has learnt from augmented images through the frozen backbone, a cycle an epoch."""
+    batches = bench.image_batches()
+
+    def forward(pixels: Tensor) -> Tensor:
+        with torch.no_grad(), autocast(bench.device, backward=False):
+            features = bench.network.features(pixels)
+        logits: Tensor = bench.network.head(features.float())
+        return logits
+
+    _fit(
+        bench,
+        "head with augmentation",
+        forward,
+        [0.0, 0.0, rate],
+        cosine_restarts(len(batches), [1] * bench.settings.augmented_epochs),
+        batches,
+        validate=lambda: _validate(bench, activations.valid.features),
+    )
+
+
+def search_unfrozen(bench: Bench) -> float:
+    """The network is unfrozen, and its rate chosen likewise; the groups keep their ratio."""
+    bench.network.freeze_to(bench.settings.frozen_groups)
+    bench.network.train_unfrozen(freeze_batchnorm=bench.settings.freeze_batchnorm)
+    search = find_rate(
+        bench.network,
+        _whole(bench),
+        bench.network.learning_groups(),
+        bench.settings.group_rates,
+        bench.image_batches(),
+        bench.loss(),
+        momentum=bench.settings.momentum,
+        max_steps=UNFROZEN_SEARCH_STEPS,
+    )
+    return _chosen(bench, "unfrozen", search, bench.settings.unfrozen_learning_rate)
+
+
+def fit_unfrozen(bench: Bench, rate: float) -> None:
+    """All unfrozen layers have learnt, with differential rates and cosine restarts."""
+    batches = bench.image_batches()
+
+    def validate() -> tuple[float, float]:
+        rows = bench.dataset.rows("valid")
+        return _validate(bench, compute(bench.network, bench.decoded, rows, bench.device))
+
+    _fit(
+        bench,
+        "all layers",
+        _whole(bench),
+        [rate * share for share in bench.settings.group_rates],
+        cosine_restarts(len(batches), bench.unfrozen_cycles),
+        batches,
+        validate=validate,
+    )
+
+
+def evaluate(bench: Bench) -> Evaluation:
+    """The held-out images answered once plainly and once with views, in float32."""
+    settings, dataset = bench.settings, bench.dataset
+    rows = dataset.rows("valid")
+
+    def answers(n_views: int) -> Float32Array:
+        return predict_rows(
+            bench.network,
+            dataset,
+            bench.decoded,
+            rows,
+            bench.device,
+            tta=settings.tta_spec(),
+            n_views=n_views,
+            advance=lambda n: bench.stages.advance(n * max(n_views, 1)),
+        )
+
+    plain = answers(1)
+    tta = answers(settings.tta_views) if settings.tta_views > 1 else plain
+    targets = dataset.targets[rows]
+    plain_right, tta_right = (right(each, targets, dataset.task) for each in (plain, tta))
+    return Evaluation(
+        rows,
+        plain,
+        tta,
+        measure(plain, targets, dataset.task),
+        measure(tta, targets, dataset.task),
+        gained=int((tta_right & ~plain_right).sum()),
+        lost=int((plain_right & ~tta_right).sum()),
+    )
+
+
+# Below the steps
+
+
+def _head_on(bench: Bench) -> Callable[[Tensor], Tensor]:
+    """Features [b,d] -> logits, with the head on whatever device it is."""
+    return lambda features: bench.network.head(features.to(bench.device))
+
+
+def _whole(bench: Bench) -> Callable[[Tensor], Tensor]:
+    """Augmented pixels -> logits, through every layer."""
+
+    def forward(pixels: Tensor) -> Tensor:
+        with autocast(bench.device, backward=True):
+            features = bench.network.features(pixels)
+        logits: Tensor = bench.network.head(features.float())
+        return logits
+
+    return forward
+
+
+def _chosen(bench: Bench, stage: str, search: RateSearch, told: float | None) -> float:
+    bench.searches[stage] = search
+    bench.stages.note(f"suggested learning rate {search.suggestion:.1e}: {search.reason}")
+    if told:
+        bench.stages.note(f"learning rate {told:.1e}, as the settings say")
+    return told or search.suggestion
+
+
+def _fit(
+    bench: Bench,
+    stage: str,
+    forward: Callable[[Tensor], Tensor],
+    rates: list[float],
+    shares: Shares,
+    batches: Batches,
+    validate: Callable[[], tuple[float, float]],
+) -> None:
+    """Fits the groups that learn, tells of each epoch, and keeps schedule and rows."""
+    settings = bench.settings
+    bench.schedules[stage] = shares
+    n_epochs = len(shares) // len(batches)
+
+    def epoch_done(number: int, epoch: Epoch) -> None:
+        bench.stages.epoch(
+            number,
+            n_epochs,
+            train_loss=epoch.train_loss,
+            valid_loss=epoch.valid_loss,
+            metric=METRICS[bench.dataset.task],
+            metric_value=epoch.metric_value,
+            images_per_second=epoch.images_per_second,
+        )
+
+    bench.history.extend(
+        fit(
+            stage,
+            forward,
+            bench.network.learning_groups(),
+            rates,
+            shares,
+            batches,
+            lambda logits, targets: bench.loss()(logits, targets.to(logits.device)),
+            momentum=settings.momentum,
+            weight_decay=settings.weight_decay,
+            before_epoch=lambda: bench.network.train_unfrozen(
+                freeze_batchnorm=settings.freeze_batchnorm
+            ),
+            validate=validate,
+            advance=bench.stages.advance,
+            epoch_done=epoch_done,
+        )
+    )
+
+
+def _validate(bench: Bench, features: Tensor) -> tuple[float, float]:
+    """Loss and metric of the head on features of the held-out images."""
+    with evaluating(bench.network):
+        logits = bench.network.head(features.to(bench.device)).float().cpu()
+        loss = float(bench.loss()(logits, bench.targets("valid")))
+    task = bench.dataset.task
+    answers = to_probabilities(logits, task).numpy()
+    return loss, measure(answers, np.asarray(bench.targets("valid")), task).value
