@@ -8,7 +8,7 @@ from typing import Self, TypeVar
 import grpc
 
 from unfreeze import records
-from unfreeze.channel import FIRST_PAUSE_S, OPTIONS, Patience, target
+from unfreeze.channel import ADMIN_OPTIONS, FIRST_PAUSE_S, Patience, target
 from unfreeze.errors import call_error
 from unfreeze.records import Job, JobEvent, Model, Promoted, Promotion, Version
 from unfreeze.v1 import admin_pb2, admin_pb2_grpc
@@ -47,9 +47,9 @@ class AdminClient:
         self._closed = False
         where = target(address)
         self._channel = (
-            grpc.secure_channel(where, credentials, OPTIONS)
+            grpc.secure_channel(where, credentials, ADMIN_OPTIONS)
             if credentials
-            else grpc.insecure_channel(where, OPTIONS)
+            else grpc.insecure_channel(where, ADMIN_OPTIONS)
         )
         self._stub = admin_pb2_grpc.AdminStub(self._channel)
 

@@ -13,14 +13,11 @@ from unfreeze.errors import call_error
 # All addresses of the name in turn; one that says it is not serving (draining, say) is left out.
 # gRPC's own retryPolicy is not used: it gives up on a request above its buffer (256 KiB, which is
 # one photograph) and knows no CANCELLED that came from the server. `Patience` does both.
-SERVICE_CONFIG = {
-    "loadBalancingConfig": [{"round_robin": {}}],
-    "healthCheckConfig": {"serviceName": ""},
-}
+IN_TURN = {"loadBalancingConfig": [{"round_robin": {}}]}
+HEALTHY_IN_TURN = IN_TURN | {"healthCheckConfig": {"serviceName": ""}}
 MAX_SEND_BYTES = 64 << 20
 MAX_RECEIVE_BYTES = 64 << 20
-OPTIONS: list[tuple[str, int | str]] = [
-    ("grpc.service_config", json.dumps(SERVICE_CONFIG)),
+COMMON: list[tuple[str, int | str]] = [
     ("grpc.max_send_message_length", MAX_SEND_BYTES),
     ("grpc.max_receive_message_length", MAX_RECEIVE_BYTES),
     # a server that restarts is found again within seconds (the default waits up to two minutes)
@@ -28,6 +25,9 @@ OPTIONS: list[tuple[str, int | str]] = [
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2000),
 ]
+OPTIONS = [*COMMON, ("grpc.service_config", json.dumps(HEALTHY_IN_TURN))]
+# there is no health service on the admin listener, and asking for it would print a complaint
+ADMIN_OPTIONS = [*COMMON, ("grpc.service_config", json.dumps(IN_TURN))]
 SAFE_TO_REPEAT = {
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.CANCELLED,  # a server that stops answers late streams with it

@@ -1,0 +1,210 @@
+"""The manifests as Kubernetes gets them: rendered, held to its schemas, and to our promises."""
+
+import itertools
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from service.health import LIVENESS, READINESS
+from service.settings import Settings
+
+ROOT = Path(__file__).parent.parent
+DEPLOY = ROOT / "deploy"
+BIN = Path(sys.executable).parent
+KUBERNETES = "1.37"
+SETS = [
+    (),
+    ("gpu",),
+    ("monitoring",),
+    ("gpu", "no-surge"),
+    ("retraining",),
+    ("retraining", "gpu", "monitoring"),
+]
+
+Manifest = dict[str, Any]
+each_set = pytest.mark.parametrize("components", SETS, ids=lambda names: "+".join(names) or "base")
+
+
+def kustomize(folder: Path) -> list[Manifest]:
+    text = subprocess.check_output([BIN / "kubectl", "kustomize", folder], text=True)
+    return list(yaml.safe_load_all(text))
+
+
+def render(tmp_path: Path, components: tuple[str, ...]) -> list[Manifest]:
+    """The base with some components, as an overlay somewhere else would have them."""
+    up = "../" * (len(tmp_path.resolve().parts) - 1)
+    deploy = f"{up}{DEPLOY.relative_to('/')}"
+    chosen = [f"{deploy}/components/{name}" for name in components]
+    overlay = {"resources": [f"{deploy}/base"], "components": chosen, "namespace": "unfreeze"}
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(overlay))
+    return kustomize(tmp_path)
+
+
+def only(manifests: list[Manifest], kind: str, name: str = "unfreeze") -> Manifest:
+    (found,) = (m for m in manifests if m["kind"] == kind and m["metadata"]["name"] == name)
+    return found
+
+
+def pod(manifests: list[Manifest]) -> Manifest:
+    spec: Manifest = only(manifests, "Deployment")["spec"]["template"]["spec"]
+    return spec
+
+
+def variables(manifests: list[Manifest]) -> dict[str, str]:
+    return {each["name"]: each["value"] for each in pod(manifests)["containers"][0]["env"]}
+
+
+@each_set
+def test_every_manifest_keeps_to_the_schemas(components: tuple[str, ...], tmp_path: Path):
+    for manifest in render(tmp_path, components):
+        if manifest["kind"] != "ServiceMonitor":  # Kubernetes has no schema of its own for it
+            kubernetes_validate.validate(manifest, KUBERNETES, strict=True)
+
+
+@each_set
+def test_the_pod_meets_the_restricted_standard(components: tuple[str, ...], tmp_path: Path):
+    spec = pod(render(tmp_path, components))
+    (container,) = spec["containers"]
+    assert spec["securityContext"]["runAsNonRoot"] is True
+    assert spec["securityContext"]["runAsUser"] == 65532
+    assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+
+
+@each_set
+def test_nobody_gets_a_token(components: tuple[str, ...], tmp_path: Path):
+    manifests = render(tmp_path, components)
+    assert pod(manifests)["automountServiceAccountToken"] is False
+    assert only(manifests, "ServiceAccount")["automountServiceAccountToken"] is False
+    assert pod(manifests)["serviceAccountName"] == "unfreeze"
+
+
+def test_probes_ask_for_the_services_that_the_server_answers_for():
+    (container,) = pod(kustomize(DEPLOY / "base"))["containers"]
+    asked = {probe: container[probe]["grpc"] for probe in container if probe.endswith("Probe")}
+    assert asked == {
+        "startupProbe": {"port": 8001, "service": READINESS},
+        "readinessProbe": {"port": 8001, "service": READINESS},
+        "livenessProbe": {"port": 8001, "service": LIVENESS},
+    }
+
+
+def test_the_grace_period_covers_the_whole_drain():
+    manifests = kustomize(DEPLOY / "base")
+    told = variables(manifests)
+    drain = float(told["UNFREEZE_DRAIN_SECONDS"])
+    pre_stop = pod(manifests)["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
+    needed = pre_stop + drain + float(told["UNFREEZE_GRACE_SECONDS"])
+    assert pod(manifests)["terminationGracePeriodSeconds"] >= needed + 10
+    # gRPC lengthens the age by up to a tenth, so that connections do not all end together
+    assert drain > 1.1 * float(told["UNFREEZE_MAX_CONNECTION_AGE_SECONDS"])
+
+
+@each_set
+def test_every_variable_is_one_that_the_server_reads(components: tuple[str, ...], tmp_path: Path):
+    names = {
+        name.removeprefix("UNFREEZE_").lower() for name in variables(render(tmp_path, components))
+    }
+    assert names <= set(Settings.model_fields)
+
+
+def test_the_service_named_unfreeze_does_not_set_our_variables():
+    # Kubernetes would set UNFREEZE_PORT=tcp://10.0.0.1:8001, and the server would not start
+    assert pod(kustomize(DEPLOY / "base"))["enableServiceLinks"] is False
+
+
+def test_nothing_goes_out_and_only_predictions_come_in():
+    policy = only(kustomize(DEPLOY / "base"), "NetworkPolicy")["spec"]
+    assert policy["egress"] == []
+    assert sorted(policy["policyTypes"]) == ["Egress", "Ingress"]
+    assert [port["port"] for rule in policy["ingress"] for port in rule["ports"]] == ["grpc"]
+
+
+@each_set
+def test_the_admin_port_is_not_exposed(components: tuple[str, ...], tmp_path: Path):
+    manifests = render(tmp_path, components)
+    ports = {port["containerPort"] for port in pod(manifests)["containers"][0]["ports"]}
+    served = {
+        port["port"] for m in manifests if m["kind"] == "Service" for port in m["spec"]["ports"]
+    }
+    assert ports == served == {8001, 8002}
+
+
+def test_selectors_select_the_pods():
+    manifests = kustomize(DEPLOY / "base")
+    labels = only(manifests, "Deployment")["spec"]["template"]["metadata"]["labels"]
+    assert only(manifests, "Deployment")["spec"]["selector"]["matchLabels"] == labels
+    assert only(manifests, "PodDisruptionBudget")["spec"]["selector"]["matchLabels"] == labels
+    assert only(manifests, "NetworkPolicy")["spec"]["podSelector"]["matchLabels"] == labels
+    assert only(manifests, "Service", "unfreeze-headless")["spec"]["selector"] == labels
+
+
+def test_retraining_is_one_pod_that_alone_has_its_volumes(tmp_path: Path):
+    manifests = render(tmp_path, ("retraining",))
+    deployment = only(manifests, "Deployment")["spec"]
+    (container,) = pod(manifests)["containers"]
+    mounts = {
+        mount["mountPath"]: mount.get("readOnly", False) for mount in container["volumeMounts"]
+    }
+    assert deployment["replicas"] == 1
+    assert deployment["strategy"] == {"type": "Recreate"}
+    assert container["image"] == "unfreeze-training:0.1.0"
+    assert {"/models": False, "/state": False, "/data": True}.items() <= mounts.items()
+    claims = [m["spec"]["accessModes"] for m in manifests if m["kind"] == "PersistentVolumeClaim"]
+    assert claims == [["ReadWriteOnce"]] * 3
+
+
+@pytest.mark.parametrize("others", [(), ("retraining",)], ids=["serving", "retraining"])
+def test_a_gpu_is_asked_for_and_insisted_on(others: tuple[str, ...], tmp_path: Path):
+    manifests = render(tmp_path, (*others, "gpu"))
+    (container,) = pod(manifests)["containers"]
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    assert container["image"].endswith(":0.1.0-gpu")
+    assert variables(manifests)["UNFREEZE_PROVIDER"] == "cuda"
+
+
+def test_a_rollout_without_surge_stops_a_pod_first(tmp_path: Path):
+    manifests = render(tmp_path, ("gpu", "no-surge"))
+    rollout = only(manifests, "Deployment")["spec"]["strategy"]["rollingUpdate"]
+    assert rollout == {"maxUnavailable": 1, "maxSurge": 0}
+
+
+def test_prometheus_scrapes_each_pod_once(tmp_path: Path):
+    manifests = render(tmp_path, ("monitoring",))
+    (endpoint,) = only(manifests, "ServiceMonitor")["spec"]["endpoints"]
+    scraped = [
+        m["metadata"]["name"]
+        for m in manifests
+        if m["kind"] == "Service"
+        for port in m["spec"]["ports"]
+        if port["name"] == endpoint["port"]
+    ]
+    assert scraped == ["unfreeze-headless"]
+
+
+def test_the_example_overlay_renders():
+    assert only(kustomize(DEPLOY / "overlays" / "retraining"), "Deployment")
+
+
+def test_the_dockerfile_has_nothing_to_object_to():
+    subprocess.run([BIN / "hadolint", ROOT / "Dockerfile"], check=True)
+
+
+def test_the_dockerfile_copies_files_that_exist_and_are_sent():
+    sent = {line[1:] for line in (ROOT / ".dockerignore").read_text().split() if line[0] == "!"}
+    lines = (ROOT / "Dockerfile").read_text().replace("${VARIANT}", "gpu").splitlines()
+    copied = [
+        line.split()[1:-1] for line in lines if line.startswith("COPY") and "--from" not in line
+    ]
+    for name in itertools.chain(*copied):
+        assert (ROOT / name).exists(), name
+        assert name.split("/")[0] in sent
