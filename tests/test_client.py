@@ -15,7 +15,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 import unfreeze
 from unfreeze import AdminClient, AsyncClient, Client, Prediction
-from unfreeze.channel import OPTIONS, target
+from unfreeze.channel import OPTIONS, Patience, target
 from unfreeze.predictions import MAX_REQUEST_BYTES, MAX_REQUEST_IMAGES, chunks
 from unfreeze.v1 import admin_pb2, admin_pb2_grpc, classifier_pb2, classifier_pb2_grpc
 
@@ -45,6 +45,16 @@ class Echo(classifier_pb2_grpc.ClassifierServicer):
             prediction = classifier_pb2.Prediction(labels=[label])
             results.append(classifier_pb2.ImageResult(prediction=prediction))
         return classifier_pb2.ClassifyResponse(model=request.model, version=7, results=results)
+
+
+class Failed(grpc.RpcError):
+    """A call that ended with a code."""
+
+    def __init__(self, code: grpc.StatusCode) -> None:
+        self.code = lambda: code
+
+    def details(self) -> str:
+        return "as told"
 
 
 class Slow(Echo):
@@ -224,6 +234,17 @@ def test_repeating_ends_with_the_attempts(ask: Ask, start):
     with pytest.raises(unfreeze.Unavailable):
         ask(start(echo), b"one")
     assert len(echo.requests) == 6
+
+
+def test_a_busy_server_is_asked_until_the_deadline():
+    now = 0.0
+    patience = Patience("server", timeout_s=60, attempts=2, now=lambda: now)
+    while now < 57:
+        now += patience.pause_s(Failed(Code.RESOURCE_EXHAUSTED))
+    now = 59.5
+    with pytest.raises(unfreeze.Overloaded):
+        patience.pause_s(Failed(Code.RESOURCE_EXHAUSTED))
+    assert patience.failures > 25
 
 
 @both

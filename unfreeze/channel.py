@@ -13,7 +13,7 @@ from unfreeze.errors import call_error
 # All addresses of the name in turn; one that says it is not serving (draining, say) is left out.
 # gRPC's own retryPolicy is not used: it gives up on a request above its buffer (256 KiB, which is
 # one photograph) and knows no CANCELLED that came from the server. `Patience` does both.
-IN_TURN = {"loadBalancingConfig": [{"round_robin": {}}]}
+IN_TURN: dict[str, object] = {"loadBalancingConfig": [{"round_robin": {}}]}
 HEALTHY_IN_TURN = IN_TURN | {"healthCheckConfig": {"serviceName": ""}}
 MAX_SEND_BYTES = 64 << 20
 MAX_RECEIVE_BYTES = 64 << 20
@@ -50,7 +50,10 @@ def worth_repeating(failed: grpc.RpcError) -> bool:
 
 @dataclass
 class Patience:
-    """How long one call is worth waiting for: until a deadline, and a number of attempts."""
+    """How long one call is worth waiting for: until a deadline, and a number of attempts.
+
+    A server that is there but busy is asked until the deadline, however often that is.
+    """
 
     address: str
     timeout_s: float
@@ -78,7 +81,9 @@ class Patience:
         self.failures += 1
         longest = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** (self.failures - 1))
         pause = longest * random.uniform(0.5, 1)
-        hopeless = not worth_repeating(failed) or self.failures >= self.attempts
-        if cancelled_here or hopeless or pause >= self.remaining_s():
+        busy = failed.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        worn_out = self.failures >= self.attempts and not busy
+        too_late = pause >= self.remaining_s()
+        if cancelled_here or worn_out or too_late or not worth_repeating(failed):
             raise call_error(failed, self.address) from failed
         return pause

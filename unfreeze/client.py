@@ -37,7 +37,7 @@ class Client:
         Args:
             address: `host:port`; every address that the name resolves to is used in turn.
             credentials: for TLS; without them nothing is encrypted.
-            attempts: how often a request is sent at most.
+            attempts: how often a request is sent at most, unless the server is merely busy.
             concurrent_requests: how many requests of one `classify` are under way at a time.
         """
         self.address = address

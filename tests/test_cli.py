@@ -1,0 +1,348 @@
+"""Every command against a real server: what it prints, and its exit code."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import tiny
+from conftest import RunningServer, Start, wait_until
+
+from unfreeze.cli import main
+from unfreeze.commands.story import in_words
+from unfreeze.records import Unknown
+
+COMMANDS = [
+    ["predict"],
+    ["retrain"],
+    ["jobs"],
+    *(["jobs", name] for name in ("list", "show", "watch", "cancel")),
+    ["models"],
+    ["versions"],
+    *(["versions", name] for name in ("list", "prune")),
+    ["promote"],
+    ["rollback"],
+]
+
+
+@pytest.fixture
+def at(server: RunningServer, monkeypatch: pytest.MonkeyPatch) -> RunningServer:
+    """The server that commands find in their environment."""
+    monkeypatch.setenv("UNFREEZE_ADDRESS", server.address)
+    monkeypatch.setenv("UNFREEZE_ADMIN_ADDRESS", server.admin_address)
+    return server
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    (folder / "more").mkdir(parents=True)
+    (folder / "a.jpg").write_bytes(tiny.picture("red"))
+    (folder / "more" / "b.PNG").write_bytes(tiny.picture("blue", format="PNG"))
+    (folder / "notes.txt").write_text("not an image")
+    return folder
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    """Exit code, standard output and standard error of a command."""
+    capsys.readouterr()
+    code = main([str(argument) for argument in arguments])
+    return code, *capsys.readouterr()
+
+
+def unfreeze(*arguments: object, **options: object) -> "subprocess.Popen[str]":
+    """The command as a process of its own."""
+    command = [sys.executable, "-m", "unfreeze", *map(str, arguments)]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, **options)
+
+
+# predict
+
+
+def test_predict_names_every_image_of_a_folder(at, photos: Path, capsys):
+    code, out, _ = run(capsys, "predict", photos, "--model", "colours")
+    first, second = out.splitlines()
+    assert code == 0
+    assert first.startswith(f"{photos}/a.jpg\tred 0.9")
+    assert second.startswith(f"{photos}/more/b.PNG\tblue 0.9")
+
+
+def test_predict_as_json_is_a_line_an_image(at, photos: Path, capsys):
+    options = ("--model", "colours", "--top-k", 2, "--tta-views", 4, "--json")
+    code, out, _ = run(capsys, "predict", photos, *options)
+    first, second = map(json.loads, out.splitlines())
+    assert code == 0
+    assert (first["version"], first["error"]) == (1, None)
+    assert second["labels"][0]["name"] == "blue"
+    assert len(second["labels"]) == 2
+
+
+def test_predict_fails_when_one_image_does_and_shows_the_others(at, photos: Path, capsys):
+    files = (photos / "notes.txt", photos / "a.jpg")
+    code, out, err = run(capsys, "predict", *files, "--model", "colours")
+    bad, good = out.splitlines()
+    assert code == 1
+    assert "error: not an image" in bad
+    assert "red" in good
+    assert "1 of 2 images" in err
+
+
+def test_predict_can_ask_an_older_version(at, photos: Path, capsys):
+    tiny.publish(at.settings.registry, bias=(0, 0, 9), promote=True)
+    at.refresh()
+    new = run(capsys, "predict", photos / "a.jpg", "--model", "colours")[1]
+    old = run(capsys, "predict", photos / "a.jpg", "--model", "colours", "--model-version", 1)[1]
+    assert "blue" in new
+    assert "red" in old
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["a.jpg", "--model", "unknown"], 3, "unknown"),
+        (["a.jpg", "--model", "colours", "--model-version", "99"], 3, "99"),
+        (["a.jpg", "--model", "colours", "--top-k", "0"], 2, "top_k"),
+        (["a.jpg", "--model", "colours", "--tta-views", "1000"], 2, "tta_views"),
+        (["none.jpg", "--model", "colours"], 2, "none.jpg: no such file or folder"),
+        (["empty", "--model", "colours"], 2, "empty: no JPEG, PNG or WebP in this folder"),
+        (["a.jpg", "--model", "colours", "--address", "127.0.0.1:1"], 4, "127.0.0.1:1"),
+    ],
+)
+def test_predict_says_what_is_wrong(at, photos: Path, monkeypatch, capsys, arguments, code, said):
+    monkeypatch.chdir(photos)
+    (photos / "empty").mkdir()
+    actual, out, err = run(capsys, "predict", *arguments)
+    assert actual == code
+    assert out == ""
+    assert err.startswith("unfreeze: ")
+    assert said in err
+
+
+# models and versions
+
+
+def test_models_are_listed(at, capsys):
+    code, out, _ = run(capsys, "models")
+    (model,) = json.loads(run(capsys, "models", "--json")[1])
+    assert (code, out) == (0, "colours\t1\t1\t1\tready\n")
+    assert (model["name"], model["promoted_version"], model["ready"]) == ("colours", 1, True)
+
+
+def test_versions_are_listed_newest_first(at, capsys):
+    tiny.publish(at.settings.registry, metrics={"accuracy": 0.875})
+    lines = run(capsys, "versions", "colours")[1].splitlines()
+    newest, oldest = json.loads(run(capsys, "versions", "list", "colours", "--json")[1])
+    assert [line.split("\t")[:2] for line in lines] == [["2", ""], ["1", "live"]]
+    assert "accuracy 0.875" in lines[0]
+    assert (newest["version"], oldest["labels"]) == (2, ["red", "green", "blue"])
+
+
+def test_promote_and_roll_back(at, photos: Path, capsys):
+    tiny.publish(at.settings.registry, bias=(0, 0, 9))
+    told = run(capsys, "promote", "colours", 2, "--reason", "looks better")
+    blue = run(capsys, "predict", photos / "a.jpg", "--model", "colours")[1]
+    back = json.loads(run(capsys, "rollback", "colours", "--json")[1])
+    red = run(capsys, "predict", photos / "a.jpg", "--model", "colours")[1]
+    assert told == (0, "colours: version 2 is live (before: 1)\n", "")
+    assert "blue" in blue
+    assert (back["version"], back["replaced"], back["pointer"]) == (1, 2, 3)
+    assert "red" in red
+
+
+def test_prune_deletes_old_versions(at, capsys):
+    for _ in range(3):
+        tiny.publish(at.settings.registry)
+    code, out, _ = run(capsys, "versions", "prune", "colours", "--keep", 1)
+    again = json.loads(run(capsys, "versions", "prune", "colours", "--keep", 1, "--json")[1])
+    assert (code, out) == (0, "deleted: 2, 3\n")
+    assert again == {"model": "colours", "deleted": []}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["versions", "unknown"], 3),
+        (["versions", "prune", "colours", "--keep", "0"], 2),
+        (["promote", "colours", "99"], 3),
+        (["rollback", "colours"], 1),  # nothing was replaced
+        (["models", "--admin-address", "127.0.0.1:1"], 4),
+    ],
+)
+def test_version_commands_exit_with_a_code(at, capsys, arguments: list[str], code: int):
+    actual, out, err = run(capsys, *arguments)
+    assert (actual, out) == (code, "")
+    assert err.startswith("unfreeze: ")
+
+
+# retrain and jobs
+
+
+def test_retrain_prints_the_id_of_the_job(at, data: Path, capsys):
+    code, out, _ = run(capsys, "retrain", "colours", "--data", data / "colours")
+    shown = json.loads(run(capsys, "jobs", "show", out.strip(), "--json")[1])
+    assert code == 0
+    assert shown["model"] == "colours"
+    assert shown["idempotency_key"]
+
+
+def test_retrain_watched_tells_the_story_to_its_end(at, data: Path, capsys):
+    code, out, _ = run(capsys, "retrain", "colours", "--data", data / "colours", "--watch")
+    told = out.splitlines()
+    assert code == 0
+    assert "[2/2] fit" in told
+    assert any(line.startswith("  epoch  1/1   train loss 0.3000") for line in told)
+    assert "    version 1    accuracy 0.8000  log loss 0.5000" in told
+    assert any(line.startswith("  gate: promote: ") for line in told)
+    assert told[-1].startswith("succeeded: version 2, live")
+
+
+def test_retrain_watched_as_json_is_job_events_job(at, data: Path, capsys):
+    folder = data / "colours"
+    options = ("--watch", "--json", "--promotion", "never", "--set", "accuracy=0.7")
+    code, out, _ = run(capsys, "retrain", "colours", "--data", folder, *options)
+    first, *events, last = map(json.loads, out.splitlines())
+    assert code == 0
+    assert first["settings"] == {"accuracy": "0.7"}
+    assert [event["sequence"] for event in events] == list(range(1, len(events) + 1))
+    assert "epoch_finished" in {event["kind"] for event in events}
+    assert (last["state"], last["version"], last["promoted"]) == ("succeeded", 2, False)
+
+
+def test_retrain_exits_with_the_outcome_of_the_job(at, data: Path, capsys):
+    options = ("--watch", "--set", "mode=fail")
+    code, out, _ = run(capsys, "retrain", "colours", "--data", data / "colours", *options)
+    assert code == 1
+    assert "failed" in out.splitlines()[-1]
+    assert "class 'green' has no images" in out.splitlines()[-1]
+
+
+def test_retrain_with_the_same_key_is_the_same_job(at, data: Path, capsys):
+    options = ("retrain", "colours", "--data", data / "colours", "--key", "nightly")
+    assert run(capsys, *options)[1] == run(capsys, *options)[1]
+    assert len(json.loads(run(capsys, "jobs", "--json")[1])) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["retrain", "colours", "--data", "/etc"], 2),
+        (["retrain", "colours", "--data", "none"], 3),
+        (["retrain", "colours", "--data", "colours", "--set", "size"], 2),
+        (["retrain", "no/name", "--data", "colours"], 2),
+        (["jobs", "show", "unknown"], 3),
+        (["jobs", "watch", "unknown"], 3),
+        (["jobs", "cancel", "unknown"], 3),
+    ],
+)
+def test_job_commands_exit_with_a_code(at, capsys, arguments: list[str], code: int):
+    actual, out, err = run(capsys, *arguments)
+    assert (actual, out) == (code, "")
+    assert err.startswith("unfreeze: ")
+
+
+def test_a_job_is_listed_shown_cancelled_and_watched(at, data: Path, capsys):
+    options = ("--data", data / "colours", "--set", "mode=hang")
+    job = run(capsys, "retrain", "colours", *options)[1].strip()
+    listed = run(capsys, "jobs", "--limit", 5)[1]
+    cancelled = run(capsys, "jobs", "cancel", job)
+    watched = run(capsys, "jobs", "watch", job)
+    shown = run(capsys, "jobs", "show", job)[1]
+    assert listed.startswith(f"{job}\tcolours\t")
+    assert cancelled[0] == 0
+    assert watched[0] == 1
+    assert watched[1].splitlines()[-1].startswith("cancelled")
+    assert "state\tcancelled\n" in shown
+
+
+def test_interrupting_a_watch_leaves_the_job_running(at, data: Path, capsys):
+    folder = data / "colours"
+    watch = unfreeze("retrain", "colours", "--data", folder, "--set", "mode=hang", "--watch")
+    job = watch.stdout.readline().strip()
+    wait_until(lambda: "running" in run(capsys, "jobs", "show", job)[1])
+    watch.send_signal(signal.SIGINT)
+    _, err = watch.communicate(timeout=20)
+    assert watch.returncode == 130
+    assert err == f"the job goes on; see it again with: unfreeze jobs watch {job}\n"
+    assert "state\trunning" in run(capsys, "jobs", "show", job)[1]
+    assert run(capsys, "jobs", "cancel", job)[0] == 0
+
+
+def test_a_watch_outlives_a_restart_of_the_server(
+    at: RunningServer, start: Start, state: Path, data: Path
+):
+    folder = data / "colours"
+    watch = unfreeze("retrain", "colours", "--data", folder, "--set", "seconds=4", "--watch")
+    watch.stdout.readline()
+    time.sleep(1)
+    at.stop()
+    at.stop = lambda: None
+    port = int(at.admin_address.rpartition(":")[2])
+    start(state=state, data_roots=(data,), admin_port=port)
+    out, err = watch.communicate(timeout=60)
+    assert (watch.returncode, err) == (0, "")
+    assert out.splitlines()[-1].startswith("succeeded: version 2")
+
+
+# the command itself
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_command_has_help_with_examples(command: list[str], capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main([*command, "--help"])
+    assert "examples:\n  unfreeze " in capsys.readouterr().out
+
+
+def test_help_names_all_commands_and_exit_codes(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+    out = capsys.readouterr().out
+    names = {"train", "serve", "demo", *(command[0] for command in COMMANDS)}
+    assert all(f"\n    {name} " in out for name in names)
+    assert "no server could be reached" in out
+
+
+@pytest.mark.parametrize("arguments", [[], ["nonsense"], ["promote", "colours", "one"]])
+def test_wrong_usage_exits_with_2(arguments: list[str], capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
+
+
+@pytest.mark.parametrize(
+    ("room", "missing", "install"),
+    [
+        ("serve", "onnxruntime", "pip install 'unfreeze[cpu]'"),
+        ("train", "torch", "pip install 'unfreeze[train,cpu]'"),
+        ("demo", "elpv_dataset", "pip install 'unfreeze[train,cpu]' elpv-dataset"),
+    ],
+)
+def test_a_room_that_is_not_installed_says_how_to(room: str, missing: str, install: str):
+    hide = f"import sys; sys.modules[{missing!r}] = None; from unfreeze.cli import main"
+    command = [sys.executable, "-c", f"{hide}; sys.exit(main([{room!r}]))"]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.returncode == 2
+    assert f"needs {missing}, which is not installed; install it with: {install}" in ended.stderr
+
+
+def test_serve_gets_its_own_arguments(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["serve", "--help"])
+    assert "--drain-seconds" in capsys.readouterr().out
+
+
+def test_output_that_nobody_reads_ends_the_command_quietly(at, photos: Path):
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "unfreeze", "predict", photos, "--model", "colours"]
+    ended = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert (ended.returncode, ended.stderr) == (141, "")
+
+
+def test_an_event_of_a_newer_server_is_passed_over():
+    assert in_words(Unknown()) == ""
