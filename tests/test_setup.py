@@ -1,12 +1,19 @@
 """The repository is what it says: generated files are fresh, and imports keep to their arrows."""
 
 import ast
+import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import tiny
+from conftest import RunningServer
+
+from unfreeze.v1 import admin_pb2
 
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
@@ -40,6 +47,31 @@ def test_the_generated_modules_are_those_of_the_protos(tmp_path: Path):
     assert sorted(committed) == sorted(fresh)
     stale = [name for name in fresh if committed[name] != fresh[name]]
     assert not stale, f"run `make protos`: {stale} are not what protos/ gives"
+
+
+def test_a_client_made_from_the_protos_alone_can_do_what_the_command_can(
+    server: RunningServer, data: Path, tmp_path: Path
+):
+    generated = tmp_path / "generated"
+    generated.mkdir()
+    protoc("-I", "protos", f"--python_out={generated}", f"--grpc_python_out={generated}", *PROTOS)
+    told = bare_client(generated, server, tiny.picture("green"), data / "colours")
+    assert told["generated"].startswith(str(generated))
+    assert {"unfreeze.v1.Classifier", "grpc.health.v1.Health"} <= set(told["services"])
+    assert told["label"] == told["streamed"] == "green"
+    assert told["state"] == admin_pb2.JOB_STATE_SUCCEEDED
+    assert {"scored", "gate_decided", "epoch_finished"} <= set(told["events"])
+    assert (told["jobs"], told["back"], told["forth"]) == (1, 1, 2)
+    assert (told["models"], told["versions"], told["pruned"]) == (["colours"], [2, 1], [])
+
+
+def bare_client(generated: Path, server: RunningServer, image: bytes, data: Path) -> Any:
+    """What `bare_client.py` saw with the generated modules, and without this repository."""
+    picture = generated / "picture.jpg"
+    picture.write_bytes(image)
+    script = shutil.copy(ROOT / "tests" / "bare_client.py", generated)
+    arguments = [script, server.address, server.admin_address, picture, data]
+    return json.loads(subprocess.check_output([sys.executable, *arguments], cwd=generated))
 
 
 @pytest.mark.parametrize("room", ROOMS)
