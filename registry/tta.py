@@ -17,10 +17,13 @@ from registry.schema import Record
 
 MAX_VIEWS = 32
 
-# The eight symmetries of the square (dihedral group D4): quarter turns, then a left-right flip.
-SYMMETRIES = {
+Symmetries = Literal["none", "flip", "flips", "dihedral"]
+
+# Quarter turns, then perhaps a left-right flip; the last is all eight symmetries of the square.
+SYMMETRIES: dict[Symmetries, tuple[tuple[int, bool], ...]] = {
     "none": ((0, False),),
     "flip": ((0, False), (0, True)),
+    "flips": ((0, False), (0, True), (2, False), (2, True)),
     "dihedral": tuple((turns, flip) for flip in (False, True) for turns in range(4)),
 }
 
@@ -30,7 +33,7 @@ class TtaSpec(Record):
 
     draw: Literal[1] = 1  # raised when the same spec would give other views
     default_views: int = Field(default=1, ge=0, le=MAX_VIEWS)
-    symmetries: Literal["none", "flip", "dihedral"] = "flip"
+    symmetries: Symmetries = "flip"
     # each view shows a random window whose side is 1/zoom of the image's, zoom in [1, max_zoom]
     max_zoom: float = Field(default=1.1, ge=1, le=2)
     # brightness and contrast are each changed by up to this share

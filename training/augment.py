@@ -1,36 +1,43 @@
 """Random changes of training images, drawn and applied a batch at a time on the device.
 
 The transforms of the 2018 library: `basic` rotates and relights, `side_on` also flips left to
-right, `top_down` draws one of the eight symmetries of the square; all zoom and crop.
+right, `top_down` draws one of the eight symmetries of the square; all zoom and crop. `flips` is
+ours: left-right and up-down, for pictures that are never turned by 90 degrees.
 """
 
 import math
-from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-Augmentation = Literal["none", "basic", "side_on", "top_down"]
+from training.settings import Augmentation
 
-ROTATION = math.radians(10)  # largest turn either way
 LIGHTING = 0.05  # largest change of brightness and of contrast
 LIKELY = 0.75  # how often an image is rotated, and how often zoomed
 
 
 def augment(
-    pixels: Tensor, size: int, kind: Augmentation, max_zoom: float, generator: torch.Generator
+    pixels: Tensor,
+    size: int,
+    kind: Augmentation,
+    *,
+    max_zoom: float,
+    max_rotate: float,
+    generator: torch.Generator,
 ) -> Tensor:
     """A random view of each image: float [n,3,S,S] in 0…255 -> [n,3,size,size].
 
     Args:
+        max_rotate: degrees, either way.
         generator: on the CPU; the same state gives the same views.
     """
     n = len(pixels)
     if kind == "none":
         theta = _affine(n, torch.zeros(n), torch.ones(n), torch.zeros(n, 2), torch.eye(2)[None])
         return _sample(pixels, theta, size)
-    angle = _uniform(n, -ROTATION, ROTATION, generator) * _chosen(n, LIKELY, generator)
+    turn = math.radians(max_rotate)
+    angle = _uniform(n, -turn, turn, generator) * _chosen(n, LIKELY, generator)
     zoom = 1 + _uniform(n, 0, max_zoom - 1, generator) * _chosen(n, LIKELY, generator)
     shift = (2 * torch.rand(n, 2, generator=generator) - 1) * (1 - 1 / zoom)[:, None]
     symmetry = _symmetries(n, kind, generator)
@@ -57,8 +64,10 @@ def _sample(pixels: Tensor, theta: Tensor, size: int) -> Tensor:
 def _symmetries(n: int, kind: Augmentation, generator: torch.Generator) -> Tensor:
     """[n,2,2]: the identity and, as `kind` allows, mirror images and quarter turns."""
     matrices = torch.eye(2).repeat(n, 1, 1)
-    if kind in ("side_on", "top_down"):
+    if kind in ("side_on", "flips", "top_down"):
         matrices[:, 0, 0] = 1 - 2 * _chosen(n, 0.5, generator)
+    if kind == "flips":
+        matrices[:, 1, 1] = 1 - 2 * _chosen(n, 0.5, generator)
     if kind == "top_down":
         turns = torch.randint(4, (n,), generator=generator) * (math.pi / 2)
         cosine, sine = turns.cos().round(), turns.sin().round()

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from training.activations import Activations, to_device
-from training.augment import Augmentation, augment
+from training.augment import augment
 from training.data import Rows
 from training.decoded import Decoded
+from training.settings import Augmentation
 
 
 class Batches(Protocol):
@@ -57,6 +58,7 @@ class ImageBatches:
     size: int
     augmentation: Augmentation
     max_zoom: float
+    max_rotate: float  # degrees
     batch_size: int
     seed: int
     device: torch.device
@@ -72,7 +74,14 @@ class ImageBatches:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + number)
         for places in _shuffled(self.n_images, self.batch_size, self.seed, number):
             pixels = to_device(self.decoded.pixels[self.rows[places]], self.device)
-            views = augment(pixels, self.size, self.augmentation, self.max_zoom, generator)
+            views = augment(
+                pixels,
+                self.size,
+                self.augmentation,
+                max_zoom=self.max_zoom,
+                max_rotate=self.max_rotate,
+                generator=generator,
+            )
             yield views, self.targets[places].to(self.device)
 
 

@@ -8,7 +8,18 @@ from pydantic import Field, ValidationError
 from registry.errors import BadRequest
 from registry.images import ImageSpec
 from registry.schema import Record, explain
-from registry.tta import MAX_VIEWS, TtaSpec
+from registry.tta import MAX_VIEWS, Symmetries, TtaSpec
+
+Augmentation = Literal["none", "basic", "side_on", "flips", "top_down"]
+
+# What training has shown the network, its views at test time may show it too.
+SYMMETRIES: dict[Augmentation, Symmetries] = {
+    "none": "none",
+    "basic": "none",
+    "side_on": "flip",
+    "flips": "flips",
+    "top_down": "dihedral",
+}
 
 
 class Settings(Record):
@@ -24,7 +35,8 @@ class Settings(Record):
     size: int = Field(default=224, ge=2, le=1024)
     crop: Literal["center", "squash"] = "center"
     crop_fraction: float = Field(default=1.0, gt=0, le=1)
-    augmentation: Literal["none", "basic", "side_on", "top_down"] = "side_on"
+    augmentation: Augmentation = "side_on"
+    max_rotate: float = Field(default=10, ge=0, le=180)  # degrees either way
     max_zoom: float = Field(default=1.1, ge=1, le=2)
 
     # 3. network
@@ -58,15 +70,9 @@ class Settings(Record):
         return ImageSpec(size=self.size, crop=self.crop, crop_fraction=self.crop_fraction)
 
     def tta_spec(self) -> TtaSpec:
-        symmetries: dict[str, Literal["none", "flip", "dihedral"]] = {
-            "none": "none",
-            "basic": "none",
-            "side_on": "flip",
-            "top_down": "dihedral",
-        }
         return TtaSpec(
             default_views=self.serve_tta_views,
-            symmetries=symmetries[self.augmentation],
+            symmetries=SYMMETRIES[self.augmentation],
             max_zoom=self.max_zoom,
         )
 

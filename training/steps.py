@@ -75,6 +75,7 @@ class Bench:
             size=self.settings.size,
             augmentation=self.settings.augmentation,
             max_zoom=self.settings.max_zoom,
+            max_rotate=self.settings.max_rotate,
             batch_size=self.settings.batch_size,
             seed=self.settings.seed,
             device=self.device,
