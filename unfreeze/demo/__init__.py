@@ -1,0 +1,144 @@
+"""`unfreeze demo`: the whole path on real photographs, from nothing to a swap under way.
+
+Which solar cells are defective? `demonstrate` tells the story in the order in which it happens.
+"""
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from unfreeze.admin import AdminClient
+from unfreeze.client import Client
+from unfreeze.commands.story import Story
+from unfreeze.demo.comparison import Comparison, ask_and_compare
+from unfreeze.demo.errors import DemoError
+from unfreeze.demo.photographs import lay_out
+from unfreeze.demo.server import serving
+from unfreeze.demo.traffic import SteadyCaller
+from unfreeze.errors import UnfreezeClientError
+
+MODEL = "solar-cells"
+VIEWS = 4
+
+# A first version by the afternoon: the head alone. A better one by next week: all images, and the
+# late layers too. Cells hang upright, so they may be mirrored but not turned.
+COMMON = {"augmentation": "flips", "max_rotate": "0", "max_zoom": "1.05", "tta_views": str(VIEWS)}
+FIRST = COMMON | {"head_epochs": "3", "augmented_epochs": "0", "cycles": "0"}
+SECOND = COMMON | {"frozen_groups": "1", "cycles": "1", "cycle_len": "3"}
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="unfreeze demo",
+        description="Trains, publishes, serves, retrains and swaps a classifier of solar cells.",
+        epilog="example:\n  unfreeze demo --out demo-out",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--out", type=Path, default=Path("demo-out"), help="default: demo-out")
+    arguments = parser.parse_args(argv)
+    try:
+        summary = demonstrate(arguments.out.resolve(), Console(highlight=False))
+    except (DemoError, UnfreezeClientError) as error:
+        print(f"unfreeze demo: {error}", file=sys.stderr)
+        return 1
+    print(json.dumps(summary))
+    return 0
+
+
+def demonstrate(out: Path, console: Console) -> dict[str, Any]:
+    """Everything that Unfreeze is for, in the order in which a team does it; all below `out`."""
+    if out.exists() and any(out.iterdir()):
+        raise DemoError(f"{out} is not empty; remove it, or name another folder with --out")
+
+    console.rule("photographs of solar cells")
+    photographs = lay_out(out / "data")
+    console.print(f"{len(photographs.held_out)} of them are held out: nothing learns from those")
+
+    console.rule("a first version, from half of the images")
+    first_s = train_first(photographs.first, out)
+
+    console.rule("a service, asked over gRPC")
+    with serving(out, out / "data") as addresses, Client(addresses.public) as client:
+        registry = out / "registry"
+        first = ask_and_compare(client, MODEL, VIEWS, photographs, out / "first", registry)
+        console.print(f"version 1 answers {first.accuracy:.4f} of the held-out images rightly")
+
+        console.rule("retraining on all of the images, while a caller keeps asking")
+        with SteadyCaller(addresses.public, MODEL, photographs.held_out) as caller:
+            second_s, run = retrain(addresses.admin, photographs.all, out)
+            caller.wait_for_version(2)
+        console.print(f"{caller.served} answers meanwhile, {len(caller.failures)} failures")
+
+        console.rule("the second version, live")
+        second = ask_and_compare(client, MODEL, VIEWS, photographs, run, registry)
+
+    summary = {
+        "accuracy": round(second.accuracy, 4),
+        "accuracy_tta": round(second.accuracy_tta, 4),
+        "train_seconds": round(first_s + second_s, 1),
+        "served": first.served + caller.served + second.served,
+        "failed": first.failed + len(caller.failures) + second.failed,
+        "max_abs_diff": max(first.max_abs_diff, second.max_abs_diff),
+        "versions": sorted({first.version, second.version} | caller.versions),
+        "report": str(registry / MODEL / str(second.version) / "report" / "index.html"),
+    }
+    details = {"first": asdict(first), "second": asdict(second), "failures": caller.failures}
+    text = json.dumps(summary | details, indent=2)
+    (out / "summary.json").write_text(text + "\n", encoding="utf-8")
+    console.print(_table(first, second, first_s, second_s))
+    return summary
+
+
+def train_first(data: Path, out: Path) -> float:
+    """Version 1 is published and promoted; gives the seconds it took."""
+    began = time.monotonic()
+    settings = [f"--set={key}={value}" for key, value in FIRST.items()]
+    command = [
+        *(sys.executable, "-m", "training", "--data", str(data), "--model", MODEL, *settings),
+        *("--registry", str(out / "registry"), "--cache", str(out / "cache")),
+        *("--run", str(out / "first")),
+    ]
+    if subprocess.run(command, check=False).returncode:
+        raise DemoError("the first training failed; it says why above")
+    shutil.rmtree(out / "cache")
+    return time.monotonic() - began
+
+
+def retrain(admin_address: str, data: Path, out: Path) -> tuple[float, Path]:
+    """Version 2 is published, judged and promoted; gives the seconds and the training's folder."""
+    began = time.monotonic()
+    with AdminClient(admin_address) as admin, Story() as story:
+        job = admin.start_training(MODEL, str(data), settings=SECOND, promotion="if_better")
+        for event in admin.watch(job.id):
+            story.tell(event.event)
+        job = admin.get_job(job.id)
+    if not job.promoted:
+        raise DemoError(f"the second version did not go live: {job.state}, {job.message}")
+    return time.monotonic() - began, out / "state" / "jobs" / job.id / "run"
+
+
+def _table(first: Comparison, second: Comparison, first_s: float, second_s: float) -> Table:
+    table = Table(title="held-out solar cells, answered over gRPC")
+    table.add_column("version")
+    headings = ("accuracy", f"with {VIEWS} views", "seconds", "failed", "differs from PyTorch by")
+    for heading in headings:
+        table.add_column(heading, justify="right")
+    for comparison, seconds in ((first, first_s), (second, second_s)):
+        table.add_row(
+            str(comparison.version),
+            f"{comparison.accuracy:.4f}",
+            f"{comparison.accuracy_tta:.4f}",
+            f"{seconds:.0f}",
+            str(comparison.failed),
+            f"{comparison.max_abs_diff:.1e}",
+        )
+    return table

@@ -1,0 +1,90 @@
+"""Served answers, held against the truth and against PyTorch run on the same files."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from unfreeze.client import Client
+from unfreeze.demo.photographs import Photographs
+from unfreeze.predictions import Prediction
+
+N_OFFLINE_WITH_VIEWS = 96  # images whose averaged answers are also computed offline
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How one version does when it is asked over gRPC."""
+
+    version: int
+    accuracy: float
+    accuracy_tta: float
+    served: int
+    failed: int
+    max_abs_diff: float  # of any probability, from float32 PyTorch
+
+
+def ask_and_compare(
+    client: Client, model: str, n_views: int, photographs: Photographs, run: Path, registry: Path
+) -> Comparison:
+    """Every held-out image is asked for once plainly and once with views.
+
+    Args:
+        run: the training's folder, with the torch weights.
+    """
+    files = photographs.held_out
+    plain = client.classify(files, model=model, tta_views=1)
+    views = client.classify(files, model=model, tta_views=n_views)
+    version = int(plain[0].version or 0)
+    bundle = registry / model / str(version)
+    few = N_OFFLINE_WITH_VIEWS
+    answers = [*plain, *views]
+    return Comparison(
+        version=version,
+        accuracy=_accuracy(plain, files, photographs),
+        accuracy_tta=_accuracy(views, files, photographs),
+        served=sum(answer.error is None for answer in answers),
+        failed=sum(answer.error is not None for answer in answers),
+        max_abs_diff=max(
+            _difference(plain, offline(files, run, bundle, 1)),
+            _difference(views[:few], offline(files[:few], run, bundle, n_views)),
+        ),
+    )
+
+
+def offline(files: Sequence[Path], run: Path, bundle: Path, n_views: int) -> list[dict[str, float]]:
+    """Label -> probability for each file, by the torch network: no ONNX and no server."""
+    import numpy as np
+    import torch
+
+    from registry.bundle import read_bundle
+    from registry.images import prepare
+    from registry.tta import tta_views
+    from training.bundling import NETWORK
+    from training.evaluate import predict
+    from training.network import load_network
+
+    network, task = load_network(run / NETWORK)
+    spec = read_bundle(bundle)
+    answers = []
+    for file in files:
+        encoded = file.read_bytes()
+        views = tta_views(prepare(encoded, spec.image), encoded, spec.tta, n_views)
+        mean = predict(network, views, task, torch.device("cpu")).mean(axis=0)
+        answers.append(dict(zip(spec.labels, np.asarray(mean).tolist(), strict=True)))
+    return answers
+
+
+def _accuracy(answers: list[Prediction], files: list[Path], photographs: Photographs) -> float:
+    right = (
+        answer.error is None and answer.label.name == photographs.truth[file]
+        for answer, file in zip(answers, files, strict=True)
+    )
+    return sum(right) / len(files)
+
+
+def _difference(served: list[Prediction], expected: list[dict[str, float]]) -> float:
+    return max(
+        abs(label.probability - truth[label.name])
+        for answer, truth in zip(served, expected, strict=True)
+        for label in answer.labels
+    )
