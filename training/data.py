@@ -74,6 +74,11 @@ class Dataset:
         shown = [f"{name} {counts[name, 'train']}+{counts[name, 'valid']}" for name in self.labels]
         more = f", and {len(shown) - 10} more" if len(shown) > 10 else ""
         left_out = f"; {len(self.left_out)} unreadable files left out" if self.left_out else ""
+        unheld = [name for name in self.labels if not counts[name, "valid"]]
+        if unheld:
+            left_out += (
+                f"; {unheld[0]!r} has no held-out images, so how well it is told is not known"
+            )
         return (
             f"{len(self.rows('train'))} images to learn from + {len(self.rows('valid'))} held out, "
             f"{self.task}-label: {', '.join(shown[:10])}{more}{left_out}"

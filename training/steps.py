@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
 
 from registry.images import Float32Array
 from training.activations import Activations, compute, precompute
@@ -147,6 +148,12 @@ def search_head(bench: Bench, activations: Parts) -> float:
 def fit_head(bench: Bench, activations: Parts, rate: float) -> None:
     """The head has learnt from activations: one cosine over `head_epochs`."""
     batches = bench.activation_batches(activations.train)
+
+    def validate() -> tuple[float, float]:
+        # With few images the running averages are still near where they started; exact ones are not
+        update_bn(batches.epoch(0), bench.network.head, device=bench.device)
+        return _validate(bench, activations.valid.features)
+
     _fit(
         bench,
         "head on activations",
@@ -154,7 +161,7 @@ def fit_head(bench: Bench, activations: Parts, rate: float) -> None:
         [0.0, 0.0, rate],
         cosine_restarts(len(batches), [bench.settings.head_epochs]),
         batches,
-        validate=lambda: _validate(bench, activations.valid.features),
+        validate=validate,
     )
 
 

@@ -1,0 +1,81 @@
+"""Augmentation: which changes are reachable, and that a seed repeats them."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from training.augment import augment
+from training.settings import Augmentation
+
+SIZE = 8
+
+
+def views(
+    kind: Augmentation, image: Tensor, n: int = 200, *, zoom: float = 1.0, rotate: float = 0.0
+) -> Tensor:
+    generator = torch.Generator().manual_seed(3)
+    batch = image.expand(n, *image.shape)
+    return augment(batch, SIZE, kind, max_zoom=zoom, max_rotate=rotate, generator=generator)
+
+
+def arrow() -> Tensor:
+    """A picture that each symmetry changes in its own way."""
+    image = torch.full((3, SIZE, SIZE), 128.0)
+    image[:, 0, :3] = 40.0
+    image[:, 1, 0] = 200.0
+    return image
+
+
+def symmetries(kind: Augmentation) -> set[tuple[bool, int]]:
+    """(mirrored, quarter turns) of every view met."""
+    found = set()
+    original = arrow()
+    for view in views(kind, original):
+        for mirrored in (False, True):
+            for turns in range(4):
+                turned = torch.rot90(original.flip(2) if mirrored else original, turns, (1, 2))
+                # what is left is the change of light
+                if np.corrcoef(turned.flatten(), view.flatten())[0, 1] > 0.999:
+                    found.add((mirrored, turns))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("kind", "reachable"),
+    [
+        ("basic", {(False, 0)}),
+        ("side_on", {(False, 0), (True, 0)}),
+        ("flips", {(False, 0), (True, 0), (False, 2), (True, 2)}),
+        ("top_down", {(mirrored, turns) for mirrored in (False, True) for turns in range(4)}),
+    ],
+)
+def test_each_kind_reaches_its_symmetries_and_no_others(
+    kind: Augmentation, reachable: set[tuple[bool, int]]
+):
+    assert symmetries(kind) == reachable
+
+
+def test_none_only_resizes():
+    image = arrow()
+    assert torch.allclose(views("none", image)[0], image, atol=1e-3)
+
+
+def test_light_changes_by_a_twentieth_at_most():
+    grey = torch.full((3, SIZE, SIZE), 127.5)
+    values = views("basic", grey).flatten()
+    assert 127.5 - 0.05 * 255 - 0.1 <= values.min() < 125
+    assert 130 < values.max() <= 127.5 + 0.05 * 255 + 0.1
+
+
+def test_zoom_and_rotation_change_what_is_seen():
+    ramp = torch.arange(SIZE * SIZE).reshape(1, SIZE, SIZE).expand(3, -1, -1).float()
+    plain, moved = views("none", ramp), views("basic", ramp, zoom=1.5, rotate=10)
+    assert (moved - plain).abs().mean() > 1
+
+
+def test_the_same_generator_gives_the_same_views():
+    assert torch.equal(
+        views("top_down", arrow(), zoom=1.1, rotate=10),
+        views("top_down", arrow(), zoom=1.1, rotate=10),
+    )

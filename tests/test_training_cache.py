@@ -1,0 +1,133 @@
+"""Images are decoded and activations computed once, and again when what they rest on changes."""
+
+from pathlib import Path
+
+import numpy as np
+import photos
+import pytest
+import torch
+
+from registry.errors import DataError
+from registry.images import ImageSpec, prepare
+from training.activations import Activations, compute, precompute
+from training.backbone import load_backbone
+from training.data import Dataset, read_dataset
+from training.decoded import decode
+from training.network import Network, build_network
+
+SPEC = ImageSpec(size=photos.SIZE)
+CPU = torch.device("cpu")
+
+
+class Counter:
+    """Counts images that were worked on."""
+
+    def __init__(self) -> None:
+        self.n = 0
+
+    def __call__(self, n: int) -> None:
+        self.n += n
+
+
+@pytest.fixture
+def network() -> Network:
+    torch.manual_seed(0)
+    backbone = load_backbone("test_efficientnet", pretrained=False)
+    return build_network(backbone, 2, size=photos.SIZE, hidden=(), dropout=(0.0,)).eval()
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Dataset:
+    return read_dataset(photos.folder(tmp_path / "data", per_class=6))
+
+
+def features(
+    network: Network,
+    dataset: Dataset,
+    cache: Path,
+    *,
+    spec: ImageSpec = SPEC,
+    weights: str = "w",
+) -> tuple[Activations, int]:
+    """Activations of the training part, and how many images had to be computed."""
+    decoded = decode(dataset.items, spec, cache, Counter())
+    counter = Counter()
+    rows = dataset.rows("train")
+    return precompute(network, weights, decoded, rows, cache, CPU, counter), counter.n
+
+
+def test_decoded_pixels_are_those_of_the_one_preparation(dataset: Dataset, tmp_path: Path):
+    decoded = decode(dataset.items, SPEC, tmp_path, Counter())
+    for row, item in enumerate(dataset.items):
+        np.testing.assert_array_equal(decoded.pixels[row], prepare(item.path.read_bytes(), SPEC))
+
+
+def test_images_are_decoded_once(dataset: Dataset, tmp_path: Path):
+    first, second = Counter(), Counter()
+    decode(dataset.items, SPEC, tmp_path, first)
+    decode(dataset.items, SPEC, tmp_path, second)
+    assert (first.n, second.n) == (12, 0)
+
+
+def test_a_file_damaged_behind_its_header_is_named(dataset: Dataset, tmp_path: Path):
+    path = dataset.items[0].path
+    path.write_bytes(path.read_bytes()[:400])
+    with pytest.raises(DataError, match=rf"{path.name}: truncated or damaged PNG"):
+        decode(dataset.items, SPEC, tmp_path, Counter())
+    assert not list(tmp_path.glob("*.u8"))
+
+
+def test_activations_are_computed_once(network: Network, dataset: Dataset, tmp_path: Path):
+    first, n_first = features(network, dataset, tmp_path)
+    again, n_again = features(network, dataset, tmp_path)
+    assert (n_first, n_again) == (len(dataset.rows("train")), 0)
+    assert torch.equal(first.features, again.features)
+
+
+def test_cached_and_uncached_activations_give_the_same_logits(
+    network: Network, dataset: Dataset, tmp_path: Path
+):
+    cached, _ = features(network, dataset, tmp_path)
+    decoded = decode(dataset.items, SPEC, tmp_path, Counter())
+    fresh = compute(network, decoded, dataset.rows("train"), CPU)
+    with torch.no_grad():
+        assert torch.equal(network.head(cached.features), network.head(fresh))
+
+
+def test_a_changed_image_invalidates(network: Network, dataset: Dataset, tmp_path: Path):
+    features(network, dataset, tmp_path)
+    photos.photo(dataset.items[0].path, 100, seed=99)
+    changed = read_dataset(dataset.root)
+    assert features(network, changed, tmp_path)[1] == len(changed.rows("train"))
+
+
+def test_another_split_invalidates(network: Network, dataset: Dataset, tmp_path: Path):
+    features(network, dataset, tmp_path)
+    other = read_dataset(dataset.root, seed=7)
+    assert list(other.rows("train")) != list(dataset.rows("train"))
+    assert features(network, other, tmp_path)[1] == len(other.rows("train"))
+
+
+def test_another_size_invalidates(network: Network, dataset: Dataset, tmp_path: Path):
+    features(network, dataset, tmp_path)
+    assert features(network, dataset, tmp_path, spec=ImageSpec(size=40))[1] > 0
+
+
+def test_another_preparation_invalidates(network: Network, dataset: Dataset, tmp_path: Path):
+    features(network, dataset, tmp_path)
+    squash = ImageSpec(size=photos.SIZE, crop="squash")
+    assert features(network, dataset, tmp_path, spec=squash)[1] > 0
+
+
+def test_other_backbone_weights_invalidate(network: Network, dataset: Dataset, tmp_path: Path):
+    features(network, dataset, tmp_path)
+    assert features(network, dataset, tmp_path, weights="other")[1] > 0
+
+
+def test_a_damaged_cache_heals_itself(network: Network, dataset: Dataset, tmp_path: Path):
+    first, _ = features(network, dataset, tmp_path)
+    (file,) = tmp_path.glob("activations-*")
+    file.write_bytes(file.read_bytes()[:50])
+    healed, n = features(network, dataset, tmp_path)
+    assert n > 0
+    assert torch.equal(first.features, healed.features)

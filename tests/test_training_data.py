@@ -1,0 +1,165 @@
+"""Which files are learnt from, which are held out, and what is wrong with the rest."""
+
+import csv
+import shutil
+from pathlib import Path
+
+import photos
+import pytest
+
+from registry.errors import DataError
+from training.data import Dataset, read_dataset, read_split, write_split
+
+
+def parts(dataset: Dataset) -> dict[str, str | None]:
+    return {item.path.name + item.labels[0]: item.part for item in dataset.items}
+
+
+def test_class_folders_are_split_by_class_and_seed(tmp_path: Path):
+    data = photos.folder(tmp_path / "data", per_class=10)
+    dataset = read_dataset(data, valid_fraction=0.3, seed=1)
+    held_out = [item.labels[0] for item in dataset.items if item.part == "valid"]
+    assert dataset.labels == ("dark", "light")
+    assert (held_out.count("dark"), held_out.count("light")) == (3, 3)
+    assert parts(dataset) == parts(read_dataset(data, valid_fraction=0.3, seed=1))
+    assert parts(dataset) != parts(read_dataset(data, valid_fraction=0.3, seed=2))
+
+
+def test_given_parts_are_kept(tmp_path: Path):
+    photos.folder(tmp_path / "train", per_class=4)
+    photos.folder(tmp_path / "valid", per_class=6)
+    for file in list((tmp_path / "train").rglob("0*.*")):
+        (tmp_path / "valid" / file.parent.name / file.name).unlink()
+    dataset = read_dataset(tmp_path)
+    assert (len(dataset.rows("train")), len(dataset.rows("valid"))) == (8, 4)
+
+
+def test_a_csv_names_files_labels_and_perhaps_parts(tmp_path: Path):
+    photos.folder(tmp_path / "images", per_class=5)
+    table = write_csv(tmp_path / "labels.csv", tmp_path / "images")
+    dataset = read_dataset(table, valid_fraction=0.4)
+    assert dataset.task == "single"
+    assert (len(dataset.rows("train")), len(dataset.rows("valid"))) == (6, 4)
+
+
+def test_several_labels_in_a_row_make_the_task_multi_label(tmp_path: Path):
+    photos.folder(tmp_path / "images", per_class=5)
+    table = write_csv(tmp_path / "labels.csv", tmp_path / "images")
+    table.write_text(table.read_text().replace(",dark", ",dark noisy"))
+    dataset = read_dataset(table)
+    assert (dataset.task, dataset.labels) == ("multi", ("dark", "light", "noisy"))
+    assert dataset.targets.sum() == 15
+
+
+def test_known_images_keep_their_part_when_data_grows(tmp_path: Path):
+    data = photos.folder(tmp_path / "data", per_class=8)
+    before = read_dataset(data, valid_fraction=0.25)
+    write_split(before, tmp_path / "split.csv")
+    photos.folder(data, per_class=16)
+    after = read_dataset(data, valid_fraction=0.25, known_parts=read_split(tmp_path / "split.csv"))
+    assert len(after.items) == 32
+    assert parts(before).items() <= parts(after).items()
+
+
+def test_equal_images_share_their_part(tmp_path: Path):
+    data = photos.folder(tmp_path / "data", per_class=6)
+    for number in range(6):
+        shutil.copy(data / "dark" / "00.png", data / "dark" / f"copy{number}.png")
+    dataset = read_dataset(data, valid_fraction=0.4)
+    copies = {item.part for item in dataset.items if item.sha256 == dataset.items[0].sha256}
+    assert len(copies) == 1
+
+
+def test_a_class_with_one_image_learns_from_it(tmp_path: Path):
+    data = photos.folder(tmp_path / "data", per_class=8)
+    photos.photo(data / "rare" / "only.png", 120, seed=0)
+    dataset = read_dataset(data)
+    (only,) = [item for item in dataset.items if item.labels == ("rare",)]
+    assert only.part == "train"
+
+
+def test_a_class_missing_from_valid_keeps_its_place_and_is_told(tmp_path: Path):
+    photos.folder(tmp_path / "train", classes={"dark": 60, "grey": 120, "light": 190})
+    photos.folder(tmp_path / "valid", per_class=13)
+    for name in ("dark", "light"):
+        for file in (tmp_path / "train" / name).iterdir():
+            (tmp_path / "valid" / name / file.name).unlink()
+    dataset = read_dataset(tmp_path)
+    assert dataset.labels == ("dark", "grey", "light")
+    assert "'grey' has no held-out images, so how well it is told is not known" in dataset.summary()
+
+
+WRONG = {
+    "one class": (
+        lambda data: shutil.rmtree(data / "light"),
+        "a classifier needs at least two classes; found only 'dark'",
+    ),
+    "unreadable file": (
+        lambda data: (data / "dark" / "00.png").write_bytes(b"hello, world"),
+        r"1 of 12 files cannot be read: .*00\.png: not an image: 12 bytes that begin with "
+        r"b'hello, world'; send JPEG, PNG or WebP\. Repair or remove them, or allow it with "
+        "max_unreadable=1",
+    ),
+    "no images": (
+        lambda data: [shutil.rmtree(data / name) for name in ("dark", "light")],
+        "no images; put JPEG, PNG or WebP files into one folder for each class",
+    ),
+    "no valid": (
+        lambda data: (data / "train").mkdir(),
+        "there is train/ but no valid/; add it, or use class folders",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_data_that_cannot_be_trained_on_is_refused_with_what_to_do(tmp_path: Path, what: str):
+    spoil, message = WRONG[what]
+    data = photos.folder(tmp_path / "data", per_class=6)
+    spoil(data)
+    with pytest.raises(DataError, match=message):
+        read_dataset(data)
+
+
+def test_unreadable_files_may_be_left_out_when_allowed(tmp_path: Path):
+    data = photos.folder(tmp_path / "data", per_class=6)
+    (data / "dark" / "00.png").write_bytes(b"")
+    dataset = read_dataset(data, max_unreadable=1)
+    assert len(dataset.items) == 11
+    assert "1 unreadable files left out" in dataset.summary()
+
+
+def test_a_class_only_in_valid_is_refused(tmp_path: Path):
+    photos.folder(tmp_path / "train", per_class=4)
+    photos.folder(tmp_path / "valid", per_class=4, classes={"dark": 61, "grey": 120})
+    with pytest.raises(DataError, match="'grey' has 4 held-out images and none to learn from"):
+        read_dataset(tmp_path)
+
+
+def test_an_image_in_both_parts_is_refused(tmp_path: Path):
+    photos.folder(tmp_path / "train", per_class=4)
+    photos.folder(tmp_path / "valid", per_class=4)
+    with pytest.raises(DataError, match="the same image is also among those to learn from"):
+        read_dataset(tmp_path)
+
+
+def test_files_outside_the_allowed_folders_are_refused(tmp_path: Path):
+    data = photos.folder(tmp_path / "data", per_class=6)
+    secret = photos.photo(tmp_path / "elsewhere" / "secret.png", 100, seed=5)
+    (data / "dark" / "link.png").symlink_to(secret)
+    with pytest.raises(DataError, match=r"link\.png: lies outside the folders"):
+        read_dataset(data, within=[data])
+
+
+def test_a_csv_that_names_a_missing_file_says_which_line(tmp_path: Path):
+    (tmp_path / "labels.csv").write_text("file,label\nnothing.png,dark\n")
+    with pytest.raises(DataError, match=r"labels\.csv, line 2: no such file: nothing\.png"):
+        read_dataset(tmp_path / "labels.csv")
+
+
+def write_csv(table: Path, images: Path) -> Path:
+    with table.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["file", "label"])
+        for path in sorted(images.rglob("*.*")):
+            writer.writerow([path.relative_to(table.parent), path.parent.name])
+    return table

@@ -1,0 +1,109 @@
+"""Measures, and the proof that what is exported is what was trained."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import photos
+import pytest
+import torch
+from sklearn.metrics import accuracy_score, log_loss
+from torch import Tensor, nn
+
+from registry.errors import TrainingError
+from registry.images import UInt8Array
+from registry.tta import TtaSpec, tta_views
+from training.backbone import load_backbone
+from training.data import read_dataset
+from training.decoded import decode
+from training.evaluate import confusions, measure, predict, predict_rows
+from training.export import TOLERANCE, check_parity, export, open_session
+from training.network import Network, build_network
+from training.settings import Settings
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def network() -> Network:
+    torch.manual_seed(0)
+    backbone = load_backbone("test_efficientnet", pretrained=False)
+    return build_network(backbone, 3, size=photos.SIZE, hidden=(), dropout=(0.5,)).eval()
+
+
+@pytest.fixture(scope="module")
+def pixels() -> UInt8Array:
+    shape = (9, photos.SIZE, photos.SIZE, 3)
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+
+def test_the_exported_model_answers_as_torch_does_in_any_batch(
+    network: Network, pixels: UInt8Array, tmp_path: Path
+):
+    path = tmp_path / "model.onnx"
+    difference, exporter = export(network, "single", pixels, {"unfreeze.task": "single"}, path)
+    session = open_session(str(path))
+    answers = session.run(["probabilities"], {"image": pixels})[0]
+    assert difference <= TOLERANCE
+    assert exporter in ("dynamo", "torchscript")
+    np.testing.assert_allclose(answers, predict(network, pixels, "single", CPU), atol=TOLERANCE)
+    assert {prop.key: prop.value for prop in onnx.load(path).metadata_props} == {
+        "unfreeze.task": "single"
+    }
+
+
+class Fickle(nn.Module):
+    """Answers otherwise each time: no export of it can be right."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        return nn.functional.dropout(features[:, :3], 0.5, training=True)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_model_that_fails_parity_is_not_written(
+    network: Network, pixels: UInt8Array, tmp_path: Path
+):
+    torch.manual_seed(0)
+    backbone = load_backbone("test_efficientnet", pretrained=False)
+    fickle = build_network(backbone, 3, size=photos.SIZE, hidden=(), dropout=(0.5,))
+    fickle.head = nn.Sequential(Fickle())
+    with pytest.raises(TrainingError, match="the exported model is not the trained one: dynamo: "):
+        export(fickle, "single", pixels, {}, tmp_path / "model.onnx")
+    assert not (tmp_path / "model.onnx").exists()
+
+
+def test_parity_is_checked_in_every_batch(network: Network, pixels: UInt8Array, tmp_path: Path):
+    export(network, "single", pixels, {}, tmp_path / "model.onnx")
+    truth = predict(network, pixels, "single", CPU)
+    truth[6] += 2 * TOLERANCE
+    with pytest.raises(TrainingError, match=r"differ by 2\.0e-04, allowed 1e-04"):
+        check_parity((tmp_path / "model.onnx").read_bytes(), pixels, truth)
+
+
+def test_measures_are_those_of_scikit_learn():
+    draw = np.random.default_rng(0)
+    answers = draw.dirichlet([1, 1, 1], size=101).astype(np.float32)
+    truth = draw.integers(0, 3, 101)
+    measures = measure(answers, np.eye(3, dtype=np.float32)[truth], "single")
+    assert measures.value == accuracy_score(truth, answers.argmax(axis=1))
+    exact = answers.astype(float) / answers.astype(float).sum(axis=1, keepdims=True)
+    assert measures.log_loss == pytest.approx(log_loss(truth, exact), abs=1e-6)
+    assert confusions(answers, np.eye(3)[truth]).sum() == 101
+
+
+def test_multi_label_answers_are_measured_by_f2():
+    targets = np.array([[1, 0, 1], [0, 1, 0]], dtype=np.float32)
+    assert measure(targets, targets, "multi").value == 1
+    assert measure(1 - targets, targets, "multi").value == 0
+
+
+def test_views_are_averaged_as_a_server_does(network: Network, tmp_path: Path):
+    dataset = read_dataset(photos.folder(tmp_path / "data", per_class=4))
+    spec = Settings(size=photos.SIZE).image_spec()
+    decoded = decode(dataset.items, spec, tmp_path, lambda n: None)
+    rows, tta = dataset.rows("valid"), TtaSpec(symmetries="dihedral")
+    answers = predict_rows(network, dataset, decoded, rows, CPU, tta=tta, n_views=4)
+    for row, answer in zip(rows, answers, strict=True):
+        views = tta_views(decoded.pixels[row], dataset.items[row].path.read_bytes(), tta, 4)
+        expected = predict(network, views, "single", CPU).mean(axis=0)
+        np.testing.assert_allclose(answer, expected, atol=1e-6)

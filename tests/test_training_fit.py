@@ -1,0 +1,138 @@
+"""Schedules, the rate search, and fitting."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from registry.errors import TrainingError
+from training.backbone import weights_digest
+from training.finder import LOWEST, RateSearch, find_rate, suggest
+from training.fit import Epoch, fit
+from training.schedule import Shares, cosine_restarts, restart_epochs
+
+
+class TwoClouds:
+    """Batches of points around (-1, …) and (1, …), the same in every epoch."""
+
+    n_images = 64
+
+    def __len__(self) -> int:
+        return 4
+
+    def epoch(self, number: int) -> Iterator[tuple[Tensor, Tensor]]:
+        draw = torch.Generator().manual_seed(0)
+        for _ in range(4):
+            classes = torch.arange(16) % 2
+            points = torch.randn(16, 6, generator=draw) + (2.0 * classes - 1)[:, None]
+            yield points, nn.functional.one_hot(classes, 2).float()
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 2)
+    )
+
+
+def fitted(
+    model: nn.Sequential, shares: Shares, rates: tuple[float, float] = (0.01, 0.1)
+) -> list[Epoch]:
+    return fit(
+        "test",
+        model,
+        [list(model[0].parameters()), list(model[4].parameters())],
+        rates,
+        shares,
+        TwoClouds(),
+        nn.CrossEntropyLoss(),
+        momentum=0.9,
+        weight_decay=0.0,
+        before_epoch=model.train,
+        validate=lambda: (0.0, 1.0),
+    )
+
+
+def search(model: nn.Module, **changes: float) -> RateSearch:
+    groups = [list(model.parameters())]
+    return find_rate(
+        model, model, groups, [1.0], TwoClouds(), nn.CrossEntropyLoss(), max_steps=60, **changes
+    )
+
+
+@pytest.mark.parametrize(
+    ("cycles", "cycle_len", "cycle_mult", "total"),
+    [(3, 1, 2, 7), (1, 1, 1, 1), (2, 3, 1, 6), (2, 2, 3, 8), (0, 1, 2, 0)],
+)
+def test_restarts_lengthen_by_their_factor(
+    cycles: int, cycle_len: int, cycle_mult: int, total: int
+):
+    assert sum(restart_epochs(cycles, cycle_len, cycle_mult)) == total
+
+
+def test_rates_follow_the_formula_of_2018():
+    n_batches, shares = 25, cosine_restarts(25, [1, 2])
+    for step, share in enumerate(shares):
+        place, length = (step, n_batches) if step < n_batches else (step - n_batches, 2 * n_batches)
+        formula = 0.01 if step < n_batches / 20 else (np.cos(np.pi * place / length) + 1) / 2
+        assert abs(share - formula) <= 1e-12
+
+
+def test_groups_keep_their_ratio_at_each_step(monkeypatch: pytest.MonkeyPatch):
+    seen: list[list[float]] = []
+    step = torch.optim.SGD.step
+
+    def recording(self: torch.optim.SGD) -> None:
+        seen.append([group["lr"] for group in self.param_groups])
+        step(self)
+
+    monkeypatch.setattr(torch.optim.SGD, "step", recording)
+    shares = cosine_restarts(4, [1, 2])
+    fitted(network(), shares, rates=(0.01, 0.1))
+    np.testing.assert_allclose([high for _, high in seen], 0.1 * shares)
+    assert all(high == pytest.approx(10 * low, rel=1e-12) for low, high in seen)
+
+
+def test_fitting_lowers_the_loss():
+    history = fitted(network(), cosine_restarts(4, [10]))
+    assert len(history) == 10
+    assert history[-1].train_loss < 0.5 * history[0].train_loss
+
+
+def test_a_loss_that_is_no_number_stops_with_where_and_what_to_do():
+    with pytest.raises(TrainingError, match=r"test: the loss became (nan|inf).*set a lower"):
+        fitted(network(), np.ones(400), rates=(1e38, 1e38))
+
+
+def test_the_search_leaves_everything_bit_for_bit_as_it_was():
+    model = network().train()
+    digest, generator = weights_digest(model), torch.get_rng_state()
+    search(model)
+    assert weights_digest(model) == digest
+    assert torch.equal(torch.get_rng_state(), generator)
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert model.training
+
+
+def test_the_search_suggests_a_rate_that_trains():
+    found = search(network().train())
+    assert 1e-4 < found.suggestion < 1
+    assert "a tenth of" in found.reason
+    assert found.losses[-1] > min(found.losses)
+
+
+def test_the_search_stops_when_the_loss_diverges():
+    assert len(search(network().train(), momentum=0.99).rates) <= 60
+
+
+def test_a_flat_loss_suggests_a_tenth_of_where_it_begins_to_rise():
+    rates = [10.0 ** (place / 5 - 5) for place in range(30)]
+    losses = [0.4 + 0.001 * (place % 3) if place < 20 else 0.4 + 0.2 * place for place in range(30)]
+    suggestion, _ = suggest(rates, losses)
+    assert suggestion == pytest.approx(rates[19] / 10)
+
+
+def test_a_loss_that_diverges_at_once_suggests_the_lowest_rate():
+    assert suggest([LOWEST, 2 * LOWEST], [1.0, 9.0])[0] == LOWEST

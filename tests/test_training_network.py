@@ -1,0 +1,159 @@
+"""The network: weights by any name, groups, frozen statistics, saving."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import photos
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from registry.errors import BadRequest, Unavailable
+from training import backbone as backbones
+from training.backbone import load_backbone, split_groups, weights_digest
+from training.network import (
+    Network,
+    build_network,
+    concat_pool,
+    load_network,
+    make_head,
+    save_network,
+)
+
+
+@pytest.fixture
+def network() -> Network:
+    torch.manual_seed(0)
+    return build(load_backbone("test_efficientnet", pretrained=False))
+
+
+def build(backbone: backbones.Backbone) -> Network:
+    return build_network(backbone, 3, size=photos.SIZE, hidden=(16,), dropout=(0.1, 0.2))
+
+
+def digest(module: nn.Module) -> str:
+    return hashlib.sha256(weights_digest(module).encode()).hexdigest()
+
+
+def test_the_installed_weights_are_those_of_imagenet():
+    backbone = load_backbone("efficientnet_lite0")
+    assert backbone.weights == "efficientnet-lite0-57934424.pth"
+    assert (backbone.mean, backbone.std) == ((0.5,) * 3, (0.5,) * 3)
+    assert backbone.digest == load_backbone("efficientnet_lite0").digest
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet18", "test_convnext", "test_vit", "shufflenet_v2_x0_5", "squeezenet1_0"]
+)
+def test_networks_of_timm_and_torchvision_go_through_the_same_code(name: str):
+    backbone = load_backbone(name, pretrained=False)
+    size = 160 if name == "test_vit" else 64
+    network = build_network(backbone, 2, size=size, hidden=(8,), dropout=(0.0, 0.0))
+    assert network(torch.zeros(2, 3, size, size)).shape == (2, 2)
+
+
+def test_weights_come_from_a_file_without_pickle(tmp_path: Path):
+    torch.manual_seed(1)
+    source = load_backbone("test_efficientnet", pretrained=False)
+    save_file(dict(source.body.state_dict()), tmp_path / "weights.safetensors")
+    loaded = load_backbone("test_efficientnet", weights=tmp_path / "weights.safetensors")
+    assert loaded.digest == source.digest
+
+
+def test_weights_of_another_network_are_refused(tmp_path: Path):
+    save_file({"a": torch.zeros(3), "b": torch.zeros(4)}, tmp_path / "other.safetensors")
+    with pytest.raises(BadRequest, match="these are weights of another network"):
+        load_backbone("test_efficientnet", weights=tmp_path / "other.safetensors")
+
+
+class Bomb:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (Path.touch, (self.path,))
+
+
+def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path):
+    torch.save({"weight": Bomb(tmp_path / "sentinel")}, tmp_path / "evil.pt")
+    with pytest.raises(BadRequest, match="not a file of weights"):
+        load_backbone("test_efficientnet", weights=tmp_path / "evil.pt")
+    assert not (tmp_path / "sentinel").exists()
+
+
+def test_an_unknown_backbone_is_named():
+    with pytest.raises(BadRequest, match="no backbone is called 'resnet35'"):
+        load_backbone("resnet35")
+
+
+def test_weights_that_cannot_be_fetched_say_what_to_do(monkeypatch: pytest.MonkeyPatch):
+    def unreachable(*_: object, **__: object) -> nn.Module:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(backbones.timm, "create_model", unreachable)
+    message = "weights of resnet34 could not be fetched .*no route to host.*use efficientnet_lite0"
+    with pytest.raises(Unavailable, match=message):
+        load_backbone("resnet34")
+
+
+def test_groups_partition_the_parameters(network: Network):
+    grouped = [id(parameter) for group in network.groups() for parameter in group]
+    assert sorted(grouped) == sorted(id(parameter) for parameter in network.parameters())
+    assert all(network.groups())
+
+
+def test_a_resnet_is_cut_before_its_third_layer():
+    early, late = split_groups(load_backbone("resnet18", pretrained=False).body)
+    assert {name.split(".")[0] for name in early} == {"conv1", "bn1", "layer1", "layer2"}
+    assert {name.split(".")[0] for name in late} == {"layer3", "layer4"}
+
+
+@pytest.mark.parametrize("n", [0, 1, 2])
+def test_freezing_to_a_group_freezes_those_before_it(network: Network, n: int):
+    network.freeze_to(n)
+    learning = [any(p.requires_grad for p in group) for group in network.groups()]
+    assert learning == [index >= n for index in range(3)]
+    assert [bool(group) for group in network.learning_groups()] == learning
+
+
+@pytest.mark.parametrize("n_frozen", [0, 1, 2])
+def test_frozen_normalisation_keeps_its_statistics_bit_for_bit(network: Network, n_frozen: int):
+    network.freeze_to(n_frozen)
+    before = {name: value.clone() for name, value in network.body.named_buffers()}
+    network.train_unfrozen(freeze_batchnorm=True)
+    network(torch.rand(4, 3, photos.SIZE, photos.SIZE) * 255)
+    assert all(torch.equal(before[name], value) for name, value in network.body.named_buffers())
+
+
+def test_unfrozen_normalisation_may_learn_its_statistics(network: Network):
+    network.freeze_to(0)
+    before = digest(network.body)
+    network.train_unfrozen(freeze_batchnorm=False)
+    network(torch.rand(4, 3, photos.SIZE, photos.SIZE) * 255)
+    assert digest(network.body) != before
+
+
+def test_pooling_is_the_maximum_beside_the_mean():
+    features = torch.arange(16.0).reshape(1, 2, 2, 4)
+    pooled = concat_pool(features, channel_axis=1)
+    assert pooled.tolist() == [[7.0, 15.0, 3.5, 11.5]]
+    assert torch.equal(pooled, concat_pool(features.permute(0, 2, 3, 1), channel_axis=3))
+
+
+def test_the_head_is_that_of_2018():
+    head = make_head(10, 3, (5,), (0.25, 0.5))
+    kinds = [type(layer).__name__ for layer in head]
+    assert kinds == ["BatchNorm1d", "Dropout", "Linear", "ReLU", "BatchNorm1d", "Dropout", "Linear"]
+    assert [len(list(make_head(10, 3, (), (0.5,)))), head[1].p, head[5].p] == [3, 0.25, 0.5]
+
+
+def test_a_saved_network_comes_back_bit_for_bit(network: Network, tmp_path: Path):
+    path = tmp_path / "network.safetensors"
+    save_network(network, path, n_classes=3, size=photos.SIZE, task="single")
+    loaded, task = load_network(path)
+    pixels = torch.from_numpy(np.random.default_rng(0).uniform(0, 255, (2, 3, 32, 32))).float()
+    with torch.no_grad():
+        assert torch.equal(loaded(pixels), network.eval()(pixels))
+    assert (task, digest(loaded)) == ("single", digest(network))

@@ -1,0 +1,228 @@
+"""The recipe from files to a bundle, and the program around it."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import photos
+import pytest
+from photos import Heard
+
+from registry.bundle import Bundle, verify_bundle
+from registry.errors import BadRequest
+from registry.golden import read_golden
+from registry.images import prepare
+from registry.jobs import Assignment, Scored, StageStarted
+from registry.store import Registry
+from training.__main__ import main
+from training.compare import SPLIT
+from training.export import open_session
+from training.recipe import count_stages, train
+from training.settings import Settings, read_settings
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Assignment, Bundle, Scored, Heard]:
+    """One training of all stages, for the tests that look at what it left."""
+    tmp_path = tmp_path_factory.mktemp("trained")
+    assignment = photos.assignment(tmp_path, photos.folder(tmp_path / "data", per_class=20))
+    heard = Heard()
+    bundle, scored = train(assignment, heard.append)
+    return assignment, bundle, scored, heard
+
+
+Trained = tuple[Assignment, Bundle, Scored, Heard]
+
+
+def test_the_stage_is_a_complete_bundle(trained: Trained):
+    assignment, bundle, _, _ = trained
+    assert verify_bundle(assignment.stage) == bundle
+    assert bundle.labels == ("dark", "light")
+    assert (assignment.run / "network.safetensors").is_file()
+    assert bundle.provenance["backbone"] == "test_efficientnet"
+
+
+def test_the_recipe_learns(trained: Trained):
+    _, bundle, scored, _ = trained
+    assert bundle.metrics["accuracy"] >= 0.75
+    assert scored.candidate.value == pytest.approx(bundle.metrics["accuracy"])
+
+
+def test_golden_answers_are_repeated_from_the_encoded_images(trained: Trained):
+    assignment, bundle, _, _ = trained
+    golden = read_golden(assignment.stage / "golden.npz")
+    session = open_session(str(assignment.stage / "model.onnx"))
+    pixels = np.stack([prepare(image, bundle.image) for image in golden.images])
+    answers = session.run(["probabilities"], {"image": pixels})[0]
+    np.testing.assert_allclose(answers, golden.probabilities, atol=1e-6)
+
+
+def test_every_stage_is_told_in_order(trained: Trained):
+    _, _, _, heard = trained
+    stages = [event for event in heard if isinstance(event, StageStarted)]
+    assert [stage.number for stage in stages] == list(range(1, len(stages) + 1))
+    assert {stage.of for stage in stages} == {len(stages)}
+    assert len(heard.of("epoch_finished")) == 4 + 1 + 1
+    assert heard[-1] == trained[2]
+
+
+def test_the_report_is_one_page_that_needs_nothing_else(trained: Trained):
+    report = trained[0].stage / "report"
+    page = (report / "index.html").read_text()
+    figures = json.loads((report / "report.json").read_text())
+    assert page.count("data:image/png;base64,") == len(list(report.glob("*.png"))) >= 5
+    assert "http" not in page
+    assert sum(map(sum, figures["confusion"])) == figures["images"]["valid"]
+    assert set(figures["learning_rates"]) == {"head", "unfrozen"}
+
+
+def test_the_same_seed_gives_the_same_weights(tmp_path: Path):
+    data = photos.folder(tmp_path / "data", per_class=8)
+    weights = []
+    for name in ("one", "two"):
+        assignment = photos.assignment(tmp_path / name, data)
+        train(assignment, lambda event: None)
+        weights.append((assignment.run / "network.safetensors").read_bytes())
+    assert weights[0] == weights[1]
+
+
+def test_a_multi_label_table_trains(tmp_path: Path):
+    photos.folder(tmp_path / "images", per_class=8)
+    rows = [
+        f"{path.relative_to(tmp_path)},{path.parent.name}{' even' if index % 2 else ''}"
+        for index, path in enumerate(sorted((tmp_path / "images").rglob("*.*")))
+    ]
+    (tmp_path / "labels.csv").write_text("\n".join(["file,label", *rows]))
+    bundle, scored = train(
+        photos.assignment(tmp_path, tmp_path / "labels.csv", cycles="0"), lambda event: None
+    )
+    assert (bundle.task, bundle.thresholds) == ("multi", (0.5, 0.5, 0.5))
+    assert scored.candidate.metric == "f2"
+
+
+def test_the_champion_is_scored_only_on_images_it_never_learnt_from(
+    trained: Trained, tmp_path: Path
+):
+    champion = trained[0].stage
+    data = photos.folder(tmp_path / "data", per_class=20)
+    split = (champion / SPLIT).read_text().splitlines()[1:]
+    files = {line.rsplit(",", 1)[1]: line.split(",")[1] for line in split}
+    learnt = next(name for name, part in files.items() if part == "train")
+    for name, part in files.items():
+        target = data / ("valid" if part == "valid" or name == learnt else "train") / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        (data / name).rename(target)
+    heard = Heard()
+    assignment = photos.assignment(tmp_path, data, cycles="0", augmented_epochs="0")
+    assignment = assignment.model_copy(update={"champion": champion, "champion_version": 1})
+    _, scored = train(assignment, heard.append)
+    assert scored.images == sum(part == "valid" for part in files.values())
+    assert scored.promoted is not None
+    assert "1 held-out images are left out of the comparison" in str(heard.of("note"))
+
+
+def test_stages_that_settings_leave_out_are_not_counted():
+    assert count_stages(Settings()) == 11
+    assert count_stages(Settings(augmented_epochs=0, cycles=0)) == 8
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"sise": "224"}, "no setting is called 'sise'; there are: augmentation"),
+        ({"size": "large"}, r"size: Input should be a valid integer.*\(given: 'large'\)"),
+        ({"dropout": "0.5"}, "1 dropout values for 1 hidden layers; give 2"),
+        ({"augmentation": "wild"}, "augmentation: Input should be 'none', 'basic'"),
+    ],
+)
+def test_wrong_settings_are_named(settings: dict[str, str], message: str):
+    with pytest.raises(BadRequest, match=message):
+        read_settings(settings)
+
+
+def test_settings_are_read_from_text():
+    settings = read_settings({"hidden": "64,32", "dropout": "0.1,0.2,0.3", "learning_rate": ""})
+    assert (settings.hidden, settings.learning_rate) == ((64, 32), None)
+
+
+def command(tmp_path: Path, data: Path, *more: str) -> list[str]:
+    settings = [f"--set={key}={value}" for key, value in photos.QUICK.items()]
+    folders = ["--registry", str(tmp_path / "registry"), "--cache", str(tmp_path / "cache")]
+    return ["--data", str(data), "--model", "photos", *settings, *folders, *more]
+
+
+def test_the_command_publishes_and_promotes_a_first_version(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    data = photos.folder(tmp_path / "data")
+    quick = ("--set=cycles=0", "--set=augmented_epochs=0")
+    assert main(command(tmp_path, data, *quick)) == 0
+    assert main(command(tmp_path, data, *quick, "--set=seed=7")) == 0
+    registry = Registry(tmp_path / "registry")
+    pointer = registry.promoted("photos")
+    assert registry.versions("photos") == [1, 2]
+    assert pointer is not None
+    assert pointer[1].version == 1
+    assert "published, not promoted" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--set=nonsense"], "--set nonsense: write it as key=value"),
+        (["--model", "../escape"], "'../escape' cannot name a model"),
+        (["--data", "nowhere"], "nowhere: no such folder"),
+    ],
+)
+def test_the_command_says_what_is_wrong_and_exits_with_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+):
+    assert main([*command(tmp_path, tmp_path), *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_child_tells_why_it_failed(tmp_path: Path):
+    assignment = photos.assignment(tmp_path, tmp_path / "nowhere")
+    (tmp_path / "assignment.json").write_text(assignment.model_dump_json())
+    child = start_child(tmp_path)
+    assert child.stdin is not None
+    assert child.stdout is not None
+    last = json.loads(child.stdout.read().splitlines()[-1])
+    child.wait(30)
+    child.stdin.close()
+    child.stdout.close()
+    assert (child.returncode, last["kind"]) == (2, "failed")
+    assert "no such folder" in last["reason"]
+
+
+def test_a_child_ends_when_its_parent_does(tmp_path: Path):
+    data = photos.folder(tmp_path / "data", per_class=30)
+    assignment = photos.assignment(tmp_path, data, cycles="1", cycle_len="200")
+    (tmp_path / "assignment.json").write_text(assignment.model_dump_json())
+    child = start_child(tmp_path)
+    assert child.stdout is not None
+    assert child.stdout.readline()
+    assert child.stdin is not None
+    child.stdin.close()
+    deadline = time.monotonic() + 30
+    while child.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert child.returncode == 143
+    child.stdout.close()
+
+
+def start_child(folder: Path) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "training", "--assignment", str(folder / "assignment.json")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
