@@ -63,8 +63,10 @@ class Jobs:
         metrics: Metrics,
         command: Sequence[str],
         cancel_s: float,
+        data_roots: Sequence[Path],
     ) -> None:
-        """`command` starts a trainer; `cancel_s` is what it gets to end by itself."""
+        """`command` starts a trainer, which may read below `data_roots`; `cancel_s` is what it gets
+        to end by itself."""
         self._state = state
         self._store = store
         self._registry = registry
@@ -72,6 +74,7 @@ class Jobs:
         self._metrics = metrics
         self._command = command
         self._cancel_s = cancel_s
+        self._data_roots = tuple(data_roots)
         self._running: _Running | None = None
         self._stopping = False
         self._changed = asyncio.Condition()
@@ -245,6 +248,7 @@ class Jobs:
             model=model,
             data=Path(job.request.data),
             settings=job.request.settings,
+            within=self._data_roots,
             cache=self._state / "cache",
             run=folder / "run",
             stage=stage,

@@ -148,6 +148,7 @@ class Service:
             self.metrics,
             settings.trainer_command or TRAINER,
             settings.cancel_seconds,
+            settings.data_roots,
         )
         await jobs.start()
         self._parts.push_async_callback(jobs.stop)

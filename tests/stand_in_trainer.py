@@ -39,7 +39,7 @@ def tell(event: Event) -> None:
 
 def end_with_parent() -> None:
     """Ends this process when whoever started it has gone, however that came."""
-    while sys.stdin.buffer.read(1):
+    while os.read(0, 1):
         pass
     os._exit(3)
 
