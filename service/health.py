@@ -11,8 +11,7 @@ OVERALL = ""
 LIVENESS = "liveness"  # stays up while draining, or the orchestrator would kill what drains
 READINESS = "readiness"
 
-# the stubs of this package do not know its asyncio side
-HealthServicer = health.aio.HealthServicer  # type: ignore[attr-defined]
+HealthServicer = health.aio.HealthServicer
 
 
 class Health:

@@ -28,7 +28,7 @@ ACCEPTED_ID = re.compile(r"[A-Za-z0-9._:/-]{1,128}")
 Context = Any  # grpc.aio's is generic in messages that nothing here looks at
 
 
-class Interceptor(ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs alone
+class Interceptor(ServerInterceptor):
     """One for each listener."""
 
     def __init__(self, metrics: Metrics, max_rpcs: int) -> None:
