@@ -102,7 +102,14 @@ def test_views_are_averaged_as_a_server_does(network: Network, tmp_path: Path):
     spec = Settings(size=photos.SIZE).image_spec()
     decoded = decode(dataset.items, spec, tmp_path, lambda n: None)
     rows, tta = dataset.rows("valid"), TtaSpec(symmetries="dihedral")
-    answers = predict_rows(network, dataset, decoded, rows, CPU, tta=tta, n_views=4)
+    answers = predict_rows(
+        lambda pixels: predict(network, pixels, "single", CPU),
+        dataset,
+        decoded,
+        rows,
+        tta=tta,
+        n_views=4,
+    )
     for row, answer in zip(rows, answers, strict=True):
         views = tta_views(decoded.pixels[row], dataset.items[row].path.read_bytes(), tta, 4)
         expected = predict(network, views, "single", CPU).mean(axis=0)

@@ -125,7 +125,7 @@ def test_the_champion_is_scored_only_on_images_it_never_learnt_from(
     _, scored = train(assignment, heard.append)
     assert scored.images == sum(part == "valid" for part in files.values())
     assert scored.promoted is not None
-    assert "1 held-out images are left out of the comparison" in str(heard.of("note"))
+    assert "1 of 13 held-out images are left out of the comparison" in str(heard.of("note"))
 
 
 def test_stages_that_settings_leave_out_are_not_counted():

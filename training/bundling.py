@@ -2,6 +2,7 @@
 
 import platform
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from training.backbone import Backbone
 from training.compare import SPLIT
 from training.data import write_split
 from training.evaluate import THRESHOLD
-from training.export import PARITY_BATCHES, TOLERANCE, export, open_session
+from training.export import PARITY_BATCHES, TOLERANCE, answering, export
 from training.network import save_network
 from training.report import Findings, write_report
 from training.steps import Bench, Evaluation
@@ -28,18 +29,26 @@ GOLDEN_IMAGES = 8
 TOLERANCES = {f"{MODEL}/cpu": 1e-3, f"{MODEL}/cuda": 1e-2, f"{MODEL}/tensorrt": 1e-2}
 
 
-def seal_bundle(
-    assignment: Assignment, bench: Bench, evaluation: Evaluation, backbone: Backbone
-) -> Bundle:
-    """`assignment.stage` is the bundle and `assignment.run` has the torch weights.
+@dataclass(frozen=True)
+class Exported:
+    """A proven ONNX model, and the manifest that it goes with, not yet complete."""
+
+    path: Path
+    draft: Bundle
+    exporter: str
+    difference: float  # largest, from torch, of any probability
+
+
+def export_and_prove(assignment: Assignment, bench: Bench) -> Exported:
+    """`assignment.stage` has the ONNX model and `assignment.run` the torch weights.
 
     Raises:
-        TrainingError: the ONNX model does not answer as the network does; nothing is sealed.
+        TrainingError: the ONNX model does not answer as the network does; it is not written.
     """
     settings, dataset = bench.settings, bench.dataset
-    model, run, stage = assignment.model, assignment.run, assignment.stage
+    run, stage = assignment.run, assignment.stage
     run.mkdir(parents=True, exist_ok=True)
-    (stage / "report").mkdir(parents=True, exist_ok=True)
+    stage.mkdir(parents=True, exist_ok=True)
     bench.network.cpu().eval()
     save_network(
         bench.network,
@@ -48,8 +57,8 @@ def seal_bundle(
         size=settings.size,
         task=dataset.task,
     )
-    bundle = Bundle(
-        model=model,
+    draft = Bundle(
+        model=assignment.model,
         created_at=datetime.now(UTC),
         task=dataset.task,
         labels=dataset.labels,
@@ -57,25 +66,41 @@ def seal_bundle(
         tta=settings.tta_spec(),
         thresholds=(THRESHOLD,) * len(dataset.labels) if dataset.task == "multi" else (),
         tolerances=TOLERANCES,
-        metrics=_metrics(bench, evaluation),
         files=dict.fromkeys((MODEL, GOLDEN), "0" * 64),
     )
     difference, exporter = export(
         bench.network,
         dataset.task,
         _parity_pixels(bench),
-        bundle.onnx_metadata(),
+        draft.onnx_metadata(),
         stage / MODEL,
     )
     bench.stages.note(f"ONNX by {exporter}; differs from torch by {difference:.1e} at most")
-    _write_golden(bench, stage)
-    facts = _provenance(bench, backbone, exporter, difference)
-    write_split(dataset, stage / SPLIT)
-    write_report(_findings(model, bench, evaluation, facts), bench.decoded, stage / "report")
+    return Exported(stage / MODEL, draft, exporter, difference)
+
+
+def seal_bundle(
+    assignment: Assignment,
+    bench: Bench,
+    exported: Exported,
+    evaluation: Evaluation,
+    backbone: Backbone,
+) -> Bundle:
+    """`assignment.stage` is a complete bundle: golden answers, report and manifest are there."""
+    stage = assignment.stage
+    report = stage / "report"
+    report.mkdir(exist_ok=True)
+    _write_golden(bench, exported, stage)
+    facts = _provenance(bench, backbone, exported)
+    write_split(bench.dataset, stage / SPLIT)
+    write_report(_findings(assignment.model, bench, evaluation, facts), bench.decoded, report)
     digests = {name: sha256_file(stage / name) for name in sorted(files_of(stage))}
-    sealed = bundle.model_copy(update={"provenance": facts, "files": digests})
-    seal(stage, sealed)
-    return sealed
+    metrics = _metrics(bench, evaluation)
+    bundle = exported.draft.model_copy(
+        update={"metrics": metrics, "provenance": facts, "files": digests}
+    )
+    seal(stage, bundle)
+    return bundle
 
 
 def _metrics(bench: Bench, evaluation: Evaluation) -> dict[str, float]:
@@ -91,9 +116,7 @@ def _metrics(bench: Bench, evaluation: Evaluation) -> dict[str, float]:
     }
 
 
-def _provenance(
-    bench: Bench, backbone: Backbone, exporter: str, difference: float
-) -> dict[str, str]:
+def _provenance(bench: Bench, backbone: Backbone, exported: Exported) -> dict[str, str]:
     return {
         "backbone": backbone.name,
         "weights": backbone.weights,
@@ -104,8 +127,8 @@ def _provenance(
         "learning_rates": ", ".join(
             f"{stage} {search.suggestion:.2e}" for stage, search in bench.searches.items()
         ),
-        "exporter": exporter,
-        "parity": f"{difference:.2e} (allowed {TOLERANCE:.0e})",
+        "exporter": exported.exporter,
+        "parity": f"{exported.difference:.2e} (allowed {TOLERANCE:.0e})",
         "device": str(bench.device),
         "versions": f"python {platform.python_version()}, torch {torch.__version__}, "
         f"onnxruntime {onnxruntime.__version__}",
@@ -119,13 +142,11 @@ def _parity_pixels(bench: Bench) -> np.ndarray[tuple[int, ...], np.dtype[np.uint
     return np.array(bench.decoded.pixels[places])
 
 
-def _write_golden(bench: Bench, stage: Path) -> None:
+def _write_golden(bench: Bench, exported: Exported, stage: Path) -> None:
     rows = bench.dataset.rows("valid")
     chosen = rows[np.linspace(0, len(rows) - 1, min(GOLDEN_IMAGES, len(rows))).astype(int)]
     encoded = [bench.dataset.items[row].path.read_bytes() for row in chosen]
-    session = open_session(str(stage / MODEL))
-    pixels = np.array(bench.decoded.pixels[chosen])
-    answers = session.run(["probabilities"], {"image": pixels})[0]
+    answers = answering(exported.path)(np.array(bench.decoded.pixels[chosen]))
     write_golden(stage / GOLDEN, encoded, answers)
 
 

@@ -1,79 +1,97 @@
 """Candidate and promoted version, both as ONNX, on the same held-out images."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
-from registry.bundle import MODEL, Bundle, verify_bundle
+from registry.bundle import MODEL, Bundle, read_bundle, verify_bundle
 from registry.images import Float32Array, prepare
 from registry.jobs import Assignment, Score, Scored
-from training.data import Dataset, read_split
+from training.data import Dataset, Part, Rows, read_split
 from training.evaluate import measure, right
-from training.export import open_session
+from training.export import answering
 from training.progress import Stages
 
 SPLIT = "report/split.csv"  # in every bundle: what it learnt from, by content
-BATCH = 16
 
 
-def score(dataset: Dataset, assignment: Assignment, stages: Stages) -> Scored:
-    """How both do on the held-out images that the champion never learnt from.
+def score(
+    dataset: Dataset, bundle: Bundle, answers: Float32Array, assignment: Assignment, stages: Stages
+) -> Scored:
+    """How both do on the held-out images that the promoted version never learnt from.
 
-    A champion with other labels cannot be compared; then the candidate is scored alone, and a note
-    says why.
+    Args:
+        answers: the candidate's, for all held-out rows in order.
     """
-    candidate, champion = assignment.stage, assignment.champion
-    champion_version, note, advance = assignment.champion_version, stages.note, stages.advance
-    bundle = verify_bundle(candidate)
-    rows = [int(row) for row in dataset.rows("valid")]
-    rival = verify_bundle(champion) if champion else None
-    if champion and rival and rival.labels != bundle.labels:
-        note(f"version {champion_version} has other labels and cannot be compared")
-        rival = None
-    if champion and rival:
-        learnt = {sha for sha, part in read_split(champion / SPLIT).items() if part == "train"}
-        fresh = [row for row in rows if dataset.items[row].sha256 not in learnt]
-        if len(fresh) < len(rows):
-            note(
-                f"{len(rows) - len(fresh)} held-out images are left out of the comparison: "
-                f"version {champion_version} learnt from them"
-            )
-        if not fresh:
-            note(f"version {champion_version} learnt from every held-out image: no comparison")
-            rival = None
-        rows = fresh or rows
-    targets = dataset.targets[rows]
-    mine = probabilities(dataset, rows, candidate, bundle, advance)
-    theirs = probabilities(dataset, rows, champion, rival, advance) if champion and rival else None
-    ours_right = right(mine, targets, dataset.task)
-    theirs_right = ours_right if theirs is None else right(theirs, targets, dataset.task)
+    rows = dataset.rows("valid")
+    fresh = _fresh(dataset, rows, bundle, assignment, stages.note)
+    chosen = fresh if fresh.any() else np.ones(len(rows), dtype=bool)
+    targets = dataset.targets[rows[chosen]]
+    mine = answers[chosen]
+    theirs = None
+    if assignment.champion and fresh.any():
+        theirs = _answers_of(assignment.champion, dataset, rows[chosen], stages.advance)
+    mine_right = right(mine, targets, dataset.task)
+    theirs_right = mine_right if theirs is None else right(theirs, targets, dataset.task)
     return Scored(
         candidate=_score(mine, targets, dataset),
         promoted=None if theirs is None else _score(theirs, targets, dataset),
-        promoted_version=None if theirs is None else champion_version,
-        images=len(rows),
-        gained=int((ours_right & ~theirs_right).sum()),
-        lost=int((theirs_right & ~ours_right).sum()),
+        promoted_version=None if theirs is None else assignment.champion_version,
+        images=len(targets),
+        gained=int((mine_right & ~theirs_right).sum()),
+        lost=int((theirs_right & ~mine_right).sum()),
     )
 
 
-def probabilities(
+def known_parts(champion: Path | None) -> dict[str, Part]:
+    """What the promoted version learnt from and was scored on, by content.
+
+    Empty when there is none, or when it was not trained here and does not say.
+    """
+    split = champion / SPLIT if champion else None
+    return read_split(split) if split and split.is_file() else {}
+
+
+def _fresh(
     dataset: Dataset,
-    rows: Sequence[int],
-    folder: Path,
+    rows: Rows,
     bundle: Bundle,
-    advance: Callable[[int], None],
+    assignment: Assignment,
+    note: Callable[[str], None],
+) -> npt.NDArray[np.bool_]:
+    """[n]: which held-out rows can be used for a comparison; none when there can be no such."""
+    champion, version = assignment.champion, assignment.champion_version
+    if champion is None:
+        return np.zeros(len(rows), dtype=bool)
+    rival = verify_bundle(champion)
+    if (rival.labels, rival.task) != (bundle.labels, bundle.task):
+        note(f"version {version} has other labels: it cannot be compared")
+        return np.zeros(len(rows), dtype=bool)
+    parts = known_parts(champion)
+    if not parts:
+        note(f"version {version} does not say what it learnt from: all images are compared")
+    fresh = np.array([parts.get(dataset.items[row].sha256) != "train" for row in rows])
+    if not fresh.all():
+        note(
+            f"{(~fresh).sum()} of {len(rows)} held-out images are left out of the comparison: "
+            f"version {version} learnt from them"
+        )
+    return fresh
+
+
+def _answers_of(
+    folder: Path, dataset: Dataset, rows: Rows, advance: Callable[[int], None]
 ) -> Float32Array:
-    """A bundle's answers, [n,classes], each with that bundle's own image preparation."""
-    session = open_session(str(folder / MODEL))
+    """A bundle's answers, [n,classes], with that bundle's own image preparation."""
+    answer, spec = answering(folder / MODEL), read_bundle(folder).image
     answers = []
-    for start in range(0, len(rows), BATCH):
-        encoded = [dataset.items[row].path.read_bytes() for row in rows[start : start + BATCH]]
-        pixels = np.stack([prepare(image, bundle.image) for image in encoded])
-        answers.append(session.run(["probabilities"], {"image": pixels})[0])
-        advance(len(encoded))
-    return np.concatenate(answers)
+    for row in rows:
+        pixels = prepare(dataset.items[row].path.read_bytes(), spec)
+        answers.append(answer(pixels[None])[0])
+        advance(1)
+    return np.stack(answers)
 
 
 def _score(answers: Float32Array, targets: Float32Array, dataset: Dataset) -> Score:

@@ -13,11 +13,13 @@ from registry.bundle import Task
 from registry.images import Float32Array, UInt8Array
 from registry.tta import TtaSpec, tta_views
 from training.activations import BATCH, to_device
-from training.data import Dataset
+from training.data import Dataset, Rows
 from training.decoded import Decoded
 from training.network import evaluating, to_probabilities
 
 METRICS: dict[Task, str] = {"single": "accuracy", "multi": "f2"}
+Answer = Callable[[UInt8Array], Float32Array]  # pixels [n,s,s,3] -> probabilities [n,classes]
+
 THRESHOLD = 0.5  # of a multi-label answer
 
 
@@ -43,32 +45,28 @@ def predict(
 
 
 def predict_rows(
-    network: nn.Module,
+    answer: Answer,
     dataset: Dataset,
     decoded: Decoded,
-    rows: npt.NDArray[np.int64],
-    device: torch.device,
+    rows: Rows,
     *,
-    tta: TtaSpec | None = None,
-    n_views: int = 1,
+    tta: TtaSpec,
+    n_views: int,
     advance: Callable[[int], None] = lambda n: None,
 ) -> Float32Array:
-    """Probabilities of `rows`, with the same views that a server would average."""
+    """Probabilities of `rows`, the mean over the same views that a server would average.
+
+    Args:
+        advance: told how many views have been answered since its last call.
+    """
     results = []
-    for start in range(0, len(rows), BATCH):
-        batch = rows[start : start + BATCH]
-        pixels = decoded.pixels[batch]
-        if tta is None or n_views <= 1:
-            results.append(predict(network, pixels, dataset.task, device))
-        else:
-            views = [
-                tta_views(image, dataset.items[row].path.read_bytes(), tta, n_views)
-                for image, row in zip(pixels, batch, strict=True)
-            ]
-            answers = predict(network, np.concatenate(views), dataset.task, device)
-            results.append(answers.reshape(len(batch), n_views, -1).mean(axis=1))
-        advance(len(batch))
-    return np.concatenate(results)
+    for row in rows:
+        views = decoded.pixels[[row]]
+        if n_views > 1:
+            views = tta_views(views[0], dataset.items[row].path.read_bytes(), tta, n_views)
+        results.append(answer(views).mean(axis=0))
+        advance(len(views))
+    return np.stack(results)
 
 
 def measure(probabilities: Float32Array, targets: Float32Array, task: Task) -> Measures:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from registry.bundle import Task
 from registry.errors import TrainingError
 from registry.images import Float32Array, UInt8Array
-from training.evaluate import predict
+from training.evaluate import Answer, predict
 from training.network import Network, to_probabilities
 
 OPSET = 20
@@ -91,6 +91,17 @@ def open_session(model: bytes | str) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def answering(path: Path) -> Answer:
+    """A function that has the ONNX model at `path` answer: pixels -> probabilities."""
+    session = open_session(str(path))
+
+    def answer(pixels: UInt8Array) -> Float32Array:
+        probabilities: Float32Array = session.run(["probabilities"], {"image": pixels})[0]
+        return probabilities
+
+    return answer
 
 
 def _by_dynamo(servable: Servable, example: Tensor) -> bytes:

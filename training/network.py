@@ -124,7 +124,8 @@ def build_network(
     wide = int(getattr(backbone.body, "num_features", features.shape[1]))
     axis = 1 if features.dim() == 4 and features.shape[1] == wide else features.dim() - 1
     head = make_head(2 * features.shape[axis], n_classes, hidden, dropout)
-    return Network(backbone, head, axis)
+    # convolutions are up to twice as fast with channels last, on CPUs and GPUs alike
+    return Network(backbone, head, axis).to(memory_format=torch.channels_last)
 
 
 def loss_function(task: Task) -> nn.Module:

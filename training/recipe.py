@@ -10,11 +10,12 @@ import torch
 from registry.bundle import Bundle
 from registry.jobs import Assignment, Scored
 from training.backbone import load_backbone
-from training.bundling import seal_bundle
-from training.compare import SPLIT, score
-from training.data import read_dataset, read_split
+from training.bundling import export_and_prove, seal_bundle
+from training.compare import known_parts, score
+from training.data import read_dataset
 from training.decoded import decode, larger
 from training.device import pick_device
+from training.export import answering
 from training.network import build_network
 from training.progress import Stages, Tell
 from training.settings import Settings, read_settings
@@ -45,7 +46,6 @@ def train(assignment: Assignment, tell: Tell) -> tuple[Bundle, Scored]:
     )
 
     stages.begin("audit and split", 0)
-    champion_split = assignment.champion / SPLIT if assignment.champion else None
     dataset = read_dataset(
         assignment.data,
         task=settings.task,
@@ -53,7 +53,7 @@ def train(assignment: Assignment, tell: Tell) -> tuple[Bundle, Scored]:
         seed=settings.seed,
         max_unreadable=settings.max_unreadable,
         within=assignment.within,
-        known_parts=read_split(champion_split) if champion_split else None,
+        known_parts=known_parts(assignment.champion),
         advance=stages.advance,
     )
     stages.note(dataset.summary())
@@ -92,14 +92,15 @@ def train(assignment: Assignment, tell: Tell) -> tuple[Bundle, Scored]:
         stages.begin("cosine restarts, differential rates", bench.n_train * bench.n_unfrozen_epochs)
         fit_unfrozen(bench, body_rate)
 
-    stages.begin("evaluate with and without views", bench.n_valid * (1 + settings.tta_views))
-    evaluation = evaluate(bench)
-
     stages.begin("export and prove", 0)
-    bundle = seal_bundle(assignment, bench, evaluation, backbone)
+    exported = export_and_prove(assignment, bench)
 
-    stages.begin("score beside the promoted version", 0)
-    scored = score(dataset, assignment, stages)
+    stages.begin("evaluate with and without views", bench.n_valid * (1 + settings.tta_views))
+    evaluation = evaluate(bench, answering(exported.path))
+    bundle = seal_bundle(assignment, bench, exported, evaluation, backbone)
+
+    stages.begin("score beside the promoted version", bench.n_valid)
+    scored = score(dataset, bundle, evaluation.plain, assignment, stages)
     tell(scored)
     return bundle, scored
 

@@ -15,7 +15,7 @@ from training.batches import ActivationBatches, Batches, ImageBatches
 from training.data import Dataset, Part, Rows
 from training.decoded import Decoded
 from training.device import autocast
-from training.evaluate import METRICS, Measures, measure, predict_rows, right
+from training.evaluate import METRICS, Answer, Measures, measure, predict_rows, right
 from training.finder import RateSearch, find_rate
 from training.fit import Epoch, fit
 from training.network import Network, evaluating, loss_function, to_probabilities
@@ -222,21 +222,20 @@ def fit_unfrozen(bench: Bench, rate: float) -> None:
     )
 
 
-def evaluate(bench: Bench) -> Evaluation:
-    """The held-out images answered once plainly and once with views, in float32."""
+def evaluate(bench: Bench, answer: Answer) -> Evaluation:
+    """The held-out images answered once plainly and once with views, by what will be served."""
     settings, dataset = bench.settings, bench.dataset
     rows = dataset.rows("valid")
 
     def answers(n_views: int) -> Float32Array:
         return predict_rows(
-            bench.network,
+            answer,
             dataset,
             bench.decoded,
             rows,
-            bench.device,
             tta=settings.tta_spec(),
             n_views=n_views,
-            advance=lambda n: bench.stages.advance(n * max(n_views, 1)),
+            advance=bench.stages.advance,
         )
 
     plain = answers(1)
