@@ -91,6 +91,9 @@ class RunningServer:
             return page.read().decode()
 
     def stop(self) -> None:
+        """It has ended; a second call does nothing."""
+        if not self._thread.is_alive():
+            return
         self.channel.close()
         self.admin_channel.close()
         self._loop.call_soon_threadsafe(self._end.set)

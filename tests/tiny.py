@@ -66,7 +66,7 @@ def onnx_model(
     bias: Sequence[float], *, task: Task, size: int, metadata: dict[str, str], work: int
 ) -> onnx.ModelProto:
     """The graph of `answer`; `work` rounds of idle multiplication make it slow on purpose."""
-    constants = {
+    constants: dict[str, np.ndarray] = {
         "axes": np.array([1, 2], dtype=np.int64),
         "scale": np.array(SHARPNESS / 255, dtype=np.float32),
         "bias": np.array(bias, dtype=np.float32),

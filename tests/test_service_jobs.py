@@ -1,0 +1,310 @@
+"""Training jobs from request to promotion, with a stand-in for the trainer."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+import tiny
+from conftest import RunningServer, Start, best, wait_until
+
+from registry.jobs import GateDecided, PromotionPolicy, Score, Scored
+from service.gate import decide
+from unfreeze.v1 import admin_pb2 as pb
+
+
+def begin(server: RunningServer, promotion: int = 0, key: str = "", **settings: str) -> pb.Job:
+    request = pb.StartTrainingRequest(
+        model="colours", data="colours", settings=settings, idempotency_key=key, promotion=promotion
+    )
+    return server.admin.StartTraining(request, timeout=20).job
+
+
+def events(server: RunningServer, job: pb.Job, from_sequence: int = 0) -> list[pb.JobEvent]:
+    """The job's whole story, once it has ended."""
+    request = pb.WatchJobRequest(job_id=job.id, from_sequence=from_sequence)
+    return list(server.admin.WatchJob(request, timeout=30))
+
+
+def finished(server: RunningServer, job: pb.Job) -> pb.Job:
+    events(server, job)
+    return server.admin.GetJob(pb.GetJobRequest(job_id=job.id))
+
+
+def refusal(server: RunningServer, **fields: Any) -> tuple[str, str]:
+    request = pb.StartTrainingRequest(**({"model": "colours", "data": "colours"} | fields))
+    with pytest.raises(grpc.RpcError) as caught:
+        server.admin.StartTraining(request, timeout=20)
+    return caught.value.code().name, caught.value.details()
+
+
+def test_a_better_model_goes_live(server: RunningServer) -> None:
+    job = finished(server, begin(server, bias="0,9,0", accuracy="0.9", champion="0.8"))
+    assert (job.state, job.version, job.promoted) == (pb.JOB_STATE_SUCCEEDED, 2, True)
+    assert job.message.startswith("version 2 published, promoted: accuracy 0.9000 against 0.8000")
+    response = server.classify(tiny.picture("white"))
+    assert (response.version, best(response)) == (2, ["green"])
+    assert server.registry.bundle("colours", 2).provenance["job"] == job.id
+    assert server.registry.promoted("colours")[1].by == f"job {job.id}"
+
+
+def test_a_worse_model_is_published_and_not_promoted(server: RunningServer) -> None:
+    job = finished(server, begin(server, bias="0,9,0", accuracy="0.7", champion="0.8"))
+    assert (job.state, job.version, job.promoted) == (pb.JOB_STATE_SUCCEEDED, 2, False)
+    assert "not promoted: accuracy 0.7000 against 0.8000 of version 1" in job.message
+    assert server.classify(tiny.picture("red")).version == 1
+
+
+def test_the_first_version_of_a_model_goes_live(start: Start, state: Path, data: Path) -> None:
+    server = start(state=state, data_roots=(data,))
+    job = finished(server, begin(server))
+    assert (job.version, job.promoted) == (1, True)
+    assert best(server.classify(tiny.picture("blue"))) == ["blue"]
+
+
+def test_a_model_whose_golden_answers_fail_keeps_the_old_one_live(server: RunningServer) -> None:
+    job = finished(server, begin(server, golden_shift="0.2"))
+    assert (job.state, job.version, job.promoted) == (pb.JOB_STATE_SUCCEEDED, 2, False)
+    assert "the version that was live stays, for this one does not load" in job.message
+    assert "golden answers differ by 0.2" in job.message
+    assert server.registry.promoted("colours")[1].version == 1
+    assert server.classify(tiny.picture("red")).version == 1
+
+
+def test_the_story_of_a_job_is_told_in_order(server: RunningServer) -> None:
+    job = begin(server)
+    told = events(server, job)
+    assert [event.sequence for event in told] == list(range(1, len(told) + 1))
+    kinds = [event.WhichOneof("event") for event in told if event.progress.stage == ""]
+    assert kinds == [
+        "state_changed",
+        "state_changed",
+        "stage_started",
+        "stage_started",
+        "epoch_finished",
+        "scored",
+        "gate_decided",
+        "state_changed",
+    ]
+    states = [event.state_changed.state for event in told if event.HasField("state_changed")]
+    assert states == [pb.JOB_STATE_QUEUED, pb.JOB_STATE_RUNNING, pb.JOB_STATE_SUCCEEDED]
+    assert told[-2].gate_decided.promote
+    assert events(server, job, from_sequence=4) == told[3:]
+
+
+def test_events_arrive_while_the_job_runs(server: RunningServer) -> None:
+    job = begin(server, mode="hang")
+    stream = server.admin.WatchJob(pb.WatchJobRequest(job_id=job.id), timeout=20)
+    assert next(event for event in stream if event.HasField("stage_started"))
+    assert server.admin.GetJob(pb.GetJobRequest(job_id=job.id)).state == pb.JOB_STATE_RUNNING
+    stream.cancel()
+
+
+FAILURES = {
+    "fail": "class 'green' has no images; add some",
+    "no such mode": "mode: 'no such mode' is none of good, fail",
+    "crash": "training ended with exit code 1 and no bundle; the end of its log:",
+    "killed": "training was ended by SIGKILL (out of memory?); the end of its log: (empty)",
+    "half": "no bundle.json; the version was never published",
+}
+
+
+@pytest.mark.parametrize("mode", FAILURES)
+def test_a_failing_trainer_fails_the_job_and_says_why(server: RunningServer, mode: str) -> None:
+    job = finished(server, begin(server, mode=mode))
+    assert job.state == pb.JOB_STATE_FAILED
+    assert FAILURES[mode] in job.message
+    assert server.classify(tiny.picture("red")).version == 1
+    assert finished(server, begin(server)).state == pb.JOB_STATE_SUCCEEDED
+
+
+def test_a_crash_shows_the_end_of_the_log(server: RunningServer) -> None:
+    job = finished(server, begin(server, mode="crash"))
+    assert job.message.endswith("RuntimeError: a bug in the trainer")
+
+
+@pytest.mark.parametrize("mode", ["garbage", "grandchild"])
+def test_a_noisy_trainer_still_succeeds(server: RunningServer, state: Path, mode: str) -> None:
+    job = finished(server, begin(server, mode=mode))
+    assert job.state == pb.JOB_STATE_SUCCEEDED
+    if mode == "garbage":
+        log = (state / "jobs" / job.id / "log.txt").read_text()
+        assert "[stdout] a library says hello\n" in log
+
+
+def test_a_trainer_that_cannot_be_started_fails_the_job(
+    start: Start, state: Path, data: Path
+) -> None:
+    server = start(state=state, data_roots=(data,), trainer_command=("/no/such/program",))
+    job = finished(server, begin(server))
+    assert job.state == pb.JOB_STATE_FAILED
+    assert "/no/such/program cannot be started" in job.message
+
+
+def test_the_same_key_is_the_same_job(server: RunningServer) -> None:
+    first = begin(server, key="nightly", mode="hang")
+    request = pb.StartTrainingRequest(model="colours", data="colours", idempotency_key="nightly")
+    again = server.admin.StartTraining(request)
+    assert (again.job.id, again.existing) == (first.id, True)
+    assert len(server.admin.ListJobs(pb.ListJobsRequest()).jobs) == 1
+
+
+def running(server: RunningServer, job: pb.Job) -> bool:
+    told = pb.WatchJobRequest(job_id=job.id)
+    for event in server.admin.WatchJob(told, timeout=20):
+        if event.HasField("stage_started") or event.HasField("note"):
+            return True
+    return False
+
+
+@pytest.mark.parametrize("mode", ["hang", "stubborn"])
+def test_a_running_job_can_be_cancelled(start, root, state, data, mode: str) -> None:
+    tiny.publish(root, promote=True)
+    server = start(state=state, data_roots=(data,), cancel_seconds=0.3)
+    job = begin(server, mode=mode)
+    assert running(server, job)
+    ended = server.admin.CancelJob(pb.CancelJobRequest(job_id=job.id), timeout=10)
+    assert (ended.state, ended.message) == (pb.JOB_STATE_CANCELLED, "cancelled while it ran")
+    assert finished(server, begin(server)).state == pb.JOB_STATE_SUCCEEDED
+
+
+def test_a_queued_job_waits_its_turn_and_can_be_cancelled(server: RunningServer) -> None:
+    first, second, third = begin(server, mode="hang"), begin(server), begin(server)
+    assert running(server, first)
+    cancelled = server.admin.CancelJob(pb.CancelJobRequest(job_id=second.id))
+    assert (cancelled.state, cancelled.attempt) == (pb.JOB_STATE_CANCELLED, 0)
+    server.admin.CancelJob(pb.CancelJobRequest(job_id=first.id))
+    assert finished(server, third).state == pb.JOB_STATE_SUCCEEDED
+    listed = server.admin.ListJobs(pb.ListJobsRequest(model="colours", limit=2)).jobs
+    assert [job.id for job in listed] == [third.id, second.id]
+
+
+def test_a_finished_job_is_left_as_it_is(server: RunningServer) -> None:
+    job = finished(server, begin(server))
+    assert server.admin.CancelJob(pb.CancelJobRequest(job_id=job.id)) == job
+
+
+def test_a_stopped_server_queues_its_job_for_the_next(start, root, state, data) -> None:
+    tiny.publish(root, promote=True)
+    first = start(state=state, data_roots=(data,))
+    job = begin(first, seconds="3")
+    assert running(first, job)
+    first.stop()
+    second = start(state=state, data_roots=(data,))
+    ended = finished(second, job)
+    assert (ended.state, ended.attempt, ended.version) == (pb.JOB_STATE_SUCCEEDED, 2, 2)
+
+
+def test_a_job_killed_between_publication_and_record_is_finished_not_repeated(
+    start, root, state, data
+) -> None:
+    tiny.publish(root, promote=True)
+    first = start(state=state, data_roots=(data,))
+    job = begin(first, promotion=pb.PROMOTION_POLICY_ALWAYS, mode="hang")
+    assert running(first, job)
+    tiny.publish(root, provenance={"job": job.id})
+    first.stop()
+    ended = finished(start(state=state, data_roots=(data,)), job)
+    assert (ended.version, ended.promoted) == (2, True)
+    assert first.registry.versions("colours") == [1, 2]
+
+
+def test_a_second_server_on_the_same_state_is_refused(
+    server: RunningServer, start: Start, state: Path
+) -> None:
+    with pytest.raises(Exception, match="another server is using the state folder"):
+        start(state=state)
+
+
+def test_training_without_a_state_folder_says_what_to_do(start: Start) -> None:
+    code, details = refusal(start())
+    assert code == "FAILED_PRECONDITION"
+    assert details == "training is off on this server; start it with --state PATH"
+
+
+def test_data_outside_the_roots_is_refused_and_not_described(
+    server: RunningServer, data: Path, tmp_path: Path
+) -> None:
+    (data / "link").symlink_to("/etc")
+    for path in ("/etc", "/no/such/folder", "../..", "link", "link/passwd", str(tmp_path)):
+        code, details = refusal(server, data=path)
+        assert code == "PERMISSION_DENIED"
+        assert "--data-root" in details
+        assert str(data) not in details
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "message"),
+    [
+        ({"data": "missing"}, "NOT_FOUND", "data 'missing' does not exist on the server"),
+        ({"data": ""}, "INVALID_ARGUMENT", "data is empty"),
+        ({"data": "a\0b"}, "INVALID_ARGUMENT", "not a path"),
+        ({"model": "a/b"}, "INVALID_ARGUMENT", "'a/b' cannot name a model"),
+        ({"idempotency_key": "k" * 300}, "INVALID_ARGUMENT", "idempotency_key"),
+        ({"promotion": 9}, "INVALID_ARGUMENT", "promotion 9 is not a policy"),
+    ],
+)
+def test_a_bad_training_request_is_explained(
+    server: RunningServer, fields: dict[str, Any], code: str, message: str
+) -> None:
+    got_code, details = refusal(server, **fields)
+    assert got_code == code
+    assert message in details
+
+
+def test_unknown_jobs_are_not_found(server: RunningServer) -> None:
+    for call, request in (
+        (server.admin.GetJob, pb.GetJobRequest(job_id="x")),
+        (server.admin.CancelJob, pb.CancelJobRequest(job_id="x")),
+        (lambda r: list(server.admin.WatchJob(r)), pb.WatchJobRequest(job_id="x")),
+    ):
+        with pytest.raises(grpc.RpcError) as caught:
+            call(request)
+        assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+def test_requests_are_answered_while_a_job_runs(server: RunningServer) -> None:
+    job = begin(server, seconds="1", bias="0,9,0")
+    versions = []
+    until = time.monotonic() + 20
+    while 2 not in versions and time.monotonic() < until:
+        versions.append(server.classify(tiny.picture("white")).version)
+    assert versions[0] == 1
+    assert versions[-1] == 2
+    wait_until(lambda: finished(server, job).promoted)
+
+
+def scored(value: float, log_loss: float = 0.4, promoted_version: int = 3) -> Scored:
+    return Scored(
+        candidate=Score(metric="accuracy", value=value, log_loss=log_loss),
+        promoted=Score(metric="accuracy", value=0.8, log_loss=0.5),
+        promoted_version=promoted_version,
+        images=100,
+        gained=5,
+        lost=4,
+    )
+
+
+GATE = {
+    "better": (PromotionPolicy.IF_BETTER, scored(0.81, log_loss=0.9), 3, True),
+    "worse": (PromotionPolicy.IF_BETTER, scored(0.79), 3, False),
+    "equal and surer": (PromotionPolicy.IF_BETTER, scored(0.8, log_loss=0.4), 3, True),
+    "equal in both": (PromotionPolicy.IF_BETTER, scored(0.8, log_loss=0.5), 3, False),
+    "not a number": (PromotionPolicy.IF_BETTER, scored(float("nan")), 3, False),
+    "first": (PromotionPolicy.IF_BETTER, None, None, True),
+    "not compared": (PromotionPolicy.IF_BETTER, None, 3, False),
+    "compared with another": (PromotionPolicy.IF_BETTER, scored(0.9), 4, False),
+    "always": (PromotionPolicy.ALWAYS, scored(0.1), 3, True),
+    "never": (PromotionPolicy.NEVER, scored(0.9), 3, False),
+    "never, first": (PromotionPolicy.NEVER, None, None, False),
+}
+
+
+@pytest.mark.parametrize("case", GATE)
+def test_the_gate_decides_by_policy_and_score(case: str) -> None:
+    policy, score, promoted, expected = GATE[case]
+    decision = decide(policy, score, promoted)
+    assert isinstance(decision, GateDecided)
+    assert decision.promote is expected
+    assert decision.reason

@@ -1,0 +1,238 @@
+"""Versions go live, come back and break while requests flow."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import grpc
+import pytest
+import tiny
+from conftest import RunningServer, Start, best, wait_until
+
+from unfreeze.v1 import admin_pb2 as pb
+
+RED = (9.0, 0.0, 0.0)
+GREEN = (0.0, 9.0, 0.0)
+BLUE = (0.0, 0.0, 9.0)
+
+
+def answers(server: RunningServer, version: int | None = None) -> str:
+    """What the server says of a white image: the bias decides."""
+    fields = {} if version is None else {"version": version}
+    return best(server.classify(tiny.picture("white"), **fields))[0]
+
+
+def refusal(call, request) -> tuple[str, str]:
+    with pytest.raises(grpc.RpcError) as caught:
+        call(request, timeout=20)
+    return caught.value.code().name, caught.value.details()
+
+
+@contextmanager
+def load(server: RunningServer, says: dict[int, str], n_threads: int = 3) -> Iterator[list[str]]:
+    """Requests without a pause; collects what was wrong with any of them."""
+    wrong: list[str] = []
+    seen: set[int] = set()
+    ended = threading.Event()
+
+    def ask() -> None:
+        while not ended.is_set():
+            try:
+                response = server.classify(*[tiny.picture("white")] * 3)
+            except grpc.RpcError as error:
+                wrong.append(str(error))
+                continue
+            seen.add(response.version)
+            if best(response) != [says[response.version]] * 3:
+                wrong.append(f"version {response.version} said {best(response)}")
+
+    threads = [threading.Thread(target=ask) for _ in range(n_threads)]
+    for thread in threads:
+        thread.start()
+    yield wrong
+    ended.set()
+    for thread in threads:
+        thread.join()
+    assert len(seen) > 1, "nothing was swapped while requests flowed"
+
+
+def test_a_new_pointer_is_followed_within_the_polling_interval(
+    server: RunningServer, root: Path
+) -> None:
+    version = tiny.publish(root, bias=GREEN, promote=True)
+    wait_until(lambda: server.classify(tiny.picture("white")).version == version)
+    assert answers(server) == "green"
+
+
+def test_many_swaps_under_load_fail_no_request(start: Start, root: Path) -> None:
+    versions = {
+        tiny.publish(root, bias=bias): name
+        for bias, name in zip((RED, GREEN, BLUE, RED), ("red", "green", "blue", "red"), strict=True)
+    }
+    server = start()
+    promote(server, 1)
+    with load(server, versions) as wrong:
+        for round in range(40):
+            promote(server, round % 4 + 1)
+        for _ in range(10):
+            server.admin.Rollback(pb.RollbackRequest(model="colours"), timeout=20)
+    assert wrong == []
+    assert 'unfreeze_swaps_total{model="colours"} 50.0' in server.metrics()
+
+
+def promote(server: RunningServer, version: int) -> pb.PromoteResponse:
+    request = pb.PromoteRequest(model="colours", version=version, reason="a test")
+    return server.admin.Promote(request, timeout=20)
+
+
+def test_promote_serves_before_it_answers(server: RunningServer, root: Path) -> None:
+    version = tiny.publish(root, bias=BLUE)
+    response = promote(server, version)
+    assert (response.version, response.replaced, response.pointer) == (version, 1, 2)
+    assert answers(server) == "blue"
+    assert server.registry.promoted("colours")[1].reason == "a test"
+
+
+def test_rollback_returns_to_what_was_replaced(server: RunningServer, root: Path) -> None:
+    promote(server, tiny.publish(root, bias=BLUE))
+    response = server.admin.Rollback(pb.RollbackRequest(model="colours", reason="bad"), timeout=20)
+    assert (response.version, response.replaced, response.pointer) == (1, 2, 3)
+    assert server.classify(tiny.picture("red")).version == 1
+
+
+def test_rollback_needs_no_disk(server: RunningServer, root: Path) -> None:
+    promote(server, tiny.publish(root, bias=BLUE))
+    (root / "colours" / "1" / "model.onnx").write_bytes(b"gone")
+    server.admin.Rollback(pb.RollbackRequest(model="colours"), timeout=20)
+    assert server.classify(tiny.picture("red")).version == 1
+
+
+def test_rollback_without_history_is_refused(server: RunningServer) -> None:
+    code, details = refusal(server.admin.Rollback, pb.RollbackRequest(model="colours"))
+    assert code == "FAILED_PRECONDITION"
+    assert details == "colours: nothing to roll back to; promote a version by its number"
+
+
+def broken(root: Path, how: str) -> int:
+    version = tiny.publish(root, bias=BLUE, golden_shift=0.1 if how == "golden" else 0)
+    folder = root / "colours" / str(version)
+    if how == "flipped byte":
+        content = bytearray((folder / "model.onnx").read_bytes())
+        content[len(content) // 2] ^= 1
+        (folder / "model.onnx").write_bytes(content)
+    elif how == "missing file":
+        (folder / "golden.npz").unlink()
+    elif how == "newer schema":
+        manifest = (folder / "bundle.json").read_text()
+        newer = manifest.replace('"schema_version": 1', '"schema_version": 2')
+        (folder / "bundle.json").write_text(newer)
+    return version
+
+
+BROKEN = {
+    "flipped byte": "colours/2: model.onnx differs from bundle.json; publish again",
+    "missing file": "colours/2: golden.npz is missing; publish again",
+    "newer schema": "bundle.json has schema 2 and this program reads up to 1; upgrade unfreeze",
+    "golden": "colours/2: golden answers differ by 0.1 on cpu, the tolerance is 1e-05",
+}
+
+
+@pytest.mark.parametrize("how", BROKEN)
+def test_promoting_a_broken_version_changes_nothing(
+    server: RunningServer, root: Path, how: str
+) -> None:
+    request = pb.PromoteRequest(model="colours", version=broken(root, how))
+    code, details = refusal(server.admin.Promote, request)
+    assert code == "FAILED_PRECONDITION"
+    assert BROKEN[how] in details
+    assert server.registry.promoted("colours")[1].version == 1
+    assert server.classify(tiny.picture("red")).version == 1
+
+
+@pytest.mark.parametrize("how", ["flipped byte", "missing file", "golden"])
+def test_a_broken_version_promoted_elsewhere_keeps_the_old_one_live(
+    server: RunningServer, root: Path, how: str
+) -> None:
+    version = broken(root, how)
+    server.registry.promote("colours", version, by="test", reason="")
+    other = tiny.publish(root, model="other", promote=True)
+    server.refresh()
+    assert server.classify(tiny.picture("red")).version == 1
+    assert server.classify(tiny.picture("red"), model="other").version == other
+    model, _ = server.admin.ListModels(pb.ListModelsRequest()).models
+    assert (model.promoted_version, model.ready) == (2, True)
+    assert BROKEN[how] in model.problem
+    assert 'unfreeze_load_problem{model="colours"} 1.0' in server.metrics()
+
+
+def test_a_better_pointer_ends_the_problem(server: RunningServer, root: Path) -> None:
+    server.registry.promote("colours", broken(root, "golden"), by="test", reason="")
+    server.refresh()
+    version = tiny.publish(root, bias=GREEN, promote=True)
+    server.refresh()
+    assert answers(server) == "green"
+    models = server.admin.ListModels(pb.ListModelsRequest()).models
+    assert (models[0].promoted_version, models[0].problem) == (version, "")
+
+
+def test_a_model_that_never_loaded_is_unavailable(start: Start, root: Path) -> None:
+    tiny.publish(root, promote=True, golden_shift=0.1)
+    server = start()
+    with pytest.raises(grpc.RpcError) as caught:
+        server.classify(tiny.picture())
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert "colours cannot be served: colours/1: golden answers differ" in caught.value.details()
+
+
+def test_labels_may_change_across_a_swap(server: RunningServer, root: Path) -> None:
+    labels = ("rot", "grün", "blau")
+    promote(server, tiny.publish(root, labels=labels, size=16))
+    assert best(server.classify(tiny.picture("green"))) == ["grün"]
+
+
+def test_versions_beyond_the_last_two_are_freed(server: RunningServer, root: Path) -> None:
+    before = threading.active_count()
+    for _ in range(6):
+        promote(server, tiny.publish(root))
+    wait_until(lambda: threading.active_count() <= before + 2)
+
+
+def test_list_versions_tells_newest_first(server: RunningServer, root: Path) -> None:
+    tiny.publish(root, metrics={"accuracy": 0.75}, provenance={"backbone": "x"})
+    request = pb.ListVersionsRequest(model="colours")
+    second, first = server.admin.ListVersions(request).versions
+    assert (second.version, second.promoted, first.version, first.promoted) == (2, False, 1, True)
+    assert (dict(second.metrics), dict(second.provenance)) == (
+        {"accuracy": 0.75},
+        {"backbone": "x"},
+    )
+    assert list(first.labels) == ["red", "green", "blue"]
+
+
+def test_prune_keeps_what_is_needed(server: RunningServer, root: Path) -> None:
+    for _ in range(4):
+        tiny.publish(root)
+    request = pb.PruneVersionsRequest(model="colours", keep=2)
+    assert list(server.admin.PruneVersions(request).deleted) == [2, 3]
+    assert server.registry.versions("colours") == [1, 4, 5]
+    code, details = refusal(
+        server.admin.PruneVersions, pb.PruneVersionsRequest(model="colours", keep=0)
+    )
+    assert (code, details) == ("INVALID_ARGUMENT", "keep must be at least 1")
+
+
+@pytest.mark.parametrize(
+    ("call", "request_", "code"),
+    [
+        ("Promote", pb.PromoteRequest(model="colours", version=7), "NOT_FOUND"),
+        ("Promote", pb.PromoteRequest(model="../x", version=1), "INVALID_ARGUMENT"),
+        ("Rollback", pb.RollbackRequest(model="nothing"), "FAILED_PRECONDITION"),
+        ("ListVersions", pb.ListVersionsRequest(model="nothing"), "NOT_FOUND"),
+        ("ListVersions", pb.ListVersionsRequest(model="a/b"), "INVALID_ARGUMENT"),
+    ],
+)
+def test_admin_explains_what_it_refuses(
+    server: RunningServer, call: str, request_: object, code: str
+) -> None:
+    assert refusal(getattr(server.admin, call), request_)[0] == code
