@@ -25,7 +25,7 @@ from training.device import autocast
 from training.fit import fit
 from training.network import Network, build_network
 from training.schedule import cosine_restarts
-from training.settings import Settings
+from training.settings import OptimizerSpec, Settings
 from unfreeze.demo.photographs import lay_out
 
 WANTED = 50  # times
@@ -92,8 +92,7 @@ def seconds(
         cosine_restarts(len(batches), [1]),
         batches,
         nn.CrossEntropyLoss(),
-        momentum=0.9,
-        weight_decay=1e-4,
+        spec=OptimizerSpec(),
         before_epoch=lambda: network.train_unfrozen(freeze_batchnorm=True),
         validate=lambda: (0.0, 0.0),
     )

@@ -32,6 +32,9 @@ MAX_LINE = 1_000_000  # bytes; an event is far smaller
 TAIL = 2_000  # bytes of the log that explain a crash
 LINGER_S = 5.0  # for what is left in the pipe after the end of the process
 
+# Threads of the trainer that wait asleep, and not in a loop, leave the cores to those who answer.
+PATIENT = {"OMP_WAIT_POLICY": "PASSIVE"}
+
 TOLD_BY_TRAINER = (StageStarted, Progress, EpochFinished, Note, Scored)
 
 
@@ -65,6 +68,7 @@ class Trainer:
                     stdout=asyncio.subprocess.PIPE,
                     stderr=errors,
                     start_new_session=True,
+                    env=os.environ | PATIENT,
                 )
             except OSError as error:
                 raise TrainingError(f"{command[0]} cannot be started: {error}") from error

@@ -1,6 +1,6 @@
 """Schedules, the rate search, and fitting."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pytest
@@ -11,7 +11,9 @@ from registry.errors import TrainingError
 from training.backbone import weights_digest
 from training.finder import LOWEST, RateSearch, find_rate, suggest
 from training.fit import Epoch, fit
+from training.optimizer import Optimizer
 from training.schedule import Shares, cosine_restarts, restart_epochs
+from training.settings import OptimizerSpec
 
 
 class TwoClouds:
@@ -48,17 +50,17 @@ def fitted(
         shares,
         TwoClouds(),
         nn.CrossEntropyLoss(),
-        momentum=0.9,
-        weight_decay=0.0,
+        spec=OptimizerSpec(weight_decay=0.0),
         before_epoch=model.train,
         validate=lambda: (0.0, 1.0),
     )
 
 
 def search(model: nn.Module, **changes: float) -> RateSearch:
+    spec = OptimizerSpec(**changes)
     groups = [list(model.parameters())]
     return find_rate(
-        model, model, groups, [1.0], TwoClouds(), nn.CrossEntropyLoss(), max_steps=60, **changes
+        model, model, groups, [1.0], TwoClouds(), nn.CrossEntropyLoss(), spec=spec, max_steps=60
     )
 
 
@@ -81,18 +83,39 @@ def test_rates_follow_the_formula_of_2018():
 
 
 def test_groups_keep_their_ratio_at_each_step(monkeypatch: pytest.MonkeyPatch):
-    seen: list[list[float]] = []
-    step = torch.optim.SGD.step
+    seen: list[Sequence[float]] = []
+    step = Optimizer.step
 
-    def recording(self: torch.optim.SGD) -> None:
-        seen.append([group["lr"] for group in self.param_groups])
-        step(self)
+    def recording(self: Optimizer, loss: Tensor, rates: Sequence[float]) -> None:
+        seen.append(rates)
+        step(self, loss, rates)
 
-    monkeypatch.setattr(torch.optim.SGD, "step", recording)
+    monkeypatch.setattr(Optimizer, "step", recording)
     shares = cosine_restarts(4, [1, 2])
     fitted(network(), shares, rates=(0.01, 0.1))
     np.testing.assert_allclose([high for _, high in seen], 0.1 * shares)
     assert all(high == pytest.approx(10 * low, rel=1e-12) for low, high in seen)
+
+
+def test_each_group_steps_at_its_own_rate():
+    still, moving = (nn.Parameter(torch.ones(1)) for _ in range(2))
+    optimizer = Optimizer([[still], [], [moving]], OptimizerSpec(weight_decay=0.0))
+    optimizer.step((still + 2 * moving).sum(), [0.0, 1.0, 0.1])
+    assert (still.item(), moving.item()) == (1.0, pytest.approx(0.8))
+
+
+def test_gradients_are_clipped_together():
+    parameter = nn.Parameter(torch.zeros(1))
+    optimizer = Optimizer([[parameter]], OptimizerSpec(weight_decay=0.0, clip_norm=0.5))
+    optimizer.step(1000 * parameter.sum(), [1.0])
+    assert parameter.item() == pytest.approx(-0.5)
+
+
+def test_weight_decay_of_adamw_is_decoupled():
+    parameter = nn.Parameter(torch.ones(1))
+    optimizer = Optimizer([[parameter]], OptimizerSpec(kind="adamw", weight_decay=0.5))
+    optimizer.step(0 * parameter.sum(), [0.1])
+    assert parameter.item() == pytest.approx(1 - 0.1 * 0.5)
 
 
 def test_fitting_lowers_the_loss():

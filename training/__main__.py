@@ -139,6 +139,7 @@ def _work_for_service(file: Path) -> int:
     from training.recipe import train
 
     stop_with_parent()
+    os.nice(10)  # requests go first
     tell = json_lines(sys.stdout)
     try:
         assignment = Assignment.model_validate_json(file.read_bytes())

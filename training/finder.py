@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from training.batches import Batches
+from training.optimizer import Optimizer
+from training.settings import OptimizerSpec
 
 LOWEST, HIGHEST = 1e-5, 10.0
 ARMED_AFTER = 10  # steps before the loss is believed enough to stop at
@@ -35,7 +37,7 @@ def find_rate(
     batches: Batches,
     loss_of: Callable[[Tensor, Tensor], Tensor],
     *,
-    momentum: float = 0.9,
+    spec: OptimizerSpec,
     max_steps: int = 100,
     advance: Callable[[int], None] = lambda n: None,
 ) -> RateSearch:
@@ -50,13 +52,8 @@ def find_rate(
     losses: list[float] = []
     smooth = _Smooth(0.98 ** (100 / max_steps))  # the same share of the sweep, however long it is
     with _untouched(model):
-        optimiser = torch.optim.SGD(
-            [{"params": group, "lr": 0.0} for group in groups if group], momentum=momentum
-        )
-        shares = [share for group, share in zip(groups, group_rates, strict=True) if group]
+        optimizer = Optimizer(groups, spec)
         for rate, (inputs, targets) in zip(raised, _endless(batches), strict=False):
-            for options, share in zip(optimiser.param_groups, shares, strict=True):
-                options["lr"] = rate * share
             loss = loss_of(forward(inputs), targets)
             value = smooth(loss.item())
             if not math.isfinite(value):
@@ -66,9 +63,7 @@ def find_rate(
             advance(len(targets))
             if len(losses) > ARMED_AFTER and value > DIVERGED * min(losses[ARMED_AFTER:]):
                 break
-            optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
+            optimizer.step(loss, [rate * share for share in group_rates])
     suggestion, reason = suggest(used, losses)
     return RateSearch(used, losses, suggestion, reason)
 

@@ -1,16 +1,17 @@
-"""Fits some layer groups with SGD, a rate for each group, and a schedule."""
+"""Fits some layer groups, with a rate for each group and a schedule."""
 
 import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from registry.errors import TrainingError
 from training.batches import Batches
+from training.optimizer import Optimizer
 from training.schedule import Shares
+from training.settings import OptimizerSpec
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,7 @@ def fit(
     batches: Batches,
     loss_of: Callable[[Tensor, Tensor], Tensor],
     *,
-    momentum: float,
-    weight_decay: float,
+    spec: OptimizerSpec,
     before_epoch: Callable[[], None],
     validate: Callable[[], tuple[float, float]],
     advance: Callable[[int], None] = lambda n: None,
@@ -53,12 +53,7 @@ def fit(
     Raises:
         TrainingError: the loss is no longer a number; says when, and at what rate.
     """
-    optimiser = torch.optim.SGD(
-        [{"params": group, "lr": 0.0} for group in groups if group],
-        momentum=momentum,
-        weight_decay=weight_decay,
-    )
-    bases = [rate for group, rate in zip(groups, rates, strict=True) if group]
+    optimizer = Optimizer(groups, spec)
     history: list[Epoch] = []
     for number in range(len(shares) // len(batches)):
         before_epoch()
@@ -66,18 +61,14 @@ def fit(
         for step, (inputs, targets) in enumerate(
             batches.epoch(number), start=number * len(batches)
         ):
-            for options, base in zip(optimiser.param_groups, bases, strict=True):
-                options["lr"] = base * shares[step]
             loss = loss_of(forward(inputs), targets)
             value = loss.item()
             if not math.isfinite(value):
                 raise TrainingError(
                     f"{stage}: the loss became {value} in batch {step + 1} at a learning "
-                    f"rate of {max(bases) * shares[step]:.1e}; set a lower learning_rate"
+                    f"rate of {max(rates) * shares[step]:.1e}; set a lower learning_rate"
                 )
-            optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
+            optimizer.step(loss, [rate * shares[step] for rate in rates])
             total, seen = total + value * len(targets), seen + len(targets)
             advance(len(targets))
         seconds = time.perf_counter() - began

@@ -1,5 +1,6 @@
 """What a training can be told: `--set key=value` on the command, `settings` in an admin request."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +21,16 @@ SYMMETRIES: dict[Augmentation, Symmetries] = {
     "flips": "flips",
     "top_down": "dihedral",
 }
+
+
+@dataclass(frozen=True)
+class OptimizerSpec:
+    """How `training.optimizer.Optimizer` steps."""
+
+    kind: Literal["sgd", "adamw"] = "sgd"
+    momentum: float = 0.9  # of sgd
+    weight_decay: float = 1e-4
+    clip_norm: float | None = None  # largest norm of all gradients together
 
 
 class Settings(Record):
@@ -50,8 +61,10 @@ class Settings(Record):
     batch_size: int = Field(default=64, ge=2)
     learning_rate: float | None = Field(default=None, gt=0)  # None: what the finder suggests
     unfrozen_learning_rate: float | None = Field(default=None, gt=0)  # the same, once unfrozen
-    momentum: float = Field(default=0.9, ge=0, lt=1)
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    momentum: float = Field(default=0.9, ge=0, lt=1)  # of sgd
     weight_decay: float = Field(default=1e-4, ge=0)
+    clip_norm: float | None = Field(default=1.0, gt=0)  # of all gradients together; empty: none
     head_epochs: int = Field(default=5, ge=1)  # on cached activations
     augmented_epochs: int = Field(default=1, ge=0)  # head alone, augmented images
     cycles: int = Field(default=2, ge=0)  # unfrozen; 0 stops at the head
@@ -65,6 +78,14 @@ class Settings(Record):
     # 5. evaluation
     tta_views: int = Field(default=5, ge=0, le=MAX_VIEWS)
     serve_tta_views: int = Field(default=1, ge=0, le=MAX_VIEWS)  # when a request does not say
+
+    def optimizer_spec(self) -> OptimizerSpec:
+        return OptimizerSpec(
+            kind=self.optimizer,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+            clip_norm=self.clip_norm,
+        )
 
     def image_spec(self) -> ImageSpec:
         return ImageSpec(size=self.size, crop=self.crop, crop_fraction=self.crop_fraction)

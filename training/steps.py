@@ -140,7 +140,7 @@ def search_head(bench: Bench, activations: Parts) -> float:
         [1.0],
         bench.activation_batches(activations.train),
         bench.loss(),
-        momentum=bench.settings.momentum,
+        spec=bench.settings.optimizer_spec(),
     )
     return _chosen(bench, "head", search, bench.settings.learning_rate)
 
@@ -197,7 +197,7 @@ def search_unfrozen(bench: Bench) -> float:
         bench.settings.group_rates,
         bench.image_batches(),
         bench.loss(),
-        momentum=bench.settings.momentum,
+        spec=bench.settings.optimizer_spec(),
         max_steps=UNFROZEN_SEARCH_STEPS,
     )
     return _chosen(bench, "unfrozen", search, bench.settings.unfrozen_learning_rate)
@@ -315,8 +315,7 @@ def _fit(
             shares,
             batches,
             lambda logits, targets: bench.loss()(logits, targets.to(logits.device)),
-            momentum=settings.momentum,
-            weight_decay=settings.weight_decay,
+            spec=settings.optimizer_spec(),
             before_epoch=lambda: bench.network.train_unfrozen(
                 freeze_batchnorm=settings.freeze_batchnorm
             ),

@@ -33,7 +33,13 @@ VIEWS = 4
 # late layers too. Cells hang upright, so they may be mirrored but not turned.
 COMMON = {"augmentation": "flips", "max_rotate": "0", "max_zoom": "1.05", "tta_views": str(VIEWS)}
 FIRST = COMMON | {"head_epochs": "3", "augmented_epochs": "0", "cycles": "0"}
-SECOND = COMMON | {"frozen_groups": "1", "cycles": "1", "cycle_len": "3"}
+SECOND = COMMON | {
+    "augmented_epochs": "0",
+    "optimizer": "adamw",
+    "frozen_groups": "1",
+    "cycles": "1",
+    "cycle_len": "3",
+}
 
 
 def main(argv: list[str] | None = None) -> int:
