@@ -8,7 +8,8 @@ import photos
 import pytest
 
 from registry.errors import DataError
-from training.data import Dataset, read_dataset, read_split, write_split
+from training.data import Dataset, read_dataset
+from training.split import read_split, write_split
 
 
 def parts(dataset: Dataset) -> dict[str, str | None]:
@@ -54,7 +55,7 @@ def test_several_labels_in_a_row_make_the_task_multi_label(tmp_path: Path):
 def test_known_images_keep_their_part_when_data_grows(tmp_path: Path):
     data = photos.folder(tmp_path / "data", per_class=8)
     before = read_dataset(data, valid_fraction=0.25)
-    write_split(before, tmp_path / "split.csv")
+    write_split(before.items, data, tmp_path / "split.csv")
     photos.folder(data, per_class=16)
     after = read_dataset(data, valid_fraction=0.25, known_parts=read_split(tmp_path / "split.csv"))
     assert len(after.items) == 32

@@ -15,13 +15,13 @@ from registry.files import sha256_file
 from registry.golden import write_golden
 from registry.jobs import Assignment
 from training.backbone import Backbone
+from training.bench import Bench, Evaluation
 from training.compare import SPLIT
-from training.data import write_split
 from training.evaluate import THRESHOLD
 from training.export import PARITY_BATCHES, TOLERANCE, answering, export
 from training.network import save_network
 from training.report import Findings, write_report
-from training.steps import Bench, Evaluation
+from training.split import write_split
 
 NETWORK = "network.safetensors"
 GOLDEN_IMAGES = 8
@@ -92,7 +92,7 @@ def seal_bundle(
     report.mkdir(exist_ok=True)
     _write_golden(bench, exported, stage)
     facts = _provenance(bench, backbone, exported)
-    write_split(bench.dataset, stage / SPLIT)
+    write_split(bench.dataset.items, bench.dataset.root, stage / SPLIT)
     write_report(_findings(assignment.model, bench, evaluation, facts), bench.decoded, report)
     digests = {name: sha256_file(stage / name) for name in sorted(files_of(stage))}
     metrics = _metrics(bench, evaluation)

@@ -9,10 +9,12 @@ import numpy.typing as npt
 from registry.bundle import MODEL, Bundle, read_bundle, verify_bundle
 from registry.images import Float32Array, prepare
 from registry.jobs import Assignment, Score, Scored
-from training.data import Dataset, Part, Rows, read_split
+from training.data import Dataset, Rows
 from training.evaluate import measure, right
 from training.export import answering
+from training.items import Part
 from training.progress import Stages
+from training.split import read_split
 
 SPLIT = "report/split.csv"  # in every bundle: what it learnt from, by content
 

@@ -1,47 +1,25 @@
-"""A data set: which files, which labels, and which part each belongs to.
+"""A data set: audited images, their labels, and the part that each belongs to."""
 
-Three layouts are understood:
-
-    PATH/train/<class>/…, PATH/valid/<class>/…     the parts are given
-    PATH/<class>/…                                 the parts are drawn
-    PATH.csv with the columns file,label           the parts are drawn, or given by a column `part`
-
-In a CSV, several labels in one row are separated by spaces and make the task multi-label.
-"""
-
-import csv
 import hashlib
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.model_selection import train_test_split
 
 from registry.bundle import Task
 from registry.errors import BadImage, DataError
 from registry.images import Float32Array, image_info
+from training.items import Item, Part, check_within, list_items
+from training.split import check_parts, split
 
 Rows = npt.NDArray[np.int64]
-Part = Literal["train", "valid"]
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 THREADS = 4  # reading is mostly waiting, and Pillow releases the interpreter's lock
-
-
-@dataclass(frozen=True)
-class Item:
-    """One labelled image; several labels only in a multi-label task."""
-
-    path: Path
-    labels: tuple[str, ...]
-    part: Part | None
-    sha256: str = ""
 
 
 @dataclass(frozen=True)
@@ -115,10 +93,10 @@ def read_dataset(
     Raises:
         DataError: nothing to train on; says which file or class, and what to do.
     """
-    items = _list_csv(source) if source.suffix.lower() == ".csv" else _list_folder(source)
+    items = list_items(source)
     root = source.parent if source.suffix.lower() == ".csv" else source
     if within:
-        _check_within(items, [folder.resolve() for folder in within])
+        check_within(items, within)
     items, left_out = _audit(items, advance)
     if len(left_out) > max_unreadable:
         raise DataError(
@@ -128,91 +106,9 @@ def read_dataset(
         )
     kind: Task = _detect(items) if task == "auto" else task
     labels = _check_labels(items, kind, source)
-    items = _split(items, kind, valid_fraction, seed, known_parts or {})
-    _check_parts(items, labels)
+    items = split(items, kind, valid_fraction, seed, known_parts or {})
+    check_parts(items, labels)
     return Dataset(root, tuple(items), labels, kind, tuple(left_out))
-
-
-def write_split(dataset: Dataset, path: Path) -> None:
-    """`path` is a CSV of sha256, part, labels and file, which `read_split` understands."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["sha256", "part", "labels", "file"])
-        for item in dataset.items:
-            name = os.path.relpath(item.path, dataset.root)
-            writer.writerow([item.sha256, item.part, " ".join(item.labels), name])
-
-
-def read_split(path: Path) -> dict[str, Part]:
-    """The part of each image by SHA-256, as `write_split` wrote it."""
-    with path.open(newline="", encoding="utf-8") as file:
-        return {
-            row["sha256"]: "valid" if row["part"] == "valid" else "train"
-            for row in csv.DictReader(file)
-        }
-
-
-# Listing
-
-
-def _list_folder(root: Path) -> list[Item]:
-    if not root.is_dir():
-        raise DataError(f"{root}: no such folder; give a folder of class folders, or a CSV file")
-    if (root / "train").is_dir():
-        if not (root / "valid").is_dir():
-            raise DataError(f"{root}: there is train/ but no valid/; add it, or use class folders")
-        return _list_classes(root / "train", "train") + _list_classes(root / "valid", "valid")
-    return _list_classes(root, None)
-
-
-def _list_classes(root: Path, part: Part | None) -> list[Item]:
-    folders = sorted(path for path in root.iterdir() if path.is_dir() and path.name[0] != ".")
-    items = [
-        Item(path, (folder.name,), part)
-        for folder in folders
-        for path in sorted(folder.rglob("*"))
-        if path.suffix.lower() in SUFFIXES
-    ]
-    if not items:
-        raise DataError(
-            f"{root}: no images; put JPEG, PNG or WebP files into one folder for each class"
-        )
-    return items
-
-
-def _list_csv(path: Path) -> list[Item]:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            if not {"file", "label"} <= set(reader.fieldnames or []):
-                raise DataError(f"{path}: the first line must name the columns file,label")
-            items = [_row(path, number, row) for number, row in enumerate(reader, start=2)]
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from error
-    if not items:
-        raise DataError(f"{path}: no rows")
-    given = sum(item.part is not None for item in items)
-    if given not in (0, len(items)):
-        raise DataError(f"{path}: the column part is empty in {len(items) - given} rows; fill it")
-    return sorted(items, key=lambda item: item.path)
-
-
-def _row(path: Path, number: int, row: dict[str, str]) -> Item:
-    file = path.parent / (row["file"] or "")
-    if not file.is_file():
-        raise DataError(f"{path}, line {number}: no such file: {row['file']}")
-    parts: dict[str, Part | None] = {"train": "train", "valid": "valid", "": None}
-    given = (row.get("part") or "").strip()
-    if given not in parts:
-        raise DataError(f"{path}, line {number}: part is {given!r}; it can be train or valid")
-    return Item(file, tuple((row["label"] or "").split()), parts[given])
-
-
-def _check_within(items: Sequence[Item], folders: Sequence[Path]) -> None:
-    for item in items:
-        path = item.path.resolve()
-        if not any(path.is_relative_to(folder) for folder in folders):
-            raise DataError(f"{item.path}: lies outside the folders that may be trained on")
 
 
 # Audit
@@ -226,7 +122,7 @@ def _audit(items: Sequence[Item], advance: Callable[[int], None]) -> tuple[list[
             if problem:
                 bad.append(f"{item.path}: {problem}")
             else:
-                good.append(Item(item.path, item.labels, item.part, digest))
+                good.append(replace(item, sha256=digest))
             advance(1)
     return good, bad
 
@@ -254,52 +150,3 @@ def _check_labels(items: Sequence[Item], task: Task, source: Path) -> tuple[str,
             if len(item.labels) != 1:
                 raise DataError(f"{item.path}: {len(item.labels)} labels in a single-label task")
     return labels
-
-
-def _check_parts(items: Sequence[Item], labels: tuple[str, ...]) -> None:
-    train = Counter(label for item in items if item.part == "train" for label in item.labels)
-    valid = Counter(label for item in items if item.part == "valid" for label in item.labels)
-    for label in labels:
-        if not train[label]:
-            raise DataError(
-                f"class {label!r} has {valid[label]} held-out images and none to learn from; "
-                "add some to train/"
-            )
-    if not valid:
-        raise DataError("no held-out images; raise valid_fraction or add images")
-    digests = {item.sha256 for item in items if item.part == "train"}
-    for item in items:
-        if item.part == "valid" and item.sha256 in digests:
-            raise DataError(
-                f"{item.path}: the same image is also among those to learn from, which would "
-                "flatter the score; remove one of the two"
-            )
-
-
-# Split
-
-
-def _split(
-    items: list[Item], task: Task, valid_fraction: float, seed: int, known: Mapping[str, Part]
-) -> list[Item]:
-    """Every item in one part; equal images always share theirs."""
-    if all(item.part for item in items):
-        return items
-    new: dict[str, Item] = {item.sha256: item for item in items if item.sha256 not in known}
-    parts = dict(known) | _draw(list(new.values()), task, valid_fraction, seed)
-    return [Item(item.path, item.labels, parts[item.sha256], item.sha256) for item in items]
-
-
-def _draw(items: list[Item], task: Task, valid_fraction: float, seed: int) -> dict[str, Part]:
-    """Stratified by label; a class of one image learns from it."""
-    kinds = Counter(item.labels for item in items)
-    drawn = [item.sha256 for item in items if kinds[item.labels] > 1 or task == "multi"]
-    strata = [item.labels for item in items if kinds[item.labels] > 1] if task == "single" else None
-    n_valid = round(len(drawn) * valid_fraction)
-    if strata:  # scikit-learn wants room for one of each class in both parts
-        n_valid = min(max(n_valid, len(set(strata))), len(drawn) - len(set(strata)))
-    parts: dict[str, Part] = {item.sha256: "train" for item in items}
-    if 0 < n_valid < len(drawn):
-        chosen = train_test_split(drawn, test_size=n_valid, random_state=seed, stratify=strata)[1]
-        parts |= dict.fromkeys(chosen, "valid")
-    return parts

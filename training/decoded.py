@@ -13,7 +13,8 @@ import numpy as np
 from registry.errors import BadImage, DataError
 from registry.files import sync
 from registry.images import ImageSpec, UInt8Array, prepare
-from training.data import THREADS, Item
+from training.data import THREADS
+from training.items import Item
 
 
 @dataclass(frozen=True)

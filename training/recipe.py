@@ -10,6 +10,7 @@ import torch
 from registry.bundle import Bundle
 from registry.jobs import Assignment, Scored
 from training.backbone import load_backbone
+from training.bench import Bench
 from training.bundling import export_and_prove, seal_bundle
 from training.compare import known_parts, score
 from training.data import read_dataset
@@ -20,7 +21,6 @@ from training.network import build_network
 from training.progress import Stages, Tell
 from training.settings import Settings, read_settings
 from training.steps import (
-    Bench,
     evaluate,
     fit_augmented_head,
     fit_head,

@@ -1,112 +1,28 @@
 """The steps of the recipe, each on the same bench."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.swa_utils import update_bn
 
 from registry.images import Float32Array
-from training.activations import Activations, compute, precompute
-from training.batches import ActivationBatches, Batches, ImageBatches
-from training.data import Dataset, Part, Rows
-from training.decoded import Decoded
+from training.activations import compute, precompute
+from training.batches import Batches
+from training.bench import Bench, Evaluation, Parts
 from training.device import autocast
-from training.evaluate import METRICS, Answer, Measures, measure, predict_rows, right
+from training.evaluate import METRICS, Answer, measure, predict_rows, right
 from training.finder import RateSearch, find_rate
 from training.fit import Epoch, fit
-from training.network import Network, evaluating, loss_function, to_probabilities
-from training.progress import Stages
-from training.schedule import Shares, cosine_restarts, restart_epochs
-from training.settings import Settings
+from training.items import Part
+from training.network import evaluating, to_probabilities
+from training.schedule import Shares, cosine_restarts
 
 UNFROZEN_SEARCH_STEPS = 30  # where a step costs a backward pass through everything
 
-
-@dataclass(frozen=True)
-class Bench:
-    """What every step works on. The network learns in place; the lists grow, for the report."""
-
-    settings: Settings
-    dataset: Dataset
-    decoded: Decoded  # what `prepare` gives: evaluation and activations
-    roomy: Decoded  # larger, for augmentation alone
-    network: Network
-    stages: Stages
-    searches: dict[str, RateSearch] = field(default_factory=dict)
-    schedules: dict[str, Shares] = field(default_factory=dict)
-    history: list[Epoch] = field(default_factory=list)
-
-    @property
-    def device(self) -> torch.device:
-        return self.network.mean.device
-
-    @property
-    def n_train(self) -> int:
-        return len(self.dataset.rows("train"))
-
-    @property
-    def n_valid(self) -> int:
-        return len(self.dataset.rows("valid"))
-
-    @property
-    def unfrozen_cycles(self) -> list[int]:
-        """Epochs of each cosine."""
-        chosen = self.settings
-        return restart_epochs(chosen.cycles, chosen.cycle_len, chosen.cycle_mult)
-
-    @property
-    def n_unfrozen_epochs(self) -> int:
-        return sum(self.unfrozen_cycles)
-
-    def targets(self, part: Part) -> Tensor:
-        return torch.from_numpy(self.dataset.targets[self.dataset.rows(part)])
-
-    def loss(self) -> nn.Module:
-        return loss_function(self.dataset.task)
-
-    def image_batches(self) -> ImageBatches:
-        return ImageBatches(
-            decoded=self.roomy,
-            rows=self.dataset.rows("train"),
-            targets=self.targets("train"),
-            size=self.settings.size,
-            augmentation=self.settings.augmentation,
-            max_zoom=self.settings.max_zoom,
-            max_rotate=self.settings.max_rotate,
-            batch_size=self.settings.batch_size,
-            seed=self.settings.seed,
-            device=self.device,
-        )
-
-    def activation_batches(self, activations: Activations) -> ActivationBatches:
-        return ActivationBatches(
-            activations, self.targets("train"), self.settings.batch_size, self.settings.seed
-        )
-
-
-@dataclass(frozen=True)
-class Parts:
-    """Activations of what is learnt from, and of what is held out."""
-
-    train: Activations
-    valid: Activations
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Answers for the held-out rows, [n,classes] each: one view, and the mean over several."""
-
-    rows: Rows
-    plain: Float32Array
-    tta: Float32Array
-    plain_measures: Measures
-    tta_measures: Measures
-    gained: int  # answers that the views made right
-    lost: int  # and wrong
+PARTS: tuple[Part, Part] = ("train", "valid")
 
 
 def precompute_parts(bench: Bench, weights_digest: str, cache: Path) -> Parts:
@@ -124,9 +40,6 @@ def precompute_parts(bench: Bench, weights_digest: str, cache: Path) -> Parts:
         for part in PARTS
     )
     return Parts(train, valid)
-
-
-PARTS: tuple[Part, Part] = ("train", "valid")
 
 
 def search_head(bench: Bench, activations: Parts) -> float:
