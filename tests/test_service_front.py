@@ -1,0 +1,241 @@
+"""Streams, limits, deadlines, health, reflection and metrics."""
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+import tiny
+from conftest import RunningServer, Start, best, wait_until
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from unfreeze.v1 import classifier_pb2 as pb
+
+OK, NOT_FOUND, INVALID = 0, 5, 3
+
+
+def request(colour: str = "red", id: str = "", **fields: object) -> pb.ClassifyRequest:
+    fields = {"model": "colours", "images": [tiny.picture(colour)]} | fields
+    return pb.ClassifyRequest(request_id=id, **fields)
+
+
+def slow(start: Start, root: Path, work: int, **changes: object) -> RunningServer:
+    tiny.publish(root, promote=True, work=work)
+    return start(plan="1x1x1", **changes)
+
+
+# Streams
+
+
+def test_a_stream_answers_in_order(server: RunningServer) -> None:
+    colours = ["red", "green", "blue"] * 20
+    requests = (request(colour, str(i)) for i, colour in enumerate(colours))
+    answers = list(server.classifier.ClassifyStream(requests, timeout=20))
+    assert [best(answer.response)[0] for answer in answers] == colours
+    assert [answer.request_id for answer in answers] == [str(i) for i in range(60)]
+
+
+def test_a_failing_request_is_answered_by_its_error_and_the_stream_goes_on(
+    server: RunningServer,
+) -> None:
+    requests = [request(id="a"), request(id="b", model="x"), request(id="c", top_k=9), request()]
+    first, unknown, too_many, last = server.classifier.ClassifyStream(iter(requests), timeout=20)
+    assert (unknown.error.code, unknown.request_id) == (NOT_FOUND, "b")
+    assert (too_many.error.code, too_many.request_id) == (INVALID, "c")
+    assert first.HasField("response")
+    assert last.HasField("response")
+
+
+def test_a_stream_reads_no_further_than_eight_requests_ahead(start: Start, root: Path) -> None:
+    server = slow(start, root, work=20_000)
+    taken: list[int] = []
+
+    def requests() -> Iterator[pb.ClassifyRequest]:
+        for i in range(200):
+            taken.append(i)
+            yield request("red", images=[tiny.noise(size=(400, 400))] * 2)
+
+    stream = server.classifier.ClassifyStream(requests(), timeout=30)
+    next(stream)
+    assert server.service.live.queue_depth()["colours"] <= 2 * 8
+    stream.cancel()
+    wait_until(lambda: server.service.live.queue_depth()["colours"] == 0)
+
+
+def test_a_stream_that_is_cancelled_leaves_nothing_behind(server: RunningServer) -> None:
+    stream = server.classifier.ClassifyStream(iter([request()] * 50), timeout=20)
+    next(stream)
+    stream.cancel()
+    wait_until(lambda: "unfreeze_rpcs_in_flight 0.0" in server.metrics())
+    assert best(server.classify(tiny.picture("green"))) == ["green"]
+
+
+# Limits and deadlines
+
+
+def test_a_full_queue_turns_requests_away_at_once(start: Start, root: Path) -> None:
+    server = slow(start, root, work=40_000, max_queue=2)
+    first = [server.classifier.Classify.future(request(), timeout=20) for _ in range(2)]
+    wait_until(lambda: "unfreeze_rpcs_in_flight 2.0" in server.metrics())
+    began = time.monotonic()
+    with pytest.raises(grpc.RpcError) as caught:
+        server.classify(tiny.picture())
+    assert time.monotonic() - began < 0.2
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert caught.value.details().startswith("2 images are under way and the limit is 2")
+    assert [answer.result().version for answer in first] == [1, 1]
+    assert best(server.classify(tiny.picture())) == ["red"]
+    assert 'unfreeze_rejected_total{reason="queue_full"} 1.0' in server.metrics()
+
+
+def test_a_request_larger_than_the_queue_passes_when_nothing_waits(
+    start: Start, root: Path
+) -> None:
+    tiny.publish(root, promote=True)
+    server = start(max_queue=4)
+    assert best(server.classify(*[tiny.picture("blue")] * 20)) == ["blue"] * 20
+
+
+def test_calls_over_the_limit_are_turned_away(start: Start, root: Path) -> None:
+    server = slow(start, root, work=40_000, max_rpcs=1)
+    first = server.classifier.Classify.future(request(), timeout=20)
+    wait_until(lambda: "unfreeze_rpcs_in_flight 1.0" in server.metrics())
+    with pytest.raises(grpc.RpcError) as caught:
+        server.classify(tiny.picture())
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert first.result().version == 1
+
+
+def test_what_is_cancelled_in_the_queue_never_runs(start: Start, root: Path) -> None:
+    server = slow(start, root, work=40_000)
+    asked = [server.classifier.Classify.future(request(), timeout=20) for _ in range(5)]
+    wait_until(lambda: server.service.live.queue_depth()["colours"] == 4)
+    for answer in asked[1:]:
+        answer.cancel()
+    wait_until(lambda: server.service.live.queue_depth()["colours"] == 0)
+    assert asked[0].result().version == 1
+    assert 'unfreeze_batch_size_sum{model="colours"} 1.0' in server.metrics()
+
+
+def test_a_deadline_that_passes_in_the_queue_frees_its_place(start: Start, root: Path) -> None:
+    server = slow(start, root, work=60_000)
+    first = server.classifier.Classify.future(request(), timeout=20)
+    wait_until(lambda: "unfreeze_rpcs_in_flight 1.0" in server.metrics())
+    with pytest.raises(grpc.RpcError) as caught:
+        server.classifier.Classify(request(), timeout=0.05)
+    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    wait_until(lambda: server.service.live.queue_depth()["colours"] == 0)
+    assert first.result().version == 1
+
+
+def test_views_of_many_images_share_the_queue(server: RunningServer) -> None:
+    response = server.classify(*[tiny.picture("green")] * 16, tta_views=8)
+    assert best(response) == ["green"] * 16
+
+
+# Health, reflection, metrics
+
+
+def health(server: RunningServer, name: str) -> str:
+    stub = health_pb2_grpc.HealthStub(server.channel)
+    status = stub.Check(health_pb2.HealthCheckRequest(service=name), timeout=20).status
+    return health_pb2.HealthCheckResponse.ServingStatus.Name(status)
+
+
+NAMES = ["", "liveness", "readiness", "unfreeze.v1.Classifier", "colours"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_health_answers_for_the_whole_and_each_part(server: RunningServer, name: str) -> None:
+    assert health(server, name) == "SERVING"
+
+
+def test_health_learns_of_new_models_and_knows_no_others(server: RunningServer, root: Path) -> None:
+    with pytest.raises(grpc.RpcError) as caught:
+        health(server, "later")
+    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+    tiny.publish(root, model="later", promote=True)
+    server.refresh()
+    assert health(server, "later") == "SERVING"
+
+
+def test_a_draining_server_says_so_and_still_answers(start: Start, root: Path) -> None:
+    tiny.publish(root, promote=True)
+    server = start(drain_seconds=0.5)
+    drain = threading.Thread(target=lambda: server.call(server.service.drain()))
+    drain.start()
+    wait_until(lambda: health(server, "") == "NOT_SERVING")
+    assert [health(server, name) for name in NAMES[1:]] == ["SERVING"] + ["NOT_SERVING"] * 3
+    assert best(server.classify(tiny.picture("blue"))) == ["blue"]
+    drain.join()
+
+
+def services(channel: grpc.Channel) -> set[str]:
+    stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+    asked = reflection_pb2.ServerReflectionRequest(list_services="")
+    (answer,) = stub.ServerReflectionInfo(iter([asked]), timeout=20)
+    return {service.name for service in answer.list_services_response.service}
+
+
+def test_reflection_describes_what_each_listener_has(server: RunningServer) -> None:
+    own = "grpc.reflection.v1alpha.ServerReflection"
+    public = {"unfreeze.v1.Classifier", "grpc.health.v1.Health", own}
+    assert services(server.channel) == public
+    assert services(server.admin_channel) == {"unfreeze.v1.Admin", own}
+
+
+def test_reflection_can_be_switched_off(start: Start) -> None:
+    with pytest.raises(grpc.RpcError) as caught:
+        services(start(reflection=False).channel)
+    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+def test_metrics_count_what_happened(server: RunningServer) -> None:
+    server.classify(tiny.picture(), b"bad", tiny.picture())
+    for _ in range(2):
+        with pytest.raises(grpc.RpcError):
+            server.classify(tiny.picture(), model="x")
+    page = server.metrics()
+    rpc = 'grpc_method="Classify",grpc_service="unfreeze.v1.Classifier",grpc_type="unary"'
+    assert f"grpc_server_started_total{{{rpc}}} 3.0" in page
+    assert f'grpc_server_handled_total{{grpc_code="OK",{rpc}}} 1.0' in page
+    assert f'grpc_server_handled_total{{grpc_code="NOT_FOUND",{rpc}}} 2.0' in page
+    assert f"grpc_server_handling_seconds_count{{{rpc}}} 3.0" in page
+    model = 'model="colours",outcome="{}",version="1"'
+    assert f"unfreeze_images_total{{{model.format('ok')}}} 2.0" in page
+    assert f"unfreeze_images_total{{{model.format('bad_image')}}} 1.0" in page
+    assert 'unfreeze_decode_seconds_count{model="colours"} 2.0' in page
+    assert 'unfreeze_batch_size_sum{model="colours"} 2.0' in page
+    assert 'unfreeze_live_version{model="colours"} 1.0' in page
+    info = 'unfreeze_model_info{model="colours",plan="1x2x4",provider="cpu",version="1"} 1.0'
+    assert info in page
+
+
+def test_names_that_callers_invent_add_no_series(server: RunningServer) -> None:
+    before = len(server.metrics().splitlines())
+    for i in range(20):
+        with pytest.raises(grpc.RpcError):
+            server.classify(tiny.picture(), model=f"invented-{i}")
+    after = [line for line in server.metrics().splitlines() if "invented" in line]
+    assert after == []
+    assert len(server.metrics().splitlines()) <= before + 40  # the call itself, with its buckets
+
+
+def test_a_request_id_comes_back(server: RunningServer) -> None:
+    metadata = (("x-request-id", "mine-1"),)
+    _, call = server.classifier.Classify.with_call(request(), metadata=metadata)
+    assert ("x-request-id", "mine-1") in [tuple(pair) for pair in call.trailing_metadata()]
+
+
+def test_an_error_of_our_own_is_not_shown_to_callers(
+    server: RunningServer, root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.service.live._models["colours"].current.executor._run = lambda images: 1 / 0
+    with pytest.raises(grpc.RpcError) as caught:
+        server.classify(tiny.picture())
+    assert caught.value.code() is grpc.StatusCode.INTERNAL
+    assert caught.value.details().startswith("internal error (request id ")
+    assert "ZeroDivisionError" in caplog.text

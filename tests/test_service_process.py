@@ -1,0 +1,267 @@
+"""What only a server process of its own can show: signals, kills, modules, flags."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import grpc
+import pytest
+import tiny
+from conftest import TESTS, ServerProcess, best, wait_until
+
+from registry.store import Registry
+from unfreeze.v1 import admin_pb2, admin_pb2_grpc, classifier_pb2_grpc
+from unfreeze.v1 import classifier_pb2 as pb
+
+StartProcess = Callable[..., ServerProcess]
+
+REQUEST = pb.ClassifyRequest(model="colours", images=[tiny.picture("red")])
+
+
+def ports(process: ServerProcess) -> dict[str, int]:
+    return json.loads(process.ports_file.read_text())
+
+
+def classifier(process: ServerProcess) -> classifier_pb2_grpc.ClassifierStub:
+    channel = grpc.insecure_channel(f"127.0.0.1:{ports(process)['port']}")
+    return classifier_pb2_grpc.ClassifierStub(channel)
+
+
+def admin(process: ServerProcess) -> admin_pb2_grpc.AdminStub:
+    channel = grpc.insecure_channel(f"127.0.0.1:{ports(process)['admin_port']}")
+    return admin_pb2_grpc.AdminStub(channel)
+
+
+def exists(pid: int) -> bool:
+    """A process that runs; one that has ended and waits for its parent does not count."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def log_lines(process: ServerProcess) -> list[dict[str, object]]:
+    return [json.loads(line) for line in process.log.read_text().splitlines()]
+
+
+def test_a_killed_server_leaves_the_truth_behind(
+    root: Path, state: Path, data: Path, start_process: StartProcess
+) -> None:
+    tiny.publish(root, promote=True)
+    flags = ("--state", str(state), "--data-root", str(data))
+    first = start_process(*flags)
+    request = admin_pb2.StartTrainingRequest(
+        model="colours", data="colours", idempotency_key="once", settings={"seconds": "2"}
+    )
+    job = admin(first).StartTraining(request, timeout=20).job
+    pid_file = state / "jobs" / job.id / "pid"
+    wait_until(pid_file.exists)
+    trainer = int(pid_file.read_text())
+    first.process.kill()
+    first.process.wait()
+    wait_until(lambda: not exists(trainer))
+    assert Registry(root).promoted("colours")[1].version == 1
+
+    second = start_process(*flags)
+    assert classifier(second).Classify(REQUEST, timeout=20).version == 1
+    again = admin(second).StartTraining(request, timeout=20)
+    assert (again.job.id, again.existing) == (job.id, True)
+    list(admin(second).WatchJob(admin_pb2.WatchJobRequest(job_id=job.id), timeout=30))
+    ended = admin(second).GetJob(admin_pb2.GetJobRequest(job_id=job.id))
+    assert (ended.state, ended.attempt, ended.version) == (admin_pb2.JOB_STATE_SUCCEEDED, 2, 2)
+    assert len(admin(second).ListJobs(admin_pb2.ListJobsRequest()).jobs) == 1
+
+
+def test_a_job_that_kills_its_server_is_not_tried_for_ever(
+    root: Path, state: Path, data: Path, start_process: StartProcess
+) -> None:
+    flags = ("--state", str(state), "--data-root", str(data))
+    request = admin_pb2.StartTrainingRequest(
+        model="colours", data="colours", idempotency_key="k", settings={"mode": "hang"}
+    )
+    for attempt in (1, 2, 3):
+        server = start_process(*flags)
+        job = admin(server).StartTraining(request, timeout=20).job
+        get = admin_pb2.GetJobRequest(job_id=job.id)
+        wait_until(lambda: admin(server).GetJob(get).attempt == attempt)  # noqa: B023
+        server.stop()
+    ended = admin(start_process(*flags)).GetJob(get, timeout=20)
+    assert ended.state == admin_pb2.JOB_STATE_FAILED
+    assert ended.message == "the server stopped under it 3 times; start a new job"
+
+
+def test_sigterm_under_load_fails_no_request(root: Path, start_process: StartProcess) -> None:
+    tiny.publish(root, promote=True)
+    process = start_process("--drain-seconds", "1")
+    leaving = threading.Event()
+    answered, failed = [], []
+
+    def ask() -> None:
+        stub = classifier(process)
+        while not leaving.is_set():
+            try:
+                answered.append(stub.Classify(REQUEST, timeout=20).version)
+            except grpc.RpcError as error:
+                failed.append(error)
+
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.3)
+    process.process.send_signal(signal.SIGTERM)
+    n_before = len(answered)
+    time.sleep(0.6)  # a client that listens to health has gone by the end of the drain
+    leaving.set()
+    for thread in threads:
+        thread.join()
+    assert process.process.wait(10) == 0
+    assert failed == []
+    assert len(answered) > n_before > 0
+    assert [line["event"] for line in log_lines(process)][-3:] == ["signal", "draining", "stopped"]
+
+
+def test_a_request_under_way_is_answered_before_the_end(
+    root: Path, start_process: StartProcess
+) -> None:
+    tiny.publish(root, promote=True, work=30_000)
+    process = start_process()
+    answer = classifier(process).Classify.future(REQUEST, timeout=20)
+    time.sleep(0.1)
+    process.process.send_signal(signal.SIGINT)
+    assert answer.result().version == 1
+    assert process.process.wait(10) == 0
+
+
+def test_a_second_signal_ends_at_once(root: Path, start_process: StartProcess) -> None:
+    process = start_process("--drain-seconds", "60")
+    process.process.send_signal(signal.SIGTERM)
+    wait_until(lambda: "draining" in process.log.read_text())
+    process.process.send_signal(signal.SIGTERM)
+    assert process.process.wait(5) == 128 + signal.SIGTERM
+
+
+def test_the_log_is_json_and_says_where_the_server_is(
+    root: Path, start_process: StartProcess
+) -> None:
+    process = start_process()
+    ready = next(line for line in log_lines(process) if line["event"] == "ready")
+    assert {name: ready[name] for name in ports(process)} == ports(process)
+
+
+SERVE_ONCE = """
+import asyncio, sys, grpc
+from pathlib import Path
+from service.server import Service
+from service.settings import Settings
+from unfreeze.v1 import classifier_pb2 as pb, classifier_pb2_grpc as pb_grpc
+
+async def main(registry, image):
+    settings = Settings(registry=registry, port=0, metrics_port=0, admin_port=0, plan="1x1x1",
+                        state=Path(registry).parent / "state")
+    async with Service(settings) as service:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{service.port}") as channel:
+            request = pb.ClassifyRequest(model="colours", images=[image], tta_views=4)
+            response = await pb_grpc.ClassifierStub(channel).Classify(request)
+            assert response.results[0].prediction.labels[0].name == "red", response
+    print(*sorted(name for name in sys.modules if "." not in name))
+
+asyncio.run(main(sys.argv[1], Path(sys.argv[2]).read_bytes()))
+"""
+
+
+def test_a_serving_process_never_loads_the_libraries_of_training(
+    root: Path, tmp_path: Path
+) -> None:
+    tiny.publish(root, promote=True)
+    image = tmp_path / "red.jpg"
+    image.write_bytes(tiny.picture("red"))
+    command = [sys.executable, "-c", SERVE_ONCE, str(root), str(image)]
+    done = subprocess.run(command, cwd=TESTS.parent, capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert {"onnxruntime", "numpy", "grpc"} <= loaded
+    assert not loaded & {"torch", "torchvision", "timm", "onnx", "matplotlib", "training"}
+
+
+def serve(*flags: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "service", *flags],
+        cwd=TESTS.parent,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        env=os.environ | environment,
+    )
+
+
+def test_a_wrong_flag_is_named(root: Path) -> None:
+    done = serve("--registry", str(root), "--port", "99999")
+    assert done.returncode == 2
+    assert done.stderr.startswith("unfreeze serve: port: Input should be less than or equal to")
+
+
+def test_an_admin_listener_that_others_can_reach_is_refused(root: Path) -> None:
+    done = serve("--registry", str(root), "--admin-host", "0.0.0.0")
+    assert done.returncode == 2
+    assert "admin_host 0.0.0.0 can be reached from other machines" in done.stderr
+
+
+def test_a_provider_that_is_not_there_is_an_error_at_the_start(root: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    ports = ("--port", "0", "--metrics-port", "0", "--admin-port", "0")
+    done = serve("--registry", str(root), "--provider", "tensorrt", *ports)
+    assert done.returncode == 1
+    assert "provider tensorrt " in done.stderr
+
+
+def test_the_environment_sets_what_flags_do_not(root: Path) -> None:
+    done = serve(UNFREEZE_REGISTRY=str(root), UNFREEZE_MAX_IMAGES="none")
+    assert done.returncode == 2
+    assert "max_images: Input should be a valid integer" in done.stderr
+    assert "registry" not in done.stderr
+
+
+def test_a_second_server_on_the_same_port_or_state_is_an_error(
+    root: Path, state: Path, start_process: StartProcess
+) -> None:
+    first = start_process("--state", str(state))
+    zero = ("--metrics-port", "0", "--admin-port", "0")
+    same_port = serve("--registry", str(root), "--port", str(ports(first)["port"]), *zero)
+    assert same_port.returncode == 1
+    assert "cannot listen on 127.0.0.1:" in same_port.stderr
+    same_state = serve("--registry", str(root), "--port", "0", "--state", str(state), *zero)
+    assert same_state.returncode == 1
+    assert "another server is using the state folder" in same_state.stderr
+    assert first.process.poll() is None
+
+
+def test_a_damaged_job_database_stops_the_start_and_stays_as_it_is(root: Path, state: Path) -> None:
+    state.mkdir()
+    (state / "jobs.db").write_bytes(b"not a database, but somebody's jobs" * 100)
+    before = (state / "jobs.db").read_bytes()
+    zero = ("--port", "0", "--metrics-port", "0", "--admin-port", "0")
+    done = serve("--registry", str(root), "--state", str(state), *zero)
+    assert done.returncode == 1
+    assert "the job database is damaged" in done.stderr
+    assert (state / "jobs.db").read_bytes() == before
+
+
+def test_a_model_published_by_another_process_is_taken_up(
+    root: Path, start_process: StartProcess
+) -> None:
+    process = start_process("--poll-seconds", "0.1")
+    tiny.publish(root, promote=True)
+    stub = classifier(process)
+
+    def answered() -> bool:
+        try:
+            return best(stub.Classify(REQUEST, timeout=5)) == ["red"]
+        except grpc.RpcError:
+            return False
+
+    wait_until(answered)
