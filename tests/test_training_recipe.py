@@ -11,6 +11,7 @@ import numpy as np
 import photos
 import pytest
 from photos import Heard
+from PIL import Image
 
 from registry.bundle import Bundle, verify_bundle
 from registry.errors import BadRequest
@@ -81,6 +82,13 @@ def test_the_report_is_one_page_that_needs_nothing_else(trained: Trained):
     assert "http" not in page
     assert sum(map(sum, figures["confusion"])) == figures["images"]["valid"]
     assert set(figures["learning_rates"]) == {"head", "unfrozen"}
+
+
+@pytest.mark.parametrize("name", ["most_correct", "most_uncertain", "confusion", "losses"])
+def test_pictures_show_something(trained: Trained, name: str):
+    with Image.open(trained[0].stage / "report" / f"{name}.png") as picture:
+        shown = np.asarray(picture.convert("L"))
+    assert (shown < 250).mean() > 0.01
 
 
 def test_the_same_seed_gives_the_same_weights(tmp_path: Path):

@@ -102,9 +102,19 @@ def _losses(history: Sequence[Epoch]) -> Figure:
     for place, (before, after) in enumerate(pairwise(history), start=1):
         if before.stage != after.stage:
             axis.axvline(place + 0.5, color=GREY, linewidth=0.8, linestyle=":")
-    for place, epoch in enumerate(history, start=1):
-        if place == 1 or history[place - 2].stage != epoch.stage:
-            axis.text(place, axis.get_ylim()[1], epoch.stage, color=GREY, fontsize=8, va="bottom")
+    firsts = [
+        place
+        for place, epoch in enumerate(history, start=1)
+        if place == 1 or history[place - 2].stage != epoch.stage
+    ]
+    for line, place in enumerate(firsts):  # a line each, so that short stages do not overlap
+        axis.annotate(
+            history[place - 1].stage,
+            (place - 0.4, 1.14 - 0.06 * line),
+            xycoords=("data", "axes fraction"),
+            color=GREY,
+            fontsize=8,
+        )
     axis.set(xlabel="epoch", ylabel="loss", xticks=places)
     axis.legend(frameon=False)
     return figure
@@ -155,7 +165,7 @@ def _galleries(findings: Findings) -> dict[str, npt.NDArray[np.int64]]:
 
 def _gallery(findings: Findings, decoded: Decoded, places: npt.NDArray[np.int64]) -> Figure:
     figure = Figure(figsize=(9, 5), layout="constrained")
-    axes = figure.subplots(2, SHOWN // 2).flat
+    axes = list(figure.subplots(2, SHOWN // 2).flat)
     for axis in axes:
         axis.axis("off")
     for axis, place in zip(axes, places, strict=False):

@@ -1,0 +1,61 @@
+"""What a training tells, to people and to a service."""
+
+import io
+
+from photos import Heard
+
+from registry.jobs import EVENTS, EpochFinished, Note, Progress
+from training.progress import Stages, Terminal, json_lines
+
+EPOCH = EpochFinished(
+    stage="head",
+    epoch=2,
+    epochs=5,
+    train_loss=0.5,
+    valid_loss=0.4,
+    metric="accuracy",
+    metric_value=0.9,
+    images_per_second=100,
+)
+
+
+def test_stages_are_numbered_and_progress_counts_images():
+    heard = Heard()
+    stages = Stages(heard.append, n_stages=2)
+    stages.begin("decode", total=10)
+    stages.advance(4)
+    stages.advance(6)
+    stages.begin("train", total=0)
+    numbers = [(event.number, event.of) for event in heard.of("stage_started")]
+    done = heard.of("progress")[-1]
+    assert numbers == [(1, 2), (2, 2)]
+    assert isinstance(done, Progress)
+    assert (done.stage, done.done, done.total, done.seconds_left) == ("decode", 10, 10, 0)
+
+
+def test_progress_is_told_once_a_second_at_most():
+    heard = Heard()
+    stages = Stages(heard.append, n_stages=1)
+    stages.begin("decode", total=10_000)
+    for _ in range(9_000):
+        stages.advance(1)
+    assert len(heard.of("progress")) <= 2
+
+
+def test_a_service_reads_back_what_was_told():
+    stream = io.StringIO()
+    json_lines(stream)(EPOCH)
+    (line,) = stream.getvalue().splitlines()
+    assert EVENTS.validate_json(line) == EPOCH
+
+
+def test_a_person_sees_a_line_for_each_stage_epoch_and_note():
+    stream = io.StringIO()
+    with Terminal(stream) as tell:
+        Stages(tell, n_stages=1).begin("head", total=5)
+        tell(EPOCH)
+        tell(Note(text="suggested learning rate 1e-2"))
+    shown = stream.getvalue()
+    assert "1/1 head" in shown
+    assert "epoch 2/5  train 0.5000  valid 0.4000  accuracy 0.9000  100 images/s" in shown
+    assert "suggested learning rate 1e-2" in shown
