@@ -1,0 +1,185 @@
+"""Bundles, golden answers and files: what is damaged is refused, and says why."""
+
+import io
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+from pydantic import ValidationError
+
+from registry.bundle import Bundle, files_of, read_bundle, verify_bundle
+from registry.errors import BundleError
+from registry.files import create_exclusively, sha256_file, write_durably
+from registry.golden import read_golden, write_golden
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A bundle, as colours/7."""
+    path = tmp_path / "colours" / "7"
+    tiny.stage(path)
+    return path
+
+
+def test_a_sealed_bundle_is_read_back_whole(folder: Path) -> None:
+    bundle = verify_bundle(folder)
+    assert bundle.labels == tiny.LABELS
+    assert set(bundle.files) == {"model.onnx", "golden.npz"} == files_of(folder)
+
+
+def flip_byte(folder: Path) -> None:
+    content = bytearray((folder / "model.onnx").read_bytes())
+    content[100] ^= 1
+    (folder / "model.onnx").write_bytes(content)
+
+
+def edit(**changes: object) -> Callable[[Path], None]:
+    def edit(folder: Path) -> None:
+        content = json.loads((folder / "bundle.json").read_text())
+        (folder / "bundle.json").write_text(json.dumps(content | changes))
+
+    return edit
+
+
+def hide_behind_link(folder: Path) -> None:
+    (folder / "model.onnx").rename(folder.parent / "elsewhere.onnx")
+    (folder / "model.onnx").symlink_to(folder.parent / "elsewhere.onnx")
+
+
+DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
+    "flipped byte": (flip_byte, "colours/7: model.onnx differs from bundle.json; publish again"),
+    "missing file": (
+        lambda folder: (folder / "golden.npz").unlink(),
+        "colours/7: golden.npz is missing; publish again",
+    ),
+    "extra file": (
+        lambda folder: (folder / "evil.so").write_bytes(b""),
+        "colours/7: evil.so is not listed in bundle.json; remove it",
+    ),
+    "extra file below": (
+        lambda folder: ((folder / "a").mkdir(), (folder / "a" / "b").write_bytes(b"")),
+        "colours/7: a/b is not listed",
+    ),
+    "link": (hide_behind_link, "colours/7: model.onnx is not a plain file; remove it"),
+    "pipe": (
+        lambda folder: os.mkfifo(folder / "pipe"),
+        "colours/7: pipe is not a plain file; remove it",
+    ),
+    "newer schema": (
+        edit(schema_version=2),
+        "colours/7: bundle.json has schema 2 and this program reads up to 1; upgrade unfreeze",
+    ),
+    "no manifest": (
+        lambda folder: (folder / "bundle.json").unlink(),
+        "colours/7: no bundle.json; the version was never published",
+    ),
+    "half a manifest": (
+        lambda folder: (folder / "bundle.json").write_text('{"schema_version": 1,'),
+        "colours/7: bundle.json cannot be read",
+    ),
+    "a manifest of another kind": (
+        lambda folder: (folder / "bundle.json").write_text("[1]"),
+        "colours/7: bundle.json is not valid",
+    ),
+    "unknown field": (edit(surprise=1), "surprise: Extra inputs are not permitted"),
+    "repeated labels": (edit(labels=["a", "a", "b"]), "labels repeat"),
+    "one label": (edit(labels=["a"]), "labels"),
+    "thresholds missing": (edit(task="multi"), "0 thresholds for 3 labels"),
+    "no model": (edit(files={"golden.npz": "0" * 64}), "no model.onnx among the files"),
+    "no digest": (edit(files={"golden.npz": "x", "model.onnx": "0" * 64}), "files.golden.npz"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_a_damaged_bundle_is_refused_and_says_why(folder: Path, name: str) -> None:
+    damage, message = DAMAGE[name]
+    damage(folder)
+    with pytest.raises(BundleError) as caught:
+        verify_bundle(folder)
+    assert message in str(caught.value)
+
+
+def test_a_manifest_cannot_point_outside_its_folder(folder: Path) -> None:
+    (folder.parent / "outside").write_bytes(b"secret")
+    files = dict(read_bundle(folder).files)
+    files["../outside"] = sha256_file(folder.parent / "outside")
+    edit(files=files)(folder)
+    with pytest.raises(BundleError, match="outside is missing"):
+        verify_bundle(folder)
+
+
+def test_bundles_do_not_change(folder: Path) -> None:
+    with pytest.raises(ValidationError):
+        read_bundle(folder).labels = ("a", "b")  # type: ignore[misc]
+
+
+def test_the_graph_states_what_the_manifest_states(folder: Path) -> None:
+    bundle = read_bundle(folder)
+    metadata = bundle.onnx_metadata()
+    assert json.loads(metadata["unfreeze.labels"]) == list(tiny.LABELS)
+    other = Bundle.model_validate(bundle.model_dump() | {"labels": ("a", "b", "c")})
+    assert other.onnx_metadata() != metadata
+
+
+# Golden answers
+
+
+def test_golden_answers_are_read_back(tmp_path: Path) -> None:
+    images = [b"one", b"", b"three" * 1000]
+    answers = np.random.default_rng(0).random((3, 4), dtype=np.float32)
+    write_golden(tmp_path / "golden.npz", images, answers)
+    golden = read_golden(tmp_path / "golden.npz")
+    assert golden.images == tuple(images)
+    np.testing.assert_array_equal(golden.probabilities, answers)
+
+
+def test_golden_answers_cannot_run_code(tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return os.system, (f"touch {tmp_path / 'ran'}",)
+
+    path = tmp_path / "golden.npz"
+    evil = np.array([Evil()], dtype=object)
+    np.savez(path, images=evil, offsets=evil, probabilities=evil)
+    with pytest.raises(BundleError, match="golden answers cannot be read"):
+        read_golden(path)
+    assert not (tmp_path / "ran").exists()
+
+
+NPY = io.BytesIO()
+np.save(NPY, np.zeros(3))
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04nonsense", b"text", NPY.getvalue()])
+def test_damaged_golden_answers_are_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "golden.npz").write_bytes(content)
+    with pytest.raises(BundleError, match="golden answers cannot be read"):
+        read_golden(tmp_path / "golden.npz")
+
+
+def test_as_many_answers_as_images(tmp_path: Path) -> None:
+    write_golden(tmp_path / "golden.npz", [b"one"], np.zeros((2, 3), np.float32))
+    with pytest.raises(BundleError, match="1 images for 2 answers"):
+        read_golden(tmp_path / "golden.npz")
+
+
+# Files
+
+
+def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    write_durably(path, b"old")
+    write_durably(path, b"new")
+    assert path.read_bytes() == b"new"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_only_the_first_creates_a_file(tmp_path: Path) -> None:
+    create_exclusively(tmp_path / "file", b"first")
+    with pytest.raises(FileExistsError):
+        create_exclusively(tmp_path / "file", b"second")
+    assert (tmp_path / "file").read_bytes() == b"first"

@@ -1,0 +1,207 @@
+"""The one image preparation, and the views drawn from it."""
+
+import io
+import struct
+import time
+import zlib
+
+import numpy as np
+import pytest
+import tiny
+from PIL import Image
+
+from registry.errors import BadImage
+from registry.images import ImageSpec, image_info, prepare
+from registry.tta import SYMMETRIES, TtaSpec, tta_views
+
+SPEC = ImageSpec(size=32)
+
+
+def scene(width: int, height: int) -> Image.Image:
+    """Smooth, and different in each corner, so that a turn or a shift would show."""
+    x, y = np.meshgrid(np.linspace(0, 1, width), np.linspace(0, 1, height))
+    channels = [x * 255, y * 255, (np.sin(6 * x) * np.cos(4 * y) + 1) * 127]
+    return Image.fromarray(np.stack(channels, axis=-1).astype(np.uint8))
+
+
+def difference(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.abs(a.astype(float) - b.astype(float)).mean())
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("size", [(32, 32), (500, 375), (375, 500), (8, 8), (1, 1), (3000, 20)])
+def test_any_image_becomes_a_square_of_rgb(format: str, size: tuple[int, int]) -> None:
+    pixels = prepare(tiny.encode(scene(*size), format), SPEC)
+    assert (pixels.shape, pixels.dtype) == ((32, 32, 3), np.uint8)
+
+
+@pytest.mark.parametrize("crop", ["center", "squash"])
+@pytest.mark.parametrize("size", [(1600, 1200), (1201, 803), (640, 2000)])
+def test_decoding_at_the_size_needed_is_close_to_decoding_it_all(
+    crop: str, size: tuple[int, int]
+) -> None:
+    spec = ImageSpec(size=64, crop=crop, crop_fraction=0.875)
+    image = scene(*size)
+    scaled = prepare(tiny.encode(image, "JPEG", quality=95), spec)
+    full = prepare(tiny.encode(image, "PNG"), spec)
+    assert difference(scaled, full) < 1.5
+
+
+def test_center_keeps_the_middle_and_squash_keeps_it_all() -> None:
+    image = Image.new("RGB", (300, 100), (255, 0, 0))
+    image.paste((0, 0, 255), (100, 0, 200, 100))
+    encoded = tiny.encode(image, "PNG")
+    assert prepare(encoded, SPEC)[:, 2:-2, 0].max() == 0
+    squashed = prepare(encoded, ImageSpec(size=32, crop="squash"))
+    assert squashed[16, 0].tolist() == [255, 0, 0]
+    assert squashed[16, 16].tolist() == [0, 0, 255]
+
+
+# How each Exif orientation is undone, from the standard: (row, column) order of the stored image.
+STORED_AS = {
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.transpose(1, 0, 2),
+    6: lambda a: np.rot90(a, 1),
+    7: lambda a: np.rot90(a.transpose(1, 0, 2), 2),
+    8: lambda a: np.rot90(a, -1),
+}
+
+
+@pytest.mark.parametrize("orientation", STORED_AS)
+@pytest.mark.parametrize("crop", ["center", "squash"])
+def test_every_exif_orientation_is_turned_upright(orientation: int, crop: str) -> None:
+    spec = ImageSpec(size=32, crop=crop)
+    upright = scene(120, 80)
+    stored = Image.fromarray(np.ascontiguousarray(STORED_AS[orientation](np.asarray(upright))))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    turned = prepare(tiny.encode(stored, "JPEG", exif=exif, quality=98), spec)
+    assert difference(turned, prepare(tiny.encode(upright, "PNG"), spec)) < 2
+
+
+def test_broken_exif_is_no_orientation() -> None:
+    encoded = tiny.encode(scene(40, 40), "JPEG", exif=b"Exif\0\0garbage")
+    assert prepare(encoded, SPEC).shape == (32, 32, 3)
+
+
+def test_cmyk_is_converted() -> None:
+    red = Image.new("RGB", (40, 40), (255, 0, 0)).convert("CMYK")
+    pixels = prepare(tiny.encode(red, "JPEG"), SPEC)
+    assert pixels[..., 0].min() > 240
+    assert pixels[..., 1:].max() < 15
+
+
+@pytest.mark.parametrize(("level", "expected"), [(0, 0), (0x80FF, 0x80), (0xFFFF, 255)])
+def test_sixteen_bits_lose_their_lower_half(level: int, expected: int) -> None:
+    content = io.BytesIO()
+    Image.fromarray(np.full((40, 40), level, np.uint16)).save(content, "PNG")
+    assert set(prepare(content.getvalue(), SPEC).ravel().tolist()) == {expected}
+
+
+@pytest.mark.parametrize("kind", ["palette", "rgba", "grey", "bilevel"])
+def test_transparency_is_laid_on_white(kind: str) -> None:
+    clear = Image.new("RGBA", (40, 40), (10, 20, 30, 0))
+    if kind == "palette":
+        encoded = tiny.encode(clear.quantize(2), "PNG")
+    elif kind == "rgba":
+        encoded = tiny.encode(clear, "PNG")
+    elif kind == "grey":
+        encoded = tiny.encode(Image.new("LA", (40, 40), (10, 0)), "PNG")
+    else:
+        encoded = tiny.encode(Image.new("1", (40, 40), 1), "PNG")
+    assert prepare(encoded, SPEC).min() == 255
+
+
+def test_an_animation_gives_its_first_picture() -> None:
+    frames = [Image.new("RGB", (40, 40), colour) for colour in ("red", "blue")]
+    encoded = tiny.encode(frames[0], "WEBP", save_all=True, append_images=frames[1:], lossless=True)
+    assert prepare(encoded, SPEC)[0, 0].tolist() == [255, 0, 0]
+
+
+def png_header(width: int, height: int) -> bytes:
+    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunk = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+    return b"\x89PNG\r\n\x1a\n" + chunk + struct.pack(">I", 10) + b"IDAT"
+
+
+BAD = {
+    "empty": (b"", "empty: no bytes were sent"),
+    "text": (b"hello, world", "not an image: 12 bytes that begin with b'hello, world'"),
+    "gif": (tiny.encode(Image.new("L", (4, 4)), "GIF"), "not an image"),
+    "truncated jpeg": (tiny.noise(1, (300, 300), "JPEG")[:5000], "truncated or damaged JPEG"),
+    "truncated png": (tiny.noise(1, (300, 300), "PNG")[:5000], "truncated or damaged PNG"),
+    "header alone": (tiny.noise(1, (300, 300), "JPEG")[:20], "not an image"),
+    "a bomb": (png_header(50_000, 50_000), "too many pixels, the limit is 100000000"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_is_no_image_is_explained(name: str) -> None:
+    content, message = BAD[name]
+    with pytest.raises(BadImage) as caught:
+        prepare(content, SPEC)
+    assert message in str(caught.value)
+
+
+def test_a_bomb_is_refused_from_its_header() -> None:
+    began = time.perf_counter()
+    with pytest.raises(BadImage):
+        prepare(png_header(50_000, 50_000), SPEC)
+    assert time.perf_counter() - began < 0.1
+
+
+def test_a_caller_may_set_a_lower_limit() -> None:
+    encoded = tiny.encode(scene(100, 100), "PNG")
+    with pytest.raises(BadImage, match="100 x 100 pixels is above the limit of 9999"):
+        prepare(encoded, SPEC, max_pixels=9_999)
+    assert image_info(encoded, 10_000) == (100, 100, "RGB", "PNG")
+
+
+def test_equal_specs_have_equal_digests() -> None:
+    assert ImageSpec(size=32).digest() == SPEC.digest()
+    assert ImageSpec(size=33).digest() != SPEC.digest()
+    assert ImageSpec(size=32, crop="squash").digest() != SPEC.digest()
+
+
+# Views
+
+
+PIXELS = prepare(tiny.encode(scene(64, 64), "PNG"), SPEC)
+STILL = {"max_zoom": 1.0, "lighting": 0.0}
+
+
+@pytest.mark.parametrize("n_views", [0, 1])
+def test_no_views_and_one_view_are_the_plain_image(n_views: int) -> None:
+    np.testing.assert_array_equal(tta_views(PIXELS, b"x", TtaSpec(), n_views), PIXELS[None])
+
+
+def test_the_same_bytes_draw_the_same_views() -> None:
+    first, again, other = (tta_views(PIXELS, key, TtaSpec(), 6) for key in (b"a", b"a", b"b"))
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).any()
+
+
+def test_more_views_begin_with_the_fewer() -> None:
+    spec = TtaSpec(symmetries="dihedral")
+    views = tta_views(PIXELS, b"a", spec, 20)
+    assert views.shape == (20, 32, 32, 3)
+    np.testing.assert_array_equal(views[0], PIXELS)
+
+
+@pytest.mark.parametrize("symmetries", SYMMETRIES)
+def test_symmetries_are_used_up_before_one_comes_again(symmetries: str) -> None:
+    spec = TtaSpec(symmetries=symmetries, **STILL)
+    n = len(SYMMETRIES[symmetries])
+    views = tta_views(PIXELS, b"a", spec, 2 * n)
+    assert len({view.tobytes() for view in views[:n]}) == n
+    assert len({view.tobytes() for view in views}) == n
+
+
+def test_zoom_and_light_stay_within_their_limits() -> None:
+    spec = TtaSpec(symmetries="none", max_zoom=1.2, lighting=0.1)
+    views = tta_views(PIXELS, b"a", spec, 16)
+    shift = np.abs(views[1:].astype(float).mean(axis=(1, 2, 3)) - PIXELS.mean())
+    assert 0 < shift.max() < 0.1 * 255 + 0.1 * 127.5

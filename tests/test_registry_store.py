@@ -1,0 +1,208 @@
+"""Versions and pointers, also when many write at once or one dies half-way."""
+
+import shutil
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import tiny
+
+from registry.errors import BadRequest, BundleError, Conflict, NotFound
+from registry.store import Registry, check_name
+
+
+@pytest.fixture
+def registry(root: Path) -> Registry:
+    return Registry(root)
+
+
+def promote(registry: Registry, version: int, expected: int | None = None) -> int:
+    number, _ = registry.promote("colours", version, by="me", reason="why", expected=expected)
+    return number
+
+
+def test_versions_count_from_one(registry: Registry, root: Path) -> None:
+    assert [tiny.publish(root) for _ in range(3)] == [1, 2, 3]
+    assert registry.versions("colours") == [1, 2, 3]
+    assert registry.models() == ["colours"]
+
+
+def test_an_absent_registry_is_empty(tmp_path: Path) -> None:
+    registry = Registry(tmp_path / "absent")
+    assert registry.models() == []
+    assert registry.versions("colours") == []
+    assert registry.promoted("colours") is None
+
+
+def test_concurrent_publishers_get_a_number_each(registry: Registry, root: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        versions = list(pool.map(lambda _: tiny.publish(root), range(16)))
+    assert sorted(versions) == list(range(1, 17)) == registry.versions("colours")
+
+
+def test_a_publisher_that_died_leaves_no_version_and_its_number_is_not_reused(
+    registry: Registry, root: Path
+) -> None:
+    tiny.publish(root)
+    (root / "colours" / "2").mkdir()
+    (root / "colours" / "2" / "model.onnx").write_bytes(b"half")
+    assert registry.versions("colours") == [1]
+    assert tiny.publish(root) == 3
+    with pytest.raises(NotFound, match="no version 2 of colours; published: 1, 3"):
+        registry.folder("colours", 2)
+
+
+def test_files_that_differ_from_the_manifest_are_not_published(
+    registry: Registry, root: Path, tmp_path: Path
+) -> None:
+    bundle = tiny.stage(tmp_path / "stage")
+    (tmp_path / "stage" / "report.txt").write_text("added later")
+    with pytest.raises(BundleError, match=r"report\.txt changed while it was being published"):
+        registry.publish(tmp_path / "stage", bundle)
+    assert registry.versions("colours") == []
+
+
+def test_nothing_is_promoted_by_publishing(registry: Registry, root: Path) -> None:
+    tiny.publish(root)
+    assert registry.promoted("colours") is None
+    assert registry.history("colours") == []
+
+
+def test_the_highest_pointer_wins_and_remembers_what_it_replaced(
+    registry: Registry, root: Path
+) -> None:
+    for _ in range(2):
+        tiny.publish(root)
+    assert [promote(registry, 2), promote(registry, 1)] == [1, 2]
+    number, pointer = registry.promoted("colours")
+    assert (number, pointer.version, pointer.replaced) == (2, 1, 2)
+    assert (pointer.by, pointer.reason) == ("me", "why")
+    assert [pointer.version for _, pointer in registry.history("colours")] == [2, 1]
+
+
+def test_a_pointer_whose_writer_died_never_took_effect(registry: Registry, root: Path) -> None:
+    tiny.publish(root, promote=True)
+    pointers = root / "colours" / "aliases" / "promoted"
+    (pointers / "000002.json").touch()
+    assert registry.promoted("colours")[0] == 1
+    assert promote(registry, 1) == 3
+
+
+def test_a_damaged_pointer_is_named(registry: Registry, root: Path) -> None:
+    tiny.publish(root, promote=True)
+    (root / "colours" / "aliases" / "promoted" / "000002.json").write_text("{}")
+    with pytest.raises(BundleError, match=r"000002\.json: not a pointer: version: Field required"):
+        registry.promoted("colours")
+
+
+def test_a_promotion_expects_the_pointer_that_it_was_decided_on(
+    registry: Registry, root: Path
+) -> None:
+    tiny.publish(root)
+    assert promote(registry, 1, expected=0) == 1
+    with pytest.raises(Conflict, match=r"another version was promoted in the meantime"):
+        promote(registry, 1, expected=0)
+    assert promote(registry, 1, expected=1) == 2
+
+
+def attempt(action: Callable[[], object]) -> bool:
+    try:
+        action()
+    except Conflict:
+        return False
+    return True
+
+
+def test_of_many_who_expect_the_same_pointer_one_wins(registry: Registry, root: Path) -> None:
+    tiny.publish(root)
+    with ThreadPoolExecutor(8) as pool:
+        for expected in range(10):
+            outcomes = pool.map(
+                lambda _: attempt(lambda: promote(registry, 1, expected)),  # noqa: B023
+                range(8),
+            )
+            assert sum(outcomes) == 1
+    assert [number for number, _ in registry.history("colours")] == list(range(1, 11))
+
+
+def test_an_unknown_version_cannot_be_promoted(registry: Registry, root: Path) -> None:
+    tiny.publish(root)
+    with pytest.raises(NotFound):
+        promote(registry, 2)
+
+
+def test_rollback_returns_to_what_was_replaced_and_back(registry: Registry, root: Path) -> None:
+    for _ in range(2):
+        tiny.publish(root, promote=True)
+    for expected in (1, 2, 1):
+        _, pointer = registry.rollback("colours", by="me", reason="")
+        assert pointer.version == expected
+    assert pointer.reason == "rollback to 1"
+
+
+def test_rollback_needs_something_to_go_back_to(registry: Registry, root: Path) -> None:
+    tiny.publish(root, promote=True)
+    with pytest.raises(Conflict, match="nothing to roll back to"):
+        registry.rollback("colours", by="me", reason="")
+
+
+def test_prune_keeps_the_newest_the_promoted_and_its_rollback(
+    registry: Registry, root: Path
+) -> None:
+    for _ in range(6):
+        tiny.publish(root)
+    promote(registry, 2)
+    promote(registry, 1)
+    assert registry.prune("colours", keep=2) == [3, 4]
+    assert registry.versions("colours") == [1, 2, 5, 6]
+    assert registry.prune("colours", keep=10) == []
+
+
+def test_the_number_of_a_pruned_version_is_not_given_out_again(
+    registry: Registry, root: Path
+) -> None:
+    for _ in range(2):
+        tiny.publish(root)
+    promote(registry, 2)
+    shutil.rmtree(root / "colours" / "2")
+    assert tiny.publish(root) == 3
+
+
+GOOD_NAMES = ["a", "resnet34", "solar.v2", "A_b-c", "9", "x" * 128, "tensor"]
+BAD_NAMES = [
+    "",
+    ".",
+    "..",
+    ".hidden",
+    "-flag",
+    "a/b",
+    "../a",
+    "/etc",
+    "a b",
+    "a\0",
+    "a\n",
+    "grün",
+    "x" * 129,
+    "solar-tensor",
+]
+
+
+@pytest.mark.parametrize("name", GOOD_NAMES)
+def test_a_plain_name_is_taken(name: str) -> None:
+    assert check_name(name) == name
+
+
+@pytest.mark.parametrize("name", BAD_NAMES)
+def test_a_name_that_could_be_a_path_is_refused_everywhere(registry: Registry, name: str) -> None:
+    for call in (check_name, registry.versions, registry.promoted, registry.history):
+        with pytest.raises(BadRequest, match="cannot name a model"):
+            call(name)
+
+
+def test_what_is_not_a_model_is_passed_over(registry: Registry, root: Path) -> None:
+    tiny.publish(root)
+    (root / "README").write_text("hello")
+    (root / ".cache").mkdir()
+    (root / "empty").mkdir()
+    assert registry.models() == ["colours"]
