@@ -1,5 +1,8 @@
 """ONNX Runtime, and the only file that knows of it."""
 
+import registry.telemetry_off  # noqa: F401  # before onnxruntime
+
+# isort: split
 import logging
 from pathlib import Path
 from typing import Any, Literal

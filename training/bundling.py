@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import torch
 
 from registry.bundle import GOLDEN, MODEL, Bundle, files_of, seal
@@ -18,12 +17,11 @@ from training.backbone import Backbone
 from training.bench import Bench, Evaluation
 from training.compare import SPLIT
 from training.evaluate import THRESHOLD
-from training.export import PARITY_BATCHES, TOLERANCE, answering, export
-from training.network import save_network
+from training.export import PARITY_BATCHES, RUNTIME, TOLERANCE, answering, export
+from training.network import NETWORK, save_network
 from training.report import Findings, write_report
 from training.split import write_split
 
-NETWORK = "network.safetensors"
 GOLDEN_IMAGES = 8
 # Largest difference from the golden answers: other CPUs round otherwise, and GPUs use TF32.
 TOLERANCES = {f"{MODEL}/cpu": 1e-3, f"{MODEL}/cuda": 1e-2, f"{MODEL}/tensorrt": 1e-2}
@@ -130,8 +128,7 @@ def _provenance(bench: Bench, backbone: Backbone, exported: Exported) -> dict[st
         "exporter": exported.exporter,
         "parity": f"{exported.difference:.2e} (allowed {TOLERANCE:.0e})",
         "device": str(bench.device),
-        "versions": f"python {platform.python_version()}, torch {torch.__version__}, "
-        f"onnxruntime {onnxruntime.__version__}",
+        "versions": f"python {platform.python_version()}, torch {torch.__version__}, {RUNTIME}",
     }
 
 

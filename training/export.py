@@ -2,6 +2,9 @@
 are the same.
 """
 
+import registry.telemetry_off  # noqa: F401  # before onnxruntime
+
+# isort: split
 import io
 import time
 import warnings
@@ -21,6 +24,7 @@ from training.evaluate import Answer, predict
 from training.network import Network, to_probabilities
 
 OPSET = 20
+RUNTIME = f"onnxruntime {onnxruntime.__version__}"
 TOLERANCE = 1e-4  # largest difference in any probability between ONNX on the CPU and torch
 PARITY_BATCHES = (1, 2, 7)  # 1 and n take different paths through many a runtime; 7 divides nothing
 

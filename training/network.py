@@ -14,6 +14,8 @@ from registry.bundle import Task
 from registry.errors import BadRequest
 from training.backbone import Backbone, load_backbone, split_groups
 
+NETWORK = "network.safetensors"  # in the folder of a training
+
 
 class Network(nn.Module):
     """RGB pixels [n,3,s,s] in 0…255 -> logits [n,classes]."""

@@ -22,7 +22,7 @@ from unfreeze.commands.story import Story
 from unfreeze.demo.comparison import Comparison, ask_and_compare
 from unfreeze.demo.errors import DemoError
 from unfreeze.demo.photographs import lay_out
-from unfreeze.demo.server import serving
+from unfreeze.demo.server import environment, serving
 from unfreeze.demo.traffic import SteadyCaller
 from unfreeze.errors import UnfreezeClientError
 
@@ -113,7 +113,7 @@ def train_first(data: Path, out: Path) -> float:
         *("--registry", str(out / "registry"), "--cache", str(out / "cache")),
         *("--run", str(out / "first")),
     ]
-    if subprocess.run(command, check=False).returncode:
+    if subprocess.run(command, check=False, env=environment(out)).returncode:
         raise DemoError("the first training failed; it says why above")
     shutil.rmtree(out / "cache")
     return time.monotonic() - began

@@ -59,9 +59,8 @@ def offline(files: Sequence[Path], run: Path, bundle: Path, n_views: int) -> lis
     from registry.bundle import read_bundle
     from registry.images import prepare
     from registry.tta import tta_views
-    from training.bundling import NETWORK
     from training.evaluate import predict
-    from training.network import load_network
+    from training.network import NETWORK, load_network
 
     network, task = load_network(run / NETWORK)
     spec = read_bundle(bundle)

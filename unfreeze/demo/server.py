@@ -1,6 +1,7 @@
 """A service of the demonstration's own, on free ports, for as long as it is needed."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -21,6 +22,11 @@ class Addresses:
     admin: str
 
 
+def environment(out: Path) -> dict[str, str]:
+    """This process's, except that what libraries keep for themselves is kept below `out`."""
+    return os.environ | {"MPLCONFIGDIR": str(out / "cache" / "matplotlib")}
+
+
 @contextmanager
 def serving(out: Path, data: Path) -> Iterator[Addresses]:
     """A service on `out/registry`, its jobs in `out/state`; afterwards it has ended.
@@ -36,7 +42,9 @@ def serving(out: Path, data: Path) -> Iterator[Addresses]:
         *("--ports-file", str(ports_file), "--drain-seconds", "1"),
     ]
     with log.open("wb") as errors:
-        process = subprocess.Popen(command, stderr=errors, stdin=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            command, stderr=errors, stdin=subprocess.DEVNULL, env=environment(out)
+        )
     try:
         yield _wait_for_ports(process, ports_file, log)
     finally:
