@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import uuid
 from pathlib import Path
 
 
@@ -34,16 +35,29 @@ def write_durably(path: Path, content: bytes) -> None:
 def create_exclusively(path: Path, content: bytes) -> None:
     """`path` holds `content`, on the disk, and was not there before.
 
-    Works on stores that can only create (no rename, no links). A crash in between leaves an empty
-    file, which readers pass over.
+    A reader sees nothing or all of it, where the file system has hard links. Where it has none, a
+    crash in between leaves an empty file, which readers pass over.
 
     Raises:
         FileExistsError: somebody else created it first.
     """
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        _create(temporary, content)
+        os.link(temporary, path)
+    except FileExistsError:
+        raise
+    except OSError:  # no links here, as on many network stores
+        _create(path, content)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync(path.parent)
+
+
+def _create(path: Path, content: bytes) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
     try:
         os.write(descriptor, content)
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-    sync(path.parent)

@@ -14,14 +14,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from registry.bundle import verify_bundle
-from registry.errors import BundleError, Conflict, UnfreezeError
+from registry.errors import UnfreezeError
 from registry.files import write_durably
 from registry.job_store import JobStore, NumberedEvent
 from registry.jobs import (
     Assignment,
     Event,
-    GateDecided,
     Job,
     JobRequest,
     JobState,
@@ -29,9 +27,9 @@ from registry.jobs import (
     Scored,
 )
 from registry.store import Registry
-from service.gate import decide
 from service.live import Live
 from service.metrics import Metrics
+from service.publication import promote_if_good, publish, published_before
 from service.trainer import Outcome, Trainer, kill_leftover
 
 log = logging.getLogger(__name__)
@@ -39,7 +37,6 @@ log = logging.getLogger(__name__)
 MAX_ATTEMPTS = 3
 PROGRESS_EVERY_S = 0.25  # every event costs a write that must reach the disk
 BREATH_S = 5.0  # after an error of our own, such as a full disk
-JOB = "job"  # in a bundle's provenance: the job that made it
 
 
 @dataclass
@@ -196,7 +193,7 @@ class Jobs:
 
     async def _attempt(self, job: Job, running: _Running) -> tuple[JobState, str]:
         """What became of the job, and why."""
-        version = await asyncio.to_thread(self._published, job)
+        version = await asyncio.to_thread(published_before, self._registry, job)
         if version is None:
             outcome = await self._train(job, running)
             if running.cancelled:
@@ -205,8 +202,7 @@ class Jobs:
                 return JobState.QUEUED, "the server stopped; it starts again with the next one"
             if not outcome.staged:
                 return JobState.FAILED, outcome.reason
-            version = await asyncio.to_thread(self._publish, job)
-        await self._decide(job, version)
+        await self._publish_and_promote(job, version)
         return JobState.SUCCEEDED, ""
 
     async def _train(self, job: Job, running: _Running) -> Outcome:
@@ -259,67 +255,18 @@ class Jobs:
         write_durably(path, assignment.model_dump_json(indent=2).encode())
         return path
 
-    # Publication: each step asks first whether it was done before
-
-    def _published(self, job: Job) -> int | None:
-        """The version that an earlier attempt at this job has published."""
-        for version in reversed(self._registry.versions(job.request.model)):
-            try:
-                bundle = self._registry.bundle(job.request.model, version)
-            except BundleError:  # somebody else's
-                continue
-            if bundle.provenance.get(JOB) == job.id:
-                return version
-            if bundle.created_at < job.created_at:
-                return None
-        return None
-
-    def _publish(self, job: Job) -> int:
-        stage = self._folder(job) / "stage"
-        bundle = verify_bundle(stage)
-        provenance = bundle.provenance | {JOB: job.id}
-        named = bundle.model_copy(update={"model": job.request.model, "provenance": provenance})
-        version = self._registry.publish(stage, named)
-        shutil.rmtree(stage)
-        return version
-
-    async def _decide(self, job: Job, version: int) -> None:
-        model = job.request.model
-        decision = await self._promoted_before(model, version)
-        if decision is None:
-            decision = await self._gate(job, version)
+    async def _publish_and_promote(self, job: Job, version: int | None) -> None:
+        if version is None:
+            stage = self._folder(job) / "stage"
+            version = await asyncio.to_thread(publish, self._registry, job, stage)
+        scored = await asyncio.to_thread(self._scored, job)
+        decision = await promote_if_good(self._registry, self._live, job, version, scored)
         await self._change(job.id, decision)
         verb = "promoted" if decision.promote else "not promoted"
         message = f"version {version} published, {verb}: {decision.reason}"
         await self._end(
             job.id, JobState.SUCCEEDED, message, version=version, promoted=decision.promote
         )
-
-    async def _promoted_before(self, model: str, version: int) -> GateDecided | None:
-        """What an attempt decided that was killed before it could write it down."""
-        for _, pointer in await asyncio.to_thread(self._registry.history, model):
-            if pointer.version == version:
-                return GateDecided(promote=True, reason=pointer.reason)
-        return None
-
-    async def _gate(self, job: Job, version: int) -> GateDecided:
-        model = job.request.model
-        promoted = await asyncio.to_thread(self._registry.promoted, model)
-        number, current = (promoted[0], promoted[1].version) if promoted else (0, None)
-        scored = await asyncio.to_thread(self._scored, job)
-        decision = decide(job.request.promotion, scored, current)
-        if not decision.promote:
-            return decision
-        try:
-            await self._live.promote(
-                model, version, by=f"job {job.id}", reason=decision.reason, expected=number
-            )
-        except Conflict as error:
-            return GateDecided(promote=False, reason=str(error))
-        except UnfreezeError as error:
-            reason = f"the version that was live stays, for this one does not load: {error}"
-            return GateDecided(promote=False, reason=reason)
-        return decision
 
     def _scored(self, job: Job) -> Scored | None:
         told = [numbered.event for numbered in self._store.events(job.id)]

@@ -6,47 +6,19 @@ warm for rollback; the one before it is freed.
 
 import asyncio
 import logging
-import time
-from collections import OrderedDict
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from registry.errors import BundleError, NotFound, Unavailable, UnfreezeError
 from registry.store import NAME, Pointer, Registry, check_name
 from service.loader import Loaded, Loader
 from service.metrics import Metrics
+from service.model import Model
 
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
-
-MAX_PINNED = 2  # versions of a model in memory only because somebody asked for them by number
-LONGEST_RETRY_S = 60.0
-
-
-@dataclass
-class _Model:
-    """What is in memory of one model."""
-
-    current: Loaded | None = None
-    previous: Loaded | None = None  # what it replaced; a rollback is instant
-    pinned: OrderedDict[int, Loaded] = field(default_factory=OrderedDict)
-    pointer: int = 0  # number of the pointer that `current` follows
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)  # one change at a time
-    problem: str = ""
-    broken_pointer: int = 0  # the pointer that the problem is about
-    retry_at: float = 0
-    retry_s: float = 1
-
-    def find(self, version: int) -> Loaded | None:
-        for loaded in (self.current, self.previous):
-            if loaded and loaded.version == version:
-                return loaded
-        if version in self.pinned:
-            self.pinned.move_to_end(version)
-        return self.pinned.get(version)
 
 
 class Live:
@@ -64,7 +36,7 @@ class Live:
         self._loader = loader
         self._metrics = metrics
         self._on_ready = on_ready
-        self._models: dict[str, _Model] = {}
+        self._models: dict[str, Model] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="load")
 
@@ -83,19 +55,13 @@ class Live:
         if version is None:
             if entry and entry.current:
                 return entry.current
-            return self._explain_missing(model, entry)
+            _explain_missing(model, entry, self.ready())
         while not (entry and (found := entry.find(version))):
             folder = self._registry.folder
             await asyncio.to_thread(folder, check_name(model), version)  # NotFound adds no entry
-            entry = self._models.setdefault(model, _Model())
+            entry = self._models.setdefault(model, Model())
             await self._to_the_end(self._pin(model, entry, version))
         return found
-
-    def _explain_missing(self, model: str, entry: _Model | None) -> Loaded:
-        if entry and entry.problem:
-            raise Unavailable(f"{model} cannot be served: {entry.problem}")
-        known = ", ".join(name for name in sorted(self.ready())[:5]) or "none"
-        raise NotFound(f"no promoted version of a model {model!r:.80}; models served: {known}")
 
     def ready(self) -> set[str]:
         """Models that answer now."""
@@ -149,12 +115,12 @@ class Live:
         return found
 
     async def _catch_up(self, name: str, found: tuple[int, Pointer] | BundleError) -> None:
-        entry = self._models.setdefault(name, _Model())
+        entry = self._models.setdefault(name, Model())
         if isinstance(found, BundleError):
             self._note_problem(name, entry, 0, found)
             return
         number, pointer = found
-        if number == entry.broken_pointer and time.monotonic() < entry.retry_at:
+        if entry.retries_later(number):
             return
         async with entry.lock:
             if number <= entry.pointer:
@@ -166,7 +132,7 @@ class Live:
             except Exception as error:  # whatever it is, the others go on
                 self._note_problem(name, entry, number, error)
 
-    def _swap(self, name: str, entry: _Model, number: int, loaded: Loaded) -> None:
+    def _swap(self, name: str, entry: Model, number: int, loaded: Loaded) -> None:
         """From here on requests go to `loaded`. Nothing is awaited, so no request sees half."""
         old, older = entry.current, entry.previous
         entry.pointer = number
@@ -192,21 +158,17 @@ class Live:
     def _info(self, name: str, loaded: Loaded) -> tuple[str, str, str, str]:
         return name, str(loaded.version), self._loader.provider, str(loaded.plan)
 
-    def _note_problem(self, name: str, entry: _Model, number: int, error: Exception) -> None:
-        if number != entry.broken_pointer:
-            entry.retry_s = 1
+    def _note_problem(self, name: str, entry: Model, number: int, error: Exception) -> None:
         expected = isinstance(error, UnfreezeError)
         problem = str(error) if expected else f"{type(error).__name__}: {error}"
         if problem != entry.problem:
             facts = {"model": name, "problem": problem}
             log.error("load_failed", extra=facts, exc_info=None if expected else error)
-        entry.problem, entry.broken_pointer = problem, number
-        entry.retry_at = time.monotonic() + entry.retry_s
-        entry.retry_s = min(2 * entry.retry_s, LONGEST_RETRY_S)
+        entry.note_problem(number, problem)
         self._metrics.load_problem.labels(name).set(1)
 
-    def _forget_problem(self, name: str, entry: _Model) -> None:
-        entry.problem, entry.broken_pointer, entry.retry_s = "", 0, 1
+    def _forget_problem(self, name: str, entry: Model) -> None:
+        entry.forget_problem()
         self._metrics.load_problem.labels(name).set(0)
 
     # Loading: always under the model's lock, and to the end, so that nothing loaded is lost
@@ -219,7 +181,7 @@ class Live:
         task.add_done_callback(_look_at_error)
         return await asyncio.shield(task)
 
-    async def _load(self, name: str, entry: _Model, version: int) -> Loaded:
+    async def _load(self, name: str, entry: Model, version: int) -> Loaded:
         like = entry.current
 
         def load() -> Loaded:
@@ -229,7 +191,7 @@ class Live:
             return found
         return await asyncio.get_running_loop().run_in_executor(self._threads, load)
 
-    async def _pin(self, name: str, entry: _Model, version: int) -> None:
+    async def _pin(self, name: str, entry: Model, version: int) -> None:
         async with entry.lock:
             if entry.find(version):
                 return
@@ -238,8 +200,7 @@ class Live:
             except BundleError as error:
                 problem = f"version {version} of {name} cannot be served: {error}"
                 raise Unavailable(problem) from error
-            while len(entry.pinned) > MAX_PINNED:
-                entry.pinned.popitem(last=False)[1].retire()
+            entry.drop_oldest_pinned()
 
     # Changing
 
@@ -254,11 +215,11 @@ class Live:
             Conflict: another pointer than `expected` is in force.
         """
         await asyncio.to_thread(self._registry.folder, model, version)
-        entry = self._models.setdefault(model, _Model())
+        entry = self._models.setdefault(model, Model())
         return await self._to_the_end(self._promote(entry, model, version, by, reason, expected))
 
     async def _promote(
-        self, entry: _Model, model: str, version: int, by: str, reason: str, expected: int | None
+        self, entry: Model, model: str, version: int, by: str, reason: str, expected: int | None
     ) -> tuple[int, Pointer]:
         async with entry.lock:
             loaded = await self._load(model, entry, version)
@@ -298,3 +259,10 @@ def _look_at_error(task: asyncio.Task[Any]) -> None:
     """Whoever waited may have gone; asyncio complains of errors that nobody looked at."""
     if not task.cancelled():
         task.exception()
+
+
+def _explain_missing(name: str, entry: Model | None, served: set[str]) -> NoReturn:
+    if entry and entry.problem:
+        raise Unavailable(f"{name} cannot be served: {entry.problem}")
+    known = ", ".join(sorted(served)[:5]) or "none"
+    raise NotFound(f"no promoted version of a model {name!r:.80}; models served: {known}")

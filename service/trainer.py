@@ -83,11 +83,12 @@ class Trainer:
             # not wait(): it would also wait for grandchildren that hold the pipe
             while self._process.returncode is None and not (reader.done() and reader.exception()):
                 await asyncio.sleep(0.05)
-            self.signal(signal.SIGKILL)  # whatever the process left behind
-            await asyncio.wait_for(reader, LINGER_S)
         finally:
-            self.signal(signal.SIGKILL)
-            reader.cancel()
+            self.signal(signal.SIGKILL)  # whatever the process left behind
+        await asyncio.wait({reader}, timeout=LINGER_S)
+        if reader.done():
+            reader.result()  # an event that could not be written down is not passed over
+        reader.cancel()
         return self._outcome(endings[-1] if endings else None)
 
     def signal(self, number: signal.Signals) -> None:

@@ -1,5 +1,6 @@
 """Bundles, golden answers and files: what is damaged is refused, and says why."""
 
+import errno
 import io
 import json
 import os
@@ -178,8 +179,16 @@ def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["file"]
 
 
-def test_only_the_first_creates_a_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize("links", [True, False])
+def test_only_the_first_creates_a_file(tmp_path: Path, monkeypatch, links: bool) -> None:
+    if not links:
+        monkeypatch.setattr(os, "link", no_links)
     create_exclusively(tmp_path / "file", b"first")
     with pytest.raises(FileExistsError):
         create_exclusively(tmp_path / "file", b"second")
     assert (tmp_path / "file").read_bytes() == b"first"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def no_links(source: Path, target: Path) -> None:
+    raise OSError(errno.EPERM, "no links on this file system")
