@@ -147,7 +147,7 @@ def stage(
 
     Args:
         golden_shift: added to the golden answers; other than 0, no server takes the version.
-        work: makes a prediction slow; 1,000 are about 10 ms on one core.
+        work: makes a prediction slow; 1,000 are some 5 ms on one core.
     """
     folder.mkdir(parents=True, exist_ok=True)
     draft = Bundle(
