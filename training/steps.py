@@ -9,9 +9,10 @@ from torch import Tensor
 from torch.optim.swa_utils import update_bn
 
 from registry.images import Float32Array
-from training.activations import compute, precompute
-from training.batches import Batches
+from training.activations import Activations, compute, precompute
+from training.batches import Batches, in_batches
 from training.bench import Bench, Evaluation, Parts
+from training.data import Rows
 from training.device import autocast
 from training.evaluate import METRICS, Answer, measure, predict_rows, right
 from training.finder import RateSearch, find_rate
@@ -20,6 +21,7 @@ from training.items import Part
 from training.network import evaluating, to_probabilities
 from training.schedule import Shares, cosine_restarts
 
+SETTLING_IMAGES = 512  # enough for a mean and a variance
 UNFROZEN_SEARCH_STEPS = 30  # where a step costs a backward pass through everything
 
 PARTS: tuple[Part, Part] = ("train", "valid")
@@ -62,11 +64,6 @@ def fit_head(bench: Bench, activations: Parts, rate: float) -> None:
     """The head has learnt from activations: one cosine over `head_epochs`."""
     batches = bench.activation_batches(activations.train)
 
-    def validate() -> tuple[float, float]:
-        # With few images the running averages are still near where they started; exact ones are not
-        update_bn(batches.epoch(0), bench.network.head, device=bench.device)
-        return _validate(bench, activations.valid.features)
-
     _fit(
         bench,
         "head on activations",
@@ -74,7 +71,7 @@ def fit_head(bench: Bench, activations: Parts, rate: float) -> None:
         [0.0, 0.0, rate],
         cosine_restarts(len(batches), [bench.settings.head_epochs]),
         batches,
-        validate=validate,
+        validate=lambda: _settle_and_validate(bench, activations),
     )
 
 
@@ -95,7 +92,7 @@ def fit_augmented_head(bench: Bench, activations: Parts, rate: float) -> None:
         [0.0, 0.0, rate],
         cosine_restarts(len(batches), [1] * bench.settings.augmented_epochs),
         batches,
-        validate=lambda: _validate(bench, activations.valid.features),
+        validate=lambda: _settle_and_validate(bench, activations),
     )
 
 
@@ -121,8 +118,13 @@ def fit_unfrozen(bench: Bench, rate: float) -> None:
     batches = bench.image_batches()
 
     def validate() -> tuple[float, float]:
-        rows = bench.dataset.rows("valid")
-        return _validate(bench, compute(bench.network, bench.decoded, rows, bench.device))
+        train = bench.dataset.rows("train")
+        few = train[:: max(1, len(train) // SETTLING_IMAGES)]
+        return _settle_and_validate(bench, Parts(fresh(few), fresh(bench.dataset.rows("valid"))))
+
+    def fresh(rows: Rows) -> Activations:
+        features = compute(bench.network, bench.decoded, rows, bench.device)
+        return Activations(features, key="")
 
     _fit(
         bench,
@@ -239,10 +241,17 @@ def _fit(
     )
 
 
-def _validate(bench: Bench, features: Tensor) -> tuple[float, float]:
-    """Loss and metric of the head on features of the held-out images."""
+def _settle_and_validate(bench: Bench, activations: Parts) -> tuple[float, float]:
+    """Loss and metric of the head on the held-out images, with its batch statistics exact.
+
+    The running averages lag behind: with few batches they are still near where they started, and
+    while the backbone learns they are those of features it no longer gives.
+    """
+    head = bench.network.head
+    batches = in_batches(activations.train.features, bench.settings.batch_size)
+    update_bn(batches, head, bench.device)
     with evaluating(bench.network):
-        logits = bench.network.head(features.to(bench.device)).float().cpu()
+        logits = head(activations.valid.features.to(bench.device)).float().cpu()
         loss = float(bench.loss()(logits, bench.targets("valid")))
     task = bench.dataset.task
     answers = to_probabilities(logits, task).numpy()
