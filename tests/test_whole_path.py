@@ -1,6 +1,5 @@
 """Train, publish, serve, compare with torch, retrain, swap: every room at its real work."""
 
-import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -107,12 +106,3 @@ def test_bad_data_fails_the_job_with_its_reason_and_the_service_goes_on(
     )
     with unfreeze.Client(server.address) as client:
         assert client.classify(next(data.rglob("*.png")), model="photos")[0].version == 1
-
-
-def test_the_demonstration_refuses_a_folder_with_something_in_it(tmp_path: Path):
-    (tmp_path / "precious").write_text("kept")
-    command = [sys.executable, "-m", "unfreeze", "demo", "--out", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert "is not empty" in done.stderr
-    assert (tmp_path / "precious").read_text() == "kept"
