@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import photos
 import pytest
+import torch
 from photos import Heard
 from PIL import Image
 
@@ -20,8 +21,10 @@ from registry.images import prepare
 from registry.jobs import Assignment, Scored, StageStarted
 from registry.store import Registry
 from training.__main__ import main
+from training.activations import to_device
 from training.compare import SPLIT
 from training.export import open_session
+from training.network import NETWORK, load_network
 from training.recipe import count_stages, train
 from training.settings import Settings, read_settings
 
@@ -234,3 +237,18 @@ def start_child(folder: Path) -> subprocess.Popen[bytes]:
         cwd=ROOT,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
+
+
+def test_the_heads_statistics_are_those_of_all_it_learnt_from(trained: Trained):
+    """And not of one class at a time, in whose batches the classes' difference is no variance."""
+    assignment, bundle, _, _ = trained
+    network, _ = load_network(assignment.run / NETWORK)
+    files = sorted(assignment.data.rglob("*.*"))
+    pixels = np.stack([prepare(path.read_bytes(), bundle.image) for path in files])
+    with torch.inference_mode():
+        features = network.features(to_device(pixels, torch.device("cpu")))
+    norm = network.head[0]
+    assert isinstance(norm, torch.nn.BatchNorm1d)
+    assert norm.running_var is not None
+    told = norm.running_var.sum() / features.var(dim=0).sum()
+    assert 0.6 < told < 1.6

@@ -85,11 +85,6 @@ class ImageBatches:
             yield views, self.targets[places].to(self.device)
 
 
-def in_batches(features: Tensor, batch_size: int) -> list[Tensor]:
-    """Features [n,d] in order, in batches that normalisation can train on."""
-    return [features[places] for places in _cut(np.arange(len(features)), batch_size)]
-
-
 def _shuffled(n: int, batch_size: int, seed: int, epoch: int) -> list[Rows]:
     return _cut(np.random.default_rng([seed, epoch]).permutation(n), batch_size)
 

@@ -1,6 +1,7 @@
 """The steps of the recipe, each on the same bench."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,9 @@ from torch import Tensor
 from torch.optim.swa_utils import update_bn
 
 from registry.images import Float32Array
-from training.activations import Activations, compute, precompute
-from training.batches import Batches, in_batches
+from training.activations import compute, precompute
+from training.batches import Batches, ImageBatches
 from training.bench import Bench, Evaluation, Parts
-from training.data import Rows
 from training.device import autocast
 from training.evaluate import METRICS, Answer, measure, predict_rows, right
 from training.finder import RateSearch, find_rate
@@ -21,7 +21,7 @@ from training.items import Part
 from training.network import evaluating, to_probabilities
 from training.schedule import Shares, cosine_restarts
 
-SETTLING_IMAGES = 512  # enough for a mean and a variance
+SETTLING_BATCHES = 8  # enough for a mean and a variance
 UNFROZEN_SEARCH_STEPS = 30  # where a step costs a backward pass through everything
 
 PARTS: tuple[Part, Part] = ("train", "valid")
@@ -64,6 +64,10 @@ def fit_head(bench: Bench, activations: Parts, rate: float) -> None:
     """The head has learnt from activations: one cosine over `head_epochs`."""
     batches = bench.activation_batches(activations.train)
 
+    def validate() -> tuple[float, float]:
+        _settle(bench, [features for features, _ in batches.epoch(0)])
+        return _validate(bench, activations.valid.features)
+
     _fit(
         bench,
         "head on activations",
@@ -71,7 +75,7 @@ def fit_head(bench: Bench, activations: Parts, rate: float) -> None:
         [0.0, 0.0, rate],
         cosine_restarts(len(batches), [bench.settings.head_epochs]),
         batches,
-        validate=lambda: _settle_and_validate(bench, activations),
+        validate=validate,
     )
 
 
@@ -85,6 +89,10 @@ def fit_augmented_head(bench: Bench, activations: Parts, rate: float) -> None:
         logits: Tensor = bench.network.head(features.float())
         return logits
 
+    def validate() -> tuple[float, float]:
+        _settle(bench, _augmented_features(bench, batches))
+        return _validate(bench, activations.valid.features)
+
     _fit(
         bench,
         "head with augmentation",
@@ -92,7 +100,7 @@ def fit_augmented_head(bench: Bench, activations: Parts, rate: float) -> None:
         [0.0, 0.0, rate],
         cosine_restarts(len(batches), [1] * bench.settings.augmented_epochs),
         batches,
-        validate=lambda: _settle_and_validate(bench, activations),
+        validate=validate,
     )
 
 
@@ -118,13 +126,9 @@ def fit_unfrozen(bench: Bench, rate: float) -> None:
     batches = bench.image_batches()
 
     def validate() -> tuple[float, float]:
-        train = bench.dataset.rows("train")
-        few = train[:: max(1, len(train) // SETTLING_IMAGES)]
-        return _settle_and_validate(bench, Parts(fresh(few), fresh(bench.dataset.rows("valid"))))
-
-    def fresh(rows: Rows) -> Activations:
-        features = compute(bench.network, bench.decoded, rows, bench.device)
-        return Activations(features, key="")
+        _settle(bench, _augmented_features(bench, batches))
+        rows = bench.dataset.rows("valid")
+        return _validate(bench, compute(bench.network, bench.decoded, rows, bench.device))
 
     _fit(
         bench,
@@ -241,17 +245,31 @@ def _fit(
     )
 
 
-def _settle_and_validate(bench: Bench, activations: Parts) -> tuple[float, float]:
-    """Loss and metric of the head on the held-out images, with its batch statistics exact.
+def _settle(bench: Bench, batches: Iterable[Tensor]) -> None:
+    """The head's batch statistics are exact for `batches` of features.
+
+    They have to be batches as it learns from, shuffled: in batches of one class, what tells the
+    classes apart is not part of the variance, and the answers are far too sure.
 
     The running averages lag behind: with few batches they are still near where they started, and
     while the backbone learns they are those of features it no longer gives.
     """
-    head = bench.network.head
-    batches = in_batches(activations.train.features, bench.settings.batch_size)
-    update_bn(batches, head, bench.device)
+    update_bn(batches, bench.network.head, bench.device)
+
+
+def _augmented_features(bench: Bench, batches: ImageBatches) -> list[Tensor]:
+    """Features [b,d] of some batches, as the backbone gives them now."""
+    features = []
+    with evaluating(bench.network.body), autocast(bench.device, backward=False):
+        for pixels, _ in islice(batches.epoch(0), SETTLING_BATCHES):
+            features.append(bench.network.features(pixels).float())
+    return [batch.clone() for batch in features]
+
+
+def _validate(bench: Bench, features: Tensor) -> tuple[float, float]:
+    """Loss and metric of the head on features of the held-out images."""
     with evaluating(bench.network):
-        logits = head(activations.valid.features.to(bench.device)).float().cpu()
+        logits = bench.network.head(features.to(bench.device)).float().cpu()
         loss = float(bench.loss()(logits, bench.targets("valid")))
     task = bench.dataset.task
     answers = to_probabilities(logits, task).numpy()
