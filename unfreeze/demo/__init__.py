@@ -38,7 +38,8 @@ SECOND = COMMON | {
     "optimizer": "adamw",
     "frozen_groups": "1",
     "cycles": "1",
-    "cycle_len": "3",
+    "cycle_len": "4",
+    "unfrozen_learning_rate": "1e-3",  # the finder says about half of it
 }
 
 
