@@ -221,7 +221,8 @@ img { max-width: 100%; height: auto; }
 table { border-collapse: collapse; } th, td { padding: .25rem .8rem; text-align: right;
        border-bottom: 1px solid #d1d5db; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; }
-.facts td { text-align: left; overflow-wrap: anywhere; white-space: normal; }
+.facts td { text-align: left; vertical-align: top; }
+.facts td:last-child { overflow-wrap: anywhere; white-space: normal; }
 @media print { h2 { break-after: avoid; } img { break-inside: avoid; } }
 """
 
