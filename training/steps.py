@@ -1,6 +1,7 @@
 """The steps of the recipe, each on the same bench."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -193,11 +194,13 @@ def _whole(bench: Bench) -> Callable[[Tensor], Tensor]:
 
 
 def _chosen(bench: Bench, stage: str, search: RateSearch, told: float | None) -> float:
-    bench.searches[stage] = search
+    """The rate that will be used; the report marks this one."""
     bench.stages.note(f"suggested learning rate {search.suggestion:.1e}: {search.reason}")
     if told:
         bench.stages.note(f"learning rate {told:.1e}, as the settings say")
-    return told or search.suggestion
+        search = replace(search, suggestion=told, reason="as the settings say")
+    bench.searches[stage] = search
+    return search.suggestion
 
 
 def _fit(
