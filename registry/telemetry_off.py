@@ -1,7 +1,8 @@
 """ONNX Runtime is told not to report to its maker. To be imported before `onnxruntime`.
 
-From the moment of their import its wheels write what they see to `~/.cache/Microsoft` and send it
-over HTTPS, unless this variable is set; `disable_telemetry_events()` comes too late for the files.
+From the moment of their import its wheels keep a database below `~/.cache/Microsoft` and, by the
+strings in the library, upload it over HTTPS, unless this variable is set;
+`disable_telemetry_events()` comes too late for the files.
 This is the one import of ours that does something.
 """
 

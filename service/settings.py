@@ -71,8 +71,11 @@ def read_settings(flags: Mapping[str, object]) -> Settings:
         BadRequest: naming each wrong field.
     """
     given = {name: value for name, value in flags.items() if value is not None}
+    found = _environment(os.environ) | given
+    if "registry" not in found:
+        raise BadRequest("which models? give their folder: --registry PATH, or UNFREEZE_REGISTRY")
     try:
-        return Settings.model_validate(_environment(os.environ) | given)
+        return Settings.model_validate(found)
     except ValidationError as error:
         raise BadRequest(explain(error)) from error
 

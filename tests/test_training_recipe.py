@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -252,3 +253,9 @@ def test_the_heads_statistics_are_those_of_all_it_learnt_from(trained: Trained):
     assert norm.running_var is not None
     told = norm.running_var.sum() / features.var(dim=0).sum()
     assert 0.6 < told < 1.6
+
+
+def test_every_setting_in_the_examples_exists():
+    sources = [*(ROOT / "unfreeze").rglob("*.py"), ROOT / "training" / "__main__.py"]
+    shown = {name for path in sources for name in re.findall(r"--set (\w+)=\w", path.read_text())}
+    assert {"size", "cycles"} <= shown <= set(Settings.model_fields)
