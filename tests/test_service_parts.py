@@ -131,7 +131,7 @@ def test_measuring_stays_within_its_budget_for_a_slow_network() -> None:
     began = time.monotonic()
     plan = measure_plan(lambda threads: run, "cpu", 2, 2)
     assert time.monotonic() - began < 3
-    assert plan == Plan(1, 2, 1)  # this one sleeps, so two runs are twice as fast
+    assert plan.runs == 2  # this one sleeps: two runs are twice as fast, and batches no faster
 
 
 def test_candidates_split_the_cores_evenly() -> None:
