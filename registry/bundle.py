@@ -19,7 +19,7 @@ from registry.images import ImageSpec
 from registry.schema import Record, explain
 from registry.tta import TtaSpec
 
-SCHEMA = 1
+SCHEMA = 2
 MANIFEST = "bundle.json"
 MODEL = "model.onnx"
 GOLDEN = "golden.npz"
@@ -29,9 +29,17 @@ Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class Bundle(Record):
-    """The content of `bundle.json`."""
+    """The content of `bundle.json`.
 
-    schema_version: Literal[1] = 1
+    It states the lowest schema that can hold it, so an older program reads what it understands and
+    refuses the rest by its number: 2 brought `fixed_batch`.
+    """
+
+    # how many images every run takes, no more and no fewer; None: any number
+    fixed_batch: int | None = Field(default=None, ge=1)
+    schema_version: Literal[1, 2] = Field(
+        default_factory=lambda given: 1 if given.get("fixed_batch") is None else 2
+    )
     model: str
     created_at: datetime
     task: Task
@@ -53,6 +61,8 @@ class Bundle(Record):
         expected = len(self.labels) if self.task == "multi" else 0
         if len(self.thresholds) != expected:
             raise ValueError(f"{len(self.thresholds)} thresholds for {expected} labels")
+        if self.fixed_batch is not None and self.schema_version == 1:
+            raise ValueError("schema 1 knows no fixed_batch")
         for required in (MODEL, GOLDEN):
             if required not in self.files:
                 raise ValueError(f"no {required} among the files")
@@ -70,7 +80,9 @@ class Bundle(Record):
 
 def seal(folder: Path, bundle: Bundle) -> None:
     """`folder` is a bundle: its manifest is written, and with it the version exists."""
-    write_durably(folder / MANIFEST, bundle.model_dump_json(indent=2).encode() + b"\n")
+    unset = {"fixed_batch"} if bundle.fixed_batch is None else None
+    content = bundle.model_dump_json(indent=2, exclude=unset)
+    write_durably(folder / MANIFEST, content.encode() + b"\n")
 
 
 def read_bundle(folder: Path) -> Bundle:

@@ -12,7 +12,7 @@ import pytest
 import tiny
 from pydantic import ValidationError
 
-from registry.bundle import Bundle, files_of, read_bundle, verify_bundle
+from registry.bundle import Bundle, files_of, read_bundle, seal, verify_bundle
 from registry.errors import BundleError
 from registry.files import create_exclusively, sha256_file, write_durably
 from registry.golden import read_golden, write_golden
@@ -71,9 +71,11 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
         "colours/7: pipe is not a plain file; remove it",
     ),
     "newer schema": (
-        edit(schema_version=2),
-        "colours/7: bundle.json has schema 2 and this program reads up to 1; upgrade unfreeze",
+        edit(schema_version=3),
+        "colours/7: bundle.json has schema 3 and this program reads up to 2; upgrade unfreeze",
     ),
+    "a fixed batch in an old schema": (edit(fixed_batch=4), "schema 1 knows no fixed_batch"),
+    "a fixed batch of none": (edit(schema_version=2, fixed_batch=0), "fixed_batch: Input should"),
     "no manifest": (
         lambda folder: (folder / "bundle.json").unlink(),
         "colours/7: no bundle.json; the version was never published",
@@ -116,6 +118,19 @@ def test_a_manifest_cannot_point_outside_its_folder(folder: Path) -> None:
 def test_bundles_do_not_change(folder: Path) -> None:
     with pytest.raises(ValidationError):
         read_bundle(folder).labels = ("a", "b")  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(("fixed_batch", "schema"), [(None, 1), (4, 2)])
+def test_a_manifest_states_the_lowest_schema_that_can_hold_it(
+    folder: Path, fixed_batch: int | None, schema: int
+) -> None:
+    known = read_bundle(folder).model_dump(exclude={"schema_version"})
+    seal(folder, Bundle.model_validate(known | {"fixed_batch": fixed_batch}))
+    assert read_bundle(folder).fixed_batch == fixed_batch
+    written = json.loads((folder / "bundle.json").read_text())
+    assert written["schema_version"] == schema
+    # a program of schema 1 forbids fields that it does not know
+    assert ("fixed_batch" in written) == (schema == 2)
 
 
 def test_the_graph_states_what_the_manifest_states(folder: Path) -> None:

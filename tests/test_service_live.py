@@ -125,7 +125,7 @@ def broken(root: Path, how: str) -> int:
         (folder / "golden.npz").unlink()
     elif how == "newer schema":
         manifest = (folder / "bundle.json").read_text()
-        newer = manifest.replace('"schema_version": 1', '"schema_version": 2')
+        newer = manifest.replace('"schema_version": 1', '"schema_version": 99')
         (folder / "bundle.json").write_text(newer)
     return version
 
