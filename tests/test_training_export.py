@@ -17,8 +17,9 @@ from training.backbone import load_backbone
 from training.data import read_dataset
 from training.decoded import decode
 from training.evaluate import confusions, measure, predict, predict_rows
-from training.export import TOLERANCE, check_parity, export, open_session
+from training.export import TOLERANCE, check_parity, export
 from training.network import Network, build_network
+from training.runtime import open_session
 from training.settings import Settings
 
 CPU = torch.device("cpu")

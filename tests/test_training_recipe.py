@@ -24,9 +24,9 @@ from registry.store import Registry
 from training.__main__ import main
 from training.activations import to_device
 from training.compare import SPLIT
-from training.export import open_session
 from training.network import NETWORK, load_network
 from training.recipe import count_stages, train
+from training.runtime import open_session
 from training.settings import Settings, read_settings
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")

@@ -6,7 +6,6 @@ the settings cannot work.
 
 import argparse
 import os
-import shutil
 import sys
 import threading
 from datetime import datetime
@@ -75,6 +74,7 @@ def _default_cache() -> Path:
 
 def _work_for_person(arguments: argparse.Namespace) -> int:
     from training.progress import Terminal, json_lines
+    from training.publishing import publish
     from training.recipe import train
 
     given = dict(_key_value(text) for text in arguments.settings)
@@ -100,12 +100,14 @@ def _work_for_person(arguments: argparse.Namespace) -> int:
     else:
         with Terminal() as tell:
             bundle, scored = train(assignment, tell)
-    version = registry.publish(assignment.stage, bundle)
-    shutil.rmtree(assignment.stage)
-    promoted = before is None or arguments.promote
-    if promoted:
-        expected = before[0] if before else 0
-        registry.promote(model, version, by="train", reason="unfreeze train", expected=expected)
+    version, promoted = publish(
+        registry,
+        assignment.stage,
+        bundle,
+        pointer=before[0] if before else 0,
+        promote=arguments.promote,
+        by="train",
+    )
     if not arguments.json:
         _summarise(registry.folder(model, version), version, scored, promoted=promoted)
     return 0

@@ -9,22 +9,21 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from registry.bundle import GOLDEN, MODEL, Bundle, files_of, seal
-from registry.files import sha256_file
+from registry.bundle import GOLDEN, MODEL, Bundle
 from registry.golden import write_golden
 from registry.jobs import Assignment
 from training.backbone import Backbone
 from training.bench import Bench, Evaluation
 from training.compare import SPLIT
 from training.evaluate import THRESHOLD
-from training.export import PARITY_BATCHES, RUNTIME, TOLERANCE, answering, export
+from training.export import TOLERANCE, export
 from training.network import NETWORK, save_network
+from training.publishing import TOLERANCES, seal_stage
 from training.report import Findings, write_report
+from training.runtime import PARITY_BATCHES, RUNTIME, answering
 from training.split import write_split
 
 GOLDEN_IMAGES = 8
-# Largest difference from the golden answers: other CPUs round otherwise, and GPUs use TF32.
-TOLERANCES = {f"{MODEL}/cpu": 1e-3, f"{MODEL}/cuda": 1e-2, f"{MODEL}/tensorrt": 1e-2}
 
 
 @dataclass(frozen=True)
@@ -92,13 +91,8 @@ def seal_bundle(
     facts = _provenance(bench, backbone, exported)
     write_split(bench.dataset.items, bench.dataset.root, stage / SPLIT)
     write_report(_findings(assignment.model, bench, evaluation, facts), bench.decoded, report)
-    digests = {name: sha256_file(stage / name) for name in sorted(files_of(stage))}
     metrics = _metrics(bench, evaluation)
-    bundle = exported.draft.model_copy(
-        update={"metrics": metrics, "provenance": facts, "files": digests}
-    )
-    seal(stage, bundle)
-    return bundle
+    return seal_stage(stage, exported.draft, metrics=metrics, provenance=facts)
 
 
 def _metrics(bench: Bench, evaluation: Evaluation) -> dict[str, float]:

@@ -11,9 +11,9 @@ from registry.images import Float32Array, prepare
 from registry.jobs import Assignment, Score, Scored
 from training.data import Dataset, Rows
 from training.evaluate import measure, right
-from training.export import answering
 from training.items import Part
 from training.progress import Stages
+from training.runtime import answering
 from training.split import read_split
 
 SPLIT = "report/split.csv"  # in every bundle: what it learnt from, by content

@@ -16,10 +16,9 @@ from training.activations import BATCH, to_device
 from training.data import Dataset, Rows
 from training.decoded import Decoded
 from training.network import evaluating, to_probabilities
+from training.runtime import Answer
 
 METRICS: dict[Task, str] = {"single": "accuracy", "multi": "f2"}
-Answer = Callable[[UInt8Array], Float32Array]  # pixels [n,s,s,3] -> probabilities [n,classes]
-
 THRESHOLD = 0.5  # of a multi-label answer
 
 

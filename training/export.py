@@ -2,9 +2,6 @@
 are the same.
 """
 
-import registry.telemetry_off  # noqa: F401  # before onnxruntime
-
-# isort: split
 import io
 import time
 import warnings
@@ -13,20 +10,18 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 from torch import Tensor, nn
 
 from registry.bundle import Task
 from registry.errors import TrainingError
 from registry.images import Float32Array, UInt8Array
-from training.evaluate import Answer, predict
+from training.evaluate import predict
 from training.network import Network, to_probabilities
+from training.runtime import PARITY_BATCHES, open_session
 
 OPSET = 20
-RUNTIME = f"onnxruntime {onnxruntime.__version__}"
 TOLERANCE = 1e-4  # largest difference in any probability between ONNX on the CPU and torch
-PARITY_BATCHES = (1, 2, 7)  # 1 and n take different paths through many a runtime; 7 divides nothing
 
 
 class Servable(nn.Module):
@@ -88,24 +83,6 @@ def check_parity(model: bytes, pixels: UInt8Array, truth: Float32Array) -> float
     if not difference <= TOLERANCE:
         raise TrainingError(f"probabilities differ by {difference:.1e}, allowed {TOLERANCE:.0e}")
     return difference
-
-
-def open_session(model: bytes | str) -> onnxruntime.InferenceSession:
-    """A CPU session that stays off the cores when it has nothing to do."""
-    options = onnxruntime.SessionOptions()
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-
-
-def answering(path: Path) -> Answer:
-    """A function that has the ONNX model at `path` answer: pixels -> probabilities."""
-    session = open_session(str(path))
-
-    def answer(pixels: UInt8Array) -> Float32Array:
-        probabilities: Float32Array = session.run(["probabilities"], {"image": pixels})[0]
-        return probabilities
-
-    return answer
 
 
 def _by_dynamo(servable: Servable, example: Tensor) -> bytes:

@@ -16,9 +16,9 @@ from training.compare import known_parts, score
 from training.data import read_dataset
 from training.decoded import decode, larger
 from training.device import pick_device
-from training.export import answering
 from training.network import build_network
 from training.progress import Stages, Tell
+from training.runtime import answering
 from training.settings import Settings, read_settings
 from training.steps import (
     evaluate,

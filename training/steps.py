@@ -15,11 +15,12 @@ from training.activations import compute, precompute
 from training.batches import Batches, ImageBatches
 from training.bench import Bench, Evaluation, Parts
 from training.device import autocast
-from training.evaluate import METRICS, Answer, measure, predict_rows, right
+from training.evaluate import METRICS, measure, predict_rows, right
 from training.finder import RateSearch, find_rate
 from training.fit import Epoch, fit
 from training.items import Part
 from training.network import evaluating, to_probabilities
+from training.runtime import Answer
 from training.schedule import Shares, cosine_restarts
 
 SETTLING_BATCHES = 8  # enough for a mean and a variance

@@ -1,0 +1,45 @@
+"""From a staged folder to a version, whether it was trained here or comes from elsewhere."""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from registry.bundle import MODEL, Bundle, files_of, seal
+from registry.files import sha256_file
+from registry.store import Registry
+
+# Largest difference from the golden answers: other CPUs round otherwise, and GPUs use TF32.
+TOLERANCES = {f"{MODEL}/cpu": 1e-3, f"{MODEL}/cuda": 1e-2, f"{MODEL}/tensorrt": 1e-2}
+
+
+def seal_stage(
+    stage: Path, draft: Bundle, *, metrics: Mapping[str, float], provenance: Mapping[str, str]
+) -> Bundle:
+    """`stage` is a bundle: its manifest lists every file that is there. Gives the manifest."""
+    files = {name: sha256_file(stage / name) for name in sorted(files_of(stage))}
+    bundle = draft.model_copy(
+        update={"metrics": dict(metrics), "provenance": dict(provenance), "files": files}
+    )
+    seal(stage, bundle)
+    return bundle
+
+
+def publish(
+    registry: Registry, stage: Path, bundle: Bundle, *, pointer: int, promote: bool, by: str
+) -> tuple[int, bool]:
+    """`stage` has become a version. Gives its number and whether it is promoted now.
+
+    Args:
+        pointer: number of the pointer that was in force when the work began, 0 for none; only a
+            first version is promoted unasked.
+
+    Raises:
+        Conflict: somebody else has promoted a version since; this one stays published.
+    """
+    version = registry.publish(stage, bundle)
+    shutil.rmtree(stage)
+    promoted = promote or not pointer
+    if promoted:
+        reason = f"unfreeze {by}"
+        registry.promote(bundle.model, version, by=by, reason=reason, expected=pointer)
+    return version, promoted
