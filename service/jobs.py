@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 3
 PROGRESS_EVERY_S = 0.25  # every event costs a write that must reach the disk
+REMEMBERED = 1_000  # jobs that a new server looks at for when each model was last trained
 BREATH_S = 5.0  # after an error of our own, such as a full disk
 
 
@@ -85,6 +86,7 @@ class Jobs:
         job, existing = await asyncio.to_thread(self._store.create, request)
         if not existing:
             self._metrics.jobs_started.inc()
+            await self._count()
         await self._tell()
         return job, existing
 
@@ -129,6 +131,8 @@ class Jobs:
 
     async def start(self) -> None:
         """Jobs that a dead server left behind are queued again, and work begins."""
+        for job in reversed(await self.list("", REMEMBERED)):
+            self._count_success(job)
         for job in await asyncio.to_thread(self._store.unfinished):
             folder = self._folder(job)
             kill_leftover(folder / "pid", folder / "assignment.json")
@@ -139,6 +143,7 @@ class Jobs:
                 await self._end(job.id, JobState.FAILED, message)
             else:
                 await self._requeue(job.id, "the server stopped under it; it starts again")
+        await self._count()
         self._worker = asyncio.create_task(self._work())
 
     async def stop(self) -> None:
@@ -220,6 +225,7 @@ class Jobs:
                 if time.monotonic() < last_progress + PROGRESS_EVERY_S:
                     return
                 last_progress = time.monotonic()
+            self._metrics.job_progress.set_to_current_time()
             await asyncio.to_thread(self._store.append, job.id, event)
             await self._tell()
 
@@ -297,13 +303,28 @@ class Jobs:
             finished_at=_now(),
         )
         self._metrics.jobs_ended.labels(job.state.value).inc()
+        self._count_success(job)
         log.info("job_ended", extra={"job": job_id, "state": job.state, "problem": message})
         return job
 
     async def _change(self, job_id: str, event: Event | None = None, **changes: object) -> Job:
         job = await asyncio.to_thread(self._store.update, job_id, event, **changes)
+        if "state" in changes:
+            await self._count()
         await self._tell()
         return job
+
+    async def _count(self) -> None:
+        states = [job.state for job in await asyncio.to_thread(self._store.unfinished)]
+        for state in (JobState.QUEUED, JobState.RUNNING):
+            self._metrics.jobs.labels(state.value).set(states.count(state))
+        if JobState.RUNNING in states:
+            self._metrics.job_progress.set_to_current_time()
+
+    def _count_success(self, job: Job) -> None:
+        if job.state is JobState.SUCCEEDED and job.finished_at:
+            succeeded = self._metrics.training_success.labels(job.request.model)
+            succeeded.set(job.finished_at.timestamp())
 
     async def _tell(self) -> None:
         self._n_changes += 1

@@ -1,15 +1,29 @@
 """What Prometheus sees. Label values come from the catalogue only, so nobody can add series."""
 
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from threading import Thread
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, make_wsgi_app
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    make_wsgi_app,
+)
+from prometheus_client.core import CounterMetricFamily
 from prometheus_client.exposition import ThreadingWSGIServer
+from prometheus_client.registry import Collector
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+LOAD_SECONDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+SLO_SECONDS = 0.25
 BATCH = (1, 2, 4, 8, 16, 32, 64)
+CONFIDENCE = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 RPC = ("grpc_type", "grpc_service", "grpc_method")
+MAX_CLASSES = 100  # a model of more has its confidence counted, and not its classes
 STOP_WITHIN_S = 0.1
 
 
@@ -21,66 +35,85 @@ class _Silent(WSGIRequestHandler):
 class Metrics:
     """Every metric of one server, in a collection of its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, slo_s: float = SLO_SECONDS) -> None:
+        """`slo_s` becomes an edge between buckets of latency, so that its quantile is exact."""
         self.registry = CollectorRegistry()
-        registry = self.registry
+        ProcessCollector(registry=self.registry)
+        self._define_rpcs(tuple(sorted({*SECONDS, slo_s})))
+        self._define_stages()
+        self._define_versions()
+        self._define_jobs()
+        self.draining = self._gauge("unfreeze_draining", "1 from the order to stop on.")
+        self.draining.set(0)
 
-        self.rpcs_started = Counter("grpc_server_started", "RPCs started.", RPC, registry=registry)
-        self.rpcs_handled = Counter(
-            "grpc_server_handled", "RPCs completed.", (*RPC, "grpc_code"), registry=registry
+    def _define_rpcs(self, buckets: Sequence[float]) -> None:
+        self.rpcs_started = self._counter("grpc_server_started", "RPCs started.", *RPC)
+        self.rpcs_handled = self._counter(
+            "grpc_server_handled", "RPCs completed.", *RPC, "grpc_code"
         )
-        self.rpc_seconds = Histogram(
-            "grpc_server_handling_seconds",
-            "Time from start to end of an RPC.",
-            RPC,
-            buckets=SECONDS,
-            registry=registry,
-        )
-        self.rpcs_in_flight = Gauge("unfreeze_rpcs_in_flight", "RPCs now.", registry=registry)
-
-        self.images = Counter(
-            "unfreeze_images",
-            "Images answered, by outcome: ok or bad_image.",
-            ("model", "version", "outcome"),
-            registry=registry,
-        )
-        self.decode_seconds = _seconds("decode", "Decoding and preparing one image.", registry)
-        self.queue_seconds = _seconds("queue", "Waiting of a batch's oldest image.", registry)
-        self.compute_seconds = _seconds("compute", "Running one batch.", registry)
-        self.batch_size = Histogram(
-            "unfreeze_batch_size", "Images in a run.", ("model",), buckets=BATCH, registry=registry
-        )
-        self.queue_depth = Gauge(
-            "unfreeze_queue_depth", "Images that wait now.", ("model",), registry=registry
-        )
-        self.rejected = Counter(
-            "unfreeze_rejected", "Requests turned away at a limit.", ("reason",), registry=registry
+        help = "Time from start to end of an RPC."
+        self.rpc_seconds = self._histogram("grpc_server_handling_seconds", help, buckets, *RPC)
+        self.rpcs_in_flight = self._gauge("unfreeze_rpcs_in_flight", "RPCs now.")
+        self.rejected = self._counter(
+            "unfreeze_rejected", "Requests turned away at a limit.", "reason"
         )
 
-        self.live_version = Gauge(
-            "unfreeze_live_version", "Version that answers.", ("model",), registry=registry
+    def _define_stages(self) -> None:
+        self.decode_seconds = self._stage("decode", "Decoding and preparing one image.")
+        self.queue_seconds = self._stage("queue", "Waiting of a batch's oldest image.")
+        self.compute_seconds = self._stage("compute", "Running one batch.")
+        self.encode_seconds = self._stage("encode", "Making a reply of the answers.")
+        self.batch_size = self._histogram("unfreeze_batch_size", "Images in a run.", BATCH, "model")
+        self.queue_depth = self._gauge("unfreeze_queue_depth", "Images that wait now.", "model")
+        self.dropped = self._counter(
+            "unfreeze_dropped_images",
+            "Images that nobody waited for any more, so that they did not run.",
+            "model",
+            "reason",
         )
-        self.model_info = Gauge(
+
+    def _define_versions(self) -> None:
+        version = ("model", "version")
+        self.images = self._counter(
+            "unfreeze_images", "Images answered: ok or bad_image.", *version, "outcome"
+        )
+        self.confidence = self._histogram(
+            "unfreeze_confidence", "Probability of the likeliest class.", CONFIDENCE, *version
+        )
+        self.in_memory: dict[tuple[str, str], int] = defaultdict(int)
+        self.predictions = Predictions()
+        self.registry.register(self.predictions)
+        self.live_version = self._gauge("unfreeze_live_version", "Version that answers.", "model")
+        self.model_info = self._gauge(
             "unfreeze_model_info",
             "1 for the live version, with its provider and execution plan.",
-            ("model", "version", "provider", "plan"),
-            registry=registry,
+            *version,
+            "provider",
+            "plan",
         )
-        self.swaps = Counter(
-            "unfreeze_swaps", "Changes of the live version.", ("model",), registry=registry
+        self.swaps = self._counter("unfreeze_swaps", "Changes of the live version.", "model")
+        self.load_problem = self._gauge(
+            "unfreeze_load_problem", "1 while the promoted version cannot be loaded.", "model"
         )
-        self.load_problem = Gauge(
-            "unfreeze_load_problem",
-            "1 while the promoted version cannot be loaded.",
-            ("model",),
-            registry=registry,
+        self.load_seconds = self._histogram(
+            "unfreeze_load_seconds", "Loading one version.", LOAD_SECONDS, "model"
         )
-        self.load_seconds = _seconds("load", "Loading one version.", registry)
-        self.jobs_ended = Counter(
-            "unfreeze_jobs_ended", "Training jobs by final state.", ("state",), registry=registry
+
+    def _define_jobs(self) -> None:
+        self.jobs = self._gauge("unfreeze_jobs", "Training jobs that have not ended.", "state")
+        self.jobs_started = self._counter("unfreeze_jobs_started", "Training jobs accepted.")
+        self.jobs_ended = self._counter(
+            "unfreeze_jobs_ended", "Training jobs by final state.", "state"
         )
-        self.jobs_started = Counter(
-            "unfreeze_jobs_started", "Training jobs accepted.", registry=registry
+        for state in ("succeeded", "failed", "cancelled"):
+            self.jobs_ended.labels(state)  # `rate` does not see the first of what was not there
+        self.job_progress = self._gauge(
+            "unfreeze_job_last_progress_timestamp_seconds", "When the running job last told of it."
+        )
+        self.training_success = self._gauge(
+            "unfreeze_last_training_success_timestamp_seconds",
+            "When a job of this model last succeeded.",
+            "model",
         )
 
     def serve(self, host: str, port: int) -> tuple[int, Callable[[], None]]:
@@ -97,8 +130,43 @@ class Metrics:
 
         return int(server.server_port), stop
 
+    # Short forms
 
-def _seconds(stage: str, help: str, registry: CollectorRegistry) -> Histogram:
-    return Histogram(
-        f"unfreeze_{stage}_seconds", help, ("model",), buckets=SECONDS, registry=registry
-    )
+    def _counter(self, name: str, help: str, *labels: str) -> Counter:
+        return Counter(name, help, labels, registry=self.registry)
+
+    def _gauge(self, name: str, help: str, *labels: str) -> Gauge:
+        return Gauge(name, help, labels, registry=self.registry)
+
+    def _histogram(self, name: str, help: str, buckets: Sequence[float], *labels: str) -> Histogram:
+        return Histogram(name, help, labels, buckets=buckets, registry=self.registry)
+
+    def _stage(self, stage: str, help: str) -> Histogram:
+        return self._histogram(f"unfreeze_{stage}_seconds", help, SECONDS, "model")
+
+
+class Predictions(Collector):
+    """How often each class was the likeliest; becomes samples when somebody asks, not before."""
+
+    def __init__(self) -> None:
+        self._shown: dict[tuple[str, str], tuple[Sequence[str], list[int]]] = {}
+
+    def show(self, model: str, version: str, classes: Sequence[str]) -> list[int]:
+        """Numbers, one for each class, for the caller to count in."""
+        if len(classes) > MAX_CLASSES:
+            return [0] * len(classes)
+        return self._shown.setdefault((model, version), (classes, [0] * len(classes)))[1]
+
+    def hide(self, model: str, version: str) -> None:
+        self._shown.pop((model, version), None)
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        family = CounterMetricFamily(
+            "unfreeze_predictions",
+            f"Images by likeliest class, of models of at most {MAX_CLASSES} classes.",
+            labels=("model", "version", "class"),
+        )
+        for (model, version), (classes, counts) in list(self._shown.items()):
+            for name, count in zip(classes, counts, strict=True):
+                family.add_metric((model, version, name), count)
+        yield family

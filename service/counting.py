@@ -1,0 +1,100 @@
+"""What those who count on every request keep: looking a label up costs more than counting does."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from registry.images import Float32Array
+from service.metrics import Metrics
+
+# There from the first call on, or `rate` would not see the first failure.
+CODES = ("OK", "INTERNAL", "UNAVAILABLE", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED")
+REASONS = ("cancelled", "expired")
+OUTCOMES = ("ok", "bad_image")
+
+
+class RpcCounts:
+    """The calls of one method."""
+
+    def __init__(self, metrics: Metrics, kind: str, service: str, method: str) -> None:
+        """`kind` is unary, server_stream and so on, as everybody's dashboards call it."""
+        self._labels = kind, service, method
+        self._in_flight = metrics.rpcs_in_flight
+        self._started = metrics.rpcs_started.labels(*self._labels)
+        self._seconds = metrics.rpc_seconds.labels(*self._labels)
+        self._family = metrics.rpcs_handled
+        self._handled = {code: self._family.labels(*self._labels, code) for code in CODES}
+
+    def begin(self) -> None:
+        """A call has come in."""
+        self._started.inc()
+        self._in_flight.inc()
+
+    def end(self, code: str, seconds: float, trace_id: str = "") -> None:
+        """It ends with this status; whoever reads OpenMetrics sees `trace_id` beside its bucket."""
+        self._in_flight.dec()
+        if code not in self._handled:
+            self._handled[code] = self._family.labels(*self._labels, code)
+        self._handled[code].inc()
+        self._seconds.observe(seconds, {"trace_id": trace_id} if trace_id else None)
+
+
+class VersionCounts:
+    """One version in memory. Its stages are counted by model, its answers by version too."""
+
+    def __init__(self, metrics: Metrics, model: str, version: int, classes: Sequence[str]) -> None:
+        self._metrics = metrics
+        self._key = key = model, str(version)
+        self._decode = metrics.decode_seconds.labels(model)
+        self._queue = metrics.queue_seconds.labels(model)
+        self._compute = metrics.compute_seconds.labels(model)
+        self._encode = metrics.encode_seconds.labels(model)
+        self._batch_size = metrics.batch_size.labels(model)
+        self._dropped = {reason: metrics.dropped.labels(model, reason) for reason in REASONS}
+        self._ok, self._bad = (metrics.images.labels(*key, outcome) for outcome in OUTCOMES)
+        self._confidence = metrics.confidence.labels(*key)
+        self._predictions = metrics.predictions.show(*key, classes)
+        metrics.in_memory[key] += 1
+
+    # Called in the threads that do the work
+
+    def decoded(self, seconds: float) -> None:
+        """One image has been decoded."""
+        self._decode.observe(seconds)
+
+    def ran(self, n_images: int, queue_s: float, compute_s: float) -> None:
+        """A batch has run, whose oldest image had waited for `queue_s`."""
+        self._batch_size.observe(n_images)
+        self._queue.observe(queue_s)
+        self._compute.observe(compute_s)
+
+    def dropped(self, reason: str, n_images: int) -> None:
+        """Images were not run: `cancelled` by their caller, or `expired` in the queue."""
+        self._dropped[reason].inc(n_images)
+
+    # Called in the event loop
+
+    def answered(self, probabilities: Float32Array | None) -> None:
+        """One image has its probabilities [classes]; None: it could not be used."""
+        if probabilities is None:
+            self._bad.inc()
+            return
+        best = int(np.argmax(probabilities))
+        self._ok.inc()
+        self._predictions[best] += 1
+        self._confidence.observe(float(probabilities[best]))
+
+    def encoded(self, seconds: float) -> None:
+        """A reply has been made of the answers."""
+        self._encode.observe(seconds)
+
+    def close(self) -> None:
+        """Nothing of this version is shown any more, unless it was loaded again meanwhile; what
+        belongs to its model stays."""
+        self._metrics.in_memory[self._key] -= 1
+        if self._metrics.in_memory[self._key]:
+            return
+        for outcome in OUTCOMES:
+            self._metrics.images.remove(*self._key, outcome)
+        self._metrics.confidence.remove(*self._key)
+        self._metrics.predictions.hide(*self._key)
