@@ -1,6 +1,7 @@
 """A bundle: one published version of a model, an immutable folder that serving needs alone.
 
 model.onnx    input `image` uint8 [n,s,s,3] RGB, output `probabilities` float32 [n,classes]
+model.int8.onnx, model.fp16.onnx   the same in numbers of fewer bits, where that was found to do
 golden.npz    a few encoded images and their answers
 report/       pictures and figures of the evaluation, for people
 bundle.json   everything else, and the SHA-256 of every file above; written last
@@ -25,20 +26,40 @@ MODEL = "model.onnx"
 GOLDEN = "golden.npz"
 
 Task = Literal["single", "multi"]
+Precision = Literal["fp32", "int8", "fp16"]
+Reduced = Literal["int8", "fp16"]
+
+FILES: dict[Precision, str] = {"fp32": MODEL, "int8": "model.int8.onnx", "fp16": "model.fp16.onnx"}
+# Fields that a program of schema 1 does not know.
+SINCE_2 = ("fixed_batch", "variants")
+
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Variant(Record):
+    """What a copy of the model with fewer bits costs and gains, measured when it was made."""
+
+    metric: str
+    metric_change: float  # in points: -0.3 is three images in a thousand fewer, when it is accuracy
+    images: int = Field(ge=1)  # that this was measured on; the model learnt from none of them
+    # images per second over those of model.onnx, on one thread of the CPU that made it; None where
+    # the variant is not for CPUs
+    speedup: float | None = None
 
 
 class Bundle(Record):
     """The content of `bundle.json`.
 
     It states the lowest schema that can hold it, so an older program reads what it understands and
-    refuses the rest by its number: 2 brought `fixed_batch`.
+    refuses the rest by its number: 2 brought `fixed_batch` and `variants`.
     """
 
     # how many images every run takes, no more and no fewer; None: any number
     fixed_batch: int | None = Field(default=None, ge=1)
+    # the accepted ones; each has its file
+    variants: dict[Reduced, Variant] = Field(default_factory=dict)
     schema_version: Literal[1, 2] = Field(
-        default_factory=lambda given: 1 if given.get("fixed_batch") is None else 2
+        default_factory=lambda given: 2 if any(given.get(name) for name in SINCE_2) else 1
     )
     model: str
     created_at: datetime
@@ -61,9 +82,10 @@ class Bundle(Record):
         expected = len(self.labels) if self.task == "multi" else 0
         if len(self.thresholds) != expected:
             raise ValueError(f"{len(self.thresholds)} thresholds for {expected} labels")
-        if self.fixed_batch is not None and self.schema_version == 1:
-            raise ValueError("schema 1 knows no fixed_batch")
-        for required in (MODEL, GOLDEN):
+        for name in SINCE_2:
+            if getattr(self, name) and self.schema_version == 1:
+                raise ValueError(f"schema 1 knows no {name}")
+        for required in (MODEL, GOLDEN, *(FILES[precision] for precision in self.variants)):
             if required not in self.files:
                 raise ValueError(f"no {required} among the files")
         return self
@@ -80,7 +102,7 @@ class Bundle(Record):
 
 def seal(folder: Path, bundle: Bundle) -> None:
     """`folder` is a bundle: its manifest is written, and with it the version exists."""
-    unset = {"fixed_batch"} if bundle.fixed_batch is None else None
+    unset = {name for name in SINCE_2 if not getattr(bundle, name)}
     content = bundle.model_dump_json(indent=2, exclude=unset)
     write_durably(folder / MANIFEST, content.encode() + b"\n")
 

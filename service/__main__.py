@@ -10,9 +10,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from registry.bundle import FILES
 from registry.errors import BadRequest, UnfreezeError
 from registry.files import write_durably
 from service.logs import log_as_json
+from service.providers import EXECUTION_PROVIDERS
 from service.server import Service
 from service.settings import Settings, read_settings
 
@@ -110,9 +112,15 @@ def read_flags(argv: Sequence[str] | None) -> dict[str, object]:
     )
     add(
         "--provider",
-        choices=("auto", "cpu", "cuda", "tensorrt"),
+        choices=("auto", *EXECUTION_PROVIDERS),
         help="where networks run; one that does not come up is an error (auto)",
     )
+    add(
+        "--precision",
+        choices=("auto", *FILES),
+        help="which of a version's models runs; auto: int8 on a CPU, fp16 on a GPU, if it has them",
+    )
+    add("--gpu-memory-mb", metavar="N", help="most that one model may take of a GPU (all)")
     add("--plan", metavar="THREADSxRUNSxBATCH", help="execution plan; otherwise it is measured")
     add("--poll-seconds", metavar="S", help="how often the registry is looked at (1)")
     add("--drain-seconds", metavar="S", help="how long to serve on after SIGTERM (5)")

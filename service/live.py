@@ -155,8 +155,9 @@ class Live:
             self._metrics.model_info.remove(*self._info(name, old))
         self._metrics.model_info.labels(*self._info(name, new)).set(1)
 
-    def _info(self, name: str, loaded: Loaded) -> tuple[str, str, str, str]:
-        return name, str(loaded.version), self._loader.provider, str(loaded.plan)
+    def _info(self, name: str, loaded: Loaded) -> tuple[str, str, str, str, str]:
+        kind = loaded.kind
+        return name, str(loaded.version), kind.provider, kind.precision, str(loaded.plan)
 
     def _note_problem(self, name: str, entry: Model, number: int, error: Exception) -> None:
         expected = isinstance(error, UnfreezeError)

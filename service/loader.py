@@ -5,32 +5,32 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
-import numpy as np
-
-from registry.bundle import GOLDEN, MODEL, Bundle, verify_bundle
-from registry.errors import BundleError
-from registry.golden import read_golden
-from registry.images import UInt8Array, prepare
+from registry.bundle import FILES, Bundle, Precision, verify_bundle
 from service.cpus import cpu_set, usable_cpus
 from service.executor import Executor
+from service.kind import Kind, kind_of
 from service.metrics import Metrics
-from service.plan import Plan, Plans, Run, measure_plan
-from service.session import ActiveProvider, Session
+from service.plan import Plan, Plans, measure_plan
+from service.proof import check_golden, warm
+from service.providers import Placement
+from service.session import Session
+from service.shapes import Run, batch_sizes, shaped
 
 log = logging.getLogger(__name__)
-
-# Where a bundle states none for a provider: float32 on a CPU, TF32 and FP16 on a GPU.
-TOLERANCES: dict[str, float] = {"cpu": 1e-4, "cuda": 5e-3, "tensorrt": 1e-2}
 
 
 class Loaded:
     """A version in memory. It counts its readers, and closes when told to and the last has gone."""
 
-    def __init__(self, version: int, bundle: Bundle, plan: Plan, executor: Executor) -> None:
+    def __init__(
+        self, version: int, bundle: Bundle, kind: Kind, plan: Plan, executor: Executor
+    ) -> None:
         self.model = bundle.model
         self.version = version
         self.bundle = bundle
+        self.kind = kind
         self.plan = plan
         self.executor = executor
         self._readers = 0
@@ -61,13 +61,15 @@ class Loader:
     def __init__(
         self,
         *,
-        provider: ActiveProvider,
+        placement: Placement,
+        precision: Literal["auto"] | Precision,
         pinned: Plan | None,
         plans: Plans,
         max_queue: int,
         metrics: Metrics,
     ) -> None:
-        self.provider = provider
+        self.placement = placement
+        self._precision = precision
         self._pinned = pinned
         self._plans = plans
         self._max_queue = max_queue
@@ -77,7 +79,7 @@ class Loader:
         """The version, ready: its files are intact, its golden answers right, its memory warm.
 
         Args:
-            like: a version whose plan it takes over when their shapes are the same.
+            like: a version whose plan it takes over when they are of one kind.
 
         Raises:
             BundleError: it must not go live, and why.
@@ -85,11 +87,14 @@ class Loader:
         """
         started = time.monotonic()
         bundle = verify_bundle(folder)
-        plan, session = self._open(folder, bundle, like)
-        check_golden(folder, bundle, session)
-        warm(session, bundle.image.size, plan.batch)
+        kind = kind_of(folder, bundle, self.placement.provider, self._precision)
+        plan, origin, session = self._open(folder, bundle, kind, like)
+        sizes = batch_sizes(kind.provider, plan.batch, bundle.fixed_batch)
+        run = shaped(session.run, sizes)
+        check_golden(folder, bundle, kind, run)
+        warm(run, bundle.image.size, sizes, plan.runs)
         executor = Executor(
-            session.run,
+            run,
             runs=plan.runs,
             batch=plan.batch,
             max_queue=self._max_queue,
@@ -97,29 +102,53 @@ class Loader:
         )
         seconds = time.monotonic() - started
         self._metrics.load_seconds.labels(bundle.model).observe(seconds)
-        facts = {"model": bundle.model, "version": version, "plan": str(plan), "seconds": seconds}
+        facts = {
+            "model": bundle.model,
+            "version": version,
+            "file": FILES[kind.precision],
+            "provider": kind.provider,
+            "plan": str(plan),
+            "plan_is": origin,
+            "seconds": seconds,
+        }
         log.info("version_loaded", extra=facts)
-        return Loaded(version, bundle, plan, executor)
+        return Loaded(version, bundle, kind, plan, executor)
 
-    def _open(self, folder: Path, bundle: Bundle, like: Loaded | None) -> tuple[Plan, Session]:
+    def _open(
+        self, folder: Path, bundle: Bundle, kind: Kind, like: Loaded | None
+    ) -> tuple[Plan, str, Session]:
+        """The plan, how it came about, and the network opened for it."""
         opened: dict[int, Session] = {}
+        file = FILES[kind.precision]
 
         def session(threads: int) -> Session:
             if threads not in opened:
                 opened[threads] = Session(
-                    folder / MODEL, bundle, provider=self.provider, threads=threads
+                    folder / file,
+                    bundle,
+                    placement=self.placement,
+                    threads=threads,
+                    precision=kind.precision,
                 )
             return opened[threads]
 
         def open_run(threads: int) -> Run:
-            return session(threads).run
+            run = session(threads).run
+            return shaped(run, (kind.fixed_batch,)) if kind.fixed_batch else run
 
-        key = f"{bundle.files[MODEL]} {self.provider} {cpu_set()}"
-        plan = self._pinned or self._plans.get(key) or _inherited(bundle, like)
-        if plan is None:
-            plan = measure_plan(open_run, self.provider, usable_cpus(), bundle.image.size)
+        key = f"{bundle.files[file]} {kind.provider} {cpu_set()}"
+        if self._pinned:
+            plan, origin = self._pinned, "pinned"
+        elif known := self._plans.get(key):
+            plan, origin = known, "remembered"
+        elif like and like.kind.same_as(kind):  # to measure would disturb what is live
+            plan, origin = like.plan, "inherited"
+        else:
+            cpus, size = usable_cpus(), kind.size
+            plan = measure_plan(open_run, kind.provider, cpus, size, kind.fixed_batch)
             self._plans.put(key, plan)
-        return plan, session(plan.threads)
+            origin = "measured"
+        return plan, origin, session(plan.threads)
 
     def _observer(self, model: str) -> Callable[[int, float, float], None]:
         queue = self._metrics.queue_seconds.labels(model)
@@ -132,47 +161,3 @@ class Loader:
             batch.observe(n_images)
 
         return observe
-
-
-def check_golden(folder: Path, bundle: Bundle, session: Session) -> None:
-    """The session repeats the answers that the bundle was published with.
-
-    Raises:
-        BundleError: it differs by more than the tolerance.
-    """
-    where = f"{bundle.model}/{folder.name}"
-    golden = read_golden(folder / GOLDEN)
-    pixels = [prepare(image, bundle.image) for image in golden.images]
-    answers = np.concatenate([session.run(one[None]) for one in pixels])
-    if answers.shape != golden.probabilities.shape:
-        raise BundleError(
-            f"{where}: answers have shape {answers.shape} and the golden ones "
-            f"{golden.probabilities.shape}; publish again"
-        )
-    key = f"{MODEL}/{session.provider}"
-    tolerance = bundle.tolerances.get(key, TOLERANCES[session.provider])
-    difference = float(np.abs(answers - golden.probabilities).max())
-    if not difference <= tolerance:  # also when it is not a number
-        raise BundleError(
-            f"{where}: golden answers differ by {difference:.3g} on {session.provider}, "
-            f"the tolerance is {tolerance:.3g}; it does not go live"
-        )
-
-
-def warm(session: Session, size: int, batch: int) -> None:
-    """Memory for the smallest and the largest batch is allocated."""
-    for n_images in sorted({1, batch}):
-        images: UInt8Array = np.zeros((n_images, size, size, 3), np.uint8)
-        session.run(images)
-
-
-def _inherited(bundle: Bundle, like: Loaded | None) -> Plan | None:
-    """Probing would disturb the version that is live; the same shape runs as that one does."""
-    if like is None:
-        return None
-    same = (
-        like.bundle.image.size == bundle.image.size
-        and len(like.bundle.labels) == len(bundle.labels)
-        and like.bundle.provenance.get("backbone") == bundle.provenance.get("backbone")
-    )
-    return like.plan if same else None

@@ -86,9 +86,10 @@ class Metrics:
         self.live_version = self._gauge("unfreeze_live_version", "Version that answers.", "model")
         self.model_info = self._gauge(
             "unfreeze_model_info",
-            "1 for the live version, with its provider and execution plan.",
+            "1 for the live version, with its provider, precision and execution plan.",
             *version,
             "provider",
+            "precision",
             "plan",
         )
         self.swaps = self._counter("unfreeze_swaps", "Changes of the live version.", "model")

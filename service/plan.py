@@ -16,16 +16,15 @@ from pathlib import Path
 import numpy as np
 
 from registry.files import write_durably
-from registry.images import Float32Array, UInt8Array
+from service.providers import ActiveProvider
+from service.shapes import BATCHES, Run
 
 log = logging.getLogger(__name__)
 
 BUDGET_S = 1.0
+ROUNDS = 2  # so that what else the machine does for a moment does not decide
 SLOWEST = 1.5  # times the best latency of a single image
 BATCH_GAIN = 1.05  # a larger batch makes others wait, so it must pay
-BATCHES = {"cpu": (1, 4, 8), "cuda": (1, 4, 8, 16, 32), "tensorrt": (1, 4, 8, 16, 32)}
-
-Run = Callable[[UInt8Array], Float32Array]
 
 
 @dataclass(frozen=True)
@@ -51,32 +50,67 @@ def parse_plan(text: str) -> Plan:
     return Plan(threads, runs, batch)
 
 
-def candidates(provider: str, cpus: int) -> list[tuple[int, int]]:
+def candidates(provider: ActiveProvider, cpus: int) -> list[tuple[int, int]]:
     """(threads, runs) worth trying: the cores are split evenly; a GPU overlaps two runs."""
-    if provider != "cpu":
+    if provider in ("cuda", "tensorrt"):
         return [(1, 1), (1, 2)]
     return [(cpus // runs, runs) for runs in range(cpus, 0, -1) if cpus % runs == 0][:6]
 
 
-def measure_plan(open_run: Callable[[int], Run], provider: str, cpus: int, size: int) -> Plan:
-    """The best plan for a network, found in about BUDGET_S; `open_run` gives it with n threads."""
+def measure_plan(
+    open_run: Callable[[int], Run],
+    provider: ActiveProvider,
+    cpus: int,
+    size: int,
+    fixed_batch: int | None = None,
+) -> Plan:
+    """The best plan for a network, after at most BUDGET_S of timed runs.
+
+    Args:
+        open_run: gives the network with n threads.
+        fixed_batch: the only number of images that it takes, if it is such a one.
+    """
     splits = candidates(provider, cpus)
-    until = time.monotonic() + BUDGET_S
-    share_s = BUDGET_S / (len(splits) * len(BATCHES[provider]))
-    trials: list[Trial] = []
-    for threads, runs in splits:
-        run = open_run(threads)
-        run(np.zeros((1, size, size, 3), np.uint8))  # the first run allocates
-        latency_s = _latency(run, size, share_s / 4)
-        for batch in BATCHES[provider]:
-            if trials and time.monotonic() > until:
-                break
-            rate = _throughput(run, runs, batch, size, share_s)
-            trials.append(Trial(Plan(threads, runs, batch), latency_s, rate))
-    chosen = choose(trials)
-    rates = {str(trial.plan): round(trial.images_per_s, 1) for trial in trials}
-    log.info("plan_measured", extra={"plan": str(chosen), "images_per_s": rates})
+    runs = {threads: open_run(threads) for threads, _ in splits}
+    share_s = BUDGET_S / 4 / len(runs)
+    latencies = {threads: _latency(run, size, share_s) for threads, run in runs.items()}
+    batches = (fixed_batch,) if fixed_batch else BATCHES[provider]
+    plans = [
+        Plan(threads, n_runs, batch)
+        for batch in batches
+        for threads, n_runs in splits
+        if latencies[threads] <= SLOWEST * min(latencies.values())
+    ]
+    rates = _rates(plans, runs, latencies, size)
+    chosen = choose([Trial(plan, latencies[plan.threads], rate) for plan, rate in rates.items()])
+    shown = {str(plan): round(rate, 1) for plan, rate in rates.items()}
+    log.info("plan_measured", extra={"plan": str(chosen), "images_per_s": shown})
     return chosen
+
+
+def _rates(
+    plans: list[Plan], runs: dict[int, Run], latencies: dict[int, float], size: int
+) -> dict[Plan, float]:
+    """Images per second: measured where there is time, else what the latency lets one hope for."""
+    smallest = plans[0].batch
+    hoped = {
+        plan: plan.runs * (smallest / latencies[plan.threads])
+        for plan in plans
+        if plan.batch == smallest
+    }
+    left_s = 0.75 * BUDGET_S
+    share_s = left_s / (ROUNDS * len(plans))
+    measured: dict[Plan, float] = {}
+    for plan in plans * ROUNDS:
+        one_s = latencies[plan.threads] * plan.batch / smallest
+        if max(share_s, one_s) > left_s:
+            continue
+        if plan not in measured:  # memory is allocated, and a GPU's kernels are chosen
+            runs[plan.threads](np.zeros((plan.batch, size, size, 3), np.uint8))
+        n_images, seconds = _throughput(runs[plan.threads], plan, size, share_s)
+        left_s -= seconds
+        measured[plan] = max(n_images / seconds, measured.get(plan, 0))
+    return hoped | measured
 
 
 def choose(trials: list[Trial]) -> Plan:
@@ -91,32 +125,33 @@ def choose(trials: list[Trial]) -> Plan:
 
 
 def _latency(run: Run, size: int, for_s: float) -> float:
+    """Seconds for one image that is alone, when nothing comes in between."""
     image = np.zeros((1, size, size, 3), np.uint8)
+    run(image)  # the first run allocates
     times: list[float] = []
     until = time.perf_counter() + for_s
-    while len(times) < 2 or time.perf_counter() < until:
+    while not times or time.perf_counter() < until:
         begin = time.perf_counter()
         run(image)
         times.append(time.perf_counter() - begin)
-    return float(np.median(times))
+    return min(times)
 
 
-def _throughput(run: Run, runs: int, batch: int, size: int, for_s: float) -> float:
-    images = np.zeros((batch, size, size, 3), np.uint8)
-    run(images)
+def _throughput(run: Run, plan: Plan, size: int, for_s: float) -> tuple[int, float]:
+    """Images that went through in about `for_s`, and the seconds that it really took."""
+    images = np.zeros((plan.batch, size, size, 3), np.uint8)
     begin = time.perf_counter()
-    until = begin + for_s
 
-    def repeat() -> int:
-        n = 0
-        while n == 0 or time.perf_counter() < until:
+    def repeat(_: int) -> int:
+        n_images = 0
+        while n_images == 0 or time.perf_counter() < begin + for_s:
             run(images)
-            n += batch
-        return n
+            n_images += plan.batch
+        return n_images
 
-    with ThreadPoolExecutor(runs) as pool:
-        n_images = sum(pool.map(lambda _: repeat(), range(runs)))
-    return n_images / (time.perf_counter() - begin)
+    with ThreadPoolExecutor(plan.runs) as pool:
+        n_images = sum(pool.map(repeat, range(plan.runs)))
+    return n_images, time.perf_counter() - begin
 
 
 class Plans:

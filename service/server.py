@@ -25,6 +25,7 @@ from service.loader import Loader
 from service.metrics import Metrics
 from service.plan import Plans, parse_plan
 from service.predict import Predictor
+from service.providers import Placement
 from service.session import choose_provider
 from service.settings import Settings
 from unfreeze.v1 import admin_pb2, admin_pb2_grpc, classifier_pb2, classifier_pb2_grpc
@@ -124,7 +125,12 @@ class Service:
         settings = self._settings
         provider = await asyncio.to_thread(choose_provider, settings.provider)
         loader = Loader(
-            provider=provider,
+            placement=Placement(
+                provider,
+                gpu_memory_mb=settings.gpu_memory_mb,
+                engines=settings.state / "engines" if settings.state else None,
+            ),
+            precision=settings.precision,
             pinned=parse_plan(settings.plan) if settings.plan else None,
             plans=Plans(settings.state / "plans.json" if settings.state else None),
             max_queue=settings.max_queue,

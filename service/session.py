@@ -4,41 +4,47 @@ import registry.telemetry_off  # noqa: F401  # before onnxruntime
 
 # isort: split
 import logging
+import threading
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import onnxruntime as ort
 
-from registry.bundle import Bundle
+from registry.bundle import Bundle, Precision
 from registry.errors import BundleError, Unavailable
 from registry.images import Float32Array, UInt8Array
+from service.providers import (
+    BEHIND,
+    EXECUTION_PROVIDERS,
+    INSTALL,
+    ActiveProvider,
+    Placement,
+    provider_options,
+)
 
 log = logging.getLogger(__name__)
-
-ActiveProvider = Literal["cpu", "cuda", "tensorrt"]
-
-EXECUTION_PROVIDERS = {
-    "cpu": "CPUExecutionProvider",
-    "cuda": "CUDAExecutionProvider",
-    "tensorrt": "TensorrtExecutionProvider",
-}
-# For the nodes that the first one cannot take; ONNX Runtime itself always ends with the CPU.
-BEHIND = {"cpu": [], "cuda": ["cpu"], "tensorrt": ["cuda", "cpu"]}
-# An exhaustive search per new shape costs minutes.
-OPTIONS: dict[str, dict[str, str]] = {"cuda": {"cudnn_conv_algo_search": "HEURISTIC"}}
 
 # An ONNX graph of one node, `y = Identity(x)`: the cheapest way to learn if a provider comes up.
 PROBE = bytes.fromhex(
     "08073a3b0a100a017812017922084964656e74697479120570726f62655a0f0a0178120a0a080801"
     "12040a020801620f0a0179120a0a08080112040a02080142040a00100d"
 )
+# Whose memory is not ours: there, images are copied to places that are kept from run to run.
+DEVICES: dict[ActiveProvider, str] = {"cuda": "cuda", "tensorrt": "cuda"}
 
 
 class Session:
     """A loaded network. `run` may be called from several threads at once."""
 
     def __init__(
-        self, model: Path, bundle: Bundle, *, provider: ActiveProvider, threads: int
+        self,
+        model: Path,
+        bundle: Bundle,
+        *,
+        placement: Placement,
+        threads: int,
+        precision: Precision = "fp32",
     ) -> None:
         """Opens `model` and holds it against the manifest of its bundle.
 
@@ -47,16 +53,54 @@ class Session:
             BundleError: not a graph, or not the one that the manifest describes.
         """
         where = f"{bundle.model}/{model.parent.name}"
-        self.provider = provider
-        self._session = _open(str(model), where, provider, threads)
-        _check_contract(self._session, bundle, where)
+        self._session = _open(model, where, placement, precision, threads)
+        _check_contract(self._session, bundle, where, model.name)
+        device = DEVICES.get(placement.provider)
+        self._bound = Bound(self._session, device, len(bundle.labels)) if device else None
 
     def run(self, images: UInt8Array) -> Float32Array:  # [n,s,s,3] -> [n,classes]
+        if self._bound:
+            return self._bound.run(images)
         probabilities: Float32Array = self._session.run(["probabilities"], {"image": images})[0]
         return probabilities
 
 
-def choose_provider(asked: Literal["auto", "cpu", "cuda", "tensorrt"]) -> ActiveProvider:
+class Bound:
+    """Runs with input and output in places on the device that no run has to allocate.
+
+    There is a pair for each shape and each run at the same time; they are kept.
+    """
+
+    def __init__(self, session: Any, device: str, n_classes: int) -> None:
+        self._session = session
+        self._device = device
+        self._n_classes = n_classes
+        self._free: dict[tuple[int, ...], list[tuple[Any, Any, Any]]] = {}
+        self._lock = threading.Lock()
+
+    def run(self, images: UInt8Array) -> Float32Array:  # [n,s,s,3] -> [n,classes]
+        with self._lock:
+            free = self._free.setdefault(images.shape, [])
+            bound = free.pop() if free else None
+        binding, image, probabilities = bound or self._bind(images.shape)
+        image.update_inplace(images)
+        self._session.run_with_iobinding(binding)
+        answers = np.array(probabilities.numpy())  # on a CPU `numpy` is the place itself
+        with self._lock:
+            free.append((binding, image, probabilities))
+        return answers
+
+    def _bind(self, shape: tuple[int, ...]) -> tuple[Any, Any, Any]:
+        place = ort.OrtValue.ortvalue_from_shape_and_type
+        image = place(shape, np.uint8, self._device)
+        probabilities = place((shape[0], self._n_classes), np.float32, self._device)
+        binding = self._session.io_binding()
+        binding.bind_ortvalue_input("image", image)
+        binding.bind_ortvalue_output("probabilities", probabilities)
+        return binding, image, probabilities
+
+
+def choose_provider(asked: Literal["auto"] | ActiveProvider) -> ActiveProvider:
     """The provider that this server uses, after it has run a first graph.
 
     Raises:
@@ -71,7 +115,7 @@ def choose_provider(asked: Literal["auto", "cpu", "cuda", "tensorrt"]) -> Active
     if EXECUTION_PROVIDERS[chosen] not in offered:
         raise Unavailable(
             f"provider {chosen} is not in the installed onnxruntime {ort.__version__} "
-            f"(it has {', '.join(offered)}); install unfreeze[gpu], or choose --provider cpu"
+            f"(it has {', '.join(offered)}); {INSTALL[chosen]}, or choose --provider cpu"
         )
     _probe(chosen)
     log.info("provider_chosen", extra={"provider": chosen, "asked": asked})
@@ -80,33 +124,48 @@ def choose_provider(asked: Literal["auto", "cpu", "cuda", "tensorrt"]) -> Active
 
 def _probe(provider: ActiveProvider) -> None:
     try:
-        _open(PROBE, "first graph", provider, threads=1)
+        _open(PROBE, "first graph", Placement(provider), "fp32", threads=1)
     except BundleError as error:
         raise Unavailable(f"provider {provider} did not come up: {error}") from error
 
 
-def _open(model: str | bytes, where: str, provider: ActiveProvider, threads: int) -> Any:
+def _open(
+    model: Path | bytes, where: str, placement: Placement, precision: Precision, threads: int
+) -> Any:
+    names = (placement.provider, *BEHIND[placement.provider])
+    providers = [
+        (EXECUTION_PROVIDERS[name], provider_options(name, placement, precision, threads))
+        for name in names
+    ]
+    what = model.name if isinstance(model, Path) else "it"
+    try:
+        session = ort.InferenceSession(
+            str(model) if isinstance(model, Path) else model,
+            _options(threads),
+            providers=providers,
+            enable_fallback=0,  # it would print, and try the CPU
+        )
+    except Exception as error:  # the runtime has a dozen kinds, all meaning this
+        raise BundleError(f"{where}: ONNX Runtime cannot open {what}: {error}") from error
+    if session.get_providers()[0] != EXECUTION_PROVIDERS[placement.provider]:
+        raise Unavailable(
+            f"{where}: provider {placement.provider} did not come up (active: "
+            f"{', '.join(session.get_providers())}); check the driver and its libraries"
+        )
+    return session
+
+
+def _options(threads: int) -> Any:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3  # errors; a warning is not JSON
     # Threads that wait for work by spinning would take the cores from decoding.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    names = [provider, *BEHIND[provider]]
-    providers = [(EXECUTION_PROVIDERS[name], OPTIONS.get(name, {})) for name in names]
-    try:
-        session = ort.InferenceSession(model, options, providers=providers)
-    except Exception as error:  # the runtime has a dozen kinds, all meaning this
-        raise BundleError(f"{where}: ONNX Runtime cannot open model.onnx: {error}") from error
-    if session.get_providers()[0] != EXECUTION_PROVIDERS[provider]:
-        raise Unavailable(
-            f"{where}: provider {provider} did not come up (active: "
-            f"{', '.join(session.get_providers())}); check the driver and its libraries"
-        )
-    return session
+    return options
 
 
-def _check_contract(session: Any, bundle: Bundle, where: str) -> None:
+def _check_contract(session: Any, bundle: Bundle, where: str, name: str) -> None:
     size, classes = bundle.image.size, len(bundle.labels)
     inputs = [(one.name, one.type, one.shape[1:]) for one in session.get_inputs()]
     outputs = [(one.name, one.type) for one in session.get_outputs()]
@@ -123,6 +182,6 @@ def _check_contract(session: Any, bundle: Bundle, where: str) -> None:
     for key, value in bundle.onnx_metadata().items():
         if stated.get(key) != value:
             raise BundleError(
-                f"{where}: model.onnx says {key} is {stated.get(key)!r:.200} and bundle.json says "
+                f"{where}: {name} says {key} is {stated.get(key)!r:.200} and bundle.json says "
                 f"{value!r:.200}; publish again"
             )

@@ -12,13 +12,13 @@ from typing import Literal
 
 from pydantic import Field, ValidationError, model_validator
 
+from registry.bundle import Precision
 from registry.errors import BadRequest
 from registry.images import MAX_PIXELS
 from registry.schema import Record, explain
+from service.providers import ActiveProvider
 
 PREFIX = "UNFREEZE_"
-
-Provider = Literal["auto", "cpu", "cuda", "tensorrt"]
 
 
 class Settings(Record):
@@ -36,7 +36,9 @@ class Settings(Record):
     ports_file: Path | None = None
     reflection: bool = True
 
-    provider: Provider = "auto"
+    provider: Literal["auto"] | ActiveProvider = "auto"
+    precision: Literal["auto"] | Precision = "auto"
+    gpu_memory_mb: int | None = Field(default=None, ge=1)  # for one network; None: no limit
     plan: str | None = Field(default=None, pattern=r"^[1-9]\d*x[1-9]\d*x[1-9]\d*$")
     poll_seconds: float = Field(default=1, gt=0)
 

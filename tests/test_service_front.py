@@ -214,8 +214,8 @@ def test_metrics_count_what_happened(server: RunningServer) -> None:
     assert 'unfreeze_decode_seconds_count{model="colours"} 2.0' in page
     assert 'unfreeze_batch_size_sum{model="colours"} 2.0' in page
     assert 'unfreeze_live_version{model="colours"} 1.0' in page
-    info = 'unfreeze_model_info{model="colours",plan="1x2x4",provider="cpu",version="1"} 1.0'
-    assert info in page
+    labels = 'model="colours",plan="1x2x4",precision="fp32",provider="cpu",version="1"'
+    assert f"unfreeze_model_info{{{labels}}} 1.0" in page
 
 
 def test_names_that_callers_invent_add_no_series(server: RunningServer) -> None:

@@ -4,23 +4,17 @@ import asyncio
 import json
 import logging
 import threading
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny
 from pydantic import ValidationError
 
-from registry.bundle import read_bundle
-from registry.errors import BadRequest, BundleError, Overloaded, Unavailable, UnfreezeError
+from registry.errors import BadRequest, Overloaded, Unavailable, UnfreezeError
 from registry.images import Float32Array, UInt8Array
-from service import cpus
 from service.executor import Executor
 from service.logs import JsonFormatter
-from service.plan import Plan, Plans, Trial, candidates, choose, measure_plan, parse_plan
 from service.predict import top
-from service.session import Session, choose_provider
 from service.settings import Settings, read_settings
 from service.status import CODES, code_of
 
@@ -100,103 +94,6 @@ async def test_closing_runs_what_is_queued_and_refuses_what_comes_later() -> Non
     assert len(await asyncio.gather(*asked)) == 5
     with pytest.raises(Unavailable):
         await executor.run(images(1))
-
-
-# Plan
-
-
-def trial(plan: str, latency_ms: float, rate: float) -> Trial:
-    return Trial(parse_plan(plan), latency_ms / 1000, rate)
-
-
-CHOICES = {
-    "the fastest": ([trial("1x2x1", 11, 187), trial("2x1x1", 9, 146)], "1x2x1"),
-    "not if one image waits too long": ([trial("1x8x1", 60, 400), trial("8x1x1", 9, 150)], "8x1x1"),
-    "a batch must pay": ([trial("1x2x1", 9, 100), trial("1x2x8", 9, 103)], "1x2x1"),
-    "a batch that pays": ([trial("1x1x1", 1, 100), trial("1x1x32", 1, 900)], "1x1x32"),
-}
-
-
-@pytest.mark.parametrize("case", CHOICES)
-def test_the_plan_is_the_highest_throughput_at_an_acceptable_latency(case: str) -> None:
-    trials, expected = CHOICES[case]
-    assert str(choose(trials)) == expected
-
-
-def test_measuring_stays_within_its_budget_for_a_slow_network() -> None:
-    def run(batch: UInt8Array) -> Float32Array:
-        time.sleep(0.02 * len(batch))
-        return sums(batch)
-
-    began = time.monotonic()
-    plan = measure_plan(lambda threads: run, "cpu", 2, 2)
-    assert time.monotonic() - began < 3
-    assert plan.runs == 2  # this one sleeps: two runs are twice as fast, and batches no faster
-
-
-def test_candidates_split_the_cores_evenly() -> None:
-    assert candidates("cpu", 4) == [(1, 4), (2, 2), (4, 1)]
-    assert candidates("cpu", 1) == [(1, 1)]
-    assert len(candidates("cpu", 64)) <= 6
-    assert candidates("cuda", 64) == [(1, 1), (1, 2)]
-
-
-def test_plans_are_remembered_and_a_damaged_memory_is_none(tmp_path: Path) -> None:
-    path = tmp_path / "plans.json"
-    Plans(path).put("key", Plan(1, 2, 4))
-    assert Plans(path).get("key") == Plan(1, 2, 4)
-    assert Plans(path).get("other") is None
-    path.write_text("{")
-    assert Plans(path).get("key") is None
-
-
-def test_a_quota_counts_for_less_processors(tmp_path: Path, monkeypatch) -> None:
-    quota = tmp_path / "cpu.max"
-    monkeypatch.setattr(cpus, "CGROUP_2", quota)
-    monkeypatch.setattr(cpus.os, "sched_getaffinity", lambda pid: set(range(16)))
-    for text, expected in (("max 100000", 16), ("150000 100000", 2), ("50000 100000", 1)):
-        quota.write_text(text)
-        assert cpus.usable_cpus() == expected
-
-
-# Session
-
-
-def test_a_session_answers_as_the_model_does(tmp_path: Path) -> None:
-    bundle = tiny.stage(tmp_path, bias=(1, 2, 3))
-    session = Session(tmp_path / "model.onnx", bundle, provider="cpu", threads=1)
-    pixels = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), dtype=np.uint8)
-    np.testing.assert_allclose(session.run(pixels), tiny.answer(pixels, (1, 2, 3)), atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"labels": ("a", "b", "c")}, "model.onnx says unfreeze.labels is"),
-        ({"labels": ("a", "b")}, r"not probabilities float32 \[n,2\]"),
-        ({"image": {"size": 9}}, r"not image uint8 \[n,9,9,3\]"),
-        ({"image": {"size": 8, "crop": "squash"}}, "model.onnx says unfreeze.image_spec is"),
-    ],
-)
-def test_a_graph_with_another_manifest_is_refused(tmp_path: Path, change, message: str) -> None:
-    tiny.stage(tmp_path)
-    content = read_bundle(tmp_path).model_dump() | change
-    other = type(read_bundle(tmp_path)).model_validate(content)
-    with pytest.raises(BundleError, match=message):
-        Session(tmp_path / "model.onnx", other, provider="cpu", threads=1)
-
-
-def test_bytes_that_are_no_graph_are_refused(tmp_path: Path) -> None:
-    bundle = tiny.stage(tmp_path)
-    (tmp_path / "model.onnx").write_bytes(b"\x08\x07nonsense")
-    with pytest.raises(BundleError, match=r"ONNX Runtime cannot open model\.onnx"):
-        Session(tmp_path / "model.onnx", bundle, provider="cpu", threads=1)
-
-
-def test_a_provider_that_is_not_installed_is_no_silent_fall_back() -> None:
-    assert choose_provider("cpu") == "cpu"
-    with pytest.raises(Unavailable, match="tensorrt"):
-        choose_provider("tensorrt")
 
 
 # The rest

@@ -17,7 +17,18 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from registry.bundle import GOLDEN, MODEL, Bundle, Task, files_of, seal
+from registry.bundle import (
+    FILES,
+    GOLDEN,
+    MODEL,
+    Bundle,
+    Reduced,
+    Task,
+    Variant,
+    files_of,
+    read_bundle,
+    seal,
+)
 from registry.files import sha256_file
 from registry.golden import write_golden
 from registry.images import Float32Array, ImageSpec, UInt8Array, prepare
@@ -172,6 +183,39 @@ def stage(
     bundle = draft.model_copy(update={"files": files})
     seal(folder, bundle)
     return bundle
+
+
+def add_variant(
+    folder: Path, precision: Reduced, *, bias: Sequence[float], tolerance: float
+) -> None:
+    """The bundle in `folder` has a variant too, which answers with another bias."""
+    bundle = read_bundle(folder)
+    file = FILES[precision]
+    graph = onnx_model(
+        bias, task=bundle.task, size=bundle.image.size, metadata=bundle.onnx_metadata(), work=0
+    )
+    (folder / file).write_bytes(graph.SerializeToString())
+    variant = Variant(metric="accuracy", metric_change=-0.1, images=100, speedup=1.9)
+    _reseal(
+        folder,
+        variants=bundle.variants | {precision: variant},
+        tolerances=bundle.tolerances | {f"{file}/cpu": tolerance},
+    )
+
+
+def fix_batch(folder: Path, n_images: int) -> None:
+    """The bundle in `folder` takes so many images in every run, no more and no fewer."""
+    graph = onnx.load(folder / MODEL)
+    for value in (*graph.graph.input, *graph.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = n_images
+    onnx.save(graph, folder / MODEL)
+    _reseal(folder, fixed_batch=n_images)
+
+
+def _reseal(folder: Path, **changes: object) -> None:
+    known = read_bundle(folder).model_dump(exclude={"schema_version"}) | changes
+    known["files"] = {name: sha256_file(folder / name) for name in sorted(files_of(folder))}
+    seal(folder, Bundle.model_validate(known))
 
 
 def publish(

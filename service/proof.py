@@ -1,0 +1,56 @@
+"""What a network has to show before it goes live: the answers that it was published with."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from registry.bundle import FILES, GOLDEN, Bundle
+from registry.errors import BundleError
+from registry.golden import read_golden
+from registry.images import prepare
+from service.kind import Kind
+from service.providers import ActiveProvider
+from service.shapes import Run
+
+# Where a bundle states none for a provider: float32 on a CPU, TF32 and FP16 on a GPU.
+TOLERANCES: dict[ActiveProvider, float] = {
+    "cpu": 1e-4,
+    "openvino": 1e-3,
+    "cuda": 5e-3,
+    "tensorrt": 1e-2,
+}
+
+
+def check_golden(folder: Path, bundle: Bundle, kind: Kind, run: Run) -> None:
+    """`run` repeats the answers that the bundle was published with.
+
+    Raises:
+        BundleError: it differs by more than the tolerance.
+    """
+    where = f"{bundle.model}/{folder.name}"
+    golden = read_golden(folder / GOLDEN)
+    pixels = [prepare(image, bundle.image) for image in golden.images]
+    answers = np.concatenate([run(one[None]) for one in pixels])
+    if answers.shape != golden.probabilities.shape:
+        raise BundleError(
+            f"{where}: answers have shape {answers.shape} and the golden ones "
+            f"{golden.probabilities.shape}; publish again"
+        )
+    file = FILES[kind.precision]
+    tolerance = bundle.tolerances.get(f"{file}/{kind.provider}", TOLERANCES[kind.provider])
+    difference = float(np.abs(answers - golden.probabilities).max())
+    if not difference <= tolerance:  # also when it is not a number
+        raise BundleError(
+            f"{where}: golden answers differ by {difference:.3g} on {kind.provider}, "
+            f"the tolerance is {tolerance:.3g} for {file}; it does not go live"
+        )
+
+
+def warm(run: Run, size: int, batches: Sequence[int], n_runs: int) -> None:
+    """Memory is allocated for every batch that can come, as often as it can at the same time."""
+    with ThreadPoolExecutor(n_runs) as pool:
+        for n_images in batches:
+            images = np.zeros((n_images, size, size, 3), np.uint8)
+            list(pool.map(run, [images] * n_runs))

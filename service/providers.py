@@ -1,0 +1,85 @@
+"""Where networks run: what each provider of ONNX Runtime is called, is told, and prefers."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from registry.bundle import Precision
+
+ActiveProvider = Literal["cpu", "openvino", "cuda", "tensorrt"]
+
+EXECUTION_PROVIDERS: dict[ActiveProvider, str] = {
+    "cpu": "CPUExecutionProvider",
+    "openvino": "OpenVINOExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+}
+# For the nodes that the first one cannot take; ONNX Runtime itself always ends with the CPU.
+BEHIND: dict[ActiveProvider, tuple[ActiveProvider, ...]] = {
+    "cpu": (),
+    "openvino": ("cpu",),
+    "cuda": ("cpu",),
+    "tensorrt": ("cuda", "cpu"),
+}
+INSTALL: dict[ActiveProvider, str] = {
+    "cpu": "install unfreeze[cpu]",
+    "openvino": "install onnxruntime-openvino in the place of onnxruntime",
+    "cuda": "install unfreeze[gpu]",
+    "tensorrt": "install unfreeze[gpu] and TensorRT",
+}
+PREFERRED: dict[ActiveProvider, Precision] = {
+    "cpu": "int8",
+    "openvino": "int8",
+    "cuda": "fp16",
+    "tensorrt": "fp16",
+}
+MEGABYTE = 1 << 20
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where networks run, and what they may take there."""
+
+    provider: ActiveProvider
+    gpu_memory_mb: int | None = None  # for one network; None: all that there is
+    engines: Path | None = None  # where TensorRT keeps what it compiled; None: nowhere
+
+
+def provider_options(
+    name: ActiveProvider, placement: Placement, precision: Precision, threads: int
+) -> dict[str, str]:
+    """What `name` is told when a network is opened."""
+    match name:
+        case "cpu":
+            return {}
+        case "openvino":
+            return {"device_type": "CPU", "num_of_threads": str(threads)}
+        case "cuda":
+            return _cuda(placement)
+        case "tensorrt":
+            return _tensorrt(placement, precision)
+
+
+def _cuda(placement: Placement) -> dict[str, str]:
+    told = {
+        "cudnn_conv_algo_search": "HEURISTIC",  # an exhaustive search per new shape costs minutes
+        "arena_extend_strategy": "kSameAsRequested",  # the other one doubles what it has
+    }
+    if placement.gpu_memory_mb:
+        told["gpu_mem_limit"] = str(placement.gpu_memory_mb * MEGABYTE)
+    return told
+
+
+def _tensorrt(placement: Placement, precision: Precision) -> dict[str, str]:
+    told = {"trt_fp16_enable": "1" if precision == "fp16" else "0"}
+    if placement.gpu_memory_mb:
+        told["trt_max_workspace_size"] = str(placement.gpu_memory_mb * MEGABYTE)
+    if placement.engines:  # compiling one takes minutes
+        placement.engines.mkdir(parents=True, exist_ok=True)
+        told |= {
+            "trt_engine_cache_enable": "1",
+            "trt_engine_cache_path": str(placement.engines),
+            "trt_timing_cache_enable": "1",
+            "trt_timing_cache_path": str(placement.engines),
+        }
+    return told

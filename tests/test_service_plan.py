@@ -1,0 +1,205 @@
+"""The execution plan: how it is measured, kept, handed on, and what batches it lets come."""
+
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+from conftest import Start
+
+from registry.images import Float32Array, UInt8Array
+from service.kind import Kind
+from service.plan import Plan, Plans, Trial, candidates, choose, measure_plan, parse_plan
+from service.shapes import batch_sizes, shaped
+
+
+def sums(images: UInt8Array) -> Float32Array:
+    """A network whose answer is the sum of an image's pixels."""
+    return images.reshape(len(images), -1).sum(axis=1, dtype=np.float32)[:, None]
+
+
+def images(n_images: int) -> UInt8Array:
+    return np.stack([np.full((2, 2, 3), value, np.uint8) for value in range(1, n_images + 1)])
+
+
+def trial(plan: str, latency_ms: float, rate: float) -> Trial:
+    return Trial(parse_plan(plan), latency_ms / 1000, rate)
+
+
+CHOICES = {
+    "the fastest": ([trial("1x2x1", 11, 187), trial("2x1x1", 9, 146)], "1x2x1"),
+    "not if one image waits too long": ([trial("1x8x1", 60, 400), trial("8x1x1", 9, 150)], "8x1x1"),
+    "a batch must pay": ([trial("1x2x1", 9, 100), trial("1x2x8", 9, 103)], "1x2x1"),
+    "a batch that pays": ([trial("1x1x1", 1, 100), trial("1x1x32", 1, 900)], "1x1x32"),
+}
+
+
+@pytest.mark.parametrize("case", CHOICES)
+def test_the_plan_is_the_highest_throughput_at_an_acceptable_latency(case: str) -> None:
+    trials, expected = CHOICES[case]
+    assert str(choose(trials)) == expected
+
+
+def test_measuring_stays_within_its_budget_for_a_slow_network() -> None:
+    def run(batch: UInt8Array) -> Float32Array:
+        time.sleep(0.02 * len(batch))
+        return sums(batch)
+
+    began = time.monotonic()
+    plan = measure_plan(lambda threads: run, "cpu", 2, 2)
+    assert time.monotonic() - began < 3
+    assert plan.runs == 2  # this one sleeps: two runs are twice as fast, and batches no faster
+
+
+def test_candidates_split_the_cores_evenly() -> None:
+    assert candidates("cpu", 4) == [(1, 4), (2, 2), (4, 1)]
+    assert candidates("cpu", 1) == [(1, 1)]
+    assert len(candidates("cpu", 64)) <= 6
+    assert candidates("cuda", 64) == [(1, 1), (1, 2)]
+
+
+def test_plans_are_remembered_and_a_damaged_memory_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "plans.json"
+    Plans(path).put("key", Plan(1, 2, 4))
+    assert Plans(path).get("key") == Plan(1, 2, 4)
+    assert Plans(path).get("other") is None
+    path.write_text("{")
+    assert Plans(path).get("key") is None
+
+
+def test_a_network_too_slow_for_the_budget_is_planned_by_its_latency() -> None:
+    n_timed = 0
+
+    def run(batch: UInt8Array) -> Float32Array:
+        nonlocal n_timed
+        n_timed += 1
+        time.sleep(0.8)
+        return sums(batch)
+
+    assert measure_plan(lambda threads: run, "cpu", 1, 2) == Plan(1, 1, 1)
+    assert n_timed == 2  # one to warm up and one to measure
+
+
+def test_a_fixed_batch_is_the_only_one_that_is_tried() -> None:
+    sizes: set[int] = set()
+
+    def run(batch: UInt8Array) -> Float32Array:
+        sizes.add(len(batch))
+        time.sleep(0.002)
+        return sums(batch)
+
+    plan = measure_plan(lambda threads: shaped(run, (3,)), "cpu", 2, 2, fixed_batch=3)
+    assert (plan.batch, sizes) == (3, {3})
+
+
+def test_threads_that_make_one_image_wait_are_not_tried_in_batches() -> None:
+    tried: set[tuple[int, int]] = set()
+
+    def open_run(threads: int):
+        def run(batch: UInt8Array) -> Float32Array:
+            tried.add((threads, len(batch)))
+            time.sleep(0.04 / threads)
+            return sums(batch)
+
+        return run
+
+    assert measure_plan(open_run, "cpu", 4, 2).threads == 4
+    assert {threads for threads, batch in tried if batch > 1} == {4}
+
+
+# Batches
+
+SIZES = {
+    "a CPU takes what comes": (("cpu", 4, None), (1, 2, 3, 4)),
+    "a GPU is given few shapes": (("cuda", 32, None), (1, 4, 8, 16, 32)),
+    "and none beyond the plan": (("tensorrt", 12, None), (1, 4, 8, 12)),
+    "a plan of single images": (("cuda", 1, None), (1,)),
+    "a fixed batch is the only one": (("cpu", 4, 7), (7,)),
+}
+
+
+@pytest.mark.parametrize("case", SIZES)
+def test_batches_that_can_come(case: str) -> None:
+    arguments, expected = SIZES[case]
+    assert batch_sizes(*arguments) == expected
+
+
+@pytest.mark.parametrize(("n_images", "given"), [(1, [1]), (3, [4]), (4, [4]), (10, [4, 4, 4])])
+def test_batches_are_split_and_filled_up_to_the_allowed_sizes(
+    n_images: int, given: list[int]
+) -> None:
+    met: list[int] = []
+
+    def run(batch: UInt8Array) -> Float32Array:
+        met.append(len(batch))
+        return sums(batch)
+
+    answers = shaped(run, (1, 4))(images(n_images))
+    np.testing.assert_array_equal(answers, sums(images(n_images)))
+    assert met == given
+
+
+# Handing on
+
+KIND = Kind("cpu", "fp32", None, 224, 2, "resnet34", "dynamo", n_bytes=1000)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"provider": "cuda"},
+        {"precision": "int8"},
+        {"fixed_batch": 8},
+        {"size": 160},
+        {"n_classes": 3},
+        {"backbone": "resnet50"},
+        {"exporter": "torchscript"},
+        {"n_bytes": 900},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_networks_of_another_kind_do_not_inherit_a_plan(change: dict[str, object]) -> None:
+    assert replace(KIND, n_bytes=1010).same_as(KIND)
+    assert not replace(KIND, **change).same_as(KIND)
+
+
+def origins(log: pytest.LogCaptureFixture) -> list[str]:
+    """How each loaded version came by its plan."""
+    return [record.plan_is for record in log.records if record.msg == "version_loaded"]
+
+
+def test_a_swap_inherits_the_plan_and_another_kind_is_measured(
+    start: Start, root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    tiny.publish(root, promote=True)
+    server = start(plan=None)
+    for changes in ({"bias": (1.0, 0.0, 0.0)}, {"size": 16}):
+        tiny.publish(root, promote=True, **changes)
+        server.refresh()
+    assert origins(caplog) == ["measured", "inherited", "measured"]
+
+
+def test_a_plan_is_remembered_by_the_next_server_and_can_be_pinned(
+    start: Start, root: Path, state: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    tiny.publish(root, promote=True)
+    start(plan=None, state=state).stop()
+    start(plan=None, state=state).stop()
+    server = start(plan="2x1x3", state=state)
+    assert origins(caplog) == ["measured", "remembered", "pinned"]
+    assert 'plan="2x1x3",precision="fp32",provider="cpu"' in server.metrics()
+
+
+def test_a_model_of_a_fixed_batch_answers_any_number_of_images(start: Start, root: Path) -> None:
+    tiny.publish(root, promote=True)
+    tiny.fix_batch(root / tiny.MODEL_NAME / "1", 3)
+    server = start(plan=None)
+    pictures = [tiny.picture(colour) for colour in ("red", "green", "blue", "red")]
+    answers = server.classify(*pictures).results
+    names = [answer.prediction.labels[0].name for answer in answers]
+    assert names == ["red", "green", "blue", "red"]
+    assert 'x3",precision="fp32"' in server.metrics()

@@ -1,0 +1,173 @@
+"""Networks as ONNX Runtime opens them: where, in which precision, and against which manifest."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import grpc
+import numpy as np
+import onnxruntime
+import pytest
+import tiny
+from conftest import Start, best
+
+from registry.bundle import read_bundle
+from registry.errors import BundleError, Unavailable
+from service.providers import EXECUTION_PROVIDERS, Placement, provider_options
+from service.session import Bound, Session, choose_provider
+from service.settings import Settings
+
+CPU = Placement("cpu")
+GREEN, BLUE = (0.0, 9.0, 0.0), (0.0, 0.0, 9.0)
+
+
+def test_a_session_answers_as_the_model_does(tmp_path: Path) -> None:
+    bundle = tiny.stage(tmp_path, bias=(1, 2, 3))
+    session = Session(tmp_path / "model.onnx", bundle, placement=CPU, threads=1)
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), dtype=np.uint8)
+    np.testing.assert_allclose(session.run(pixels), tiny.answer(pixels, (1, 2, 3)), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"labels": ("a", "b", "c")}, "model.onnx says unfreeze.labels is"),
+        ({"labels": ("a", "b")}, r"not probabilities float32 \[n,2\]"),
+        ({"image": {"size": 9}}, r"not image uint8 \[n,9,9,3\]"),
+        ({"image": {"size": 8, "crop": "squash"}}, "model.onnx says unfreeze.image_spec is"),
+    ],
+)
+def test_a_graph_with_another_manifest_is_refused(tmp_path: Path, change, message: str) -> None:
+    tiny.stage(tmp_path)
+    content = read_bundle(tmp_path).model_dump() | change
+    other = type(read_bundle(tmp_path)).model_validate(content)
+    with pytest.raises(BundleError, match=message):
+        Session(tmp_path / "model.onnx", other, placement=CPU, threads=1)
+
+
+def test_bytes_that_are_no_graph_are_refused(tmp_path: Path) -> None:
+    bundle = tiny.stage(tmp_path)
+    (tmp_path / "model.onnx").write_bytes(b"\x08\x07nonsense")
+    with pytest.raises(BundleError, match=r"ONNX Runtime cannot open model\.onnx"):
+        Session(tmp_path / "model.onnx", bundle, placement=CPU, threads=1)
+
+
+def test_a_provider_that_is_not_installed_is_no_silent_fall_back() -> None:
+    assert choose_provider("cpu") == "cpu"
+    with pytest.raises(Unavailable, match="tensorrt"):
+        choose_provider("tensorrt")
+
+
+@pytest.mark.parametrize("provider", set(EXECUTION_PROVIDERS) - {"cpu"})
+def test_a_server_whose_provider_is_not_there_does_not_start(
+    start: Start, root: Path, provider: str
+) -> None:
+    if EXECUTION_PROVIDERS[provider] in onnxruntime.get_available_providers():
+        pytest.skip(f"{provider} is here")
+    with pytest.raises(Unavailable, match=f"provider {provider} is not in .*; install .*, or"):
+        start(provider=provider)
+
+
+def test_a_provider_that_is_installed_and_does_not_come_up_is_no_silent_fall_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    offered = list(EXECUTION_PROVIDERS.values())
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: offered)
+    with pytest.raises(Unavailable, match="provider cuda did not come up"):
+        choose_provider("cuda")
+
+
+# Bound to places on a device; a CPU is a device too
+
+
+def bound(folder: Path) -> Bound:
+    tiny.stage(folder, bias=BLUE)
+    return Bound(onnxruntime.InferenceSession(folder / "model.onnx"), "cpu", len(tiny.LABELS))
+
+
+def some_pixels(n_images: int, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (n_images, 8, 8, 3), dtype=np.uint8)
+
+
+def test_bound_runs_give_each_caller_its_own_answers(tmp_path: Path) -> None:
+    network = bound(tmp_path)
+    asked = [some_pixels(1 + seed % 3, seed) for seed in range(60)]
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(network.run, asked))
+    for pixels, answer in zip(asked, answers, strict=True):
+        np.testing.assert_allclose(answer, tiny.answer(pixels, BLUE), atol=1e-6)
+
+
+def test_bound_runs_take_the_places_that_earlier_ones_took(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = bound(tmp_path)
+    made: list[tuple[int, ...]] = []
+    bind = network._bind
+    monkeypatch.setattr(network, "_bind", lambda shape: made.append(shape) or bind(shape))
+    for n_images in (1, 4, 1, 4, 4):
+        network.run(some_pixels(n_images, 0))
+    assert made == [(1, 8, 8, 3), (4, 8, 8, 3)]
+
+
+def test_a_gpu_is_told_its_limit_and_an_engine_is_kept(tmp_path: Path) -> None:
+    placement = Placement("tensorrt", gpu_memory_mb=512, engines=tmp_path / "engines")
+    cuda = provider_options("cuda", placement, "fp32", threads=1)
+    tensorrt = provider_options("tensorrt", placement, "fp16", threads=1)
+    assert cuda["gpu_mem_limit"] == str(512 << 20)
+    assert cuda["cudnn_conv_algo_search"] == "HEURISTIC"
+    assert tensorrt["trt_engine_cache_path"] == str(tmp_path / "engines")
+    assert tensorrt["trt_fp16_enable"] == "1"
+    assert (tmp_path / "engines").is_dir()
+
+
+# Variants: the tiny ones answer otherwise on purpose, so that they can be told apart
+
+
+def publish(root: Path, *variants: str) -> None:
+    """A version that says "red" of white images, with variants that say "blue"."""
+    tiny.publish(root, promote=True, bias=(9.0, 0.0, 0.0))
+    for precision in variants:
+        tiny.add_variant(root / tiny.MODEL_NAME / "1", precision, bias=BLUE, tolerance=1.1)
+
+
+@pytest.mark.parametrize(
+    ("held", "asked", "answer", "used"),
+    [
+        (("int8", "fp16"), "auto", "blue", "int8"),
+        (("fp16",), "auto", "red", "fp32"),
+        ((), "auto", "red", "fp32"),
+        (("int8",), "fp32", "red", "fp32"),
+        (("int8", "fp16"), "fp16", "blue", "fp16"),
+    ],
+)
+def test_the_policy_decides_which_variant_answers_on_a_cpu(
+    start: Start, root: Path, held: tuple[str, ...], asked: str, answer: str, used: str
+) -> None:
+    publish(root, *held)
+    server = start(precision=asked)
+    assert best(server.classify(tiny.picture("white"))) == [answer]
+    assert f'precision="{used}",provider="cpu",version="1"' in server.metrics()
+
+
+def test_a_variant_that_is_asked_for_and_not_held_is_a_problem_of_the_model(
+    start: Start, root: Path
+) -> None:
+    publish(root, "int8")
+    server = start(precision="fp16")
+    with pytest.raises(grpc.RpcError) as caught:
+        server.classify(tiny.picture("white"))
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert "colours/1: holds no fp16 variant, only fp32, int8" in caught.value.details()
+
+
+def test_golden_answers_are_held_to_the_tolerance_of_the_variant(start: Start, root: Path) -> None:
+    publish(root)
+    tiny.add_variant(root / tiny.MODEL_NAME / "1", "int8", bias=GREEN, tolerance=0.25)
+    problem = start().service.live.problems()[tiny.MODEL_NAME]
+    assert "golden answers differ by" in problem
+    assert "the tolerance is 0.25 for model.int8.onnx" in problem
+
+
+def test_precision_and_memory_are_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Settings(registry=Path("x")).precision == "auto"
+    assert Settings(registry=Path("x"), gpu_memory_mb=100).gpu_memory_mb == 100
