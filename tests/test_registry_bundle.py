@@ -207,3 +207,15 @@ def test_only_the_first_creates_a_file(tmp_path: Path, monkeypatch, links: bool)
 
 def no_links(source: Path, target: Path) -> None:
     raise OSError(errno.EPERM, "no links on this file system")
+
+
+def test_a_variant_needs_its_file_and_a_schema_that_knows_it(folder: Path) -> None:
+    tiny.add_variant(folder, "int8", bias=tiny.NO_BIAS, tolerance=0.1)
+    bundle = verify_bundle(folder)
+    assert (bundle.schema_version, set(bundle.variants)) == (2, {"int8"})
+    content = bundle.model_dump(exclude={"schema_version"})
+    del content["files"]["model.int8.onnx"]
+    with pytest.raises(ValidationError, match=r"no model\.int8\.onnx among the files"):
+        Bundle.model_validate(content)
+    with pytest.raises(ValidationError, match="schema 1 knows no variants"):
+        Bundle.model_validate(bundle.model_dump() | {"schema_version": 1})
