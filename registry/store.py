@@ -1,10 +1,9 @@
 """Models, versions and aliases in a folder.
 
     <root>/<model>/<version>/                     a bundle; version is 1, 2, 3, …
-    <root>/<model>/aliases/promoted/000042.json   a pointer; the highest number wins
+    <root>/<model>/aliases/                       pointers to versions: see registry/pointers.py
 
-Versions are immutable and pointers are append-only and exclusively created, so readers need no lock
-and two writers cannot both win.
+Versions are immutable, so readers need no lock.
 """
 
 import re
@@ -12,27 +11,13 @@ import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pydantic import Field, ValidationError
-
 from registry.bundle import MANIFEST, Bundle, files_of, read_bundle, seal
 from registry.errors import BadRequest, BundleError, Conflict, NotFound
-from registry.files import create_exclusively, sha256_file, sync
-from registry.schema import Record, explain
+from registry.files import sha256_file, sync
+from registry.pointers import CANDIDATE, PROMOTED, Candidate, Cleared, Pointer, Pointers
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 TENSOR_SUFFIX = "-tensor"  # NAME-tensor is how the protocol's tensor twin of NAME is called
-ALIASES = "aliases"
-PROMOTED = "promoted"
-
-
-class Pointer(Record):
-    """One entry of an alias's history: from `at` on, it meant `version`."""
-
-    version: int = Field(ge=1)
-    replaced: int | None  # what it meant before; a rollback returns there
-    at: datetime
-    by: str
-    reason: str
 
 
 def check_name(model: str) -> str:
@@ -126,29 +111,27 @@ class Registry:
 
     def _highest_pointed(self, model: str) -> int:
         """So that the number of a pruned version is never given out again."""
-        return max((pointer.version for _, pointer in self.history(model)), default=0)
+        tried = (pointer for _, pointer in self.candidates(model).history())
+        candidates = (pointer.version for pointer in tried if isinstance(pointer, Candidate))
+        promoted = (pointer.version for _, pointer in self.history(model))
+        return max((*promoted, *candidates), default=0)
 
-    # Aliases
+    # What is promoted
 
     def history(self, model: str) -> list[tuple[int, Pointer]]:
-        """Every pointer of the alias `promoted` with its number, oldest first."""
-        pointers = ((number, _read_pointer(path)) for number, path in self._pointers(model))
-        return [(number, pointer) for number, pointer in pointers if pointer is not None]
+        """Every pointer to what was promoted, with its number, oldest first."""
+        return self._promotions(model).history()
 
     def promoted(self, model: str) -> tuple[int, Pointer] | None:
         """The pointer in force and its number, or None when nothing was ever promoted."""
-        return _in_force(self._pointers(model))
-
-    def _pointers(self, model: str) -> list[tuple[int, Path]]:
-        folder = self.root / check_name(model) / ALIASES / PROMOTED
-        if not folder.is_dir():
-            return []
-        return sorted((int(p.stem), p) for p in folder.glob("*.json") if p.stem.isdecimal())
+        return self._promotions(model).in_force()
 
     def promote(
         self, model: str, version: int, *, by: str, reason: str, expected: int | None = None
     ) -> tuple[int, Pointer]:
         """From now on `model` means `version`; gives the new pointer and its number.
+
+        A candidate, whichever version it is, is one no longer.
 
         Args:
             expected: the pointer number that the decision was based on (0: none); when another
@@ -159,24 +142,18 @@ class Registry:
             Conflict: somebody else promoted in the meantime.
         """
         self.bundle(model, version)
-        before = self._pointers(model)
-        current = _in_force(before)
-        if expected is not None and expected != (current[0] if current else 0):
+        pointers = self._promotions(model)
+        number, current = pointers.in_force() or (0, None)
+        if expected is not None and expected != number:
             raise Conflict(
                 f"{model}: another version was promoted in the meantime "
-                f"(pointer {current[0] if current else 0}, expected {expected})"
+                f"(pointer {number}, expected {expected})"
             )
+        replaced = current.version if current else None
         pointer = Pointer(
-            version=version,
-            replaced=current[1].version if current else None,
-            at=datetime.now(UTC),
-            by=by,
-            reason=reason,
+            version=version, replaced=replaced, at=datetime.now(UTC), by=by, reason=reason
         )
-        # the number after those that were looked at: whoever came since has taken it
-        number = before[-1][0] + 1 if before else 1
-        self._append(model, number, pointer)
-        return number, pointer
+        return pointers.append(pointer), pointer
 
     def rollback_target(self, model: str) -> tuple[int, int]:
         """The number of the pointer in force and the version that it replaced.
@@ -199,43 +176,9 @@ class Registry:
         reason = reason or f"rollback to {version}"
         return self.promote(model, version, by=by, reason=reason, expected=number)
 
-    def _append(self, model: str, number: int, pointer: Pointer) -> None:
-        folder = self.root / model / ALIASES / PROMOTED
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            create_exclusively(folder / f"{number:06d}.json", pointer.model_dump_json().encode())
-        except FileExistsError as error:
-            raise Conflict(f"{model}: somebody else promoted at the same moment") from error
+    def _promotions(self, model: str) -> Pointers[Pointer]:
+        return Pointers(self.root / check_name(model) / "aliases" / "promoted", PROMOTED)
 
-    def prune(self, model: str, keep: int) -> list[int]:
-        """Deletes all but the newest `keep` versions; gives the deleted ones.
-
-        The promoted version and the one that a rollback would return to always stay.
-        """
-        if keep < 1:
-            raise BadRequest("keep must be at least 1")
-        current = self.promoted(model)
-        needed = {current[1].version, current[1].replaced} if current else set()
-        doomed = [version for version in self.versions(model)[:-keep] if version not in needed]
-        for version in doomed:
-            folder = self.root / model / str(version)
-            (folder / MANIFEST).unlink()  # the version ends here; the rest is rubbish
-            shutil.rmtree(folder)
-        return doomed
-
-
-def _in_force(pointers: list[tuple[int, Path]]) -> tuple[int, Pointer] | None:
-    for number, path in reversed(pointers):
-        if pointer := _read_pointer(path):
-            return number, pointer
-    return None
-
-
-def _read_pointer(path: Path) -> Pointer | None:
-    content = path.read_bytes()
-    if not content:  # being written, or its writer died: it never took effect
-        return None
-    try:
-        return Pointer.model_validate_json(content)
-    except ValidationError as error:
-        raise BundleError(f"{path}: not a pointer: {explain(error)}; remove the file") from error
+    def candidates(self, model: str) -> Pointers[Candidate | Cleared]:
+        """Every pointer to a version that is or was tried: see registry/candidates.py."""
+        return Pointers(self.root / check_name(model) / "aliases" / "candidate", CANDIDATE)

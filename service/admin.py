@@ -8,14 +8,24 @@ from typing import Any, TypeAlias
 from grpc.aio import ServicerContext
 from pydantic import ValidationError
 
+from registry.candidates import candidate_of, check_percent
 from registry.errors import BadRequest, BundleError, Conflict, NotFound
 from registry.jobs import JobRequest
+from registry.pointers import Pointer
+from registry.prune import prune
 from registry.schema import explain
-from registry.store import Pointer, Registry, check_name
+from registry.store import Registry, check_name
 from service.data_roots import resolve_data
 from service.jobs import Jobs
 from service.live import Live
-from service.messages import POLICY_OF, event_message, job_message, version_message
+from service.messages import (
+    MODE_OF,
+    POLICY_OF,
+    candidate_message,
+    event_message,
+    job_message,
+    version_message,
+)
 from unfreeze.v1 import admin_pb2 as pb
 from unfreeze.v1 import admin_pb2_grpc as pb_grpc
 
@@ -101,6 +111,7 @@ class Admin(pb_grpc.AdminServicer):
         except BundleError as error:
             promoted, problem = None, str(error)
         return pb.Model(
+            candidate=self._candidate(name),
             name=name,
             promoted_version=promoted[1].version if promoted else 0,
             newest_version=max(versions, default=0),
@@ -108,6 +119,13 @@ class Admin(pb_grpc.AdminServicer):
             ready=name in self._live.ready(),
             problem=problem or ("" if promoted else "nothing is promoted"),
         )
+
+    def _candidate(self, model: str) -> pb.Candidate | None:
+        try:
+            wanted = candidate_of(self._registry, model)
+        except BundleError as error:
+            return pb.Candidate(problem=str(error))
+        return candidate_message(wanted[1], *self._live.candidate(model)) if wanted else None
 
     async def ListVersions(
         self, request: pb.ListVersionsRequest, context: Context
@@ -143,10 +161,30 @@ class Admin(pb_grpc.AdminServicer):
         number, pointer = await self._live.rollback(model, by=BY, reason=request.reason)
         return _promoted(model, number, pointer)
 
+    async def SetCandidate(
+        self, request: pb.SetCandidateRequest, context: Context
+    ) -> pb.SetCandidateResponse:
+        model = check_name(request.model)
+        if request.mode not in MODE_OF:
+            raise BadRequest(f"mode {request.mode} is none; use SPLIT or SHADOW")
+        mode, percent = MODE_OF[request.mode], check_percent(request.percent)
+        candidate = await self._live.set_candidate(
+            model, request.version, mode, percent, by=BY, reason=request.reason
+        )
+        message = candidate_message(candidate, *self._live.candidate(model))
+        return pb.SetCandidateResponse(model=model, candidate=message)
+
+    async def ClearCandidate(
+        self, request: pb.ClearCandidateRequest, context: Context
+    ) -> pb.ClearCandidateResponse:
+        model = check_name(request.model)
+        cleared = await self._live.clear_candidate(model, by=BY, reason=request.reason)
+        return pb.ClearCandidateResponse(model=model, version=cleared or 0)
+
     async def PruneVersions(
         self, request: pb.PruneVersionsRequest, context: Context
     ) -> pb.PruneVersionsResponse:
-        deleted = await asyncio.to_thread(self._registry.prune, request.model, request.keep)
+        deleted = await asyncio.to_thread(prune, self._registry, request.model, request.keep)
         return pb.PruneVersionsResponse(deleted=deleted)
 
 

@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from registry.bundle import FILES, Bundle, Precision, verify_bundle
 from service.cpus import cpu_set, usable_cpus
@@ -17,6 +17,9 @@ from service.proof import check_golden, warm
 from service.providers import Placement
 from service.session import Session
 from service.shapes import Run, batch_sizes, shaped
+
+if TYPE_CHECKING:
+    from service.candidacy import Candidacy
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +36,7 @@ class Loaded:
         self.kind = kind
         self.plan = plan
         self.executor = executor
+        self.candidate: Candidacy | None = None  # what is tried beside it
         self._readers = 0
         self._retired = False
 
@@ -48,6 +52,10 @@ class Loaded:
         """Its memory is freed once nobody uses it."""
         self._retired = True
         self._free()
+
+    def keep(self) -> None:
+        """It is needed after all: said by a reader, so that its memory is still there."""
+        self._retired = False
 
     def _free(self) -> None:
         if self._retired and not self._readers:
@@ -74,6 +82,7 @@ class Loader:
         self._plans = plans
         self._max_queue = max_queue
         self._metrics = metrics
+        self._measuring = threading.Lock()  # plans that are measured side by side are wrong
 
     def load(self, folder: Path, version: int, like: Loaded | None) -> Loaded:
         """The version, ready: its files are intact, its golden answers right, its memory warm.
@@ -145,7 +154,8 @@ class Loader:
             plan, origin = like.plan, "inherited"
         else:
             cpus, size = usable_cpus(), kind.size
-            plan = measure_plan(open_run, kind.provider, cpus, size, kind.fixed_batch)
+            with self._measuring:
+                plan = measure_plan(open_run, kind.provider, cpus, size, kind.fixed_batch)
             self._plans.put(key, plan)
             origin = "measured"
         return plan, origin, session(plan.threads)

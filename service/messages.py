@@ -7,6 +7,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from registry import jobs
 from registry.bundle import Bundle
 from registry.job_store import NumberedEvent
+from registry.pointers import Candidate, Mode
+from service.candidacy import Candidacy
 from unfreeze.v1 import admin_pb2 as pb
 
 STATES = {
@@ -24,6 +26,12 @@ POLICIES = {
 POLICY_OF = {number: policy for policy, number in POLICIES.items()} | {
     pb.PROMOTION_POLICY_UNSPECIFIED: jobs.PromotionPolicy.IF_BETTER
 }
+
+MODES: dict[Mode, "pb.CandidateMode.ValueType"] = {
+    "split": pb.CANDIDATE_MODE_SPLIT,
+    "shadow": pb.CANDIDATE_MODE_SHADOW,
+}
+MODE_OF: dict[int, Mode] = {number: mode for mode, number in MODES.items()}
 
 
 def job_message(job: jobs.Job) -> pb.Job:
@@ -74,6 +82,21 @@ def version_message(version: int, bundle: Bundle, promoted: bool) -> pb.Version:
         metrics=bundle.metrics,
         provenance=bundle.provenance,
     )
+
+
+def candidate_message(wanted: Candidate, here: Candidacy | None, problem: str) -> pb.Candidate:
+    """`wanted` is what the registry names, `here` what this server tries."""
+    message = pb.Candidate(
+        version=wanted.version,
+        mode=MODES[wanted.mode],
+        percent=wanted.percent,
+        problem=problem,
+    )
+    if here and here.loaded.version == wanted.version:
+        message.ready = True
+        counted = here.comparison
+        message.compared, message.agreed = counted.compared, counted.agreed
+    return message
 
 
 def timestamp(at: datetime | None) -> Timestamp | None:

@@ -17,6 +17,8 @@ from prometheus_client.core import CounterMetricFamily
 from prometheus_client.exposition import ThreadingWSGIServer
 from prometheus_client.registry import Collector
 
+from service.candidate_metrics import CandidateMetrics
+
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 LOAD_SECONDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 SLO_SECONDS = 0.25
@@ -43,6 +45,7 @@ class Metrics:
         self._define_stages()
         self._define_versions()
         self._define_jobs()
+        self.candidates = CandidateMetrics(self.registry)
         self.draining = self._gauge("unfreeze_draining", "1 from the order to stop on.")
         self.draining.set(0)
 

@@ -1,10 +1,12 @@
-"""What a server holds in memory of one model, and why it does not follow its promoted version."""
+"""What a server holds in memory of one model, and why it does not follow a pointer."""
 
 import asyncio
 import time
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from service.candidacy import Candidacy
 from service.loader import Loaded
 
 MAX_PINNED = 2  # versions that are in memory only because somebody asked for them by number
@@ -13,45 +15,73 @@ LONGEST_RETRY_S = 60.0
 
 
 @dataclass
-class Model:
-    """Its versions; changed under `lock` alone, and by `Live` alone."""
+class Trouble:
+    """Why a pointer is not followed. Each time it is left alone for longer."""
 
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    problem: str = ""
+    _pointer: int = 0
+    _retry_at: float = 0
+    _retry_s: float = FIRST_RETRY_S
+
+    def note(self, pointer: int, problem: str) -> None:
+        """The version of this pointer could not be loaded."""
+        if pointer != self._pointer:
+            self._retry_s = FIRST_RETRY_S
+        self.problem, self._pointer = problem, pointer
+        self._retry_at = time.monotonic() + self._retry_s
+        self._retry_s = min(2 * self._retry_s, LONGEST_RETRY_S)
+
+    def forget(self) -> None:
+        self.problem, self._pointer, self._retry_s = "", 0, FIRST_RETRY_S
+
+    def waits(self, pointer: int) -> bool:
+        """This pointer failed a moment ago, and nothing has changed since."""
+        return pointer == self._pointer and time.monotonic() < self._retry_at
+
+
+@dataclass
+class Model:
+    """Its versions in memory. Changed by the event loop alone, and never half across an await."""
+
     current: Loaded | None = None
     previous: Loaded | None = None  # what it replaced; a rollback is instant
     pinned: OrderedDict[int, Loaded] = field(default_factory=OrderedDict)
     pointer: int = 0  # number of the pointer that `current` follows
+    trouble: Trouble = field(default_factory=Trouble)
 
-    problem: str = ""
-    _broken_pointer: int = 0  # the pointer that the problem is about
-    _retry_at: float = 0
-    _retry_s: float = FIRST_RETRY_S
+    candidate: Candidacy | None = None
+    candidate_pointer: int = 0  # number of the last one that was followed, if only by clearing
+    candidate_trouble: Trouble = field(default_factory=Trouble)
+
+    # held while this server writes a pointer: two of its callers do not collide with each other
+    writing: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def versions(self) -> Iterator[Loaded]:
+        """Everything in memory; one may come twice."""
+        tried = self.candidate and self.candidate.loaded
+        for loaded in (self.current, self.previous, tried, *self.pinned.values()):
+            if loaded:
+                yield loaded
 
     def find(self, version: int) -> Loaded | None:
         """The version, if it is in memory."""
-        for loaded in (self.current, self.previous):
-            if loaded and loaded.version == version:
-                return loaded
         if version in self.pinned:
             self.pinned.move_to_end(version)
-        return self.pinned.get(version)
+        return next((loaded for loaded in self.versions() if loaded.version == version), None)
+
+    def pin(self, loaded: Loaded) -> None:
+        """It is in memory until it is the one that was not asked for the longest."""
+        twin = self.pinned.pop(loaded.version, None)
+        self.pinned[loaded.version] = loaded
+        self.release(twin)
 
     def drop_oldest_pinned(self) -> None:
         """At most MAX_PINNED are left; the others are freed when their readers have gone."""
         while len(self.pinned) > MAX_PINNED:
-            self.pinned.popitem(last=False)[1].retire()
+            self.release(self.pinned.popitem(last=False)[1])
 
-    def note_problem(self, pointer: int, problem: str) -> None:
-        """This pointer's version could not be loaded; each time it is left alone for longer."""
-        if pointer != self._broken_pointer:
-            self._retry_s = FIRST_RETRY_S
-        self.problem, self._broken_pointer = problem, pointer
-        self._retry_at = time.monotonic() + self._retry_s
-        self._retry_s = min(2 * self._retry_s, LONGEST_RETRY_S)
-
-    def forget_problem(self) -> None:
-        self.problem, self._broken_pointer, self._retry_s = "", 0, FIRST_RETRY_S
-
-    def retries_later(self, pointer: int) -> bool:
-        """This pointer failed a moment ago, and nothing has changed since."""
-        return pointer == self._broken_pointer and time.monotonic() < self._retry_at
+    def release(self, *let_go: Loaded | None) -> None:
+        """Those that are needed for nothing else are freed when their readers have gone."""
+        for loaded in let_go:
+            if loaded and not any(loaded is kept for kept in self.versions()):
+                loaded.retire()

@@ -138,7 +138,7 @@ class Service:
         )
         self.live = Live(self.registry, loader, self.metrics, self._on_ready)
         self._parts.push_async_callback(self.live.close)
-        await self.live.refresh()
+        await self.live.start()
 
     async def _open_jobs(self) -> Jobs | None:
         settings = self._settings

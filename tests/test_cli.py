@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -26,6 +27,7 @@ COMMANDS = [
     *(["versions", name] for name in ("list", "prune")),
     ["promote"],
     ["rollback"],
+    ["candidate"],
 ]
 
 
@@ -129,7 +131,7 @@ def test_predict_says_what_is_wrong(at, photos: Path, monkeypatch, capsys, argum
 def test_models_are_listed(at, capsys):
     code, out, _ = run(capsys, "models")
     (model,) = json.loads(run(capsys, "models", "--json")[1])
-    assert (code, out) == (0, "colours\t1\t1\t1\tready\n")
+    assert (code, out) == (0, "colours\t1\t1\t1\tready\t\n")
     assert (model["name"], model["promoted_version"], model["ready"]) == ("colours", 1, True)
 
 
@@ -303,7 +305,7 @@ def test_help_names_all_commands_and_exit_codes(capsys):
         main(["--help"])
     out = capsys.readouterr().out
     names = {"train", "serve", "demo", *(command[0] for command in COMMANDS)}
-    assert all(f"\n    {name} " in out for name in names)
+    assert all(re.search(rf"\n    {name}\s", out) for name in names)
     assert "no server could be reached" in out
 
 

@@ -9,6 +9,7 @@ import pytest
 import tiny
 
 from registry.errors import BadRequest, BundleError, Conflict, NotFound
+from registry.prune import prune
 from registry.store import Registry, check_name
 
 
@@ -154,9 +155,9 @@ def test_prune_keeps_the_newest_the_promoted_and_its_rollback(
         tiny.publish(root)
     promote(registry, 2)
     promote(registry, 1)
-    assert registry.prune("colours", keep=2) == [3, 4]
+    assert prune(registry, "colours", keep=2) == [3, 4]
     assert registry.versions("colours") == [1, 2, 5, 6]
-    assert registry.prune("colours", keep=10) == []
+    assert prune(registry, "colours", keep=10) == []
 
 
 def test_the_number_of_a_pruned_version_is_not_given_out_again(

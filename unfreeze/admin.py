@@ -7,7 +7,8 @@ from typing import Self, TypeVar
 
 import grpc
 
-from unfreeze import records
+from unfreeze import candidates, records
+from unfreeze.candidates import Candidate, CandidateMode
 from unfreeze.channel import ADMIN_OPTIONS, FIRST_PAUSE_S, Patience, target
 from unfreeze.errors import call_error
 from unfreeze.records import Job, JobEvent, Model, Promoted, Promotion, Version
@@ -29,7 +30,7 @@ class AdminClient:
     """A connection to a server's admin listener. Close it after use.
 
     A call that does the same twice as once is repeated when the server cannot be reached or goes
-    away; `promote` and `rollback` are sent once.
+    away; `promote`, `rollback` and `set_candidate` are sent once.
     """
 
     def __init__(
@@ -140,10 +141,34 @@ class AdminClient:
         request = admin_pb2.RollbackRequest(model=model, reason=reason)
         return records.promoted(self._call_once(self._stub.Rollback, request))
 
+    def set_candidate(
+        self, model: str, version: int, *, mode: CandidateMode, percent: float, reason: str = ""
+    ) -> Candidate:
+        """The version is tried on `percent` of the requests that name none, until it is cleared or
+        any version is promoted.
+
+        Args:
+            mode: "split": it answers them; "shadow": it is asked as well, after the answer, and
+                compared with the promoted one.
+        """
+        request = admin_pb2.SetCandidateRequest(
+            model=model,
+            version=version,
+            mode=candidates.MODES[mode],
+            percent=percent,
+            reason=reason,
+        )
+        return candidates.candidate(self._call_once(self._stub.SetCandidate, request).candidate)
+
+    def clear_candidate(self, model: str, *, reason: str = "") -> int | None:
+        """No version is tried any more; gives the one that was."""
+        request = admin_pb2.ClearCandidateRequest(model=model, reason=reason)
+        return self._call(self._stub.ClearCandidate, request).version or None
+
     def prune(self, model: str, *, keep: int) -> list[int]:
         """All but the newest `keep` versions are deleted; gives the deleted ones.
 
-        The promoted one and the one that a rollback would return to always stay.
+        The promoted one, the one that a rollback would return to and a candidate always stay.
         """
         request = admin_pb2.PruneVersionsRequest(model=model, keep=keep)
         return list(self._call(self._stub.PruneVersions, request).deleted)

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 
-from unfreeze.commands import jobs, predict, rooms, versions
+from unfreeze.commands import candidate, jobs, predict, rooms, versions
 from unfreeze.commands.shared import (
     FAILED,
     INTERRUPTED,
@@ -100,6 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_to(commands)
     jobs.add_to(commands)
     versions.add_to(commands)
+    candidate.add_to(commands)
     return parser
 
 

@@ -7,6 +7,7 @@ from typing import Literal
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from unfreeze.candidates import Candidate, candidate
 from unfreeze.v1 import admin_pb2
 
 JobState = Literal["unspecified", "queued", "running", "succeeded", "failed", "cancelled"]
@@ -58,6 +59,7 @@ class Model:
     versions: int
     ready: bool
     problem: str
+    candidate: Candidate | None  # what is tried beside the promoted version
 
 
 @dataclass(frozen=True)
@@ -197,6 +199,7 @@ def model(told: admin_pb2.Model) -> Model:
         versions=told.versions,
         ready=told.ready,
         problem=told.problem,
+        candidate=candidate(told.candidate) if told.HasField("candidate") else None,
     )
 
 

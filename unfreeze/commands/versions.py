@@ -3,6 +3,7 @@
 import argparse
 
 from unfreeze.admin import AdminClient
+from unfreeze.commands.candidate import in_words
 from unfreeze.commands.shared import (
     OK,
     Commands,
@@ -74,7 +75,8 @@ def show_models(options: argparse.Namespace) -> int:
     if options.json:
         show_json(models)
         return OK
-    show_table(["model", "live", "newest", "versions", "state"], [_model_row(m) for m in models])
+    columns = ["model", "live", "newest", "versions", "state", "candidate"]
+    show_table(columns, [_model_row(model) for model in models])
     return OK
 
 
@@ -122,7 +124,9 @@ def _finish(parser: argparse.ArgumentParser, output: str, run: object) -> None:
 
 def _model_row(model: Model) -> list[object]:
     state = "ready" if model.ready else f"not ready: {model.problem}"
-    return [model.name, model.promoted_version, model.newest_version, model.versions, state]
+    candidate = model.candidate and in_words(model.candidate)
+    numbers = [model.promoted_version, model.newest_version, model.versions]
+    return [model.name, *numbers, state, candidate]
 
 
 def _version_row(version: Version) -> list[object]:

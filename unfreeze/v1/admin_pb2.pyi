@@ -68,6 +68,35 @@ PROMOTION_POLICY_NEVER: PromotionPolicy.ValueType  # 3
 """Publish only."""
 Global___PromotionPolicy: _TypeAlias = PromotionPolicy  # noqa: Y015
 
+class _CandidateMode:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CandidateModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CandidateMode.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CANDIDATE_MODE_UNSPECIFIED: _CandidateMode.ValueType  # 0
+    CANDIDATE_MODE_SPLIT: _CandidateMode.ValueType  # 1
+    """The candidate answers its share of the requests; which ones depends on their images alone, and
+    a larger share includes a smaller one.
+    """
+    CANDIDATE_MODE_SHADOW: _CandidateMode.ValueType  # 2
+    """The promoted version answers all of them; on its share the candidate is asked as well, after the
+    caller has the answer, and both answers are compared.
+    """
+
+class CandidateMode(_CandidateMode, metaclass=_CandidateModeEnumTypeWrapper): ...
+
+CANDIDATE_MODE_UNSPECIFIED: CandidateMode.ValueType  # 0
+CANDIDATE_MODE_SPLIT: CandidateMode.ValueType  # 1
+"""The candidate answers its share of the requests; which ones depends on their images alone, and
+a larger share includes a smaller one.
+"""
+CANDIDATE_MODE_SHADOW: CandidateMode.ValueType  # 2
+"""The promoted version answers all of them; on its share the candidate is asked as well, after the
+caller has the answer, and both answers are compared.
+"""
+Global___CandidateMode: _TypeAlias = CandidateMode  # noqa: Y015
+
 @_typing.final
 class StartTrainingRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
@@ -669,6 +698,7 @@ class Model(_message.Message):
     VERSIONS_FIELD_NUMBER: _builtins.int
     READY_FIELD_NUMBER: _builtins.int
     PROBLEM_FIELD_NUMBER: _builtins.int
+    CANDIDATE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     promoted_version: _builtins.int
     """0 when none is promoted."""
@@ -678,6 +708,10 @@ class Model(_message.Message):
     """True when this server answers for it now."""
     problem: _builtins.str
     """Why not, when it does not."""
+    @_builtins.property
+    def candidate(self) -> Global___Candidate:
+        """Absent when no version is tried."""
+
     def __init__(
         self,
         *,
@@ -687,14 +721,60 @@ class Model(_message.Message):
         versions: _builtins.int = ...,
         ready: _builtins.bool = ...,
         problem: _builtins.str = ...,
+        candidate: Global___Candidate | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_candidate", b"_candidate", "candidate", b"candidate"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_candidate", b"_candidate", "candidate", b"candidate", "name", b"name", "newest_version", b"newest_version", "problem", b"problem", "promoted_version", b"promoted_version", "ready", b"ready", "versions", b"versions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__candidate: _TypeAlias = _typing.Literal["candidate"]  # noqa: Y015
+    _WhichOneofArgType__candidate: _TypeAlias = _typing.Literal["_candidate", b"_candidate"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__candidate) -> _WhichOneofReturnType__candidate | None: ...
+
+Global___Model: _TypeAlias = Model  # noqa: Y015
+
+@_typing.final
+class Candidate(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
+    PERCENT_FIELD_NUMBER: _builtins.int
+    READY_FIELD_NUMBER: _builtins.int
+    PROBLEM_FIELD_NUMBER: _builtins.int
+    COMPARED_FIELD_NUMBER: _builtins.int
+    AGREED_FIELD_NUMBER: _builtins.int
+    version: _builtins.int
+    mode: Global___CandidateMode.ValueType
+    percent: _builtins.float
+    """Above 0, at most 100."""
+    ready: _builtins.bool
+    """True when this server has it in memory."""
+    problem: _builtins.str
+    """Why not, when it has not."""
+    compared: _builtins.int
+    """Images that this server has compared since it took up the candidate, and those among them that
+    both versions label alike.
+    """
+    agreed: _builtins.int
+    def __init__(
+        self,
+        *,
+        version: _builtins.int = ...,
+        mode: Global___CandidateMode.ValueType = ...,
+        percent: _builtins.float = ...,
+        ready: _builtins.bool = ...,
+        problem: _builtins.str = ...,
+        compared: _builtins.int = ...,
+        agreed: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "newest_version", b"newest_version", "problem", b"problem", "promoted_version", b"promoted_version", "ready", b"ready", "versions", b"versions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agreed", b"agreed", "compared", b"compared", "mode", b"mode", "percent", b"percent", "problem", b"problem", "ready", b"ready", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___Model: _TypeAlias = Model  # noqa: Y015
+Global___Candidate: _TypeAlias = Candidate  # noqa: Y015
 
 @_typing.final
 class ListVersionsRequest(_message.Message):
@@ -898,6 +978,107 @@ class PromoteResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PromoteResponse: _TypeAlias = PromoteResponse  # noqa: Y015
+
+@_typing.final
+class SetCandidateRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
+    PERCENT_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    version: _builtins.int
+    mode: Global___CandidateMode.ValueType
+    percent: _builtins.float
+    """Above 0, at most 100."""
+    reason: _builtins.str
+    """Kept in the pointer, for whoever asks later."""
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        version: _builtins.int = ...,
+        mode: Global___CandidateMode.ValueType = ...,
+        percent: _builtins.float = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["mode", b"mode", "model", b"model", "percent", b"percent", "reason", b"reason", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetCandidateRequest: _TypeAlias = SetCandidateRequest  # noqa: Y015
+
+@_typing.final
+class SetCandidateResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    CANDIDATE_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    @_builtins.property
+    def candidate(self) -> Global___Candidate: ...
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        candidate: Global___Candidate | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["candidate", b"candidate"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidate", b"candidate", "model", b"model"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetCandidateResponse: _TypeAlias = SetCandidateResponse  # noqa: Y015
+
+@_typing.final
+class ClearCandidateRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    reason: _builtins.str
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClearCandidateRequest: _TypeAlias = ClearCandidateRequest  # noqa: Y015
+
+@_typing.final
+class ClearCandidateResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    version: _builtins.int
+    """The version that is tried no longer; 0 when there was none."""
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        version: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClearCandidateResponse: _TypeAlias = ClearCandidateResponse  # noqa: Y015
 
 @_typing.final
 class PruneVersionsRequest(_message.Message):

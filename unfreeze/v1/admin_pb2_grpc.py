@@ -79,6 +79,16 @@ class AdminStub:
                 request_serializer=unfreeze_dot_v1_dot_admin__pb2.RollbackRequest.SerializeToString,
                 response_deserializer=unfreeze_dot_v1_dot_admin__pb2.PromoteResponse.FromString,
                 _registered_method=True)
+        self.SetCandidate = channel.unary_unary(
+                '/unfreeze.v1.Admin/SetCandidate',
+                request_serializer=unfreeze_dot_v1_dot_admin__pb2.SetCandidateRequest.SerializeToString,
+                response_deserializer=unfreeze_dot_v1_dot_admin__pb2.SetCandidateResponse.FromString,
+                _registered_method=True)
+        self.ClearCandidate = channel.unary_unary(
+                '/unfreeze.v1.Admin/ClearCandidate',
+                request_serializer=unfreeze_dot_v1_dot_admin__pb2.ClearCandidateRequest.SerializeToString,
+                response_deserializer=unfreeze_dot_v1_dot_admin__pb2.ClearCandidateResponse.FromString,
+                _registered_method=True)
         self.PruneVersions = channel.unary_unary(
                 '/unfreeze.v1.Admin/PruneVersions',
                 request_serializer=unfreeze_dot_v1_dot_admin__pb2.PruneVersionsRequest.SerializeToString,
@@ -151,9 +161,24 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetCandidate(self, request, context):
+        """Tries a published version beside the promoted one, on a share of the requests that name none. It
+        replaces a candidate that was there; whatever is promoted or rolled back to ends it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ClearCandidate(self, request, context):
+        """No version is tried any more; without a candidate nothing changes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def PruneVersions(self, request, context):
-        """Deletes all but the newest `keep` versions; the promoted one and the one that a rollback would
-        return to always stay.
+        """Deletes all but the newest `keep` versions; the promoted one, the one that a rollback would
+        return to and a candidate always stay.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -206,6 +231,16 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.Rollback,
                     request_deserializer=unfreeze_dot_v1_dot_admin__pb2.RollbackRequest.FromString,
                     response_serializer=unfreeze_dot_v1_dot_admin__pb2.PromoteResponse.SerializeToString,
+            ),
+            'SetCandidate': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetCandidate,
+                    request_deserializer=unfreeze_dot_v1_dot_admin__pb2.SetCandidateRequest.FromString,
+                    response_serializer=unfreeze_dot_v1_dot_admin__pb2.SetCandidateResponse.SerializeToString,
+            ),
+            'ClearCandidate': grpc.unary_unary_rpc_method_handler(
+                    servicer.ClearCandidate,
+                    request_deserializer=unfreeze_dot_v1_dot_admin__pb2.ClearCandidateRequest.FromString,
+                    response_serializer=unfreeze_dot_v1_dot_admin__pb2.ClearCandidateResponse.SerializeToString,
             ),
             'PruneVersions': grpc.unary_unary_rpc_method_handler(
                     servicer.PruneVersions,
@@ -456,6 +491,60 @@ class Admin:
             '/unfreeze.v1.Admin/Rollback',
             unfreeze_dot_v1_dot_admin__pb2.RollbackRequest.SerializeToString,
             unfreeze_dot_v1_dot_admin__pb2.PromoteResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetCandidate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/unfreeze.v1.Admin/SetCandidate',
+            unfreeze_dot_v1_dot_admin__pb2.SetCandidateRequest.SerializeToString,
+            unfreeze_dot_v1_dot_admin__pb2.SetCandidateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ClearCandidate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/unfreeze.v1.Admin/ClearCandidate',
+            unfreeze_dot_v1_dot_admin__pb2.ClearCandidateRequest.SerializeToString,
+            unfreeze_dot_v1_dot_admin__pb2.ClearCandidateResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -49,9 +49,15 @@ class AdminStub:
     """Makes a published version the one that answers when a request names none."""
     Rollback: _grpc.UnaryUnaryMultiCallable[_admin_pb2.RollbackRequest, _admin_pb2.PromoteResponse]
     """Promotes what the promoted version replaced."""
+    SetCandidate: _grpc.UnaryUnaryMultiCallable[_admin_pb2.SetCandidateRequest, _admin_pb2.SetCandidateResponse]
+    """Tries a published version beside the promoted one, on a share of the requests that name none. It
+    replaces a candidate that was there; whatever is promoted or rolled back to ends it.
+    """
+    ClearCandidate: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ClearCandidateRequest, _admin_pb2.ClearCandidateResponse]
+    """No version is tried any more; without a candidate nothing changes."""
     PruneVersions: _grpc.UnaryUnaryMultiCallable[_admin_pb2.PruneVersionsRequest, _admin_pb2.PruneVersionsResponse]
-    """Deletes all but the newest `keep` versions; the promoted one and the one that a rollback would
-    return to always stay.
+    """Deletes all but the newest `keep` versions; the promoted one, the one that a rollback would
+    return to and a candidate always stay.
     """
 
 @_typing.type_check_only
@@ -75,9 +81,15 @@ class AdminAsyncStub(AdminStub):
     """Makes a published version the one that answers when a request names none."""
     Rollback: _aio.UnaryUnaryMultiCallable[_admin_pb2.RollbackRequest, _admin_pb2.PromoteResponse]  # type: ignore[assignment]
     """Promotes what the promoted version replaced."""
+    SetCandidate: _aio.UnaryUnaryMultiCallable[_admin_pb2.SetCandidateRequest, _admin_pb2.SetCandidateResponse]  # type: ignore[assignment]
+    """Tries a published version beside the promoted one, on a share of the requests that name none. It
+    replaces a candidate that was there; whatever is promoted or rolled back to ends it.
+    """
+    ClearCandidate: _aio.UnaryUnaryMultiCallable[_admin_pb2.ClearCandidateRequest, _admin_pb2.ClearCandidateResponse]  # type: ignore[assignment]
+    """No version is tried any more; without a candidate nothing changes."""
     PruneVersions: _aio.UnaryUnaryMultiCallable[_admin_pb2.PruneVersionsRequest, _admin_pb2.PruneVersionsResponse]  # type: ignore[assignment]
-    """Deletes all but the newest `keep` versions; the promoted one and the one that a rollback would
-    return to always stay.
+    """Deletes all but the newest `keep` versions; the promoted one, the one that a rollback would
+    return to and a candidate always stay.
     """
 
 class AdminServicer(metaclass=_abc_1.ABCMeta):
@@ -154,13 +166,31 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         """Promotes what the promoted version replaced."""
 
     @_abc_1.abstractmethod
+    def SetCandidate(
+        self,
+        request: _admin_pb2.SetCandidateRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.SetCandidateResponse, _abc.Awaitable[_admin_pb2.SetCandidateResponse]]:
+        """Tries a published version beside the promoted one, on a share of the requests that name none. It
+        replaces a candidate that was there; whatever is promoted or rolled back to ends it.
+        """
+
+    @_abc_1.abstractmethod
+    def ClearCandidate(
+        self,
+        request: _admin_pb2.ClearCandidateRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ClearCandidateResponse, _abc.Awaitable[_admin_pb2.ClearCandidateResponse]]:
+        """No version is tried any more; without a candidate nothing changes."""
+
+    @_abc_1.abstractmethod
     def PruneVersions(
         self,
         request: _admin_pb2.PruneVersionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.PruneVersionsResponse, _abc.Awaitable[_admin_pb2.PruneVersionsResponse]]:
-        """Deletes all but the newest `keep` versions; the promoted one and the one that a rollback would
-        return to always stay.
+        """Deletes all but the newest `keep` versions; the promoted one, the one that a rollback would
+        return to and a candidate always stay.
         """
 
 def add_AdminServicer_to_server(servicer: AdminServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

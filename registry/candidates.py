@@ -1,0 +1,91 @@
+"""The version of a model that is tried beside the promoted one, on a share of the requests."""
+
+from datetime import UTC, datetime
+
+from registry.errors import BadRequest, Conflict
+from registry.pointers import Candidate, Cleared, Mode
+from registry.store import Registry
+
+
+def candidate_of(registry: Registry, model: str) -> tuple[int, Candidate] | None:
+    """The candidate of `model` and its pointer's number.
+
+    A candidate belongs to the promotion beside which it was set. Whatever is promoted after that
+    ends it, and with the same single write: its figures compare it with a version that answers no
+    longer, and whoever rolls back in trouble wants one version to answer everything.
+
+    Raises:
+        BundleError: a pointer is damaged.
+    """
+    number, pointer = registry.candidates(model).in_force() or (0, None)
+    promoted = registry.promoted(model)
+    if isinstance(pointer, Candidate) and promoted and promoted[0] == pointer.beside:
+        return number, pointer
+    return None
+
+
+def check_percent(percent: float) -> float:
+    """`percent`, if it is above 0 and at most 100.
+
+    Raises:
+        BadRequest: it is not.
+    """
+    if not 0 < percent <= 100:
+        raise BadRequest(f"percent is {percent:g}; use more than 0 and at most 100")
+    return percent
+
+
+def set_candidate(
+    registry: Registry,
+    model: str,
+    version: int,
+    mode: Mode,
+    percent: float,
+    *,
+    by: str,
+    reason: str,
+) -> tuple[int, Candidate]:
+    """From now on `version` is tried on `percent` of the requests; gives its pointer's number too.
+
+    Raises:
+        BadRequest: a percentage that is not above 0 and at most 100.
+        NotFound: there is no such version.
+        Conflict: nothing is promoted, or this very version; somebody else changed either just now.
+    """
+    check_percent(percent)
+    registry.bundle(model, version)
+    pointers = registry.candidates(model)
+    promoted = registry.promoted(model)
+    if promoted is None:
+        raise Conflict(f"{model}: nothing is promoted to try it beside; promote a version first")
+    if promoted[1].version == version:
+        raise Conflict(f"{model}: version {version} is the promoted one; try another")
+    pointer = Candidate(
+        version=version,
+        mode=mode,
+        percent=percent,
+        beside=promoted[0],
+        at=datetime.now(UTC),
+        by=by,
+        reason=reason,
+    )
+    number = pointers.append(pointer)
+    if registry.promoted(model) != promoted:  # then it is no candidate already
+        raise Conflict(f"{model}: another version was promoted at the same moment; look again")
+    return number, pointer
+
+
+def clear_candidate(
+    registry: Registry, model: str, *, by: str, reason: str
+) -> tuple[int, Candidate] | None:
+    """No version of `model` is tried any more; gives the one that was and the pointer's number.
+
+    Raises:
+        Conflict: somebody else set one just now.
+    """
+    pointers = registry.candidates(model)
+    current = candidate_of(registry, model)
+    if current is None:
+        return None
+    number = pointers.append(Cleared(at=datetime.now(UTC), by=by, reason=reason))
+    return number, current[1]

@@ -1,0 +1,112 @@
+"""Aliases: numbered files that are only ever added, each created exclusively; the last one rules.
+
+    <root>/<model>/aliases/promoted/000042.json    which version answers
+    <root>/<model>/aliases/candidate/000007.json   which version is tried beside it
+
+Nothing is overwritten, so readers need no lock and two writers cannot both win.
+"""
+
+from datetime import datetime
+from pathlib import Path
+from typing import Generic, Literal, TypeVar
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from registry.errors import BundleError, Conflict
+from registry.files import create_exclusively
+from registry.schema import Record, explain
+
+Mode = Literal["split", "shadow"]
+P = TypeVar("P", bound=Record)
+
+
+class Pointer(Record):
+    """One entry of the history of what is promoted: from `at` on, the model meant `version`."""
+
+    version: int = Field(ge=1)
+    replaced: int | None  # what it meant before; a rollback returns there
+    at: datetime
+    by: str
+    reason: str
+
+
+class Candidate(Record):
+    """From `at` on, `version` was tried on `percent` of the requests, until it was cleared or
+    another pointer than number `beside` was promoted."""
+
+    version: int = Field(ge=1)
+    mode: Mode  # split: it answers them; shadow: it is asked as well and its answers are compared
+    percent: float = Field(gt=0, le=100)
+    beside: int = Field(ge=1)
+    at: datetime
+    by: str
+    reason: str
+
+
+class Cleared(Record):
+    """From `at` on, no version was tried."""
+
+    at: datetime
+    by: str
+    reason: str
+
+
+PROMOTED: TypeAdapter[Pointer] = TypeAdapter(Pointer)
+CANDIDATE: TypeAdapter[Candidate | Cleared] = TypeAdapter(Candidate | Cleared)
+
+
+class Pointers(Generic[P]):
+    """The files of one alias as they were when this was made."""
+
+    def __init__(self, folder: Path, kind: TypeAdapter[P]) -> None:
+        self._folder = folder
+        self._kind = kind
+        files = folder.glob("*.json") if folder.is_dir() else ()
+        self._files = sorted((int(p.stem), p) for p in files if p.stem.isdecimal())
+
+    def history(self) -> list[tuple[int, P]]:
+        """Every pointer with its number, oldest first."""
+        pointers = ((number, self._read(path)) for number, path in self._files)
+        return [(number, pointer) for number, pointer in pointers if pointer is not None]
+
+    def in_force(self) -> tuple[int, P] | None:
+        """The pointer with the highest number.
+
+        Raises:
+            BundleError: the file is damaged.
+        """
+        for number, path in reversed(self._files):
+            if pointer := self._read(path):
+                return number, pointer
+        return None
+
+    def append(self, pointer: P) -> int:
+        """The number of `pointer`, which is now in force.
+
+        It is the one after those that were looked at: whoever came since has taken it.
+
+        Raises:
+            Conflict: somebody else came since.
+        """
+        number = self._files[-1][0] + 1 if self._files else 1
+        self._folder.mkdir(parents=True, exist_ok=True)
+        path = self._folder / f"{number:06d}.json"
+        try:
+            create_exclusively(path, pointer.model_dump_json().encode())
+        except FileExistsError as error:
+            model, alias = self._folder.parent.parent.name, self._folder.name
+            raise Conflict(
+                f"{model}: somebody else changed what is {alias} at the same moment; look again"
+            ) from error
+        return number
+
+    def _read(self, path: Path) -> P | None:
+        content = path.read_bytes()
+        if not content:  # being written, or its writer died: it never took effect
+            return None
+        try:
+            return self._kind.validate_json(content)
+        except ValidationError as error:
+            raise BundleError(
+                f"{path}: not a pointer: {explain(error)}; remove the file"
+            ) from error

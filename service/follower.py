@@ -1,0 +1,113 @@
+"""Looks at the registry again and again, and takes up what it says."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from registry.errors import BundleError
+from registry.pointers import Cleared
+from registry.store import Registry
+from service.aliases import Aliases, read_aliases
+from service.loading import Loading
+from service.model import Model
+from service.swaps import Swaps
+
+log = logging.getLogger(__name__)
+
+
+class Follower:
+    """Each model is followed on its own, and its candidate apart from its promoted version."""
+
+    def __init__(
+        self, registry: Registry, models: dict[str, Model], loading: Loading, swaps: Swaps
+    ) -> None:
+        self._registry = registry
+        self._models = models
+        self._loading = loading
+        self._swaps = swaps
+        self._under_way: dict[tuple[str, str], asyncio.Task[None]] = {}  # by what and model
+
+    async def take_up(self, *, candidates: bool) -> None:
+        """Everything is as the registry says now, or has a problem."""
+        found = await self._look()
+        await asyncio.gather(*(self._promoted(name, one) for name, one in found.items()))
+        if candidates:
+            await asyncio.gather(*(self._candidate(name, one) for name, one in found.items()))
+
+    async def follow(self, every_s: float) -> None:
+        """Takes up every change until cancelled; a slow load delays none but its own pointer."""
+        while True:
+            await asyncio.sleep(every_s)
+            try:
+                found = await self._look()
+            except Exception:  # whatever it is, the next second may be better
+                log.exception("refresh_failed")
+                continue
+            for name, aliases in found.items():
+                self._begin("promoted", name, self._promoted, aliases)
+                self._begin("candidate", name, self._candidate, aliases)
+
+    async def close(self) -> None:
+        """What was under way has ended."""
+        await asyncio.gather(*self._under_way.values(), return_exceptions=True)
+
+    def _begin(
+        self,
+        what: str,
+        name: str,
+        work: Callable[[str, Aliases], Coroutine[Any, Any, None]],
+        aliases: Aliases,
+    ) -> None:
+        key = what, name
+        if key not in self._under_way:  # otherwise the next look comes soon enough
+            task = self._under_way[key] = asyncio.create_task(work(name, aliases))
+            task.add_done_callback(lambda _: self._under_way.pop(key))
+
+    async def _look(self) -> dict[str, Aliases]:
+        try:
+            return await asyncio.to_thread(read_aliases, self._registry)
+        except OSError as error:
+            log.error("registry_unreadable", extra={"problem": str(error)})
+            return {}
+
+    async def _promoted(self, name: str, aliases: Aliases) -> None:
+        if aliases.promoted is None:
+            return
+        entry = self._models.setdefault(name, Model())
+        if isinstance(aliases.promoted, BundleError):
+            self._swaps.problem(name, entry, 0, aliases.promoted)
+            return
+        number, pointer = aliases.promoted
+        if number <= entry.pointer:
+            self._swaps.no_problem(name, entry)
+            return
+        if entry.trouble.waits(number):
+            return
+        try:
+            async with self._loading.lease(name, entry, pointer.version, live=True) as loaded:
+                self._swaps.go_live(name, entry, number, loaded)
+        except Exception as error:  # whatever it is, the others go on
+            self._swaps.problem(name, entry, number, error)
+
+    async def _candidate(self, name: str, aliases: Aliases) -> None:
+        entry = self._models.get(name)
+        if aliases.candidate is None or entry is None:
+            return
+        if isinstance(aliases.candidate, BundleError):
+            self._swaps.candidate_problem(name, entry, 0, aliases.candidate)
+            return
+        number, wanted = aliases.candidate
+        if isinstance(wanted, Cleared):
+            self._swaps.clear(name, entry, number)
+            return
+        if number <= entry.candidate_pointer or wanted.beside != entry.pointer:
+            self._swaps.no_candidate_problem(name, entry)
+            return
+        if entry.candidate_trouble.waits(number):
+            return
+        try:
+            async with self._loading.lease(name, entry, wanted.version, live=False) as loaded:
+                self._swaps.try_out(name, entry, number, wanted, loaded)
+        except Exception as error:
+            self._swaps.candidate_problem(name, entry, number, error)

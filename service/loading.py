@@ -1,0 +1,88 @@
+"""Versions come into memory: one load of each at a time, in threads whose number is bounded."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+
+from registry.store import Registry
+from service.loader import Loaded, Loader
+from service.model import Model
+
+# A version on a slow store holds up a thread. Those that are to go live do not wait for those that
+# somebody asked for by number, or tries.
+LIVE_LOADS = 4
+OTHER_LOADS = 2
+
+
+class Loading:
+    """Used from one event loop; it alone puts versions into a `Model`."""
+
+    def __init__(self, registry: Registry, loader: Loader) -> None:
+        self._registry = registry
+        self._loader = loader
+        self._live = ThreadPoolExecutor(LIVE_LOADS, thread_name_prefix="load-live")
+        self._other = ThreadPoolExecutor(OTHER_LOADS, thread_name_prefix="load-other")
+        self._under_way: dict[tuple[str, int, bool], asyncio.Task[None]] = {}
+
+    async def find(self, name: str, entry: Model, version: int) -> Loaded:
+        """The version, from memory or loaded among those that were asked for by number.
+
+        Enter it (`with loaded:`) before the next await: from then on it stays until it is left.
+
+        Raises:
+            NotFound, BundleError, Unavailable: it cannot be served.
+        """
+        while not (found := entry.find(version)):
+            await self._load(name, entry, version, live=False)
+            entry.drop_oldest_pinned()
+        return found
+
+    @asynccontextmanager
+    async def lease(
+        self, name: str, entry: Model, version: int, *, live: bool
+    ) -> AsyncIterator[Loaded]:
+        """The version stays in memory while it is given its place in `entry`.
+
+        Args:
+            live: it is to answer whoever names no version, so others do not hold it up.
+        """
+        try:
+            while not (found := entry.find(version)):
+                await self._load(name, entry, version, live=live)
+            with found:
+                yield found
+        finally:
+            entry.drop_oldest_pinned()
+
+    async def _load(self, name: str, entry: Model, version: int, *, live: bool) -> None:
+        """It goes on when the caller is cancelled, so that nothing loaded is lost."""
+        key = name, version, live
+        task = self._under_way.get(key)
+        if task is None:
+            task = self._under_way[key] = asyncio.create_task(
+                self._load_now(name, entry, version, self._live if live else self._other)
+            )
+            task.add_done_callback(lambda task: self._ended(key, task))
+        await asyncio.shield(task)
+
+    async def _load_now(
+        self, name: str, entry: Model, version: int, threads: ThreadPoolExecutor
+    ) -> None:
+        like = entry.current
+
+        def load() -> Loaded:
+            return self._loader.load(self._registry.folder(name, version), version, like)
+
+        entry.pin(await asyncio.get_running_loop().run_in_executor(threads, load))
+
+    def _ended(self, key: tuple[str, int, bool], task: asyncio.Task[None]) -> None:
+        del self._under_way[key]
+        if not task.cancelled():
+            task.exception()  # whoever waited may have gone; asyncio complains of unseen errors
+
+    async def close(self) -> None:
+        """Loads under way have ended, and those that wait for a thread never begin."""
+        for threads in (self._live, self._other):
+            await asyncio.to_thread(threads.shutdown, cancel_futures=True)
+        await asyncio.gather(*self._under_way.values(), return_exceptions=True)

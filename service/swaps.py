@@ -1,0 +1,138 @@
+"""Every change of what answers, and what log and metrics tell of it.
+
+Nothing here awaits, so no request sees half a change.
+"""
+
+import logging
+from collections.abc import Callable
+
+from registry.errors import UnfreezeError
+from registry.pointers import Candidate
+from service.candidacy import Candidacy
+from service.comparison import Comparison
+from service.loader import Loaded
+from service.metrics import Metrics
+from service.model import Model, Trouble
+
+log = logging.getLogger(__name__)
+
+
+class Swaps:
+    """Gives versions in memory their place in a `Model`. A pointer older than the one that is
+    followed changes nothing, in whatever order they come."""
+
+    def __init__(self, metrics: Metrics, on_ready: Callable[[str], None]) -> None:
+        self._metrics = metrics
+        self._on_ready = on_ready
+
+    # The version that answers
+
+    def go_live(self, name: str, entry: Model, number: int, loaded: Loaded) -> None:
+        """From here on requests go to `loaded`, and a candidate of before is one no longer."""
+        if number <= entry.pointer:
+            return
+        entry.pointer = number
+        self.no_problem(name, entry)
+        self._end_trial_beside_another(name, entry)
+        old, older = entry.current, entry.previous
+        if old and old.version == loaded.version:
+            return
+        loaded.keep()
+        entry.current, entry.previous = loaded, old
+        entry.release(older, entry.pinned.pop(loaded.version, None))
+        facts = {"model": name, "version": loaded.version, "replaced": old and old.version}
+        log.info("version_live", extra=facts)
+        self._count_swap(name, old, loaded)
+        self._on_ready(name)
+
+    def _end_trial_beside_another(self, name: str, entry: Model) -> None:
+        if entry.candidate and entry.candidate.beside != entry.pointer:
+            self._end_trial(name, entry, entry.candidate)
+        self.no_candidate_problem(name, entry)
+
+    def _count_swap(self, name: str, old: Loaded | None, new: Loaded) -> None:
+        self._metrics.swaps.labels(name).inc()
+        self._metrics.live_version.labels(name).set(new.version)
+        if old:
+            self._metrics.model_info.remove(*self._info(name, old))
+        self._metrics.model_info.labels(*self._info(name, new)).set(1)
+
+    def _info(self, name: str, loaded: Loaded) -> tuple[str, str, str, str, str]:
+        kind = loaded.kind
+        return name, str(loaded.version), kind.provider, kind.precision, str(loaded.plan)
+
+    # The version that is tried
+
+    def try_out(
+        self, name: str, entry: Model, number: int, wanted: Candidate, loaded: Loaded
+    ) -> None:
+        """From here on `loaded` gets its share, if what it is to be compared with is live."""
+        live = entry.current
+        if number <= entry.candidate_pointer or live is None or wanted.beside != entry.pointer:
+            return
+        entry.candidate_pointer = number
+        self.no_candidate_problem(name, entry)
+        before = entry.candidate
+        if before and before.loaded.version == loaded.version:  # its comparison goes on
+            before.number, before.mode, before.percent = number, wanted.mode, wanted.percent
+        else:
+            if before:
+                self._end_trial(name, entry, before)
+            loaded.keep()
+            comparison = Comparison(
+                live.bundle, loaded.bundle, loaded.version, self._metrics.candidates
+            )
+            entry.candidate = live.candidate = Candidacy(
+                number, wanted.beside, wanted.mode, wanted.percent, loaded, comparison
+            )
+            entry.release(entry.pinned.pop(loaded.version, None))
+        self._metrics.candidates.begin(name, loaded.version, wanted.mode, wanted.percent)
+        facts = {"model": name, "version": loaded.version, "mode": wanted.mode}
+        log.info("candidate_tried", extra=facts | {"percent": wanted.percent})
+
+    def clear(self, name: str, entry: Model, number: int) -> None:
+        """From here on no version is tried."""
+        self.no_candidate_problem(name, entry)
+        if number <= entry.candidate_pointer:
+            return
+        entry.candidate_pointer = number
+        if entry.candidate:
+            self._end_trial(name, entry, entry.candidate)
+
+    def _end_trial(self, name: str, entry: Model, ended: Candidacy) -> None:
+        entry.candidate = None
+        if entry.current:
+            entry.current.candidate = None
+        entry.release(ended.loaded)
+        self._metrics.candidates.end(name, ended.loaded.version)
+        facts = {"model": name, "version": ended.loaded.version}
+        counts = {"compared": ended.comparison.compared, "agreed": ended.comparison.agreed}
+        log.info("candidate_ended", extra=facts | counts)
+
+    # Pointers that cannot be followed
+
+    def problem(self, name: str, entry: Model, number: int, error: Exception) -> None:
+        self._note("load_failed", name, entry.trouble, number, error)
+        self._metrics.load_problem.labels(name).set(1)
+
+    def no_problem(self, name: str, entry: Model) -> None:
+        if entry.trouble.problem:
+            entry.trouble.forget()
+        self._metrics.load_problem.labels(name).set(0)
+
+    def candidate_problem(self, name: str, entry: Model, number: int, error: Exception) -> None:
+        self._note("candidate_failed", name, entry.candidate_trouble, number, error)
+        self._metrics.candidates.problem.labels(name).set(1)
+
+    def no_candidate_problem(self, name: str, entry: Model) -> None:
+        if entry.candidate_trouble.problem:
+            entry.candidate_trouble.forget()
+            self._metrics.candidates.problem.remove(name)
+
+    def _note(self, what: str, name: str, trouble: Trouble, number: int, error: Exception) -> None:
+        expected = isinstance(error, UnfreezeError)
+        problem = str(error) if expected else f"{type(error).__name__}: {error}"
+        if problem != trouble.problem:
+            facts = {"model": name, "problem": problem}
+            log.error(what, extra=facts, exc_info=None if expected else error)
+        trouble.note(number, problem)
