@@ -8,6 +8,7 @@ UnfreezeError
 ├── NotAllowed          outside what this server was told to touch
 ├── Conflict            true of the request, but not in this state of affairs
 ├── Overloaded          over a limit now; the same request may pass later
+│   └── Expired         it waited in the queue for longer than it wanted to
 ├── Unavailable         something this needs is not there now
 ├── BundleError         a published bundle that is damaged, or newer than this program
 └── TrainingError       training ran and could not give a model worth publishing
@@ -45,6 +46,13 @@ class Conflict(UnfreezeError):
 
 
 class Overloaded(UnfreezeError):
+    def __init__(self, message: str, retry_after_s: float = 0.1) -> None:
+        """`retry_after_s` is a guess of when there is room again; callers are told of it."""
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class Expired(Overloaded):
     pass
 
 

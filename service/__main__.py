@@ -10,6 +10,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import uvloop
+
 from registry.bundle import FILES
 from registry.errors import BadRequest, UnfreezeError
 from registry.files import write_durably
@@ -33,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
         return EXIT_USAGE
     log_as_json(settings.log_level)
     try:
-        asyncio.run(serve(settings))
+        uvloop.run(serve(settings))
     except UnfreezeError as error:
         log.error("start_failed", extra={"problem": str(error)})
         return EXIT_FAILED
@@ -130,6 +132,10 @@ def read_flags(argv: Sequence[str] | None) -> dict[str, object]:
     add("--max-images", metavar="N", help="images in a request (128)")
     add("--max-pixels", metavar="N", help="pixels in an image (100000000)")
     add("--max-queue", metavar="N", help="images under way for a model (1024)")
+    add("--max-queue-seconds", metavar="S", help="expected wait at which more are refused (5)")
+    add("--max-model-requests", metavar="N", help="requests under way for a model; 0: any (0)")
+    add("--max-wait-ms", metavar="MS", help="how long an image waits to make up a batch (0)")
+    add("--cache-entries", metavar="N", help="answers remembered, by image content; 0: none (0)")
     add("--max-rpcs", metavar="N", help="calls under way (1024)")
     add("--cancel-seconds", metavar="S", help="what a cancelled job gets to end by itself (10)")
     add("--log-level", choices=("DEBUG", "INFO", "WARNING", "ERROR"), help="(INFO)")

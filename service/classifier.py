@@ -12,8 +12,9 @@ from registry.tta import MAX_VIEWS
 from service.live import Live
 from service.loader import Loaded
 from service.metrics import Metrics
-from service.predict import Answer, Predictor, top
+from service.predict import Predictor, top
 from service.status import message_of, number_of
+from service.work import LOW, Answer, Terms
 from unfreeze.v1 import classifier_pb2 as pb
 from unfreeze.v1 import classifier_pb2_grpc as pb_grpc
 
@@ -82,12 +83,14 @@ class Classifier(pb_grpc.ClassifierServicer):
             k = _top_k(request, loaded)
             default = loaded.bundle.tta.default_views
             n_views = request.tta_views if request.HasField("tta_views") else default
+            terms = Terms(n_views, request.priority)
             try:
-                answers = await self._predictor.predict(loaded, images, n_views)
+                answers = await self._predictor.predict(loaded, images, terms)
             except Overloaded:
                 self._metrics.rejected.labels("queue_full").inc()
                 raise
-            self._count(loaded, answers)
+            for answer in answers:
+                loaded.counts.answered(answer.probabilities)
             return pb.ClassifyResponse(
                 model=request.model,
                 version=loaded.version,
@@ -107,13 +110,10 @@ class Classifier(pb_grpc.ClassifierServicer):
             )
         if request.HasField("tta_views") and request.tta_views > MAX_VIEWS:
             raise BadRequest(f"tta_views is {request.tta_views}; at most {MAX_VIEWS} can be had")
-
-    def _count(self, loaded: Loaded, answers: Sequence[Answer]) -> None:
-        bad = sum(answer.error is not None for answer in answers)
-        for outcome, n_images in (("ok", len(answers) - bad), ("bad_image", bad)):
-            if n_images:
-                labels = loaded.model, str(loaded.version), outcome
-                self._metrics.images.labels(*labels).inc(n_images)
+        if request.priority > LOW:
+            raise BadRequest(
+                f"priority is {request.priority}; 1 is the highest and {LOW} the lowest"
+            )
 
 
 def _top_k(request: pb.ClassifyRequest, loaded: Loaded) -> int:

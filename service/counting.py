@@ -18,6 +18,7 @@ class RpcCounts:
 
     def __init__(self, metrics: Metrics, kind: str, service: str, method: str) -> None:
         """`kind` is unary, server_stream and so on, as everybody's dashboards call it."""
+        self.method = method
         self._labels = kind, service, method
         self._in_flight = metrics.rpcs_in_flight
         self._started = metrics.rpcs_started.labels(*self._labels)

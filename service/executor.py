@@ -1,112 +1,113 @@
-"""A bounded queue of prepared images, and the threads that run them through a network."""
+"""A bounded queue of images, and the threads that run them through a network.
+
+A plan of single images decodes and runs each image in one thread: no hand-over, and first come is
+first served. A plan of batches decodes in a pool, and runs what has come together meanwhile.
+"""
 
 import asyncio
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from concurrent.futures import Executor as Pool
+from contextlib import suppress
+from typing import Protocol
 
 import numpy as np
 
-from registry.errors import Overloaded, Unavailable
+from registry.errors import BadImage, Expired, Unavailable
 from registry.images import Float32Array, UInt8Array
+from service.admission import Admission
+from service.queue import Queue, View
+from service.work import Answer, Image, Terms, Work
+
+Run = Callable[[UInt8Array], Float32Array]
 
 
-@dataclass(frozen=True)
-class Ran:
-    """Answers to a group of images, [n,classes], and where its slowest image spent its time."""
+class Observer(Protocol):
+    """What an executor tells of its work; each is called in the thread that did it."""
 
-    probabilities: Float32Array
-    queue_s: float
-    compute_s: float
+    def decoded(self, seconds: float) -> None:
+        """One image has been decoded."""
 
+    def ran(self, n_images: int, queue_s: float, compute_s: float) -> None:
+        """A batch has run; its oldest image had waited `queue_s`."""
 
-@dataclass
-class _Group:
-    """The images that one caller waits for."""
-
-    images: UInt8Array
-    loop: asyncio.AbstractEventLoop
-    done: asyncio.Future[Ran]
-    left: int
-    queued_at: float = field(default_factory=time.perf_counter)
-    answers: Float32Array | None = None
-    queue_s: float = 0
-    compute_s: float = 0
-
-
-Item = tuple[_Group, int]
+    def dropped(self, reason: str, n_images: int) -> None:
+        """Images were not run: `cancelled` by their caller, or `expired` in the queue."""
 
 
 class Executor:
-    """Runs what has queued up, at most `batch` images at a time, in `runs` threads.
-
-    A batch is whatever waits at that moment: nothing is delayed in the hope of more.
-    """
+    """Runs what has queued up, at most `batch` views at a time, in `runs` threads."""
 
     def __init__(
         self,
-        run: Callable[[UInt8Array], Float32Array],
+        run: Run,
         *,
         runs: int,
         batch: int,
-        max_queue: int,
-        observe: Callable[[int, float, float], None] = lambda n, queue_s, compute_s: None,
+        admission: Admission,
+        observer: Observer,
+        max_wait_s: float = 0,
+        pool: Pool | None = None,
     ) -> None:
-        """`observe` is told of every batch: images, seconds its oldest waited, seconds it ran."""
+        """
+        Args:
+            max_wait_s: how long a view may wait for others to make up a batch.
+            pool: decodes for batches; single images are decoded by the thread that runs them.
+        """
         self._run = run
         self._batch = batch
-        self._max_queue = max_queue
-        self._observe = observe
-        self._queue: deque[Item] = deque()
-        self._admitted = 0
+        self._admission = admission
+        self._max_wait_s = max_wait_s
+        self._pool = pool if batch > 1 else None
+        self._observer = observer
+        self._undrawn = Queue()  # for the pool
+        self._ready = Queue()
         self._changed = threading.Condition()
         self._closing = False
+        self._runs = runs
         self._threads = [
             threading.Thread(target=self._work, name=f"run-{i}", daemon=True) for i in range(runs)
         ]
         for thread in self._threads:
             thread.start()
 
+    # Asking; from the event loop alone
+
     @property
     def depth(self) -> int:
         """Images that wait now."""
-        return len(self._queue)
+        return len(self._undrawn) + len(self._ready)
 
-    @contextmanager
-    def admit(self, n_images: int) -> Iterator[None]:
-        """Room for `n_images` from decoding to answer; an idle executor takes any number.
+    async def run(
+        self,
+        n_images: int,
+        draw: Callable[[int], UInt8Array],
+        terms: Terms,
+        *,
+        drawn: bool = False,
+    ) -> list[Answer]:
+        """An answer for each image, in order; cancelling it takes them off the queue.
+
+        Args:
+            draw: the views of an image, [views,s,s,3]; called in a thread, may raise BadImage.
+            drawn: every image has one view that is there already; `draw` is called at once.
 
         Raises:
-            Overloaded: too many are under way.
+            Overloaded: there is no room, and nothing was done.
+            Expired: it waited for longer than `terms` allow.
         """
-        if self._admitted and self._admitted + n_images > self._max_queue:
-            raise Overloaded(
-                f"{self._admitted} images are under way and the limit is {self._max_queue}; "
-                "try again in a moment"
-            )
-        self._admitted += n_images  # only ever touched by the event loop
+        n_views = n_images * max(1, terms.n_views)
+        self._admission.enter(n_views, terms.queue_s)
         try:
-            yield
-        finally:
-            self._admitted -= n_images
-
-    async def run(self, images: UInt8Array) -> Ran:
-        """Answers, when all of [n,s,s,3] have been run; cancelling it takes them off the queue."""
-        loop = asyncio.get_running_loop()
-        group = _Group(images, loop, loop.create_future(), left=len(images))
-        with self._changed:
-            if self._closing:
-                raise Unavailable("this version is being unloaded; try again")
-            self._queue.extend((group, i) for i in range(len(images)))
-            self._changed.notify(len(images))
-        try:
-            return await group.done
+            work = Work(n_images, draw, terms, asyncio.get_running_loop().create_future())
+            self._submit(work, drawn)
+            return await work.done
         except asyncio.CancelledError:
-            self._forget(group)
+            work.abandon()
             raise
+        finally:
+            self._admission.leave(n_views)
 
     def close(self) -> None:
         """What is queued has been run and the threads have ended."""
@@ -116,65 +117,157 @@ class Executor:
         for thread in self._threads:
             thread.join()
 
-    def _forget(self, group: _Group) -> None:
+    def _submit(self, work: Work, drawn: bool) -> None:
+        views = [View(Image(work, i), ready_at=work.queued_at) for i in range(work.n_images)]
+        if drawn:
+            for view in views:
+                view.pixels = work.draw(view.image.index)
+        assert drawn or self._pool or self._batch == 1, "batches of encoded images need a pool"
+        pool = None if drawn else self._pool
+        self._push(self._undrawn if pool else self._ready, views)
+        if pool:
+            for _ in views:  # each takes whatever is most urgent by then
+                pool.submit(self._decode_next)
+
+    def _push(self, queue: Queue, views: list[View]) -> None:
         with self._changed:
-            self._queue = deque(item for item in self._queue if item[0] is not group)
+            if self._closing:
+                raise Unavailable("this version is being unloaded; try again")
+            for view in views:
+                queue.push(view)
+            self._changed.notify(len(views))
+
+    # Decoding
+
+    def _decode_next(self) -> None:
+        """In the pool: the most urgent image is decoded and waits to be run."""
+        with self._changed:
+            view = self._undrawn.pop()
+        if self._is_wanted(view) and (views := self._decode(view.image)):
+            with self._changed:
+                for one in views:
+                    self._ready.push(one)
+                self._changed.notify(len(views))
+
+    def _decode_here(self, view: View) -> list[View]:
+        """The first view to run at once; the others come next, in whatever thread is free."""
+        views = self._decode(view.image)
+        if others := views[1:]:
+            with self._changed:
+                for one in others:
+                    self._ready.push_front(one)
+                self._changed.notify(len(others))
+        return views[:1]
+
+    def _decode(self, image: Image) -> list[View]:
+        """The views of an image, ready to run; none if it is bad, which then is its answer."""
+        started = time.perf_counter()
+        image.queue_s = started - image.work.queued_at
+        try:
+            pixels = image.work.draw(image.index)
+        except BadImage as error:
+            self._finish([(image, Answer(error=error))])
+            return []
+        except Exception as error:
+            _tell(image.work, error)
+            return []
+        ended = time.perf_counter()
+        image.n_views, image.decode_s = len(pixels), ended - started
+        self._observer.decoded(image.decode_s)
+        return [View(image, i, pixels[i : i + 1], ended) for i in range(len(pixels))]
+
+    # Running
 
     def _work(self) -> None:
-        while items := self._take():
-            started = time.perf_counter()
-            try:
-                batch = np.stack([group.images[i] for group, i in items])
-                answers = self._run(batch)
-            except Exception as error:  # the callers get it; the thread goes on
-                _report(items, error)
-                continue
-            ended = time.perf_counter()
-            waited = started - min(group.queued_at for group, _ in items)
-            self._observe(len(items), waited, ended - started)
-            self._finish(items, answers, started, ended)
+        while views := self._take():
+            if views[0].pixels is None:  # single images, which decode here
+                views = self._decode_here(views[0])
+            if views:
+                self._run_batch(views)
 
-    def _take(self) -> list[Item]:
+    def _take(self) -> list[View]:
+        """The most urgent views that somebody waits for; none when closed and empty."""
+        views: list[View] = []
+        while not views:
+            with self._changed:
+                while not (self._ready or self._closing):
+                    self._changed.wait()
+                if not self._ready:
+                    return []
+                self._wait_for_others()
+                taken = [self._ready.pop() for _ in range(min(self._batch, len(self._ready)))]
+            views = [view for view in taken if self._is_wanted(view)]
+        return views
+
+    def _wait_for_others(self) -> None:
+        """A full batch, or the end of the time that the first view may wait for one."""
+        if self._max_wait_s and self._ready:
+            until = self._ready.first().ready_at + self._max_wait_s
+            while len(self._ready) < self._batch and not self._closing:
+                left_s = until - time.perf_counter()
+                if left_s <= 0 or not self._changed.wait(left_s):
+                    return
+
+    def _is_wanted(self, view: View) -> bool:
+        work = view.image.work
+        if work.abandoned:
+            if work.done.cancelled():
+                self._observer.dropped("cancelled", 1)
+            return False
+        if work.expired(time.perf_counter()):
+            self._observer.dropped("expired", 1)
+            _tell(
+                work, Expired(f"Request timeout expired: {work.terms.queue_s:.3g} s in the queue")
+            )
+            return False
+        return True
+
+    def _run_batch(self, views: list[View]) -> None:
+        started = time.perf_counter()
+        try:
+            pixels = [view.pixels for view in views if view.pixels is not None]
+            answers = self._run(pixels[0] if len(pixels) == 1 else np.concatenate(pixels))
+        except Exception as error:  # the callers get it; the thread goes on
+            for view in views:
+                _tell(view.image.work, error)
+            return
+        ended = time.perf_counter()
+        waited_s = started - min(view.ready_at for view in views)
+        self._observer.ran(len(views), waited_s, ended - started)
+        decode_s = (
+            0 if self._pool else sum(view.image.decode_s for view in views if not view.number)
+        )
+        self._admission.learn((ended - started + decode_s) / len(views) / self._runs)
+        answered = []
+        with self._changed:  # two threads may hold views of one image
+            for view, answer in zip(views, answers, strict=True):
+                if view.image.add(view.number, answer, started - view.ready_at, ended - started):
+                    answered.append((view.image, view.image.answer()))
+        self._finish(answered)
+
+    def _finish(self, answered: list[tuple[Image, Answer]]) -> None:
         with self._changed:
-            while not self._queue and not self._closing:
-                self._changed.wait()
-            return [self._queue.popleft() for _ in range(min(self._batch, len(self._queue)))]
-
-    def _finish(
-        self, items: list[Item], answers: Float32Array, started: float, ended: float
-    ) -> None:
-        complete = []
-        with self._changed:  # two threads may hold parts of one group
-            for (group, i), answer in zip(items, answers, strict=True):
-                if group.answers is None:
-                    group.answers = np.empty((len(group.images), len(answer)), np.float32)
-                group.answers[i] = answer
-                group.queue_s = max(group.queue_s, started - group.queued_at)
-                group.compute_s = max(group.compute_s, ended - started)
-                group.left -= 1
-                if not group.left:
-                    complete.append(group)
-        for group in complete:
-            assert group.answers is not None
-            ran = Ran(group.answers, group.queue_s, group.compute_s)
-            _call(group.loop, _set_result, group.done, ran)
+            complete = [
+                image.work for image, answer in answered if image.work.note(image.index, answer)
+            ]
+        if complete:
+            with suppress(RuntimeError):  # the loop has closed: nobody waits any more
+                complete[0].done.get_loop().call_soon_threadsafe(_give_answers, complete)
 
 
-def _report(items: list[Item], error: Exception) -> None:
-    for group in {id(group): group for group, _ in items}.values():
-        _call(group.loop, _set_exception, group.done, error)
+def _give_answers(complete: list[Work]) -> None:
+    for work in complete:
+        if not work.done.done():
+            work.done.set_result(work.in_order())
 
 
-def _call(loop: asyncio.AbstractEventLoop, function: Callable[..., None], *args: object) -> None:
-    with suppress(RuntimeError):  # the loop has closed: nobody waits any more
-        loop.call_soon_threadsafe(function, *args)
+def _tell(work: Work, error: Exception) -> None:
+    """The caller gets the error; what else there is of its work has become pointless."""
 
+    def tell() -> None:
+        if not work.done.done():
+            work.done.set_exception(error)
 
-def _set_result(done: asyncio.Future[Ran], ran: Ran) -> None:
-    if not done.done():
-        done.set_result(ran)
-
-
-def _set_exception(done: asyncio.Future[Ran], error: Exception) -> None:
-    if not done.done():
-        done.set_exception(error)
+    work.abandon()
+    with suppress(RuntimeError):
+        work.done.get_loop().call_soon_threadsafe(tell)

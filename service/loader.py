@@ -3,11 +3,14 @@
 import logging
 import threading
 import time
-from collections.abc import Callable
+from concurrent.futures import Executor as Pool
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from registry.bundle import FILES, Bundle, Precision, verify_bundle
+from service.admission import Admission
+from service.counting import VersionCounts
 from service.cpus import cpu_set, usable_cpus
 from service.executor import Executor
 from service.kind import Kind, kind_of
@@ -28,7 +31,13 @@ class Loaded:
     """A version in memory. It counts its readers, and closes when told to and the last has gone."""
 
     def __init__(
-        self, version: int, bundle: Bundle, kind: Kind, plan: Plan, executor: Executor
+        self,
+        version: int,
+        bundle: Bundle,
+        kind: Kind,
+        plan: Plan,
+        executor: Executor,
+        counts: VersionCounts,
     ) -> None:
         self.model = bundle.model
         self.version = version
@@ -36,6 +45,7 @@ class Loaded:
         self.kind = kind
         self.plan = plan
         self.executor = executor
+        self.counts = counts
         self.candidate: Candidacy | None = None  # what is tried beside it
         self._readers = 0
         self._retired = False
@@ -59,8 +69,19 @@ class Loaded:
 
     def _free(self) -> None:
         if self._retired and not self._readers:
+            self.counts.close()
             # joining threads would hold up the event loop
             threading.Thread(target=self.executor.close, name="unload").start()
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one version takes on, see `Admission` and `Executor`."""
+
+    max_queue: int
+    max_queue_s: float
+    max_requests: int
+    max_wait_s: float
 
 
 class Loader:
@@ -73,14 +94,17 @@ class Loader:
         precision: Literal["auto"] | Precision,
         pinned: Plan | None,
         plans: Plans,
-        max_queue: int,
+        limits: Limits,
+        pool: Pool,
         metrics: Metrics,
     ) -> None:
+        """`pool` decodes for versions that run batches."""
         self.placement = placement
         self._precision = precision
         self._pinned = pinned
         self._plans = plans
-        self._max_queue = max_queue
+        self._limits = limits
+        self._pool = pool
         self._metrics = metrics
         self._measuring = threading.Lock()  # plans that are measured side by side are wrong
 
@@ -102,13 +126,8 @@ class Loader:
         run = shaped(session.run, sizes)
         check_golden(folder, bundle, kind, run)
         warm(run, bundle.image.size, sizes, plan.runs)
-        executor = Executor(
-            run,
-            runs=plan.runs,
-            batch=plan.batch,
-            max_queue=self._max_queue,
-            observe=self._observer(bundle.model),
-        )
+        counts = VersionCounts(self._metrics, bundle.model, version, bundle.labels)
+        executor = self._executor(run, plan, counts)
         seconds = time.monotonic() - started
         self._metrics.load_seconds.labels(bundle.model).observe(seconds)
         facts = {
@@ -121,7 +140,7 @@ class Loader:
             "seconds": seconds,
         }
         log.info("version_loaded", extra=facts)
-        return Loaded(version, bundle, kind, plan, executor)
+        return Loaded(version, bundle, kind, plan, executor, counts)
 
     def _open(
         self, folder: Path, bundle: Bundle, kind: Kind, like: Loaded | None
@@ -160,14 +179,18 @@ class Loader:
             origin = "measured"
         return plan, origin, session(plan.threads)
 
-    def _observer(self, model: str) -> Callable[[int, float, float], None]:
-        queue = self._metrics.queue_seconds.labels(model)
-        compute = self._metrics.compute_seconds.labels(model)
-        batch = self._metrics.batch_size.labels(model)
-
-        def observe(n_images: int, queue_s: float, compute_s: float) -> None:
-            queue.observe(queue_s)
-            compute.observe(compute_s)
-            batch.observe(n_images)
-
-        return observe
+    def _executor(self, run: Run, plan: Plan, counts: VersionCounts) -> Executor:
+        limits = self._limits
+        return Executor(
+            run,
+            runs=plan.runs,
+            batch=plan.batch,
+            admission=Admission(
+                max_queue=limits.max_queue,
+                max_queue_s=limits.max_queue_s,
+                max_requests=limits.max_requests,
+            ),
+            max_wait_s=limits.max_wait_s,
+            pool=self._pool,
+            observer=counts,
+        )

@@ -1,77 +1,81 @@
-"""Encoded images to probabilities: decode, views, execution plan, mean."""
+"""Images to probabilities: cache, decode, views, execution plan, mean."""
 
-import asyncio
-import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor as Pool
-from dataclasses import dataclass
 
 import numpy as np
 
-from registry.errors import BadImage
 from registry.images import Float32Array, UInt8Array, prepare
 from registry.tta import tta_views
+from service.cache import Cache
 from service.loader import Loaded
+from service.work import Answer, Terms
 
-
-@dataclass(frozen=True)
-class Answer:
-    """What became of one image: probabilities [classes], or why there are none."""
-
-    probabilities: Float32Array | None = None
-    error: BadImage | None = None
-    decode_s: float = 0
-    queue_s: float = 0
-    compute_s: float = 0
+# What pixels are called in the cache, so that they are never taken for an encoded image.
+PIXELS = b"pixels"
 
 
 class Predictor:
     """Answers requests with whatever version it is handed."""
 
-    def __init__(
-        self, pool: Pool, max_pixels: int, observe_decode: Callable[[str, float], None]
-    ) -> None:
-        """`observe_decode` is told a model and the seconds that one of its images took."""
-        self._pool = pool
+    def __init__(self, max_pixels: int, cache: Cache | None = None) -> None:
+        """`max_pixels`: of one encoded image, known before it is decoded."""
         self._max_pixels = max_pixels
-        self._observe_decode = observe_decode
+        self._cache = cache
 
-    async def predict(self, loaded: Loaded, images: Sequence[bytes], n_views: int) -> list[Answer]:
-        """An answer for each image, in order; a bad image does not touch the others.
+    async def predict(self, loaded: Loaded, images: Sequence[bytes], terms: Terms) -> list[Answer]:
+        """An answer for each encoded image, in order; a bad one does not touch the others.
 
         Raises:
-            Overloaded: there is no room in the queue; nothing was done.
+            Overloaded: there is no room in the queue, or it waited there for too long.
         """
-        with loaded.executor.admit(len(images) * max(1, n_views)):
-            if len(images) == 1:
-                return [await self._one(loaded, images[0], n_views)]
-            try:
-                async with asyncio.TaskGroup() as group:
-                    tasks = [
-                        group.create_task(self._one(loaded, image, n_views)) for image in images
-                    ]
-            except* Exception as errors:
-                raise errors.exceptions[0] from None
-            return [task.result() for task in tasks]
 
-    async def _one(self, loaded: Loaded, encoded: bytes, n_views: int) -> Answer:
-        loop = asyncio.get_running_loop()
-        try:
-            views, decode_s = await loop.run_in_executor(
-                self._pool, self._decode, loaded, encoded, n_views
-            )
-        except BadImage as error:
-            return Answer(error=error)
-        self._observe_decode(loaded.model, decode_s)
-        ran = await loaded.executor.run(views)
-        mean: Float32Array = ran.probabilities.mean(axis=0)
-        return Answer(mean, None, decode_s, ran.queue_s, ran.compute_s)
+        def draw(i: int) -> UInt8Array:
+            pixels = prepare(images[i], loaded.bundle.image, self._max_pixels)
+            return tta_views(pixels, images[i], loaded.bundle.tta, terms.n_views)
 
-    def _decode(self, loaded: Loaded, encoded: bytes, n_views: int) -> tuple[UInt8Array, float]:
-        started = time.perf_counter()
-        pixels = prepare(encoded, loaded.bundle.image, self._max_pixels)
-        views = tta_views(pixels, encoded, loaded.bundle.tta, n_views)
-        return views, time.perf_counter() - started
+        if self._cache is not None:
+            return await self._recall(self._cache, loaded, images, draw, terms)
+        return await loaded.executor.run(len(images), draw, terms)
+
+    async def predict_pixels(
+        self, loaded: Loaded, pixels: UInt8Array, terms: Terms
+    ) -> list[Answer]:
+        """The same for prepared images, [n,s,s,3] RGB; their own bytes seed the views.
+
+        Raises:
+            Overloaded: as `predict`.
+        """
+        plain = terms.n_views < 2
+
+        def draw(i: int) -> UInt8Array:
+            if plain:
+                return pixels[i : i + 1]
+            return tta_views(pixels[i], pixels[i].tobytes(), loaded.bundle.tta, terms.n_views)
+
+        if self._cache is not None:
+            contents = [PIXELS + image.tobytes() for image in pixels]
+            return await self._recall(self._cache, loaded, contents, draw, terms)
+        return await loaded.executor.run(len(pixels), draw, terms, drawn=plain)
+
+    async def _recall(
+        self,
+        cache: Cache,
+        loaded: Loaded,
+        contents: Sequence[bytes],
+        draw: Callable[[int], UInt8Array],
+        terms: Terms,
+    ) -> list[Answer]:
+        """What is remembered; the rest is run, and remembered."""
+        keys = [cache.key(loaded.model, loaded.version, terms.n_views, one) for one in contents]
+        known = [cache.get(key) for key in keys]
+        answers = [Answer(one, cached=True) for one in known]
+        if missing := [i for i, one in enumerate(known) if one is None]:
+            ran = await loaded.executor.run(len(missing), lambda i: draw(missing[i]), terms)
+            for i, answer in zip(missing, ran, strict=True):
+                answers[i] = answer
+                if answer.probabilities is not None:
+                    cache.put(keys[i], answer.probabilities)
+        return answers
 
 
 def top(probabilities: Float32Array, k: int) -> list[int]:

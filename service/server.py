@@ -15,19 +15,21 @@ from registry.errors import Conflict, Unavailable
 from registry.job_store import JobStore
 from registry.store import Registry
 from service.admin import Admin
+from service.cache import Cache
+from service.calls import Calls
 from service.classifier import Classifier
 from service.cpus import usable_cpus
 from service.health import Health
-from service.interceptor import Interceptor
 from service.jobs import Jobs
 from service.live import Live
-from service.loader import Loader
+from service.loader import Limits, Loader
 from service.metrics import Metrics
 from service.plan import Plans, parse_plan
 from service.predict import Predictor
 from service.providers import Placement
 from service.session import choose_provider
 from service.settings import Settings
+from service.status import CODES
 from unfreeze.v1 import admin_pb2, admin_pb2_grpc, classifier_pb2, classifier_pb2_grpc
 
 log = logging.getLogger(__name__)
@@ -54,6 +56,7 @@ class Service:
         self._health = Health(CLASSIFIER)
         self.registry = Registry(settings.registry)
         self.metrics = Metrics()
+        self._calls = Calls(self.metrics, settings.max_rpcs)
         self.live: Live
         self.port = self.admin_port = self.metrics_port = 0
 
@@ -124,6 +127,8 @@ class Service:
     async def _open_models(self) -> None:
         settings = self._settings
         provider = await asyncio.to_thread(choose_provider, settings.provider)
+        pool = ThreadPoolExecutor(usable_cpus(), thread_name_prefix="decode")
+        self._parts.push_async_callback(asyncio.to_thread, pool.shutdown)
         loader = Loader(
             placement=Placement(
                 provider,
@@ -133,7 +138,13 @@ class Service:
             precision=settings.precision,
             pinned=parse_plan(settings.plan) if settings.plan else None,
             plans=Plans(settings.state / "plans.json" if settings.state else None),
-            max_queue=settings.max_queue,
+            limits=Limits(
+                settings.max_queue,
+                settings.max_queue_seconds,
+                settings.max_model_requests,
+                settings.max_wait_ms / 1000,
+            ),
+            pool=pool,
             metrics=self.metrics,
         )
         self.live = Live(self.registry, loader, self.metrics, self._on_ready)
@@ -164,7 +175,7 @@ class Service:
         settings = self._settings
         server = self._server()
         admin = Admin(self.registry, self.live, jobs, settings.data_roots)
-        admin_pb2_grpc.add_AdminServicer_to_server(admin, server)
+        admin_pb2_grpc.add_AdminServicer_to_server(admin, self._calls.on(server, CODES))
         self._reflect(server, ADMIN)
         self.admin_port = await self._listen(server, settings.admin_host, settings.admin_port)
         # one that watches a job would watch to the end of the grace
@@ -173,11 +184,11 @@ class Service:
     async def _open_public(self) -> None:
         settings = self._settings
         server = self._server()
-        pool = ThreadPoolExecutor(usable_cpus(), thread_name_prefix="decode")
-        self._parts.push_async_callback(asyncio.to_thread, pool.shutdown)
-        predictor = Predictor(pool, settings.max_pixels, self._observe_decode)
+        cache = Cache(settings.cache_entries) if settings.cache_entries else None
+        predictor = Predictor(settings.max_pixels, cache)
         classifier = Classifier(self.live, predictor, self.metrics, settings.max_images)
-        classifier_pb2_grpc.add_ClassifierServicer_to_server(classifier, server)
+        add_classifier = classifier_pb2_grpc.add_ClassifierServicer_to_server
+        add_classifier(classifier, self._calls.on(server, CODES))
         health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, server)
         self._reflect(server, CLASSIFIER, HEALTH)
         self.port = await self._listen(server, settings.host, settings.port)
@@ -205,8 +216,7 @@ class Service:
         if settings.max_connection_age_seconds:
             age_ms = int(1000 * settings.max_connection_age_seconds)
             options.append(("grpc.max_connection_age_ms", age_ms))
-        interceptor = Interceptor(self.metrics, settings.max_rpcs)
-        return grpc.aio.server(interceptors=[interceptor], options=options)
+        return grpc.aio.server(options=options)
 
     async def _listen(self, server: grpc.aio.Server, host: str, port: int) -> int:
         try:
@@ -221,9 +231,6 @@ class Service:
     def _reflect(self, server: grpc.aio.Server, *services: str) -> None:
         if self._settings.reflection:
             reflection.enable_server_reflection([*services, reflection.SERVICE_NAME], server)
-
-    def _observe_decode(self, model: str, seconds: float) -> None:
-        self.metrics.decode_seconds.labels(model).observe(seconds)
 
     def _on_ready(self, model: str) -> None:
         depth = self.metrics.queue_depth.labels(model)

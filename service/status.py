@@ -1,5 +1,8 @@
 """The one table from errors to gRPC status codes."""
 
+from collections.abc import Mapping
+from typing import TypeAlias
+
 import grpc
 
 from registry.errors import (
@@ -14,7 +17,9 @@ from registry.errors import (
     UnfreezeError,
 )
 
-CODES: dict[type[UnfreezeError], grpc.StatusCode] = {
+Codes: TypeAlias = Mapping[type[UnfreezeError], grpc.StatusCode]
+
+CODES: Codes = {
     BadRequest: grpc.StatusCode.INVALID_ARGUMENT,
     NotFound: grpc.StatusCode.NOT_FOUND,
     NotAllowed: grpc.StatusCode.PERMISSION_DENIED,
@@ -24,6 +29,9 @@ CODES: dict[type[UnfreezeError], grpc.StatusCode] = {
     BundleError: grpc.StatusCode.FAILED_PRECONDITION,
     TrainingError: grpc.StatusCode.ABORTED,
 }
+# The Open Inference Protocol's clients know a full queue by the status that Triton gives it.
+PROTOCOL_CODES: Codes = {**CODES, Overloaded: grpc.StatusCode.UNAVAILABLE}
+
 INTERNAL = grpc.StatusCode.INTERNAL
 OK = grpc.StatusCode.OK
 CANCELLED = grpc.StatusCode.CANCELLED
@@ -33,9 +41,9 @@ DEADLINE_EXCEEDED = grpc.StatusCode.DEADLINE_EXCEEDED
 MAX_MESSAGE = 1_000
 
 
-def code_of(error: UnfreezeError) -> grpc.StatusCode:
+def code_of(error: UnfreezeError, codes: Codes = CODES) -> grpc.StatusCode:
     """The code of an error's class, or of the nearest class above it."""
-    return next(CODES[kind] for kind in type(error).__mro__ if kind in CODES)
+    return next(codes[kind] for kind in type(error).__mro__ if kind in codes)
 
 
 def number_of(error: UnfreezeError) -> int:

@@ -1,102 +1,18 @@
-"""The parts of the service that can be tried alone: plan, executor, session, settings, logs."""
+"""The parts of the service that can be tried alone: settings, logs, statuses."""
 
-import asyncio
 import json
 import logging
-import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from registry.errors import BadRequest, Overloaded, Unavailable, UnfreezeError
-from registry.images import Float32Array, UInt8Array
-from service.executor import Executor
+from registry.errors import BadRequest, UnfreezeError
 from service.logs import JsonFormatter
 from service.predict import top
 from service.settings import Settings, read_settings
 from service.status import CODES, code_of
-
-
-def sums(images: UInt8Array) -> Float32Array:
-    """A network whose answer is the sum of an image's pixels."""
-    return images.reshape(len(images), -1).sum(axis=1, dtype=np.float32)[:, None]
-
-
-def images(*values: int) -> UInt8Array:
-    return np.stack([np.full((2, 2, 3), value, np.uint8) for value in values])
-
-
-# Executor
-
-
-async def test_answers_come_back_to_those_who_asked() -> None:
-    executor = Executor(sums, runs=3, batch=4, max_queue=1000)
-    groups = [images(*range(i, i + 5)) for i in range(30)]
-    answers = await asyncio.gather(*(executor.run(group) for group in groups))
-    for group, ran in zip(groups, answers, strict=True):
-        np.testing.assert_array_equal(ran.probabilities, sums(group))
-    executor.close()
-
-
-async def test_a_batch_is_what_waits_and_never_more_than_its_limit() -> None:
-    sizes: list[int] = []
-    free = threading.Event()
-
-    def run(batch: UInt8Array) -> Float32Array:
-        sizes.append(len(batch))
-        free.wait(5)
-        return sums(batch)
-
-    executor = Executor(run, runs=1, batch=4, max_queue=100)
-    first = asyncio.create_task(executor.run(images(1)))
-    while not sizes:
-        await asyncio.sleep(0.001)
-    others = [asyncio.create_task(executor.run(images(i))) for i in range(6)]
-    await asyncio.sleep(0)
-    free.set()
-    await asyncio.gather(first, *others)
-    executor.close()
-    assert sizes == [1, 4, 2]
-
-
-async def test_an_error_reaches_its_batch_and_the_next_one_runs() -> None:
-    def run(batch: UInt8Array) -> Float32Array:
-        if batch.max() == 13:
-            raise ValueError("unlucky")
-        return sums(batch)
-
-    executor = Executor(run, runs=1, batch=1, max_queue=100)
-    with pytest.raises(ValueError, match="unlucky"):
-        await executor.run(images(13))
-    assert (await executor.run(images(1))).probabilities.shape == (1, 1)
-    executor.close()
-
-
-async def test_admission_is_counted_back_when_a_request_ends() -> None:
-    executor = Executor(sums, runs=1, batch=1, max_queue=3)
-    with executor.admit(2):
-        with pytest.raises(Overloaded, match="2 images are under way and the limit is 3"):
-            executor.admit(2).__enter__()
-        with executor.admit(1):
-            pass
-    with executor.admit(50):
-        pass
-    executor.close()
-
-
-async def test_closing_runs_what_is_queued_and_refuses_what_comes_later() -> None:
-    executor = Executor(sums, runs=1, batch=1, max_queue=100)
-    asked = [asyncio.create_task(executor.run(images(i))) for i in range(5)]
-    await asyncio.sleep(0)
-    await asyncio.to_thread(executor.close)
-    assert len(await asyncio.gather(*asked)) == 5
-    with pytest.raises(Unavailable):
-        await executor.run(images(1))
-
-
-# The rest
 
 
 def test_of_equal_probabilities_the_first_label_wins() -> None:

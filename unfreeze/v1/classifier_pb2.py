@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cunfreeze/v1/classifier.proto\x12\x0bunfreeze.v1\"\xaa\x01\n\x0f\x43lassifyRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x14\n\x07version\x18\x02 \x01(\x04H\x00\x88\x01\x01\x12\x0e\n\x06images\x18\x03 \x03(\x0c\x12\x12\n\x05top_k\x18\x04 \x01(\rH\x01\x88\x01\x01\x12\x16\n\ttta_views\x18\x05 \x01(\rH\x02\x88\x01\x01\x12\x12\n\nrequest_id\x18\x06 \x01(\tB\n\n\x08_versionB\x08\n\x06_top_kB\x0c\n\n_tta_views\"\x98\x01\n\x10\x43lassifyResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12)\n\x07results\x18\x03 \x03(\x0b\x32\x18.unfreeze.v1.ImageResult\x12%\n\x07timings\x18\x04 \x01(\x0b\x32\x14.unfreeze.v1.Timings\x12\x12\n\nrequest_id\x18\x05 \x01(\t\"\x8f\x01\n\x16\x43lassifyStreamResponse\x12\x31\n\x08response\x18\x01 \x01(\x0b\x32\x1d.unfreeze.v1.ClassifyResponseH\x00\x12#\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.unfreeze.v1.ErrorH\x00\x12\x12\n\nrequest_id\x18\x03 \x01(\tB\t\n\x07outcome\"l\n\x0bImageResult\x12-\n\nprediction\x18\x01 \x01(\x0b\x32\x17.unfreeze.v1.PredictionH\x00\x12#\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.unfreeze.v1.ErrorH\x00\x42\t\n\x07outcome\"0\n\nPrediction\x12\"\n\x06labels\x18\x01 \x03(\x0b\x32\x12.unfreeze.v1.Label\"I\n\x05Label\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05index\x18\x02 \x01(\r\x12\x13\n\x0bprobability\x18\x03 \x01(\x02\x12\x0e\n\x06\x63hosen\x18\x04 \x01(\x08\"&\n\x05\x45rror\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\"T\n\x07Timings\x12\x11\n\tdecode_ms\x18\x01 \x01(\x01\x12\x10\n\x08queue_ms\x18\x02 \x01(\x01\x12\x12\n\ncompute_ms\x18\x03 \x01(\x01\x12\x10\n\x08total_ms\x18\x04 \x01(\x01\x32\xae\x01\n\nClassifier\x12G\n\x08\x43lassify\x12\x1c.unfreeze.v1.ClassifyRequest\x1a\x1d.unfreeze.v1.ClassifyResponse\x12W\n\x0e\x43lassifyStream\x12\x1c.unfreeze.v1.ClassifyRequest\x1a#.unfreeze.v1.ClassifyStreamResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cunfreeze/v1/classifier.proto\x12\x0bunfreeze.v1\"\xbc\x01\n\x0f\x43lassifyRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x14\n\x07version\x18\x02 \x01(\x04H\x00\x88\x01\x01\x12\x0e\n\x06images\x18\x03 \x03(\x0c\x12\x12\n\x05top_k\x18\x04 \x01(\rH\x01\x88\x01\x01\x12\x16\n\ttta_views\x18\x05 \x01(\rH\x02\x88\x01\x01\x12\x12\n\nrequest_id\x18\x06 \x01(\t\x12\x10\n\x08priority\x18\x07 \x01(\rB\n\n\x08_versionB\x08\n\x06_top_kB\x0c\n\n_tta_views\"\x98\x01\n\x10\x43lassifyResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12)\n\x07results\x18\x03 \x03(\x0b\x32\x18.unfreeze.v1.ImageResult\x12%\n\x07timings\x18\x04 \x01(\x0b\x32\x14.unfreeze.v1.Timings\x12\x12\n\nrequest_id\x18\x05 \x01(\t\"\x8f\x01\n\x16\x43lassifyStreamResponse\x12\x31\n\x08response\x18\x01 \x01(\x0b\x32\x1d.unfreeze.v1.ClassifyResponseH\x00\x12#\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.unfreeze.v1.ErrorH\x00\x12\x12\n\nrequest_id\x18\x03 \x01(\tB\t\n\x07outcome\"l\n\x0bImageResult\x12-\n\nprediction\x18\x01 \x01(\x0b\x32\x17.unfreeze.v1.PredictionH\x00\x12#\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.unfreeze.v1.ErrorH\x00\x42\t\n\x07outcome\"0\n\nPrediction\x12\"\n\x06labels\x18\x01 \x03(\x0b\x32\x12.unfreeze.v1.Label\"I\n\x05Label\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05index\x18\x02 \x01(\r\x12\x13\n\x0bprobability\x18\x03 \x01(\x02\x12\x0e\n\x06\x63hosen\x18\x04 \x01(\x08\"&\n\x05\x45rror\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\"T\n\x07Timings\x12\x11\n\tdecode_ms\x18\x01 \x01(\x01\x12\x10\n\x08queue_ms\x18\x02 \x01(\x01\x12\x12\n\ncompute_ms\x18\x03 \x01(\x01\x12\x10\n\x08total_ms\x18\x04 \x01(\x01\x32\xae\x01\n\nClassifier\x12G\n\x08\x43lassify\x12\x1c.unfreeze.v1.ClassifyRequest\x1a\x1d.unfreeze.v1.ClassifyResponse\x12W\n\x0e\x43lassifyStream\x12\x1c.unfreeze.v1.ClassifyRequest\x1a#.unfreeze.v1.ClassifyStreamResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,21 +32,21 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'unfreeze.v1.classifier_pb2'
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_CLASSIFYREQUEST']._serialized_start=46
-  _globals['_CLASSIFYREQUEST']._serialized_end=216
-  _globals['_CLASSIFYRESPONSE']._serialized_start=219
-  _globals['_CLASSIFYRESPONSE']._serialized_end=371
-  _globals['_CLASSIFYSTREAMRESPONSE']._serialized_start=374
-  _globals['_CLASSIFYSTREAMRESPONSE']._serialized_end=517
-  _globals['_IMAGERESULT']._serialized_start=519
-  _globals['_IMAGERESULT']._serialized_end=627
-  _globals['_PREDICTION']._serialized_start=629
-  _globals['_PREDICTION']._serialized_end=677
-  _globals['_LABEL']._serialized_start=679
-  _globals['_LABEL']._serialized_end=752
-  _globals['_ERROR']._serialized_start=754
-  _globals['_ERROR']._serialized_end=792
-  _globals['_TIMINGS']._serialized_start=794
-  _globals['_TIMINGS']._serialized_end=878
-  _globals['_CLASSIFIER']._serialized_start=881
-  _globals['_CLASSIFIER']._serialized_end=1055
+  _globals['_CLASSIFYREQUEST']._serialized_end=234
+  _globals['_CLASSIFYRESPONSE']._serialized_start=237
+  _globals['_CLASSIFYRESPONSE']._serialized_end=389
+  _globals['_CLASSIFYSTREAMRESPONSE']._serialized_start=392
+  _globals['_CLASSIFYSTREAMRESPONSE']._serialized_end=535
+  _globals['_IMAGERESULT']._serialized_start=537
+  _globals['_IMAGERESULT']._serialized_end=645
+  _globals['_PREDICTION']._serialized_start=647
+  _globals['_PREDICTION']._serialized_end=695
+  _globals['_LABEL']._serialized_start=697
+  _globals['_LABEL']._serialized_end=770
+  _globals['_ERROR']._serialized_start=772
+  _globals['_ERROR']._serialized_end=810
+  _globals['_TIMINGS']._serialized_start=812
+  _globals['_TIMINGS']._serialized_end=896
+  _globals['_CLASSIFIER']._serialized_start=899
+  _globals['_CLASSIFIER']._serialized_end=1073
 # @@protoc_insertion_point(module_scope)

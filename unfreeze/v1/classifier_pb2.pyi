@@ -28,6 +28,7 @@ class ClassifyRequest(_message.Message):
     TOP_K_FIELD_NUMBER: _builtins.int
     TTA_VIEWS_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     version: _builtins.int
     """Unset: the version promoted at the moment the request arrives."""
@@ -39,6 +40,10 @@ class ClassifyRequest(_message.Message):
     """
     request_id: _builtins.str
     """Echoed in the response; for the caller's own use."""
+    priority: _builtins.int
+    """Who is answered first: 1 before 2 before 3. 0 means 2. A level is worth a second of waiting, so
+    that nobody waits for ever.
+    """
     @_builtins.property
     def images(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
         """JPEG, PNG or WebP files, as they are on disk."""
@@ -52,10 +57,11 @@ class ClassifyRequest(_message.Message):
         top_k: _builtins.int | None = ...,
         tta_views: _builtins.int | None = ...,
         request_id: _builtins.str = ...,
+        priority: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_top_k", b"_top_k", "_tta_views", b"_tta_views", "_version", b"_version", "top_k", b"top_k", "tta_views", b"tta_views", "version", b"version"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_top_k", b"_top_k", "_tta_views", b"_tta_views", "_version", b"_version", "images", b"images", "model", b"model", "request_id", b"request_id", "top_k", b"top_k", "tta_views", b"tta_views", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_top_k", b"_top_k", "_tta_views", b"_tta_views", "_version", b"_version", "images", b"images", "model", b"model", "priority", b"priority", "request_id", b"request_id", "top_k", b"top_k", "tta_views", b"tta_views", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__top_k: _TypeAlias = _typing.Literal["top_k"]  # noqa: Y015
     _WhichOneofArgType__top_k: _TypeAlias = _typing.Literal["_top_k", b"_top_k"]  # noqa: Y015

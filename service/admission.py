@@ -1,0 +1,64 @@
+"""Whether there is room for a request: what cannot be answered in time is refused at once."""
+
+import math
+
+from registry.errors import Overloaded
+
+SMOOTHING = 0.1  # weight of the newest batch in the running mean of what an image takes
+
+
+class Admission:
+    """Counts what is under way of one version. Views count, not images: each takes a run.
+
+    `enter` and `leave` belong to the event loop; `learn` may be called from any thread.
+    """
+
+    def __init__(self, *, max_queue: int, max_queue_s: float, max_requests: int) -> None:
+        """
+        Args:
+            max_queue: views under way at which more are refused.
+            max_queue_s: expected wait at which more are refused, seconds.
+            max_requests: requests under way at which more are refused; 0: any number.
+        """
+        self._max_queue = max_queue
+        self._max_queue_s = max_queue_s
+        self._max_requests = max_requests
+        self._n_views = 0
+        self._n_requests = 0
+        self._view_s = 0.0
+
+    @property
+    def expected_wait_s(self) -> float:
+        """What one more view would wait, judging by those that ran before."""
+        return self._n_views * self._view_s
+
+    def learn(self, view_s: float) -> None:
+        """A view has taken this long, divided by how many run side by side."""
+        self._view_s += (view_s - self._view_s) * (SMOOTHING if self._view_s else 1)
+
+    def enter(self, n_views: int, queue_s: float = math.inf) -> None:
+        """There is room; an idle version takes any number.
+
+        Raises:
+            Overloaded: there is none, or the wait would be longer than `queue_s`.
+        """
+        if self._n_views and (problem := self._problem(n_views, queue_s)):
+            room_s = max(self.expected_wait_s / 2, self._view_s)
+            raise Overloaded(f"Exceeds maximum queue size: {problem}; try again later", room_s)
+        self._n_views += n_views
+        self._n_requests += 1
+
+    def leave(self, n_views: int) -> None:
+        """A request that had entered has ended."""
+        self._n_views -= n_views
+        self._n_requests -= 1
+
+    def _problem(self, n_views: int, queue_s: float) -> str:
+        if self._max_requests and self._n_requests >= self._max_requests:
+            return f"{self._n_requests} requests are under way, which is this model's limit"
+        if self._n_views + n_views > self._max_queue:
+            return f"{self._n_views} images are under way and the limit is {self._max_queue}"
+        longest_s = min(self._max_queue_s, queue_s)
+        if self.expected_wait_s > longest_s:
+            return f"the wait would be {self.expected_wait_s:.2g} s, the limit is {longest_s:.2g} s"
+        return ""

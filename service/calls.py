@@ -1,0 +1,172 @@
+"""Around every RPC of ours: a request id, the conventional metrics, and errors made into statuses.
+
+    add_ClassifierServicer_to_server(classifier, calls.on(server, status.CODES))
+
+Handlers are wrapped once, when they are registered; an interceptor would be asked again for each
+call, which takes longer than a small network runs.
+"""
+
+import asyncio
+import logging
+import re
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import grpc
+from grpc.aio import AbortError
+
+from registry.errors import Overloaded, UnfreezeError
+from service.counting import RpcCounts
+from service.metrics import Metrics
+from service.status import (
+    CANCELLED,
+    DEADLINE_EXCEEDED,
+    INTERNAL,
+    OK,
+    Codes,
+    code_of,
+    message_of,
+)
+
+log = logging.getLogger(__name__)
+
+REQUEST_ID = "x-request-id"
+ACCEPTED_ID = re.compile(r"[A-Za-z0-9._:/-]{1,128}")
+PUSHBACK = "grpc-retry-pushback-ms"  # gRPC proposal A6: when a client may try again
+
+Context = Any  # grpc.aio's is generic in messages that nothing here looks at
+Handlers = Mapping[str, Any]
+
+
+class Calls:
+    """The calls under way on all listeners, and the limit of their number."""
+
+    def __init__(self, metrics: Metrics, max_calls: int) -> None:
+        self._metrics = metrics
+        self._max_calls = max_calls
+        self._under_way = 0
+
+    def on(self, server: grpc.aio.Server, codes: Codes) -> Any:
+        """Takes servicers in the place of `server`; `codes` makes statuses of their errors."""
+        return Registrar(self, server, codes)
+
+    def wrapped(self, service: str, name: str, handler: Any, codes: Codes) -> Any:
+        """The handler, which counts and translates."""
+        kind, make, inner = _shape(handler)
+        counts = RpcCounts(self._metrics, kind, service, name)
+
+        async def unary(request: Any, context: Context) -> Any:
+            began = self._enter(counts)
+            try:
+                self._make_room()
+                response = await inner(request, context)
+                _give_back_id(context)
+            except BaseException as error:
+                await self._failed(error, counts, began, context, codes)
+            self._leave(counts, began, OK)
+            return response
+
+        async def stream(request: Any, context: Context) -> AsyncIterator[Any]:
+            began = self._enter(counts)
+            try:
+                self._make_room()
+                _give_back_id(context)
+                async for response in inner(request, context):
+                    yield response
+            except BaseException as error:
+                await self._failed(error, counts, began, context, codes)
+            self._leave(counts, began, OK)
+
+        behaviour: Any = stream if handler.response_streaming else unary
+        return make(behaviour, handler.request_deserializer, handler.response_serializer)
+
+    def _enter(self, counts: RpcCounts) -> float:
+        counts.begin()
+        self._under_way += 1
+        return time.perf_counter()
+
+    def _leave(self, counts: RpcCounts, began: float, code: grpc.StatusCode) -> None:
+        self._under_way -= 1
+        counts.end(code.name, time.perf_counter() - began)
+
+    def _make_room(self) -> None:
+        if self._under_way > self._max_calls:
+            self._metrics.rejected.labels("rpcs").inc()
+            raise Overloaded(
+                f"{self._max_calls} calls are under way, which is the limit; try again in a moment"
+            )
+
+    async def _failed(
+        self, error: BaseException, counts: RpcCounts, began: float, context: Context, codes: Codes
+    ) -> NoReturn:
+        """Counts the call, then sends its status: whoever has the status finds it counted."""
+        if isinstance(error, AbortError):
+            self._leave(counts, began, context.code())
+            raise error
+        if isinstance(error, asyncio.CancelledError | GeneratorExit):
+            left_s = context.time_remaining()
+            late = left_s is not None and left_s <= 0
+            self._leave(counts, began, DEADLINE_EXCEEDED if late else CANCELLED)
+            raise error
+        request_id = _request_id(context) or uuid.uuid4().hex
+        trailers = [(REQUEST_ID, request_id)]
+        if isinstance(error, UnfreezeError):
+            code, message = code_of(error, codes), message_of(error)
+        else:
+            facts = {"request_id": request_id, "method": counts.method}
+            log.error("internal_error", extra=facts, exc_info=error)
+            code, message = INTERNAL, f"internal error (request id {request_id})"
+        if isinstance(error, Overloaded):
+            trailers.append((PUSHBACK, str(max(1, round(1000 * error.retry_after_s)))))
+        self._leave(counts, began, code)
+        await context.abort(code, message, tuple(trailers))
+        raise AssertionError("abort raises")
+
+
+@dataclass(frozen=True)
+class Registrar:
+    """What the generated `add_…Servicer_to_server` functions take for a server."""
+
+    calls: Calls
+    server: grpc.aio.Server
+    codes: Codes
+
+    def add_registered_method_handlers(self, service: str, handlers: Handlers) -> None:
+        wrapped = {
+            name: self.calls.wrapped(service, name, handler, self.codes)
+            for name, handler in handlers.items()
+        }
+        generic = grpc.method_handlers_generic_handler(service, wrapped)
+        self.server.add_generic_rpc_handlers((generic,))
+
+    def add_generic_rpc_handlers(self, handlers: object) -> None:
+        """The same handlers once more; they came with their names."""
+
+
+def _shape(handler: Any) -> tuple[str, Callable[..., Any], Callable[..., Any]]:
+    """How Prometheus calls this kind of RPC, what builds its handler, and its behaviour."""
+    match handler.request_streaming, handler.response_streaming:
+        case False, False:
+            return "unary", grpc.unary_unary_rpc_method_handler, handler.unary_unary
+        case True, False:
+            return "client_stream", grpc.stream_unary_rpc_method_handler, handler.stream_unary
+        case False, True:
+            return "server_stream", grpc.unary_stream_rpc_method_handler, handler.unary_stream
+        case _:
+            return "bidi_stream", grpc.stream_stream_rpc_method_handler, handler.stream_stream
+
+
+def _give_back_id(context: Context) -> None:
+    if request_id := _request_id(context):
+        context.set_trailing_metadata(((REQUEST_ID, request_id),))
+
+
+def _request_id(context: Context) -> str | None:
+    """The caller's own, when it is harmless to repeat in a log."""
+    for key, value in context.invocation_metadata():
+        if key == REQUEST_ID and isinstance(value, str) and ACCEPTED_ID.fullmatch(value):
+            return str(value)
+    return None

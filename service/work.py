@@ -1,0 +1,107 @@
+"""What one caller waits for: a few images, and the answer to each."""
+
+import asyncio
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from registry.errors import BadImage
+from registry.images import Float32Array, UInt8Array
+
+# Triton's levels: 1 is the highest, 0 means the default.
+HIGH, NORMAL, LOW = 1, 2, 3
+DEFAULT_PRIORITY = 0
+# For work that nobody waits for: it runs when nothing else does.
+LOWEST = 4
+# What one level is worth, in seconds of waiting: whoever waits long enough comes first.
+HEAD_START_S = 1.0
+
+
+@dataclass(frozen=True)
+class Terms:
+    """How a request wants to be answered."""
+
+    n_views: int = 1  # of each image, the plain one included
+    priority: int = DEFAULT_PRIORITY
+    queue_s: float = math.inf  # longest wait in the queue
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What became of one image: probabilities [classes], or why there are none."""
+
+    probabilities: Float32Array | None = None
+    error: BadImage | None = None
+    decode_s: float = 0
+    queue_s: float = 0
+    compute_s: float = 0
+    cached: bool = False  # remembered, not run
+
+
+@dataclass(slots=True, eq=False)
+class Work:
+    """Images in the queue. `draw(i)` gives the views of image `i`, [views,s,s,3], in a thread."""
+
+    n_images: int
+    draw: Callable[[int], UInt8Array]
+    terms: Terms
+    done: asyncio.Future[list[Answer]]
+    queued_at: float = field(default_factory=time.perf_counter)
+    abandoned: bool = False  # nobody waits any more
+    answers: dict[int, Answer] = field(default_factory=dict)
+
+    @property
+    def urgency(self) -> float:
+        """What is smaller comes first."""
+        priority = self.terms.priority or NORMAL
+        return math.inf if priority >= LOWEST else self.queued_at + priority * HEAD_START_S
+
+    def expired(self, now: float) -> bool:
+        return now - self.queued_at > self.terms.queue_s
+
+    def abandon(self) -> None:
+        """Nobody waits: what has not begun will not, and what it holds is freed."""
+        self.abandoned = True
+        self.draw = _nothing
+
+    def note(self, image: int, answer: Answer) -> bool:
+        """Keeps the answer to an image, and says whether it was the last one."""
+        self.answers[image] = answer
+        return len(self.answers) == self.n_images
+
+    def in_order(self) -> list[Answer]:
+        return [self.answers[i] for i in range(self.n_images)]
+
+
+@dataclass(slots=True, eq=False)
+class Image:
+    """One image of a `Work`, and what has come back of its views so far."""
+
+    work: Work
+    index: int
+    decode_s: float = 0
+    queue_s: float = 0
+    compute_s: float = 0
+    views: dict[int, Float32Array] = field(default_factory=dict)  # probabilities, by view
+    n_views: int = 1
+
+    def add(self, view: int, probabilities: Float32Array, queue_s: float, compute_s: float) -> bool:
+        """Notes one view's probabilities [classes], and says whether it was the last one."""
+        self.views[view] = probabilities
+        self.queue_s += queue_s if view == 0 else 0
+        self.compute_s = max(self.compute_s, compute_s)
+        return len(self.views) == self.n_views
+
+    def answer(self) -> Answer:
+        """The mean of all views, added up in their order: a request repeated is answered alike."""
+        mean = self.views[0]
+        if self.n_views > 1:
+            mean = np.mean([self.views[i] for i in range(self.n_views)], axis=0, dtype=np.float32)
+        return Answer(mean, None, self.decode_s, self.queue_s, self.compute_s)
+
+
+def _nothing(image: int) -> UInt8Array:
+    raise AssertionError("abandoned work is not drawn")

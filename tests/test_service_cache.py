@@ -1,0 +1,49 @@
+"""Answers that are remembered."""
+
+import numpy as np
+import tiny
+from conftest import Start
+
+from service.cache import Cache
+
+
+def keep(cache: Cache, *contents: bytes) -> None:
+    for content in contents:
+        cache.put(cache.key("m", 1, 1, content), np.zeros(3, np.float32))
+
+
+def test_the_answer_not_asked_for_the_longest_is_forgotten() -> None:
+    cache = Cache(2)
+    keep(cache, b"a", b"b")
+    assert cache.get(cache.key("m", 1, 1, b"a")) is not None
+    keep(cache, b"c")
+    remembered = [cache.get(cache.key("m", 1, 1, one)) is not None for one in (b"a", b"b", b"c")]
+    assert remembered == [True, False, True]
+    assert len(cache) == 2
+
+
+def test_an_answer_belongs_to_its_version_and_its_views() -> None:
+    cache = Cache(9)
+    keep(cache, b"a")
+    for other in (("n", 1, 1, b"a"), ("m", 2, 1, b"a"), ("m", 1, 4, b"a"), ("m", 1, 1, b"b")):
+        assert cache.get(cache.key(*other)) is None
+
+
+def test_a_repeated_image_is_answered_alike_without_a_run(start: Start, root) -> None:
+    tiny.publish(root, promote=True)
+    server = start(cache_entries=10)
+    pictures = tiny.noise(1), tiny.noise(2)
+    first = server.classify(*pictures)
+    again = server.classify(*pictures, tiny.noise(3))
+    assert list(again.results)[:2] == list(first.results)
+    assert again.results[2] not in first.results
+    assert 'unfreeze_batch_size_sum{model="colours"} 3.0' in server.metrics()
+
+
+def test_bad_images_are_not_remembered_as_answers(start: Start, root) -> None:
+    tiny.publish(root, promote=True)
+    server = start(cache_entries=10)
+    for _ in range(2):
+        bad, good = server.classify(b"bad", tiny.picture()).results
+        assert bad.error.message
+        assert good.prediction.labels

@@ -1,0 +1,288 @@
+"""The queue and the threads behind it: order, batches, limits, errors, cancellation."""
+
+import asyncio
+import math
+import threading
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+
+from registry.errors import BadImage, Expired, Overloaded, Unavailable
+from registry.images import Float32Array, UInt8Array
+from service.admission import Admission
+from service.executor import Executor
+from service.work import HIGH, LOW, LOWEST, NORMAL, Answer, Terms
+
+Start = Callable[..., Executor]
+PLAIN = Terms()
+
+
+def sums(images: UInt8Array) -> Float32Array:
+    """A network whose answer is the sum of an image's pixels."""
+    return images.reshape(len(images), -1).sum(axis=1, dtype=np.float32)[:, None]
+
+
+def image(*values: int) -> UInt8Array:
+    """Views of one image, [views,2,2,3]."""
+    return np.stack([np.full((2, 2, 3), value, np.uint8) for value in values])
+
+
+def value(answer: Answer) -> float:
+    assert answer.probabilities is not None
+    return float(answer.probabilities[0])
+
+
+class Gate:
+    """A network that answers only when it is let; it notes what it was given."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+        self._free = threading.Event()
+
+    def __call__(self, images: UInt8Array) -> Float32Array:
+        self.batches.append([int(pixels.max()) for pixels in images])
+        assert self._free.wait(20)
+        return sums(images)
+
+    def open(self) -> None:
+        self._free.set()
+
+    async def is_busy(self) -> None:
+        """Returns once the network has been given something."""
+        while not self.batches:
+            await asyncio.sleep(0.001)
+
+
+class Notes:
+    """An observer that remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.drops: list[tuple[str, int]] = []
+        self.batches: list[int] = []
+
+    def decoded(self, seconds: float) -> None:
+        assert seconds >= 0
+
+    def ran(self, n_images: int, queue_s: float, compute_s: float) -> None:
+        self.batches.append(n_images)
+
+    def dropped(self, reason: str, n_images: int) -> None:
+        self.drops.append((reason, n_images))
+
+
+@pytest.fixture
+async def start() -> AsyncIterator[Start]:
+    """Starts executors; they are closed when the test ends."""
+    started: list[Executor] = []
+    with ThreadPoolExecutor(2) as pool:
+
+        def start(run: Any, *, runs: int = 1, batch: int = 1, **options: Any) -> Executor:
+            names = ("max_queue", "max_queue_s", "max_requests")
+            limits: dict[str, Any] = {"max_queue": 1000, "max_queue_s": 1e9, "max_requests": 0}
+            limits |= {name: options.pop(name) for name in names if name in options}
+            admission = Admission(**limits)
+            options.setdefault("observer", Notes())
+            executor = Executor(
+                run, runs=runs, batch=batch, admission=admission, pool=pool, **options
+            )
+            started.append(executor)
+            return executor
+
+        yield start
+        for executor in started:
+            await asyncio.to_thread(executor.close)
+
+
+async def ask(executor: Executor, *values: int, terms: Terms = PLAIN, drawn: bool = True) -> Any:
+    """Answers to one image for each value."""
+    return await executor.run(len(values), lambda i: image(values[i]), terms, drawn=drawn)
+
+
+async def queued(executor: Executor, *values: int, **options: Any) -> asyncio.Task[Any]:
+    """A request that waits in the queue by now."""
+    task = asyncio.create_task(ask(executor, *values, **options))
+    await asyncio.sleep(0)
+    return task
+
+
+PLANS = {"single images": (3, 1, False), "batches": (3, 4, False), "pixels": (3, 4, True)}
+
+
+@pytest.mark.parametrize("plan", PLANS)
+async def test_answers_come_back_to_those_who_asked(start: Start, plan: str) -> None:
+    runs, batch, drawn = PLANS[plan]
+    executor = start(sums, runs=runs, batch=batch)
+    asked = [tuple(range(i, i + 5)) for i in range(30)]
+    answers = await asyncio.gather(*(ask(executor, *values, drawn=drawn) for values in asked))
+    for values, given in zip(asked, answers, strict=True):
+        assert [value(answer) for answer in given] == [12 * one for one in values]
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+async def test_the_views_of_an_image_are_averaged(start: Start, batch: int) -> None:
+    executor = start(sums, runs=2, batch=batch)
+    terms = Terms(n_views=3)
+    answers = await executor.run(2, lambda i: image(i, i + 3, i + 6), terms)
+    assert [value(answer) for answer in answers] == [12 * 3, 12 * 4]
+
+
+async def test_a_batch_is_what_waits_and_never_more_than_its_limit(start: Start) -> None:
+    gate = Gate()
+    executor = start(gate, batch=4)
+    first = await queued(executor, 1)
+    await gate.is_busy()
+    others = [await queued(executor, i) for i in range(6)]
+    gate.open()
+    await asyncio.gather(first, *others)
+    assert [len(batch) for batch in gate.batches] == [1, 4, 2]
+
+
+async def test_a_batch_waits_for_others_when_told_to(start: Start) -> None:
+    gate = Gate()
+    gate.open()
+    executor = start(gate, batch=2, max_wait_s=20)
+    first = await queued(executor, 1)
+    await asyncio.gather(first, await queued(executor, 2))
+    assert gate.batches == [[1, 2]]
+
+
+async def test_the_urgent_go_first_and_equals_in_the_order_they_came(start: Start) -> None:
+    gate = Gate()
+    executor = start(gate)
+    waiting = [await queued(executor, 0)]
+    await gate.is_busy()
+    for number, priority in enumerate((LOWEST, LOW, NORMAL, 0, HIGH), start=1):
+        waiting.append(await queued(executor, number, terms=Terms(priority=priority)))
+    gate.open()
+    await asyncio.gather(*waiting)
+    assert gate.batches == [[0], [5], [3], [4], [2], [1]]
+
+
+async def test_a_bad_image_does_not_touch_its_neighbours(start: Start) -> None:
+    def draw(i: int) -> UInt8Array:
+        if i == 1:
+            raise BadImage("not an image")
+        return image(i)
+
+    for batch in (1, 4):
+        good, bad, fine = await start(sums, batch=batch).run(3, draw, Terms())
+        assert [value(good), str(bad.error), value(fine)] == [0, "not an image", 24]
+
+
+async def test_an_error_reaches_its_batch_and_the_next_one_runs(start: Start) -> None:
+    def run(batch: UInt8Array) -> Float32Array:
+        if batch.max() == 13:
+            raise ValueError("unlucky")
+        return sums(batch)
+
+    executor = start(run)
+    with pytest.raises(ValueError, match="unlucky"):
+        await ask(executor, 13)
+    assert [value(answer) for answer in await ask(executor, 1)] == [12]
+
+
+async def test_an_error_while_decoding_reaches_the_caller(start: Start) -> None:
+    def draw(i: int) -> UInt8Array:
+        raise MemoryError("too much")
+
+    for batch in (1, 4):
+        with pytest.raises(MemoryError, match="too much"):
+            await start(sums, batch=batch).run(2, draw, Terms())
+
+
+async def test_what_was_cancelled_in_the_queue_does_not_run(start: Start) -> None:
+    gate, notes = Gate(), Notes()
+    executor = start(gate, observer=notes)
+    first = await queued(executor, 1)
+    await gate.is_busy()
+    cancelled, last = await queued(executor, 2, 3), await queued(executor, 4)
+    cancelled.cancel()
+    await asyncio.wait({cancelled})
+    gate.open()
+    await asyncio.gather(first, last)
+    assert gate.batches == [[1], [4]]
+    assert notes.drops == [("cancelled", 1), ("cancelled", 1)]
+
+
+async def test_what_has_waited_too_long_is_refused_and_does_not_run(start: Start) -> None:
+    gate, notes = Gate(), Notes()
+    executor = start(gate, observer=notes)
+    first = await queued(executor, 1)
+    await gate.is_busy()
+    late = await queued(executor, 2, terms=Terms(queue_s=0.001))
+    await asyncio.sleep(0.01)
+    gate.open()
+    with pytest.raises(Expired, match="Request timeout expired"):
+        await late
+    await first
+    assert gate.batches == [[1]]
+    assert notes.drops == [("expired", 1)]
+
+
+async def test_closing_runs_what_is_queued_and_refuses_what_comes_later(start: Start) -> None:
+    executor = start(sums)
+    asked = [await queued(executor, i) for i in range(5)]
+    await asyncio.to_thread(executor.close)
+    assert len(await asyncio.gather(*asked)) == 5
+    with pytest.raises(Unavailable):
+        await ask(executor, 1)
+
+
+async def test_a_full_queue_refuses_and_has_room_again(start: Start) -> None:
+    gate = Gate()
+    executor = start(gate, max_queue=3)
+    asked = [await queued(executor, 1, 2)]
+    with pytest.raises(Overloaded, match="2 images are under way and the limit is 3"):
+        await ask(executor, 1, 2)
+    asked.append(await queued(executor, 3))
+    gate.open()
+    await asyncio.gather(*asked)
+    assert len(await ask(executor, *range(9))) == 9  # an idle one takes any number
+
+
+# Admission
+
+
+def admission(**limits: Any) -> Admission:
+    return Admission(**({"max_queue": 100, "max_queue_s": math.inf, "max_requests": 0} | limits))
+
+
+def test_requests_of_a_model_are_counted() -> None:
+    few = admission(max_requests=2)
+    few.enter(1)
+    few.enter(1)
+    with pytest.raises(Overloaded, match="2 requests are under way, which is this model's limit"):
+        few.enter(1)
+    few.leave(1)
+    few.enter(1)
+
+
+def test_a_wait_that_would_be_too_long_is_refused_at_once_with_a_hint() -> None:
+    quick = admission(max_queue_s=1.0)
+    quick.learn(0.25)
+    for _ in range(5):
+        quick.enter(1)
+    with pytest.raises(Overloaded, match=r"the wait would be 1\.2 s, the limit is 1 s") as caught:
+        quick.enter(1)
+    assert caught.value.retry_after_s == pytest.approx(0.625)
+
+
+def test_a_caller_who_cannot_wait_is_refused_sooner() -> None:
+    patient = admission()
+    patient.learn(0.25)
+    patient.enter(2)
+    with pytest.raises(Overloaded):
+        patient.enter(1, queue_s=0.1)
+    patient.enter(1, queue_s=10)
+
+
+def test_the_expected_wait_follows_what_images_take() -> None:
+    learning = admission()
+    learning.learn(1.0)
+    learning.enter(1)
+    for _ in range(100):
+        learning.learn(2.0)
+    assert learning.expected_wait_s == pytest.approx(2.0, rel=0.01)
