@@ -12,6 +12,7 @@ from pathlib import Path
 import grpc
 import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from opentelemetry.sdk.trace import TracerProvider
 
 import unfreeze
 from unfreeze import AdminClient, AsyncClient, Client, Prediction
@@ -33,6 +34,7 @@ class Echo(classifier_pb2_grpc.ClassifierServicer):
 
     def Classify(self, request, context):
         self.requests.append(request)
+        self.metadata = dict(context.invocation_metadata())
         if self.failures:
             context.abort(self.failures.pop(0), self.details)
         results = []
@@ -307,6 +309,19 @@ def test_a_server_that_says_it_is_draining_is_left_alone(start):
             client.classify(b"one", model="m")
     assert len(one.requests) == 20
     assert draining.requests == []
+
+
+@both
+def test_the_servers_spans_belong_to_the_callers_trace(ask: Ask, start):
+    server = Echo()
+    address = start(server)
+    tracer = TracerProvider(shutdown_on_exit=False).get_tracer("test")
+    with tracer.start_as_current_span("mine") as span:
+        ask(address, b"a")
+    trace_id = f"{span.get_span_context().trace_id:032x}"
+    assert server.metadata["traceparent"].split("-")[1] == trace_id
+    ask(address, b"a")
+    assert "traceparent" not in server.metadata
 
 
 def test_requests_are_bounded_in_count_and_bytes():

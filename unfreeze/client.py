@@ -10,6 +10,7 @@ import grpc
 
 from unfreeze.channel import OPTIONS, Patience, target
 from unfreeze.predictions import Chunk, Image, Prediction, Question, chunks, predictions
+from unfreeze.trace_context import Metadata, trace_metadata
 from unfreeze.v1 import classifier_pb2, classifier_pb2_grpc
 
 TIMEOUT_S = 60.0
@@ -100,28 +101,32 @@ class Client:
     ) -> Iterator[Prediction]:
         """As `classify`, but gives each prediction as soon as those before it are there."""
         question = Question(model, version, top_k, tta_views)
+        trace = trace_metadata()  # here, for the threads know nothing of it
         pool = ThreadPoolExecutor(self._concurrent_requests, "unfreeze-client")
         try:
-            ask = lambda chunk: self._ask(question, chunk, timeout_s)  # noqa: E731
+            ask = lambda chunk: self._ask(question, chunk, timeout_s, trace)  # noqa: E731
             for answers in pool.map(ask, chunks(images)):
                 yield from answers
         finally:
             # no waiting: whoever is interrupted leaves now, and `close` ends what is under way
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def _ask(self, question: Question, chunk: Chunk, timeout_s: float) -> list[Prediction]:
+    def _ask(
+        self, question: Question, chunk: Chunk, timeout_s: float, trace: Metadata | None
+    ) -> list[Prediction]:
         content = chunk.read()
         encoded = [given for given in content if isinstance(given, bytes)]
-        response = self._call(question.request(encoded), timeout_s) if encoded else None
+        response = self._call(question.request(encoded), timeout_s, trace) if encoded else None
         return predictions(question, chunk, content, response)
 
     def _call(
-        self, request: classifier_pb2.ClassifyRequest, timeout_s: float
+        self, request: classifier_pb2.ClassifyRequest, timeout_s: float, trace: Metadata | None
     ) -> classifier_pb2.ClassifyResponse:
         patience = Patience(self.address, timeout_s, self._attempts)
         while True:
             try:
-                return self._stub.Classify(request, timeout=patience.remaining_s())
+                left_s = patience.remaining_s()
+                return self._stub.Classify(request, timeout=left_s, metadata=trace)
             except grpc.RpcError as failed:
                 pause_s = patience.pause_s(failed, cancelled_here=self._closed)
                 time.sleep(pause_s)
@@ -200,7 +205,8 @@ class AsyncClient:
         patience = Patience(self.address, timeout_s, self._attempts)
         while True:
             try:
-                return await self._stub.Classify(request, timeout=patience.remaining_s())
+                left_s = patience.remaining_s()
+                return await self._stub.Classify(request, timeout=left_s, metadata=trace_metadata())
             except grpc.RpcError as failed:
                 pause_s = patience.pause_s(failed, cancelled_here=self._closed)
                 await asyncio.sleep(pause_s)
