@@ -6,6 +6,7 @@ the settings cannot work.
 
 import argparse
 import os
+import shutil
 import sys
 import threading
 from datetime import datetime
@@ -108,6 +109,7 @@ def _work_for_person(arguments: argparse.Namespace) -> int:
         promote=arguments.promote,
         by="train",
     )
+    shutil.rmtree(assignment.stage)
     if not arguments.json:
         _summarise(registry.folder(model, version), version, scored, promoted=promoted)
     return 0

@@ -1,6 +1,5 @@
 """From a staged folder to a version, whether it was trained here or comes from elsewhere."""
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -37,7 +36,6 @@ def publish(
         Conflict: somebody else has promoted a version since; this one stays published.
     """
     version = registry.publish(stage, bundle)
-    shutil.rmtree(stage)
     promoted = promote or not pointer
     if promoted:
         reason = f"unfreeze {by}"

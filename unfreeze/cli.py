@@ -31,6 +31,7 @@ EPILOG = f"""\
 examples:
   unfreeze demo                                          the whole path on real photographs
   unfreeze train --data photos/ --model solar            folders of images become version 1
+  unfreeze import net.onnx --help                        so does an ONNX model from elsewhere
   unfreeze serve --registry models                       answers on 127.0.0.1:8001
   unfreeze predict cell.png --model solar                asks it
   unfreeze retrain solar --data more-photos --watch      a better version goes live

@@ -1,4 +1,4 @@
-"""`train`, `serve` and `demo`: the parts that the base install leaves out, started when asked."""
+"""`train`, `import`, `serve`, `demo`: what the base install leaves out, started when asked."""
 
 import importlib
 import importlib.util
@@ -24,6 +24,12 @@ ROOMS = {
         "train a model on folders or a CSV of labelled images, and publish it",
         ("torch", "torchvision", "timm", "onnx", "onnxruntime"),
         "pip install 'unfreeze[train,cpu]'",
+    ),
+    "import": Room(
+        "training.foreign.__main__",
+        "wrap a foreign ONNX classifier into a bundle, prove it, and publish it",
+        ("numpy", "PIL", "pydantic", "onnx", "onnxruntime"),
+        "pip install 'unfreeze[import,cpu]'",
     ),
     "serve": Room(
         "service.__main__",

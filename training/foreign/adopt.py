@@ -1,0 +1,148 @@
+"""From a foreign model to a sealed bundle: wrapped, proven, with golden answers."""
+
+import hashlib
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from registry.bundle import GOLDEN, MODEL, Bundle, Task
+from registry.errors import BadImage, BadRequest
+from registry.files import sha256_file
+from registry.golden import write_golden
+from registry.images import ImageSpec, prepare
+from training.foreign.graph import all_nodes
+from training.foreign.labels import check_width
+from training.foreign.model import Foreign
+from training.foreign.pictures import draw_pictures
+from training.foreign.proof import (
+    PARITY,
+    Proof,
+    choose_activation,
+    foreign_scores,
+    precision,
+    prove,
+    to_probabilities,
+)
+from training.foreign.wrap import Pixels, wrap
+from training.publishing import TOLERANCES, seal_stage
+from training.runtime import PARITY_BATCHES, RUNTIME
+
+THRESHOLD = 0.5  # of a multi-label answer; nothing is known of better ones
+# Golden answers may differ by this on any processor, beyond what `TOLERANCES` allows.
+COARSE = {"float32": 0.0, "float16": 1e-2, "quantized": 5e-2}
+
+
+@dataclass(frozen=True)
+class Adopted:
+    """A sealed bundle, and what is to be said of it."""
+
+    bundle: Bundle
+    difference: float  # from the foreign model, the largest in any probability
+    notes: tuple[str, ...]
+
+
+def adopt(
+    foreign: Foreign,
+    pixels: Pixels,
+    spec: ImageSpec,
+    *,
+    model: str,
+    labels: tuple[str, ...],
+    task: Task,
+    gives: str | None,
+    golden: Sequence[Path],
+    flags: str,
+    stage: Path,
+) -> Adopted:
+    """`stage` is a bundle whose model answers as the foreign one does.
+
+    Args:
+        gives: "logits" or "probabilities".
+        golden: images whose answers travel with the bundle; none: drawn ones.
+        flags: how this was asked for; kept in the provenance.
+
+    Raises:
+        BadRequest: the model is not what it is said to be, or does not keep its answers.
+    """
+    encoded = [_read(path, spec) for path in golden] or draw_pictures()
+    images = np.stack([prepare(one, spec) for one in _enough(encoded)])
+    scores = foreign_scores(foreign, pixels, images)
+    check_width(labels, scores.shape[1], foreign.path)
+    activation, notes = choose_activation(scores[: len(encoded)], gives, task, foreign.path)
+    exactness = precision(foreign)
+    draft = Bundle(
+        fixed_batch=foreign.batch if isinstance(foreign.batch, int) else None,
+        model=model,
+        created_at=datetime.now(UTC),
+        task=task,
+        labels=labels,
+        image=spec,
+        thresholds=(THRESHOLD,) * len(labels) if task == "multi" else (),
+        tolerances={key: max(value, COARSE[exactness]) for key, value in TOLERANCES.items()},
+        files=dict.fromkeys((MODEL, GOLDEN), "0" * 64),
+    )
+    truth = to_probabilities(scores, activation)
+    allowed = PARITY[exactness]
+
+    def proven(bundle: Bundle) -> tuple[bytes, Proof]:
+        content = wrap(foreign, pixels, activation, bundle)
+        return content, prove(content, truth, images, allowed, foreign.path)
+
+    content, proof = proven(draft)
+    if proof.one_only:
+        notes.append(f"takes one image at a time, whatever its graph says: {proof.one_only}")
+        draft = Bundle.model_validate(draft.model_dump() | {"fixed_batch": 1, "schema_version": 2})
+        content, proof = proven(draft)
+    (stage / MODEL).write_bytes(content)
+    write_golden(stage / GOLDEN, encoded, proof.answers[: len(encoded)])
+    facts = _provenance(foreign, flags) | {
+        "parity": f"{proof.difference:.2e} (allowed {allowed:.0e})"
+    }
+    return Adopted(
+        seal_stage(stage, draft, metrics={}, provenance=facts), proof.difference, tuple(notes)
+    )
+
+
+def _read(path: Path, spec: ImageSpec) -> bytes:
+    try:
+        encoded = path.read_bytes()
+        prepare(encoded, spec)
+    except (OSError, BadImage) as error:
+        raise BadRequest(f"{path}: no golden image: {error}") from error
+    return encoded
+
+
+def _enough(encoded: Sequence[bytes]) -> list[bytes]:
+    """The images and, where they are too few for the largest parity batch, drawn ones."""
+    missing = max(0, max(PARITY_BATCHES) - len(encoded))
+    return [*encoded, *draw_pictures()[:missing]]
+
+
+def _provenance(foreign: Foreign, flags: str) -> dict[str, str]:
+    proto = foreign.proto
+    opsets = ", ".join(f"{one.domain or 'ai.onnx'} {one.version}" for one in proto.opset_import)
+    return {
+        "backbone": f"imported, {_architecture(foreign)}",
+        "source": foreign.path.name,
+        "source_sha256": sha256_file(foreign.path),
+        "producer": f"{proto.producer_name} {proto.producer_version}".strip() or "unknown",
+        "opset": opsets,
+        "ir_version": str(proto.ir_version),
+        "flags": flags,
+        "versions": f"python {platform.python_version()}, onnx {onnx.__version__}, {RUNTIME}",
+    }
+
+
+def _architecture(foreign: Foreign) -> str:
+    """Equal for models that differ in their weights alone: those run best under the same plan."""
+    digest = hashlib.sha256(f"{foreign.batch} {foreign.dtype} {foreign.layout}".encode())
+    for node in all_nodes(foreign.proto):
+        digest.update(node.op_type.encode())
+    for tensor in foreign.proto.graph.initializer:
+        digest.update(f"{tensor.data_type}{list(tensor.dims)}".encode())
+    return digest.hexdigest()[:16]
