@@ -13,6 +13,7 @@ from training.activations import Activations, compute, precompute
 from training.backbone import load_backbone
 from training.data import Dataset, read_dataset
 from training.decoded import decode
+from training.items import SplitRule
 from training.network import Network, build_network
 
 SPEC = ImageSpec(size=photos.SIZE)
@@ -103,7 +104,7 @@ def test_a_changed_image_invalidates(network: Network, dataset: Dataset, tmp_pat
 
 def test_another_split_invalidates(network: Network, dataset: Dataset, tmp_path: Path):
     features(network, dataset, tmp_path)
-    other = read_dataset(dataset.root, seed=7)
+    other = read_dataset(dataset.root, rule=SplitRule(seed=7))
     assert list(other.rows("train")) != list(dataset.rows("train"))
     assert features(network, other, tmp_path)[1] == len(other.rows("train"))
 

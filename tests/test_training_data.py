@@ -2,6 +2,7 @@
 
 import csv
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import photos
@@ -9,6 +10,7 @@ import pytest
 
 from registry.errors import DataError
 from training.data import Dataset, read_dataset
+from training.items import SplitRule
 from training.split import read_split, write_split
 
 
@@ -18,12 +20,13 @@ def parts(dataset: Dataset) -> dict[str, str | None]:
 
 def test_class_folders_are_split_by_class_and_seed(tmp_path: Path):
     data = photos.folder(tmp_path / "data", per_class=10)
-    dataset = read_dataset(data, valid_fraction=0.3, seed=1)
+    rule = SplitRule("stratified", valid_fraction=0.3, seed=1)
+    dataset = read_dataset(data, rule=rule)
     held_out = [item.labels[0] for item in dataset.items if item.part == "valid"]
     assert dataset.labels == ("dark", "light")
     assert (held_out.count("dark"), held_out.count("light")) == (3, 3)
-    assert parts(dataset) == parts(read_dataset(data, valid_fraction=0.3, seed=1))
-    assert parts(dataset) != parts(read_dataset(data, valid_fraction=0.3, seed=2))
+    assert parts(dataset) == parts(read_dataset(data, rule=rule))
+    assert parts(dataset) != parts(read_dataset(data, rule=replace(rule, seed=2)))
 
 
 def test_given_parts_are_kept(tmp_path: Path):
@@ -38,7 +41,7 @@ def test_given_parts_are_kept(tmp_path: Path):
 def test_a_csv_names_files_labels_and_perhaps_parts(tmp_path: Path):
     photos.folder(tmp_path / "images", per_class=5)
     table = write_csv(tmp_path / "labels.csv", tmp_path / "images")
-    dataset = read_dataset(table, valid_fraction=0.4)
+    dataset = read_dataset(table, rule=SplitRule("stratified", valid_fraction=0.4))
     assert dataset.task == "single"
     assert (len(dataset.rows("train")), len(dataset.rows("valid"))) == (6, 4)
 
@@ -54,10 +57,11 @@ def test_several_labels_in_a_row_make_the_task_multi_label(tmp_path: Path):
 
 def test_known_images_keep_their_part_when_data_grows(tmp_path: Path):
     data = photos.folder(tmp_path / "data", per_class=8)
-    before = read_dataset(data, valid_fraction=0.25)
+    rule = SplitRule("stratified", valid_fraction=0.25)
+    before = read_dataset(data, rule=rule)
     write_split(before.items, data, tmp_path / "split.csv")
     photos.folder(data, per_class=16)
-    after = read_dataset(data, valid_fraction=0.25, known_parts=read_split(tmp_path / "split.csv"))
+    after = read_dataset(data, rule=rule, known_parts=read_split(tmp_path / "split.csv"))
     assert len(after.items) == 32
     assert parts(before).items() <= parts(after).items()
 
@@ -66,7 +70,7 @@ def test_equal_images_share_their_part(tmp_path: Path):
     data = photos.folder(tmp_path / "data", per_class=6)
     for number in range(6):
         shutil.copy(data / "dark" / "00.png", data / "dark" / f"copy{number}.png")
-    dataset = read_dataset(data, valid_fraction=0.4)
+    dataset = read_dataset(data, rule=SplitRule(valid_fraction=0.4))
     copies = {item.part for item in dataset.items if item.sha256 == dataset.items[0].sha256}
     assert len(copies) == 1
 

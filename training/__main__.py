@@ -20,8 +20,11 @@ EXAMPLES = """examples:
   unfreeze train --data photos/ --model birds
   unfreeze train --data labels.csv --model birds --size 160 --set cycles=1 --set seed=7
   unfreeze train --data photos/ --model birds --backbone resnet34 --promote
+  unfreeze train --data labels.csv --model dogs --set images=train --set suffix=.jpg --set test=test
+  unfreeze train --data scans/ --model lungs --set group='patient(\\d+)' --set balance=weights
 
-PATH is a folder with train/ and valid/, a folder of class folders, or a CSV of file,label.
+PATH is a folder with train/ and valid/ (and perhaps test/), a folder of class folders, a CSV of
+file,label, or Parquet files of image,label.
 The first version of a model is promoted; later ones with --promote.
 """
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from training.activations import Activations, to_device
 from training.augment import augment
+from training.balance import Float64Array
 from training.data import Rows
 from training.decoded import Decoded
 from training.settings import Augmentation
@@ -35,6 +36,7 @@ class ActivationBatches:
     targets: Tensor
     batch_size: int
     seed: int
+    shares: Float64Array | None = None  # how likely each image is drawn; None: each once an epoch
 
     @property
     def n_images(self) -> int:
@@ -44,7 +46,7 @@ class ActivationBatches:
         return len(_cut(np.arange(self.n_images), self.batch_size))
 
     def epoch(self, number: int) -> Iterator[tuple[Tensor, Tensor]]:
-        for places in _shuffled(self.n_images, self.batch_size, self.seed, number):
+        for places in _drawn(self.n_images, self.batch_size, self.seed, number, self.shares):
             yield self.activations.features[places], self.targets[places]
 
 
@@ -62,6 +64,7 @@ class ImageBatches:
     batch_size: int
     seed: int
     device: torch.device
+    shares: Float64Array | None = None  # as above
 
     @property
     def n_images(self) -> int:
@@ -72,7 +75,7 @@ class ImageBatches:
 
     def epoch(self, number: int) -> Iterator[tuple[Tensor, Tensor]]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + number)
-        for places in _shuffled(self.n_images, self.batch_size, self.seed, number):
+        for places in _drawn(self.n_images, self.batch_size, self.seed, number, self.shares):
             pixels = to_device(self.decoded.pixels[self.rows[places]], self.device)
             views = augment(
                 pixels,
@@ -85,8 +88,13 @@ class ImageBatches:
             yield views, self.targets[places].to(self.device)
 
 
-def _shuffled(n: int, batch_size: int, seed: int, epoch: int) -> list[Rows]:
-    return _cut(np.random.default_rng([seed, epoch]).permutation(n), batch_size)
+def _drawn(
+    n: int, batch_size: int, seed: int, epoch: int, shares: Float64Array | None
+) -> list[Rows]:
+    """`n` places in random order: each once, or drawn with `shares` as probabilities."""
+    random = np.random.default_rng([seed, epoch])
+    order = random.permutation(n) if shares is None else random.choice(n, n, p=shares)
+    return _cut(order, batch_size)
 
 
 def _cut(order: Rows, batch_size: int) -> list[Rows]:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from registry.images import Float32Array
 from training.activations import Activations
+from training.balance import Float64Array, class_weights, draw_shares
 from training.batches import ActivationBatches, ImageBatches
 from training.data import Dataset, Rows
 from training.decoded import Decoded
@@ -60,7 +61,19 @@ class Bench:
         return torch.from_numpy(self.dataset.targets[self.dataset.rows(part)])
 
     def loss(self) -> nn.Module:
+        """Of held-out images: classes count by their images, whatever training does."""
         return loss_function(self.dataset.task)
+
+    def training_loss(self) -> nn.Module:
+        if self.settings.balance != "weights":
+            return self.loss()
+        weights = class_weights(self.targets("train").numpy(), self.dataset.task)
+        return loss_function(self.dataset.task, torch.from_numpy(weights)).to(self.device)
+
+    def draw_shares(self) -> Float64Array | None:
+        """How likely each training image is drawn; None: each once an epoch."""
+        balanced = self.settings.balance == "sampling"
+        return draw_shares(self.targets("train").numpy()) if balanced else None
 
     def image_batches(self) -> ImageBatches:
         return ImageBatches(
@@ -74,11 +87,16 @@ class Bench:
             batch_size=self.settings.batch_size,
             seed=self.settings.seed,
             device=self.device,
+            shares=self.draw_shares(),
         )
 
     def activation_batches(self, activations: Activations) -> ActivationBatches:
         return ActivationBatches(
-            activations, self.targets("train"), self.settings.batch_size, self.settings.seed
+            activations,
+            self.targets("train"),
+            self.settings.batch_size,
+            self.settings.seed,
+            self.draw_shares(),
         )
 
 
@@ -101,3 +119,4 @@ class Evaluation:
     tta_measures: Measures
     gained: int  # answers that the views made right
     lost: int  # and wrong
+    tests: Float32Array  # answers for the test images, of which there may be none

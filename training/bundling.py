@@ -12,6 +12,7 @@ import torch
 from registry.bundle import GOLDEN, MODEL, Bundle
 from registry.golden import write_golden
 from registry.jobs import Assignment
+from training.answers import measure_tests, write_answers
 from training.backbone import Backbone
 from training.bench import Bench, Evaluation
 from training.compare import SPLIT
@@ -90,6 +91,8 @@ def seal_bundle(
     _write_golden(bench, exported, stage)
     facts = _provenance(bench, backbone, exported)
     write_split(bench.dataset.items, bench.dataset.root, stage / SPLIT)
+    if bench.dataset.tests:
+        write_answers(report / "test.csv", bench.dataset, evaluation.tests)
     write_report(_findings(assignment.model, bench, evaluation, facts), bench.decoded, report)
     metrics = _metrics(bench, evaluation)
     return seal_stage(stage, exported.draft, metrics=metrics, provenance=facts)
@@ -97,6 +100,8 @@ def seal_bundle(
 
 def _metrics(bench: Bench, evaluation: Evaluation) -> dict[str, float]:
     plain, tta = evaluation.plain_measures, evaluation.tta_measures
+    test = measure_tests(bench.dataset, evaluation.tests)
+    tested = {f"{test.metric}_test": test.value, "log_loss_test": test.log_loss} if test else {}
     return {
         plain.metric: plain.value,
         "log_loss": plain.log_loss,
@@ -105,6 +110,7 @@ def _metrics(bench: Bench, evaluation: Evaluation) -> dict[str, float]:
         "tta_views": float(bench.settings.tta_views),
         "images_train": float(bench.n_train),
         "images_valid": float(bench.n_valid),
+        **tested,
     }
 
 

@@ -1,6 +1,7 @@
 """A data set: audited images, their labels, and the part that each belongs to."""
 
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,11 +16,25 @@ import numpy.typing as npt
 from registry.bundle import Task
 from registry.errors import BadImage, DataError
 from registry.images import Float32Array, image_info
-from training.items import Item, Part, check_within, list_items
+from training.items import (
+    BY_HASH,
+    PLAIN,
+    Facts,
+    Item,
+    Layout,
+    Part,
+    SplitRule,
+    check_within,
+    group_by_path,
+    list_folder,
+)
+from training.parquet import SEPARATOR, packed_files, unpack
 from training.split import check_parts, split
+from training.table import list_table
 
 Rows = npt.NDArray[np.int64]
 THREADS = 4  # reading is mostly waiting, and Pillow releases the interpreter's lock
+MANY_NUMBERS = 20  # more different fractions than this are no names of classes
 
 
 @dataclass(frozen=True)
@@ -31,6 +46,7 @@ class Dataset:
     labels: tuple[str, ...]
     task: Task
     left_out: tuple[str, ...] = ()  # unreadable files, with the reason
+    tests: tuple[Item, ...] = ()  # answered once, in the end; nothing else may look at them
 
     @cached_property
     def targets(self) -> Float32Array:
@@ -52,6 +68,7 @@ class Dataset:
         shown = [f"{name} {counts[name, 'train']}+{counts[name, 'valid']}" for name in self.labels]
         more = f", and {len(shown) - 10} more" if len(shown) > 10 else ""
         left_out = f"; {len(self.left_out)} unreadable files left out" if self.left_out else ""
+        left_out += f"; {len(self.tests)} test images for the end" if self.tests else ""
         unheld = [name for name in self.labels if not counts[name, "valid"]]
         if unheld:
             left_out += (
@@ -75,11 +92,12 @@ def read_dataset(
     source: Path,
     *,
     task: Literal["auto", "single", "multi"] = "auto",
-    valid_fraction: float = 0.2,
-    seed: int = 42,
+    layout: Layout = PLAIN,
+    rule: SplitRule = BY_HASH,
     max_unreadable: int = 0,
     within: Sequence[Path] = (),
     known_parts: Mapping[str, Part] | None = None,
+    cache: Path | None = None,
     advance: Callable[[int], None] = lambda n: None,
 ) -> Dataset:
     """The data set at `source`, audited and split.
@@ -88,56 +106,102 @@ def read_dataset(
         within: folders that every file must lie in, links followed; none: anywhere.
         known_parts: the part of images by SHA-256, from an earlier split: they keep it, so that
             nothing a promoted version learnt from becomes held-out, or the other way round.
+        cache: where a Parquet file's images are unpacked; none: beside it.
         advance: told how many files have been read since its last call.
 
     Raises:
         DataError: nothing to train on; says which file or class, and what to do.
     """
-    items = list_items(source)
-    root = source.parent if source.suffix.lower() == ".csv" else source
-    if within:
-        check_within(items, within)
-    items, left_out = _audit(items, advance)
+    root, listed = list_items(source, layout, cache=cache, within=within)
+    audited, left_out = inspect(listed, advance)
     if len(left_out) > max_unreadable:
         raise DataError(
-            f"{len(left_out)} of {len(items) + len(left_out)} files cannot be read: "
+            f"{len(left_out)} of {len(listed)} files cannot be read: "
             f"{'; '.join(left_out[:5])}. Repair or remove them, or allow it with "
             f"max_unreadable={len(left_out)}"
         )
-    kind: Task = _detect(items) if task == "auto" else task
+    tests = [item for item in audited if item.part == "test"]
+    items = [item for item in audited if item.part != "test"]
+    kind: Task = _detect(items, source) if task == "auto" else task
     labels = _check_labels(items, kind, source)
-    items = split(items, kind, valid_fraction, seed, known_parts or {})
+    items = sorted(split(items, rule, known_parts or {}), key=lambda item: item.path)
     check_parts(items, labels)
-    return Dataset(root, tuple(items), labels, kind, tuple(left_out))
+    tests = _labelled(tests, labels)
+    return Dataset(root, tuple(items), labels, kind, tuple(left_out), tuple(tests))
 
 
-# Audit
+def list_items(
+    source: Path,
+    layout: Layout = PLAIN,
+    *,
+    cache: Path | None = None,
+    within: Sequence[Path] = (),
+) -> tuple[Path, list[Item]]:
+    """Every image of `source`, and the folder that their names are relative to."""
+    if packed := packed_files(source):
+        if within:
+            check_within(packed, within)
+        table = unpack(packed, cache or packed[0].parent)
+        return table.parent, list_table(table, Layout(separator=SEPARATOR, group=layout.group))
+    if source.suffix.lower() == ".csv":
+        root, items = source.parent, list_table(source, layout)
+    else:
+        root, items = source, list_folder(source, layout)
+        items = group_by_path(items, root, layout.group) if layout.group else items
+    if within:
+        check_within([item.path for item in items], within)
+    return root, items
 
 
-def _audit(items: Sequence[Item], advance: Callable[[int], None]) -> tuple[list[Item], list[str]]:
-    """Items with their digest, and a line for each file that is not an image."""
+def inspect(
+    items: Sequence[Item], advance: Callable[[int], None] = lambda n: None
+) -> tuple[list[Item], list[str]]:
+    """Items with their digest and facts, and a line for each file that is not an image."""
     good, bad = [], []
     with ThreadPoolExecutor(THREADS) as pool:
-        for item, (digest, problem) in zip(items, pool.map(_inspect, items), strict=True):
-            if problem:
-                bad.append(f"{item.path}: {problem}")
+        for item, seen in zip(items, pool.map(_inspect, items), strict=True):
+            if isinstance(seen, str):
+                bad.append(f"{item.path}: {seen}")
             else:
-                good.append(replace(item, sha256=digest))
+                good.append(seen)
             advance(1)
     return good, bad
 
 
-def _inspect(item: Item) -> tuple[str, str]:
+def _inspect(item: Item) -> Item | str:
     try:
         encoded = item.path.read_bytes()
-        image_info(encoded)
+        facts = Facts(*image_info(encoded), n_bytes=len(encoded))
     except (OSError, BadImage) as error:
-        return "", str(error)
-    return hashlib.sha256(encoded).hexdigest(), ""
+        return str(error)
+    return replace(item, sha256=hashlib.sha256(encoded).hexdigest(), facts=facts)
 
 
-def _detect(items: Iterable[Item]) -> Task:
+def _labelled(tests: Iterable[Item], labels: tuple[str, ...]) -> list[Item]:
+    """Test images by path; without labels unless all of theirs are classes."""
+    ordered = sorted(tests, key=lambda item: item.path)
+    known = all(item.labels and set(item.labels) <= set(labels) for item in ordered)
+    return ordered if known else [replace(item, labels=()) for item in ordered]
+
+
+def _detect(items: Sequence[Item], source: Path) -> Task:
+    names = {label for item in items for label in item.labels}
+    if len(names) > MANY_NUMBERS and all(map(_is_number, names)):
+        fractions = sorted(name for name in names if "." in name)
+        if len(fractions) > MANY_NUMBERS:
+            raise DataError(
+                f"{source}: the labels are {len(names)} different numbers, such as {fractions[0]}, "
+                "and a classifier needs classes; write ranges instead, or set task=single if each "
+                "number is a class"
+            )
     return "multi" if any(len(item.labels) != 1 for item in items) else "single"
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 def _check_labels(items: Sequence[Item], task: Task, source: Path) -> tuple[str, ...]:

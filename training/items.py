@@ -1,61 +1,116 @@
-"""Which files are labelled, and how: folders and tables, listed.
+"""Which images there are, and what is said of them: folders and tables, listed.
 
-    PATH/train/<class>/…, PATH/valid/<class>/…     the parts are given
-    PATH/<class>/…                                 the parts are drawn
-    PATH.csv with the columns file,label           the parts are drawn, or given by a column `part`
-
-In a CSV, several labels in one row are separated by spaces and make the task multi-label.
+PATH/train/<class>/…, PATH/valid/<class>/…     the parts are given; test/ may stand beside them
+PATH/<class>/…                                 the parts are drawn
+PATH.csv, PATH.parquet                         one row an image; see `training/table.py`
 """
 
-import csv
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from registry.errors import DataError
 
-Part = Literal["train", "valid"]
+Part = Literal["train", "valid", "test"]
+Drawing = Literal["hash", "stratified", "cv", "blocks"]
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
+PARTS: dict[str, Part] = {
+    "train": "train",
+    "valid": "valid",
+    "validation": "valid",
+    "val": "valid",
+    "test": "test",
+}
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What an image's header says."""
+
+    width: int
+    height: int
+    mode: str  # as Pillow names it: RGB, L, I;16, CMYK, P, …
+    format: str
+    n_bytes: int
 
 
 @dataclass(frozen=True)
 class Item:
-    """One labelled image; several labels only in a multi-label task."""
+    """One image; several labels only in a multi-label task, none perhaps in the test part."""
 
     path: Path
     labels: tuple[str, ...]
     part: Part | None
     sha256: str = ""
+    group: str = ""  # images of one group are never parted
+    facts: Facts | None = None  # once the file has been read
 
 
-def list_items(source: Path) -> list[Item]:
-    """Every labelled image of a folder or a CSV, sorted by path; the files are not opened.
+@dataclass(frozen=True)
+class Layout:
+    """What files and tables do not say of themselves."""
+
+    images: str = ""  # the folder that a table's names are in, relative to the table
+    suffix: str = ""  # what the names in a table lack, such as .jpg
+    header: bool = True  # the table's first line names its columns
+    separator: str = " "  # between the labels of a row; empty: a row has one label
+    group: str = ""  # a column, or a regular expression that finds the group's name in a path
+    test: str = ""  # a folder of images to answer in the end; train/ has test/ beside it anyway
+
+
+@dataclass(frozen=True)
+class SplitRule:
+    """How parts are drawn where nobody gives them."""
+
+    kind: Drawing = "hash"
+    valid_fraction: float = 0.2
+    seed: int = 42
+    fold: int = 0  # of cv and blocks: which share of the images is held out
+
+
+PLAIN = Layout()
+BY_HASH = SplitRule()
+
+
+def list_folder(root: Path, layout: Layout = PLAIN) -> list[Item]:
+    """Every image below class folders, and of the test folder if there is one; none is opened.
+
+    Drawn ones come in the order of their file names, whatever their class; others by path.
 
     Raises:
-        DataError: there is none, or the layout is not one of the three.
+        DataError: there is none, or the layout is not one of the two.
     """
-    return _list_csv(source) if source.suffix.lower() == ".csv" else _list_folder(source)
-
-
-def _list_folder(root: Path) -> list[Item]:
     if not root.is_dir():
         raise DataError(f"{root}: no such folder; give a folder of class folders, or a CSV file")
-    if (root / "train").is_dir():
-        if not (root / "valid").is_dir():
-            raise DataError(f"{root}: there is train/ but no valid/; add it, or use class folders")
-        return _list_classes(root / "train", "train") + _list_classes(root / "valid", "valid")
-    return _list_classes(root, None)
+    test = root / (layout.test or "test")
+    if not (root / "train").is_dir():
+        drawn = _list_classes(root, None, test if layout.test else None)
+        drawn.sort(key=lambda item: (_natural(item.path.name), item.path))
+        return drawn + (list_test(test) if layout.test else [])
+    valid = next(
+        (root / name for name, part in PARTS.items() if part == "valid" and (root / name).is_dir()),
+        None,
+    )
+    if valid is None:
+        raise DataError(f"{root}: there is train/ but no valid/; add it, or use class folders")
+    given = _list_classes(root / "train", "train") + _list_classes(valid, "valid")
+    return given + (list_test(test) if layout.test or test.is_dir() else [])
 
 
-def _list_classes(root: Path, part: Part | None) -> list[Item]:
-    folders = sorted(path for path in root.iterdir() if path.is_dir() and path.name[0] != ".")
-    items = [
-        Item(path, (folder.name,), part)
-        for folder in folders
-        for path in sorted(folder.rglob("*"))
-        if path.suffix.lower() in SUFFIXES
-    ]
+def list_test(folder: Path) -> list[Item]:
+    """The images to answer in the end; labelled with the folder below `folder` that they are in."""
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder of test images; change the setting test")
+    return [Item(path, path.relative_to(folder).parts[:-1][:1], "test") for path in _images(folder)]
+
+
+def _list_classes(root: Path, part: Part | None, without: Path | None = None) -> list[Item]:
+    folders = sorted(
+        path for path in root.iterdir() if path.is_dir() and path.name[0] != "." and path != without
+    )
+    items = [Item(path, (folder.name,), part) for folder in folders for path in _images(folder)]
     if not items:
         raise DataError(
             f"{root}: no images; put JPEG, PNG or WebP files into one folder for each class"
@@ -63,38 +118,42 @@ def _list_classes(root: Path, part: Part | None) -> list[Item]:
     return items
 
 
-def _list_csv(path: Path) -> list[Item]:
+def _images(folder: Path) -> list[Path]:
+    return [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in SUFFIXES]
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """A key by which cell2 comes before cell10."""
+    return [(int(digits or 0), text) for text, digits in re.findall(r"(\D*)(\d*)", name)]
+
+
+def group_by_path(items: Sequence[Item], root: Path, pattern: str) -> list[Item]:
+    """Every item with the group that `pattern` finds in its path below `root`: what its first
+    parentheses match, or else all of the match.
+
+    Raises:
+        DataError: it is no regular expression, or finds nothing in one of the paths.
+    """
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            if not {"file", "label"} <= set(reader.fieldnames or []):
-                raise DataError(f"{path}: the first line must name the columns file,label")
-            items = [_row(path, number, row) for number, row in enumerate(reader, start=2)]
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from error
-    if not items:
-        raise DataError(f"{path}: no rows")
-    given = sum(item.part is not None for item in items)
-    if given not in (0, len(items)):
-        raise DataError(f"{path}: the column part is empty in {len(items) - given} rows; fill it")
-    return sorted(items, key=lambda item: item.path)
-
-
-def _row(path: Path, number: int, row: dict[str, str]) -> Item:
-    file = path.parent / (row["file"] or "")
-    if not file.is_file():
-        raise DataError(f"{path}, line {number}: no such file: {row['file']}")
-    parts: dict[str, Part | None] = {"train": "train", "valid": "valid", "": None}
-    given = (row.get("part") or "").strip()
-    if given not in parts:
-        raise DataError(f"{path}, line {number}: part is {given!r}; it can be train or valid")
-    return Item(file, tuple((row["label"] or "").split()), parts[given])
-
-
-def check_within(items: Sequence[Item], folders: Sequence[Path]) -> None:
-    """Raises DataError if an image lies outside all of `folders`, links followed."""
-    roots = [folder.resolve() for folder in folders]
+        finder = re.compile(pattern)
+    except re.error as error:
+        raise DataError(
+            f"group={pattern}: neither a column nor a regular expression: {error}"
+        ) from error
+    grouped = []
     for item in items:
-        path = item.path.resolve()
+        name = item.path.relative_to(root) if item.path.is_relative_to(root) else item.path
+        found = finder.search(name.as_posix())
+        if not found:
+            raise DataError(f"{item.path}: the setting group={pattern} finds nothing in {name}")
+        grouped.append(replace(item, group=found.group(1 if finder.groups else 0) or ""))
+    return grouped
+
+
+def check_within(paths: Sequence[Path], folders: Sequence[Path]) -> None:
+    """Raises DataError if one of `paths` lies outside all of `folders`, links followed."""
+    roots = [folder.resolve() for folder in folders]
+    for given in paths:
+        path = given.resolve()
         if not any(path.is_relative_to(root) for root in roots):
-            raise DataError(f"{item.path}: lies outside the folders that may be trained on")
+            raise DataError(f"{given}: lies outside the folders that may be trained on")

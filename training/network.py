@@ -130,9 +130,16 @@ def build_network(
     return Network(backbone, head, axis).to(memory_format=torch.channels_last)
 
 
-def loss_function(task: Task) -> nn.Module:
-    """Mean loss of logits against targets, both [n,classes]."""
-    return nn.BCEWithLogitsLoss() if task == "multi" else nn.CrossEntropyLoss()
+def loss_function(task: Task, weights: Tensor | None = None) -> nn.Module:
+    """Mean loss of logits against targets, both [n,classes].
+
+    Args:
+        weights: [classes], how much an image of the class counts; in a multi-label task, how much
+            more it counts that a label is there than that it is not.
+    """
+    if task == "multi":
+        return nn.BCEWithLogitsLoss(pos_weight=weights)
+    return nn.CrossEntropyLoss(weight=weights)
 
 
 def to_probabilities(logits: Tensor, task: Task) -> Tensor:

@@ -49,11 +49,12 @@ def train(assignment: Assignment, tell: Tell) -> tuple[Bundle, Scored]:
     dataset = read_dataset(
         assignment.data,
         task=settings.task,
-        valid_fraction=settings.valid_fraction,
-        seed=settings.seed,
+        layout=settings.layout(),
+        rule=settings.split_rule(),
         max_unreadable=settings.max_unreadable,
         within=assignment.within,
         known_parts=known_parts(assignment.champion),
+        cache=assignment.cache,
         advance=stages.advance,
     )
     stages.note(dataset.summary())

@@ -10,6 +10,7 @@ from registry.errors import BadRequest
 from registry.images import ImageSpec
 from registry.schema import Record, explain
 from registry.tta import MAX_VIEWS, Symmetries, TtaSpec
+from training.items import Drawing, Layout, SplitRule
 
 Augmentation = Literal["none", "basic", "side_on", "flips", "top_down"]
 
@@ -40,6 +41,15 @@ class Settings(Record):
     seed: int = Field(default=42, ge=0)
     task: Literal["auto", "single", "multi"] = "auto"
     valid_fraction: float = Field(default=0.2, gt=0, lt=1)
+    # how parts are drawn: hash keeps every image's part while data grows
+    split: Drawing = "hash"
+    fold: int = Field(default=0, ge=0)  # which of the folds is held out, with split=cv or blocks
+    group: str = ""  # a table's column, or a regular expression for paths: never parted
+    images: str = ""  # the folder of a table's images, relative to the table
+    suffix: str = ""  # what the names in a table lack, such as .jpg
+    header: bool = True  # a table's first line names its columns
+    label_separator: str = " "  # in a table; empty: a row has one label
+    test: str = ""  # a folder of images to answer in the end; may be without labels
     max_unreadable: int = Field(default=0, ge=0)  # files that may be left out of a training
 
     # 2. pixels
@@ -59,6 +69,8 @@ class Settings(Record):
 
     # 4. optimisation
     batch_size: int = Field(default=64, ge=2)
+    # classes of unequal size: weights in the loss, or rare ones drawn more often
+    balance: Literal["none", "weights", "sampling"] = "none"
     learning_rate: float | None = Field(default=None, gt=0)  # None: what the finder suggests
     unfrozen_learning_rate: float | None = Field(default=None, gt=0)  # the same, once unfrozen
     optimizer: Literal["sgd", "adamw"] = "sgd"
@@ -78,6 +90,20 @@ class Settings(Record):
     # 5. evaluation
     tta_views: int = Field(default=5, ge=0, le=MAX_VIEWS)
     serve_tta_views: int = Field(default=1, ge=0, le=MAX_VIEWS)  # when a request does not say
+
+    def layout(self) -> Layout:
+        """A row of a single-label task has one label, whatever separators are in it."""
+        return Layout(
+            images=self.images,
+            suffix=self.suffix,
+            header=self.header,
+            separator="" if self.task == "single" else self.label_separator,
+            group=self.group,
+            test=self.test,
+        )
+
+    def split_rule(self) -> SplitRule:
+        return SplitRule(self.split, self.valid_fraction, self.seed, self.fold)
 
     def optimizer_spec(self) -> OptimizerSpec:
         return OptimizerSpec(
@@ -113,7 +139,7 @@ def read_settings(given: dict[str, str]) -> Settings:
         if str(field.annotation).startswith("tuple"):
             values[name] = [part for part in text.split(",") if part.strip()]
         else:
-            values[name] = None if text == "" else text
+            values[name] = None if text == "" and field.annotation is not str else text
     try:
         settings = Settings.model_validate(values)
     except ValidationError as error:

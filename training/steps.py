@@ -12,6 +12,7 @@ from torch.optim.swa_utils import update_bn
 
 from registry.images import Float32Array
 from training.activations import compute, precompute
+from training.answers import answer_tests
 from training.batches import Batches, ImageBatches
 from training.bench import Bench, Evaluation, Parts
 from training.device import autocast
@@ -56,7 +57,7 @@ def search_head(bench: Bench, activations: Parts) -> float:
         [list(bench.network.head.parameters())],
         [1.0],
         bench.activation_batches(activations.train),
-        bench.loss(),
+        bench.training_loss(),
         spec=bench.settings.optimizer_spec(),
     )
     return _chosen(bench, "head", search, bench.settings.learning_rate)
@@ -116,7 +117,7 @@ def search_unfrozen(bench: Bench) -> float:
         bench.network.learning_groups(),
         bench.settings.group_rates,
         bench.image_batches(),
-        bench.loss(),
+        bench.training_loss(),
         spec=bench.settings.optimizer_spec(),
         max_steps=UNFROZEN_SEARCH_STEPS,
     )
@@ -144,7 +145,8 @@ def fit_unfrozen(bench: Bench, rate: float) -> None:
 
 
 def evaluate(bench: Bench, answer: Answer) -> Evaluation:
-    """The held-out images answered once plainly and once with views, by what will be served."""
+    """The held-out images answered once plainly and once with views, by what will be served; and
+    the test images, which nothing has looked at before."""
     settings, dataset = bench.settings, bench.dataset
     rows = dataset.rows("valid")
 
@@ -171,6 +173,7 @@ def evaluate(bench: Bench, answer: Answer) -> Evaluation:
         measure(tta, targets, dataset.task),
         gained=int((tta_right & ~plain_right).sum()),
         lost=int((plain_right & ~tta_right).sum()),
+        tests=answer_tests(dataset, answer, bench.decoded.spec),
     )
 
 
@@ -214,7 +217,7 @@ def _fit(
     validate: Callable[[], tuple[float, float]],
 ) -> None:
     """Fits the groups that learn, tells of each epoch, and keeps schedule and rows."""
-    settings = bench.settings
+    settings, loss = bench.settings, bench.training_loss()
     bench.schedules[stage] = shares
     n_epochs = len(shares) // len(batches)
 
@@ -237,7 +240,7 @@ def _fit(
             rates,
             shares,
             batches,
-            lambda logits, targets: bench.loss()(logits, targets.to(logits.device)),
+            lambda logits, targets: loss(logits, targets.to(logits.device)),
             spec=settings.optimizer_spec(),
             before_epoch=lambda: bench.network.train_unfrozen(
                 freeze_batchnorm=settings.freeze_batchnorm

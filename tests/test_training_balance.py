@@ -1,0 +1,59 @@
+"""Classes of unequal size, made to count the same; held-out images are never weighted."""
+
+from pathlib import Path
+
+import numpy as np
+import photos
+import pytest
+import torch
+
+from training.activations import Activations
+from training.balance import class_weights, draw_shares
+from training.batches import ActivationBatches
+from training.network import loss_function
+from training.recipe import train
+
+RARE = np.eye(2, dtype=np.float32)[[0] * 90 + [1] * 10]  # ninety of one class, ten of another
+
+
+def test_weights_make_both_classes_count_the_same():
+    weights = class_weights(RARE, "single")
+    np.testing.assert_allclose(weights * RARE.sum(axis=0), [50, 50])
+
+
+def test_a_weighted_loss_of_equally_wrong_answers_is_the_plain_one():
+    targets, logits = torch.from_numpy(RARE), torch.zeros(100, 2)
+    weighted = loss_function("single", torch.from_numpy(class_weights(RARE, "single")))
+    torch.testing.assert_close(weighted(logits, targets), loss_function("single")(logits, targets))
+
+
+def test_multi_label_weights_are_absent_by_present():
+    np.testing.assert_allclose(class_weights(RARE, "multi"), [10 / 90, 90 / 10])
+
+
+def test_balanced_batches_have_as_many_of_each_class_and_repeat():
+    features = Activations(torch.zeros(100, 1), "key")
+    targets = torch.from_numpy(RARE)
+    batches = ActivationBatches(features, targets, 10, seed=1, shares=draw_shares(RARE))
+    drawn = torch.cat([labels for number in range(20) for _, labels in batches.epoch(number)])
+    assert len(drawn) == 2000
+    assert 900 < drawn[:, 1].sum() < 1100
+    first, again = ([labels for _, labels in batches.epoch(3)] for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+
+
+def test_an_image_without_labels_is_drawn_too():
+    shares = draw_shares(np.array([[1, 0], [0, 1], [0, 0]], dtype=np.float32))
+    assert shares.min() > 0
+    assert shares.sum() == pytest.approx(1)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("balance", ["weights", "sampling"])
+def test_a_balanced_training_finds_the_rare_class(tmp_path: Path, balance: str):
+    data = photos.folder(tmp_path / "data", per_class=30, classes={"dark": 60})
+    photos.folder(data, per_class=5, classes={"light": 190})
+    settings = {"balance": balance, "cycles": "0", "augmented_epochs": "0", "head_epochs": "8"}
+    assignment = photos.assignment(tmp_path, data, **settings, split="stratified")
+    bundle, _ = train(assignment, lambda event: None)
+    assert bundle.metrics["accuracy"] >= 0.8

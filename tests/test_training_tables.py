@@ -1,0 +1,218 @@
+"""Tables: CSV as competitions give them, Parquet as `datasets` writes it, and the test part."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import photos
+import pytest
+
+from registry.bundle import verify_bundle
+from registry.errors import DataError
+from training.data import Dataset, read_dataset
+from training.items import Layout
+from training.recipe import train
+from training.settings import read_settings
+
+quiet = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+
+
+def write(table: Path, *lines: str) -> Path:
+    table.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return table
+
+
+def counts(dataset: Dataset) -> tuple[int, int, int]:
+    return len(dataset.rows("train")), len(dataset.rows("valid")), len(dataset.tests)
+
+
+@pytest.fixture
+def breeds(tmp_path: Path) -> Path:
+    """Kaggle's layout of the dog breeds: names without a suffix, in a folder, and a test folder."""
+    rows = []
+    for number in range(20):
+        photos.photo(tmp_path / "train" / f"dog{number}.jpg", 60 + 100 * (number % 2), number)
+        rows.append(f"dog{number},{('basset', 'beagle')[number % 2]}")
+    for number in range(4):
+        photos.photo(tmp_path / "test" / f"unknown{number}.jpg", 100, 50 + number)
+    return write(tmp_path / "labels.csv", "id,breed", *rows)
+
+
+def test_a_competitions_table_is_read_with_suffix_folder_and_test(breeds: Path):
+    dataset = read_dataset(breeds, layout=Layout(images="train", suffix=".jpg", test="test"))
+    assert dataset.labels == ("basset", "beagle")
+    assert len(dataset.items) == 20
+    assert [item.labels for item in dataset.tests] == [()] * 4
+    assert "4 test images for the end" in dataset.summary()
+
+
+def test_a_table_may_have_no_header(breeds: Path):
+    layout = Layout(images="train", suffix=".jpg", header=False)
+    write(breeds, *breeds.read_text().splitlines()[1:])
+    assert len(read_dataset(breeds, layout=layout).items) == 20
+
+
+def test_a_split_column_wins(tmp_path: Path):
+    photos.folder(tmp_path, per_class=6)
+    files = sorted(tmp_path.rglob("*.*"))
+    parts = ["train", "train", "validation", "val", "valid", "test"] * 2
+    rows = [
+        f"{path.relative_to(tmp_path)},{path.parent.name},{part}"
+        for path, part in zip(files, parts, strict=True)
+    ]
+    dataset = read_dataset(write(tmp_path / "labels.csv", "file,label,split", *rows))
+    assert counts(dataset) == (4, 6, 2)
+    assert [item.labels for item in dataset.tests] == [("dark",), ("light",)]
+
+
+def test_a_test_folder_beside_train_may_have_labels_or_none(tmp_path: Path):
+    photos.folder(tmp_path / "train", per_class=4)
+    photos.folder(tmp_path / "val", per_class=2, classes={"dark": 80, "light": 170})
+    photos.folder(tmp_path / "test", per_class=3, classes={"dark": 90, "light": 150})
+    dataset = read_dataset(tmp_path)
+    assert counts(dataset) == (8, 4, 6)
+    assert {item.labels for item in dataset.tests} == {("dark",), ("light",)}
+    photos.photo(tmp_path / "test" / "who knows.png", 100, seed=9)
+    assert {item.labels for item in read_dataset(tmp_path).tests} == {()}
+
+
+def test_labels_with_spaces_are_kept_whole_in_a_single_label_task(breeds: Path):
+    write(breeds, *(line.replace("basset", "basset hound") for line in breeds.read_text().split()))
+    settings = read_settings({"task": "single", "images": "train", "suffix": ".jpg"})
+    dataset = read_dataset(breeds, task=settings.task, layout=settings.layout())
+    assert dataset.labels == ("basset hound", "beagle")
+
+
+def test_the_separator_of_labels_can_be_chosen(breeds: Path):
+    write(
+        breeds, *(line.replace("basset", "basset hound|old") for line in breeds.read_text().split())
+    )
+    settings = read_settings({"label_separator": "|", "images": "train", "suffix": ".jpg"})
+    dataset = read_dataset(breeds, layout=settings.layout())
+    assert (dataset.task, dataset.labels) == ("multi", ("basset hound", "beagle", "old"))
+
+
+def test_continuous_labels_are_refused_unless_each_is_a_class(tmp_path: Path):
+    photos.folder(tmp_path, per_class=30)
+    files = sorted(tmp_path.rglob("*.*"))
+    rows = [f"{path.relative_to(tmp_path)},{0.01 * (n // 2)}" for n, path in enumerate(files)]
+    table = write(tmp_path / "labels.csv", "file,label", *rows)
+    with pytest.raises(DataError, match=r"30 different numbers, such as 0\.0, and a classifier"):
+        read_dataset(table)
+    assert len(read_dataset(table, task="single").labels) == 30
+
+
+WRONG = {
+    "no header after all": (["dog0,basset", "dog1,beagle"], "the first line already names a file"),
+    "missing file": (["id,breed", "cat,basset"], "line 2: no such file: cat.jpg; looked in"),
+    "missing cell": (["id,breed", "dog0"], "line 2: 1 cells for 2 columns"),
+    "one column": (["id", "dog0"], "one column; there have to be two"),
+    "unknown part": (["id,breed,split", "dog0,basset,later"], "split is 'later'; it can be train"),
+    "half a split": (
+        ["id,breed,split", "dog0,basset,train", "dog1,beagle,"],
+        "line 3: the column split is empty here and filled elsewhere",
+    ),
+    "no rows": (["id,breed"], "no rows"),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_a_table_that_cannot_be_used_says_which_line_and_why(breeds: Path, what: str):
+    lines, message = WRONG[what]
+    write(breeds, *lines)
+    with pytest.raises(DataError, match=message):
+        read_dataset(breeds, layout=Layout(images="train", suffix=".jpg"))
+
+
+@quiet
+def test_test_images_are_answered_in_the_order_of_their_files(breeds: Path, tmp_path: Path):
+    settings = {"images": "train", "suffix": ".jpg", "test": "test", "cycles": "0"}
+    assignment = photos.assignment(tmp_path, breeds, **settings, augmented_epochs="0")
+    train(assignment, lambda event: None)
+    bundle = verify_bundle(assignment.stage)
+    with (assignment.stage / "report" / "test.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["file"] for row in rows] == [f"test/unknown{number}.jpg" for number in range(4)]
+    assert all(float(row["basset"]) + float(row["beagle"]) == pytest.approx(1) for row in rows)
+    assert "accuracy_test" not in bundle.metrics
+
+
+@quiet
+def test_a_labelled_test_part_is_measured_once_in_the_end(tmp_path: Path):
+    data = tmp_path / "data"
+    photos.folder(data / "train", per_class=10)
+    photos.folder(data / "valid", per_class=4, classes={"dark": 80, "light": 170})
+    photos.folder(data / "test", per_class=4, classes={"dark": 70, "light": 180})
+    assignment = photos.assignment(tmp_path, data, cycles="0", augmented_epochs="0")
+    bundle, _ = train(assignment, lambda event: None)
+    assert 0.5 <= bundle.metrics["accuracy_test"] <= 1
+    assert "test" not in (assignment.stage / "report" / "split.csv").read_text()
+
+
+# Parquet and Arrow
+
+
+def columns(folder: Path, *, as_struct: bool) -> dict[str, Any]:
+    files = sorted(folder.rglob("*.*"))
+    images: list[Any] = [path.read_bytes() for path in files]
+    if as_struct:
+        images = [{"bytes": image, "path": None} for image in images]
+    return {"image": images, "label": [int(path.parent.name == "light") for path in files]}
+
+
+def hugging_face_schema(schema: Any) -> Any:
+    features = {"label": {"names": ["dark", "light one"], "_type": "ClassLabel"}}
+    return schema.with_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".arrow"])
+def test_packed_images_are_unpacked_once_with_their_names(tmp_path: Path, suffix: str):
+    pa = pytest.importorskip("pyarrow")
+    pq = pytest.importorskip("pyarrow.parquet")
+    table = pa.table(columns(photos.folder(tmp_path / "images", per_class=6), as_struct=True))
+    table = table.cast(hugging_face_schema(table.schema))
+    packed = tmp_path / f"data{suffix}"
+    if suffix == ".parquet":
+        pq.write_table(table, packed)
+    else:
+        with pa.ipc.new_stream(packed, table.schema) as stream:
+            stream.write_table(table)
+    dataset = read_dataset(packed, cache=tmp_path / "cache", within=[tmp_path])
+    again = read_dataset(packed, cache=tmp_path / "cache")
+    assert dataset.labels == ("dark", "light one")
+    assert (dataset.task, len(dataset.items)) == ("single", 12)
+    assert again.fingerprint == dataset.fingerprint
+    shutil.rmtree(tmp_path / "images")
+    np.testing.assert_array_equal(dataset.targets.sum(axis=0), [6, 6])
+
+
+def test_parts_of_packed_images_are_those_of_the_files_names(tmp_path: Path):
+    pa = pytest.importorskip("pyarrow")
+    pq = pytest.importorskip("pyarrow.parquet")
+    for brightness, name in enumerate(["train-00000-of-00001", "validation-0", "test-0"]):
+        classes = {"dark": 60 + brightness, "light": 190 + brightness}
+        images = photos.folder(tmp_path / name, 3, classes)
+        (tmp_path / "data").mkdir(exist_ok=True)
+        table = pa.table(columns(images, as_struct=False))
+        pq.write_table(table, tmp_path / "data" / f"{name}.parquet")
+    dataset = read_dataset(tmp_path / "data", cache=tmp_path / "cache")
+    assert counts(dataset) == (6, 6, 6)
+    assert dataset.labels == ("0", "1")
+
+
+@pytest.mark.parametrize("content", [b"no parquet at all", None])
+def test_a_packed_file_that_cannot_be_used_says_why(tmp_path: Path, content: bytes | None):
+    pa = pytest.importorskip("pyarrow")
+    pq = pytest.importorskip("pyarrow.parquet")
+    packed = tmp_path / "data.parquet"
+    if content is None:
+        pq.write_table(pa.table({"picture": [b""], "label": [1]}), packed)
+    else:
+        packed.write_bytes(content)
+    with pytest.raises(
+        DataError, match=r"data\.parquet: (cannot be read|has the columns label, p)"
+    ):
+        read_dataset(packed, cache=tmp_path / "cache")

@@ -1,0 +1,37 @@
+"""The test part: answered once, in the end, by the model that will be served."""
+
+import csv
+import os
+from pathlib import Path
+
+import numpy as np
+
+from registry.images import Float32Array, ImageSpec, prepare
+from training.data import Dataset
+from training.evaluate import Measures, measure
+from training.runtime import Answer
+
+
+def answer_tests(dataset: Dataset, answer: Answer, spec: ImageSpec) -> Float32Array:
+    """Probabilities of the test images, [n,classes], n possibly 0."""
+    answers = [answer(prepare(item.path.read_bytes(), spec)[None])[0] for item in dataset.tests]
+    return np.stack(answers) if answers else np.zeros((0, len(dataset.labels)), np.float32)
+
+
+def measure_tests(dataset: Dataset, answers: Float32Array) -> Measures | None:
+    """None where the test images have no labels."""
+    if not any(item.labels for item in dataset.tests):
+        return None
+    targets = [[label in item.labels for label in dataset.labels] for item in dataset.tests]
+    return measure(answers, np.array(targets, dtype=np.float32), dataset.task)
+
+
+def write_answers(path: Path, dataset: Dataset, answers: Float32Array) -> None:
+    """`path` is a CSV: file, true labels, the likeliest label, and every label's probability."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["file", "labels", "answer", *dataset.labels])
+        for item, row in zip(dataset.tests, answers, strict=True):
+            name = os.path.relpath(item.path, dataset.root)
+            said = dataset.labels[int(row.argmax())]
+            writer.writerow([name, " ".join(item.labels), said, *(f"{p:.6f}" for p in row)])

@@ -1,0 +1,31 @@
+"""For classes of unequal size: weights in the loss, or rare ones drawn more often."""
+
+import numpy as np
+import numpy.typing as npt
+
+from registry.bundle import Task
+from registry.images import Float32Array
+
+Float64Array = npt.NDArray[np.float64]
+
+
+def class_weights(targets: Float32Array, task: Task) -> Float32Array:
+    """[classes]: what makes classes count the same in the loss of [n,classes] targets.
+
+    Single-label: inverse frequencies, 1 in the mean over the images. Multi-label: how many images
+    lack the label for each that has it.
+    """
+    counts = targets.sum(axis=0).clip(1)
+    if task == "multi":
+        return np.asarray((len(targets) - counts).clip(1) / counts, dtype=np.float32)
+    return np.asarray(len(targets) / (len(counts) * counts), dtype=np.float32)
+
+
+def draw_shares(targets: Float32Array) -> Float64Array:
+    """[n], sum 1: how likely each image is drawn so that every class comes equally often.
+
+    An image of several labels counts as its rarest one.
+    """
+    rarity = (targets / targets.sum(axis=0).clip(1)).max(axis=1).astype(np.float64)
+    rarity[rarity == 0] = 1 / len(targets)  # images without any label
+    return np.asarray(rarity / rarity.sum())

@@ -1,0 +1,106 @@
+"""Tables of images: CSV, as most competitions give them.
+
+file,label           columns by name; else the first two are the file's name and its labels
+split (or part)      train, valid or test; in every row or in none
+any other column     may be the setting `group`
+"""
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+from registry.errors import DataError
+from training.items import PARTS, PLAIN, Item, Layout, group_by_path, list_test
+
+FILE, LABEL, SPLIT = "file", "label", "split"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A CSV as it was read: the rows' cells by column, and the line each began after."""
+
+    path: Path
+    columns: tuple[str, ...]
+    rows: tuple[tuple[int, dict[str, str]], ...]
+
+
+def list_table(path: Path, layout: Layout = PLAIN) -> list[Item]:
+    """Every row's image, in the order of the rows; the images are not opened.
+
+    Raises:
+        DataError: names the line that cannot be used, and why.
+    """
+    table = _read(path, layout)
+    items = [_item(table, number, row, layout) for number, row in table.rows]
+    without = [number for (number, _), item in zip(table.rows, items, strict=True) if not item.part]
+    if 0 < len(without) < len(items) and any(item.part != "test" for item in items if item.part):
+        raise DataError(
+            f"{path}, line {without[0]}: the column {SPLIT} is empty here and filled elsewhere; "
+            "fill it in every row or in none"
+        )
+    if layout.test:
+        items += list_test(path.parent / layout.test)
+    if layout.group and layout.group not in table.columns:
+        return group_by_path(items, path.parent, layout.group)
+    return items
+
+
+def _read(path: Path, layout: Layout) -> Table:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file)
+            lines = [(reader.line_num, cells) for cells in reader if any(cells)]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: cannot be read: {error}") from error
+    columns = _columns(path, lines[0][1], layout) if lines else ()
+    rows = lines[1:] if layout.header else lines
+    if not rows:
+        raise DataError(f"{path}: no rows")
+    for number, cells in rows:
+        if len(cells) < len(columns):
+            raise DataError(f"{path}, line {number}: {len(cells)} cells for {len(columns)} columns")
+    return Table(
+        path, columns, tuple((n, dict(zip(columns, row, strict=False))) for n, row in rows)
+    )
+
+
+def _columns(path: Path, first: list[str], layout: Layout) -> tuple[str, ...]:
+    """By name if the header has the names, else the first is the file and the second its labels."""
+    if len(first) < 2:
+        raise DataError(f"{path}: one column; there have to be two, {FILE},{LABEL}")
+    if not layout.header:
+        return FILE, LABEL
+    names = [name.strip() for name in first]
+    if not {FILE, LABEL} <= set(names):
+        if _file(path, names[0], layout).is_file():
+            raise DataError(
+                f"{path}: the first line already names a file, {names[0]}; set header=false, or "
+                f"begin with a line {FILE},{LABEL}"
+            )
+        names[:2] = FILE, LABEL
+    return tuple(SPLIT if name == "part" else name for name in names)
+
+
+def _file(path: Path, name: str, layout: Layout) -> Path:
+    return path.parent / layout.images / f"{name}{layout.suffix}"
+
+
+def _item(table: Table, number: int, row: dict[str, str], layout: Layout) -> Item:
+    file = _file(table.path, row[FILE], layout)
+    if not file.is_file():
+        raise DataError(
+            f"{table.path}, line {number}: no such file: {row[FILE]}{layout.suffix}; looked in "
+            f"{file.parent}. The settings images=FOLDER and suffix=.jpg complete the names"
+        )
+    given = row.get(SPLIT, "").strip()
+    if given and given not in PARTS:
+        raise DataError(
+            f"{table.path}, line {number}: {SPLIT} is {given!r}; it can be train, valid or test"
+        )
+    text = row[LABEL]
+    labels = [
+        part.strip() for part in (text.split(layout.separator) if layout.separator else [text])
+    ]
+    part = PARTS[given] if given else None
+    group = row[layout.group].strip() if layout.group in table.columns else ""
+    return Item(file, tuple(label for label in labels if label), part, group=group)
