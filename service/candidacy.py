@@ -30,7 +30,7 @@ class Candidacy:
         return self.mode == "shadow" and self._draws(content)
 
     def _draws(self, content: Sequence[bytes]) -> bool:
-        return draw(content, self.loaded.version) * 100 < self.percent
+        return bool(content) and 100 * draw(content, self.loaded.version) < self.percent
 
 
 def draw(content: Sequence[bytes], version: int) -> float:
@@ -40,7 +40,6 @@ def draw(content: Sequence[bytes], version: int) -> float:
     drawn at some percentage is drawn at every larger one.
     """
     digest = hashlib.blake2b(f"{version}/{len(content)}".encode(), digest_size=8)
-    if content:
-        digest.update(content[0][:SAMPLE])
-        digest.update(content[0][-SAMPLE:])
+    digest.update(content[0][:SAMPLE])
+    digest.update(content[0][-SAMPLE:])
     return int.from_bytes(digest.digest()) / 2**64

@@ -50,7 +50,7 @@ class Live:
         Enter it (`with loaded:`) before the next await: from then on it stays until it is left.
 
         Args:
-            content: the images, which decide whether a candidate answers.
+            content: the images, which decide whether a candidate answers; none: it does not.
 
         Raises:
             NotFound: there is no such model or version.

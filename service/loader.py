@@ -125,7 +125,7 @@ class Loader:
         sizes = batch_sizes(kind.provider, plan.batch, bundle.fixed_batch)
         run = shaped(session.run, sizes)
         check_golden(folder, bundle, kind, run)
-        warm(run, bundle.image.size, sizes, plan.runs)
+        warm(folder, run, bundle.image.size, sizes, plan.runs)
         counts = VersionCounts(self._metrics, bundle.model, version, bundle.labels)
         executor = self._executor(run, plan, counts)
         seconds = time.monotonic() - started

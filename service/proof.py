@@ -9,7 +9,7 @@ import numpy as np
 from registry.bundle import FILES, GOLDEN, Bundle
 from registry.errors import BundleError
 from registry.golden import read_golden
-from registry.images import prepare
+from registry.images import Float32Array, UInt8Array, prepare
 from service.kind import Kind
 from service.providers import ActiveProvider
 from service.shapes import Run
@@ -32,7 +32,7 @@ def check_golden(folder: Path, bundle: Bundle, kind: Kind, run: Run) -> None:
     where = f"{bundle.model}/{folder.name}"
     golden = read_golden(folder / GOLDEN)
     pixels = [prepare(image, bundle.image) for image in golden.images]
-    answers = np.concatenate([run(one[None]) for one in pixels])
+    answers = np.concatenate([_answers(where, run, one[None]) for one in pixels])
     if answers.shape != golden.probabilities.shape:
         raise BundleError(
             f"{where}: answers have shape {answers.shape} and the golden ones "
@@ -48,9 +48,22 @@ def check_golden(folder: Path, bundle: Bundle, kind: Kind, run: Run) -> None:
         )
 
 
-def warm(run: Run, size: int, batches: Sequence[int], n_runs: int) -> None:
-    """Memory is allocated for every batch that can come, as often as it can at the same time."""
+def warm(folder: Path, run: Run, size: int, batches: Sequence[int], n_runs: int) -> None:
+    """Memory is allocated for every batch that can come, as often as it can at the same time.
+
+    Raises:
+        BundleError: the network of the bundle in `folder` fails on a batch.
+    """
+    where = f"{folder.parent.name}/{folder.name}"
     with ThreadPoolExecutor(n_runs) as pool:
         for n_images in batches:
             images = np.zeros((n_images, size, size, 3), np.uint8)
-            list(pool.map(run, [images] * n_runs))
+            list(pool.map(lambda images: _answers(where, run, images), [images] * n_runs))
+
+
+def _answers(where: str, run: Run, images: UInt8Array) -> Float32Array:
+    try:
+        return run(images)
+    except Exception as error:  # the runtime has a dozen kinds, all meaning this
+        problem = f"{where}: it cannot run {len(images)} images at a time: {error}"
+        raise BundleError(problem) from error

@@ -1,0 +1,342 @@
+"""Loads, swaps and rollbacks at once: who waits for whom, and what is left in the end.
+
+Nothing here is timed: a load is held at a gate, and what must not wait for it happens meanwhile.
+"""
+
+import gc
+import random
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import onnx
+import pytest
+import tiny
+from conftest import RunningServer, Start, best, wait_until
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from registry.bundle import MODEL, read_bundle, seal
+from registry.files import sha256_file
+from service.loader import Loader
+from service.session import Session
+from unfreeze.v1 import admin_pb2 as pb
+
+BIASES = {"red": (9.0, 0.0, 0.0), "green": (0.0, 9.0, 0.0), "blue": (0.0, 0.0, 9.0)}
+
+
+class Gate:
+    """Loads of the versions that it is closed for wait until it is opened."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.waiting: set[tuple[str, int]] = set()
+        self.passed: set[tuple[str, int]] = set()
+        self._closed: dict[tuple[str, int], threading.Event] = {}
+        really_load = Loader.load
+
+        def load(loader: Loader, folder: Path, version: int, like: Any) -> Any:
+            key = folder.parent.name, version
+            if closed := self._closed.get(key):
+                self.waiting.add(key)
+                closed.wait(30)
+            self.passed.add(key)
+            return really_load(loader, folder, version, like)
+
+        monkeypatch.setattr(Loader, "load", load)
+
+    def close(self, model: str, version: int) -> tuple[str, int]:
+        self._closed[model, version] = threading.Event()
+        return model, version
+
+    def open(self) -> None:
+        for closed in self._closed.values():
+            closed.set()
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
+    gate = Gate(monkeypatch)
+    yield gate
+    gate.open()
+
+
+@pytest.fixture
+def aside() -> Iterator[Callable[..., "Future[Any]"]]:
+    """Calls in threads of their own."""
+    with ThreadPoolExecutor(32) as pool:
+        yield pool.submit
+
+
+def promote(server: RunningServer, version: int, model: str = "colours") -> pb.PromoteResponse:
+    request = pb.PromoteRequest(model=model, version=version)
+    return server.admin.Promote(request, timeout=20)
+
+
+def roll_back(server: RunningServer) -> pb.PromoteResponse:
+    return server.admin.Rollback(pb.RollbackRequest(model="colours"), timeout=20)
+
+
+def version_of(server: RunningServer, model: str = "colours", **fields: Any) -> int:
+    return server.classify(tiny.picture(), model=model, **fields).version
+
+
+def workers() -> int:
+    """Threads that run networks; every version here has two."""
+    return sum(thread.name.startswith("run-") for thread in threading.enumerate())
+
+
+def sessions() -> int:
+    gc.collect()
+    return sum(isinstance(thing, Session) for thing in gc.get_objects())
+
+
+# Loading holds up nothing else
+
+
+def test_while_a_version_loads_all_models_answer_and_the_server_stays_ready(
+    server: RunningServer, root: Path, gate: Gate, aside: Callable[..., "Future[Any]"]
+) -> None:
+    other = tiny.publish(root, model="other", promote=True)
+    server.refresh()
+    slow = gate.close("colours", tiny.publish(root))
+    promoted = aside(promote, server, 2)
+    wait_until(lambda: slow in gate.waiting)
+    assert (version_of(server), version_of(server, "other")) == (1, other)
+    stub = health_pb2_grpc.HealthStub(server.channel)
+    for service in ("", "readiness", "colours"):
+        status = stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=20).status
+        assert status == health_pb2.HealthCheckResponse.SERVING
+    gate.open()
+    assert promoted.result(20).version == version_of(server) == 2
+
+
+def test_a_slow_load_keeps_no_other_model_from_being_promoted(
+    server: RunningServer, root: Path, gate: Gate, aside: Callable[..., "Future[Any]"]
+) -> None:
+    slow = gate.close("colours", tiny.publish(root))
+    promoted = aside(promote, server, 2)
+    wait_until(lambda: slow in gate.waiting)
+    promote(server, tiny.publish(root, model="other"), model="other")
+    assert version_of(server, "other") == 1
+    gate.open()
+    promoted.result(20)
+
+
+def test_a_slow_load_keeps_no_other_pointer_from_being_followed(
+    server: RunningServer, root: Path, gate: Gate
+) -> None:
+    slow = gate.close("colours", tiny.publish(root, promote=True))
+    wait_until(lambda: slow in gate.waiting)
+    tiny.publish(root, model="other", promote=True)
+    wait_until(lambda: "other" in server.service.live.ready())
+    assert version_of(server) == 1
+    gate.open()
+    wait_until(lambda: version_of(server) == 2)
+
+
+def test_a_slow_load_at_the_start_keeps_no_other_from_loading(
+    start: Start, root: Path, gate: Gate, aside: Callable[..., "Future[Any]"]
+) -> None:
+    names = ("a-slow", "b", "c")
+    versions = {(name, tiny.publish(root, model=name, promote=True)) for name in names}
+    slow = gate.close("a-slow", 1)
+    server = aside(start)
+    wait_until(lambda: gate.passed == versions - {slow} and slow in gate.waiting)
+    assert not server.done()
+    gate.open()
+    assert server.result(20).service.live.ready() == set(names)
+
+
+def test_versions_asked_for_by_number_take_no_thread_from_those_that_go_live(
+    server: RunningServer, root: Path, gate: Gate, aside: Callable[..., "Future[Any]"]
+) -> None:
+    slow = {gate.close("colours", tiny.publish(root)) for _ in range(6)}
+    asked = [aside(version_of, server, version=version) for _, version in sorted(slow)]
+    wait_until(lambda: len(gate.waiting) > 1)
+    assert promote(server, tiny.publish(root)).version == version_of(server) == 8
+    assert len(gate.waiting) < len(slow), "loads are not bounded"
+    gate.open()
+    assert [one.result(20) for one in asked] == [2, 3, 4, 5, 6, 7]
+
+
+def test_a_rollback_waits_for_no_load(
+    server: RunningServer, root: Path, gate: Gate, aside: Callable[..., "Future[Any]"]
+) -> None:
+    promote(server, tiny.publish(root))
+    slow = gate.close("colours", tiny.publish(root))
+    asked = aside(version_of, server, version=3)
+    promoted = aside(promote, server, 3)
+    wait_until(lambda: slow in gate.waiting)
+    assert roll_back(server).version == version_of(server) == 1
+    gate.open()
+    assert (asked.result(20), promoted.result(20).version) == (3, 3)
+    assert server.registry.promoted("colours")[1].version == version_of(server) == 3
+
+
+def test_a_promotion_whose_caller_has_gone_ends_as_the_registry_says(
+    server: RunningServer, root: Path, gate: Gate
+) -> None:
+    slow = gate.close("colours", tiny.publish(root))
+    call = server.admin.Promote.future(pb.PromoteRequest(model="colours", version=2))
+    wait_until(lambda: slow in gate.waiting)
+    call.cancel()
+    assert version_of(server) == 1
+    gate.open()
+    wait_until(lambda: version_of(server) == 2)
+    assert server.registry.promoted("colours")[1].version == 2
+
+
+def test_a_server_that_stops_while_it_loads_leaves_nothing_behind(
+    server: RunningServer, root: Path, gate: Gate, aside: Callable[..., "Future[Any]"]
+) -> None:
+    slow = gate.close("colours", tiny.publish(root, promote=True))
+    wait_until(lambda: slow in gate.waiting)
+    stopped = aside(server.stop)
+    gate.open()
+    stopped.result(20)
+    assert (workers(), sessions()) == (0, 0)
+
+
+# What is left
+
+
+def history_of(server: RunningServer) -> list[tuple[int, int | None]]:
+    pointers = server.registry.history("colours")
+    return [(pointer.version, pointer.replaced) for _, pointer in pointers]
+
+
+def test_thirty_two_threads_that_change_and_ask_leave_a_legal_state(
+    start: Start, root: Path, aside: Callable[..., "Future[Any]"]
+) -> None:
+    says = {tiny.publish(root, bias=bias): name for name, bias in BIASES.items()} | {
+        tiny.publish(root, bias=BIASES["red"]): "red"
+    }
+    server = start()
+    promote(server, 1)
+    promote(server, 2)
+
+    def act(seed: int) -> list[str]:
+        wrong, chance = [], random.Random(seed)
+        for _ in range(8):
+            version = chance.choice(list(says))
+            action = chance.choice(("promote", "rollback", "pinned", "plain"))
+            try:
+                if action == "promote":
+                    promote(server, version)
+                elif action == "rollback":
+                    roll_back(server)
+                else:
+                    fields = {"version": version} if action == "pinned" else {}
+                    response = server.classify(tiny.picture("white"), **fields)
+                    if best(response) != [says[response.version]]:
+                        wrong.append(f"version {response.version} said {best(response)}")
+                    if fields and response.version != version:
+                        wrong.append(f"asked {version}, answered {response.version}")
+            except grpc.RpcError as error:
+                if action != "rollback" or error.code().name != "FAILED_PRECONDITION":
+                    wrong.append(f"{action}: {error}")  # a rollback may be overtaken
+        return wrong
+
+    assert [
+        wrong for one in [aside(act, seed) for seed in range(32)] for wrong in one.result(60)
+    ] == []
+    history = history_of(server)
+    assert [replaced for _, replaced in history[1:]] == [version for version, _ in history[:-1]]
+    assert version_of(server) == history[-1][0]
+    # live, the one before, and two that were asked for by number at most
+    wait_until(lambda: workers() == 2 * sessions() <= 8)
+
+
+def test_a_swap_does_not_touch_a_version_that_was_asked_for(
+    server: RunningServer, root: Path, aside: Callable[..., "Future[Any]"]
+) -> None:
+    versions = [tiny.publish(root) for _ in range(6)]
+    ended = threading.Event()
+
+    def ask() -> set[int]:
+        seen = set()
+        while not ended.is_set():
+            seen.add(version_of(server, version=1))
+        return seen
+
+    asked = [aside(ask) for _ in range(3)]
+    for version in versions:
+        promote(server, version)
+    ended.set()
+    assert [one.result(20) for one in asked] == [{1}] * 3
+
+
+def test_the_number_of_labels_may_change_with_every_swap_under_load(
+    server: RunningServer, root: Path, aside: Callable[..., "Future[Any]"]
+) -> None:
+    more = (*tiny.LABELS, "violet", "grey")
+    folder = (
+        root / "colours" / str(tiny.publish(root, bias=BIASES["red"] + (0.0, 0.0), labels=more))
+    )
+    assert len(read_bundle(folder).labels) == 5
+    counts, ended = {1: 3, 2: 5}, threading.Event()
+
+    def ask() -> set[tuple[int, int]]:
+        seen = set()
+        while not ended.is_set():
+            response = server.classify(tiny.picture(), tiny.picture())
+            seen |= {(response.version, len(one.prediction.labels)) for one in response.results}
+        return seen
+
+    with finishing(ended):
+        asked = [aside(ask) for _ in range(3)]
+        for round in range(20):
+            promote(server, 2 - round % 2)
+    assert set.union(*(one.result(20) for one in asked)) == set(counts.items())
+
+
+@contextmanager
+def finishing(ended: threading.Event) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        ended.set()
+
+
+def test_a_warm_up_that_fails_keeps_the_old_version(server: RunningServer, root: Path) -> None:
+    folder = root / "colours" / str(tiny.publish(root))
+    take_one_image_at_a_time(folder)
+    with pytest.raises(grpc.RpcError) as caught:
+        promote(server, 2)
+    assert caught.value.code().name == "FAILED_PRECONDITION"
+    assert "colours/2: it cannot run 2 images at a time" in caught.value.details()
+    assert version_of(server) == server.registry.promoted("colours")[1].version == 1
+
+
+def take_one_image_at_a_time(folder: Path) -> None:
+    """The golden answers are right, which are asked for one by one, and no batch can run."""
+    graph = onnx.load(folder / MODEL)
+    for value in (*graph.graph.input, *graph.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 1
+    onnx.save(graph, folder / MODEL)
+    bundle = read_bundle(folder)
+    files = bundle.files | {MODEL: sha256_file(folder / MODEL)}
+    seal(folder, bundle.model_copy(update={"files": files}))
+
+
+def test_memory_of_freed_versions_is_released(server: RunningServer, root: Path) -> None:
+    for version in [tiny.publish(root) for _ in range(5)]:
+        promote(server, version)
+        version_of(server, version=max(1, version - 2))
+    # live, the one before, and two that were asked for by number
+    wait_until(lambda: (sessions(), workers()) == (4, 8))
+
+
+def test_a_version_that_vanished_from_the_disk_leaves_the_live_one_alone(
+    server: RunningServer, root: Path
+) -> None:
+    server.registry.promote("colours", tiny.publish(root), by="test", reason="")
+    shutil.rmtree(root / "colours" / "2")
+    server.refresh()
+    assert version_of(server) == 1
+    (model,) = server.admin.ListModels(pb.ListModelsRequest()).models
+    assert "no version 2 of colours" in model.problem
