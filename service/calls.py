@@ -122,6 +122,8 @@ class Calls:
         if isinstance(error, Overloaded):
             trailers.append((PUSHBACK, str(max(1, round(1000 * error.retry_after_s)))))
         self._leave(counts, began, code)
+        # gRPC keeps the last abort, and this would keep the frames below, with the versions in them
+        error.__traceback__ = None
         await context.abort(code, message, tuple(trailers))
         raise AssertionError("abort raises")
 

@@ -49,6 +49,7 @@ class Loaded:
         self.candidate: Candidacy | None = None  # what is tried beside it
         self._readers = 0
         self._retired = False
+        self._freed = False
 
     def __enter__(self) -> "Loaded":
         self._readers += 1
@@ -68,7 +69,8 @@ class Loaded:
         self._retired = False
 
     def _free(self) -> None:
-        if self._retired and not self._readers:
+        if self._retired and not self._readers and not self._freed:
+            self._freed = True
             self.counts.close()
             # joining threads would hold up the event loop
             threading.Thread(target=self.executor.close, name="unload").start()
