@@ -7,6 +7,7 @@ UnfreezeError
 ├── NotFound            a model, version or job that does not exist
 ├── NotAllowed          outside what this server was told to touch
 ├── Conflict            true of the request, but not in this state of affairs
+├── NotOffered          a part of a protocol that this server does not have
 ├── Overloaded          over a limit now; the same request may pass later
 │   └── Expired         it waited in the queue for longer than it wanted to
 ├── Unavailable         something this needs is not there now
@@ -42,6 +43,10 @@ class NotAllowed(UnfreezeError):
 
 
 class Conflict(UnfreezeError):
+    pass
+
+
+class NotOffered(UnfreezeError):
     pass
 
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from registry.images import Float32Array
 from service.metrics import Metrics
+from service.statistics import Statistics
 
 # There from the first call on, or `rate` would not see the first failure.
 CODES = ("OK", "INTERNAL", "UNAVAILABLE", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED")
@@ -55,6 +56,7 @@ class VersionCounts:
         self._ok, self._bad = (metrics.images.labels(*key, outcome) for outcome in OUTCOMES)
         self._confidence = metrics.confidence.labels(*key)
         self._predictions = metrics.predictions.show(*key, classes)
+        self.statistics = Statistics()
         metrics.in_memory[key] += 1
 
     # Called in the threads that do the work
@@ -68,6 +70,7 @@ class VersionCounts:
         self._batch_size.observe(n_images)
         self._queue.observe(queue_s)
         self._compute.observe(compute_s)
+        self.statistics.ran(n_images, compute_s)
 
     def dropped(self, reason: str, n_images: int) -> None:
         """Images were not run: `cancelled` by their caller, or `expired` in the queue."""

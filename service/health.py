@@ -24,6 +24,11 @@ class Health:
         self._leaving = False
         self._tasks: set[asyncio.Task[None]] = set()
 
+    @property
+    def is_ready(self) -> bool:
+        """Requests are wanted: it does not drain."""
+        return not self._leaving
+
     async def ready(self) -> None:
         await self.servicer.set(LIVENESS, SERVING)
         for name in self._follow:

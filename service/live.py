@@ -77,6 +77,12 @@ class Live:
         """Models that answer now."""
         return {name for name, entry in self._models.items() if entry.current}
 
+    def in_memory(self, model: str) -> list[Loaded]:
+        """Versions that can answer at once, oldest first."""
+        entry = self._models.get(model)
+        found = {loaded.version: loaded for loaded in entry.versions()} if entry else {}
+        return [loaded for _, loaded in sorted(found.items())]
+
     def problems(self) -> dict[str, str]:
         """Why a model does not follow its promoted version."""
         entries = self._models.items()

@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
+from tritonclient.grpc import service_pb2_grpc
 
 from registry.errors import Conflict, Unavailable
 from registry.job_store import JobStore
@@ -20,16 +21,18 @@ from service.calls import Calls
 from service.classifier import Classifier
 from service.cpus import usable_cpus
 from service.health import Health
+from service.inference import Inference
 from service.jobs import Jobs
 from service.live import Live
 from service.loader import Limits, Loader
 from service.metrics import Metrics
 from service.plan import Plans, parse_plan
 from service.predict import Predictor
+from service.protocol import PROTOCOL, Protocol
 from service.providers import Placement
 from service.session import choose_provider
 from service.settings import Settings
-from service.status import CODES
+from service.status import CODES, PROTOCOL_CODES
 from unfreeze.v1 import admin_pb2, admin_pb2_grpc, classifier_pb2, classifier_pb2_grpc
 
 log = logging.getLogger(__name__)
@@ -189,8 +192,9 @@ class Service:
         classifier = Classifier(self.live, predictor, self.metrics, settings.max_images)
         add_classifier = classifier_pb2_grpc.add_ClassifierServicer_to_server
         add_classifier(classifier, self._calls.on(server, CODES))
+        self._add_protocol(server, predictor)
         health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, server)
-        self._reflect(server, CLASSIFIER, HEALTH)
+        self._reflect(server, CLASSIFIER, PROTOCOL, HEALTH)
         self.port = await self._listen(server, settings.host, settings.port)
         self._parts.push_async_callback(server.stop, settings.grace_seconds)
 
@@ -204,6 +208,15 @@ class Service:
         self._parts.push_async_callback(stop)
 
     # Helpers
+
+    def _add_protocol(self, server: grpc.aio.Server, predictor: Predictor) -> None:
+        max_images = self._settings.max_images
+        inference = Inference(self.live, predictor, self.metrics, max_images)
+        protocol = Protocol(
+            self.live, self.registry, inference, max_images, lambda: self._health.is_ready
+        )
+        add_protocol = service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server
+        add_protocol(protocol, self._calls.on(server, PROTOCOL_CODES))
 
     def _server(self) -> grpc.aio.Server:
         settings = self._settings

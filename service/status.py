@@ -11,6 +11,7 @@ from registry.errors import (
     Conflict,
     NotAllowed,
     NotFound,
+    NotOffered,
     Overloaded,
     TrainingError,
     Unavailable,
@@ -24,13 +25,19 @@ CODES: Codes = {
     NotFound: grpc.StatusCode.NOT_FOUND,
     NotAllowed: grpc.StatusCode.PERMISSION_DENIED,
     Conflict: grpc.StatusCode.FAILED_PRECONDITION,
+    NotOffered: grpc.StatusCode.UNIMPLEMENTED,
     Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
     Unavailable: grpc.StatusCode.UNAVAILABLE,
     BundleError: grpc.StatusCode.FAILED_PRECONDITION,
     TrainingError: grpc.StatusCode.ABORTED,
 }
-# The Open Inference Protocol's clients know a full queue by the status that Triton gives it.
-PROTOCOL_CODES: Codes = {**CODES, Overloaded: grpc.StatusCode.UNAVAILABLE}
+# The Open Inference Protocol's clients know a full queue, and a model that does not load, by the
+# status that Triton gives them.
+PROTOCOL_CODES: Codes = {
+    **CODES,
+    Overloaded: grpc.StatusCode.UNAVAILABLE,
+    BundleError: grpc.StatusCode.INTERNAL,
+}
 
 INTERNAL = grpc.StatusCode.INTERNAL
 OK = grpc.StatusCode.OK

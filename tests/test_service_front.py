@@ -185,7 +185,12 @@ def services(channel: grpc.Channel) -> set[str]:
 
 def test_reflection_describes_what_each_listener_has(server: RunningServer) -> None:
     own = "grpc.reflection.v1alpha.ServerReflection"
-    public = {"unfreeze.v1.Classifier", "grpc.health.v1.Health", own}
+    public = {
+        "unfreeze.v1.Classifier",
+        "inference.GRPCInferenceService",
+        "grpc.health.v1.Health",
+        own,
+    }
     assert services(server.channel) == public
     assert services(server.admin_channel) == {"unfreeze.v1.Admin", own}
 

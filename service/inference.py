@@ -1,0 +1,119 @@
+"""One inference request of the Open Inference Protocol: read, answered, written, counted."""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from tritonclient.grpc import service_pb2 as pb
+
+from registry.errors import BadRequest, Overloaded
+from registry.images import Float32Array
+from service.live import Live
+from service.loader import Loaded
+from service.metrics import Metrics
+from service.names import find
+from service.predict import Predictor
+from service.protocol_terms import Wanted, read_wanted
+from service.tensors import classification_output, probabilities_output, read_images, read_pixels
+from service.work import Answer
+
+Message = Any  # the stubs of tritonclient come without types
+
+
+class Inference:
+    """Answers requests for both names of every model."""
+
+    def __init__(self, live: Live, predictor: Predictor, metrics: Metrics, max_images: int) -> None:
+        self._live = live
+        self._predictor = predictor
+        self._metrics = metrics
+        self._max_images = max_images
+
+    async def infer(self, request: Message) -> tuple[Message, Wanted]:
+        """The response, and what had been asked for.
+
+        Raises:
+            BadRequest: the request does not suit the model, or one of its images is bad: then the
+                whole request fails, for the protocol has no place for the error of one image.
+            NotFound: there is no such model or version.
+            Overloaded: it would wait for too long, or has.
+        """
+        began = time.perf_counter()
+        loaded, takes_pixels = await find(self._live, request.model_name, request.model_version)
+        with loaded:
+            try:
+                wanted = read_wanted(request, loaded.bundle.tta.default_views)
+                answers, read_at = await self._answers(request, loaded, takes_pixels, wanted)
+                answered_at = time.perf_counter()
+                response = _response(request, loaded, _probabilities(answers), wanted)
+            except BaseException as error:
+                self._count_failure(loaded, error, time.perf_counter() - began)
+                raise
+            _count(loaded, answers, began, read_at, answered_at)
+            return response, wanted
+
+    async def _answers(
+        self, request: Message, loaded: Loaded, takes_pixels: bool, wanted: Wanted
+    ) -> tuple[Sequence[Answer], float]:
+        """An answer for each image, and when the request had been read."""
+        if takes_pixels:
+            pixels = read_pixels(request, loaded.bundle.image.size, self._max_images)
+            read_at = time.perf_counter()
+            return await self._predictor.predict_pixels(loaded, pixels, wanted.terms), read_at
+        images = read_images(request, self._max_images)
+        read_at = time.perf_counter()
+        return await self._predictor.predict(loaded, images, wanted.terms), read_at
+
+    def _count_failure(self, loaded: Loaded, error: BaseException, seconds: float) -> None:
+        loaded.counts.statistics.failed(seconds)
+        if isinstance(error, Overloaded):
+            self._metrics.rejected.labels("queue_full").inc()
+
+
+def _probabilities(answers: Sequence[Answer]) -> list[Float32Array]:
+    found = [answer.probabilities for answer in answers if answer.probabilities is not None]
+    if len(found) < len(answers):
+        bad = [(i, answer.error) for i, answer in enumerate(answers) if answer.error]
+        raise BadRequest("; ".join(f"image {i}: {error}" for i, error in bad[:5]))
+    return found
+
+
+def _response(
+    request: Message, loaded: Loaded, probabilities: Sequence[Float32Array], wanted: Wanted
+) -> Message:
+    if wanted.classes:
+        labels = loaded.bundle.labels
+        output, content = classification_output(probabilities, wanted.classes, labels)
+    else:
+        output, content = probabilities_output(probabilities)
+    return pb.ModelInferResponse(
+        model_name=request.model_name,
+        model_version=str(loaded.version),
+        id=request.id,
+        outputs=(output,),
+        raw_output_contents=(content,),
+    )
+
+
+def _count(
+    loaded: Loaded, answers: Sequence[Answer], began: float, read_at: float, answered_at: float
+) -> None:
+    """The slowest image stands for the request, whose images go side by side."""
+    now = time.perf_counter()
+    for answer in answers:
+        loaded.counts.answered(answer.probabilities)
+    loaded.counts.encoded(now - answered_at)
+    if all(answer.cached for answer in answers):
+        loaded.counts.statistics.remembered(now - began)
+        return
+    slowest = answers[0] if len(answers) == 1 else max(answers, key=_seconds)
+    loaded.counts.statistics.succeeded(
+        len(answers),
+        now - began,
+        slowest.queue_s,
+        (read_at - began + slowest.decode_s, slowest.compute_s, now - answered_at),
+    )
+
+
+def _seconds(answer: Answer) -> float:
+    return answer.queue_s + answer.decode_s + answer.compute_s

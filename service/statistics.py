@@ -1,0 +1,81 @@
+"""What a version has done since it was loaded, as the protocol's ModelStatistics tells it.
+
+The counts of a version are those of both its names, `NAME` and `NAME-tensor`, and of
+`unfreeze.v1.Classifier`: one network in one queue answers all of them. Durations are nanoseconds.
+"""
+
+import threading
+import time
+from dataclasses import dataclass, field
+
+NS = 1_000_000_000
+
+
+@dataclass
+class Total:
+    """How often something happened, and how long all of it took."""
+
+    count: int = 0
+    ns: int = 0
+
+    def add(self, seconds: float) -> None:
+        self.count += 1
+        self.ns += int(seconds * NS)
+
+
+@dataclass
+class Statistics:
+    """Requests are counted by the event loop; runs by the threads that make them."""
+
+    success: Total = field(default_factory=Total)
+    fail: Total = field(default_factory=Total)
+    queue: Total = field(default_factory=Total)
+    # decoding or reading pixels, the network, making the reply: three equal counts, always
+    compute_input: Total = field(default_factory=Total)
+    compute_infer: Total = field(default_factory=Total)
+    compute_output: Total = field(default_factory=Total)
+    cache_hit: Total = field(default_factory=Total)
+    n_images: int = 0
+    last_request_s: float = 0  # seconds of the epoch
+    _runs: dict[int, Total] = field(default_factory=dict)  # by the images in a run
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def n_runs(self) -> int:
+        """How often the network ran; a run of several images counts once."""
+        return sum(total.count for total in self.runs_by_size().values())
+
+    def runs_by_size(self) -> dict[int, Total]:
+        """The runs of each number of images, as they are now."""
+        with self._lock:
+            return {n: Total(total.count, total.ns) for n, total in sorted(self._runs.items())}
+
+    def succeeded(
+        self, n_images: int, total_s: float, queue_s: float, stages_s: tuple[float, float, float]
+    ) -> None:
+        """A request was answered; `stages_s` are those of input, network and output."""
+        self._done(total_s, queue_s)
+        self.n_images += n_images
+        for total, seconds in zip(
+            (self.compute_input, self.compute_infer, self.compute_output), stages_s, strict=True
+        ):
+            total.add(seconds)
+
+    def remembered(self, total_s: float) -> None:
+        """A request was answered without a run: every answer was in the cache."""
+        self._done(total_s, 0)
+        self.cache_hit.add(total_s)
+
+    def failed(self, total_s: float) -> None:
+        """A request was refused, given up or went wrong."""
+        self.fail.add(total_s)
+
+    def ran(self, n_images: int, seconds: float) -> None:
+        """The network ran once; may be called from any thread."""
+        with self._lock:
+            self._runs.setdefault(n_images, Total()).add(seconds)
+
+    def _done(self, total_s: float, queue_s: float) -> None:
+        self.last_request_s = time.time()
+        self.success.add(total_s)
+        self.queue.add(queue_s)

@@ -1,0 +1,287 @@
+"""What the real `tritonclient` sees of a server, in a process of its own.
+
+Arguments: address, address of the administrative listener. Prints {case: value, or {"status",
+"message"} of the error that the client raised}, as JSON.
+"""
+
+import asyncio
+import io
+import json
+import queue
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tritonclient.grpc as triton
+import tritonclient.grpc.aio as triton_aio
+from google.protobuf.json_format import MessageToDict
+from PIL import Image
+from tritonclient.utils import InferenceServerException
+
+SIZE = 8
+RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
+
+CASES: dict[str, Callable[[], Any]] = {}
+address, admin_address = sys.argv[1:3]
+client = triton.InferenceServerClient(address)
+admin = triton.InferenceServerClient(admin_address)
+
+
+def case(function: Callable[[], Any]) -> Callable[[], Any]:
+    CASES[function.__name__] = function
+    return function
+
+
+def picture(colour: tuple[int, int, int], format: str = "PNG") -> bytes:
+    content = io.BytesIO()
+    Image.new("RGB", (20, 10), colour).save(content, format)
+    return content.getvalue()
+
+
+def images(*encoded: bytes) -> list[Any]:
+    tensor = triton.InferInput("image", [len(encoded), 1], "BYTES")
+    tensor.set_data_from_numpy(np.array(encoded, dtype=np.object_).reshape(-1, 1))
+    return [tensor]
+
+
+def pixels(*colours: tuple[int, int, int]) -> list[Any]:
+    array = np.stack([np.full((SIZE, SIZE, 3), colour, np.uint8) for colour in colours])
+    tensor = triton.InferInput("image", array.shape, "UINT8")
+    tensor.set_data_from_numpy(array)
+    return [tensor]
+
+
+def wanted(classes: int = 0) -> list[Any]:
+    return [triton.InferRequestedOutput("probabilities", class_count=classes)]
+
+
+def answer(result: Any) -> Any:
+    """Everything that a response says."""
+    response = result.get_response()
+    values = result.as_numpy("probabilities")
+    if values.dtype == np.object_:
+        values = np.char.decode(values.astype(bytes))
+    return {
+        "id": response.id,
+        "model": response.model_name,
+        "version": response.model_version,
+        "shape": list(values.shape),
+        "values": values.tolist(),
+        "raw": len(response.raw_output_contents),
+    }
+
+
+def as_dict(message: Any) -> Any:
+    return MessageToDict(message, preserving_proto_field_name=True)
+
+
+# The server and its models
+
+
+@case
+def server_is_live() -> Any:
+    return client.is_server_live()
+
+
+@case
+def server_is_ready() -> Any:
+    return client.is_server_ready()
+
+
+@case
+def server_metadata() -> Any:
+    return as_dict(client.get_server_metadata())
+
+
+@case
+def models_ready() -> Any:
+    names = ("colours", "colours-tensor", "unknown", "", "../etc")
+    asked = {name: client.is_model_ready(name) for name in names}
+    return asked | {version: client.is_model_ready("colours", version) for version in ("1", "9")}
+
+
+@case
+def metadata() -> Any:
+    return as_dict(client.get_model_metadata("colours"))
+
+
+@case
+def metadata_of_tensors() -> Any:
+    return as_dict(client.get_model_metadata("colours-tensor"))
+
+
+@case
+def config() -> Any:
+    return as_dict(client.get_model_config("colours"))["config"]
+
+
+@case
+def config_of_tensors() -> Any:
+    return as_dict(client.get_model_config("colours-tensor"))["config"]
+
+
+@case
+def index() -> Any:
+    return as_dict(client.get_model_repository_index())["models"]
+
+
+# Inference
+
+
+@case
+def one_image() -> Any:
+    return answer(client.infer("colours", images(picture(RED)), request_id="mine"))
+
+
+@case
+def several_images() -> Any:
+    encoded = images(picture(RED), picture(GREEN, "JPEG"), picture(BLUE, "WEBP"))
+    return answer(client.infer("colours", encoded, outputs=wanted()))
+
+
+@case
+def some_pixels() -> Any:
+    return answer(client.infer("colours-tensor", pixels(RED, BLUE), model_version="1"))
+
+
+@case
+def two_classes() -> Any:
+    return answer(client.infer("colours", images(picture(GREEN), picture(BLUE)), outputs=wanted(2)))
+
+
+@case
+def more_classes_than_there_are() -> Any:
+    return answer(client.infer("colours-tensor", pixels(RED), outputs=wanted(99)))
+
+
+@case
+def no_classes() -> Any:
+    return answer(client.infer("colours", images(picture(RED)), outputs=wanted(-1)))
+
+
+@case
+def views() -> Any:
+    return answer(client.infer("colours", images(picture(RED)), parameters={"tta_views": 5}))
+
+
+@case
+def views_of_pixels() -> Any:
+    return answer(client.infer("colours-tensor", pixels(RED), parameters={"tta_views": 5}))
+
+
+@case
+def too_many_views() -> Any:
+    return answer(client.infer("colours", images(picture(RED)), parameters={"tta_views": 1000}))
+
+
+@case
+def priority_and_timeout() -> Any:
+    return answer(client.infer("colours", images(picture(RED)), priority=1, timeout=10_000_000))
+
+
+@case
+def a_priority_beyond_the_levels() -> Any:
+    return answer(client.infer("colours", images(picture(RED)), priority=77))
+
+
+@case
+def a_sequence() -> Any:
+    options = {"sequence_id": 5, "sequence_start": True, "sequence_end": True}
+    return answer(client.infer("colours", images(picture(RED)), **options))
+
+
+@case
+def custom_parameters() -> Any:
+    parameters = {"text": "a", "flag": True, "number": 1, "fraction": 0.5}
+    return answer(client.infer("colours", images(picture(RED)), parameters=parameters))
+
+
+@case
+def compressed() -> Any:
+    return answer(client.infer("colours-tensor", pixels(RED), compression_algorithm="gzip"))
+
+
+@case
+def large_pixels() -> Any:
+    """More than the 4 MB that a server takes when nobody tells it otherwise."""
+    return answer(client.infer("wide-tensor", wide_pixels()))
+
+
+def wide_pixels() -> list[Any]:
+    array = np.zeros((100, 128, 128, 3), np.uint8)
+    tensor = triton.InferInput("image", array.shape, "UINT8")
+    tensor.set_data_from_numpy(array)
+    return [tensor]
+
+
+# What is wrong
+
+
+@case
+def unknown_model() -> Any:
+    return answer(client.infer("unknown", images(picture(RED))))
+
+
+@case
+def unknown_version() -> Any:
+    return answer(client.infer("colours", images(picture(RED)), model_version="9"))
+
+
+@case
+def version_in_words() -> Any:
+    return answer(client.infer("colours", images(picture(RED)), model_version="latest"))
+
+
+@case
+def bad_image() -> Any:
+    encoded = images(picture(RED), b"not an image", picture(BLUE), b"")
+    return answer(client.infer("colours", encoded))
+
+
+# Other ways to call
+
+
+@case
+def asynchronous() -> Any:
+    done: queue.Queue[Any] = queue.Queue()
+    for i in range(4):
+        client.async_infer(
+            "colours-tensor",
+            pixels(RED),
+            request_id=str(i),
+            callback=lambda result, error: done.put((result, error)),
+        )
+    found = [done.get(timeout=20) for _ in range(4)]
+    assert not any(error for _, error in found)
+    return sorted(answer(result)["id"] for result, _ in found)
+
+
+@case
+def asyncio_client() -> Any:
+    async def main() -> Any:
+        async with triton_aio.InferenceServerClient(address) as other:
+            live = await other.is_server_live()
+            found = await asyncio.gather(
+                *(other.infer("colours-tensor", pixels(RED), request_id=str(i)) for i in range(8))
+            )
+            return live, [answer(one)["id"] for one in found]
+
+    return asyncio.run(main())
+
+
+@case
+def statistics() -> Any:
+    return as_dict(client.get_inference_statistics("counted-tensor"))
+
+
+def outcome(function: Callable[[], Any]) -> Any:
+    try:
+        return function()
+    except InferenceServerException as error:
+        return {"status": error.status(), "message": error.message()}
+
+
+if __name__ == "__main__":
+    only = sys.argv[3:] or CASES
+    print(json.dumps({name: outcome(CASES[name]) for name in only}))
