@@ -1,0 +1,155 @@
+"""Clients that do not behave. Each function does one bad thing, and raises when the server answers
+it in another way than it should; gives images answered by an error in their place."""
+
+import asyncio
+import random
+import struct
+import zlib
+from collections.abc import Callable
+
+import grpc
+from load.good import TIMEOUT_S, any_picture
+from load.truth import BAD, pictures
+
+from unfreeze.v1 import classifier_pb2 as pb
+from unfreeze.v1 import classifier_pb2_grpc as pb_grpc
+
+Code = grpc.StatusCode
+CLASSIFY = "/unfreeze.v1.Classifier/Classify"
+PREFACE = (
+    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"
+)  # and empty settings
+# An HTTP/2 frame of 16,384 bytes of headers is announced, and never comes.
+HALF_A_FRAME = b"\x00\x40\x00\x01\x04\x00\x00\x00\x01" + b"\x82"
+HOLD_S = 2.0
+MAX_MESSAGE_MB = 4  # what a server under this load accepts
+INVALID_ARGUMENT = 3
+
+
+class Unexpected(Exception):
+    """The server took something bad for good, or refused it in the wrong way."""
+
+
+class Bad:
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.channel = grpc.aio.insecure_channel(
+            address, [("grpc.max_send_message_length", -1), ("grpc.use_local_subchannel_pool", 1)]
+        )
+        self.stub = pb_grpc.ClassifierStub(self.channel)
+
+    async def close(self) -> None:
+        await self.channel.close()
+
+    async def malformed(self) -> int:
+        """A request that must be refused as a whole, with the code that says why."""
+        name = random.choice(list(REFUSED))
+        make, codes = REFUSED[name]
+        call = self.channel.unary_unary(CLASSIFY)
+        try:
+            await call(make(), timeout=TIMEOUT_S)
+        except grpc.RpcError as error:
+            if error.code() not in codes:
+                raise Unexpected(f"{name}: {error.code()}: {error.details()}") from error
+            return 0
+        raise Unexpected(f"{name} was accepted")
+
+    async def bad_images(self) -> int:
+        """Images that cannot be used, one good one among them: an answer for each."""
+        images = random.sample(list(UNUSABLE.values()), 3)
+        place = random.randrange(4)
+        images.insert(place, pictures()[any_picture()].encoded)
+        request = pb.ClassifyRequest(model=BAD, images=images)
+        results = (await self.stub.Classify(request, timeout=TIMEOUT_S)).results
+        codes = [result.error.code for result in results]
+        wanted = [0 if i == place else INVALID_ARGUMENT for i in range(4)]
+        if codes != wanted:
+            raise Unexpected(f"codes {codes} and not {wanted}: {results}")
+        return 3
+
+    async def cancelling(self) -> int:
+        """Goes away a moment after asking."""
+        call = self.stub.Classify(large_request(), timeout=TIMEOUT_S)
+        await asyncio.sleep(random.uniform(0, 0.02))
+        call.cancel()
+        return 0
+
+    async def impatient(self) -> int:
+        """Gives the server less time than it takes."""
+        try:
+            await self.stub.Classify(large_request(), timeout=random.uniform(0.0001, 0.01))
+        except grpc.RpcError as error:
+            if error.code() is not Code.DEADLINE_EXCEEDED:
+                raise Unexpected(f"{error.code()}: {error.details()}") from error
+        return 0
+
+    async def slow_reader(self) -> int:
+        """Asks for much over a stream, takes an answer now and then, and leaves."""
+        requests = (large_request() for _ in range(50))
+        stream = self.stub.ClassifyStream(requests, timeout=TIMEOUT_S)
+        for _ in range(3):
+            await asyncio.sleep(random.uniform(0.1, 0.5))
+            if await stream.read() is grpc.aio.EOF:
+                break
+        stream.cancel()
+        return 0
+
+    async def half_open(self) -> int:
+        """Half a frame, then silence; or not even HTTP/2."""
+        host, port = self.address.split(":")
+        _, writer = await asyncio.open_connection(host, int(port))
+        writer.write(random.choice([PREFACE + HALF_A_FRAME, random.randbytes(200), b""]))
+        await asyncio.sleep(random.uniform(0, HOLD_S))
+        writer.transport.abort()
+        return 0
+
+
+def large_request() -> pb.ClassifyRequest:
+    images = [pictures()[any_picture()].encoded for _ in range(8)]
+    return pb.ClassifyRequest(model=BAD, images=images, tta_views=2)
+
+
+def bomb() -> bytes:
+    """A PNG of a few bytes that says it has 40,000 x 40,000 pixels."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        check = zlib.crc32(name + content)
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", check)
+
+    header = struct.pack(">IIBBBBB", 40_000, 40_000, 8, 2, 0, 0, 0)
+    pixels = zlib.compress(bytes(100_000))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels)
+
+
+def _request(**fields: object) -> bytes:
+    one = {"model": BAD, "images": [pictures()[0].encoded]}
+    return pb.ClassifyRequest(**(one | fields)).SerializeToString()
+
+
+UNUSABLE = {
+    "bomb": bomb(),
+    "truncated": pictures()[4].encoded[:-2000],
+    "empty": b"",
+    "text": b"GIF89a, or so they say",
+    "random": random.Random(0).randbytes(5000),
+    "half a PNG": pictures()[3].encoded[: len(pictures()[3].encoded) // 2],
+}
+REFUSED: dict[str, tuple[Callable[[], bytes], set[grpc.StatusCode]]] = {
+    # gRPC itself answers what is no message
+    "garbage": (lambda: random.randbytes(random.randint(1, 3000)), {Code.INTERNAL, Code.UNKNOWN}),
+    "a huge message": (lambda: bytes((MAX_MESSAGE_MB << 20) + 100), {Code.RESOURCE_EXHAUSTED}),
+    "no images": (lambda: _request(images=[]), {Code.INVALID_ARGUMENT}),
+    "no model": (lambda: _request(model=""), {Code.NOT_FOUND, Code.INVALID_ARGUMENT}),
+    "an unknown model": (
+        lambda: _request(model=f"m{random.random()}"),
+        {Code.NOT_FOUND},
+    ),
+    "a path": (lambda: _request(model="../../etc"), {Code.NOT_FOUND, Code.INVALID_ARGUMENT}),
+    "an unknown version": (lambda: _request(version=99), {Code.NOT_FOUND}),
+    "too many images": (
+        lambda: _request(images=[b"x"] * 1000),
+        {Code.INVALID_ARGUMENT},
+    ),
+    "too many views": (lambda: _request(tta_views=1000), {Code.INVALID_ARGUMENT}),
+    "no labels": (lambda: _request(top_k=0), {Code.INVALID_ARGUMENT}),
+}

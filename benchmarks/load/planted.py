@@ -1,0 +1,67 @@
+"""The real server with faults on purpose: `python -m load.planted FAULT[,FAULT] FLAGS...`.
+
+A soak that passes this one is worth nothing. Nothing here is part of the product.
+"""
+
+import os
+import sys
+import threading
+from typing import Any
+
+import numpy as np
+
+from service.__main__ import main
+from service.loader import Loaded, Loader
+from service.session import Session
+
+LEAKED_BYTES = 8 << 20  # by each version that is loaded
+WRONG_EVERY = 100  # runs of a session; enough for one to be proven before it goes live
+kept: list[object] = []
+
+
+def keep_memory() -> None:
+    kept.append(np.ones(LEAKED_BYTES, np.uint8))
+
+
+def keep_file() -> None:
+    os.open(__file__, os.O_RDONLY)
+
+
+def keep_thread() -> None:
+    threading.Thread(target=threading.Event().wait, daemon=True).start()
+
+
+LEAKS = {"memory": keep_memory, "files": keep_file, "threads": keep_thread}
+ANSWERS = "answers"
+
+
+def leak(*names: str) -> None:
+    """From here on every version that is loaded leaves something behind."""
+    load = Loader.load
+
+    def load_and_leak(self: Loader, *arguments: Any) -> Loaded:
+        for name in names:
+            LEAKS[name]()
+        return load(self, *arguments)
+
+    Loader.load = load_and_leak  # type: ignore[method-assign]
+
+
+def answer_wrong() -> None:
+    """Every so often the classes are exchanged, as in a batch of two versions mixed."""
+    run, runs = Session.run, dict[int, int]()
+
+    def sometimes_wrong(self: Session, images: Any) -> Any:
+        runs[id(self)] = runs.get(id(self), 0) + 1
+        answers = run(self, images)
+        return answers[:, ::-1] if runs[id(self)] % WRONG_EVERY == 0 else answers
+
+    Session.run = sometimes_wrong  # type: ignore[method-assign]
+
+
+if __name__ == "__main__":
+    faults = set(sys.argv[1].split(","))
+    leak(*faults - {ANSWERS})
+    if ANSWERS in faults:
+        answer_wrong()
+    raise SystemExit(main(sys.argv[2:]))

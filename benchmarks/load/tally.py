@@ -1,0 +1,76 @@
+"""What clients count: answers, failures and how long they took, by kind of client."""
+
+import math
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+FIRST_MS, STEP = 0.1, 1.1  # the buckets of a latency: 0.1 ms, and each 10 % above the last
+KEPT = 5  # problems of each kind that are told in full
+
+
+@dataclass
+class Tally:
+    """Of one kind of client; several of them add up."""
+
+    answered: int = 0
+    failed: int = 0
+    problems: list[str] = field(default_factory=list)
+    versions: Counter[int] = field(default_factory=Counter)  # images answered, by version
+    bad_images: int = 0  # answered by an error in their place
+    buckets: Counter[int] = field(default_factory=Counter)  # answers, by latency
+
+    def add_answer(self, seconds: float, versions: dict[int, int], bad_images: int = 0) -> None:
+        self.answered += 1
+        self.versions.update(versions)
+        self.bad_images += bad_images
+        self.buckets[math.ceil(math.log(max(1000 * seconds / FIRST_MS, 1), STEP))] += 1
+
+    def add_failure(self, problem: str) -> None:
+        self.failed += 1
+        if len(self.problems) < KEPT:
+            self.problems.append(problem[:500])
+
+    def latency_ms(self, share: float) -> float:
+        """The latency that `share` of the answers did not exceed, to a bucket; 0 without any."""
+        left = share * self.buckets.total()
+        for bucket, n in sorted(self.buckets.items()):
+            left -= n
+            if left <= 0:
+                return float(FIRST_MS * STEP**bucket)
+        return 0.0
+
+    def as_json(self) -> dict[str, Any]:
+        return vars(self) | {"versions": dict(self.versions), "buckets": dict(self.buckets)}
+
+
+def from_json(found: dict[str, Any]) -> Tally:
+    """JSON has made the numbers of versions and buckets into texts."""
+    counted = {
+        name: Counter({int(key): n for key, n in found[name].items()})
+        for name in ("versions", "buckets")
+    }
+    return Tally(**(found | counted))
+
+
+def total(tallies: Iterable[Tally]) -> Tally:
+    """All of them as one."""
+    whole = Tally()
+    for one in tallies:
+        whole.answered += one.answered
+        whole.failed += one.failed
+        whole.problems += one.problems
+        whole.bad_images += one.bad_images
+        whole.versions += one.versions
+        whole.buckets += one.buckets
+    return whole
+
+
+def since(now: Tally, before: Tally) -> Tally:
+    """What was answered in between; for latencies over time."""
+    return Tally(
+        answered=now.answered - before.answered,
+        failed=now.failed - before.failed,
+        buckets=now.buckets - before.buckets,
+    )

@@ -1,0 +1,118 @@
+"""What must be true of a server after a soak."""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from load.flat import Growth, Usage, growth
+from load.tally import Tally, total
+from load.truth import BAD, GOOD
+
+# What may come to be held between the end of the warm-up and the end of the load.
+MAX_GROWTH = {"memory": 16.0, "threads": 4.0, "files": 4.0}  # MB, threads, open files
+MAX_FILES_LEFT = 8  # more open files than before the load, a while after it
+LEVELS = {"info", "debug", "warning"}  # what a healthy server's log may hold
+
+
+@dataclass(frozen=True)
+class Check:
+    name: str
+    holds: bool
+    found: str
+
+
+def check_good(tallies: dict[str, Tally], kinds: Iterable[str]) -> list[Check]:
+    """Every kind of good client was answered, and none of their requests failed."""
+    checks = []
+    for kind in kinds:
+        tally = tallies.get(kind, Tally())
+        found = f"{tally.answered} answered, {tally.failed} failed {_told(tally)}"
+        checks.append(Check(f"good: {kind}", tally.answered > 0 and not tally.failed, found))
+    return checks
+
+
+def check_bad(tallies: dict[str, Tally], kinds: Iterable[str]) -> list[Check]:
+    """What bad clients did was refused, each thing in its own way."""
+    checks = []
+    for kind in kinds:
+        tally = tallies.get(kind, Tally())
+        found = f"{tally.answered} times, {tally.failed} not as expected {_told(tally)}"
+        checks.append(Check(f"bad: {kind}", tally.answered > 0 and not tally.failed, found))
+    return checks
+
+
+def _told(tally: Tally) -> str:
+    return "; ".join(dict.fromkeys(tally.problems))
+
+
+def check_flat(samples: Sequence[Usage]) -> list[Check]:
+    """Memory, threads and open files do not grow."""
+    times_s = [one.at_s for one in samples]
+    grown: dict[str, tuple[str, Growth]] = {
+        "memory": (" MB", growth(times_s, [one.memory_mb for one in samples])),
+        "threads": ("", growth(times_s, [one.threads for one in samples])),
+        "files": ("", growth(times_s, [one.files for one in samples])),
+    }
+    return [
+        Check(
+            f"{what} flat",
+            one.grown <= MAX_GROWTH[what],
+            f"{one.grown:+.1f}{unit} after warm-up (at most {MAX_GROWTH[what]:g}); "
+            f"median {one.usual:.0f}{unit}, highest {one.highest:.0f}{unit}",
+        )
+        for what, (unit, one) in grown.items()
+    ]
+
+
+def check_returned(before: Usage, after: Usage) -> Check:
+    """Connections that are gone hold no files."""
+    found = f"{before.files} open before the load and {after.files} after it"
+    return Check("files returned", after.files <= before.files + MAX_FILES_LEFT, found)
+
+
+def check_log(events: Sequence[dict[str, object]]) -> Check:
+    """Nothing went wrong inside the server."""
+    bad = [one for one in events if one.get("level") not in LEVELS or "trace" in one]
+    told = "; ".join(dict.fromkeys(str(one)[:600] for one in bad[:5]))
+    return Check("log free of errors", bool(events) and not bad, f"{len(events)} lines {told}")
+
+
+def check_metrics(
+    page: str, tallies: dict[str, Tally], good: Iterable[str], n_swaps: int
+) -> list[Check]:
+    """The server counted what its clients counted."""
+    versions = total(tallies[kind] for kind in good if kind in tallies).versions
+    wanted = {str(version): n for version, n in versions.items() if n}
+    counted = series(page, "unfreeze_images_total")
+    found = {
+        labels["version"]: int(value)
+        for labels, value in counted
+        if labels["model"] == GOOD and labels["outcome"] == "ok" and value
+    }
+    refused = sum(
+        value
+        for labels, value in counted
+        if labels["model"] == BAD and labels["outcome"] == "bad_image"
+    )
+    said = sum(tally.bad_images for tally in tallies.values())
+    swaps = sum(v for labels, v in series(page, "unfreeze_swaps_total") if labels["model"] == GOOD)
+    started = sum(value for _, value in series(page, "grpc_server_started_total"))
+    handled = sum(value for _, value in series(page, "grpc_server_handled_total"))
+    return [
+        Check("images counted", found == wanted, f"server {found}, clients {wanted}"),
+        Check("bad images counted", refused == said, f"server {refused:.0f}, clients {said}"),
+        # the first version went live at the start
+        Check("swaps counted", swaps == n_swaps + 1, f"server {swaps:.0f}, client {n_swaps} + 1"),
+        Check(
+            "calls ended", started == handled > 0, f"{started:.0f} begun and {handled:.0f} ended"
+        ),
+    ]
+
+
+def series(page: str, name: str) -> list[tuple[dict[str, str], float]]:
+    """Labels and value of every series of a metric in a scrape."""
+    lines = re.findall(rf"^{name}(?:{{(.*)}})? (\S+)$", page, re.MULTILINE)
+    return [
+        (dict(re.findall(r'(\w+)="((?:[^"\\]|\\.)*)"', labels)), float(value))
+        for labels, value in lines
+    ]

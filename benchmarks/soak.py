@@ -1,0 +1,253 @@
+"""Half an hour of clients who behave and clients who do not, while versions come and go.
+
+    .venv/bin/python benchmarks/soak.py --minutes 30 [--json soak.json] [--png soak.png]
+    .venv/bin/python benchmarks/soak.py --seconds 20 --plant memory,files,threads,answers
+
+A real server process answers good clients (every answer is compared with NumPy's) beside clients
+that crash, cancel, give up, read slowly, hang half-open or send rubbish. The second line plants
+faults in the server, and the soak must fail.
+"""
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from load.bad import MAX_MESSAGE_MB
+from load.crowds import Crowd, Killed, add_up
+from load.flat import Usage
+from load.server import SERVICE, ServerProcess
+from load.swapper import Swapper
+from load.tally import Tally, since, total
+from load.truth import publish_models
+from load.verdict import (
+    Check,
+    check_bad,
+    check_flat,
+    check_good,
+    check_log,
+    check_metrics,
+    check_returned,
+)
+
+# How many clients of each kind there are.
+GOOD = {
+    "unary": 3,
+    "many": 2,
+    "tta": 1,
+    "pinned": 1,
+    "stream": 2,
+    "library": 1,
+    "health_check": 1,
+    "health_watch": 2,
+}
+BAD = {
+    "malformed": 2,
+    "bad_images": 1,
+    "cancelling": 2,
+    "impatient": 2,
+    "slow_reader": 2,
+    "half_open": 3,
+}
+FLAGS = (
+    *("--plan", "1x2x4", "--poll-seconds", "0.5", "--drain-seconds", "0"),
+    *("--max-message-mb", str(MAX_MESSAGE_MB), "--max-connection-age-seconds", "15"),
+)
+PLANTED = ("-m", "load.planted")
+LOOK_EVERY_S = 0.25
+SCRAPE_EVERY_S = 2.0
+QUIET_WITHIN_S = 10.0  # after the load, until its connections are gone
+
+
+@dataclass
+class Story:
+    """What was seen, from the first moment to the last."""
+
+    ready_s: float
+    idle: Usage
+    samples: list[Usage] = field(default_factory=list)
+    # seconds, answers a second, p50 and p99 in ms, of all good clients since the point before
+    latencies: list[tuple[float, float, float, float]] = field(default_factory=list)
+    tallies: dict[str, Tally] = field(default_factory=dict)
+    kills: int = 0
+    swaps: int = 0
+    rollbacks: int = 0
+    scrapes: int = 0
+
+
+def main() -> int:
+    options = read_options()
+    folder = Path(tempfile.mkdtemp(prefix="soak-"))
+    try:
+        registry = folder / "registry"
+        registry.mkdir()
+        publish_models(registry)
+        program = (*PLANTED, options.plant) if options.plant else SERVICE
+        server = ServerProcess(registry, folder, FLAGS, program)
+        try:
+            story, checks = soak(server, folder, options)
+        finally:
+            server.process.kill()
+    finally:
+        if options.keep_log:
+            shutil.copy(folder / "server.log", options.keep_log)
+        shutil.rmtree(folder)
+    report(story, checks)
+    if options.json:
+        options.json.write_text(json.dumps(as_json(story, checks), indent=1))
+    if options.png:
+        from load.picture import draw
+
+        draw(options.png, story.samples, story.latencies)
+    return 0 if all(check.holds for check in checks) else 1
+
+
+def read_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--minutes", type=float, default=30)
+    parser.add_argument("--seconds", type=float, help="instead of minutes")
+    parser.add_argument("--pace", type=float, default=1, help="2: everybody asks half as often")
+    parser.add_argument("--swap-seconds", type=float, default=0.5, help="between two swaps")
+    parser.add_argument("--kill-seconds", type=float, default=4, help="life of a crashing client")
+    parser.add_argument("--plant", help="faults: any of memory,files,threads,answers")
+    parser.add_argument("--json", type=Path, help="where to write everything that was seen")
+    parser.add_argument("--png", type=Path, help="where to draw it; needs matplotlib")
+    parser.add_argument("--keep-log", type=Path, help="where to copy the server's log")
+    options = parser.parse_args()
+    options.seconds = options.seconds or 60 * options.minutes
+    return options
+
+
+def soak(
+    server: ServerProcess, folder: Path, options: argparse.Namespace
+) -> tuple[Story, list[Check]]:
+    """The load, the quiet after it, and what must be true of both."""
+    story = Story(server.ready_s, server.usage())
+    errors = folder / "clients.log"
+    crowds = [Crowd(server.address, options.pace, some, errors) for some in (*halves(GOOD), BAD)]
+    killed = Killed(server.address, options.pace, options.kill_seconds, errors)
+    swapper = Swapper(server.admin_address, options.swap_seconds)
+    try:
+        watch(server, story, crowds, swapper, options.seconds)
+    finally:
+        killed.stop()
+        swapper.stop()
+        codes = [crowd.send_home() for crowd in crowds]
+    story.tallies = add_up(crowds)
+    story.kills, story.swaps, story.rollbacks = killed.kills, swapper.swaps, swapper.rollbacks
+    n_swaps = swapper.swaps + swapper.rollbacks
+    after = quiet(server, story.idle)
+    page = server.metrics()
+    exit_code = server.stop()
+    gone = f"exit codes {codes}: {errors.read_text()[-1000:]}"
+    swapped = f"{swapper.swaps} swaps, {swapper.rollbacks} rollbacks, slowest "
+    swapped += f"{swapper.slowest_s:.2f} s {'; '.join(swapper.problems[:5])}"
+    checks = [
+        *check_good(story.tallies, GOOD),
+        *check_bad(story.tallies, BAD),
+        Check("bad: killed", killed.kills > 0, f"{killed.kills} in the middle of a request"),
+        Check("clients went home", not any(codes), gone if any(codes) else f"{len(codes)} crowds"),
+        Check("swapped", swapper.swaps > 1 and not swapper.problems, swapped),
+        Check("scraped", story.scrapes > 1, f"{story.scrapes} times"),
+        *check_flat(story.samples),
+        check_returned(story.idle, after),
+        *check_metrics(page, story.tallies, GOOD, n_swaps),
+        check_log(server.events()),
+        Check("ended well", exit_code == 0, f"exit code {exit_code} after SIGTERM"),
+    ]
+    return story, checks
+
+
+def halves(weights: dict[str, int]) -> tuple[dict[str, int], dict[str, int]]:
+    """Two processes for the good clients, so that one client process is not the limit."""
+    kinds = list(weights)
+    return tuple({kind: weights[kind] for kind in kinds[i::2]} for i in (0, 1))  # type: ignore
+
+
+def watch(
+    server: ServerProcess, story: Story, crowds: list[Crowd], swapper: Swapper, seconds: float
+) -> None:
+    """Looks and scrapes until the time is over, and says how it goes."""
+    ended = threading.Event()
+    scraper = threading.Thread(target=scrape, args=(server, story, ended))
+    scraper.start()
+    begin = time.monotonic()
+    tell_every_s = max(2.0, seconds / 60)
+    told_at, before = begin, Tally()
+    try:
+        while (now := time.monotonic()) < begin + seconds:
+            if server.process.poll() is not None:
+                raise SystemExit(f"the server has ended: {server.log.read_text()[-2000:]}")
+            story.samples.append(server.usage())
+            if now - told_at >= tell_every_s:
+                before = tell(story, crowds, swapper, now - begin, now - told_at, before)
+                told_at = now
+            time.sleep(LOOK_EVERY_S)
+    finally:
+        ended.set()
+        scraper.join()
+
+
+def scrape(server: ServerProcess, story: Story, ended: threading.Event) -> None:
+    while not ended.wait(SCRAPE_EVERY_S):
+        story.scrapes += "unfreeze_live_version" in server.metrics()
+
+
+def tell(
+    story: Story, crowds: list[Crowd], swapper: Swapper, at_s: float, for_s: float, before: Tally
+) -> Tally:
+    """One line of progress; gives what the good clients have counted up to now."""
+    tallies = add_up(crowds)
+    now = total(tally for kind, tally in tallies.items() if kind in GOOD)
+    asking = total(tallies[kind] for kind in ("unary", "many", "tta", "pinned") if kind in tallies)
+    lately = since(asking, before)
+    rate, p50, p99 = lately.answered / for_s, lately.latency_ms(0.5), lately.latency_ms(0.99)
+    story.latencies.append((at_s, rate, p50, p99))
+    usage = story.samples[-1]
+    print(
+        f"{int(at_s) // 60:02}:{int(at_s) % 60:02}  {now.answered} answered, {now.failed} failed  "
+        f"{rate:.0f}/s p50 {p50:.1f} ms p99 {p99:.1f} ms  {usage.memory_mb:.0f} MB "
+        f"{usage.threads} threads {usage.files} files  {swapper.swaps + swapper.rollbacks} swaps",
+        flush=True,
+    )
+    return asking
+
+
+def quiet(server: ServerProcess, before: Usage) -> Usage:
+    """The server when its clients have gone, as soon as it holds what it held before them."""
+    until = time.monotonic() + QUIET_WITHIN_S
+    while not check_returned(before, after := server.usage()).holds:
+        if time.monotonic() > until:
+            break
+        time.sleep(LOOK_EVERY_S)
+    return after
+
+
+def report(story: Story, checks: Sequence[Check]) -> None:
+    last = story.samples[-1]
+    print(
+        f"\nready in {story.ready_s:.2f} s, idle with two models at {story.idle.memory_mb:.0f} MB"
+    )
+    print(f"{last.cpu_s:.0f} s of the server's CPU in {last.at_s:.0f} s\n")
+    width = max(len(check.name) for check in checks)
+    for check in checks:
+        print(f"{'ok  ' if check.holds else 'FAIL'}  {check.name:<{width}}  {check.found}")
+    failed = sum(not check.holds for check in checks)
+    print(f"\n{failed} of {len(checks)} checks failed" if failed else "\nall checks hold")
+
+
+def as_json(story: Story, checks: Sequence[Check]) -> dict[str, object]:
+    tallies = {kind: tally.as_json() for kind, tally in story.tallies.items()}
+    return asdict(story) | {"tallies": tallies, "checks": [asdict(check) for check in checks]}
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
