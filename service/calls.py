@@ -13,12 +13,14 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NoReturn
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc.aio import AbortError
 
-from registry.errors import Overloaded, UnfreezeError
+from registry.errors import BadRequest, Overloaded, Unavailable, UnfreezeError
 from service.counting import RpcCounts
 from service.metrics import Metrics
 from service.status import (
@@ -48,6 +50,15 @@ class Calls:
         self._metrics = metrics
         self._max_calls = max_calls
         self._under_way = 0
+        self._leaving = False
+        self._waiting: set[asyncio.Task[Any]] = set()  # for the next request of a stream
+
+    def leave(self) -> None:
+        """Streams of requests end: what they had sent is answered, and no more is taken. One that
+        is silent would otherwise hold up the end of the server for as long as it is let."""
+        self._leaving = True
+        for task in self._waiting:
+            task.cancel()
 
     def on(self, server: grpc.aio.Server, codes: Codes) -> Any:
         """Takes servicers in the place of `server`; `codes` makes statuses of their errors."""
@@ -57,12 +68,15 @@ class Calls:
         """The handler, which counts and translates."""
         kind, make, inner = _shape(handler)
         counts = RpcCounts(self._metrics, kind, service, name)
+        read = _reader(handler.request_deserializer, f"{service}/{name}")
+        if handler.request_streaming:
+            read = partial(self._requests, read)
 
         async def unary(request: Any, context: Context) -> Any:
             began = self._enter(counts)
             try:
                 self._make_room()
-                response = await inner(request, context)
+                response = await inner(read(request), context)
                 _give_back_id(context)
             except BaseException as error:
                 await self._failed(error, counts, began, context, codes)
@@ -74,14 +88,38 @@ class Calls:
             try:
                 self._make_room()
                 _give_back_id(context)
-                async for response in inner(request, context):
+                async for response in inner(read(request), context):
                     yield response
             except BaseException as error:
                 await self._failed(error, counts, began, context, codes)
             self._leave(counts, began, OK)
 
         behaviour: Any = stream if handler.response_streaming else unary
-        return make(behaviour, handler.request_deserializer, handler.response_serializer)
+        # messages are read in here: gRPC would log what is none in full, and call it UNKNOWN
+        return make(behaviour, None, handler.response_serializer)
+
+    async def _requests(
+        self, read: Callable[[bytes], Any], messages: AsyncIterator[bytes]
+    ) -> AsyncIterator[Any]:
+        """The requests of a stream, until it ends or this server leaves."""
+        task, messages = asyncio.current_task(), aiter(messages)
+        assert task
+        while True:
+            if self._leaving:
+                raise Unavailable("this server is leaving; send the rest to another one")
+            self._waiting.add(task)
+            try:
+                message = await anext(messages)
+            except StopAsyncIteration:
+                return
+            except asyncio.CancelledError:
+                if not self._leaving:
+                    raise
+                task.uncancel()
+                continue
+            finally:
+                self._waiting.discard(task)
+            yield read(message)
 
     def _enter(self, counts: RpcCounts) -> float:
         counts.begin()
@@ -159,6 +197,18 @@ def _shape(handler: Any) -> tuple[str, Callable[..., Any], Callable[..., Any]]:
             return "server_stream", grpc.unary_stream_rpc_method_handler, handler.unary_stream
         case _:
             return "bidi_stream", grpc.stream_stream_rpc_method_handler, handler.stream_stream
+
+
+def _reader(parse: Callable[[bytes], Any], method: str) -> Callable[[Any], Any]:
+    """Reads a message of `method`; what is none is a bad request."""
+
+    def read(message: bytes) -> Any:
+        try:
+            return parse(message)
+        except DecodeError as error:
+            raise BadRequest(f"this is not a request that {method} takes: {error}") from error
+
+    return read
 
 
 def _give_back_id(context: Context) -> None:

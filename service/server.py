@@ -197,6 +197,7 @@ class Service:
         self._reflect(server, CLASSIFIER, PROTOCOL, HEALTH)
         self.port = await self._listen(server, settings.host, settings.port)
         self._parts.push_async_callback(server.stop, settings.grace_seconds)
+        self._parts.callback(self._calls.leave)
 
     async def _follow_registry(self) -> None:
         task = asyncio.create_task(self.live.follow(self._settings.poll_seconds))

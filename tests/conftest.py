@@ -14,6 +14,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -90,14 +91,22 @@ class RunningServer:
         with urllib.request.urlopen(f"http://{self.metrics_address}/metrics") as page:
             return page.read().decode()
 
+    def end(self) -> None:
+        """It has been told to end, and does so by itself."""
+        self._loop.call_soon_threadsafe(self._end.set)
+
+    @property
+    def has_ended(self) -> bool:
+        return not self._thread.is_alive()
+
     def stop(self) -> None:
         """It has ended; a second call does nothing."""
-        if not self._thread.is_alive():
-            return
         self.channel.close()
         self.admin_channel.close()
-        self._loop.call_soon_threadsafe(self._end.set)
-        self._thread.join()
+        if not self.has_ended:
+            with suppress(RuntimeError):  # its loop has closed at this very moment
+                self.end()
+            self._thread.join()
 
 
 OPTIONS = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
