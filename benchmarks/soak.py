@@ -64,7 +64,7 @@ FLAGS = (
 PLANTED = ("-m", "load.planted")
 LOOK_EVERY_S = 0.25
 SCRAPE_EVERY_S = 2.0
-QUIET_WITHIN_S = 10.0  # after the load, until its connections are gone
+QUIET_WITHIN_S = 6.0  # after the load, until its connections are gone
 
 
 @dataclass

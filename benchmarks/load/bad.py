@@ -135,8 +135,7 @@ UNUSABLE = {
     "half a PNG": pictures()[3].encoded[: len(pictures()[3].encoded) // 2],
 }
 REFUSED: dict[str, tuple[Callable[[], bytes], set[grpc.StatusCode]]] = {
-    # gRPC itself answers what is no message
-    "garbage": (lambda: random.randbytes(random.randint(1, 3000)), {Code.INTERNAL, Code.UNKNOWN}),
+    "garbage": (lambda: b"\xff" + random.randbytes(3000), {Code.INVALID_ARGUMENT}),
     "a huge message": (lambda: bytes((MAX_MESSAGE_MB << 20) + 100), {Code.RESOURCE_EXHAUSTED}),
     "no images": (lambda: _request(images=[]), {Code.INVALID_ARGUMENT}),
     "no model": (lambda: _request(model=""), {Code.NOT_FOUND, Code.INVALID_ARGUMENT}),

@@ -20,6 +20,7 @@ TELL_EVERY_S = 1.0
 # Seconds between two requests of one client; together they shall not starve the server of cores.
 PAUSE_S = {"half_open": 0.5, "crash": 0.02}
 USUAL_PAUSE_S = 0.1
+PIXELS = {"protocol_tensor"}  # kinds that send pixels, which nobody decodes
 
 Ask = Callable[[], Awaitable[object]]
 
@@ -47,7 +48,9 @@ def asks(address: str) -> tuple[dict[str, Ask], list[Good | Bad]]:
     return kinds, [good, bad]
 
 
-async def repeat(ask: Ask, pause_s: float, tally: Tally, ended: asyncio.Event) -> None:
+async def repeat(
+    ask: Ask, pause_s: float, encoded: bool, tally: Tally, ended: asyncio.Event
+) -> None:
     """Asks, counts and pauses, until the end."""
     while not ended.is_set():
         began = time.perf_counter()
@@ -58,7 +61,7 @@ async def repeat(ask: Ask, pause_s: float, tally: Tally, ended: asyncio.Event) -
         else:
             versions = answered if isinstance(answered, dict) else {}
             bad_images = answered if isinstance(answered, int) else 0
-            tally.add_answer(time.perf_counter() - began, versions, bad_images)
+            tally.add_answer(time.perf_counter() - began, versions, bad_images, encoded)
         await asyncio.sleep(pause_s * random.uniform(0.5, 1.5))
 
 
@@ -81,7 +84,9 @@ async def crowd(address: str, pace: float, weights: dict[str, int]) -> None:
 
     telling = asyncio.create_task(tell_each_second())
     clients = [
-        asyncio.create_task(repeat(kinds[kind], pause_s(kind), tallies[kind], ended))
+        asyncio.create_task(
+            repeat(kinds[kind], pause_s(kind), kind not in PIXELS, tallies[kind], ended)
+        )
         for kind, weight in weights.items()
         for _ in range(weight)
     ]

@@ -18,13 +18,17 @@ class Tally:
     failed: int = 0
     problems: list[str] = field(default_factory=list)
     versions: Counter[int] = field(default_factory=Counter)  # images answered, by version
+    decoded: int = 0  # images of these that came encoded
     bad_images: int = 0  # answered by an error in their place
     buckets: Counter[int] = field(default_factory=Counter)  # answers, by latency
 
-    def add_answer(self, seconds: float, versions: dict[int, int], bad_images: int = 0) -> None:
+    def add_answer(
+        self, seconds: float, versions: dict[int, int], bad_images: int, encoded: bool
+    ) -> None:
         self.answered += 1
         self.versions.update(versions)
         self.bad_images += bad_images
+        self.decoded += encoded * sum(versions.values())
         self.buckets[math.ceil(math.log(max(1000 * seconds / FIRST_MS, 1), STEP))] += 1
 
     def add_failure(self, problem: str) -> None:
@@ -61,6 +65,7 @@ def total(tallies: Iterable[Tally]) -> Tally:
         whole.answered += one.answered
         whole.failed += one.failed
         whole.problems += one.problems
+        whole.decoded += one.decoded
         whole.bad_images += one.bad_images
         whole.versions += one.versions
         whole.buckets += one.buckets

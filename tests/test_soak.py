@@ -1,0 +1,77 @@
+"""The soak in its shortest form: a healthy server passes, one with planted faults does not."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import TESTS
+
+sys.path.append(str(TESTS.parent / "benchmarks"))
+
+from load.flat import growth
+from load.verdict import series
+
+SOAK = TESTS.parent / "benchmarks" / "soak.py"
+
+
+def soak(folder: Path, *flags: str) -> tuple[int, dict[str, str], str]:
+    """Exit code, what was found by each check that failed, and all that was printed."""
+    found = folder / "soak.json"
+    done = subprocess.run(
+        [sys.executable, str(SOAK), "--json", str(found), *flags],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=os.environ | {"PYTHONPATH": str(TESTS.parent)},
+    )
+    assert found.exists(), done.stdout + done.stderr
+    checks = json.loads(found.read_text())["checks"]
+    return done.returncode, {c["name"]: c["found"] for c in checks if not c["holds"]}, done.stdout
+
+
+def test_good_clients_are_served_among_bad_ones_while_versions_change(tmp_path: Path) -> None:
+    code, failed, told = soak(tmp_path, "--seconds", "15", "--pace", "2")
+    assert failed == {}, told
+    assert code == 0
+
+
+def test_planted_leaks_and_wrong_answers_are_caught(tmp_path: Path) -> None:
+    plant = ("--plant", "memory,files,threads,answers")
+    code, failed, told = soak(tmp_path, "--seconds", "12", "--pace", "2", *plant)
+    assert code == 1
+    leaks = {"memory flat", "files flat", "threads flat", "files returned"}
+    assert leaks <= set(failed), told
+    assert any("should say" in found for name, found in failed.items() if name.startswith("good"))
+
+
+NOISE = random.Random(0)
+TIMES = [i / 4 for i in range(400)]
+SHAPES = {
+    "noise": ([100 + NOISE.gauss(0, 5) for _ in TIMES], 0, 3),
+    "a leak of 0.2 a second under noise": ([0.2 * t + NOISE.gauss(0, 5) for t in TIMES], 14, 3),
+    "filling up at first": ([min(100, 10 * t) for t in TIMES], 0, 0.01),
+    "spikes": ([1000 if i % 50 == 0 else 10 for i in range(400)], 0, 0.01),
+    "a spike at the end": ([10] * 390 + [1000] * 10, 0, 0.01),
+    "a leak in steps": ([10 * (t // 10) for t in TIMES], 70, 5),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_growth_is_what_stays(shape: str) -> None:
+    values, expected, tolerance = SHAPES[shape]
+    assert growth(TIMES, values).grown == pytest.approx(expected, abs=tolerance)
+
+
+def test_too_few_looks_say_nothing() -> None:
+    with pytest.raises(ValueError, match="3 looks at a process"):
+        growth([1, 2, 3], [1, 2, 3])
+
+
+def test_a_scrape_is_read_by_labels() -> None:
+    page = 'a_total{model="x",v="1"} 2.0\na_total{model="y",v="1"} 3.0\na_total_other 4.0\nb 5.0\n'
+    assert series(page, "a_total") == [({"model": "x", "v": "1"}, 2), ({"model": "y", "v": "1"}, 3)]
+    assert series(page, "b") == [({}, 5)]
