@@ -52,8 +52,9 @@ class Echo(classifier_pb2_grpc.ClassifierServicer):
 class Failed(grpc.RpcError):
     """A call that ended with a code."""
 
-    def __init__(self, code: grpc.StatusCode) -> None:
+    def __init__(self, code: grpc.StatusCode, *trailers: tuple[str, str]) -> None:
         self.code = lambda: code
+        self.trailing_metadata = lambda: trailers
 
     def details(self) -> str:
         return "as told"
@@ -247,6 +248,21 @@ def test_a_busy_server_is_asked_until_the_deadline():
     with pytest.raises(unfreeze.Overloaded):
         patience.pause_s(Failed(Code.RESOURCE_EXHAUSTED))
     assert patience.failures > 25
+
+
+def test_a_busy_server_says_when_to_ask_again():
+    patience = Patience("server", timeout_s=60, attempts=2)
+    told = Failed(Code.RESOURCE_EXHAUSTED, ("x", "y"), ("grpc-retry-pushback-ms", "7000"))
+    assert 7 <= patience.pause_s(told) <= 10.5
+    nonsense = Failed(Code.RESOURCE_EXHAUSTED, ("grpc-retry-pushback-ms", "-1"))
+    assert patience.pause_s(nonsense) < 1
+
+
+@both
+def test_the_priority_reaches_the_server(ask: Ask, start):
+    echo = Echo()
+    ask(start(echo), b"one", priority=1)
+    assert echo.requests[0].priority == 1
 
 
 @both

@@ -33,6 +33,7 @@ SAFE_TO_REPEAT = {
     grpc.StatusCode.CANCELLED,  # a server that stops answers late streams with it
     grpc.StatusCode.RESOURCE_EXHAUSTED,
 }
+PUSHBACK = "grpc-retry-pushback-ms"  # gRPC proposal A6: when a server wants to be asked again
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 2.0
 
 
@@ -70,7 +71,8 @@ class Patience:
         return max(0.001, self.started + self.timeout_s - self.now())
 
     def pause_s(self, failed: grpc.RpcError, *, cancelled_here: bool = False) -> float:
-        """How long to wait before the next attempt: exponential, jittered, within the deadline.
+        """How long to wait before the next attempt: exponential or what the server said, jittered,
+        within the deadline.
 
         Args:
             cancelled_here: it was this client that ended the call.
@@ -80,10 +82,18 @@ class Patience:
         """
         self.failures += 1
         longest = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** (self.failures - 1))
-        pause = longest * random.uniform(0.5, 1)
+        pause = max(longest * random.uniform(0.5, 1), _pushback_s(failed) * random.uniform(1, 1.5))
         busy = failed.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         worn_out = self.failures >= self.attempts and not busy
         too_late = pause >= self.remaining_s()
         if cancelled_here or worn_out or too_late or not worth_repeating(failed):
             raise call_error(failed, self.address) from failed
         return pause
+
+
+def _pushback_s(failed: grpc.RpcError) -> float:
+    """When there is room again, by the server's own guess; 0 if it made none."""
+    for key, value in failed.trailing_metadata() or ():
+        if key == PUSHBACK and str(value).isdecimal():
+            return int(value) / 1000
+    return 0.0

@@ -61,6 +61,7 @@ class Client:
         version: int | None = None,
         top_k: int | None = None,
         tta_views: int | None = None,
+        priority: int = 0,
         timeout_s: float = TIMEOUT_S,
     ) -> list[Prediction]:
         """One prediction for each image, in order.
@@ -74,6 +75,7 @@ class Client:
             version: None is the one promoted when a request arrives.
             top_k: how many labels an answer names; None is 5.
             tta_views: views to average, 0 and 1 for none; None is the model's own default.
+            priority: who is answered first: 1 before 2 before 3; 0 means 2.
             timeout_s: for each request, its repetitions included.
 
         Raises:
@@ -85,6 +87,7 @@ class Client:
             version=version,
             top_k=top_k,
             tta_views=tta_views,
+            priority=priority,
             timeout_s=timeout_s,
         )
         return list(each)
@@ -97,10 +100,11 @@ class Client:
         version: int | None = None,
         top_k: int | None = None,
         tta_views: int | None = None,
+        priority: int = 0,
         timeout_s: float = TIMEOUT_S,
     ) -> Iterator[Prediction]:
         """As `classify`, but gives each prediction as soon as those before it are there."""
-        question = Question(model, version, top_k, tta_views)
+        question = Question(model, version, top_k, tta_views, priority)
         trace = trace_metadata()  # here, for the threads know nothing of it
         pool = ThreadPoolExecutor(self._concurrent_requests, "unfreeze-client")
         try:
@@ -175,10 +179,11 @@ class AsyncClient:
         version: int | None = None,
         top_k: int | None = None,
         tta_views: int | None = None,
+        priority: int = 0,
         timeout_s: float = TIMEOUT_S,
     ) -> list[Prediction]:
         """One prediction for each image, in order; see `Client.classify`."""
-        question = Question(model, version, top_k, tta_views)
+        question = Question(model, version, top_k, tta_views, priority)
         slots = asyncio.Semaphore(self._concurrent_requests)
 
         async def ask(chunk: Chunk) -> list[Prediction]:

@@ -57,6 +57,7 @@ class Question:
     version: int | None
     top_k: int | None
     tta_views: int | None
+    priority: int = 0
 
     def request(self, encoded: list[bytes]) -> classifier_pb2.ClassifyRequest:
         return classifier_pb2.ClassifyRequest(
@@ -65,6 +66,7 @@ class Question:
             images=encoded,
             top_k=self.top_k,
             tta_views=self.tta_views,
+            priority=self.priority,
         )
 
 
