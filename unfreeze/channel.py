@@ -5,6 +5,7 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import grpc
 
@@ -93,7 +94,8 @@ class Patience:
 
 def _pushback_s(failed: grpc.RpcError) -> float:
     """When there is room again, by the server's own guess; 0 if it made none."""
-    for key, value in failed.trailing_metadata() or ():
+    trailers: Any = failed.trailing_metadata() or ()  # pairs, of one type or another
+    for key, value in trailers:
         if key == PUSHBACK and str(value).isdecimal():
             return int(value) / 1000
     return 0.0
