@@ -51,10 +51,14 @@ class NotOffered(UnfreezeError):
 
 
 class Overloaded(UnfreezeError):
-    def __init__(self, message: str, retry_after_s: float = 0.1) -> None:
-        """`retry_after_s` is a guess of when there is room again; callers are told of it."""
+    def __init__(
+        self, message: str, retry_after_s: float = 0.1, reason: str = "queue_full"
+    ) -> None:
+        """`retry_after_s` is a guess of when there is room again; callers are told of it.
+        `reason` names the limit in the metrics."""
         super().__init__(message)
         self.retry_after_s = retry_after_s
+        self.reason = reason
 
 
 class Expired(Overloaded):

@@ -42,9 +42,11 @@ class Admission:
         Raises:
             Overloaded: there is none, or the wait would be longer than `queue_s`.
         """
-        if self._n_views and (problem := self._problem(n_views, queue_s)):
+        if self._n_views and (found := self._problem(n_views, queue_s)):
+            reason, problem = found
             room_s = max(self.expected_wait_s / 2, self._view_s)
-            raise Overloaded(f"Exceeds maximum queue size: {problem}; try again later", room_s)
+            message = f"Exceeds maximum queue size: {problem}; try again later"
+            raise Overloaded(message, room_s, reason)
         self._n_views += n_views
         self._n_requests += 1
 
@@ -53,12 +55,16 @@ class Admission:
         self._n_views -= n_views
         self._n_requests -= 1
 
-    def _problem(self, n_views: int, queue_s: float) -> str:
+    def _problem(self, n_views: int, queue_s: float) -> tuple[str, str] | None:
+        """The limit that is reached, as the metrics call it, and in words."""
         if self._max_requests and self._n_requests >= self._max_requests:
-            return f"{self._n_requests} requests are under way, which is this model's limit"
-        if self._n_views + n_views > self._max_queue:
-            return f"{self._n_views} images are under way and the limit is {self._max_queue}"
-        longest_s = min(self._max_queue_s, queue_s)
-        if self.expected_wait_s > longest_s:
-            return f"the wait would be {self.expected_wait_s:.2g} s, the limit is {longest_s:.2g} s"
-        return ""
+            problem = f"{self._n_requests} requests are under way, which is this model's limit"
+            return "model_requests", problem
+        if (under_way := self._n_views) + n_views > self._max_queue:
+            problem = f"{under_way} images are under way and the limit is {self._max_queue}"
+            return "queue_full", problem
+        wait_s, longest_s = self.expected_wait_s, min(self._max_queue_s, queue_s)
+        if wait_s > longest_s:
+            problem = f"the wait would be {wait_s:.2g} s, the limit is {longest_s:.2g} s"
+            return "expected_wait", problem
+        return None

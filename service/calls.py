@@ -32,6 +32,7 @@ from service.status import (
     code_of,
     message_of,
 )
+from service.tracing import CURRENT, Span, Tracer, trace_id_of
 
 log = logging.getLogger(__name__)
 
@@ -46,8 +47,9 @@ Handlers = Mapping[str, Any]
 class Calls:
     """The calls under way on all listeners, and the limit of their number."""
 
-    def __init__(self, metrics: Metrics, max_calls: int) -> None:
+    def __init__(self, metrics: Metrics, max_calls: int, tracer: Tracer | None = None) -> None:
         self._metrics = metrics
+        self._tracer = tracer
         self._max_calls = max_calls
         self._under_way = 0
         self._leaving = False
@@ -73,26 +75,26 @@ class Calls:
             read = partial(self._requests, read)
 
         async def unary(request: Any, context: Context) -> Any:
-            began = self._enter(counts)
+            call = self._enter(counts, context)
             try:
                 self._make_room()
                 response = await inner(read(request), context)
                 _give_back_id(context)
             except BaseException as error:
-                await self._failed(error, counts, began, context, codes)
-            self._leave(counts, began, OK)
+                await self._failed(error, call, context, codes)
+            self._leave(call, OK)
             return response
 
         async def stream(request: Any, context: Context) -> AsyncIterator[Any]:
-            began = self._enter(counts)
+            call = self._enter(counts, context)
             try:
                 self._make_room()
                 _give_back_id(context)
                 async for response in inner(read(request), context):
                     yield response
             except BaseException as error:
-                await self._failed(error, counts, began, context, codes)
-            self._leave(counts, began, OK)
+                await self._failed(error, call, context, codes)
+            self._leave(call, OK)
 
         behaviour: Any = stream if handler.response_streaming else unary
         # messages are read in here: gRPC would log what is none in full, and call it UNKNOWN
@@ -121,14 +123,22 @@ class Calls:
                 self._waiting.discard(task)
             yield read(message)
 
-    def _enter(self, counts: RpcCounts) -> float:
+    def _enter(self, counts: RpcCounts, context: Context) -> "Call":
         counts.begin()
         self._under_way += 1
-        return time.perf_counter()
+        if not self._tracer:
+            return Call(counts, time.perf_counter())
+        metadata = context.invocation_metadata()
+        span = self._tracer.begin(counts.service, counts.method, metadata)
+        CURRENT.set(span)
+        return Call(counts, time.perf_counter(), span)
 
-    def _leave(self, counts: RpcCounts, began: float, code: grpc.StatusCode) -> None:
+    def _leave(self, call: "Call", code: grpc.StatusCode) -> None:
         self._under_way -= 1
-        counts.end(code.name, time.perf_counter() - began)
+        seconds, span = time.perf_counter() - call.began, call.span
+        call.counts.end(code.name, seconds, span.trace_id if span and span.sampled else "")
+        if span:
+            span.end(code.name)
 
     def _make_room(self) -> None:
         if self._under_way > self._max_calls:
@@ -138,32 +148,44 @@ class Calls:
             )
 
     async def _failed(
-        self, error: BaseException, counts: RpcCounts, began: float, context: Context, codes: Codes
+        self, error: BaseException, call: "Call", context: Context, codes: Codes
     ) -> NoReturn:
         """Counts the call, then sends its status: whoever has the status finds it counted."""
         if isinstance(error, AbortError):
-            self._leave(counts, began, context.code())
+            self._leave(call, context.code())
             raise error
         if isinstance(error, asyncio.CancelledError | GeneratorExit):
             left_s = context.time_remaining()
             late = left_s is not None and left_s <= 0
-            self._leave(counts, began, DEADLINE_EXCEEDED if late else CANCELLED)
+            self._leave(call, DEADLINE_EXCEEDED if late else CANCELLED)
             raise error
         request_id = _request_id(context) or uuid.uuid4().hex
         trailers = [(REQUEST_ID, request_id)]
         if isinstance(error, UnfreezeError):
             code, message = code_of(error, codes), message_of(error)
         else:
-            facts = {"request_id": request_id, "method": counts.method}
+            trace_id = (
+                call.span.trace_id if call.span else trace_id_of(context.invocation_metadata())
+            )
+            facts = {"request_id": request_id, "method": call.counts.method, "trace_id": trace_id}
             log.error("internal_error", extra=facts, exc_info=error)
             code, message = INTERNAL, f"internal error (request id {request_id})"
         if isinstance(error, Overloaded):
             trailers.append((PUSHBACK, str(max(1, round(1000 * error.retry_after_s)))))
-        self._leave(counts, began, code)
+        self._leave(call, code)
         # gRPC keeps the last abort, and this would keep the frames below, with the versions in them
         error.__traceback__ = None
         await context.abort(code, message, tuple(trailers))
         raise AssertionError("abort raises")
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call under way; `began` is a moment of `time.perf_counter`."""
+
+    counts: RpcCounts
+    began: float
+    span: Span | None = None
 
 
 @dataclass(frozen=True)

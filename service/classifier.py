@@ -7,11 +7,10 @@ from typing import TypeAlias
 
 from grpc.aio import ServicerContext
 
-from registry.errors import BadRequest, Overloaded, UnfreezeError
+from registry.errors import BadRequest, UnfreezeError
 from registry.tta import MAX_VIEWS
 from service.live import Live
 from service.loader import Loaded
-from service.metrics import Metrics
 from service.predict import Predictor, top
 from service.status import message_of, number_of
 from service.work import LOW, Answer, Terms
@@ -29,10 +28,9 @@ StreamContext: TypeAlias = "ServicerContext[pb.ClassifyRequest, pb.ClassifyStrea
 class Classifier(pb_grpc.ClassifierServicer):
     """Checks a request, leases a version for as long as it is answered, and fills in the reply."""
 
-    def __init__(self, live: Live, predictor: Predictor, metrics: Metrics, max_images: int) -> None:
+    def __init__(self, live: Live, predictor: Predictor, max_images: int) -> None:
         self._live = live
         self._predictor = predictor
-        self._metrics = metrics
         self._max_images = max_images
 
     async def Classify(self, request: pb.ClassifyRequest, context: Context) -> pb.ClassifyResponse:
@@ -84,20 +82,17 @@ class Classifier(pb_grpc.ClassifierServicer):
             default = loaded.bundle.tta.default_views
             n_views = request.tta_views if request.HasField("tta_views") else default
             terms = Terms(n_views, request.priority)
-            try:
-                answers = await self._predictor.predict(loaded, images, terms)
-            except Overloaded:
-                self._metrics.rejected.labels("queue_full").inc()
-                raise
-            for answer in answers:
-                loaded.counts.answered(answer.probabilities)
-            return pb.ClassifyResponse(
+            answers = await self._predictor.predict(loaded, images, terms)
+            answered = time.perf_counter()
+            response = pb.ClassifyResponse(
                 model=request.model,
                 version=loaded.version,
                 results=[_result(answer, loaded, k) for answer in answers],
-                timings=_timings(answers, time.perf_counter() - started),
+                timings=_timings(answers, answered - started),
                 request_id=request.request_id,
             )
+            loaded.counts.encoded(answered, time.perf_counter())
+            return response
 
     def _check(self, request: pb.ClassifyRequest) -> None:
         n_images = len(request.images)

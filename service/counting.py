@@ -7,6 +7,7 @@ import numpy as np
 from registry.images import Float32Array
 from service.metrics import Metrics
 from service.statistics import Statistics
+from service.tracing import CURRENT
 
 # There from the first call on, or `rate` would not see the first failure.
 CODES = ("OK", "INTERNAL", "UNAVAILABLE", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED")
@@ -19,7 +20,7 @@ class RpcCounts:
 
     def __init__(self, metrics: Metrics, kind: str, service: str, method: str) -> None:
         """`kind` is unary, server_stream and so on, as everybody's dashboards call it."""
-        self.method = method
+        self.service, self.method = service, method
         self._labels = kind, service, method
         self._in_flight = metrics.rpcs_in_flight
         self._started = metrics.rpcs_started.labels(*self._labels)
@@ -57,6 +58,7 @@ class VersionCounts:
         self._confidence = metrics.confidence.labels(*key)
         self._predictions = metrics.predictions.show(*key, classes)
         self.statistics = Statistics()
+        self._open = True
         metrics.in_memory[key] += 1
 
     # Called in the threads that do the work
@@ -76,6 +78,10 @@ class VersionCounts:
         """Images were not run: `cancelled` by their caller, or `expired` in the queue."""
         self._dropped[reason].inc(n_images)
 
+    def rejected(self, reason: str) -> None:
+        """A request was turned away at a limit of this model."""
+        self._metrics.rejected.labels(reason).inc()
+
     # Called in the event loop
 
     def answered(self, probabilities: Float32Array | None) -> None:
@@ -88,13 +94,18 @@ class VersionCounts:
         self._predictions[best] += 1
         self._confidence.observe(float(probabilities[best]))
 
-    def encoded(self, seconds: float) -> None:
-        """A reply has been made of the answers."""
-        self._encode.observe(seconds)
+    def encoded(self, began: float, ended: float) -> None:
+        """A reply has been made of the answers, between two moments of `time.perf_counter`."""
+        self._encode.observe(ended - began)
+        if span := CURRENT.get():
+            span.stage("encode", began, ended)
 
     def close(self) -> None:
         """Nothing of this version is shown any more, unless it was loaded again meanwhile; what
         belongs to its model stays."""
+        if not self._open:
+            return
+        self._open = False
         self._metrics.in_memory[self._key] -= 1
         if self._metrics.in_memory[self._key]:
             return

@@ -14,7 +14,7 @@ from typing import Protocol
 
 import numpy as np
 
-from registry.errors import BadImage, Expired, Unavailable
+from registry.errors import BadImage, Expired, Overloaded, Unavailable
 from registry.images import Float32Array, UInt8Array
 from service.admission import Admission
 from service.queue import Queue, View
@@ -34,6 +34,9 @@ class Observer(Protocol):
 
     def dropped(self, reason: str, n_images: int) -> None:
         """Images were not run: `cancelled` by their caller, or `expired` in the queue."""
+
+    def rejected(self, reason: str) -> None:
+        """A request was turned away at a limit."""
 
 
 class Executor:
@@ -98,7 +101,11 @@ class Executor:
             Expired: it waited for longer than `terms` allow.
         """
         n_views = n_images * max(1, terms.n_views)
-        self._admission.enter(n_views, terms.queue_s)
+        try:
+            self._admission.enter(n_views, terms.queue_s)
+        except Overloaded as error:
+            self._observer.rejected(error.reason)
+            raise
         try:
             work = Work(n_images, draw, terms, asyncio.get_running_loop().create_future())
             self._submit(work, drawn)
@@ -161,7 +168,7 @@ class Executor:
 
     def _decode(self, image: Image) -> list[View]:
         """The views of an image, ready to run; none if it is bad, which then is its answer."""
-        started = time.perf_counter()
+        started = image.decode_at = time.perf_counter()
         image.queue_s = started - image.work.queued_at
         try:
             pixels = image.work.draw(image.index)
@@ -232,6 +239,8 @@ class Executor:
                 _tell(view.image.work, error)
             return
         ended = time.perf_counter()
+        for view in views:
+            view.image.compute_at = view.image.compute_at or started
         waited_s = started - min(view.ready_at for view in views)
         self._observer.ran(len(views), waited_s, ended - started)
         decode_s = (

@@ -6,11 +6,10 @@ from typing import Any
 
 from tritonclient.grpc import service_pb2 as pb
 
-from registry.errors import BadRequest, Overloaded
+from registry.errors import BadRequest
 from registry.images import Float32Array
 from service.live import Live
 from service.loader import Loaded
-from service.metrics import Metrics
 from service.names import find
 from service.predict import Predictor
 from service.protocol_terms import Wanted, read_wanted
@@ -23,10 +22,9 @@ Message = Any  # the stubs of tritonclient come without types
 class Inference:
     """Answers requests for both names of every model."""
 
-    def __init__(self, live: Live, predictor: Predictor, metrics: Metrics, max_images: int) -> None:
+    def __init__(self, live: Live, predictor: Predictor, max_images: int) -> None:
         self._live = live
         self._predictor = predictor
-        self._metrics = metrics
         self._max_images = max_images
 
     async def infer(self, request: Message) -> tuple[Message, Wanted]:
@@ -46,8 +44,8 @@ class Inference:
                 answers, read_at = await self._answers(request, loaded, takes_pixels, wanted)
                 answered_at = time.perf_counter()
                 response = _response(request, loaded, _probabilities(answers), wanted)
-            except BaseException as error:
-                self._count_failure(loaded, error, time.perf_counter() - began)
+            except BaseException:
+                loaded.counts.statistics.failed(time.perf_counter() - began)
                 raise
             _count(loaded, answers, began, read_at, answered_at)
             return response, wanted
@@ -63,11 +61,6 @@ class Inference:
         images = read_images(request, self._max_images)
         read_at = time.perf_counter()
         return await self._predictor.predict(loaded, images, wanted.terms), read_at
-
-    def _count_failure(self, loaded: Loaded, error: BaseException, seconds: float) -> None:
-        loaded.counts.statistics.failed(seconds)
-        if isinstance(error, Overloaded):
-            self._metrics.rejected.labels("queue_full").inc()
 
 
 def _probabilities(answers: Sequence[Answer]) -> list[Float32Array]:
@@ -100,9 +93,7 @@ def _count(
 ) -> None:
     """The slowest image stands for the request, whose images go side by side."""
     now = time.perf_counter()
-    for answer in answers:
-        loaded.counts.answered(answer.probabilities)
-    loaded.counts.encoded(now - answered_at)
+    loaded.counts.encoded(answered_at, now)
     if all(answer.cached for answer in answers):
         loaded.counts.statistics.remembered(now - began)
         return

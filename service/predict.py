@@ -8,6 +8,7 @@ from registry.images import Float32Array, UInt8Array, prepare
 from registry.tta import tta_views
 from service.cache import Cache
 from service.loader import Loaded
+from service.tracing import CURRENT
 from service.work import Answer, Terms
 
 # What pixels are called in the cache, so that they are never taken for an encoded image.
@@ -34,8 +35,10 @@ class Predictor:
             return tta_views(pixels, images[i], loaded.bundle.tta, terms.n_views)
 
         if self._cache is not None:
-            return await self._recall(self._cache, loaded, images, draw, terms)
-        return await loaded.executor.run(len(images), draw, terms)
+            answers = await self._recall(self._cache, loaded, images, draw, terms)
+        else:
+            answers = await loaded.executor.run(len(images), draw, terms)
+        return _told(loaded, answers)
 
     async def predict_pixels(
         self, loaded: Loaded, pixels: UInt8Array, terms: Terms
@@ -54,8 +57,10 @@ class Predictor:
 
         if self._cache is not None:
             contents = [PIXELS + image.tobytes() for image in pixels]
-            return await self._recall(self._cache, loaded, contents, draw, terms)
-        return await loaded.executor.run(len(pixels), draw, terms, drawn=plain)
+            answers = await self._recall(self._cache, loaded, contents, draw, terms)
+        else:
+            answers = await loaded.executor.run(len(pixels), draw, terms, drawn=plain)
+        return _told(loaded, answers)
 
     async def _recall(
         self,
@@ -76,6 +81,16 @@ class Predictor:
                 if answer.probabilities is not None:
                     cache.put(keys[i], answer.probabilities)
         return answers
+
+
+def _told(loaded: Loaded, answers: list[Answer]) -> list[Answer]:
+    """The same answers, which metrics and traces know of."""
+    for answer in answers:
+        loaded.counts.answered(answer.probabilities)
+    if span := CURRENT.get():
+        span.note(model=loaded.model, version=loaded.version, images=len(answers))
+        span.stages(max(answers, key=lambda answer: answer.compute_at + answer.compute_s))
+    return answers
 
 
 def top(probabilities: Float32Array, k: int) -> list[int]:

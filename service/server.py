@@ -33,6 +33,7 @@ from service.providers import Placement
 from service.session import choose_provider
 from service.settings import Settings
 from service.status import CODES, PROTOCOL_CODES
+from service.tracing import Tracer
 from unfreeze.v1 import admin_pb2, admin_pb2_grpc, classifier_pb2, classifier_pb2_grpc
 
 log = logging.getLogger(__name__)
@@ -58,8 +59,8 @@ class Service:
         self._parts = AsyncExitStack()  # what undoes each step of the start, last one first
         self._health = Health(CLASSIFIER)
         self.registry = Registry(settings.registry)
-        self.metrics = Metrics()
-        self._calls = Calls(self.metrics, settings.max_rpcs)
+        self.metrics = Metrics(settings.slo_seconds)
+        self._calls: Calls
         self.live: Live
         self.port = self.admin_port = self.metrics_port = 0
 
@@ -79,6 +80,7 @@ class Service:
         """
         try:
             await self._open_metrics()
+            self._open_tracing()
             self._lock_state()
             await self._open_models()
             jobs = await self._open_jobs()
@@ -93,6 +95,7 @@ class Service:
     async def drain(self) -> None:
         """Whoever asks for health has been told to go elsewhere, and had the time to."""
         await self._health.leave()
+        self.metrics.draining.set(1)
         log.info("draining", extra={"seconds": self._settings.drain_seconds})
         await asyncio.sleep(self._settings.drain_seconds)
 
@@ -111,6 +114,13 @@ class Service:
             taken = f"{settings.host}:{settings.metrics_port}"
             raise Unavailable(f"metrics cannot listen on {taken}: {error}") from error
         self._parts.push_async_callback(asyncio.to_thread, stop)
+
+    def _open_tracing(self) -> None:
+        settings, tracer = self._settings, None
+        if settings.otlp_endpoint:
+            tracer = Tracer(settings.otlp_endpoint, settings.trace_ratio)
+            self._parts.push_async_callback(asyncio.to_thread, tracer.close)
+        self._calls = Calls(self.metrics, settings.max_rpcs, tracer)
 
     def _lock_state(self) -> None:
         """No other server works on the same jobs; the lock dies with the process."""
@@ -189,7 +199,7 @@ class Service:
         server = self._server()
         cache = Cache(settings.cache_entries) if settings.cache_entries else None
         predictor = Predictor(settings.max_pixels, cache)
-        classifier = Classifier(self.live, predictor, self.metrics, settings.max_images)
+        classifier = Classifier(self.live, predictor, settings.max_images)
         add_classifier = classifier_pb2_grpc.add_ClassifierServicer_to_server
         add_classifier(classifier, self._calls.on(server, CODES))
         self._add_protocol(server, predictor)
@@ -212,7 +222,7 @@ class Service:
 
     def _add_protocol(self, server: grpc.aio.Server, predictor: Predictor) -> None:
         max_images = self._settings.max_images
-        inference = Inference(self.live, predictor, self.metrics, max_images)
+        inference = Inference(self.live, predictor, max_images)
         protocol = Protocol(
             self.live, self.registry, inference, max_images, lambda: self._health.is_ready
         )

@@ -56,6 +56,10 @@ class Settings(Record):
     cache_entries: int = Field(default=0, ge=0)  # 0: off
     max_rpcs: int = Field(default=1024, ge=1)
 
+    slo_seconds: float = Field(default=0.25, gt=0)  # an edge between buckets of latency
+    otlp_endpoint: str | None = Field(default=None, pattern=r"^https?://\S+$")  # None: no traces
+    trace_ratio: float = Field(default=1, ge=0, le=1)
+
     trainer_command: tuple[str, ...] = ()  # empty: this Python, `-m training`
     cancel_seconds: float = Field(default=10, ge=0)
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"

@@ -20,6 +20,8 @@ from registry.errors import Unavailable
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
 
+    from service.work import Answer
+
 NANOSECONDS = 1_000_000_000
 EXPORT_WITHIN_S = 2.0
 W3C = ("traceparent", "tracestate")
@@ -38,13 +40,27 @@ class Span:
     def __init__(self, tracer: "Tracer", span: Any) -> None:
         self._tracer = tracer
         self._span = span
+        # of time.perf_counter, since 1970; anew for each request, for clocks are set
+        self._zero = time.time_ns() - time.perf_counter_ns()
         self.sampled: bool = span.is_recording()
         self.trace_id: str = f"{span.get_span_context().trace_id:032x}"
 
     def stage(self, name: str, began: float, ended: float) -> None:
         """A part of the request went from one moment of `time.perf_counter` to another."""
         if self.sampled:
-            self._tracer.child(self._span, name, began, ended)
+            moments = (self._zero + int(moment * NANOSECONDS) for moment in (began, ended))
+            self._tracer.child(self._span, name, *moments)
+
+    def stages(self, answer: "Answer") -> None:
+        """How an image became its answer. It may wait twice, to be decoded and to be run."""
+        if not self.sampled or not answer.compute_at:
+            return
+        decoded_at = answer.decode_at + answer.decode_s
+        if answer.decode_at:
+            self.stage("queue", answer.queued_at, answer.decode_at)
+            self.stage("decode", answer.decode_at, decoded_at)
+        self.stage("queue", max(answer.queued_at, decoded_at), answer.compute_at)
+        self.stage("compute", answer.compute_at, answer.compute_at + answer.compute_s)
 
     def note(self, **facts: str | int) -> None:
         """What the request was about, such as its model."""
@@ -113,13 +129,12 @@ class Tracer:
         )
         return Span(self, span)
 
-    def child(self, parent: "ReadableSpan", name: str, began: float, ended: float) -> None:
+    def child(self, parent: "ReadableSpan", name: str, began_ns: int, ended_ns: int) -> None:
+        """A part of `parent` went from one moment to another, in nanoseconds since 1970."""
         from opentelemetry.trace import set_span_in_context
 
-        zero = time.time_ns() - time.perf_counter_ns()  # anew each time: the clock may be set
         within = set_span_in_context(parent)  # type: ignore[arg-type]
-        span = self._tracer.start_span(name, within, start_time=zero + int(began * NANOSECONDS))
-        span.end(zero + int(ended * NANOSECONDS))
+        self._tracer.start_span(name, within, start_time=began_ns).end(ended_ns)
 
     def close(self) -> None:
         """What was not sent yet has been, or its time was over."""
@@ -127,12 +142,6 @@ class Tracer:
         over.start()
         self._provider.shutdown()
         over.cancel()
-
-
-def stage(name: str, began: float, ended: float) -> None:
-    """A part of the request that this task works for; nothing where there is no tracing."""
-    if span := CURRENT.get():
-        span.stage(name, began, ended)
 
 
 def trace_id_of(metadata: Metadata) -> str:

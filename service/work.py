@@ -39,6 +39,10 @@ class Answer:
     queue_s: float = 0
     compute_s: float = 0
     cached: bool = False  # remembered, not run
+    # moments of time.perf_counter, for traces
+    queued_at: float = 0
+    decode_at: float = 0  # 0: nothing had to be decoded
+    compute_at: float = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -85,6 +89,8 @@ class Image:
     decode_s: float = 0
     queue_s: float = 0
     compute_s: float = 0
+    decode_at: float = 0
+    compute_at: float = 0
     views: dict[int, Float32Array] = field(default_factory=dict)  # probabilities, by view
     n_views: int = 1
 
@@ -100,7 +106,16 @@ class Image:
         mean = self.views[0]
         if self.n_views > 1:
             mean = np.mean([self.views[i] for i in range(self.n_views)], axis=0, dtype=np.float32)
-        return Answer(mean, None, self.decode_s, self.queue_s, self.compute_s)
+        return Answer(
+            mean,
+            None,
+            self.decode_s,
+            self.queue_s,
+            self.compute_s,
+            queued_at=self.work.queued_at,
+            decode_at=self.decode_at,
+            compute_at=self.compute_at,
+        )
 
 
 def _nothing(image: int) -> UInt8Array:

@@ -62,6 +62,7 @@ class Notes:
     def __init__(self) -> None:
         self.drops: list[tuple[str, int]] = []
         self.batches: list[int] = []
+        self.rejections: list[str] = []
 
     def decoded(self, seconds: float) -> None:
         assert seconds >= 0
@@ -71,6 +72,9 @@ class Notes:
 
     def dropped(self, reason: str, n_images: int) -> None:
         self.drops.append((reason, n_images))
+
+    def rejected(self, reason: str) -> None:
+        self.rejections.append(reason)
 
 
 @pytest.fixture
@@ -254,8 +258,9 @@ def test_requests_of_a_model_are_counted() -> None:
     few = admission(max_requests=2)
     few.enter(1)
     few.enter(1)
-    with pytest.raises(Overloaded, match="2 requests are under way, which is this model's limit"):
+    with pytest.raises(Overloaded, match="2 requests are under way, which is this model") as caught:
         few.enter(1)
+    assert caught.value.reason == "model_requests"
     few.leave(1)
     few.enter(1)
 
@@ -268,6 +273,7 @@ def test_a_wait_that_would_be_too_long_is_refused_at_once_with_a_hint() -> None:
     with pytest.raises(Overloaded, match=r"the wait would be 1\.2 s, the limit is 1 s") as caught:
         quick.enter(1)
     assert caught.value.retry_after_s == pytest.approx(0.625)
+    assert caught.value.reason == "expected_wait"
 
 
 def test_a_caller_who_cannot_wait_is_refused_sooner() -> None:

@@ -3,16 +3,21 @@
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
+import tiny
+from conftest import RunningServer, Start
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as otlp
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as otlp_grpc
 
-from service.tracing import CURRENT, EXPORT_WITHIN_S, Tracer, stage, trace_id_of
+from service.tracing import EXPORT_WITHIN_S, Tracer, trace_id_of
+from unfreeze.v1 import classifier_pb2 as pb
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 CALLER = "b7ad6b7169203331"
@@ -66,9 +71,8 @@ def test_a_request_is_a_span_within_the_callers(collector: Collector):
 def test_stages_are_within_the_request_and_last_as_long_as_they_did(collector: Collector):
     tracer = Tracer(collector.address)
     span = tracer.begin(SERVICE, "Classify", ())
-    CURRENT.set(span)
     began = time.perf_counter()
-    stage("compute", began, began + 0.25)
+    span.stage("compute", began, began + 0.25)
     span.end("OK")
     tracer.close()
     compute, request = collector.spans["compute"], collector.spans[f"{SERVICE}/Classify"]
@@ -127,7 +131,71 @@ def test_a_trace_is_named_by_its_context():
     assert trace_id_of((("user-agent", "x"), *traceparent())) == TRACE
 
 
-def test_stages_cost_nothing_where_nobody_traces():
+# Through a server
+
+
+def traced(start: Start, root: Path, collector: Collector, **changes: Any) -> RunningServer:
+    tiny.publish(root, promote=True)
+    return start(otlp_endpoint=collector.address, **changes)
+
+
+@pytest.mark.parametrize("plan", ["1x1x1", "1x1x4"], ids=["decodes where it runs", "in a pool"])
+def test_a_request_is_told_stage_by_stage(
+    start: Start, root: Path, collector: Collector, plan: str
+):
+    server = traced(start, root, collector, plan=plan)
+    ask = pb.ClassifyRequest(model="colours", images=[tiny.picture()])
+    server.classifier.Classify(ask, metadata=traceparent(), timeout=20)
+    server.stop()
+    request = collector.spans[f"{SERVICE}/Classify"]
+    stages = [collector.spans[name] for name in ("decode", "queue", "compute", "encode")]
+    assert {span.trace_id.hex() for span in (request, *stages)} == {TRACE}
+    assert {span.parent_span_id for span in stages} == {request.span_id}
+    moments = [
+        moment for one in stages for moment in (one.start_time_unix_nano, one.end_time_unix_nano)
+    ]
+    assert moments == sorted(moments)
+    facts = {pair.key: pair.value for pair in request.attributes}
+    assert facts["unfreeze.model"].string_value == "colours"
+    assert facts["unfreeze.version"].int_value == 1
+
+
+def test_a_stream_is_one_span(start: Start, root: Path, collector: Collector):
+    server = traced(start, root, collector)
+    ask = pb.ClassifyRequest(model="colours", images=[tiny.picture()])
+    assert len(list(server.classifier.ClassifyStream(iter([ask] * 3), timeout=20))) == 3
+    server.stop()
+    assert (
+        collector.spans["compute"].parent_span_id
+        == collector.spans[f"{SERVICE}/ClassifyStream"].span_id
+    )
+
+
+@pytest.mark.parametrize("traces", [True, False])
+def test_an_error_of_our_own_is_logged_with_the_callers_trace(
+    start: Start, root: Path, collector: Collector, caplog: pytest.LogCaptureFixture, traces: bool
+):
+    tiny.publish(root, promote=True)
+    server = start(otlp_endpoint=collector.address if traces else None)
+    server.service.live._models["colours"].current.executor._run = lambda images: 1 / 0
+    ask = pb.ClassifyRequest(model="colours", images=[tiny.picture()])
+    with pytest.raises(grpc.RpcError):
+        server.classifier.Classify(ask, metadata=traceparent(), timeout=20)
+    (record,) = (record for record in caplog.records if record.msg == "internal_error")
+    assert record.trace_id == TRACE
+
+
+def test_latency_names_the_trace_that_took_it(start: Start, root: Path, collector: Collector):
+    server = traced(start, root, collector)
+    ask = pb.ClassifyRequest(model="colours", images=[tiny.picture()])
+    server.classifier.Classify(ask, metadata=traceparent(), timeout=20)
+    page = urllib.request.Request(f"http://{server.metrics_address}/metrics")
+    page.add_header("Accept", "application/openmetrics-text; version=1.0.0")
+    with urllib.request.urlopen(page) as answer:
+        assert f'# {{trace_id="{TRACE}"}}' in answer.read().decode()
+
+
+def test_a_server_that_does_not_trace_imports_none_of_it():
     code = (
         "import sys, service.server; sys.exit(any('opentelemetry' in name for name in sys.modules))"
     )
