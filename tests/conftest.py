@@ -25,6 +25,7 @@ import tiny
 from registry.store import Registry
 from service.server import Service
 from service.settings import Settings
+from unfreeze.cli import main
 from unfreeze.v1 import admin_pb2_grpc, classifier_pb2_grpc
 from unfreeze.v1 import classifier_pb2 as pb
 
@@ -172,6 +173,23 @@ def server(start: Start, root: Path, state: Path, data: Path) -> RunningServer:
     """A server that can train, with version 1 of `colours` promoted."""
     tiny.publish(root, promote=True)
     return start(state=state, data_roots=(data,))
+
+
+ImportOnnx = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def import_onnx(tmp_path: Path, root: Path, capsys: pytest.CaptureFixture[str]) -> ImportOnnx:
+    """`unfreeze import` of a file, by the name `net`: exit code, standard output and error."""
+    default = tmp_path / "colours.txt"
+    default.write_text("\n".join(tiny.LABELS))
+
+    def run(model: Path, *flags: object, labels: Path = default) -> tuple[int, str, str]:
+        known = ("import", model, "--name", "net", "--labels", labels, "--registry", root)
+        code = main([str(one) for one in (*known, *flags)])
+        return code, *capsys.readouterr()
+
+    return run
 
 
 class ServerProcess:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from conftest import RunningServer, Start
+from conftest import ImportOnnx, RunningServer, Start
 from torch import nn
 from torchvision.models import mobilenet_v3_small, resnet18
 from torchvision.models.convnext import CNBlockConfig, ConvNeXt
@@ -15,7 +15,6 @@ from torchvision.models.convnext import CNBlockConfig, ConvNeXt
 from registry.images import ImageSpec, prepare
 from registry.store import Registry
 from training.foreign.pictures import draw_pictures
-from unfreeze.cli import main
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
@@ -32,7 +31,6 @@ BUILD: dict[str, Callable[[], nn.Module]] = {
 PICTURES = [tiny.noise(1), *draw_pictures()[:4]]  # a fixed batch of two has one left over
 
 Export = Callable[[str, str, bool], Path]
-Run = Callable[..., int]
 
 
 def seen(pictures: list[bytes], spec: ImageSpec) -> torch.Tensor:
@@ -97,27 +95,9 @@ def export(networks: dict[str, nn.Module], tmp_path_factory: pytest.TempPathFact
     return export
 
 
-@pytest.fixture
-def labels(tmp_path: Path) -> Path:
-    path = tmp_path / "labels.txt"
-    path.write_text("\n".join(LABELS))
-    return path
-
-
-@pytest.fixture
-def run(root: Path, labels: Path) -> Run:
-    """The command; gives its exit code."""
-
-    def run(model: Path, *flags: object, name: str = "net") -> int:
-        known = ("import", model, "--name", name, "--labels", labels, "--registry", root)
-        return main([str(one) for one in (*known, *flags)])
-
-    return run
-
-
-def served(server: RunningServer, model: str) -> np.ndarray:
+def served(server: RunningServer) -> np.ndarray:
     """[n,classes] in the order of the labels."""
-    results = server.classify(*PICTURES, model=model, top_k=len(LABELS)).results
+    results = server.classify(*PICTURES, model="net", top_k=len(LABELS)).results
     rows = [{one.name: one.probability for one in each.prediction.labels} for each in results]
     return np.array([[row[label] for label in LABELS] for row in rows])
 
@@ -128,17 +108,21 @@ def served(server: RunningServer, model: str) -> np.ndarray:
 def test_what_is_imported_is_served_as_torch_answers(
     networks: dict[str, nn.Module],
     export: Export,
-    run: Run,
+    import_onnx: ImportOnnx,
     start: Start,
     root: Path,
+    tmp_path: Path,
     name: str,
     exporter: str,
     fixed: bool,
 ):
-    assert run(export(name, exporter, fixed), "--logits", *SEEN, name=name) == 0
-    bundle = Registry(root).bundle(name, 1)
+    labels = tmp_path / "labels.txt"
+    labels.write_text("\n".join(LABELS))
+    code, *_ = import_onnx(export(name, exporter, fixed), "--logits", *SEEN, labels=labels)
+    assert code == 0
+    bundle = Registry(root).bundle("net", 1)
     assert bundle.fixed_batch == (2 if fixed else None)
     with torch.no_grad():
         truth = networks[name](seen(PICTURES, bundle.image)).softmax(dim=1).numpy()
     assert np.ptp(truth, axis=0).min() > 0.05, "a model that always says the same proves nothing"
-    np.testing.assert_allclose(served(start(), name), truth, atol=1e-5)
+    np.testing.assert_allclose(served(start()), truth, atol=1e-5)
