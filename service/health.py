@@ -1,50 +1,88 @@
-"""What `grpc.health.v1` says: of the server, of the classifier, and of each model by its name."""
+"""What `grpc.health.v1` says: of the server, of the classifier, and of each model by its name.
+
+The servicer that comes with `grpcio-health-checking` (1.81) forgets all watchers of a name when one
+of them goes, waits for the slowest of them, and lets them hold up the end of the server.
+"""
 
 import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
 
-from grpc_health.v1 import health, health_pb2
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 
 OVERALL = ""
 LIVENESS = "liveness"  # stays up while draining, or the orchestrator would kill what drains
 READINESS = "readiness"
 
-HealthServicer = health.aio.HealthServicer
 
-
-class Health:
-    """The answers of `servicer`, which is given to a listener."""
+class Health(health_pb2_grpc.HealthServicer):
+    """Changed and asked in one event loop."""
 
     def __init__(self, service: str) -> None:
         """`service` is the full name of what is served besides the whole."""
-        self.servicer = HealthServicer()
-        self._follow = [OVERALL, READINESS, service]
+        self._ours = (OVERALL, READINESS, service)
+        self._status: dict[str, int] = {}
+        self._changed = asyncio.Event()  # another one after every change
         self._leaving = False
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._ended = False
 
     @property
     def is_ready(self) -> bool:
         """Requests are wanted: it does not drain."""
         return not self._leaving
 
-    async def ready(self) -> None:
-        await self.servicer.set(LIVENESS, SERVING)
-        for name in self._follow:
-            await self.servicer.set(name, SERVING)
+    def ready(self) -> None:
+        self._status |= dict.fromkeys((LIVENESS, *self._ours), SERVING)
+        self._tell()
 
-    async def leave(self) -> None:
+    def leave(self) -> None:
         """Everything but liveness says, from now on, to go elsewhere."""
         self._leaving = True
-        for name in self._follow:
-            await self.servicer.set(name, NOT_SERVING)
+        for name in self._status.keys() - {LIVENESS}:
+            self._status[name] = NOT_SERVING
+        self._tell()
+
+    def end(self) -> None:
+        """Those who watch have been told all there is, and are sent away."""
+        self._ended = True
+        self._tell()
 
     def model_ready(self, model: str) -> None:
         """The model has a health of its own, which is good; a model may not take our names."""
-        if self._leaving or model in (*self._follow, LIVENESS):
-            return
-        self._follow.append(model)
-        task = asyncio.create_task(self.servicer.set(model, SERVING))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        if not self._leaving and model not in (LIVENESS, *self._ours):
+            self._status[model] = SERVING
+            self._tell()
+
+    def _tell(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    # What callers can ask
+
+    async def Check(
+        self, request: health_pb2.HealthCheckRequest, context: Any
+    ) -> health_pb2.HealthCheckResponse:
+        if request.service not in self._status:
+            problem = f"nothing here is called {request.service!r:.80}"
+            await context.abort(grpc.StatusCode.NOT_FOUND, problem)
+        return health_pb2.HealthCheckResponse(status=self._status[request.service])
+
+    async def Watch(
+        self, request: health_pb2.HealthCheckRequest, context: Any
+    ) -> AsyncIterator[health_pb2.HealthCheckResponse]:
+        """The state now and whenever it is another; one who reads slowly may miss some between."""
+        told = None
+        while True:
+            changed, status = self._changed, self._status.get(request.service, UNKNOWN)
+            if status != told:
+                yield health_pb2.HealthCheckResponse(status=status)
+                told = status
+            elif self._ended:
+                return
+            else:
+                await changed.wait()

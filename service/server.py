@@ -87,21 +87,21 @@ class Service:
             await self._open_admin(jobs)
             await self._open_public()
             await self._follow_registry()
-            await self._health.ready()
+            self._health.ready()
         except BaseException:
             await self.stop()
             raise
 
     async def drain(self) -> None:
         """Whoever asks for health has been told to go elsewhere, and had the time to."""
-        await self._health.leave()
+        self._health.leave()
         self.metrics.draining.set(1)
         log.info("draining", extra={"seconds": self._settings.drain_seconds})
         await asyncio.sleep(self._settings.drain_seconds)
 
     async def stop(self) -> None:
         """Requests under way were answered, a running job is queued again, nothing is open."""
-        await self._health.leave()
+        self._health.leave()
         await self._parts.aclose()
 
     # The parts, in the order in which they start
@@ -203,11 +203,12 @@ class Service:
         add_classifier = classifier_pb2_grpc.add_ClassifierServicer_to_server
         add_classifier(classifier, self._calls.on(server, CODES))
         self._add_protocol(server, predictor)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         self._reflect(server, CLASSIFIER, PROTOCOL, HEALTH)
         self.port = await self._listen(server, settings.host, settings.port)
         self._parts.push_async_callback(server.stop, settings.grace_seconds)
         self._parts.callback(self._calls.leave)
+        self._parts.callback(self._health.end)
 
     async def _follow_registry(self) -> None:
         task = asyncio.create_task(self.live.follow(self._settings.poll_seconds))

@@ -217,7 +217,9 @@ def start_process(root: Path, tmp_path: Path) -> Iterator[Callable[..., ServerPr
     running: list[ServerProcess] = []
 
     def start(*flags: str) -> ServerProcess:
-        process = ServerProcess(root, tmp_path, *flags)
+        folder = tmp_path / f"server-{len(running)}"
+        folder.mkdir()
+        process = ServerProcess(root, folder, *flags)
         running.append(process)
         return process
 

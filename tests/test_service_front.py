@@ -228,6 +228,46 @@ def test_a_draining_server_says_so_and_still_answers(start: Start, root: Path) -
     drain.join()
 
 
+def watch(server: RunningServer, service: str = "") -> grpc.Call:
+    """Tells of every change of this health."""
+    request = health_pb2.HealthCheckRequest(service=service)
+    return health_pb2_grpc.HealthStub(server.channel).Watch(request, timeout=100)
+
+
+UNKNOWN, SERVING, NOT_SERVING = (
+    health_pb2.HealthCheckResponse.SERVICE_UNKNOWN,
+    health_pb2.HealthCheckResponse.SERVING,
+    health_pb2.HealthCheckResponse.NOT_SERVING,
+)
+
+
+def test_those_who_watch_are_told_of_a_model_once_it_is_there(
+    server: RunningServer, root: Path
+) -> None:
+    told = watch(server, "later")
+    assert next(told).status == UNKNOWN
+    tiny.publish(root, model="later", promote=True)
+    assert next(told).status == SERVING
+
+
+def test_one_watcher_who_goes_takes_no_other_along(server: RunningServer) -> None:
+    first, second = watch(server), watch(server)
+    assert [next(one).status for one in (first, second)] == [SERVING, SERVING]
+    first.cancel()
+    assert health(server, "") == "SERVING"  # after which the server knows that the first has gone
+    server.end()
+    assert next(second).status == NOT_SERVING
+
+
+def test_those_who_watch_do_not_hold_up_the_end(start: Start) -> None:
+    server = start(grace_seconds=300)
+    told = watch(server)
+    assert next(told).status == SERVING
+    server.end()
+    assert [one.status for one in told] == [NOT_SERVING]
+    wait_until(lambda: server.has_ended)
+
+
 def services(channel: grpc.Channel) -> set[str]:
     stub = reflection_pb2_grpc.ServerReflectionStub(channel)
     asked = reflection_pb2.ServerReflectionRequest(list_services="")
