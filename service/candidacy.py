@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from registry.pointers import Mode
 from service.comparison import Comparison
 from service.loader import Loaded
+from service.shadow import Draw, Sample, Shadow
 
 SAMPLE = 1 << 16  # bytes from either end of the first image; the event loop does the hashing
+
+Content = Sequence[bytes | memoryview]  # images, encoded or as flat pixels
 
 
 @dataclass
@@ -19,21 +22,37 @@ class Candidacy:
     beside: int  # number of the promotion that it is tried beside
     mode: Mode
     percent: float
+    live: Loaded
     loaded: Loaded
     comparison: Comparison
+    shadow: Shadow
 
-    def answers(self, content: Sequence[bytes]) -> bool:
-        """The request with these images is one of its share."""
+    @property
+    def same_size(self) -> bool:
+        """It takes pixels that were prepared for the live version."""
+        return self.loaded.bundle.image.size == self.live.bundle.image.size
+
+    @property
+    def same_shape(self) -> bool:
+        """Whoever knows the shapes of the live version's input and output can use it."""
+        labels = len(self.loaded.bundle.labels), len(self.live.bundle.labels)
+        return self.same_size and labels[0] == labels[1]
+
+    def answers(self, content: Content) -> bool:
+        """The request with these images is one of those that it answers."""
         return self.mode == "split" and self._draws(content)
 
-    def shadows(self, content: Sequence[bytes]) -> bool:
-        return self.mode == "shadow" and self._draws(content)
+    def sample(self, content: Content, draw: Draw, n_views: int) -> Sample | None:
+        """The request with these images, if it is one of those on which it is compared."""
+        if self.mode == "shadow" and self._draws(content):
+            return self.shadow.sample(draw, n_views)
+        return None
 
-    def _draws(self, content: Sequence[bytes]) -> bool:
-        return bool(content) and 100 * draw(content, self.loaded.version) < self.percent
+    def _draws(self, content: Content) -> bool:
+        return bool(content) and 100 * draw_lot(content, self.loaded.version) < self.percent
 
 
-def draw(content: Sequence[bytes], version: int) -> float:
+def draw_lot(content: Content, version: int) -> float:
     """A number from 0 to 1 that depends on the images and the version alone.
 
     So a repeated request meets the same version, also on another replica, and a request that was

@@ -180,7 +180,8 @@ class Executor:
             return []
         ended = time.perf_counter()
         image.n_views, image.decode_s = len(pixels), ended - started
-        self._observer.decoded(image.decode_s)
+        if image.work.is_awaited:
+            self._observer.decoded(image.decode_s)
         return [View(image, i, pixels[i : i + 1], ended) for i in range(len(pixels))]
 
     # Running
@@ -242,7 +243,8 @@ class Executor:
         for view in views:
             view.image.compute_at = view.image.compute_at or started
         waited_s = started - min(view.ready_at for view in views)
-        self._observer.ran(len(views), waited_s, ended - started)
+        if views[0].image.work.is_awaited:
+            self._observer.ran(len(views), waited_s, ended - started)
         decode_s = (
             0 if self._pool else sum(view.image.decode_s for view in views if not view.number)
         )

@@ -5,14 +5,14 @@ warm for rollback; the one before it is freed. A load holds up nothing but what 
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from typing import Any, NoReturn, TypeVar
 
 from registry.candidates import clear_candidate, set_candidate
 from registry.errors import BundleError, NotFound, Unavailable
 from registry.pointers import Candidate, Mode, Pointer
 from registry.store import Registry, check_name
-from service.candidacy import Candidacy
+from service.candidacy import Candidacy, Content
 from service.follower import Follower
 from service.loader import Loaded, Loader
 from service.loading import Loading
@@ -43,7 +43,14 @@ class Live:
 
     # Reading
 
-    async def get(self, model: str, version: int | None, content: Sequence[bytes] = ()) -> Loaded:
+    async def get(
+        self,
+        model: str,
+        version: int | None,
+        content: Content = (),
+        *,
+        same_shape: bool = False,
+    ) -> Loaded:
         """The promoted version, a candidate that has its share of them, or the version asked for,
         which is loaded if it is not in memory.
 
@@ -51,6 +58,7 @@ class Live:
 
         Args:
             content: the images, which decide whether a candidate answers; none: it does not.
+            same_shape: one whose input or output is shaped otherwise does not.
 
         Raises:
             NotFound: there is no such model or version.
@@ -60,8 +68,8 @@ class Live:
         if version is None:
             if entry is None or entry.current is None:
                 _explain_missing(model, entry, self.ready())
-            if entry.candidate and entry.candidate.answers(content):
-                return entry.candidate.loaded
+            if (tried := entry.candidate) and tried.answers(content):
+                return tried.loaded if tried.same_shape or not same_shape else entry.current
             return entry.current
         if entry and (found := entry.find(version)):
             return found

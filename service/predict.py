@@ -1,13 +1,16 @@
 """Images to probabilities: cache, decode, views, execution plan, mean."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 
+from registry.bundle import Bundle
 from registry.images import Float32Array, UInt8Array, prepare
 from registry.tta import tta_views
 from service.cache import Cache
 from service.loader import Loaded
+from service.shadow import Draw, Sample
 from service.tracing import CURRENT
 from service.work import Answer, Terms
 
@@ -30,15 +33,13 @@ class Predictor:
             Overloaded: there is no room in the queue, or it waited there for too long.
         """
 
-        def draw(i: int) -> UInt8Array:
-            pixels = prepare(images[i], loaded.bundle.image, self._max_pixels)
-            return tta_views(pixels, images[i], loaded.bundle.tta, terms.n_views)
+        def draw(bundle: Bundle, i: int) -> UInt8Array:
+            pixels = prepare(images[i], bundle.image, self._max_pixels)
+            return tta_views(pixels, images[i], bundle.tta, terms.n_views)
 
-        if self._cache is not None:
-            answers = await self._recall(self._cache, loaded, images, draw, terms)
-        else:
-            answers = await loaded.executor.run(len(images), draw, terms)
-        return _told(loaded, answers)
+        tried = loaded.candidate
+        sample = tried.sample(images, draw, terms.n_views) if tried else None
+        return await self._answer(loaded, images, draw, terms, sample)
 
     async def predict_pixels(
         self, loaded: Loaded, pixels: UInt8Array, terms: Terms
@@ -50,16 +51,37 @@ class Predictor:
         """
         plain = terms.n_views < 2
 
-        def draw(i: int) -> UInt8Array:
+        def draw(bundle: Bundle, i: int) -> UInt8Array:
             if plain:
                 return pixels[i : i + 1]
-            return tta_views(pixels[i], pixels[i].tobytes(), loaded.bundle.tta, terms.n_views)
+            return tta_views(pixels[i], pixels[i].tobytes(), bundle.tta, terms.n_views)
 
+        tried, sample = loaded.candidate, None
+        if tried and tried.same_size:
+            sample = tried.sample([pixels.reshape(-1).data], draw, terms.n_views)
+        contents = [PIXELS] * len(pixels)
         if self._cache is not None:
             contents = [PIXELS + image.tobytes() for image in pixels]
-            answers = await self._recall(self._cache, loaded, contents, draw, terms)
+        return await self._answer(loaded, contents, draw, terms, sample, drawn=plain)
+
+    async def _answer(
+        self,
+        loaded: Loaded,
+        contents: Sequence[bytes],
+        draw: Draw,
+        terms: Terms,
+        sample: Sample | None,
+        *,
+        drawn: bool = False,
+    ) -> list[Answer]:
+        """`sample` is asked of a candidate too, once the answers are there."""
+        draw_live = sample.for_live if sample else partial(draw, loaded.bundle)
+        if self._cache is not None:
+            answers = await self._recall(self._cache, loaded, contents, draw_live, terms)
         else:
-            answers = await loaded.executor.run(len(pixels), draw, terms, drawn=plain)
+            answers = await loaded.executor.run(len(contents), draw_live, terms, drawn=drawn)
+        if sample:
+            sample.answered(answers)
         return _told(loaded, answers)
 
     async def _recall(

@@ -13,6 +13,7 @@ from service.comparison import Comparison
 from service.loader import Loaded
 from service.metrics import Metrics
 from service.model import Model, Trouble
+from service.shadow import Shadow
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +84,14 @@ class Swaps:
                 live.bundle, loaded.bundle, loaded.version, self._metrics.candidates
             )
             entry.candidate = live.candidate = Candidacy(
-                number, wanted.beside, wanted.mode, wanted.percent, loaded, comparison
+                number=number,
+                beside=wanted.beside,
+                mode=wanted.mode,
+                percent=wanted.percent,
+                live=live,
+                loaded=loaded,
+                comparison=comparison,
+                shadow=Shadow(live, loaded, comparison),
             )
             entry.release(entry.pinned.pop(loaded.version, None))
         self._metrics.candidates.begin(name, loaded.version, wanted.mode, wanted.percent)

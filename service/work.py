@@ -58,6 +58,11 @@ class Work:
     answers: dict[int, Answer] = field(default_factory=dict)
 
     @property
+    def is_awaited(self) -> bool:
+        """Somebody waits for the answer, so it is counted among those that callers get."""
+        return self.terms.priority < LOWEST
+
+    @property
     def urgency(self) -> float:
         """What is smaller comes first."""
         priority = self.terms.priority or NORMAL

@@ -156,6 +156,22 @@ def test_promote_and_roll_back(at, photos: Path, capsys):
     assert "red" in red
 
 
+def test_a_candidate_is_tried_listed_and_cleared(at, photos: Path, capsys):
+    tiny.publish(at.settings.registry)
+    tried = run(capsys, "candidate", "colours", "--version", 2, "--shadow", 100)
+    assert tried == (0, "colours: version 2 shadows 100 %\n", "")
+    run(capsys, "predict", photos / "a.jpg", "--model", "colours")
+    said = "version 2 shadows 100 %, agrees on 1 of 1 images"
+    wait_until(lambda: said in run(capsys, "models")[1])
+    split = json.loads(run(capsys, "candidate", "colours", "--version=2", "--split=5", "--json")[1])
+    assert (split["mode"], split["percent"], split["compared"]) == ("split", 5, 1)
+    cleared = run(capsys, "candidate", "colours", "--clear")[1]
+    assert cleared == "colours: version 2 is tried no more\n"
+    assert json.loads(run(capsys, "models", "--json")[1])[0]["candidate"] is None
+    again = run(capsys, "candidate", "colours", "--clear")
+    assert again == (0, "colours: no version was being tried\n", "")
+
+
 def test_prune_deletes_old_versions(at, capsys):
     for _ in range(3):
         tiny.publish(at.settings.registry)
@@ -172,6 +188,11 @@ def test_prune_deletes_old_versions(at, capsys):
         (["versions", "prune", "colours", "--keep", "0"], 2),
         (["promote", "colours", "99"], 3),
         (["rollback", "colours"], 1),  # nothing was replaced
+        (["candidate", "colours", "--shadow", "5"], 2),  # which version?
+        (["candidate", "colours", "--version", "1", "--clear"], 2),
+        (["candidate", "colours", "--version", "1", "--shadow", "5"], 1),  # it is promoted
+        (["candidate", "colours", "--version", "7", "--split", "5"], 3),
+        (["candidate", "colours", "--version", "1", "--split", "0"], 2),
         (["models", "--admin-address", "127.0.0.1:1"], 4),
     ],
 )

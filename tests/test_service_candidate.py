@@ -1,0 +1,496 @@
+"""A version is tried on a share of the requests: it answers them, or is compared in the shadow."""
+
+import asyncio
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+import tiny
+from conftest import RunningServer, Start, best, wait_until
+
+from registry.bundle import Bundle
+from registry.candidates import set_candidate
+from registry.images import Float32Array, UInt8Array, prepare
+from service.admission import Admission
+from service.candidacy import Candidacy, draw_lot
+from service.candidate_metrics import CandidateMetrics
+from service.comparison import Comparison, chosen, difference
+from service.counting import VersionCounts
+from service.executor import Executor
+from service.kind import Kind
+from service.loader import Loaded
+from service.metrics import Metrics
+from service.plan import parse_plan
+from service.predict import Predictor
+from service.shadow import MAX_IN_FLIGHT, Sample, Shadow
+from service.work import Answer, Terms
+from unfreeze.v1 import admin_pb2 as pb
+
+GREEN = (0.0, 9.0, 0.0)
+BLUE = (0.0, 0.0, 9.0)
+SPLIT, SHADOW = pb.CANDIDATE_MODE_SPLIT, pb.CANDIDATE_MODE_SHADOW
+
+
+def try_(server: RunningServer, version: int, mode: Any, percent: float = 100) -> pb.Candidate:
+    request = pb.SetCandidateRequest(
+        model="colours", version=version, mode=mode, percent=percent, reason="a test"
+    )
+    return server.admin.SetCandidate(request, timeout=20).candidate
+
+
+def clear(server: RunningServer) -> int:
+    return server.admin.ClearCandidate(
+        pb.ClearCandidateRequest(model="colours"), timeout=20
+    ).version
+
+
+def listed(server: RunningServer) -> pb.Model:
+    (model,) = server.admin.ListModels(pb.ListModelsRequest(), timeout=20).models
+    return model
+
+
+def version_of(server: RunningServer, image: bytes = b"", **fields: Any) -> int:
+    return server.classify(image or tiny.picture(), **fields).version
+
+
+@pytest.fixture
+def green(server: RunningServer, root: Path) -> RunningServer:
+    """A server of version 1, whose version 2 finds everything green."""
+    assert tiny.publish(root, bias=GREEN) == 2
+    return server
+
+
+# Split
+
+
+def test_a_candidate_answers_requests_that_name_no_version(green: RunningServer) -> None:
+    told = try_(green, 2, SPLIT)
+    assert (told.version, told.mode, told.percent, told.ready) == (2, SPLIT, 100, True)
+    response = green.classify(*[tiny.picture("red")] * 3)
+    assert (response.version, best(response)) == (2, ["green"] * 3)
+    assert version_of(green, version=1) == 1
+
+
+def test_the_share_is_drawn_by_content_and_grows_by_adding(green: RunningServer) -> None:
+    images = [tiny.noise(seed) for seed in range(60)]
+    drawn = []
+    for percent in (10, 40, 80):
+        try_(green, 2, SPLIT, percent)
+        first, again = ({i for i in images if version_of(green, i) == 2} for _ in range(2))
+        assert first == again
+        drawn.append(first)
+    assert drawn[0] < drawn[1] < drawn[2]
+    # these images, so always the same numbers
+    assert [abs(len(share) - 0.6 * p) < 8 for share, p in zip(drawn, (10, 40, 80), strict=True)]
+
+
+def test_lots_are_even_and_another_candidate_draws_others() -> None:
+    contents = [[str(i).encode()] for i in range(4000)]
+    lots = np.array([draw_lot(content, 2) for content in contents])
+    shares, _ = np.histogram(lots, bins=10, range=(0, 1))
+    assert shares.min() > 330
+    others = np.array([draw_lot(content, 3) for content in contents])
+    assert abs(np.corrcoef(lots, others)[0, 1]) < 0.05
+
+
+def test_a_candidate_may_have_other_labels_and_another_size(server: RunningServer, root) -> None:
+    labels = ("rot", "grün", "blau", "gelb")
+    tiny.publish(root, labels=labels, bias=(0.0,) * 4, size=16)
+    try_(server, 2, SPLIT)
+    response = server.classify(tiny.picture("green"))
+    assert (best(response), len(response.results[0].prediction.labels)) == (["grün"], 4)
+
+
+ENDS: dict[str, Callable[[RunningServer], Any]] = {
+    "cleared": clear,
+    "live pointer renewed": lambda server: promote(server, 1),
+    "another promoted": lambda server: promote(server, 3),
+    "rolled back": lambda server: server.admin.Rollback(pb.RollbackRequest(model="colours")),
+    "promoted elsewhere": lambda server: (
+        server.registry.promote("colours", 1, by="other", reason=""),
+        server.refresh(),
+    ),
+}
+
+
+def promote(server: RunningServer, version: int) -> None:
+    server.admin.Promote(pb.PromoteRequest(model="colours", version=version), timeout=20)
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_a_split_ends(green: RunningServer, root: Path, end: str) -> None:
+    tiny.publish(root)
+    promote(green, 3)
+    promote(green, 1)
+    try_(green, 2, SPLIT)
+    assert version_of(green) == 2
+    ENDS[end](green)
+    assert version_of(green) in {1, 3}
+    assert not listed(green).HasField("candidate")
+    green.refresh()
+    assert version_of(green) in {1, 3}
+    assert 'unfreeze_candidate_percent{model="colours"' not in green.metrics()
+
+
+def test_a_promoted_candidate_answers_everything(green: RunningServer) -> None:
+    try_(green, 2, SPLIT, 1)
+    promote(green, 2)
+    assert {version_of(green, tiny.noise(seed)) for seed in range(20)} == {2}
+    assert (listed(green).promoted_version, listed(green).HasField("candidate")) == (2, False)
+
+
+def test_every_replica_follows_and_a_restart_keeps_it(green: RunningServer, start: Start) -> None:
+    other = start()
+    try_(green, 2, SPLIT)
+    wait_until(lambda: version_of(other) == 2)
+    clear(green)
+    wait_until(lambda: version_of(other) == 1)
+    try_(green, 2, SPLIT)
+    green.stop()
+    restarted = start()
+    wait_until(lambda: version_of(restarted) == 2)
+
+
+def test_set_requests_that_make_no_sense_are_refused(green: RunningServer, root: Path) -> None:
+    tiny.publish(root, golden_shift=0.1)
+    refused = {
+        (2, SPLIT, 0.0): "INVALID_ARGUMENT",
+        (2, SPLIT, 101.0): "INVALID_ARGUMENT",
+        (2, pb.CANDIDATE_MODE_UNSPECIFIED, 5.0): "INVALID_ARGUMENT",
+        (9, SHADOW, 5.0): "NOT_FOUND",
+        (1, SHADOW, 5.0): "FAILED_PRECONDITION",
+        (3, SHADOW, 5.0): "FAILED_PRECONDITION",  # its golden answers are wrong
+    }
+    for (version, mode, percent), code in refused.items():
+        with pytest.raises(grpc.RpcError) as caught:
+            try_(green, version, mode, percent)
+        assert caught.value.code().name == code
+    assert not listed(green).HasField("candidate")
+    assert clear(green) == 0
+
+
+def set_elsewhere(server: RunningServer, version: int) -> None:
+    set_candidate(server.registry, "colours", version, "split", 100, by="other", reason="")
+
+
+def test_a_candidate_that_does_not_load_is_a_problem_of_its_own(
+    green: RunningServer, root: Path
+) -> None:
+    set_elsewhere(green, tiny.publish(root, golden_shift=0.1))
+    green.refresh()
+    assert version_of(green) == 1
+    model = listed(green)
+    assert (model.ready, model.problem, model.candidate.ready) == (True, "", False)
+    assert "colours/3: golden answers differ by 0.1" in model.candidate.problem
+    assert 'unfreeze_candidate_problem{model="colours"} 1.0' in green.metrics()
+    try_(green, 2, SPLIT)
+    assert (version_of(green), listed(green).candidate.problem) == (2, "")
+    assert "unfreeze_candidate_problem{" not in green.metrics()
+
+
+def test_a_candidate_that_was_deleted_is_a_problem_of_its_own(
+    green: RunningServer, root: Path
+) -> None:
+    set_elsewhere(green, 2)
+    shutil.rmtree(root / "colours" / "2")
+    green.refresh()
+    assert version_of(green) == 1
+    assert "no version 2 of colours" in listed(green).candidate.problem
+
+
+def test_a_damaged_pointer_of_a_candidate_is_a_problem_of_its_own(
+    green: RunningServer, root: Path
+) -> None:
+    set_elsewhere(green, 2)
+    (root / "colours/aliases/candidate/000002.json").write_text("{}")
+    green.refresh()
+    assert version_of(green) == 1
+    assert "000002.json: not a pointer" in listed(green).candidate.problem
+
+
+# Shadow, in a server
+
+
+def shadow_metrics(server: RunningServer) -> dict[str, float]:
+    lines = (line for line in server.metrics().splitlines() if line.startswith("unfreeze_shadow_"))
+    return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
+
+
+def test_a_shadow_is_compared_and_answers_nobody(green: RunningServer) -> None:
+    try_(green, 2, SHADOW)
+    for n, colour in enumerate(("red", "green", "blue"), 1):
+        response = green.classify(tiny.picture(colour))
+        assert (response.version, best(response)) == (1, [colour])
+        wait_until(lambda: listed(green).candidate.compared == n)  # noqa: B023
+    assert listed(green).candidate.agreed == 1
+    metrics = shadow_metrics(green)
+    one = 'model="colours",version="2"'
+    outcomes = {
+        outcome: metrics[
+            f'unfreeze_shadow_images_total{{model="colours",outcome="{outcome}",version="2"}}'
+        ]
+        for outcome in ("agreed", "differed", "dropped", "failed")
+    }
+    assert outcomes == {"agreed": 1, "differed": 2, "dropped": 0, "failed": 0}
+    pixels = np.stack(
+        [prepare(tiny.picture(c), tiny_spec(green)) for c in ("red", "green", "blue")]
+    )
+    expected = np.abs(tiny.answer(pixels) - tiny.answer(pixels, GREEN)).mean(axis=1).sum()
+    assert metrics[f"unfreeze_shadow_difference_total{{{one}}}"] == pytest.approx(expected, 1e-4)
+    for side in ("live", "candidate"):
+        name = f'unfreeze_shadow_compute_seconds_count{{model="colours",side="{side}",version="2"}}'
+        assert metrics[name] == 3
+
+
+def tiny_spec(server: RunningServer) -> Any:
+    return server.registry.bundle("colours", 1).image
+
+
+def test_nothing_tells_of_a_candidate_that_is_one_no_longer(green: RunningServer) -> None:
+    try_(green, 2, SHADOW)
+    green.classify(tiny.picture())
+    wait_until(lambda: listed(green).candidate.compared)
+    assert clear(green) == 2
+    assert shadow_metrics(green) == {}
+    assert "unfreeze_candidate_percent{" not in green.metrics()
+
+
+def test_callers_do_not_see_shadows_in_what_is_counted_of_them(green: RunningServer) -> None:
+    try_(green, 2, SHADOW)
+    green.classify(tiny.picture())
+    wait_until(lambda: listed(green).candidate.compared)
+    assert 'unfreeze_compute_seconds_count{model="colours"} 1.0' in green.metrics()
+    assert 'unfreeze_decode_seconds_count{model="colours"} 1.0' in green.metrics()
+
+
+def test_the_comparison_goes_on_when_the_share_changes_and_begins_anew_with_another(
+    green: RunningServer, root: Path
+) -> None:
+    try_(green, 2, SHADOW)
+    green.classify(tiny.picture())
+    wait_until(lambda: listed(green).candidate.compared == 1)
+    assert try_(green, 2, SHADOW, 50).compared == 1
+    assert try_(green, 2, SPLIT, 50).compared == 1
+    assert try_(green, tiny.publish(root), SHADOW, 50).compared == 0
+    assert 'version="2"' not in str(shadow_metrics(green))
+
+
+def test_a_shadow_of_another_size_prepares_the_image_again(
+    server: RunningServer, root: Path
+) -> None:
+    tiny.publish(root, size=16)
+    try_(server, 2, SHADOW)
+    server.classify(tiny.picture("blue"), tta_views=3)
+    wait_until(lambda: listed(server).candidate.compared == 1)
+    assert listed(server).candidate.agreed == 1
+
+
+def test_a_candidate_is_freed_when_its_trial_ends(green: RunningServer) -> None:
+    try_(green, 2, SHADOW)
+    assert workers() == 4
+    clear(green)
+    wait_until(lambda: workers() == 2)
+
+
+def workers() -> int:
+    return sum(thread.name.startswith("run-") for thread in threading.enumerate())
+
+
+# Shadow, at its limits
+
+
+class Scene:
+    """A live version and its candidate, whose networks wait until they are let go."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.metrics = Metrics()
+        self.live_goes, self.candidate_goes = threading.Event(), threading.Event()
+        self.order: list[int] = []
+        self.fails = False
+        self.live = self._loaded(1, bundle, self._run_live)
+        self.candidate = self._loaded(2, bundle, self._run_candidate)
+        self.comparison = Comparison(bundle, bundle, 2, self.metrics.candidates)
+        self.shadow = Shadow(self.live, self.candidate, self.comparison)
+        self.live.candidate = Candidacy(
+            number=1,
+            beside=1,
+            mode="shadow",
+            percent=100,
+            live=self.live,
+            loaded=self.candidate,
+            comparison=self.comparison,
+            shadow=self.shadow,
+        )
+        self.predictor = Predictor(10**6)
+
+    def _loaded(self, version: int, bundle: Bundle, run: Any) -> Loaded:
+        room = Admission(max_queue=1000, max_queue_s=1000, max_requests=0)
+        counts = VersionCounts(self.metrics, "colours", version, bundle.labels)
+        executor = Executor(run, runs=1, batch=1, admission=room, observer=counts)
+        kind = Kind("cpu", "fp32", None, tiny.SIZE, len(bundle.labels), None, None, n_bytes=1)
+        return Loaded(version, bundle, kind, parse_plan("1x1x1"), executor, counts)
+
+    def _run_live(self, images: UInt8Array) -> Float32Array:
+        self.live_goes.wait(20)
+        return tiny.answer(images)
+
+    def _run_candidate(self, images: UInt8Array) -> Float32Array:
+        self.candidate_goes.wait(20)
+        self.order.append(int(images[0, 0, 0, 0]))
+        if self.fails:
+            raise RuntimeError("out of luck")
+        return tiny.answer(images, GREEN)
+
+    async def ask(self, *images: bytes) -> list[Answer]:
+        with self.live as loaded:
+            return await self.predictor.predict(loaded, images, Terms())
+
+    def count(self, outcome: str) -> float:
+        found = self.metrics.registry.get_sample_value(
+            "unfreeze_shadow_images_total",
+            {"model": "colours", "version": "2", "outcome": outcome},
+        )
+        assert found is not None
+        return found
+
+    def close(self) -> None:
+        self.live_goes.set()
+        self.candidate_goes.set()
+        self.live.executor.close()
+        self.candidate.executor.close()
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Iterator[Scene]:
+    scene = Scene(tiny.stage(tmp_path / "bundle"))
+    yield scene
+    scene.close()
+
+
+async def until(true: Callable[[], object]) -> None:
+    async with asyncio.timeout(20):
+        while not true():
+            await asyncio.sleep(0.005)
+
+
+async def test_a_candidate_that_hangs_delays_no_answer(scene: Scene) -> None:
+    scene.live_goes.set()
+    for _ in range(5):
+        (answer,) = await scene.ask(tiny.picture("red"))
+        assert answer.probabilities is not None
+    assert scene.comparison.compared == 0
+    scene.candidate_goes.set()
+    await until(lambda: scene.comparison.compared == 5)
+
+
+async def test_a_candidate_that_fails_is_counted_and_told_of_once(
+    scene: Scene, caplog: pytest.LogCaptureFixture
+) -> None:
+    scene.fails = True
+    scene.live_goes.set()
+    scene.candidate_goes.set()
+    for n in (1, 2):
+        (answer,) = await scene.ask(tiny.picture("red"))
+        assert answer.probabilities is not None
+        await until(lambda: scene.count("failed") == n)  # noqa: B023
+    assert [record.message for record in caplog.records] == ["shadow_failed"]
+
+
+async def test_no_more_than_a_few_images_wait_to_be_compared(scene: Scene) -> None:
+    scene.live_goes.set()
+    await scene.ask(*[tiny.picture()] * (MAX_IN_FLIGHT - 1))
+    await scene.ask(*[tiny.picture()] * 4)
+    await scene.ask(tiny.picture())
+    assert scene.count("dropped") == 4
+    scene.candidate_goes.set()
+    await until(lambda: scene.comparison.compared == MAX_IN_FLIGHT)
+    await scene.ask(tiny.picture())
+    await until(lambda: scene.comparison.compared == MAX_IN_FLIGHT + 1)
+
+
+async def test_while_others_wait_for_the_live_version_nothing_is_compared(scene: Scene) -> None:
+    waiting = [asyncio.create_task(scene.ask(tiny.picture())) for _ in range(3)]
+    await until(lambda: scene.live.executor.depth == 2)
+    answer = Answer(tiny.answer(np.zeros((1, 8, 8, 3), np.uint8))[0])
+    sample = scene.shadow.sample(lambda bundle, i: np.zeros((1, 8, 8, 3), np.uint8), 1)
+    sample.answered([answer])
+    assert scene.count("dropped") == 1
+    scene.live_goes.set()
+    await asyncio.gather(*waiting)
+
+
+async def test_whoever_asks_the_candidate_itself_goes_before_shadows(scene: Scene) -> None:
+    scene.live_goes.set()
+    for colour in ("white", "green", "green"):
+        await scene.ask(tiny.picture(colour, format="PNG"))
+    await until(lambda: scene.candidate.executor.depth == 2)
+    red = tiny.picture("red", format="PNG")
+    named = asyncio.create_task(scene.predictor.predict(scene.candidate, [red], Terms()))
+    await until(lambda: scene.candidate.executor.depth == 3)
+    scene.candidate_goes.set()
+    await named
+    await until(lambda: scene.comparison.compared == 3)
+    assert scene.order == [255, 255, 0, 0]  # white, red, green, green
+
+
+async def test_pixels_are_compared_like_images(scene: Scene) -> None:
+    scene.live_goes.set()
+    scene.candidate_goes.set()
+    pixels = np.zeros((2, 8, 8, 3), np.uint8)
+    with scene.live as loaded:
+        await scene.predictor.predict_pixels(loaded, pixels, Terms())
+    await until(lambda: scene.comparison.compared == 2)
+    assert scene.comparison.agreed == 0
+
+
+@pytest.mark.parametrize(("size", "draws"), [(8, 1), (16, 2)])
+def test_what_was_drawn_for_the_live_version_is_used_again_if_it_is_the_same(
+    scene: Scene, tmp_path: Path, size: int, draws: int
+) -> None:
+    drawn: list[int] = []
+
+    def draw(bundle: Bundle, i: int) -> UInt8Array:
+        drawn.append(bundle.image.size)
+        return np.zeros((1, bundle.image.size, bundle.image.size, 3), np.uint8)
+
+    live, candidate = scene.live.bundle, tiny.stage(tmp_path / "other", size=size)
+    sample = Sample(scene.shadow, live, candidate, draw, n_views=1)
+    sample.for_live(0)
+    assert sample.for_candidate(0).shape == (1, size, size, 3)
+    assert len(drawn) == draws
+
+
+# Comparison
+
+
+def test_of_multi_label_models_all_chosen_labels_must_agree(tmp_path: Path) -> None:
+    bundle = tiny.stage(tmp_path / "multi", task="multi")
+    assert chosen(bundle, np.array([0.9, 0.6, 0.1], np.float32)) == {"red", "green"}
+    assert chosen(bundle, np.array([0.4, 0.3, 0.1], np.float32)) == set()
+
+
+def test_the_difference_counts_a_label_that_one_lacks_as_nothing(tmp_path: Path) -> None:
+    ours = tiny.stage(tmp_path / "a")
+    theirs = tiny.stage(tmp_path / "b", labels=("green", "red", "violet"))
+    found = difference(
+        ours, np.array([0.5, 0.5, 0.0], np.float32), theirs, np.array([0.25, 0.5, 0.25], np.float32)
+    )
+    assert found == pytest.approx((0 + 0.25 + 0 + 0.25) / 4)
+
+
+def test_ended_candidates_leave_no_series() -> None:
+    metrics = Metrics()
+    candidates: CandidateMetrics = metrics.candidates
+    candidates.begin("m", 2, "split", 5)
+    candidates.begin("m", 2, "shadow", 10)
+    value = metrics.registry.get_sample_value
+    labels = {"model": "m", "version": "2"}
+    assert value("unfreeze_candidate_percent", labels | {"mode": "split"}) is None
+    assert value("unfreeze_candidate_percent", labels | {"mode": "shadow"}) == 10
+    candidates.end("m", 2)
+    assert value("unfreeze_candidate_percent", labels | {"mode": "shadow"}) is None
