@@ -48,6 +48,10 @@ GOOD = {
     "library": 1,
     "health_check": 1,
     "health_watch": 2,
+    "protocol": 2,
+    "protocol_tensor": 1,
+    "protocol_stream": 1,
+    "protocol_metadata": 1,
 }
 BAD = {
     "malformed": 2,

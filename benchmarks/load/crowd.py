@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 
 from load.bad import Bad, large_request
 from load.good import Good
+from load.protocol import Protocol
 from load.tally import Tally
 
 TELL_EVERY_S = 1.0
@@ -25,9 +26,9 @@ PIXELS = {"protocol_tensor"}  # kinds that send pixels, which nobody decodes
 Ask = Callable[[], Awaitable[object]]
 
 
-def asks(address: str) -> tuple[dict[str, Ask], list[Good | Bad]]:
+def asks(address: str) -> tuple[dict[str, Ask], list[Good | Bad | Protocol]]:
     """What each kind of client does again and again, and the connections to be closed."""
-    good, bad = Good(address), Bad(address)
+    good, bad, protocol = Good(address), Bad(address), Protocol(address)
     kinds: dict[str, Ask] = {
         "unary": good.unary,
         "many": good.many,
@@ -37,6 +38,10 @@ def asks(address: str) -> tuple[dict[str, Ask], list[Good | Bad]]:
         "library": good.library,
         "health_check": good.health_check,
         "health_watch": good.health_watch,
+        "protocol": protocol.infer,
+        "protocol_tensor": protocol.tensor,
+        "protocol_stream": protocol.stream,
+        "protocol_metadata": protocol.metadata,
         "malformed": bad.malformed,
         "bad_images": bad.bad_images,
         "cancelling": bad.cancelling,
@@ -45,7 +50,7 @@ def asks(address: str) -> tuple[dict[str, Ask], list[Good | Bad]]:
         "half_open": bad.half_open,
         "crash": lambda: bad.stub.Classify(large_request()),
     }
-    return kinds, [good, bad]
+    return kinds, [good, bad, protocol]
 
 
 async def repeat(
