@@ -18,6 +18,15 @@ class Aliases:
     promoted: tuple[int, Pointer] | BundleError | None
     candidate: tuple[int, Candidate | Cleared] | BundleError | None
 
+    @property
+    def numbers(self) -> tuple[int, int]:
+        """Of the pointers to the promoted version and to the candidate; 0 where there is none."""
+        promoted, candidate = self.promoted, self.candidate
+        return (
+            promoted[0] if isinstance(promoted, tuple) else 0,
+            candidate[0] if isinstance(candidate, tuple) else 0,
+        )
+
 
 def read_aliases(registry: Registry) -> dict[str, Aliases]:
     """By model; a damaged pointer of one does not hide the others.

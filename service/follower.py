@@ -26,7 +26,7 @@ class Follower:
         self._models = models
         self._loading = loading
         self._swaps = swaps
-        self._under_way: dict[tuple[str, str], asyncio.Task[None]] = {}  # by what and model
+        self._under_way: dict[tuple[str, str, int], asyncio.Task[None]] = {}
 
     async def take_up(self, *, candidates: bool) -> None:
         """Everything is as the registry says now, or has a problem."""
@@ -36,7 +36,10 @@ class Follower:
             await asyncio.gather(*(self._candidate(name, one) for name, one in found.items()))
 
     async def follow(self, every_s: float) -> None:
-        """Takes up every change until cancelled; a slow load delays none but its own pointer."""
+        """Takes up every change until cancelled; a slow load delays its own pointer alone.
+
+        A newer pointer overtakes it, so that what was rolled back meanwhile never goes live.
+        """
         while True:
             await asyncio.sleep(every_s)
             try:
@@ -45,8 +48,9 @@ class Follower:
                 log.exception("refresh_failed")
                 continue
             for name, aliases in found.items():
-                self._begin("promoted", name, self._promoted, aliases)
-                self._begin("candidate", name, self._candidate, aliases)
+                number, candidate_number = aliases.numbers
+                self._begin(("promoted", name, number), self._promoted, aliases)
+                self._begin(("candidate", name, candidate_number), self._candidate, aliases)
 
     async def close(self) -> None:
         """What was under way has ended."""
@@ -54,14 +58,12 @@ class Follower:
 
     def _begin(
         self,
-        what: str,
-        name: str,
+        key: tuple[str, str, int],
         work: Callable[[str, Aliases], Coroutine[Any, Any, None]],
         aliases: Aliases,
     ) -> None:
-        key = what, name
-        if key not in self._under_way:  # otherwise the next look comes soon enough
-            task = self._under_way[key] = asyncio.create_task(work(name, aliases))
+        if key not in self._under_way:
+            task = self._under_way[key] = asyncio.create_task(work(key[1], aliases))
             task.add_done_callback(lambda _: self._under_way.pop(key))
 
     async def _look(self) -> dict[str, Aliases]:

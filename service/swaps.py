@@ -120,6 +120,8 @@ class Swaps:
     # Pointers that cannot be followed
 
     def problem(self, name: str, entry: Model, number: int, error: Exception) -> None:
+        if 0 < number <= entry.pointer:  # it was overtaken
+            return
         self._note("load_failed", name, entry.trouble, number, error)
         self._metrics.load_problem.labels(name).set(1)
 
@@ -129,6 +131,8 @@ class Swaps:
         self._metrics.load_problem.labels(name).set(0)
 
     def candidate_problem(self, name: str, entry: Model, number: int, error: Exception) -> None:
+        if 0 < number <= entry.candidate_pointer:
+            return
         self._note("candidate_failed", name, entry.candidate_trouble, number, error)
         self._metrics.candidates.problem.labels(name).set(1)
 

@@ -138,6 +138,21 @@ def test_a_slow_load_keeps_no_other_pointer_from_being_followed(
     wait_until(lambda: version_of(server) == 2)
 
 
+def test_what_was_rolled_back_while_it_loaded_never_goes_live(
+    server: RunningServer, root: Path, gate: Gate
+) -> None:
+    slow = gate.close("colours", tiny.publish(root, promote=True))
+    wait_until(lambda: slow in gate.waiting)
+    fast = tiny.publish(root, promote=True)
+    wait_until(lambda: version_of(server) == fast)
+    gate.open()
+    loaded = 'unfreeze_load_seconds_count{model="colours"} 3.0'
+    wait_until(lambda: loaded in server.metrics())
+    server.refresh()
+    assert version_of(server) == fast
+    assert 'unfreeze_swaps_total{model="colours"} 2.0' in server.metrics()  # 1, then 3
+
+
 def test_a_slow_load_at_the_start_keeps_no_other_from_loading(
     start: Start, root: Path, gate: Gate, aside: Callable[..., "Future[Any]"]
 ) -> None:

@@ -31,7 +31,9 @@ class ClassifyRequest(_message.Message):
     PRIORITY_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     version: _builtins.int
-    """Unset: the version promoted at the moment the request arrives."""
+    """Unset: the version promoted at the moment the request arrives, or a candidate that answers a
+    share of such requests; the same images are answered by the same of the two.
+    """
     top_k: _builtins.int
     """How many labels an answer names, most probable first. Unset: 5, or all if there are fewer."""
     tta_views: _builtins.int
