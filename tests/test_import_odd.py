@@ -262,6 +262,12 @@ def test_what_is_strange_is_remarked(
     assert remark in err
 
 
+def test_its_help_shows_examples(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        main(["import", "--help"])
+    assert "examples:\n" in capsys.readouterr().out
+
+
 def test_importing_leaves_torch_alone():
     code = (
         "import sys, training.foreign.__main__, training.foreign.adopt, training.foreign.flags;"

@@ -134,6 +134,11 @@ REFUSED: dict[str, tuple[dict[str, Any], tuple[str, ...], str]] = {
         ("--probabilities", *foreign.FLAGS),
         "these are no probabilities: on 8 images its outputs lie between",
     ),
+    "logits for probabilities of several labels": (
+        {},
+        ("--probabilities", "--multi", *foreign.FLAGS),
+        "these are no probabilities: on 8 images its outputs lie between",
+    ),
     "probabilities for logits": (
         {"body": f"{foreign.POOLED} y = Softmax<axis=1>(f)"},
         LOGITS,
@@ -203,6 +208,13 @@ def test_impossible_models_are_refused_and_say_why(
     assert (code, Registry(root).versions("net")) == (2, [])
 
 
+def test_a_registry_that_cannot_be_written_is_named(tmp_path: Path, import_onnx: ImportOnnx):
+    file = foreign.write(tmp_path / "net.onnx")
+    code, _, err = import_onnx(file, *LOGITS, "--registry", file)
+    assert code == 1
+    assert f"Not a directory: '{file}" in err
+
+
 LABEL_FILES = {
     "blank": (b"red\n\nblue\n", "line 2 is blank"),
     "twice": (b"red\nblue\nred\n", "'red' is on lines 1 and 3; make the two differ"),
@@ -238,15 +250,15 @@ def test_weights_in_another_file_are_refused_and_merged_as_it_says(
     proto = foreign.model(body, weights="float[3] w = {1.0, 1.0, 1.0}")
     ones = onnx.numpy_helper.from_array(np.ones(3, np.float32), "w")
     proto.graph.initializer[0].CopyFrom(ones)  # as bytes, which alone can be kept elsewhere
-    path = tmp_path / "net.onnx"
+    path = tmp_path / "my 'net'.onnx"
     apart = {"save_as_external_data": True, "location": "net.data", "size_threshold": 0}
     onnx.save(proto, path, **apart)
     code, _, err = import_onnx(path, *LOGITS)
     assert code == 2
-    assert "keeps its weights in net.data; merge them into one file: python -c " in err
-    _, *command = shlex.split(err.partition("one file: ")[2])
+    assert "keeps its weights in net.data; export it with external_data=False, or merge" in err
+    _, *command = shlex.split(err.partition("merge them: ")[2])
     subprocess.run([sys.executable, *command], check=True)
-    assert import_onnx(tmp_path / "net-merged.onnx", *LOGITS)[0] == 0
+    assert import_onnx(tmp_path / "my 'net'-merged.onnx", *LOGITS)[0] == 0
 
 
 def test_a_file_beyond_protobuf_is_refused_unread(tmp_path: Path, import_onnx: ImportOnnx):

@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     except BadRequest as error:
         print(f"unfreeze import: {error}", file=sys.stderr)
         return 2
-    except UnfreezeError as error:
+    except (UnfreezeError, OSError) as error:  # no room, no right to write
         print(f"unfreeze import: {error}", file=sys.stderr)
         return 1
 

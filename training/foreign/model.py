@@ -1,5 +1,7 @@
 """A foreign ONNX classifier as its file describes it, or the reason why it cannot be used."""
 
+import json
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,9 +97,11 @@ def _parse(path: Path) -> ModelProto:
 def _check_alone(proto: ModelProto, path: Path) -> None:
     if files := sorted(external_files(proto)):
         merged = path.with_name(f"{path.stem}-merged.onnx")
+        source, target = json.dumps(str(path)), json.dumps(str(merged))
+        code = f"import onnx; onnx.save(onnx.load({source}), {target})"
         raise BadRequest(
-            f"{path}: keeps its weights in {', '.join(files[:3])}; merge them into one file: "
-            f"python -c \"import onnx; onnx.save(onnx.load('{path}'), '{merged}')\""
+            f"{path}: keeps its weights in {', '.join(files[:3])}; export it with "
+            f"external_data=False, or merge them: python -c {shlex.quote(code)}"
         )
     if domains := foreign_domains(proto):
         named = ", ".join(f"{domain} ({op})" for domain, op in sorted(domains.items()))
