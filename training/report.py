@@ -115,7 +115,9 @@ def _losses(history: Sequence[Epoch]) -> Figure:
             color=GREY,
             fontsize=8,
         )
-    axis.set(xlabel="epoch", ylabel="loss", xticks=places)
+    # also one epoch has room: what is written outside the limits would squeeze the picture
+    limits = (0.5, len(history) + 0.5)
+    axis.set(xlabel="epoch", ylabel="loss", xticks=places, xlim=limits)
     axis.legend(frameon=False)
     return figure
 

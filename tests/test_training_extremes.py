@@ -1,0 +1,108 @@
+"""Data sets at the edges: each trains, or says precisely why not."""
+
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import photos
+import pytest
+from PIL import Image
+
+from registry.bundle import Bundle
+from registry.errors import DataError
+from registry.images import ImageSpec
+from training.data import read_dataset
+from training.decoded import decode
+from training.recipe import train
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+
+HEAD_ALONE = {"cycles": "0", "augmented_epochs": "0", "tta_views": "1"}
+
+
+def trained(tmp_path: Path, data: Path, **settings: str) -> tuple[Bundle, photos.Heard]:
+    heard = photos.Heard()
+    assignment = photos.assignment(tmp_path, data, **(HEAD_ALONE | settings))
+    return train(assignment, heard.append)[0], heard
+
+
+def colours(root: Path, n_classes: int, per_class: int, size: int = 16) -> Path:
+    """`root` has folders c000, c001, …, each of noisy pictures of its own colour."""
+    random = np.random.default_rng(0)
+    for number in range(n_classes):
+        folder = root / f"c{number:03d}"
+        folder.mkdir(parents=True)
+        colour = random.integers(30, 220, 3)
+        for index in range(per_class):
+            pixels = (colour + random.normal(0, 8, (size, size, 3))).clip(0, 255)
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{index}.png")
+    return root
+
+
+def test_seven_images_of_each_class_train(tmp_path: Path):
+    bundle, _ = trained(tmp_path, photos.folder(tmp_path / "data", per_class=7))
+    assert bundle.metrics["images_train"] + bundle.metrics["images_valid"] == 14
+    assert bundle.metrics["images_valid"] >= 2
+
+
+def test_a_class_of_one_image_trains_and_is_told(tmp_path: Path):
+    data = photos.folder(tmp_path / "data", per_class=10)
+    photos.photo(data / "rare" / "only.png", 120, seed=0)
+    bundle, heard = trained(tmp_path, data)
+    assert bundle.labels == ("dark", "light", "rare")
+    assert "'rare' has no held-out images, so how well it is told is not known" in str(heard)
+
+
+def test_120_classes_of_three_images_train_and_each_is_held_out_and_learnt(tmp_path: Path):
+    data = colours(tmp_path / "data", n_classes=120, per_class=3)
+    bundle, _ = trained(tmp_path, data, size="16", head_epochs="1")
+    assert len(bundle.labels) == 120
+    assert bundle.metrics["images_valid"] >= 120
+
+
+def test_pictures_of_two_pixels_train(tmp_path: Path):
+    data = tmp_path / "data"
+    for number in range(20):
+        name, level = (("dark", 10), ("light", 200))[number % 2]
+        path = data / name / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (2, 1), level + number).save(path)
+    bundle, _ = trained(tmp_path, data)
+    assert bundle.metrics["accuracy"] >= 0.5
+
+
+def test_10_000_files_are_read_split_and_decoded(tmp_path: Path):
+    data = colours(tmp_path / "data", n_classes=10, per_class=1000, size=4)
+    dataset = read_dataset(data)
+    decoded = decode(dataset.items, ImageSpec(size=8), tmp_path / "cache", lambda n: None)
+    assert decoded.pixels.shape == (10_000, 8, 8, 3)
+    assert 1_850 < len(dataset.rows("valid")) < 2_150
+
+
+def test_a_picture_of_200_megapixels_is_refused_with_its_size(tmp_path: Path):
+    data = photos.folder(tmp_path / "data", per_class=6)
+    (data / "dark" / "gigantic.png").write_bytes(png_of_zeros(20_000, 10_000))
+    with pytest.raises(DataError) as caught:
+        read_dataset(data)
+    message = str(caught.value)
+    assert "gigantic.png: too many pixels, the limit is 100000000" in message
+    assert "Image size (200000000 pixels)" in message
+    assert "allow it with max_unreadable=1" in message
+    assert len(read_dataset(data, max_unreadable=1).items) == 12
+
+
+def png_of_zeros(width: int, height: int) -> bytes:
+    """A valid PNG of one bit a pixel, made without its pixels in memory."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        body = kind + content
+        return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
+
+    packer = zlib.compressobj(1)
+    row = bytes(1 + (width + 7) // 8)
+    rows = b"".join([packer.compress(row) for _ in range(height)]) + packer.flush()
+    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    )
