@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 
-from unfreeze.commands import candidate, jobs, predict, rooms, versions
+from unfreeze.commands import candidate, data, jobs, predict, rooms, versions
 from unfreeze.commands.shared import (
     FAILED,
     INTERRUPTED,
@@ -98,6 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"unfreeze {_version()}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     rooms.add_to(commands)
+    data.add_to(commands)
     predict.add_to(commands)
     jobs.add_to(commands)
     versions.add_to(commands)

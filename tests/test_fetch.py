@@ -1,0 +1,317 @@
+"""`unfreeze data fetch`: broken downloads go on, and no archive writes where it should not."""
+
+import contextlib
+import hashlib
+import http.server
+import io
+import os
+import stat
+import tarfile
+import threading
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from unfreeze.cli import main
+from unfreeze.fetch import FetchError, check_url, fetch
+from unfreeze.unpack import ArchiveError, Limits, unpack
+
+CONTENT = os.urandom(300_000)
+DIGEST = hashlib.sha256(CONTENT).hexdigest()
+BIG = 1 << 30
+
+
+class Files(http.server.ThreadingHTTPServer):
+    """Serves `content`; each request takes the next of `moods`: cut, stall, refuse, … or serve."""
+
+    def __init__(self, content: bytes) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.content, self.moods, self.offsets = content, list[str](), list[int]()
+        self.release = threading.Event()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/archive"
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    server: Files
+
+    def do_GET(self) -> None:
+        mood = self.server.moods.pop(0) if self.server.moods else "serve"
+        offset = int(self.headers.get("Range", "bytes=0-")[6:-1])
+        self.server.offsets.append(offset)
+        if mood.startswith("to "):
+            self.answer(302, {"Location": mood[3:]})
+        elif mood.isdigit():
+            self.answer(int(mood), {"Content-Length": "0"})
+        elif offset >= len(self.server.content):
+            self.answer(416, {"Content-Length": "0"})
+        else:
+            self.send(mood, 0 if mood == "no ranges" else offset)
+
+    def send(self, mood: str, offset: int) -> None:
+        body, total = self.server.content[offset:], len(self.server.content)
+        headers = {"Content-Length": str(len(body))}
+        if offset:
+            headers["Content-Range"] = f"bytes {offset}-{total - 1}/{total}"
+        self.answer(206 if offset else 200, headers)
+        self.wfile.write(body[: 100_000 if mood in ("cut", "stall") else None])
+        if mood == "stall":
+            self.wfile.flush()
+            self.server.release.wait(20)
+
+    def answer(self, status: int, headers: dict[str, str]) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@contextlib.contextmanager
+def serving(content: bytes) -> Iterator[Files]:
+    with Files(content) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.release.set()
+            server.shutdown()
+            thread.join()
+
+
+@pytest.fixture
+def server() -> Iterator[Files]:
+    with serving(CONTENT) as files:
+        yield files
+
+
+def get(server: Files, tmp_path: Path, sha256: str | None = DIGEST, **more: Any) -> bytes:
+    fetch(server.url, tmp_path / "f", sha256=sha256, max_bytes=BIG, pause_s=0.01, **more)
+    return (tmp_path / "f").read_bytes()
+
+
+@pytest.mark.parametrize("mood", ["cut", "stall", "503"])
+def test_an_interrupted_download_goes_on_where_it_was(server: Files, tmp_path: Path, mood: str):
+    server.moods = ["cut", mood]
+    assert get(server, tmp_path, timeout_s=0.5) == CONTENT
+    assert server.offsets[:2] == [0, 100_000]
+    assert server.offsets[2] == (100_000 if mood == "503" else 200_000)
+
+
+def test_a_later_call_goes_on_too(server: Files, tmp_path: Path):
+    server.moods = ["cut", *["503"] * 4]
+    with pytest.raises(FetchError, match="100000 bytes are here"):
+        get(server, tmp_path)
+    server.offsets.clear()
+    assert get(server, tmp_path) == CONTENT
+    assert server.offsets == [100_000]
+
+
+def test_progress_is_told_in_bytes(server: Files, tmp_path: Path):
+    told: list[tuple[int, int | None]] = []
+    get(server, tmp_path, advance=lambda done, total: told.append((done, total)))
+    assert told == sorted(told)
+    assert told[-1] == (len(CONTENT), len(CONTENT))
+
+
+def test_a_server_without_ranges_sends_it_all_again(server: Files, tmp_path: Path):
+    server.moods = ["cut", "no ranges"]
+    assert get(server, tmp_path) == CONTENT
+
+
+def test_what_was_left_of_another_file_is_replaced(server: Files, tmp_path: Path):
+    (tmp_path / "f.partial").write_bytes(b"something else")
+    assert get(server, tmp_path) == CONTENT
+    (tmp_path / "f.partial").write_bytes(CONTENT + b"and more")
+    assert get(server, tmp_path) == CONTENT
+
+
+def test_without_a_digest_nothing_old_is_trusted(server: Files, tmp_path: Path):
+    (tmp_path / "f.partial").write_bytes(b"something else")
+    assert get(server, tmp_path, sha256=None) == CONTENT
+    assert server.offsets == [0]
+
+
+def test_another_digest_is_refused_and_nothing_is_kept(server: Files, tmp_path: Path):
+    with pytest.raises(FetchError, match=f"its SHA-256 is {DIGEST} and not 0000"):
+        get(server, tmp_path, sha256="0" * 64)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_does_not_exist_is_not_asked_for_again(server: Files, tmp_path: Path):
+    server.moods = ["404"]
+    with pytest.raises(FetchError, match="404 Not Found"):
+        get(server, tmp_path)
+    assert server.offsets == [0]
+
+
+def test_a_file_above_the_limit_is_not_downloaded_to_its_end(server: Files, tmp_path: Path):
+    with pytest.raises(FetchError, match="more than the allowed 1000 bytes"):
+        fetch(server.url, tmp_path / "f", max_bytes=1000)
+
+
+@pytest.mark.parametrize("to", ["file:///etc/passwd", "ftp://127.0.0.1/x", "gopher://x", "data:,x"])
+def test_redirects_to_other_schemes_are_refused(server: Files, tmp_path: Path, to: str):
+    server.moods = [f"to {to}"]
+    with pytest.raises(FetchError, match=r"redirects to|Redirection to"):
+        get(server, tmp_path)
+
+
+def test_redirects_within_http_are_followed(server: Files, tmp_path: Path):
+    server.moods = [f"to {server.url}"]
+    assert get(server, tmp_path) == CONTENT
+
+
+@pytest.mark.parametrize(
+    "url", ["ftp://x/y", "photos.zip", "file://host/x", "http:///x", "data:,x"]
+)
+def test_other_addresses_are_refused(url: str):
+    with pytest.raises(FetchError, match="begin it with https://"):
+        check_url(url)
+
+
+# Archives
+
+
+def zipped(**files: bytes) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return out.getvalue()
+
+
+def tarred(*members: tarfile.TarInfo, mode: str = "w") -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode=mode) as archive:  # type: ignore[call-overload]
+        for member in members:
+            archive.addfile(member, io.BytesIO(bytes(member.size)))
+    return out.getvalue()
+
+
+def member(
+    name: str, size: int = 3, kind: bytes = tarfile.REGTYPE, to: str = ""
+) -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.size, info.type, info.linkname = size, kind, to
+    return info
+
+
+def linked_zip() -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        link = zipfile.ZipInfo("link")
+        link.external_attr = (stat.S_IFLNK | 0o777) << 16
+        archive.writestr(link, "/etc/passwd")
+    return out.getvalue()
+
+
+def unpacked(archive: bytes, tmp_path: Path, limits: Limits = Limits()) -> dict[str, bytes]:  # noqa: B008
+    (tmp_path / "archive").write_bytes(archive)
+    folder = tmp_path / "inner" / "out"
+    unpack(tmp_path / "archive", folder, limits)
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+GOOD = {
+    "zip": zipped(**{"a/1.jpg": b"\0" * 3, "b/2.jpg": b"\0" * 3}),
+    **{
+        mode: tarred(member("a/1.jpg"), member("./b/2.jpg"), mode=mode)
+        for mode in ("w", "w:gz", "w:bz2", "w:xz")
+    },
+}
+
+
+@pytest.mark.parametrize("kind", GOOD)
+def test_zip_and_tar_are_unpacked_by_their_content(tmp_path: Path, kind: str):
+    assert unpacked(GOOD[kind], tmp_path) == {"a/1.jpg": b"\0" * 3, "b/2.jpg": b"\0" * 3}
+
+
+EVIL = {
+    "up": (tarred(member("../x")), "would be written outside"),
+    "deep up": (zipped(**{"a/../../x": b""}), "would be written outside"),
+    "absolute": (tarred(member("/tmp/x")), "would be written outside"),
+    "drive": (zipped(**{"C:/x": b""}), "would be written outside"),
+    "backslash": (zipped(**{"..\\x": b""}), "would be written outside"),
+    "nul": (zipped(aXb=b"").replace(b"aXb", b"a\0b"), "would be written outside"),
+    "folder up": (tarred(member("../x", 0, tarfile.DIRTYPE)), "would be written outside"),
+    "symlink": (tarred(member("a", 0, tarfile.SYMTYPE, "/etc")), "is a link or a device"),
+    "hard link": (tarred(member("a", 0, tarfile.LNKTYPE, "/etc/passwd")), "is a link or a device"),
+    "symlink in zip": (linked_zip(), "is a link or a device"),
+    "device": (tarred(member("a", 0, tarfile.CHRTYPE)), "is a link or a device"),
+    "fifo": (tarred(member("a", 0, tarfile.FIFOTYPE)), "is a link or a device"),
+    "twice": (tarred(member("a"), member("./a")), "twice in the archive"),
+    "case": (zipped(**{"a.jpg": b"", "A.JPG": b""}), "twice in the archive"),
+    "accents": (zipped(**{"caf\u00e9": b"", "cafe\u0301": b""}), "twice in the archive"),
+    "folder case": (zipped(**{"Cat/1": b"", "cat/2": b""}), "'cat' clashes"),
+    "file as folder": (tarred(member("a"), member("a/b")), "'a' clashes"),
+    "folder as file": (tarred(member("a/b"), member("a")), "a file here and a folder elsewhere"),
+    "nothing": (tarred(), "there is no file in the archive"),
+    "no archive": (b"hello, world" * 100, "neither a zip nor a tar"),
+    "cut zip": (GOOD["zip"][:-30], "damaged archive"),
+    "cut gzip": (GOOD["w:gz"][:-20], "cannot be unpacked"),
+}
+
+
+@pytest.mark.parametrize("what", EVIL)
+def test_an_archive_that_breaks_a_rule_leaves_nothing(tmp_path: Path, what: str):
+    archive, message = EVIL[what]
+    with pytest.raises(ArchiveError, match=message):
+        unpacked(archive, tmp_path)
+    left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")}
+    assert left == {"archive", "inner"}
+
+
+BOMBS = {
+    "zip": (zipped(zeros=bytes(200 << 20)), Limits(), "more than the allowed 67108864 bytes"),
+    "tar": (tarred(member("zeros", 200 << 20), mode="w:gz"), Limits(), "more than the allowed"),
+    "header": (
+        tarred(member("x", 20 << 20, tarfile.XHDTYPE), member("a"), mode="w:gz"),
+        Limits(),
+        "a header of 20971520 bytes is no honest one",
+    ),
+    "bytes": (zipped(a=b"12345", b=b"67890"), Limits(n_bytes=9), "more than the allowed 9 bytes"),
+    "tar bytes": (tarred(member("a"), member("b")), Limits(n_bytes=5), "more than the allowed 5"),
+    "entries": (zipped(a=b"", b=b""), Limits(n_entries=1), "more than the allowed 1 entries"),
+    "tar entries": (tarred(member("a"), member("b")), Limits(n_entries=1), "allowed 1 entries"),
+}
+
+
+@pytest.mark.parametrize("what", BOMBS)
+def test_bombs_are_refused(tmp_path: Path, what: str):
+    archive, limits, message = BOMBS[what]
+    with pytest.raises(ArchiveError, match=message):
+        unpacked(archive, tmp_path, limits)
+    assert not (tmp_path / "inner" / "out").exists()
+
+
+# The command
+
+
+def test_the_command_fetches_checks_and_unpacks(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    with serving(GOOD["w:gz"]) as server:
+        digest = hashlib.sha256(GOOD["w:gz"]).hexdigest()
+        into = tmp_path / "birds"
+        assert main(["data", "fetch", server.url, "--sha256", digest, "--into", str(into)]) == 0
+    assert "2 files in" in capsys.readouterr().out
+    assert (into / "b" / "2.jpg").is_file()
+    assert [path.name for path in tmp_path.iterdir()] == ["birds"]
+
+
+def test_a_local_archive_is_unpacked_and_stays(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "a.zip").write_bytes(GOOD["zip"])
+    url, into = (tmp_path / "a.zip").as_uri(), str(tmp_path / "birds")
+    assert main(["data", "fetch", url, "--into", into]) == 0
+    assert hashlib.sha256(GOOD["zip"]).hexdigest() in capsys.readouterr().err
+    assert (tmp_path / "a.zip").is_file()
+    assert main(["data", "fetch", url, "--into", into]) == 2
+    assert "is there already and not empty" in capsys.readouterr().err
