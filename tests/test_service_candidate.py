@@ -29,6 +29,8 @@ from service.plan import parse_plan
 from service.predict import Predictor
 from service.shadow import MAX_IN_FLIGHT, Sample, Shadow
 from service.work import Answer, Terms
+from unfreeze.candidates import candidate
+from unfreeze.commands.candidate import in_words
 from unfreeze.v1 import admin_pb2 as pb
 
 GREEN = (0.0, 9.0, 0.0)
@@ -59,10 +61,12 @@ def version_of(server: RunningServer, image: bytes = b"", **fields: Any) -> int:
 
 
 @pytest.fixture
-def green(server: RunningServer, root: Path) -> RunningServer:
-    """A server of version 1, whose version 2 finds everything green."""
-    assert tiny.publish(root, bias=GREEN) == 2
-    return server
+def green(start: Start, root: Path) -> RunningServer:
+    """A server of version 1, whose version 2 finds everything green. It looks at the registry when
+    it is told to."""
+    tiny.publish(root, promote=True)
+    tiny.publish(root, bias=GREEN)
+    return start(poll_seconds=3600)
 
 
 # Split
@@ -210,7 +214,9 @@ def test_a_damaged_pointer_of_a_candidate_is_a_problem_of_its_own(
     (root / "colours/aliases/candidate/000002.json").write_text("{}")
     green.refresh()
     assert version_of(green) == 1
-    assert "000002.json: not a pointer" in listed(green).candidate.problem
+    told = listed(green).candidate
+    assert "000002.json: not a pointer" in told.problem
+    assert in_words(candidate(told)) == told.problem
 
 
 # Shadow, in a server

@@ -347,8 +347,10 @@ def test_memory_of_freed_versions_is_released(server: RunningServer, root: Path)
 
 
 def test_a_version_that_vanished_from_the_disk_leaves_the_live_one_alone(
-    server: RunningServer, root: Path
+    start: Start, root: Path
 ) -> None:
+    tiny.publish(root, promote=True)
+    server = start(poll_seconds=3600)
     server.registry.promote("colours", tiny.publish(root), by="test", reason="")
     shutil.rmtree(root / "colours" / "2")
     server.refresh()
