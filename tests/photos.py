@@ -22,6 +22,7 @@ QUICK = {
     "cycles": "1",
     "tta_views": "3",
     "valid_fraction": "0.3",
+    "variants": "",
 }
 
 

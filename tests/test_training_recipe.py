@@ -143,8 +143,8 @@ def test_the_champion_is_scored_only_on_images_it_never_learnt_from(
 
 
 def test_stages_that_settings_leave_out_are_not_counted():
-    assert count_stages(Settings()) == 11
-    assert count_stages(Settings(augmented_epochs=0, cycles=0)) == 8
+    assert count_stages(Settings()) == 12
+    assert count_stages(Settings(augmented_epochs=0, cycles=0, variants=())) == 8
 
 
 @pytest.mark.parametrize(

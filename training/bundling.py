@@ -2,29 +2,35 @@
 
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from registry.bundle import GOLDEN, MODEL, Bundle
+from registry.bundle import FILES, GOLDEN, MODEL, Bundle
 from registry.golden import write_golden
+from registry.images import UInt8Array
 from registry.jobs import Assignment
 from training.answers import measure_tests, write_answers
 from training.backbone import Backbone
 from training.bench import Bench, Evaluation
 from training.compare import SPLIT
+from training.data import Rows
 from training.evaluate import THRESHOLD
 from training.export import TOLERANCE, export
 from training.network import NETWORK, save_network
-from training.publishing import TOLERANCES, seal_stage
+from training.publishing import TOLERANCES, seal_stage, with_variants
+from training.quantize import RANGE_IMAGES, TRIAL_IMAGES
 from training.report import Findings, write_report
 from training.runtime import PARITY_BATCHES, RUNTIME, answering
 from training.split import write_split
+from training.variants import Proof, make_variant, tolerances
 
 GOLDEN_IMAGES = 8
+SHOWN_IMAGES = RANGE_IMAGES + TRIAL_IMAGES  # of the training part, to a quantiser
+PROOF_IMAGES = 1000  # held-out ones that a variant is judged on
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,7 @@ class Exported:
     draft: Bundle
     exporter: str
     difference: float  # largest, from torch, of any probability
+    stories: dict[str, str] = field(default_factory=dict)  # what became of each variant
 
 
 def export_and_prove(assignment: Assignment, bench: Bench) -> Exported:
@@ -77,6 +84,34 @@ def export_and_prove(assignment: Assignment, bench: Bench) -> Exported:
     return Exported(stage / MODEL, draft, exporter, difference)
 
 
+def add_variants(bench: Bench, exported: Exported, evaluation: Evaluation) -> Exported:
+    """Beside the model are those copies of it in fewer bits that cost next to nothing.
+
+    Held-out images decide; what is measured on training images are the ranges of the numbers.
+    """
+    learnt, rows = bench.dataset.rows("train"), evaluation.rows
+    chosen = np.random.default_rng(bench.settings.seed).permutation(len(learnt))[:SHOWN_IMAGES]
+    shown = np.array(bench.decoded.pixels[np.sort(learnt[chosen])])
+    places = _evenly(len(rows), PROOF_IMAGES)
+    proof = Proof(
+        np.array(bench.decoded.pixels[rows[places]]),
+        bench.dataset.targets[rows[places]],
+        evaluation.plain[places],
+        bench.dataset.task,
+    )
+    variants, tolerated, stories = {}, dict(exported.draft.tolerances), {}
+    for precision in bench.settings.variants:
+        path = exported.path.with_name(FILES[precision])
+        made = make_variant(precision, exported.path, shown, proof, path)
+        bench.stages.note(made.story)
+        stories[f"variant_{precision}"] = made.story
+        if made.variant:
+            variants[precision] = made.variant
+            tolerated |= tolerances(exported.path, path, _golden_pixels(bench))
+    draft = with_variants(exported.draft, variants, tolerated)
+    return replace(exported, draft=draft, stories=stories)
+
+
 def seal_bundle(
     assignment: Assignment,
     bench: Bench,
@@ -89,7 +124,7 @@ def seal_bundle(
     report = stage / "report"
     report.mkdir(exist_ok=True)
     _write_golden(bench, exported, stage)
-    facts = _provenance(bench, backbone, exported)
+    facts = _provenance(bench, backbone, exported) | exported.stories
     write_split(bench.dataset.items, bench.dataset.root, stage / SPLIT)
     if bench.dataset.tests:
         write_answers(report / "test.csv", bench.dataset, evaluation.tests)
@@ -139,12 +174,25 @@ def _parity_pixels(bench: Bench) -> np.ndarray[tuple[int, ...], np.dtype[np.uint
     return np.array(bench.decoded.pixels[places])
 
 
-def _write_golden(bench: Bench, exported: Exported, stage: Path) -> None:
+def _golden_rows(bench: Bench) -> Rows:
     rows = bench.dataset.rows("valid")
-    chosen = rows[np.linspace(0, len(rows) - 1, min(GOLDEN_IMAGES, len(rows))).astype(int)]
-    encoded = [bench.dataset.items[row].path.read_bytes() for row in chosen]
-    answers = answering(exported.path)(np.array(bench.decoded.pixels[chosen]))
+    return rows[_evenly(len(rows), GOLDEN_IMAGES)]
+
+
+def _golden_pixels(bench: Bench) -> UInt8Array:
+    return np.array(bench.decoded.pixels[_golden_rows(bench)])
+
+
+def _write_golden(bench: Bench, exported: Exported, stage: Path) -> None:
+    items = bench.dataset.items
+    encoded = [items[row].path.read_bytes() for row in _golden_rows(bench)]
+    answers = answering(exported.path)(_golden_pixels(bench))
     write_golden(stage / GOLDEN, encoded, answers)
+
+
+def _evenly(n: int, most: int) -> Rows:
+    """Up to `most` of the numbers below `n`, evenly spread."""
+    return np.linspace(0, n - 1, min(most, n)).astype(int)
 
 
 def _findings(

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from registry.bundle import MODEL, Bundle, files_of, seal
+from registry.bundle import FILES, MODEL, Bundle, Reduced, Variant, files_of, seal
 from registry.files import sha256_file
 from registry.store import Registry
 
@@ -21,6 +21,17 @@ def seal_stage(
     )
     seal(stage, bundle)
     return bundle
+
+
+def with_variants(
+    draft: Bundle, variants: Mapping[Reduced, Variant], tolerances: Mapping[str, float]
+) -> Bundle:
+    """The manifest of a bundle that holds these copies of its model too."""
+    known = draft.model_dump(exclude={"schema_version"})  # the lowest that can hold it is found
+    files = draft.files | {FILES[precision]: "0" * 64 for precision in variants}
+    return Bundle.model_validate(
+        known | {"variants": variants, "tolerances": tolerances, "files": files}
+    )
 
 
 def publish(

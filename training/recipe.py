@@ -11,7 +11,7 @@ from registry.bundle import Bundle
 from registry.jobs import Assignment, Scored
 from training.backbone import load_backbone
 from training.bench import Bench
-from training.bundling import export_and_prove, seal_bundle
+from training.bundling import add_variants, export_and_prove, seal_bundle
 from training.compare import known_parts, score
 from training.data import read_dataset
 from training.decoded import decode, larger
@@ -98,6 +98,10 @@ def train(assignment: Assignment, tell: Tell) -> tuple[Bundle, Scored]:
 
     stages.begin("evaluate with and without views", bench.n_valid * (1 + settings.tta_views))
     evaluation = evaluate(bench, answering(exported.path))
+
+    if settings.variants:
+        stages.begin("the same in fewer bits", 0)
+        exported = add_variants(bench, exported, evaluation)
     bundle = seal_bundle(assignment, bench, exported, evaluation, backbone)
 
     stages.begin("score beside the promoted version", bench.n_valid)
@@ -108,4 +112,5 @@ def train(assignment: Assignment, tell: Tell) -> tuple[Bundle, Scored]:
 
 def count_stages(settings: Settings) -> int:
     """How many stages `train` begins."""
-    return 8 + (settings.augmented_epochs > 0) + 2 * (settings.cycles > 0)
+    unfrozen = 2 * (settings.cycles > 0)
+    return 8 + (settings.augmented_epochs > 0) + unfrozen + bool(settings.variants)

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field, ValidationError
 
+from registry.bundle import Reduced
 from registry.errors import BadRequest
 from registry.images import ImageSpec
 from registry.schema import Record, explain
@@ -90,6 +91,9 @@ class Settings(Record):
     # 5. evaluation
     tta_views: int = Field(default=5, ge=0, le=MAX_VIEWS)
     serve_tta_views: int = Field(default=1, ge=0, le=MAX_VIEWS)  # when a request does not say
+
+    # 6. export: copies in fewer bits, kept if they cost next to nothing
+    variants: tuple[Reduced, ...] = ("int8",)
 
     def layout(self) -> Layout:
         """A row of a single-label task has one label, whatever separators are in it."""

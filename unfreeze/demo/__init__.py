@@ -31,7 +31,10 @@ VIEWS = 4
 
 # A first version by the afternoon: the head alone. A better one by next week: all images, and the
 # late layers too. Cells hang upright, so they may be mirrored but not turned.
-COMMON = {"augmentation": "flips", "max_rotate": "0", "max_zoom": "1.05", "tta_views": str(VIEWS)}
+COMMON = {
+    **{"augmentation": "flips", "max_rotate": "0", "max_zoom": "1.05", "tta_views": str(VIEWS)},
+    "variants": "",  # what is served is held against PyTorch to the last digit
+}
 FIRST = COMMON | {"head_epochs": "1", "augmented_epochs": "0", "cycles": "0"}
 SECOND = COMMON | {
     "augmented_epochs": "0",

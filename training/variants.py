@@ -1,0 +1,131 @@
+"""Copies of a model in fewer bits, and the decision whether they are worth having."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnxruntime.transformers.float16 import convert_float_to_float16
+
+from registry.bundle import Reduced, Task, Variant
+from registry.images import Float32Array, UInt8Array
+from training.evaluate import measure
+from training.quantize import answer_all, quantize, shift, with_metadata_of
+
+MOST_POINTS = 0.5  # that the metric may lose
+LEAST_SPEEDUP = 1.05  # less is within the noise of the measurement
+MOST_SHIFT_FP16 = 0.005  # mean shift of an answer's probability; rounding alone shifts it by less
+TIMED_RUNS = 30
+
+# Answers of a variant differ between processors more than those of float32 do.
+TOLERANCE_FACTOR, TOLERANCE_MARGIN = 2.0, 0.02
+PROVIDERS = ("cpu", "openvino", "cuda", "tensorrt")
+
+
+@dataclass(frozen=True)
+class Made:
+    """What became of a variant: its facts, or None when it was refused, and the story."""
+
+    precision: Reduced
+    variant: Variant | None
+    story: str
+
+
+@dataclass(frozen=True)
+class Proof:
+    """Images that the model did not learn from, [n,s,s,3], their targets, and its own answers."""
+
+    pixels: UInt8Array
+    targets: Float32Array
+    answers: Float32Array
+    task: Task
+
+
+def make_variant(
+    precision: Reduced, model: Path, images: UInt8Array, proof: Proof, path: Path
+) -> Made:
+    """`path` is `model` in fewer bits, if that costs next to nothing; otherwise it is not there.
+
+    Args:
+        images: those that the model learnt from, [n,s,s,3]: for the ranges of 8 bits.
+    """
+    try:
+        how = MAKERS[precision](model, images, path)
+        made = _judge(precision, model, path, proof, how)
+    except Exception as error:  # a network that cannot be converted is served as it is
+        reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]:.200}"
+        made = Made(precision, None, f"{precision} was refused: {reason}")
+    if made.variant is None:
+        path.unlink(missing_ok=True)
+    return made
+
+
+def tolerances(model: Path, path: Path, golden: UInt8Array) -> dict[str, float]:
+    """By file and provider, how far a server's answers may be from those of `model`."""
+    differences = np.abs(answer_all(path, golden) - answer_all(model, golden))
+    tolerance = TOLERANCE_FACTOR * float(differences.max()) + TOLERANCE_MARGIN
+    return {f"{path.name}/{provider}": tolerance for provider in PROVIDERS}
+
+
+def _judge(precision: Reduced, model: Path, path: Path, proof: Proof, how: str) -> Made:
+    answers = answer_all(path, proof.pixels)
+    before = measure(proof.answers, proof.targets, proof.task)
+    after = measure(answers, proof.targets, proof.task)
+    points = round(100 * (after.value - before.value), 6)
+    off = shift(answers, proof.answers)
+    speedup = measure_speedup(model, path, proof.pixels[:1]) if precision == "int8" else None
+    facts = (
+        f"{before.metric} {points:+.2f} points on {len(answers)} images, answers shift {off:.3f}"
+    )
+    if speedup:
+        facts += f", {speedup:.2f} times as fast on one thread"
+    facts += f" ({how})"
+    if not points >= -MOST_POINTS:
+        return Made(precision, None, f"{precision} was refused: {facts}; allowed -{MOST_POINTS}")
+    if precision == "fp16" and not off <= MOST_SHIFT_FP16:
+        return Made(precision, None, f"{precision} was refused: {facts}; allowed {MOST_SHIFT_FP16}")
+    if speedup is not None and speedup < LEAST_SPEEDUP:
+        return Made(precision, None, f"{precision} was refused: {facts}; {LEAST_SPEEDUP} is needed")
+    variant = Variant(
+        metric=before.metric, metric_change=points, images=len(answers), speedup=speedup
+    )
+    return Made(precision, variant, f"{precision}: {facts}")
+
+
+def measure_speedup(model: Path, path: Path, image: UInt8Array) -> float:
+    """How many times faster than `model` the one at `path` is, one image on one thread of a CPU."""
+    sessions = [_one_thread(one) for one in (model, path)]
+    fastest = [float("inf"), float("inf")]
+    for _ in range(TIMED_RUNS):  # by turns, so that what else goes on here hits both
+        for which, session in enumerate(sessions):
+            began = time.perf_counter()
+            session.run(None, {"image": image})
+            fastest[which] = min(fastest[which], time.perf_counter() - began)
+    return fastest[0] / fastest[1]
+
+
+def _one_thread(model: Path) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+
+
+def to_fp16(model: Path, images: UInt8Array, path: Path) -> str:
+    """`path` is `model` with weights and arithmetic of 16 bits; pixels and answers are as before.
+
+    `images` are not looked at.
+    """
+    source = onnx.load(model)
+    halved = convert_float_to_float16(onnx.load(model), keep_io_types=True)
+    path.write_bytes(with_metadata_of(source, halved))
+    return "converted"
+
+
+MAKERS: dict[Reduced, Callable[[Path, UInt8Array, Path], str]] = {
+    "int8": quantize,
+    "fp16": to_fp16,
+}
