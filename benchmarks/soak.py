@@ -222,6 +222,8 @@ def tell(
         f"{usage.threads} threads {usage.files} files  {swapper.swaps + swapper.rollbacks} swaps",
         flush=True,
     )
+    for problem in dict.fromkeys([*now.problems, *swapper.problems[:5]]):
+        print(f"       {problem}", flush=True)
     return asking
 
 

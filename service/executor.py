@@ -117,12 +117,13 @@ class Executor:
             self._admission.leave(n_views)
 
     def close(self) -> None:
-        """What is queued has been run and the threads have ended."""
+        """What is queued has been run, the threads have ended, and nothing holds the network."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
         for thread in self._threads:
             thread.join()
+        self._run = _closed
 
     def _submit(self, work: Work, drawn: bool) -> None:
         views = [View(Image(work, i), ready_at=work.queued_at) for i in range(work.n_images)]
@@ -264,6 +265,10 @@ class Executor:
         if complete:
             with suppress(RuntimeError):  # the loop has closed: nobody waits any more
                 complete[0].done.get_loop().call_soon_threadsafe(_give_answers, complete)
+
+
+def _closed(images: UInt8Array) -> Float32Array:
+    raise AssertionError("closed")
 
 
 def _give_answers(complete: list[Work]) -> None:

@@ -10,11 +10,12 @@ import logging
 import shutil
 import time
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from registry.errors import UnfreezeError
+from registry.errors import Conflict, UnfreezeError
 from registry.files import write_durably
 from registry.job_store import JobStore, NumberedEvent
 from registry.jobs import (
@@ -37,7 +38,8 @@ log = logging.getLogger(__name__)
 MAX_ATTEMPTS = 3
 PROGRESS_EVERY_S = 0.25  # every event costs a write that must reach the disk
 REMEMBERED = 1_000  # jobs that a new server looks at for when each model was last trained
-BREATH_S = 5.0  # after an error of our own, such as a full disk
+# After an error of our own, such as a full disk; each time in a row it is twice as long.
+FIRST_BREATH_S, LONGEST_BREATH_S = 5.0, 300.0
 
 
 @dataclass
@@ -156,13 +158,21 @@ class Jobs:
             await self._worker
 
     async def _work(self) -> None:
+        breath_s = FIRST_BREATH_S
         while not self._stopping:
             try:
                 if job := await self._next():
                     await self._run(job)
-            except Exception:  # a full disk, a locked database: others may pass
-                log.exception("jobs_failed")
-                await asyncio.sleep(BREATH_S)
+                breath_s = FIRST_BREATH_S
+            except Exception:  # a full disk, a locked database: it may pass
+                log.exception("jobs_failed", extra={"retry_s": breath_s})
+                await self._wait_for_stop(breath_s)
+                breath_s = min(2 * breath_s, LONGEST_BREATH_S)
+
+    async def _wait_for_stop(self, longest_s: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(longest_s), self._changed:
+                await self._changed.wait_for(lambda: self._stopping)
 
     async def _next(self) -> Job | None:
         seen = self._n_changes
@@ -178,6 +188,8 @@ class Jobs:
         facts = {"job": job.id, "model": job.request.model}
         log.info("job_started", extra=facts)
         try:
+            if job.state is JobState.RUNNING and job.attempt >= MAX_ATTEMPTS:
+                raise Conflict(f"{job.attempt} times its end could not be recorded: see the log")
             job = await self._change(
                 job.id, state=JobState.RUNNING, attempt=job.attempt + 1, started_at=_now()
             )

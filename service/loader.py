@@ -14,6 +14,7 @@ from service.counting import VersionCounts
 from service.cpus import cpu_set, usable_cpus
 from service.executor import Executor
 from service.kind import Kind, kind_of
+from service.memory import give_back
 from service.metrics import Metrics
 from service.plan import Plan, Plans, measure_plan
 from service.proof import check_golden, warm
@@ -73,7 +74,12 @@ class Loaded:
             self._freed = True
             self.counts.close()
             # joining threads would hold up the event loop
-            threading.Thread(target=self.executor.close, name="unload").start()
+            threading.Thread(target=_unload, args=(self.executor,), name="unload").start()
+
+
+def _unload(executor: Executor) -> None:
+    executor.close()
+    give_back()
 
 
 @dataclass(frozen=True)

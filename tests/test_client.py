@@ -17,6 +17,7 @@ from opentelemetry.sdk.trace import TracerProvider
 import unfreeze
 from unfreeze import AdminClient, AsyncClient, Client, Prediction
 from unfreeze.channel import OPTIONS, Patience, target
+from unfreeze.errors import call_error
 from unfreeze.predictions import MAX_REQUEST_BYTES, MAX_REQUEST_IMAGES, chunks
 from unfreeze.v1 import admin_pb2, admin_pb2_grpc, classifier_pb2, classifier_pb2_grpc
 
@@ -285,8 +286,30 @@ def test_no_answer_in_time_is_an_error_of_its_own(ask: Ask, start):
 
 @both
 def test_no_server_is_told_within_seconds(ask: Ask):
-    with pytest.raises(unfreeze.Unavailable, match=r"127\.0\.0\.1:1: "):
+    with pytest.raises(unfreeze.Unavailable) as caught:
         ask("127.0.0.1:1", b"one")
+    nobody = "no server answers there; is it running, and is the address right?"
+    assert str(caught.value) == f"127.0.0.1:1: {nobody}"
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [
+        ("DNS resolution failed for h:1: C-ares status is not ARES_SUCCESS", "leads nowhere"),
+        ("errors resolving h:1: [Domain name not found]", "leads nowhere"),
+        ("recvmsg:Connection reset by peer", "went away while it was asked"),
+    ],
+)
+def test_what_grpc_says_of_a_missing_server_is_put_in_words(said: str, meant: str):
+    error = call_error(Failed(Code.UNAVAILABLE, said), "h:1")
+    assert isinstance(error, unfreeze.Unavailable)
+    assert meant in str(error)
+
+
+def test_a_servers_own_words_are_passed_on(start):
+    echo = Echo(*[Code.UNAVAILABLE] * 20, details="m cannot be served: its file is damaged")
+    with pytest.raises(unfreeze.Unavailable, match=r":\d+: m cannot be served: its file is damag"):
+        ask_sync(start(echo), b"one", timeout_s=0.3)
 
 
 def test_closing_the_client_ends_a_call_for_good(start):

@@ -1,5 +1,6 @@
 """Training jobs from request to promotion, with a stand-in for the trainer."""
 
+import sqlite3
 import time
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 import tiny
 from conftest import RunningServer, Start, best, wait_until
 
+from registry.job_store import JobStore
 from registry.jobs import GateDecided, PromotionPolicy, Score, Scored
 from service.gate import decide
 from unfreeze.v1 import admin_pb2 as pb
@@ -208,6 +210,39 @@ def test_a_job_killed_between_publication_and_record_is_finished_not_repeated(
     ended = finished(start(state=state, data_roots=(data,)), job)
     assert (ended.version, ended.promoted) == (2, True)
     assert first.registry.versions("colours") == [1, 2]
+
+
+def test_a_job_whose_end_cannot_be_recorded_is_not_repeated_for_ever(
+    server: RunningServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.jobs.FIRST_BREATH_S", 0.01)
+    update, refusals = JobStore.update, iter(range(6))  # two each time: as it is, then as broken
+
+    def update_while_the_disk_is_full(self, job_id, event=None, **changes):
+        if "finished_at" in changes and next(refusals, None) is not None:
+            raise sqlite3.OperationalError("database or disk is full")
+        return update(self, job_id, event, **changes)
+
+    monkeypatch.setattr(JobStore, "update", update_while_the_disk_is_full)
+    job = finished(server, begin(server, mode="fail"))
+    assert (job.state, job.attempt) == (pb.JOB_STATE_FAILED, 3)
+    assert job.message == "3 times its end could not be recorded: see the log"
+    monkeypatch.undo()
+    assert finished(server, begin(server)).state == pb.JOB_STATE_SUCCEEDED
+
+
+def test_a_server_whose_disk_is_full_can_be_stopped(
+    server: RunningServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr("service.jobs.FIRST_BREATH_S", 1000)
+    monkeypatch.setattr(JobStore, "update", refuse)
+    begin(server)
+    wait_until(lambda: "jobs_failed" in caplog.text)
+    server.end()
+    wait_until(lambda: server.has_ended)
 
 
 def test_a_second_server_on_the_same_state_is_refused(

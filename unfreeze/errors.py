@@ -71,12 +71,26 @@ BY_CODE: dict[grpc.StatusCode, type[UnfreezeClientError]] = {
 }
 BY_NUMBER = {code.value[0]: code for code in grpc.StatusCode}
 
+# What gRPC says when there is no server to say anything, and what that means.
+NOBODY = "no server answers there; is it running, and is the address right?"
+NOWHERE = "this name leads nowhere; is it spelled right?"
+GONE = "the server went away while it was asked"
+MEANING = {
+    "Connection refused": NOBODY,
+    "failed to connect": NOBODY,
+    "DNS resolution failed": NOWHERE,
+    "errors resolving": NOWHERE,
+    "Socket closed": GONE,
+    "recvmsg": GONE,
+}
+
 
 def call_error(failed: grpc.RpcError, address: str) -> UnfreezeClientError:
     """What a failed call means to the caller."""
     code, details = failed.code(), failed.details() or ""
     if code is grpc.StatusCode.UNAVAILABLE:
-        return Unavailable(f"{address}: {details}")
+        meaning = (meant for said, meant in MEANING.items() if said in details)
+        return Unavailable(f"{address}: {next(meaning, details)}")
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return DeadlineExceeded(f"{address}: no answer in the time given ({details})")
     return BY_CODE.get(code, ServerError)(details or code.name)
