@@ -53,12 +53,12 @@ class Echo(classifier_pb2_grpc.ClassifierServicer):
 class Failed(grpc.RpcError):
     """A call that ended with a code."""
 
-    def __init__(self, code: grpc.StatusCode, *trailers: tuple[str, str]) -> None:
+    def __init__(
+        self, code: grpc.StatusCode, *trailers: tuple[str, str], details: str = "as told"
+    ) -> None:
         self.code = lambda: code
         self.trailing_metadata = lambda: trailers
-
-    def details(self) -> str:
-        return "as told"
+        self.details = lambda: details
 
 
 class Slow(Echo):
@@ -301,7 +301,7 @@ def test_no_server_is_told_within_seconds(ask: Ask):
     ],
 )
 def test_what_grpc_says_of_a_missing_server_is_put_in_words(said: str, meant: str):
-    error = call_error(Failed(Code.UNAVAILABLE, said), "h:1")
+    error = call_error(Failed(Code.UNAVAILABLE, details=said), "h:1")
     assert isinstance(error, unfreeze.Unavailable)
     assert meant in str(error)
 
