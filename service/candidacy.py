@@ -59,6 +59,7 @@ def draw_lot(content: Content, version: int) -> float:
     drawn at some percentage is drawn at every larger one.
     """
     digest = hashlib.blake2b(f"{version}/{len(content)}".encode(), digest_size=8)
-    digest.update(content[0][:SAMPLE])
-    digest.update(content[0][-SAMPLE:])
+    first = content[0]
+    digest.update(first[:SAMPLE])
+    digest.update(first[max(SAMPLE, len(first) - SAMPLE) :])
     return int.from_bytes(digest.digest()) / 2**64

@@ -102,6 +102,13 @@ def test_lots_are_even_and_another_candidate_draws_others() -> None:
     assert abs(np.corrcoef(lots, others)[0, 1]) < 0.05
 
 
+def test_lots_depend_on_either_end_of_an_image_and_on_how_many_there_are() -> None:
+    image = bytes(10**6)
+    others = [b"x" + image[1:]], [image[:-1] + b"x"], [image, image]
+    assert draw_lot([image], 2) == draw_lot([bytes(10**6)], 2)
+    assert len({draw_lot(content, 2) for content in ([image], *others)}) == 4
+
+
 def test_a_candidate_may_have_other_labels_and_another_size(server: RunningServer, root) -> None:
     labels = ("rot", "grün", "blau", "gelb")
     tiny.publish(root, labels=labels, bias=(0.0,) * 4, size=16)
