@@ -1,6 +1,5 @@
 """The `unfreeze.v1.Classifier` servicer: messages in, messages out."""
 
-import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from typing import TypeAlias
@@ -13,12 +12,12 @@ from service.live import Live
 from service.loader import Loaded
 from service.predict import Predictor, top
 from service.status import message_of, number_of
+from service.streams import in_order
 from service.work import LOW, Answer, Terms
 from unfreeze.v1 import classifier_pb2 as pb
 from unfreeze.v1 import classifier_pb2_grpc as pb_grpc
 
 DEFAULT_TOP = 5
-STREAM_IN_FLIGHT = 8  # requests of one stream that are worked on at a time
 
 # generic in the stubs alone
 Context: TypeAlias = "ServicerContext[pb.ClassifyRequest, pb.ClassifyResponse]"
@@ -39,29 +38,9 @@ class Classifier(pb_grpc.ClassifierServicer):
     async def ClassifyStream(
         self, request_iterator: AsyncIterator[pb.ClassifyRequest], context: StreamContext
     ) -> AsyncIterator[pb.ClassifyStreamResponse]:
-        answers: asyncio.Queue[asyncio.Task[pb.ClassifyStreamResponse] | None] = asyncio.Queue()
-        places = asyncio.Semaphore(STREAM_IN_FLIGHT)
-
-        async def read() -> None:
-            try:
-                async for request in request_iterator:
-                    # a client that does not take its answers is not read any further
-                    await places.acquire()
-                    answers.put_nowait(asyncio.create_task(self._outcome(request)))
-            finally:
-                answers.put_nowait(None)
-
-        reader = asyncio.create_task(read())
-        try:
-            while (answer := await answers.get()) is not None:
-                yield await answer
-                places.release()
-            await reader
-        finally:
-            reader.cancel()
-            while not answers.empty():
-                if left := answers.get_nowait():
-                    left.cancel()
+        async with in_order(request_iterator, self._outcome) as responses:
+            async for response in responses:
+                yield response
 
     async def _outcome(self, request: pb.ClassifyRequest) -> pb.ClassifyStreamResponse:
         """The response, or the error that answers for it while the stream goes on."""
@@ -82,7 +61,11 @@ class Classifier(pb_grpc.ClassifierServicer):
             default = loaded.bundle.tta.default_views
             n_views = request.tta_views if request.HasField("tta_views") else default
             terms = Terms(n_views, request.priority)
-            answers = await self._predictor.predict(loaded, images, terms)
+            try:
+                answers = await self._predictor.predict(loaded, images, terms)
+            except BaseException:
+                loaded.counts.statistics.failed(time.perf_counter() - started)
+                raise
             answered = time.perf_counter()
             response = pb.ClassifyResponse(
                 model=request.model,
@@ -91,7 +74,11 @@ class Classifier(pb_grpc.ClassifierServicer):
                 timings=_timings(answers, answered - started),
                 request_id=request.request_id,
             )
-            loaded.counts.encoded(answered, time.perf_counter())
+            ended = time.perf_counter()
+            loaded.counts.encoded(answered, ended)
+            loaded.counts.statistics.answered(
+                answers, began=started, read_at=started, answered_at=answered, ended=ended
+            )
             return response
 
     def _check(self, request: pb.ClassifyRequest) -> None:

@@ -80,6 +80,8 @@ class Follower:
         if isinstance(aliases.promoted, BundleError):
             self._swaps.problem(name, entry, 0, aliases.promoted)
             return
+        if entry.unloaded:
+            return
         number, pointer = aliases.promoted
         if number <= entry.pointer:
             self._swaps.no_problem(name, entry)

@@ -58,6 +58,12 @@ class Health(health_pb2_grpc.HealthServicer):
             self._status[model] = SERVING
             self._tell()
 
+    def model_gone(self, model: str) -> None:
+        """It was unloaded, until it is ready again."""
+        if model not in (LIVENESS, *self._ours) and model in self._status:
+            self._status[model] = NOT_SERVING
+            self._tell()
+
     def _tell(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()

@@ -37,7 +37,8 @@ class Inference:
             Overloaded: it would wait for too long, or has.
         """
         began = time.perf_counter()
-        loaded, takes_pixels = await find(self._live, request.model_name, request.model_version)
+        name, content = request.model_name, request.raw_input_contents
+        loaded, takes_pixels = await find(self._live, name, request.model_version, content)
         with loaded:
             try:
                 wanted = read_wanted(request, loaded.bundle.tta.default_views)
@@ -47,7 +48,11 @@ class Inference:
             except BaseException:
                 loaded.counts.statistics.failed(time.perf_counter() - began)
                 raise
-            _count(loaded, answers, began, read_at, answered_at)
+            ended = time.perf_counter()
+            loaded.counts.encoded(answered_at, ended)
+            loaded.counts.statistics.answered(
+                answers, began=began, read_at=read_at, answered_at=answered_at, ended=ended
+            )
             return response, wanted
 
     async def _answers(
@@ -86,25 +91,3 @@ def _response(
         outputs=(output,),
         raw_output_contents=(content,),
     )
-
-
-def _count(
-    loaded: Loaded, answers: Sequence[Answer], began: float, read_at: float, answered_at: float
-) -> None:
-    """The slowest image stands for the request, whose images go side by side."""
-    now = time.perf_counter()
-    loaded.counts.encoded(answered_at, now)
-    if all(answer.cached for answer in answers):
-        loaded.counts.statistics.remembered(now - began)
-        return
-    slowest = answers[0] if len(answers) == 1 else max(answers, key=_seconds)
-    loaded.counts.statistics.succeeded(
-        len(answers),
-        now - began,
-        slowest.queue_s,
-        (read_at - began + slowest.decode_s, slowest.compute_s, now - answered_at),
-    )
-
-
-def _seconds(answer: Answer) -> float:
-    return answer.queue_s + answer.decode_s + answer.compute_s

@@ -32,11 +32,16 @@ class Live:
         loader: Loader,
         metrics: Metrics,
         on_ready: Callable[[str], None] = lambda model: None,
+        on_gone: Callable[[str], None] = lambda model: None,
     ) -> None:
-        """`on_ready` is told of a model whenever another version of it is live."""
+        """
+        Args:
+            on_ready: told of a model whenever another version of it is live.
+            on_gone: told of a model that was unloaded.
+        """
         self._registry = registry
         self._loading = Loading(registry, loader)
-        self._swaps = Swaps(metrics, on_ready)
+        self._swaps = Swaps(metrics, on_ready, on_gone)
         self._models: dict[str, Model] = {}
         self._follower = Follower(registry, self._models, self._loading, self._swaps)
         self._changes: set[asyncio.Task[Any]] = set()
@@ -93,8 +98,7 @@ class Live:
 
     def problems(self) -> dict[str, str]:
         """Why a model does not follow its promoted version."""
-        entries = self._models.items()
-        return {name: entry.trouble.problem for name, entry in entries if entry.trouble.problem}
+        return {name: entry.problem for name, entry in self._models.items() if entry.problem}
 
     def candidate(self, model: str) -> tuple[Candidacy | None, str]:
         """The candidate that is tried here, and why it is not the one that the registry names."""
@@ -158,6 +162,33 @@ class Live:
         number, version = await asyncio.to_thread(self._registry.rollback_target, model)
         reason = reason or f"rollback to {version}"
         return await self.promote(model, version, by=by, reason=reason, expected=number)
+
+    async def load(self, model: str) -> None:
+        """What the registry promotes now is live; what was unloaded is followed again.
+
+        Raises:
+            NotFound: nothing is promoted.
+            BundleError, Unavailable: it cannot be served; what answered before still does.
+        """
+        promoted = await asyncio.to_thread(self._registry.promoted, check_name(model))
+        if promoted is None:
+            raise NotFound(f"no version of {model} is promoted; promote one, then load it")
+        await self._to_the_end(self._load(model, *promoted))
+
+    async def _load(self, model: str, number: int, pointer: Pointer) -> None:
+        entry = self._entry(model)
+        entry.unloaded = False
+        try:
+            async with self._loading.lease(model, entry, pointer.version, live=True) as loaded:
+                self._swaps.go_live(model, entry, number, loaded)
+        except Exception as error:
+            self._swaps.problem(model, entry, number, error)
+            raise
+
+    def unload(self, model: str) -> None:
+        """No version of it answers here until it is loaded; requests under way are answered."""
+        if entry := self._models.get(model):
+            self._swaps.unload(model, entry)
 
     async def set_candidate(
         self, model: str, version: int, mode: Mode, percent: float, *, by: str, reason: str
@@ -231,6 +262,8 @@ def _look_at_error(task: asyncio.Task[Any]) -> None:
 
 
 def _explain_missing(name: str, entry: Model | None, served: set[str]) -> NoReturn:
+    if entry and entry.unloaded:
+        raise NotFound(f"{name} was unloaded on this server; load it again")
     if entry and entry.trouble.problem:
         raise Unavailable(f"{name} cannot be served: {entry.trouble.problem}")
     known = ", ".join(sorted(served)[:5]) or "none"

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
+from registry.errors import NotFound
 from registry.store import Registry
 from service.loader import Loaded, Loader
 from service.model import Model
@@ -74,7 +75,14 @@ class Loading:
         def load() -> Loaded:
             return self._loader.load(self._registry.folder(name, version), version, like)
 
-        entry.pin(await asyncio.get_running_loop().run_in_executor(threads, load))
+        _check_wanted(name, entry)
+        loaded = await asyncio.get_running_loop().run_in_executor(threads, load)
+        try:
+            _check_wanted(name, entry)
+        except NotFound:
+            loaded.retire()
+            raise
+        entry.pin(loaded)
 
     def _ended(self, key: tuple[str, int, bool], task: asyncio.Task[None]) -> None:
         del self._under_way[key]
@@ -86,3 +94,8 @@ class Loading:
         for threads in (self._live, self._other):
             await asyncio.to_thread(threads.shutdown, cancel_futures=True)
         await asyncio.gather(*self._under_way.values(), return_exceptions=True)
+
+
+def _check_wanted(name: str, entry: Model) -> None:
+    if entry.unloaded:
+        raise NotFound(f"{name} was unloaded on this server; load it again")

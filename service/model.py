@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from service.candidacy import Candidacy
 from service.loader import Loaded
 
+UNLOADED = "unloaded"
 MAX_PINNED = 2  # versions that are in memory only because somebody asked for them by number
 FIRST_RETRY_S = 1.0
 LONGEST_RETRY_S = 60.0
@@ -47,6 +48,7 @@ class Model:
     previous: Loaded | None = None  # what it replaced; a rollback is instant
     pinned: OrderedDict[int, Loaded] = field(default_factory=OrderedDict)
     pointer: int = 0  # number of the pointer that `current` follows
+    unloaded: bool = False  # by order: nothing comes into memory until it is loaded again
     trouble: Trouble = field(default_factory=Trouble)
 
     candidate: Candidacy | None = None
@@ -55,6 +57,11 @@ class Model:
 
     # held while this server writes a pointer: two of its callers do not collide with each other
     writing: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    @property
+    def problem(self) -> str:
+        """Why it does not follow its promoted version."""
+        return UNLOADED if self.unloaded else self.trouble.problem
 
     def versions(self) -> Iterator[Loaded]:
         """Everything in memory; one may come twice."""

@@ -2,6 +2,7 @@
 
 from registry.errors import BadRequest, NotFound
 from registry.store import TENSOR_SUFFIX, check_name
+from service.candidacy import Content
 from service.live import Live
 from service.loader import Loaded
 
@@ -33,10 +34,13 @@ def read_version(text: str) -> int | None:
     return int(text)
 
 
-async def find(live: Live, name: str, version: str) -> tuple[Loaded, bool]:
+async def find(live: Live, name: str, version: str, content: Content = ()) -> tuple[Loaded, bool]:
     """The version that answers, and whether this name takes pixels.
 
     Enter it (`with loaded:`) before the next await.
+
+    Args:
+        content: what is to be answered, which decides whether a candidate does it.
 
     Raises:
         BadRequest: the name can be none, or the version is no number.
@@ -44,7 +48,9 @@ async def find(live: Live, name: str, version: str) -> tuple[Loaded, bool]:
     """
     model, takes_pixels = split_name(name)
     try:
-        return await live.get(model, read_version(version)), takes_pixels
+        # clients have read the shapes of the live version in its metadata
+        found = await live.get(model, read_version(version), content, same_shape=True)
+        return found, takes_pixels
     except NotFound as error:
         check_name(model)
         raise NotFound(f"Request for unknown model: {error}") from error

@@ -26,6 +26,7 @@ from service.jobs import Jobs
 from service.live import Live
 from service.loader import Limits, Loader
 from service.metrics import Metrics
+from service.model_control import ModelControl
 from service.plan import Plans, parse_plan
 from service.predict import Predictor
 from service.protocol import PROTOCOL, Protocol
@@ -160,7 +161,9 @@ class Service:
             pool=pool,
             metrics=self.metrics,
         )
-        self.live = Live(self.registry, loader, self.metrics, self._on_ready)
+        self.live = Live(
+            self.registry, loader, self.metrics, self._on_ready, self._health.model_gone
+        )
         self._parts.push_async_callback(self.live.close)
         await self.live.start()
 
@@ -189,7 +192,10 @@ class Service:
         server = self._server()
         admin = Admin(self.registry, self.live, jobs, settings.data_roots)
         admin_pb2_grpc.add_AdminServicer_to_server(admin, self._calls.on(server, CODES))
-        self._reflect(server, ADMIN)
+        add_protocol = service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server
+        control = ModelControl(self.live, self.registry)
+        add_protocol(control, self._calls.on(server, PROTOCOL_CODES))
+        self._reflect(server, ADMIN, PROTOCOL)
         self.admin_port = await self._listen(server, settings.admin_host, settings.admin_port)
         # one that watches a job would watch to the end of the grace
         self._parts.push_async_callback(server.stop, ADMIN_GRACE_S)

@@ -6,7 +6,10 @@ The counts of a version are those of both its names, `NAME` and `NAME-tensor`, a
 
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+
+from service.work import Answer
 
 NS = 1_000_000_000
 
@@ -50,21 +53,31 @@ class Statistics:
         with self._lock:
             return {n: Total(total.count, total.ns) for n, total in sorted(self._runs.items())}
 
-    def succeeded(
-        self, n_images: int, total_s: float, queue_s: float, stages_s: tuple[float, float, float]
+    def answered(
+        self,
+        answers: Sequence[Answer],
+        *,
+        began: float,
+        read_at: float,
+        answered_at: float,
+        ended: float,
     ) -> None:
-        """A request was answered; `stages_s` are those of input, network and output."""
-        self._done(total_s, queue_s)
-        self.n_images += n_images
-        for total, seconds in zip(
-            (self.compute_input, self.compute_infer, self.compute_output), stages_s, strict=True
-        ):
-            total.add(seconds)
+        """A request was answered, at these seconds of `time.perf_counter`.
 
-    def remembered(self, total_s: float) -> None:
-        """A request was answered without a run: every answer was in the cache."""
-        self._done(total_s, 0)
-        self.cache_hit.add(total_s)
+        The slowest image stands for all, which go side by side.
+        """
+        self.last_request_s = time.time()
+        self.success.add(ended - began)
+        if all(answer.cached for answer in answers):
+            self.queue.add(0)
+            self.cache_hit.add(ended - began)
+            return
+        slowest = answers[0] if len(answers) == 1 else max(answers, key=_seconds)
+        self.n_images += len(answers)
+        self.queue.add(slowest.queue_s)
+        self.compute_input.add(read_at - began + slowest.decode_s)
+        self.compute_infer.add(slowest.compute_s)
+        self.compute_output.add(ended - answered_at)
 
     def failed(self, total_s: float) -> None:
         """A request was refused, given up or went wrong."""
@@ -75,7 +88,6 @@ class Statistics:
         with self._lock:
             self._runs.setdefault(n_images, Total()).add(seconds)
 
-    def _done(self, total_s: float, queue_s: float) -> None:
-        self.last_request_s = time.time()
-        self.success.add(total_s)
-        self.queue.add(queue_s)
+
+def _seconds(answer: Answer) -> float:
+    return answer.queue_s + answer.decode_s + answer.compute_s

@@ -22,15 +22,18 @@ class Swaps:
     """Gives versions in memory their place in a `Model`. A pointer older than the one that is
     followed changes nothing, in whatever order they come."""
 
-    def __init__(self, metrics: Metrics, on_ready: Callable[[str], None]) -> None:
+    def __init__(
+        self, metrics: Metrics, on_ready: Callable[[str], None], on_gone: Callable[[str], None]
+    ) -> None:
         self._metrics = metrics
         self._on_ready = on_ready
+        self._on_gone = on_gone
 
     # The version that answers
 
     def go_live(self, name: str, entry: Model, number: int, loaded: Loaded) -> None:
         """From here on requests go to `loaded`, and a candidate of before is one no longer."""
-        if number <= entry.pointer:
+        if number <= entry.pointer or entry.unloaded:
             return
         entry.pointer = number
         self.no_problem(name, entry)
@@ -45,6 +48,24 @@ class Swaps:
         log.info("version_live", extra=facts)
         self._count_swap(name, old, loaded)
         self._on_ready(name)
+
+    def unload(self, name: str, entry: Model) -> None:
+        """From here on nothing answers, and nothing is followed, until it is loaded again."""
+        if entry.candidate:
+            self._end_trial(name, entry, entry.candidate)
+        self.no_problem(name, entry)
+        self.no_candidate_problem(name, entry)
+        if entry.current:
+            self._metrics.model_info.remove(*self._info(name, entry.current))
+            self._metrics.live_version.remove(name)
+        let_go = set(entry.versions())
+        entry.unloaded = True
+        entry.current = entry.previous = None
+        entry.pinned.clear()
+        entry.pointer = entry.candidate_pointer = 0
+        entry.release(*let_go)
+        log.info("model_unloaded", extra={"model": name})
+        self._on_gone(name)
 
     def _end_trial_beside_another(self, name: str, entry: Model) -> None:
         if entry.candidate and entry.candidate.beside != entry.pointer:
@@ -120,7 +141,7 @@ class Swaps:
     # Pointers that cannot be followed
 
     def problem(self, name: str, entry: Model, number: int, error: Exception) -> None:
-        if 0 < number <= entry.pointer:  # it was overtaken
+        if 0 < number <= entry.pointer or entry.unloaded:  # it was overtaken
             return
         self._note("load_failed", name, entry.trouble, number, error)
         self._metrics.load_problem.labels(name).set(1)

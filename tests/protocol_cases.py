@@ -10,6 +10,7 @@ import json
 import queue
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -270,9 +271,192 @@ def asyncio_client() -> Any:
     return asyncio.run(main())
 
 
+def streamed(*requests: tuple[str, list[Any]], headers: Any = None, **options: Any) -> list[Any]:
+    """What a stream answered, in its order: the id of each answer, or the message of the error."""
+    done: queue.Queue[Any] = queue.Queue()
+    with triton.InferenceServerClient(address) as streaming:
+        streaming.start_stream(lambda result, error: done.put((result, error)), headers=headers)
+        for i, (name, inputs) in enumerate(requests):
+            streaming.async_stream_infer(name, inputs, request_id=str(i), **options)
+        found = []
+        while len(found) < len(requests):
+            result, error = done.get(timeout=20)
+            if error:
+                found.append({"status": error.status(), "message": error.message()})
+                if error.status():  # the stream has ended
+                    break
+            else:
+                found.append(as_dict(result.get_response()))
+    return found
+
+
+def stream_requests() -> list[tuple[str, list[Any]]]:
+    return [
+        ("colours-tensor", pixels(RED)),
+        ("colours", images(b"not an image")),
+        ("unknown", pixels(RED)),
+        ("colours", images(picture(RED), picture(GREEN))),
+    ]
+
+
+@case
+def a_stream() -> Any:
+    return streamed(*stream_requests())
+
+
+@case
+def a_stream_with_errors_as_status() -> Any:
+    return streamed(*stream_requests(), headers={"triton_grpc_error": "true"})
+
+
+@case
+def a_stream_that_marks_ends() -> Any:
+    one = ("colours-tensor", pixels(RED))
+    return streamed(one, enable_empty_final_response=True)
+
+
+@case
+def a_long_stream() -> Any:
+    found = streamed(*[("colours-tensor", pixels(RED))] * 40)
+    return [one["id"] for one in found]
+
+
+@case
+def an_asyncio_stream() -> Any:
+    async def requests() -> Any:
+        for i in range(5):
+            inputs = pixels(RED) if i != 2 else images(b"bad")
+            name = "colours-tensor" if i != 2 else "colours"
+            yield {"model_name": name, "inputs": inputs, "request_id": str(i)}
+
+    async def main() -> Any:
+        async with triton_aio.InferenceServerClient(address) as other:
+            found = other.stream_infer(requests())
+            return [(result and answer(result)["id"], bool(error)) async for result, error in found]
+
+    return asyncio.run(main())
+
+
+# Statistics
+
+
 @case
 def statistics() -> Any:
-    return as_dict(client.get_inference_statistics("counted-tensor"))
+    """Three requests of four images that succeed and one that does not, before and after."""
+    name = "counted-tensor"
+    before = as_dict(client.get_inference_statistics(name))["model_stats"]
+    for inputs in (pixels(RED, GREEN), pixels(RED), pixels(BLUE)):
+        client.infer(name, inputs)
+    outcome(lambda: client.infer(name, images(b"bad")))
+    after = as_dict(client.get_inference_statistics(name))["model_stats"]
+    return before, after
+
+
+@case
+def statistics_of_all() -> Any:
+    found = as_dict(client.get_inference_statistics())["model_stats"]
+    return sorted((one["name"], one["version"]) for one in found)
+
+
+@case
+def statistics_of_an_unknown_model() -> Any:
+    return as_dict(client.get_inference_statistics("unknown"))
+
+
+# Loading and unloading
+
+
+@case
+def loading_on_the_public_port() -> Any:
+    return [outcome(lambda: client.load_model("spare")), outcome(lambda: client.unload_model("x"))]
+
+
+@case
+def inference_on_the_administrative_port() -> Any:
+    return [
+        outcome(lambda: admin.infer("spare-tensor", pixels(RED))),
+        outcome(admin.is_server_live),
+    ]
+
+
+def spare() -> Any:
+    """How `spare` stands: ready, and its rows of the index."""
+    rows = as_dict(admin.get_model_repository_index())["models"]
+    rows = [row for row in rows if row["name"].startswith("spare")]
+    return {"ready": client.is_model_ready("spare-tensor"), "rows": rows}
+
+
+@case
+def unloading() -> Any:
+    """Unload by one name, load again by the other."""
+    admin.unload_model("spare")
+    unloaded = spare()
+    refused = outcome(lambda: client.infer("spare-tensor", pixels(RED)))
+    by_number = outcome(lambda: client.infer("spare-tensor", pixels(RED), model_version="1"))
+    admin.load_model("spare-tensor")
+    loaded = spare()
+    result = answer(client.infer("spare-tensor", pixels(RED)))
+    return {
+        "unloaded": unloaded,
+        "refused": refused,
+        "by_number": by_number,
+        "loaded": loaded,
+        "answer": result,
+    }
+
+
+@case
+def loading_with_a_configuration() -> Any:
+    return admin.load_model("spare", config='{"max_batch_size": 1}')
+
+
+@case
+def loading_with_files() -> Any:
+    files = {"file:../../x": b"content"}
+    return admin.load_model("spare", config="{}", files=files)
+
+
+@case
+def loading_what_is_not_there() -> Any:
+    names = ("unknown", "../colours", "", "/etc", "never-promoted")
+    return {name: outcome(lambda name=name: admin.load_model(name)) for name in names}
+
+
+@case
+def unloading_what_is_not_there() -> Any:
+    return [admin.unload_model("unknown"), outcome(lambda: admin.unload_model("../x"))]
+
+
+@case
+def loading_what_is_broken() -> Any:
+    found = outcome(lambda: admin.load_model("broken"))
+    rows = as_dict(admin.get_model_repository_index())["models"]
+    return found, [row for row in rows if row["name"] == "broken"]
+
+
+@case
+def loading_and_unloading_from_many_threads() -> Any:
+    def turn(i: int) -> Any:
+        return outcome(lambda: (admin.load_model if i % 2 else admin.unload_model)("busy"))
+
+    with ThreadPoolExecutor(16) as pool:
+        found = list(pool.map(turn, range(64)))
+    admin.load_model("busy")
+    return found, answer(client.infer("busy-tensor", pixels(RED)))
+
+
+# What is not offered
+
+
+@case
+def what_is_not_offered() -> Any:
+    return [
+        outcome(client.get_system_shared_memory_status),
+        outcome(client.get_cuda_shared_memory_status),
+        outcome(client.get_trace_settings),
+        outcome(client.get_log_settings),
+        outcome(lambda: client.register_system_shared_memory("a", "b", 1)),
+    ]
 
 
 def outcome(function: Callable[[], Any]) -> Any:

@@ -284,7 +284,8 @@ def test_reflection_describes_what_each_listener_has(server: RunningServer) -> N
         own,
     }
     assert services(server.channel) == public
-    assert services(server.admin_channel) == {"unfreeze.v1.Admin", own}
+    private = {"unfreeze.v1.Admin", "inference.GRPCInferenceService", own}
+    assert services(server.admin_channel) == private
 
 
 def test_reflection_can_be_switched_off(start: Start) -> None:

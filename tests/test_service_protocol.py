@@ -4,12 +4,13 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tiny
-from conftest import TESTS, RunningServer, settings
+from conftest import TESTS, RunningServer, Start, settings
 
 RED = np.full((1, tiny.SIZE, tiny.SIZE, 3), (255, 0, 0), np.uint8)
 
@@ -19,7 +20,10 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     root = tmp_path_factory.mktemp("registry")
     tiny.publish(root, promote=True)
     tiny.publish(root, model="wide", size=128, promote=True)
-    tiny.publish(root, model="counted", promote=True)
+    for model in ("counted", "spare", "busy"):
+        tiny.publish(root, model=model, promote=True)
+    tiny.publish(root, model="broken", promote=True, golden_shift=1.0)
+    tiny.publish(root, model="never-promoted")
     server = RunningServer(settings(root))
     yield server
     server.stop()
@@ -181,3 +185,161 @@ def test_asynchronous_calls_are_answered_with_their_ids(told: Told) -> None:
     live, ids = told["asyncio_client"]
     assert live
     assert ids == [str(i) for i in range(8)]
+
+
+# Streams
+
+
+def test_a_stream_answers_in_order_and_survives_errors(told: Told) -> None:
+    first, bad_image, unknown, last = told["a_stream"]
+    assert (first["id"], last["id"]) == ("0", "3")
+    assert "image 0" in bad_image["message"]
+    assert "unknown model" in unknown["message"]
+    assert last["outputs"][0]["shape"] == ["2", "3"]
+
+
+def test_errors_end_a_stream_when_its_header_says_so(told: Told) -> None:
+    first, error = told["a_stream_with_errors_as_status"]
+    assert first["id"] == "0"
+    assert error["status"] == "StatusCode.INVALID_ARGUMENT"
+
+
+def test_a_streamed_response_says_that_it_is_the_last_when_asked(told: Told) -> None:
+    (response,) = told["a_stream_that_marks_ends"]
+    assert response["parameters"] == {"triton_final_response": {"bool_param": True}}
+
+
+def test_a_stream_takes_more_requests_than_it_works_on_at_a_time(told: Told) -> None:
+    assert told["a_long_stream"] == [str(i) for i in range(40)]
+
+
+def test_a_stream_of_asyncio_is_the_same(told: Told) -> None:
+    ids = told["an_asyncio_stream"]
+    assert [error for _, error in ids] == [False, False, True, False, False]
+    assert [id for id, error in ids if not error] == ["0", "1", "3", "4"]
+
+
+# Statistics
+
+
+def test_statistics_count_requests_images_and_runs(told: Told) -> None:
+    (before,), (after,) = told["statistics"]
+    assert "inference_count" not in before
+    assert (after["version"], after["inference_count"]) == ("1", "4")
+    stats = after["inference_stats"]
+    equal = ("success", "queue", "compute_input", "compute_infer", "compute_output")
+    assert [stats[name]["count"] for name in equal] == ["3"] * 5
+    assert stats["fail"]["count"] == "1"
+    assert int(stats["success"]["ns"]) >= int(stats["compute_infer"]["ns"]) > 0
+    assert int(after["last_inference"]) > 1.7e12
+
+
+def test_statistics_of_runs_add_up(told: Told) -> None:
+    _, (after,) = told["statistics"]
+    runs = [(int(one.get("batch_size", 0)), one) for one in after["batch_stats"]]
+    counts = [int(one["compute_infer"]["count"]) for _, one in runs]
+    assert int(after["execution_count"]) == sum(counts)
+    assert sum(size * n for (size, _), n in zip(runs, counts, strict=True)) == 4
+    for _, one in runs:
+        names = ("compute_input", "compute_infer", "compute_output")
+        assert len({one[name]["count"] for name in names}) == 1
+
+
+def test_statistics_of_no_name_are_those_of_all(told: Told) -> None:
+    found = told["statistics_of_all"]
+    assert ["colours", "1"] in found
+    assert ["colours-tensor", "1"] in found
+    assert told["statistics_of_an_unknown_model"]["status"] == "StatusCode.NOT_FOUND"
+
+
+# Loading and unloading
+
+
+def test_the_public_port_neither_loads_nor_unloads(told: Told) -> None:
+    for error in told["loading_on_the_public_port"]:
+        assert error["status"] == "StatusCode.UNAVAILABLE"
+        assert "admin" in error["message"]
+
+
+def test_the_administrative_port_answers_nothing_but_control(told: Told) -> None:
+    for error in told["inference_on_the_administrative_port"]:
+        assert error["status"] == "StatusCode.UNIMPLEMENTED"
+        assert "public port" in error["message"]
+
+
+def test_an_unloaded_model_is_gone_until_it_is_loaded(told: Told) -> None:
+    steps = told["unloading"]
+    gone = {"version": "1", "state": "UNAVAILABLE", "reason": "unloaded"}
+    both = [{"name": name} | gone for name in ("spare", "spare-tensor")]
+    assert steps["unloaded"] == {"ready": False, "rows": both}
+    assert steps["refused"]["status"] == steps["by_number"]["status"] == "StatusCode.NOT_FOUND"
+    assert steps["loaded"]["ready"]
+    assert {row["state"] for row in steps["loaded"]["rows"]} == {"READY"}
+    assert steps["answer"]["shape"] == [1, 3]
+
+
+def test_following_the_registry_does_not_bring_an_unloaded_model_back(
+    start: Start, root: Path
+) -> None:
+    tiny.publish(root, promote=True)
+    server = start()
+    server.service.live.unload(tiny.MODEL_NAME)
+    tiny.publish(root, promote=True)
+    server.refresh()
+    assert server.service.live.in_memory(tiny.MODEL_NAME) == []
+    page = server.metrics()
+    assert "unfreeze_live_version{" not in page
+    assert "unfreeze_model_info{" not in page
+    server.call(server.service.live.load(tiny.MODEL_NAME))
+    assert [one.version for one in server.service.live.in_memory(tiny.MODEL_NAME)] == [2]
+
+
+@pytest.mark.parametrize("case", ["loading_with_a_configuration", "loading_with_files"])
+def test_versions_are_not_changed_while_they_are_loaded(told: Told, case: str) -> None:
+    assert told[case]["status"] == "StatusCode.INVALID_ARGUMENT"
+
+
+def test_what_cannot_be_loaded_says_why(told: Told) -> None:
+    found = {name: error["status"] for name, error in told["loading_what_is_not_there"].items()}
+    missing, wrong = "StatusCode.NOT_FOUND", "StatusCode.INVALID_ARGUMENT"
+    assert found == {
+        "unknown": missing,
+        "never-promoted": missing,
+        "../colours": wrong,
+        "": wrong,
+        "/etc": wrong,
+    }
+
+
+def test_unloading_an_unknown_model_succeeds(told: Told) -> None:
+    unknown, traversal = told["unloading_what_is_not_there"]
+    assert unknown is None
+    assert traversal["status"] == "StatusCode.INVALID_ARGUMENT"
+
+
+def test_a_version_that_does_not_load_is_unavailable_with_its_reason(told: Told) -> None:
+    error, rows = told["loading_what_is_broken"]
+    assert error["status"] == "StatusCode.INTERNAL"
+    assert "golden answers" in error["message"]
+    (row,) = rows
+    assert (row["version"], row["state"]) == ("1", "UNAVAILABLE")
+    assert "golden answers" in row["reason"]
+
+
+def test_many_threads_may_load_and_unload_one_model(told: Told) -> None:
+    outcomes, answer = told["loading_and_unloading_from_many_threads"]
+    assert {one and one["status"] for one in outcomes} <= {None, "StatusCode.NOT_FOUND"}
+    assert answer["shape"] == [1, 3]
+
+
+def test_the_index_has_a_row_for_each_version_of_each_name(told: Told) -> None:
+    rows = {row["name"]: row for row in told["index"]}
+    assert rows["colours"] == {"name": "colours", "version": "1", "state": "READY"}
+    assert rows["colours-tensor"]["state"] == "READY"
+    assert rows["never-promoted"] == {"name": "never-promoted"}
+
+
+def test_what_is_not_offered_says_so(told: Told) -> None:
+    for error in told["what_is_not_offered"]:
+        assert error["status"] == "StatusCode.UNIMPLEMENTED"
+        assert "is not offered" in error["message"] or "when it starts" in error["message"]
