@@ -278,6 +278,27 @@ def test_what_is_no_onnx_file_is_refused(tmp_path: Path, import_onnx: ImportOnnx
     assert "not an ONNX model" in err
 
 
+def test_damaged_files_are_refused_or_work(tmp_path: Path, import_onnx: ImportOnnx):
+    whole = foreign.model().SerializeToString()
+    draw = np.random.default_rng(0)
+    for _ in range(40):
+        damaged = bytearray(whole)
+        damaged[draw.integers(len(whole))] = draw.integers(256)
+        (tmp_path / "net.onnx").write_bytes(damaged)
+        code, _, err = import_onnx(tmp_path / "net.onnx", *LOGITS)
+        assert code == 0 or (code == 2 and err.startswith("unfreeze import: "))
+
+
+def test_a_type_that_does_not_exist_is_named(tmp_path: Path, import_onnx: ImportOnnx):
+    proto = foreign.model()
+    proto.graph.input[0].type.tensor_type.elem_type = 126
+    (tmp_path / "net.onnx").write_bytes(proto.SerializeToString())
+    assert (
+        "input x (type 126 [n,3,8,8]) is not of a type"
+        in import_onnx(tmp_path / "net.onnx", *LOGITS)[2]
+    )
+
+
 def test_files_that_are_not_there_are_named(tmp_path: Path, import_onnx: ImportOnnx):
     path, nowhere = foreign.write(tmp_path / "net.onnx"), tmp_path / "nowhere"
     missing = f"{nowhere}: cannot be read: No such file"

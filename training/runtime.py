@@ -23,7 +23,7 @@ Answer = Callable[[UInt8Array], Float32Array]  # pixels [n,s,s,3] -> probabiliti
 def open_session(model: bytes | str) -> onnxruntime.InferenceSession:
     """A CPU session that stays off the cores when it has nothing to do."""
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors; an exporter's shapes are often a little wrong
+    options.log_severity_level = 4  # what goes wrong is raised; warnings are about foreign shapes
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 

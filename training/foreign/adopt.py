@@ -96,7 +96,8 @@ def adopt(
     content, proof = proven(draft)
     if proof.one_only:
         notes.append(f"takes one image at a time, whatever its graph says: {proof.one_only}")
-        draft = Bundle.model_validate(draft.model_dump() | {"fixed_batch": 1, "schema_version": 2})
+        given = draft.model_dump(exclude={"schema_version"})
+        draft = Bundle.model_validate(given | {"fixed_batch": 1})
         content, proof = proven(draft)
     (stage / MODEL).write_bytes(content)
     write_golden(stage / GOLDEN, encoded, proof.answers[: len(encoded)])

@@ -183,7 +183,12 @@ def _is_other(dim: int | str, value: int) -> bool:
 def _dims(value: ValueInfoProto) -> list[int | str]:
     """Each dimension's number, or the name of what may vary; some exporters write -1 for it."""
     shape = value.type.tensor_type.shape.dim
-    return [dim.dim_value if dim.dim_value > 0 else dim.dim_param for dim in shape]
+    return [dim.dim_value if dim.dim_value > 0 else _text(dim.dim_param) for dim in shape]
+
+
+def _text(name: str | bytes) -> str:
+    """protobuf gives bytes where a damaged file has no UTF-8."""
+    return name if isinstance(name, str) else ""
 
 
 def _described(value: ValueInfoProto) -> str:
@@ -194,4 +199,5 @@ def _described(value: ValueInfoProto) -> str:
 
 
 def _type_name(elem_type: int) -> str:
-    return TensorProto.DataType.Name(elem_type).lower()
+    names = {number: name.lower() for name, number in TensorProto.DataType.items()}
+    return names.get(elem_type, f"type {elem_type}")
