@@ -26,6 +26,7 @@ BATCH = (1, 2, 4, 8, 16, 32, 64)
 CONFIDENCE = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 RPC = ("grpc_type", "grpc_service", "grpc_method")
 MAX_CLASSES = 100  # a model of more has its confidence counted, and not its classes
+LIMITS = ("rpcs", "queue_full", "expected_wait", "model_requests")
 STOP_WITHIN_S = 0.1
 
 
@@ -60,6 +61,8 @@ class Metrics:
         self.rejected = self._counter(
             "unfreeze_rejected", "Requests turned away at a limit.", "reason"
         )
+        for reason in LIMITS:
+            self.rejected.labels(reason)  # `rate` does not see the first of what was not there
 
     def _define_stages(self) -> None:
         self.decode_seconds = self._stage("decode", "Decoding and preparing one image.")
@@ -110,7 +113,7 @@ class Metrics:
             "unfreeze_jobs_ended", "Training jobs by final state.", "state"
         )
         for state in ("succeeded", "failed", "cancelled"):
-            self.jobs_ended.labels(state)  # `rate` does not see the first of what was not there
+            self.jobs_ended.labels(state)
         self.job_progress = self._gauge(
             "unfreeze_job_last_progress_timestamp_seconds", "When the running job last told of it."
         )

@@ -1,6 +1,7 @@
 """The manifests as Kubernetes gets them: rendered, held to its schemas, and to our promises."""
 
 import itertools
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +26,8 @@ SETS = [
     ("retraining",),
     ("retraining", "gpu", "monitoring"),
 ]
+# Of the Prometheus operator: Kubernetes itself has no schemas for them.
+OPERATORS = ("ServiceMonitor", "PrometheusRule")
 
 Manifest = dict[str, Any]
 each_set = pytest.mark.parametrize("components", SETS, ids=lambda names: "+".join(names) or "base")
@@ -62,7 +65,7 @@ def variables(manifests: list[Manifest]) -> dict[str, str]:
 @each_set
 def test_every_manifest_keeps_to_the_schemas(components: tuple[str, ...], tmp_path: Path):
     for manifest in render(tmp_path, components):
-        if manifest["kind"] != "ServiceMonitor":  # Kubernetes has no schema of its own for it
+        if manifest["kind"] not in OPERATORS:
             kubernetes_validate.validate(manifest, KUBERNETES, strict=True)
 
 
@@ -189,6 +192,14 @@ def test_prometheus_scrapes_each_pod_once(tmp_path: Path):
         if port["name"] == endpoint["port"]
     ]
     assert scraped == ["unfreeze-headless"]
+
+
+def test_grafana_finds_the_dashboard_and_prometheus_the_rules(tmp_path: Path):
+    manifests = render(tmp_path, ("monitoring",))
+    dashboard = only(manifests, "ConfigMap", "unfreeze-dashboard")
+    assert dashboard["metadata"]["labels"]["grafana_dashboard"] == "1"
+    assert json.loads(dashboard["data"]["unfreeze.json"])["title"] == "Unfreeze"
+    assert only(manifests, "PrometheusRule")["spec"]["groups"]
 
 
 def test_the_example_overlay_renders():
