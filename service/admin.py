@@ -151,14 +151,14 @@ class Admin(pb_grpc.AdminServicer):
         return messages
 
     async def Promote(self, request: pb.PromoteRequest, context: Context) -> pb.PromoteResponse:
-        number, pointer = await self._live.promote(
+        number, pointer = await self._live.changes.promote(
             check_name(request.model), request.version, by=BY, reason=request.reason
         )
         return _promoted(request.model, number, pointer)
 
     async def Rollback(self, request: pb.RollbackRequest, context: Context) -> pb.PromoteResponse:
         model = check_name(request.model)
-        number, pointer = await self._live.rollback(model, by=BY, reason=request.reason)
+        number, pointer = await self._live.changes.rollback(model, by=BY, reason=request.reason)
         return _promoted(model, number, pointer)
 
     async def SetCandidate(
@@ -168,7 +168,7 @@ class Admin(pb_grpc.AdminServicer):
         if request.mode not in MODE_OF:
             raise BadRequest(f"mode {request.mode} is none; use SPLIT or SHADOW")
         mode, percent = MODE_OF[request.mode], check_percent(request.percent)
-        candidate = await self._live.set_candidate(
+        candidate = await self._live.changes.set_candidate(
             model, request.version, mode, percent, by=BY, reason=request.reason
         )
         message = candidate_message(candidate, *self._live.candidate(model))
@@ -178,7 +178,7 @@ class Admin(pb_grpc.AdminServicer):
         self, request: pb.ClearCandidateRequest, context: Context
     ) -> pb.ClearCandidateResponse:
         model = check_name(request.model)
-        cleared = await self._live.clear_candidate(model, by=BY, reason=request.reason)
+        cleared = await self._live.changes.clear_candidate(model, by=BY, reason=request.reason)
         return pb.ClearCandidateResponse(model=model, version=cleared or 0)
 
     async def PruneVersions(

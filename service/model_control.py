@@ -40,7 +40,7 @@ class ModelControl(pb_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
                 f"load parameters are not taken ({given!r:.200}): versions come from the registry "
                 "as they were published; publish one, promote it, and load without parameters"
             )
-        await self._live.load(model)
+        await self._live.changes.load(model)
         return pb.RepositoryModelLoadResponse()
 
     async def RepositoryModelUnload(self, request: Message, context: Context) -> Message:
@@ -49,7 +49,7 @@ class ModelControl(pb_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
         for name, parameter in request.parameters.items():
             if parameter.WhichOneof("parameter_choice") != UNLOAD_PARAMETERS.get(name):
                 raise BadRequest(f"unexpected unload parameter {name!r:.80}, or of a wrong type")
-        self._live.unload(model)
+        self._live.changes.unload(model)
         return pb.RepositoryModelUnloadResponse()
 
     async def _public(self, request: Message, context: Context) -> NoReturn:

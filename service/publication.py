@@ -60,7 +60,7 @@ async def promote_if_good(
     if not decision.promote:
         return decision
     try:
-        await live.promote(
+        await live.changes.promote(
             model, version, by=f"job {job.id}", reason=decision.reason, expected=number
         )
     except Conflict as error:

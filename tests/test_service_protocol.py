@@ -283,14 +283,14 @@ def test_following_the_registry_does_not_bring_an_unloaded_model_back(
 ) -> None:
     tiny.publish(root, promote=True)
     server = start()
-    server.service.live.unload(tiny.MODEL_NAME)
+    server.service.live.changes.unload(tiny.MODEL_NAME)
     tiny.publish(root, promote=True)
     server.refresh()
     assert server.service.live.in_memory(tiny.MODEL_NAME) == []
     page = server.metrics()
     assert "unfreeze_live_version{" not in page
     assert "unfreeze_model_info{" not in page
-    server.call(server.service.live.load(tiny.MODEL_NAME))
+    server.call(server.service.live.changes.load(tiny.MODEL_NAME))
     assert [one.version for one in server.service.live.in_memory(tiny.MODEL_NAME)] == [2]
 
 

@@ -1,0 +1,157 @@
+"""What an operator changes: the version that answers, the one that is tried, what is in memory.
+
+A version is loaded first, then the registry is told, then requests go there: what does not load
+changes nothing.
+"""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from registry.candidates import clear_candidate, set_candidate
+from registry.errors import NotFound
+from registry.pointers import Candidate, Mode, Pointer
+from registry.store import Registry, check_name
+from service.loading import Loading
+from service.model import Model
+from service.swaps import Swaps
+
+T = TypeVar("T")
+
+
+class Changes:
+    """Used from one event loop."""
+
+    def __init__(
+        self, registry: Registry, models: dict[str, Model], loading: Loading, swaps: Swaps
+    ) -> None:
+        self._registry = registry
+        self._models = models
+        self._loading = loading
+        self._swaps = swaps
+        self._under_way: set[asyncio.Task[Any]] = set()
+
+    async def promote(
+        self, model: str, version: int, *, by: str, reason: str, expected: int | None = None
+    ) -> tuple[int, Pointer]:
+        """`version` is live here, and the registry says so; a version that does not load changes
+        nothing.
+
+        Raises:
+            NotFound, BundleError, Unavailable: it cannot be served.
+            Conflict: another pointer than `expected` is in force.
+        """
+        await asyncio.to_thread(self._registry.folder, model, version)
+        return await self._to_the_end(self._promote(model, version, by, reason, expected))
+
+    async def _promote(
+        self, model: str, version: int, by: str, reason: str, expected: int | None
+    ) -> tuple[int, Pointer]:
+        entry = self._models.setdefault(model, Model())
+        async with self._loading.lease(model, entry, version, live=True) as loaded, entry.writing:
+            number, pointer = await asyncio.to_thread(
+                self._registry.promote, model, version, by=by, reason=reason, expected=expected
+            )
+            self._swaps.go_live(model, entry, number, loaded)
+        return number, pointer
+
+    async def rollback(self, model: str, *, by: str, reason: str) -> tuple[int, Pointer]:
+        """What the promoted version replaced is live again.
+
+        Raises:
+            Conflict: there is nothing to go back to.
+        """
+        number, version = await asyncio.to_thread(self._registry.rollback_target, model)
+        reason = reason or f"rollback to {version}"
+        return await self.promote(model, version, by=by, reason=reason, expected=number)
+
+    async def load(self, model: str) -> None:
+        """What the registry promotes now is live; what was unloaded is followed again.
+
+        Raises:
+            NotFound: nothing is promoted.
+            BundleError, Unavailable: it cannot be served; what answered before still does.
+        """
+        promoted = await asyncio.to_thread(self._registry.promoted, check_name(model))
+        if promoted is None:
+            raise NotFound(f"no version of {model} is promoted; promote one, then load it")
+        await self._to_the_end(self._load(model, *promoted))
+
+    async def _load(self, model: str, number: int, pointer: Pointer) -> None:
+        entry = self._models.setdefault(model, Model())
+        entry.unloaded = False
+        try:
+            async with self._loading.lease(model, entry, pointer.version, live=True) as loaded:
+                self._swaps.go_live(model, entry, number, loaded)
+        except Exception as error:
+            self._swaps.problem(model, entry, number, error)
+            raise
+
+    def unload(self, model: str) -> None:
+        """No version of it answers here until it is loaded; requests under way are answered."""
+        if entry := self._models.get(model):
+            self._swaps.unload(model, entry)
+
+    async def set_candidate(
+        self, model: str, version: int, mode: Mode, percent: float, *, by: str, reason: str
+    ) -> Candidate:
+        """`version` is tried here, and the registry says so; one that does not load changes
+        nothing.
+
+        Raises:
+            NotFound, BundleError, Unavailable: it cannot be served.
+            BadRequest, Conflict: as `registry.candidates.set_candidate`.
+        """
+        await asyncio.to_thread(self._registry.folder, model, version)
+        work = self._set_candidate(model, version, mode, percent, by, reason)
+        return await self._to_the_end(work)
+
+    async def _set_candidate(
+        self, model: str, version: int, mode: Mode, percent: float, by: str, reason: str
+    ) -> Candidate:
+        entry = self._models.setdefault(model, Model())
+
+        def write() -> tuple[int, Candidate]:
+            return set_candidate(
+                self._registry, model, version, mode, percent, by=by, reason=reason
+            )
+
+        async with self._loading.lease(model, entry, version, live=False) as loaded, entry.writing:
+            number, wanted = await asyncio.to_thread(write)
+            self._swaps.try_out(model, entry, number, wanted, loaded)
+        return wanted
+
+    async def clear_candidate(self, model: str, *, by: str, reason: str) -> int | None:
+        """No version is tried any more; gives the one that was."""
+        return await self._to_the_end(self._clear_candidate(model, by, reason))
+
+    async def _clear_candidate(self, model: str, by: str, reason: str) -> int | None:
+        entry = self._models.get(model) or Model()  # an unknown one adds no entry
+        async with entry.writing:
+            cleared = await asyncio.to_thread(
+                clear_candidate, self._registry, model, by=by, reason=reason
+            )
+            if cleared is None:
+                return None
+            number, candidate = cleared
+            self._swaps.clear(model, entry, number)
+        return candidate.version
+
+    async def _to_the_end(self, work: Coroutine[Any, Any, T]) -> T:
+        """The result of `work`, which goes on when the caller is cancelled, so that the registry
+        and this server agree."""
+        task = asyncio.create_task(work)
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
+        task.add_done_callback(_look_at_error)
+        return await asyncio.shield(task)
+
+    async def close(self) -> None:
+        """What was under way has ended."""
+        await asyncio.gather(*self._under_way, return_exceptions=True)
+
+
+def _look_at_error(task: asyncio.Task[Any]) -> None:
+    """Whoever waited may have gone; asyncio complains of errors that nobody looked at."""
+    if not task.cancelled():
+        task.exception()
