@@ -1,0 +1,69 @@
+"""Triton's own tools can drive a server: the performance analyzer and the image client."""
+
+import json
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+from conftest import TESTS, RunningServer, settings
+from tritonclient.grpc import model_config_pb2 as config_pb
+from tritonclient.grpc import service_pb2 as pb
+from tritonclient.grpc import service_pb2_grpc as pb_grpc
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    root = tmp_path_factory.mktemp("registry")
+    tiny.publish(root, promote=True)
+    server = RunningServer(settings(root))
+    yield server
+    server.stop()
+
+
+def analyze(server: RunningServer, name: str, batch: int, *element: Path) -> Any:
+    script = str(TESTS / "performance_analyzer.py")
+    command = [sys.executable, script, server.address, name, str(batch), *map(str, element)]
+    return json.loads(subprocess.check_output(command))
+
+
+@pytest.mark.parametrize("batch", [1, 8])
+def test_the_performance_analyzer_measures_pixels(served: RunningServer, batch: int) -> None:
+    summary = analyze(served, "colours-tensor", batch)
+    assert summary["dynamic_batching"]
+    assert [window["inference_count"] for window in summary["windows"]] == [24 * batch] * 3
+
+
+def test_the_performance_analyzer_measures_images(served: RunningServer, tmp_path: Path) -> None:
+    image = tiny.picture()
+    element = tmp_path / "element"
+    element.write_bytes(struct.pack("<I", len(image)) + image)
+    summary = analyze(served, "colours", 2, element)
+    assert [window["success"] for window in summary["windows"]] == [24] * 3
+
+
+def test_requests_of_the_other_api_count_as_well(served: RunningServer) -> None:
+    statistics = served.service.live.in_memory(tiny.MODEL_NAME)[0].counts.statistics
+    before = statistics.success.count, statistics.n_images
+    served.classify(tiny.picture(), tiny.picture())
+    assert (statistics.success.count, statistics.n_images) == (before[0] + 1, before[1] + 2)
+    assert statistics.compute_infer.count == statistics.compute_output.count
+
+
+def test_the_image_client_knows_what_to_send(served: RunningServer) -> None:
+    """The checks of image_client.py's `parse_model_grpc`."""
+    stub = pb_grpc.GRPCInferenceServiceStub(served.channel)
+    metadata = stub.ModelMetadata(pb.ModelMetadataRequest(name="colours-tensor"))
+    config = stub.ModelConfig(pb.ModelConfigRequest(name="colours-tensor")).config
+    assert len(metadata.inputs) == len(config.input) == len(metadata.outputs) == 1
+    (input,), (output,) = metadata.inputs, metadata.outputs
+    assert output.datatype == "FP32"
+    assert sum(dim > 1 for dim in output.shape[1:]) == 1
+    assert config.max_batch_size > 0
+    assert len(input.shape) == 4
+    assert config.input[0].format == config_pb.ModelInput.FORMAT_NHWC
+    assert list(input.shape[1:]) == [tiny.SIZE, tiny.SIZE, 3]
