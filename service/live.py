@@ -78,7 +78,8 @@ class Live:
         # NotFound adds no entry
         await asyncio.to_thread(self._registry.folder, check_name(model), version)
         try:
-            return await self._loading.find(model, self._entry(model), version)
+            entry = self._models.setdefault(model, Model())
+            return await self._loading.find(model, entry, version)
         except BundleError as error:
             problem = f"version {version} of {model} cannot be served: {error}"
             raise Unavailable(problem) from error
@@ -106,9 +107,6 @@ class Live:
         """Images that wait, by model."""
         entries = self._models.items()
         return {name: entry.current.executor.depth for name, entry in entries if entry.current}
-
-    def _entry(self, model: str) -> Model:
-        return self._models.setdefault(model, Model())
 
     # Following
 

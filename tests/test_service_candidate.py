@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+import struct
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +13,8 @@ import numpy as np
 import pytest
 import tiny
 from conftest import RunningServer, Start, best, wait_until
+from tritonclient.grpc import service_pb2 as infer_pb2
+from tritonclient.grpc import service_pb2_grpc as infer_pb2_grpc
 
 from registry.bundle import Bundle
 from registry.candidates import set_candidate
@@ -115,6 +118,43 @@ def test_a_candidate_may_have_other_labels_and_another_size(server: RunningServe
     try_(server, 2, SPLIT)
     response = server.classify(tiny.picture("green"))
     assert (best(response), len(response.results[0].prediction.labels)) == (["grün"], 4)
+
+
+def infer(server: RunningServer, name: str, colour: str = "red") -> int:
+    """The version that answers over the Open Inference Protocol."""
+    if name.endswith("-tensor"):
+        kind, shape = "UINT8", (1, tiny.SIZE, tiny.SIZE, 3)
+        content = np.full(shape, tiny.COLOURS[colour], np.uint8).tobytes()
+    else:
+        kind, shape, image = "BYTES", (1, 1), tiny.picture(colour)
+        content = struct.pack("<I", len(image)) + image
+    one = infer_pb2.ModelInferRequest.InferInputTensor(name="image", datatype=kind, shape=shape)
+    request = infer_pb2.ModelInferRequest(
+        model_name=name, inputs=[one], raw_input_contents=[content]
+    )
+    stub = infer_pb2_grpc.GRPCInferenceServiceStub(server.channel)
+    return int(stub.ModelInfer(request, timeout=20).model_version)
+
+
+@pytest.mark.parametrize("name", ["colours", "colours-tensor"])
+def test_both_names_of_the_protocol_are_split_and_shadowed(green: RunningServer, name: str) -> None:
+    try_(green, 2, SPLIT)
+    assert infer(green, name) == 2
+    try_(green, 2, SHADOW)
+    assert infer(green, name) == 1
+    wait_until(lambda: listed(green).candidate.compared == 1)
+
+
+@pytest.mark.parametrize("name", ["colours", "colours-tensor"])
+def test_the_protocol_has_no_candidate_of_another_shape_than_its_metadata_says(
+    green: RunningServer, root: Path, name: str
+) -> None:
+    sizes, labels = {3: 16, 4: tiny.SIZE}, {3: tiny.LABELS, 4: (*tiny.LABELS, "grey")}
+    for version in (3, 4):
+        bias = (0.0,) * len(labels[version])
+        tiny.publish(root, size=sizes[version], labels=labels[version], bias=bias)
+        try_(green, version, SPLIT)
+        assert (infer(green, name), version_of(green)) == (1, version)
 
 
 ENDS: dict[str, Callable[[RunningServer], Any]] = {
