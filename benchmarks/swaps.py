@@ -35,6 +35,7 @@ from unfreeze.v1 import classifier_pb2 as pb
 TIMEOUT_S = 60.0
 TOLERANCE = 1e-3  # of a probability: batches of other sizes add up in another order
 N_IMAGES = 3  # in a request
+SETTLE_S = 0.3
 TELL_EVERY = 20  # swaps
 Said = dict[tuple[int, int], dict[str, float]]  # (version, picture) -> probability by label
 
@@ -167,12 +168,12 @@ def swap(
             version = versions[(i + 1) % len(versions)]
             request = admin_pb2.PromoteRequest(model=options.model, version=version, reason="swap")
             assert admin.Promote(request, timeout=TIMEOUT_S).version == version
-            samples.append(server.usage())
+            samples.append(settled(server))
             if i % every == every - 1 and rollbacks < options.rollbacks:
                 back = admin_pb2.RollbackRequest(model=options.model, reason="rollback")
                 admin.Rollback(back, timeout=TIMEOUT_S)
                 rollbacks += 1
-                samples.append(server.usage())
+                samples.append(settled(server))
             if i % TELL_EVERY == TELL_EVERY - 1:
                 now = samples[-1]
                 print(
@@ -182,6 +183,12 @@ def swap(
                     flush=True,
                 )
     return samples
+
+
+def settled(server: ServerProcess) -> Usage:
+    """A look at the server when the version before the last has had time to be freed."""
+    time.sleep(SETTLE_S)
+    return server.usage()
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ class RunningServer:
         self._thread = threading.Thread(target=self._live, name="server")
         self._thread.start()
         try:
-            self.service = self._ready.result(30)
+            self.service = self._ready.result(60)
         except BaseException:
             self._thread.join()
             raise
@@ -77,7 +77,7 @@ class RunningServer:
 
     def call(self, work: Coroutine[Any, Any, T]) -> T:
         """The result of something that must run in the server's loop."""
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(30)
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(60)
 
     def refresh(self) -> None:
         """The server has taken up what the registry says now."""
@@ -228,7 +228,7 @@ def start_process(root: Path, tmp_path: Path) -> Iterator[Callable[..., ServerPr
         process.stop()
 
 
-def wait_until(true: Callable[[], object], within_s: float = 20) -> None:
+def wait_until(true: Callable[[], object], within_s: float = 60) -> None:
     """`true()` is; a test that waits in vain fails."""
     until = time.monotonic() + within_s
     while not true():

@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -296,12 +295,12 @@ def test_interrupting_a_watch_leaves_the_job_running(at, data: Path, capsys):
 
 
 def test_a_watch_outlives_a_restart_of_the_server(
-    at: RunningServer, start: Start, state: Path, data: Path
+    at: RunningServer, start: Start, state: Path, data: Path, capsys
 ):
     folder = data / "colours"
     watch = unfreeze("retrain", "colours", "--data", folder, "--set", "seconds=4", "--watch")
-    watch.stdout.readline()
-    time.sleep(1)
+    job = watch.stdout.readline().strip()
+    wait_until(lambda: "running" in run(capsys, "jobs", "show", job)[1])
     at.stop()
     at.stop = lambda: None
     port = int(at.admin_address.rpartition(":")[2])

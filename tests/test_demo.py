@@ -95,7 +95,7 @@ def test_the_service_ends_with_the_demonstration(tmp_path: Path):
         unfreeze.Client(addresses.public, attempts=1) as client,
         pytest.raises(unfreeze.Unavailable),
     ):
-        client.classify(tiny.picture("green"), model=tiny.MODEL_NAME, timeout_s=2)
+        client.classify(tiny.picture("green"), model=tiny.MODEL_NAME)
 
 
 def test_the_demonstration_refuses_a_folder_with_something_in_it(tmp_path: Path):

@@ -147,10 +147,10 @@ def test_what_is_no_image_is_explained(name: str) -> None:
 
 
 def test_a_bomb_is_refused_from_its_header() -> None:
-    began = time.perf_counter()
+    began = time.thread_time()
     with pytest.raises(BadImage):
         prepare(png_header(50_000, 50_000), SPEC)
-    assert time.perf_counter() - began < 0.1
+    assert time.thread_time() - began < 0.1
 
 
 def test_a_caller_may_set_a_lower_limit() -> None:

@@ -1,8 +1,8 @@
 """Streams, limits, deadlines, health, reflection and metrics."""
 
-import re
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
@@ -12,6 +12,7 @@ from conftest import RunningServer, Start, best, wait_until
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from service.executor import Executor
 from unfreeze.v1 import classifier_pb2 as pb
 
 OK, NOT_FOUND, INVALID = 0, 5, 3
@@ -25,6 +26,22 @@ def request(colour: str = "red", id: str = "", **fields: object) -> pb.ClassifyR
 def slow(start: Start, root: Path, work: int, **changes: object) -> RunningServer:
     tiny.publish(root, promote=True, work=work)
     return start(plan="1x1x1", **changes)
+
+
+@contextmanager
+def held(server: RunningServer) -> Iterator[Executor]:
+    """What runs now, or begins to, ends no sooner than the block."""
+    executor = server.service.live._models["colours"].current.executor
+    run, go = executor._run, threading.Event()
+    executor._run = lambda images: go.wait(60) and run(images)
+    try:
+        yield executor
+    finally:
+        go.set()
+
+
+def in_flight(server: RunningServer, n_calls: int) -> bool:
+    return f"unfreeze_rpcs_in_flight {n_calls}.0" in server.metrics()
 
 
 # Streams
@@ -95,18 +112,16 @@ def test_a_silent_stream_does_not_hold_up_the_end(start: Start, root: Path) -> N
 
 def test_what_was_sent_over_a_stream_is_answered_before_it_ends(start: Start, root: Path) -> None:
     server = slow(start, root, work=0)
-    executor = server.service.live._models["colours"].current.executor
-    run, go, over = executor._run, threading.Event(), threading.Event()
-    executor._run = lambda images: go.wait() and run(images)
+    over = threading.Event()
 
     def requests() -> Iterator[pb.ClassifyRequest]:
         yield from (request(id=str(i)) for i in range(4))
         over.wait()
 
-    stream = server.classifier.ClassifyStream(requests(), timeout=20)
-    wait_until(lambda: executor.depth == 3)
-    server.end()
-    go.set()
+    with held(server) as executor:
+        stream = server.classifier.ClassifyStream(requests(), timeout=60)
+        wait_until(lambda: executor.depth == 3)
+        server.end()
     assert [next(stream).request_id for _ in range(4)] == ["0", "1", "2", "3"]
     with pytest.raises(grpc.RpcError, match="leaving"):
         next(stream)
@@ -129,12 +144,12 @@ def test_what_is_no_message_is_a_bad_request(
 
 
 def test_a_full_queue_turns_requests_away_at_once(start: Start, root: Path) -> None:
-    server = slow(start, root, work=40_000, max_queue=2)
-    first = [server.classifier.Classify.future(request(), timeout=20) for _ in range(2)]
-    wait_until(lambda: "unfreeze_rpcs_in_flight 2.0" in server.metrics())
-    with pytest.raises(grpc.RpcError) as caught:
-        server.classify(tiny.picture())
-    assert not any(answer.done() for answer in first)
+    server = slow(start, root, work=0, max_queue=2)
+    with held(server):
+        first = [server.classifier.Classify.future(request(), timeout=60) for _ in range(2)]
+        wait_until(lambda: in_flight(server, 2))
+        with pytest.raises(grpc.RpcError) as caught:
+            server.classify(tiny.picture())
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert "2 images are under way and the limit is 2" in caught.value.details()
     assert int(dict(caught.value.trailing_metadata())["grpc-retry-pushback-ms"]) >= 1
@@ -152,38 +167,43 @@ def test_a_request_larger_than_the_queue_passes_when_nothing_waits(
 
 
 def test_calls_over_the_limit_are_turned_away(start: Start, root: Path) -> None:
-    server = slow(start, root, work=40_000, max_rpcs=1)
-    first = server.classifier.Classify.future(request(), timeout=20)
-    wait_until(lambda: "unfreeze_rpcs_in_flight 1.0" in server.metrics())
-    with pytest.raises(grpc.RpcError) as caught:
-        server.classify(tiny.picture())
+    server = slow(start, root, work=0, max_rpcs=1)
+    with held(server):
+        first = server.classifier.Classify.future(request(), timeout=60)
+        wait_until(lambda: in_flight(server, 1))
+        with pytest.raises(grpc.RpcError) as caught:
+            server.classify(tiny.picture())
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert first.result().version == 1
 
 
 def test_what_is_cancelled_in_the_queue_never_runs(start: Start, root: Path) -> None:
-    server = slow(start, root, work=40_000)
-    asked = [server.classifier.Classify.future(request(), timeout=20) for _ in range(5)]
-    wait_until(lambda: server.service.live.queue_depth()["colours"] == 4)
-    for answer in asked[1:]:
-        answer.cancel()
-    wait_until(lambda: server.service.live.queue_depth()["colours"] == 0)
-    assert asked[0].result().version == 1
-    # whichever was decoded first ran already when it was cancelled; the others were in the queue
-    ran = re.search(r'unfreeze_batch_size_sum{model="colours"} (\S+)', server.metrics())
-    assert ran is not None
-    assert float(ran[1]) <= 2
+    server = slow(start, root, work=0)
+    with held(server) as executor:
+        first = server.classifier.Classify.future(request(), timeout=60)
+        wait_until(lambda: in_flight(server, 1) and executor.depth == 0)
+        others = [server.classifier.Classify.future(request(), timeout=60) for _ in range(4)]
+        wait_until(lambda: executor.depth == 4)
+        for answer in others:
+            answer.cancel()
+        wait_until(lambda: in_flight(server, 1))
+    assert first.result().version == 1
+    wait_until(lambda: executor.depth == 0)
+    assert 'unfreeze_batch_size_sum{model="colours"} 1.0' in server.metrics()
 
 
 def test_a_deadline_that_passes_in_the_queue_frees_its_place(start: Start, root: Path) -> None:
-    server = slow(start, root, work=60_000)
-    first = server.classifier.Classify.future(request(), timeout=20)
-    wait_until(lambda: "unfreeze_rpcs_in_flight 1.0" in server.metrics())
-    with pytest.raises(grpc.RpcError) as caught:
-        server.classifier.Classify(request(), timeout=0.05)
+    server = slow(start, root, work=0)
+    with held(server) as executor:
+        first = server.classifier.Classify.future(request(), timeout=60)
+        wait_until(lambda: in_flight(server, 1) and executor.depth == 0)
+        with pytest.raises(grpc.RpcError) as caught:
+            server.classifier.Classify(request(), timeout=0.3)
+        wait_until(lambda: in_flight(server, 1))
     assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-    wait_until(lambda: server.service.live.queue_depth()["colours"] == 0)
     assert first.result().version == 1
+    wait_until(lambda: executor.depth == 0)
+    assert 'unfreeze_batch_size_sum{model="colours"} 1.0' in server.metrics()
 
 
 def test_views_of_many_images_share_the_queue(server: RunningServer) -> None:
