@@ -67,8 +67,8 @@ lock: ## choose the newest versions that pyproject.toml allows, and write requir
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 	$(COMPILE) pyproject.toml --extra cpu --extra train --extra dev -o requirements/dev.txt
 	$(COMPILE) pyproject.toml -c requirements/dev.txt -o requirements/base.txt
-	$(COMPILE) pyproject.toml -c requirements/dev.txt --extra cpu -o requirements/cpu.txt
-	$(COMPILE) pyproject.toml -c requirements/dev.txt --extra gpu -o requirements/gpu.txt
+	$(COMPILE) pyproject.toml -c requirements/dev.txt --extra cpu --extra tracing -o requirements/cpu.txt
+	$(COMPILE) pyproject.toml -c requirements/dev.txt --extra gpu --extra tracing -o requirements/gpu.txt
 	$(COMPILE) pyproject.toml -c requirements/dev.txt --extra cpu --extra train -o requirements/train-cpu.txt
 	$(COMPILE) pyproject.toml -c requirements/dev.txt --extra gpu --extra train -o requirements/train-gpu.txt
 	echo 'setuptools>=77' | $(COMPILE) - -c requirements/dev.txt -o requirements/build.txt
