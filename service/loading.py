@@ -77,11 +77,9 @@ class Loading:
 
         _check_wanted(name, entry)
         loaded = await asyncio.get_running_loop().run_in_executor(threads, load)
-        try:
-            _check_wanted(name, entry)
-        except NotFound:
+        if entry.unloaded:  # meanwhile
             loaded.retire()
-            raise
+        _check_wanted(name, entry)
         entry.pin(loaded)
 
     def _ended(self, key: tuple[str, int, bool], task: asyncio.Task[None]) -> None:

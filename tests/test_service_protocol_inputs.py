@@ -291,7 +291,7 @@ def test_a_repository_has_no_other_name(served: RunningServer) -> None:
 
 
 def test_a_full_queue_is_unavailable_and_recovers(start: Start, root: Any) -> None:
-    tiny.publish(root, promote=True, work=20_000)
+    tiny.publish(root, promote=True, work=5_000)
     server = start(max_queue=2, plan="1x1x1")
     stub = pb_grpc.GRPCInferenceServiceStub(server.channel)
     burst = [stub.ModelInfer.future(pixels(), timeout=60) for _ in range(12)]
@@ -303,7 +303,7 @@ def test_a_full_queue_is_unavailable_and_recovers(start: Start, root: Any) -> No
 
 
 def test_a_request_whose_time_in_the_queue_is_over_is_unavailable(start: Start, root: Any) -> None:
-    tiny.publish(root, promote=True, work=20_000)
+    tiny.publish(root, promote=True, work=5_000)
     server = start(plan="1x1x1")
     stub = pb_grpc.GRPCInferenceServiceStub(server.channel)
     first = stub.ModelInfer.future(pixels(), timeout=60)
@@ -319,7 +319,7 @@ def test_a_request_whose_time_in_the_queue_is_over_is_unavailable(start: Start, 
 
 
 def test_a_deadline_in_the_queue_is_kept_and_counted_as_a_failure(start: Start, root: Any) -> None:
-    tiny.publish(root, promote=True, work=20_000)
+    tiny.publish(root, promote=True, work=5_000)
     server = start(plan="1x1x1")
     stub = pb_grpc.GRPCInferenceServiceStub(server.channel)
     first = stub.ModelInfer.future(pixels(), timeout=60)
@@ -329,6 +329,33 @@ def test_a_deadline_in_the_queue_is_kept_and_counted_as_a_failure(start: Start, 
     assert probabilities(first.result(60)).argmax() == 0
     statistics = server.service.live.in_memory(tiny.MODEL_NAME)[0].counts.statistics
     wait_until(lambda: (statistics.success.count, statistics.fail.count) == (1, 1))
+
+
+def test_a_cancelled_request_is_counted_as_a_failure_and_harms_no_other(
+    start: Start, root: Any
+) -> None:
+    tiny.publish(root, promote=True, work=5_000)
+    server = start(plan="1x1x1")
+    stub = pb_grpc.GRPCInferenceServiceStub(server.channel)
+    calls = [stub.ModelInfer.future(pixels(), timeout=60) for _ in range(4)]
+    calls[0].result(60)
+    calls[2].cancel()
+    assert [probabilities(calls[i].result(60)).argmax() for i in (1, 3)] == [0, 0]
+    statistics = server.service.live.in_memory(tiny.MODEL_NAME)[0].counts.statistics
+    wait_until(lambda: statistics.success.count + statistics.fail.count == 4)
+
+
+def test_a_client_that_leaves_its_stream_leaves_nothing_behind(start: Start, root: Any) -> None:
+    tiny.publish(root, promote=True, work=2_000)
+    server = start(plan="1x1x1")
+    stub = pb_grpc.GRPCInferenceServiceStub(server.channel)
+    stream = stub.ModelStreamInfer(iter([pixels() for _ in range(50)]))
+    assert not next(stream).error_message
+    stream.cancel()
+    loaded = server.service.live.in_memory(tiny.MODEL_NAME)[0]
+    wait_until(lambda: not loaded.executor.depth and not loaded._readers)
+    assert loaded.counts.statistics.success.count < 50
+    assert probabilities(infer(server, pixels())).argmax() == 0
 
 
 def test_labels_may_change_their_number_across_a_swap(start: Start, root: Any) -> None:
