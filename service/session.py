@@ -3,6 +3,7 @@
 import registry.telemetry_off  # noqa: F401  # before onnxruntime
 
 # isort: split
+import functools
 import logging
 import threading
 from pathlib import Path
@@ -160,9 +161,26 @@ def _options(threads: int) -> Any:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3  # errors; a warning is not JSON
+    _share_memory()
+    options.add_session_config_entry("session.use_env_allocators", "1")
+    # weights come and go with their network; in the pool they would leave holes
+    options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
     # Threads that wait for work by spinning would take the cores from decoding.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options
+
+
+@functools.cache
+def _share_memory() -> None:
+    """All networks of this process take the memory for their runs from one pool on the CPU.
+
+    With a pool for each, which ONNX Runtime has otherwise, memory grew over swaps.
+    """
+    info = ort.OrtMemoryInfo(
+        "Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT
+    )
+    # no limit; the rest as ONNX Runtime has it
+    ort.create_and_register_allocator(info, ort.OrtArenaCfg(0, -1, -1, -1))
 
 
 def _check_contract(session: Any, bundle: Bundle, where: str, name: str) -> None:
