@@ -1,0 +1,50 @@
+"""ONNX networks as published versions, without a training."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import onnx
+import onnxruntime
+
+from registry.bundle import GOLDEN, MODEL, Bundle, files_of, seal
+from registry.files import sha256_file
+from registry.golden import write_golden
+from registry.images import ImageSpec, prepare
+from registry.store import Registry
+
+TOLERANCE = 1e-3
+
+
+def publish(root: Path, name: str, model: onnx.ModelProto, images: Sequence[bytes]) -> None:
+    """`model`, whose input is uint8 [n,s,s,3], is the promoted version of `name` in `root`.
+
+    Args:
+        images: encoded; the golden answers are what the network says of them now.
+    """
+    size = model.graph.input[0].type.tensor_type.shape.dim[1].dim_value
+    classes = model.graph.output[0].type.tensor_type.shape.dim[1].dim_value
+    draft = Bundle(
+        model=name,
+        created_at=datetime.now(UTC),
+        task="single",
+        labels=tuple(f"class {i}" for i in range(classes)),
+        image=ImageSpec(size=size),
+        tolerances={f"{MODEL}/cpu": TOLERANCE},
+        files=dict.fromkeys((MODEL, GOLDEN), "0" * 64),
+    )
+    onnx.helper.set_model_props(model, draft.onnx_metadata())
+    with TemporaryDirectory() as folder:
+        stage = Path(folder)
+        (stage / MODEL).write_bytes(model.SerializeToString())
+        session = onnxruntime.InferenceSession(stage / MODEL)
+        pixels = np.stack([prepare(image, draft.image) for image in images])
+        write_golden(stage / GOLDEN, images, session.run(None, {"image": pixels})[0])
+        files = {file: sha256_file(stage / file) for file in sorted(files_of(stage))}
+        bundle = draft.model_copy(update={"files": files})
+        seal(stage, bundle)
+        registry = Registry(root)
+        version = registry.publish(stage, bundle)
+    registry.promote(name, version, by="benchmark", reason="benchmark")

@@ -1,0 +1,181 @@
+"""Servers as processes: started, waited for, looked at, stopped."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import psutil
+import tritonclient.grpc as triton
+
+ROOT = Path(__file__).parents[2]
+PEER_CODE = ROOT / "benchmarks" / "peers"
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+READY_WITHIN_S = 60
+MESSAGE_BYTES = 64 << 20
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running server that has said it is ready."""
+
+    url: str
+    process: psutil.Process
+    ready_s: float  # from exec
+
+    def family(self) -> list[psutil.Process]:
+        return [self.process, *self.process.children(recursive=True)]
+
+    def rss(self) -> int:
+        """Resident bytes of all its processes."""
+        return sum(one.memory_info().rss for one in self.family())
+
+    def idle_cpu(self, seconds: float) -> float:
+        """Share of a core that it uses while nobody asks it anything."""
+        before = self._cpu_s()
+        time.sleep(seconds)
+        return (self._cpu_s() - before) / seconds
+
+    def _cpu_s(self) -> float:
+        times = [one.cpu_times() for one in self.family()]
+        return sum(one.user + one.system for one in times)
+
+
+@dataclass(frozen=True)
+class PeerSettings:
+    """What a user of kserve or mlserver can turn."""
+
+    runs: int  # requests answered side by side in threads; 0: in the event loop
+    threads: int  # of ONNX Runtime, for a request
+    workers: int = 0  # mlserver's parallel_workers: processes that have the model
+    batch: int = 0  # mlserver's adaptive batching: largest batch
+
+    def __str__(self) -> str:
+        form = f"{self.workers} workers" if self.workers else "one process"
+        form += f", {self.runs} threads" if self.runs else ""
+        form += f", batches of {self.batch}" if self.batch else ""
+        return f"{form}, {self.threads} intra-op"
+
+
+@contextmanager
+def unfreeze(registry: Path, *flags: str) -> Iterator[Server]:
+    """`python -m service`, ready when it has written its ports."""
+    with TemporaryDirectory() as folder:
+        ports = Path(folder) / "ports.json"
+        command = [sys.executable, "-m", "service", "--registry", str(registry)]
+        command += ["--port", "0", "--metrics-port", "0", "--admin-port", "0"]
+        command += ["--ports-file", str(ports), "--drain-seconds", "0", *flags]
+
+        def url() -> str | None:
+            return f"127.0.0.1:{json.loads(ports.read_text())['port']}" if ports.exists() else None
+
+        with _running(command, url, Path(folder)) as server:
+            yield server
+
+
+@contextmanager
+def kserve(python: Path, networks: Path, model: str, settings: PeerSettings) -> Iterator[Server]:
+    """peers/kserve_server.py with one model, ready when the model is."""
+    port, http_port = free_ports(2)
+    command = [python, PEER_CODE / "kserve_server.py", networks, "--model", model]
+    command += ["--grpc_port", port, "--http_port", http_port]
+    command += ["--runs", settings.runs, "--threads", settings.threads]
+    with (
+        TemporaryDirectory() as folder,
+        _running([str(one) for one in command], _model_ready(port, model), Path(folder)) as server,
+    ):
+        yield server
+
+
+@contextmanager
+def mlserver(python: Path, networks: Path, model: str, settings: PeerSettings) -> Iterator[Server]:
+    """`mlserver start` with one model of peers/mlserver_runtime.py, ready when the model is."""
+    port, http_port, metrics_port = free_ports(3)
+    with TemporaryDirectory() as folder:
+        server = {
+            "debug": False,
+            "host": "127.0.0.1",
+            "grpc_port": port,
+            "http_port": http_port,
+            "metrics_port": metrics_port,
+            "parallel_workers": settings.workers,
+            "grpc_max_message_length": MESSAGE_BYTES,
+        }
+        network = networks / f"{model.removesuffix('-tensor')}.onnx"
+        runtime = {
+            "name": model,
+            "implementation": f"mlserver_runtime.{'Pictures' if model == 'lite0' else 'Network'}",
+            "max_batch_size": settings.batch,
+            "max_batch_time": 0.005 if settings.batch else 0,
+            "parameters": {
+                "uri": str(network),
+                "extra": {"runs": settings.runs, "threads": settings.threads},
+            },
+        }
+        (Path(folder) / "settings.json").write_text(json.dumps(server))
+        (Path(folder) / "model-settings.json").write_text(json.dumps(runtime))
+        command = [str(python.with_name("mlserver")), "start", folder]
+        ready = _model_ready(port, model)
+        with _running(command, ready, Path(folder), {"PYTHONPATH": str(PEER_CODE)}) as running:
+            yield running
+
+
+def free_ports(n: int) -> list[int]:
+    """Ports of which nobody listens on any."""
+    sockets = [socket.socket() for _ in range(n)]
+    for one in sockets:
+        one.bind(("127.0.0.1", 0))
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+@contextmanager
+def _running(
+    command: Sequence[str],
+    url: Callable[[], str | None],
+    folder: Path,
+    variables: Mapping[str, str] = {},
+) -> Iterator[Server]:
+    """`command` runs until the block ends; `url` gives its address once it is ready."""
+    log = folder / "log"
+    began = time.perf_counter()
+    with log.open("wb") as file:
+        started = subprocess.Popen(
+            command, stdout=file, stderr=file, cwd=folder, env=ENVIRONMENT | variables
+        )
+    try:
+        while (found := url()) is None:
+            if started.poll() is not None or time.perf_counter() - began > READY_WITHIN_S:
+                raise SystemExit(f"{command[0]} does not get ready: {log.read_text()[-2000:]}")
+            time.sleep(0.01)
+        yield Server(found, psutil.Process(started.pid), time.perf_counter() - began)
+    finally:
+        started.terminate()
+        try:
+            started.wait(10)
+        except subprocess.TimeoutExpired:
+            started.kill()
+            started.wait()
+
+
+def _model_ready(port: int, model: str) -> Callable[[], str | None]:
+    address = f"127.0.0.1:{port}"
+
+    def url() -> str | None:
+        with triton.InferenceServerClient(address) as client:
+            try:
+                ready = client.is_model_ready(model, client_timeout=1)
+            except triton.InferenceServerException:
+                return None
+        return address if ready else None
+
+    return url
