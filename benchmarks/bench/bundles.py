@@ -1,5 +1,8 @@
 """ONNX networks as published versions, without a training."""
 
+import registry.telemetry_off  # noqa: F401  # before onnxruntime
+
+# isort: split
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path

@@ -1,9 +1,12 @@
 """What the clients send and the answers they expect, as files.
 
-NAME.npz: `kind` (the protocol's type), `tensors`, `expected` probabilities [n,classes]; encoded images
-are one uint8 buffer with the `lengths` of its parts.
+NAME.npz: `kind` (the protocol's type), `tensors`, `expected` probabilities [n,classes]; encoded
+images are one uint8 buffer with the `lengths` of its parts.
 """
 
+import registry.telemetry_off  # noqa: F401  # before onnxruntime
+
+# isort: split
 from collections.abc import Sequence
 from pathlib import Path
 

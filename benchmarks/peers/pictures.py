@@ -1,4 +1,4 @@
-"""What the peers' models do to an encoded image: the same crop and the same fast decoding as ours."""
+"""What the peers' models do to an encoded image: the same crop and fast decoding as ours."""
 
 import io
 

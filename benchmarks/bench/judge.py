@@ -1,0 +1,124 @@
+"""What must hold, and whether it did."""
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bench.record import Record, spread
+from bench.rows import (
+    DYNAMO,
+    FP16,
+    IMAGES,
+    INT8,
+    LIMIT,
+    OURS,
+    OVERLOAD,
+    OVERLOAD_TIMES,
+    PROTOCOL,
+    SETTINGS,
+    START,
+    TENSORS,
+    TTA,
+    TTA_VIEWS,
+)
+
+TOLERANCE = 1e-3  # of any probability
+SAME_MEMORY = 1.05  # what allocators keep by chance
+
+
+@dataclass(frozen=True)
+class Condition:
+    what: str
+    wanted: str
+    measured: str
+    holds: bool
+
+
+def conditions(record: Record) -> list[Condition]:
+    """Every condition, in the order of the rows; one that was not measured does not hold."""
+    return [
+        _at_least("images: of the in-process limit", record.ratios(IMAGES, OURS, LIMIT), 0.88),
+        *_over_peers(record, IMAGES, 1.45),
+        _at_least("tensors: of the in-process limit", record.ratios(TENSORS, OURS, LIMIT), 0.85),
+        *_over_peers(record, TENSORS, 1.4),
+        *_over_peers(record, PROTOCOL, 1.5),
+        _at_most("images: p99 over p50", _p99_over_p50(record), 1.5),
+        _at_most(
+            f"latency of {TTA_VIEWS} views over that of one",
+            record.ratios(TTA, f"{TTA_VIEWS} views", "1 view", "p50_ms"),
+            3.5,
+        ),
+        _at_least(
+            "tensors: INT8 over FP32, same export", record.ratios(TENSORS, INT8, DYNAMO), 1.5
+        ),
+        _at_least(
+            f"goodput over peak, at {OVERLOAD_TIMES} times the peak",
+            record.ratios(OVERLOAD, "three times", "peak"),
+            0.9,
+        ),
+        _at_most(
+            "median time of a rejection, ms",
+            record.values(OVERLOAD, "three times", "rejection_ms"),
+            10,
+        ),
+        _at_most("memory after overload, over that of round 1", _growth(record), SAME_MEMORY),
+        _at_most("idle server, MB", [one / 1e6 for one in record.values(START, OURS, "rss")], 300),
+        _at_most("from exec to ready, s", record.values(START, OURS, "ready_s"), 3),
+    ]
+
+
+def better_peer(record: Record, row: str, *, two_at_a_time: bool) -> str | None:
+    """The one with the higher median throughput, among all or among those as documented."""
+    found = {
+        name: statistics.median(values)
+        for name in SETTINGS
+        if (values := record.values(row, name, "per_s")) and (two_at_a_time or "," not in name)
+    }
+    return max(found, key=lambda name: found[name]) if found else None
+
+
+def wrong_answers(record: Record) -> list[str]:
+    """Contestants whose answers were not the expected ones, or that failed requests."""
+    problems = []
+    for row in (IMAGES, TENSORS, PROTOCOL, TTA):
+        for name in record.contestants(row):
+            for measures in record.rounds(row, name):
+                failed = set(measures.get("outcomes", {})) - {"OK"}
+                exact = row != TTA and name not in (INT8, FP16)
+                if failed or (exact and measures.get("worst", 0) > TOLERANCE):
+                    problems.append(f"{row}, {name}: {measures['outcomes']}, {measures['worst']}")
+    return problems
+
+
+def _over_peers(record: Record, row: str, wanted: float) -> list[Condition]:
+    judged = []
+    for two_at_a_time in (False, True):
+        peer = better_peer(record, row, two_at_a_time=two_at_a_time)
+        form = "however it is set up" if two_at_a_time else "as documented"
+        what = f"{row}: over the better peer, {form} ({peer})"
+        ratios = record.ratios(row, OURS, peer) if peer else []
+        judged.append(_at_least(what, ratios, wanted))
+    return judged
+
+
+def _p99_over_p50(record: Record) -> list[float]:
+    return [one["p99_ms"] / one["p50_ms"] for one in record.rounds(IMAGES, OURS)]
+
+
+def _growth(record: Record) -> list[float]:
+    first, *others = record.values(OVERLOAD, "three times", "rss_end") or [0.0]
+    return [others[-1] / first] if others else []
+
+
+def _at_least(what: str, values: Sequence[float], bound: float) -> Condition:
+    holds = bool(values) and statistics.median(values) >= bound
+    return Condition(what, f"at least {bound:g}", _shown(values), holds)
+
+
+def _at_most(what: str, values: Sequence[float], bound: float) -> Condition:
+    holds = bool(values) and statistics.median(values) <= bound
+    return Condition(what, f"at most {bound:g}", _shown(values), holds)
+
+
+def _shown(values: Sequence[float]) -> str:
+    return spread(values).show(2) if values else "not measured"

@@ -1,0 +1,221 @@
+"""What is compared, row by row. Every row leaves its measures in the record under its own name."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from bench import limit, servers
+from bench.contest import Asked, Contestant, Direct, Pace, ask, contest, describe
+from bench.record import Record
+from bench.servers import PeerSettings
+
+IMAGES, TENSORS, PROTOCOL, TTA = "images", "tensors", "protocol", "tta"
+OVERLOAD, START, GPU = "overload", "start", "gpu"
+
+OURS, LIMIT = "unfreeze", "limit"
+DYNAMO, INT8, FP16 = "unfreeze, dynamo", "unfreeze, int8", "unfreeze, fp16"
+BUNDLES = {OURS: "lite0", DYNAMO: "lite0-dynamo", INT8: "lite0-int8"}
+TINY = "tiny"
+
+IN_FLIGHT, IN_FLIGHT_PROTOCOL, IN_FLIGHT_GPU = 8, 16, 64
+TTA_VIEWS = 5
+OVERLOAD_TIMES, OVERLOAD_DEADLINE_S = 3, 1.0
+STARTS, IDLE_S = 3, 3.0
+TRIAL_ROUND = 0
+
+# As its documentation writes a model, a peer answers one request at a time; at two it does when its
+# user has moved the work to threads, or has mlserver start processes.
+SETTINGS: dict[str, tuple[PeerSettings, ...]] = {
+    "kserve": (PeerSettings(0, 2), PeerSettings(0, 1)),
+    "kserve, two at a time": (PeerSettings(2, 1),),
+    "mlserver": (PeerSettings(0, 2), PeerSettings(0, 2, workers=1), PeerSettings(0, 2, batch=8)),
+    "mlserver, two at a time": (PeerSettings(0, 1, workers=2), PeerSettings(2, 1)),
+}
+OPEN_PEER = {"kserve": servers.kserve, "mlserver": servers.mlserver}
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where everything is, and at what pace it goes."""
+
+    work: Path  # of `prepare.py`
+    peers: Path | None  # of setup.sh
+    pace: Pace
+    record: Record
+
+    def inputs(self, name: str) -> Path:
+        return self.work / f"{name}.npz"
+
+    def bundle(self, name: str) -> Path:
+        return self.work / "registry" / name / "1"
+
+    def bundles(self) -> dict[str, str]:
+        """Contestant -> bundle, of those that were made."""
+        return {name: one for name, one in BUNDLES.items() if self.bundle(one).exists()}
+
+
+def images(bench: Bench) -> None:
+    """500x375 JPEG files in, probabilities out."""
+    peers = _peers(bench, IMAGES, "lite0", "images", IN_FLIGHT)
+    ours = {
+        name: _ours(bench, one, "images", in_flight=IN_FLIGHT)
+        for name, one in bench.bundles().items()
+    }
+    contest(IMAGES, {LIMIT: _limit(bench, "images"), **ours, **peers}, bench.pace, bench.record)
+
+
+def tensors(bench: Bench) -> None:
+    """Prepared pixels in: ours as uint8, the peers' as float32, as their network takes them."""
+    peers = _peers(bench, TENSORS, "lite0-tensor", "floats", IN_FLIGHT)
+    ours = {
+        name: _ours(bench, f"{one}-tensor", "pixels", in_flight=IN_FLIGHT)
+        for name, one in bench.bundles().items()
+    }
+    contest(TENSORS, {LIMIT: _limit(bench, "pixels"), **ours, **peers}, bench.pace, bench.record)
+
+
+def protocol(bench: Bench) -> None:
+    """2x2 pixels in and 16 probabilities out; the peers get 16 numbers."""
+    peers = _peers(bench, PROTOCOL, "tiny-tensor", "tiny-floats", IN_FLIGHT_PROTOCOL)
+    ours = _ours(bench, f"{TINY}-tensor", "tiny-pixels", in_flight=IN_FLIGHT_PROTOCOL)
+    contest(PROTOCOL, {OURS: ours, **peers}, bench.pace, bench.record)
+
+
+def tta(bench: Bench) -> None:
+    """One view and five of them, one request at a time."""
+    contestants = {
+        _views(n): _ours(bench, "lite0", "images", in_flight=1, parameters={"tta_views": n})
+        for n in (1, TTA_VIEWS)
+    }
+    contest(TTA, contestants, bench.pace, bench.record)
+
+
+def overload(bench: Bench) -> None:
+    """Peak in a closed loop, then three times as many requests as that, again and again."""
+    with servers.unfreeze(bench.work / "registry") as server:
+        for number in range(bench.pace.rounds):
+            closed = _ours(bench, "lite0", "images", in_flight=IN_FLIGHT)
+            rate = OVERLOAD_TIMES * _once(bench, "peak", number, closed, server)["per_s"]
+            flood = _ours(bench, "lite0", "images", rate=rate, deadline_s=OVERLOAD_DEADLINE_S)
+            _once(bench, "three times", number, flood, server)
+
+
+def start(bench: Bench) -> None:
+    """From exec to ready, and what a server with one model takes while nobody asks."""
+    opened = {OURS: partial(servers.unfreeze, bench.work / "registry-one")}
+    if bench.peers:
+        for name, (settings, *_) in SETTINGS.items():
+            if name in OPEN_PEER:
+                opened[name] = _opener(bench, name, "lite0", settings)
+    for number in range(min(STARTS, bench.pace.rounds)):
+        for name, open_server in opened.items():
+            if bench.record.has(START, name, number):
+                continue
+            with open_server() as server:
+                idle_cpu = server.idle_cpu(min(IDLE_S, bench.pace.seconds))
+                measures = {"ready_s": server.ready_s, "rss": server.rss(), "idle_cpu": idle_cpu}
+            bench.record.add(START, name, number, measures)
+            shown = f"ready in {server.ready_s:.1f} s, {measures['rss'] / 1e6:.0f} MB"
+            print(f"{START}  round {number + 1}  {name}: {shown}", flush=True)
+
+
+def has_gpu() -> bool:
+    """Whether the installed ONNX Runtime offers CUDA."""
+    import onnxruntime
+
+    return "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+
+
+def gpu(bench: Bench) -> None:
+    """Tensors on CUDA, 64 in flight; a server asked for CUDA does not start without it."""
+
+    def ours(precision: str, bundle: str) -> Asked:
+        flags = ("--provider", "cuda", "--precision", precision)
+        return Asked(
+            server=precision,
+            open=partial(servers.unfreeze, bench.work / "registry", *flags),
+            model=f"{bundle}-tensor",
+            inputs=bench.inputs("pixels"),
+            more={"in_flight": IN_FLIGHT_GPU},
+        )
+
+    limits = {
+        f"limit, batches of {n}": _limit(
+            bench, "pixels", provider="CUDAExecutionProvider", batch=n, bundle="lite0-fp16"
+        )
+        for n in (1, 8, 32)
+    }
+    both = {OURS: ours("fp32", "lite0-fp16"), FP16: ours("fp16", "lite0-fp16")}
+    contest(GPU, {**limits, **both}, bench.pace, bench.record)
+
+
+def _views(n: int) -> str:
+    return f"{n} view{'s' if n > 1 else ''}"
+
+
+def _ours(bench: Bench, model: str, inputs: str, **more: Any) -> Asked:
+    registry = bench.work / "registry"
+    return Asked(OURS, partial(servers.unfreeze, registry), model, bench.inputs(inputs), more)
+
+
+def _limit(bench: Bench, inputs: str, bundle: str = "lite0", **more: Any) -> Direct:
+    load = limit.Load(
+        network=str(bench.bundle(bundle) / "model.onnx"),
+        inputs=str(bench.inputs(inputs)),
+        warm_s=bench.pace.warm_s,
+        seconds=bench.pace.seconds,
+        **more,
+    )
+    return Direct(load)
+
+
+def _peers(
+    bench: Bench, row: str, model: str, inputs: str, in_flight: int
+) -> Mapping[str, Contestant]:
+    """Each peer with the settings that suit it best here."""
+    if bench.peers is None:
+        return {}
+    peers = {}
+    for name in SETTINGS:
+        settings = _best_settings(bench, row, name, model, inputs, in_flight)
+        peers[name] = _peer(bench, name, model, inputs, in_flight, settings)
+    return peers
+
+
+def _best_settings(
+    bench: Bench, row: str, name: str, model: str, inputs: str, in_flight: int
+) -> PeerSettings:
+    """Of those worth trying, the fastest in one measurement each."""
+    tried = f"{row}: settings of {name}"
+    for settings in SETTINGS[name]:
+        if not bench.record.has(tried, str(settings), TRIAL_ROUND):
+            one = _peer(bench, name, model, inputs, in_flight, settings)
+            with one.open() as server:
+                measures = ask(one, server, bench.pace)
+            bench.record.add(tried, str(settings), TRIAL_ROUND, measures)
+            print(f"{tried}  {settings}: {describe(measures)}", flush=True)
+    return max(SETTINGS[name], key=lambda one: bench.record.values(tried, str(one), "per_s")[0])
+
+
+def _peer(
+    bench: Bench, name: str, model: str, inputs: str, in_flight: int, settings: PeerSettings
+) -> Asked:
+    opened = _opener(bench, name, model, settings)
+    return Asked(name, opened, model, bench.inputs(inputs), {"in_flight": in_flight})
+
+
+def _opener(bench: Bench, name: str, model: str, settings: PeerSettings) -> Any:
+    assert bench.peers
+    package = name.split(",")[0]
+    python = bench.peers / package / "bin" / "python"
+    return partial(OPEN_PEER[package], python, bench.work, model, settings)
+
+
+def _once(bench: Bench, name: str, number: int, one: Asked, server: servers.Server) -> Any:
+    if not bench.record.has(OVERLOAD, name, number):
+        measures = ask(one, server, bench.pace)
+        bench.record.add(OVERLOAD, name, number, measures)
+        print(f"{OVERLOAD}  round {number + 1}  {name}: {describe(measures)}", flush=True)
+    return bench.record.rounds(OVERLOAD, name)[number]

@@ -1,0 +1,185 @@
+"""The record as Markdown."""
+
+import os
+import platform
+import re
+import subprocess
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from bench.contest import Pace
+from bench.judge import Condition
+from bench.record import Record, spread
+from bench.rows import (
+    GPU,
+    IMAGES,
+    IN_FLIGHT,
+    IN_FLIGHT_GPU,
+    IN_FLIGHT_PROTOCOL,
+    LIMIT,
+    OURS,
+    OVERLOAD,
+    OVERLOAD_DEADLINE_S,
+    PROTOCOL,
+    SETTINGS,
+    START,
+    TENSORS,
+    TTA,
+)
+
+TITLES = {
+    IMAGES: f"JPEG files of 500x375 in, {IN_FLIGHT} in flight",
+    TENSORS: f"224x224 pixels in, {IN_FLIGHT} in flight: uint8 for the limit and Unfreeze, float32 "
+    "for the peers, as their network takes them",
+    PROTOCOL: f"The protocol's own cost, {IN_FLIGHT_PROTOCOL} in flight: 2x2 pixels and 16 classes "
+    "for Unfreeze, 16 numbers for the peers",
+    TTA: "Test-time augmentation, 1 in flight",
+    GPU: f"224x224 pixels in, on CUDA, {IN_FLIGHT_GPU} in flight",
+}
+
+
+def document(record: Record, judged: Sequence[Condition], pace: Pace, peers: Path | None) -> str:
+    """All tables, what they were measured on, and the verdict."""
+    parts = [facts(peers), _how(pace)]
+    for row, title in TITLES.items():
+        if record.contestants(row):
+            parts.append(f"### {title}\n\n{throughput(record, row)}")
+    parts.append(f"### Overload\n\n{overload(record)}")
+    parts.append(f"### Start and idleness, one model\n\n{starts(record)}")
+    if tried := settings(record):
+        parts.append(f"### Settings of the peers that were tried, once each\n\n{tried}")
+    if judged:
+        parts.append(f"### Conditions\n\n{verdicts(judged)}")
+    return "\n\n".join(parts)
+
+
+def facts(peers: Path | None) -> str:
+    """The machine and the versions."""
+    cpu = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+    names = ("onnxruntime", "pillow", "numpy", "grpcio", "tritonclient")
+    ours = ", ".join(f"{name} {version(name)}" for name in names)
+    lines = [
+        f"{cpu[0] if cpu else platform.machine()}, {len(os.sched_getaffinity(0))} cores, "
+        f"Python {platform.python_version()}; {ours}."
+    ]
+    for peer in ("kserve", "mlserver") if peers else ():
+        lines.append(f"{peer} {_peer_version(peers, peer)}.")
+    return " ".join(lines)
+
+
+def throughput(record: Record, row: str) -> str:
+    """A line for each contestant: median over rounds, lowest and highest in parentheses."""
+    head = ["", "per s", "p50 ms", "p99 ms", "of the limit", "Unfreeze over it"]
+    lines = [[*head, "server CPU ms", "client CPU ms"]]
+    for name in record.contestants(row):
+        lines.append(
+            [
+                name,
+                _cell(record.values(row, name, "per_s"), 1),
+                _cell(record.values(row, name, "p50_ms"), 1),
+                _cell(record.values(row, name, "p99_ms"), 1),
+                _cell(record.ratios(row, name, LIMIT) if name != LIMIT else [], 2),
+                _cell(record.ratios(row, OURS, name) if name != OURS else [], 2),
+                _cell(record.values(row, name, "server_cpu_ms"), 2),
+                _cell(record.values(row, name, "client_cpu_ms"), 2),
+            ]
+        )
+    return _markdown(lines)
+
+
+def overload(record: Record) -> str:
+    """Peak in a closed loop, and what comes of three times as many requests."""
+    lines = [["", "offered per s", f"answered within {OVERLOAD_DEADLINE_S:g} s, per s"]]
+    lines[0] += ["p99 ms", "outcomes", "rejected in ms", "MB at the end"]
+    for name in record.contestants(OVERLOAD):
+        outcomes: dict[str, int] = {}
+        for measures in record.rounds(OVERLOAD, name):
+            for outcome, n in measures["outcomes"].items():
+                outcomes[outcome] = outcomes.get(outcome, 0) + n
+        lines.append(
+            [
+                name,
+                _cell(record.values(OVERLOAD, name, "offered_per_s"), 0),
+                _cell(record.values(OVERLOAD, name, "per_s"), 1),
+                _cell(record.values(OVERLOAD, name, "p99_ms"), 0),
+                ", ".join(f"{n:,} {outcome}" for outcome, n in sorted(outcomes.items())),
+                _cell(record.values(OVERLOAD, name, "rejection_ms"), 1),
+                _cell([one / 1e6 for one in record.values(OVERLOAD, name, "rss_end")], 0),
+            ]
+        )
+    return _markdown(lines)
+
+
+def starts(record: Record) -> str:
+    """Time to ready, memory, and what an idle server takes of a core."""
+    lines = [["", "exec to ready, s", "resident MB", "idle CPU, share of a core"]]
+    for name in record.contestants(START):
+        rss = [one / 1e6 for one in record.values(START, name, "rss")]
+        ready, idle = (record.values(START, name, one) for one in ("ready_s", "idle_cpu"))
+        lines.append([name, _cell(ready, 2), _cell(rss, 0), _cell(idle, 3)])
+    return _markdown(lines)
+
+
+def settings(record: Record) -> str:
+    """What was tried for each peer, in each row."""
+    lines = [["row", "peer", "settings", "per s"]]
+    for row in (IMAGES, TENSORS, PROTOCOL):
+        for peer in SETTINGS:
+            tried = f"{row}: settings of {peer}"
+            for one in record.contestants(tried):
+                lines.append([row, peer, one, _cell(record.values(tried, one, "per_s"), 1)])
+    return _markdown(lines) if len(lines) > 1 else ""
+
+
+def verdicts(judged: Sequence[Condition]) -> str:
+    lines = [["", "wanted", "measured", ""]]
+    for one in judged:
+        lines.append([one.what, one.wanted, one.measured, "pass" if one.holds else "**fail**"])
+    return _markdown(lines)
+
+
+def write_section(path: Path, title: str, text: str) -> None:
+    """`path` has the text below the heading `## title`, in the place of what was there before."""
+    before = path.read_text() if path.exists() else "# Results\n"
+    section = f"## {title}\n\n{text}\n"
+    found = re.search(rf"^## {re.escape(title)}\n.*?(?=^## |\Z)", before, re.DOTALL | re.MULTILINE)
+    if found:
+        after = before[: found.start()] + section + before[found.end() :]
+    else:
+        after = f"{before.rstrip()}\n\n{section}"
+    path.write_text(after)
+
+
+def _how(pace: Pace) -> str:
+    return (
+        "EfficientNet-Lite0 in float32 at 224, ImageNet weights: the peers run the TorchScript "
+        "export, Unfreeze and the limit the same file after `unfreeze import`. The limit calls "
+        "ONNX Runtime from two threads of one process, after `registry.images.prepare` where files "
+        "are sent, and has no client to share the cores with. Clients are a process of their own "
+        "on the same cores. The pictures are 64 windows of scikit-learn's two colour photographs, "
+        "JPEG quality 90. Peers answer one request at a time as their documentation writes a "
+        "model, and two at a time where the user has moved the work to threads, or has mlserver "
+        f"start processes. Median of {pace.rounds} interleaved rounds of {pace.seconds:g} s "
+        "(lowest and highest in parentheses); ratios are taken round by round. Written by "
+        "`benchmarks/serving.py --write`."
+    )
+
+
+def _peer_version(peers: Path, peer: str) -> str:
+    code = f"from importlib.metadata import version as v; print(v('{peer}'), v('onnxruntime'))"
+    python = str(peers / peer / "bin" / "python")
+    ran = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True)
+    own, runtime = ran.stdout.split()
+    return f"{own} on onnxruntime {runtime}"
+
+
+def _cell(values: Sequence[float], digits: int) -> str:
+    return spread(values).show(digits) if len(values) and np.isfinite(values).all() else ""
+
+
+def _markdown(lines: Sequence[Sequence[str]]) -> str:
+    rows = [f"| {' | '.join(cells)} |" for cells in lines]
+    return "\n".join([rows[0], "|" + " --- |" * len(lines[0]), *rows[1:]])

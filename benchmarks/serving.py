@@ -1,0 +1,66 @@
+"""Unfreeze beside the in-process limit, kserve and mlserver, on this machine, in turns.
+
+    benchmarks/setup.sh peers
+    .venv/bin/python benchmarks/serving.py --peers peers --write
+
+Clients are processes of their own on the same cores, closed loops of `tritonclient.grpc` over
+loopback. Every answer is checked. A run that was broken off goes on where it stopped; --name begins
+another one. Ends with 0 if every condition holds.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from bench import rows
+from bench.contest import Pace
+from bench.judge import conditions, wrong_answers
+from bench.prepare import prepare_work
+from bench.record import Record
+from bench.rows import Bench
+from bench.table import document, write_section
+
+RESULTS = Path(__file__).parent / "RESULTS.md"
+QUICK = Pace(rounds=1, warm_s=0.2, seconds=0.4)
+
+
+def main() -> int:
+    options = read_flags()
+    prepare_work(options.work, quick=options.quick)
+    record = Record(options.work / f"{options.name}.jsonl")
+    pace = QUICK if options.quick else Pace(options.rounds, warm_s=1.0, seconds=options.seconds)
+    bench = Bench(options.work, options.peers, pace, record)
+    rows.start(bench)
+    rows.images(bench)
+    rows.tensors(bench)
+    rows.protocol(bench)
+    rows.tta(bench)
+    rows.overload(bench)
+    if rows.has_gpu():
+        rows.gpu(bench)
+    judged = [] if options.quick else conditions(record)
+    text = document(record, judged, pace, options.peers)
+    print(text)
+    if options.write:
+        write_section(RESULTS, "Serving", text)
+    wrong = wrong_answers(record)
+    for problem in wrong:
+        print(problem, file=sys.stderr)
+    return 1 if wrong or not all(one.holds for one in judged) else 0
+
+
+def read_flags() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--peers", type=Path, help="folder of setup.sh; without it, the peers are left out")
+    add("--work", type=Path, default=Path("benchmark-out"), help="networks, inputs and results")
+    add("--name", default="serving", help="of the run; one that exists is gone on with")
+    add("--rounds", type=int, default=5)
+    add("--seconds", type=float, default=5.0, help="of each measurement")
+    add("--quick", action="store_true", help="seconds in all, tiny networks, nothing is judged")
+    add("--write", action="store_true", help="put the tables into benchmarks/RESULTS.md")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
