@@ -56,13 +56,11 @@ class Asker:
 
     def __init__(self, load: Load) -> None:
         with np.load(load.inputs) as arrays:
-            tensors, kind = arrays["tensors"], str(arrays["kind"])
-            self.expected = arrays["expected"]
-        if kind == "BYTES":
-            ends = np.cumsum(arrays["lengths"])[:-1]
-            tensors = [np.array([[one.tobytes()]], object) for one in np.split(tensors, ends)]
-        else:
-            tensors = tensors[:, None]
+            kind, self.expected = str(arrays["kind"]), arrays["expected"]
+            tensors = arrays["tensors"][:, None]
+            if kind == "BYTES":
+                files = np.split(tensors, np.cumsum(arrays["lengths"])[:-1])
+                tensors = [np.array([[file.tobytes()]], object) for file in files]
         self.inputs = [_input(one, kind) for one in tensors]
         self.load = load
         self.client = triton.InferenceServerClient(load.url)
