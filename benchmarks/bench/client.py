@@ -64,17 +64,19 @@ class Asker:
         self.inputs = [_input(one, kind) for one in tensors]
         self.load = load
         self.client = triton.InferenceServerClient(load.url)
-        self.seen = Seen()
+        self._seen = Seen()
+        self._noting = threading.Lock()
         self._sent = 0
 
     def send(self, then: Callable[[], None]) -> None:
         """A request is on its way; `then` is called when its answer has been looked at."""
         i = self._sent % len(self.inputs)
         self._sent += 1
-        seen, began = self.seen, time.perf_counter()
+        began = time.perf_counter()
 
         def answered(result: Any, error: Any) -> None:
-            self._note(seen, i, time.perf_counter() - began, result, error)
+            with self._noting:
+                self._note(i, time.perf_counter() - began, result, error)
             then()
 
         self.client.async_infer(
@@ -85,7 +87,14 @@ class Asker:
             parameters=self.load.parameters or None,
         )
 
-    def _note(self, seen: Seen, i: int, took_s: float, result: Any, error: Any) -> None:
+    def take(self) -> Seen:
+        """What has come back since this was last called."""
+        with self._noting:
+            seen, self._seen = self._seen, Seen()
+        return seen
+
+    def _note(self, i: int, took_s: float, result: Any, error: Any) -> None:
+        seen = self._seen
         if error is not None:
             status = str(error.status()).removeprefix("StatusCode.")
             seen.outcomes[status] += 1
@@ -132,11 +141,10 @@ def measure(load: Load) -> dict[str, Any]:
     (closed_loop if load.in_flight else open_loop)(asker, stopped)
     time.sleep(load.warm_s)
     server = _family(load.pids)
-    asker.seen = Seen()  # requests that are under way still count for the warm-up
+    asker.take()
     began, own, theirs, memory = time.perf_counter(), _own_cpu_s(), _cpu_s(server), _rss(server)
     time.sleep(load.seconds)
-    seen = asker.seen
-    asker.seen = Seen()
+    seen = asker.take()
     took_s = time.perf_counter() - began
     own, theirs = _own_cpu_s() - own, _cpu_s(server) - theirs
     stopped.set()
