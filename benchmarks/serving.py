@@ -10,6 +10,7 @@ another one. Ends with 0 if every condition holds.
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from bench import rows
@@ -18,6 +19,7 @@ from bench.judge import conditions, wrong_answers
 from bench.prepare import prepare_work
 from bench.record import Record
 from bench.rows import Bench
+from bench.servers import unfreeze
 from bench.table import document, write_section
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
@@ -29,13 +31,12 @@ def main() -> int:
     prepare_work(options.work, quick=options.quick)
     record = Record(options.work / f"{options.name}.jsonl")
     pace = QUICK if options.quick else Pace(options.rounds, warm_s=1.0, seconds=options.seconds)
-    bench = Bench(options.work, options.peers, pace, record)
+    bench = Bench(options.work, options.peers, None, pace, record)
     rows.start(bench)
-    rows.images(bench)
-    rows.tensors(bench)
-    rows.protocol(bench)
-    rows.tta(bench)
-    rows.overload(bench)
+    with unfreeze(options.work / "registry", "--provider", "cpu") as server:
+        asked = replace(bench, server=server)
+        for row in (rows.images, rows.tensors, rows.protocol, rows.tta, rows.overload):
+            row(asked)
     if rows.has_gpu():
         rows.gpu(bench)
     judged = [] if options.quick else conditions(record)

@@ -17,7 +17,6 @@ from bench.networks import CLASSES, SIZE, export_lite0, linear
 from bench.photographs import jpegs
 from registry.bundle import MODEL
 from registry.images import ImageSpec, prepare
-from training.foreign.__main__ import main as import_model
 
 N_IMAGES, N_IMAGES_QUICK = 64, 4
 QUICK_SIZE, QUICK_CLASSES = 32, 10
@@ -53,6 +52,8 @@ def prepare_work(work: Path, *, quick: bool) -> None:
 
 def _lite0(work: Path, pictures: list[bytes]) -> None:
     """The bundles of EfficientNet-Lite0, made with what a user has: `unfreeze import`."""
+    from training.foreign.__main__ import main as import_model
+
     exports = {"torchscript": work / "lite0.onnx", "dynamo": work / "dynamo.onnx"}
     export_lite0(exports)
     labels, golden = work / "labels.txt", work / "golden.jpg"

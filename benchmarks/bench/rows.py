@@ -1,6 +1,7 @@
 """What is compared, row by row. Every row leaves its measures in the record under its own name."""
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -8,8 +9,8 @@ from typing import Any
 
 from bench import limit, servers
 from bench.contest import Asked, Contestant, Direct, Pace, ask, contest, describe
-from bench.record import Record
-from bench.servers import PeerSettings
+from bench.record import Measures, Record
+from bench.servers import PeerSettings, Server
 
 IMAGES, TENSORS, PROTOCOL, TTA = "images", "tensors", "protocol", "tta"
 OVERLOAD, START, GPU = "overload", "start", "gpu"
@@ -42,6 +43,7 @@ class Bench:
 
     work: Path  # of `prepare.py`
     peers: Path | None  # of setup.sh
+    server: Server | None  # Unfreeze with all bundles; None: only `start` and `gpu` can be measured
     pace: Pace
     record: Record
 
@@ -94,12 +96,11 @@ def tta(bench: Bench) -> None:
 
 def overload(bench: Bench) -> None:
     """Peak in a closed loop, then three times as many requests as that, again and again."""
-    with servers.unfreeze(bench.work / "registry") as server:
-        for number in range(bench.pace.rounds):
-            closed = _ours(bench, "lite0", "images", in_flight=IN_FLIGHT)
-            rate = OVERLOAD_TIMES * _once(bench, "peak", number, closed, server)["per_s"]
-            flood = _ours(bench, "lite0", "images", rate=rate, deadline_s=OVERLOAD_DEADLINE_S)
-            _once(bench, "three times", number, flood, server)
+    for number in range(bench.pace.rounds):
+        closed = _ours(bench, "lite0", "images", in_flight=IN_FLIGHT)
+        rate = OVERLOAD_TIMES * _once(bench, "peak", number, closed)["per_s"]
+        flood = _ours(bench, "lite0", "images", rate=rate, deadline_s=OVERLOAD_DEADLINE_S)
+        _once(bench, "three times", number, flood)
 
 
 def start(bench: Bench) -> None:
@@ -156,8 +157,8 @@ def _views(n: int) -> str:
 
 
 def _ours(bench: Bench, model: str, inputs: str, **more: Any) -> Asked:
-    registry = bench.work / "registry"
-    return Asked(OURS, partial(servers.unfreeze, registry), model, bench.inputs(inputs), more)
+    assert bench.server
+    return Asked(OURS, partial(nullcontext, bench.server), model, bench.inputs(inputs), more)
 
 
 def _limit(bench: Bench, inputs: str, bundle: str = "lite0", **more: Any) -> Direct:
@@ -213,9 +214,10 @@ def _opener(bench: Bench, name: str, model: str, settings: PeerSettings) -> Any:
     return partial(OPEN_PEER[package], python, bench.work, model, settings)
 
 
-def _once(bench: Bench, name: str, number: int, one: Asked, server: servers.Server) -> Any:
+def _once(bench: Bench, name: str, number: int, one: Asked) -> Measures:
     if not bench.record.has(OVERLOAD, name, number):
-        measures = ask(one, server, bench.pace)
+        assert bench.server
+        measures = ask(one, bench.server, bench.pace)
         bench.record.add(OVERLOAD, name, number, measures)
         print(f"{OVERLOAD}  round {number + 1}  {name}: {describe(measures)}", flush=True)
     return bench.record.rounds(OVERLOAD, name)[number]

@@ -8,9 +8,9 @@ import zlib
 from collections.abc import Callable
 
 import grpc
+
 from load.good import TIMEOUT_S, any_picture
 from load.truth import BAD, pictures
-
 from unfreeze.v1 import classifier_pb2 as pb
 from unfreeze.v1 import classifier_pb2_grpc as pb_grpc
 

@@ -9,8 +9,8 @@ from collections.abc import Iterable
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from load.truth import GOOD, VERSIONS, pictures, wrong
 
+from load.truth import GOOD, VERSIONS, pictures, wrong
 from unfreeze import AsyncClient
 from unfreeze.v1 import classifier_pb2 as pb
 from unfreeze.v1 import classifier_pb2_grpc as pb_grpc

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import tritonclient.grpc.aio as triton
+from tritonclient.utils import np_to_triton_dtype
+
 from load.good import Answered, WrongAnswer, any_picture
 from load.truth import GOOD, VERSIONS, pictures, wrong
-from tritonclient.utils import np_to_triton_dtype
 
 TIMEOUT_S = 60.0
 STREAM_LENGTH = 10

@@ -5,8 +5,8 @@ import threading
 import time
 
 import grpc
-from load.truth import GOOD, VERSIONS
 
+from load.truth import GOOD, VERSIONS
 from unfreeze.v1 import admin_pb2 as pb
 from unfreeze.v1 import admin_pb2_grpc as pb_grpc
 
