@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,14 +143,14 @@ def _running(
     command: Sequence[str],
     url: Callable[[], str | None],
     folder: Path,
-    variables: Mapping[str, str] = {},
+    variables: dict[str, str] | None = None,
 ) -> Iterator[Server]:
     """`command` runs until the block ends; `url` gives its address once it is ready."""
     log = folder / "log"
     began = time.perf_counter()
     with log.open("wb") as file:
         started = subprocess.Popen(
-            command, stdout=file, stderr=file, cwd=folder, env=ENVIRONMENT | variables
+            command, stdout=file, stderr=file, cwd=folder, env=ENVIRONMENT | (variables or {})
         )
     try:
         while (found := url()) is None:

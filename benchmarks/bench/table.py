@@ -65,8 +65,8 @@ def facts(peers: Path | None) -> str:
         f"{cpu[0] if cpu else platform.machine()}, {len(os.sched_getaffinity(0))} cores, "
         f"Python {platform.python_version()}; {ours}."
     ]
-    for peer in ("kserve", "mlserver") if peers else ():
-        lines.append(f"{peer} {_peer_version(peers, peer)}.")
+    if peers:
+        lines += [f"{peer} {_peer_version(peers, peer)}." for peer in ("kserve", "mlserver")]
     return " ".join(lines)
 
 
@@ -144,13 +144,10 @@ def verdicts(judged: Sequence[Condition]) -> str:
 def write_section(path: Path, title: str, text: str) -> None:
     """`path` has the text below the heading `## title`, in the place of what was there before."""
     before = path.read_text() if path.exists() else "# Results\n"
-    section = f"## {title}\n\n{text}\n"
     found = re.search(rf"^## {re.escape(title)}\n.*?(?=^## |\Z)", before, re.DOTALL | re.MULTILINE)
-    if found:
-        after = before[: found.start()] + section + before[found.end() :]
-    else:
-        after = f"{before.rstrip()}\n\n{section}"
-    path.write_text(after)
+    start, end = found.span() if found else (len(before), len(before))
+    parts = (before[:start], f"## {title}\n\n{text}", before[end:])
+    path.write_text("\n\n".join(part.strip() for part in parts if part.strip()) + "\n")
 
 
 def _how(pace: Pace) -> str:

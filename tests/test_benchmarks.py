@@ -1,0 +1,147 @@
+"""The comparison with other servers in its quick form, and how it judges."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import TESTS
+
+sys.path.append(str(TESTS.parent / "benchmarks"))
+
+from bench.judge import Condition, conditions, wrong_answers
+from bench.record import Record
+from bench.rows import DYNAMO, IMAGES, INT8, LIMIT, OURS, OVERLOAD, PROTOCOL, START, TENSORS, TTA
+from bench.table import write_section
+
+SERVING = TESTS.parent / "benchmarks" / "serving.py"
+
+# Measures that fulfil every condition, by row and contestant.
+GOOD: dict[tuple[str, str], dict[str, Any]] = {
+    (IMAGES, LIMIT): {"per_s": 100},
+    (IMAGES, OURS): {"per_s": 90, "p50_ms": 10, "p99_ms": 14},
+    (IMAGES, "kserve"): {"per_s": 50},
+    (IMAGES, "mlserver"): {"per_s": 40},
+    (TENSORS, LIMIT): {"per_s": 100},
+    (TENSORS, OURS): {"per_s": 90},
+    (TENSORS, DYNAMO): {"per_s": 100},
+    (TENSORS, INT8): {"per_s": 160},
+    (TENSORS, "kserve"): {"per_s": 50},
+    (PROTOCOL, OURS): {"per_s": 3000},
+    (PROTOCOL, "kserve"): {"per_s": 1900},
+    (TTA, "1 view"): {"p50_ms": 10},
+    (TTA, "5 views"): {"p50_ms": 30},
+    (OVERLOAD, "peak"): {"per_s": 100},
+    (OVERLOAD, "three times"): {"per_s": 95, "rejection_ms": 2, "rss_end": 1e8},
+    (START, OURS): {"rss": 2e8, "ready_s": 1.5},
+}
+
+
+@pytest.fixture
+def record(tmp_path: Path) -> Record:
+    return Record(tmp_path / "run.jsonl")
+
+
+def fill(record: Record, changes: dict[tuple[str, str], dict[str, Any]] | None = None) -> Record:
+    for (row, contestant), measures in (GOOD | (changes or {})).items():
+        for number in range(2):
+            record.add(row, contestant, number, measures)
+    return record
+
+
+def failing(record: Record) -> list[Condition]:
+    return [one for one in conditions(record) if not one.holds]
+
+
+def quick(work: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(SERVING), "--quick", "--work", str(work)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=os.environ | {"PYTHONPATH": str(TESTS.parent)},
+    )
+
+
+def test_a_quick_run_asks_a_real_server_in_every_row_and_another_one_goes_on(
+    tmp_path: Path,
+) -> None:
+    first = quick(tmp_path)
+    assert first.returncode == 0, first.stdout + first.stderr
+    for row in (IMAGES, TENSORS, PROTOCOL):
+        assert f"{row}  round 1  {OURS}: " in first.stdout
+    assert "overload  round 1  three times: " in first.stdout
+    again = quick(tmp_path)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "round 1  " not in again.stdout
+    tables = first.stdout[first.stdout.index("### ") :]
+    assert again.stdout.endswith(tables)
+
+
+def test_a_record_is_read_back_with_its_rounds_in_order(tmp_path: Path) -> None:
+    record = Record(tmp_path / "run.jsonl")
+    for number in (1, 0):
+        record.add(IMAGES, OURS, number, {"per_s": number + 10})
+        record.add(IMAGES, LIMIT, number, {"per_s": 20})
+    known = Record(tmp_path / "run.jsonl")
+    assert known.has(IMAGES, OURS, 1)
+    assert not known.has(IMAGES, OURS, 2)
+    assert known.ratios(IMAGES, OURS, LIMIT) == [0.5, 0.55]
+
+
+def test_good_measures_fulfil_every_condition(record: Record) -> None:
+    assert failing(fill(record)) == []
+
+
+@pytest.mark.parametrize(
+    ("row", "contestant", "measures", "what"),
+    [
+        (IMAGES, OURS, {"per_s": 87, "p50_ms": 10, "p99_ms": 14}, "in-process limit"),
+        (IMAGES, "kserve, two at a time", {"per_s": 80}, "better peer, however it is set up"),
+        (IMAGES, OURS, {"per_s": 90, "p50_ms": 10, "p99_ms": 16}, "p99 over p50"),
+        (PROTOCOL, "mlserver", {"per_s": 2100}, "better peer"),
+        (TTA, "5 views", {"p50_ms": 36}, "views"),
+        (TENSORS, INT8, {"per_s": 140}, "INT8"),
+        (OVERLOAD, "three times", {"per_s": 80, "rejection_ms": 2, "rss_end": 1e8}, "goodput"),
+        (OVERLOAD, "three times", {"per_s": 95, "rejection_ms": 12, "rss_end": 1e8}, "rejection"),
+        (START, OURS, {"rss": 4e8, "ready_s": 1.5}, "idle"),
+        (START, OURS, {"rss": 2e8, "ready_s": 3.5}, "ready"),
+    ],
+)
+def test_a_measure_beyond_its_bound_fails_its_condition(
+    record: Record, row: str, contestant: str, measures: dict[str, Any], what: str
+) -> None:
+    failed = failing(fill(record, {(row, contestant): measures}))
+    assert failed
+    assert all(what in one.what for one in failed)
+
+
+def test_memory_that_grows_from_round_to_round_fails(record: Record) -> None:
+    fill(record)
+    record.add(OVERLOAD, "three times", 2, {"per_s": 95, "rejection_ms": 2, "rss_end": 1.2e8})
+    assert [one.what for one in failing(record)] == ["memory after overload, over that of round 1"]
+
+
+def test_what_was_not_measured_does_not_hold(record: Record) -> None:
+    assert {one.measured for one in conditions(record)} == {"not measured"}
+    assert not any(one.holds for one in conditions(record))
+
+
+def test_wrong_answers_and_failed_requests_are_named(record: Record) -> None:
+    record.add(IMAGES, OURS, 0, {"outcomes": {"OK": 9}, "worst": 0.2})
+    record.add(TENSORS, "kserve", 0, {"outcomes": {"OK": 9, "UNAVAILABLE": 1}, "worst": 0})
+    record.add(TENSORS, OURS, 0, {"outcomes": {"OK": 9}, "worst": 1e-6})
+    problems = wrong_answers(record)
+    assert [problem.split(":")[0] for problem in problems] == [
+        "images, unfreeze",
+        "tensors, kserve",
+    ]
+
+
+def test_a_section_replaces_itself_and_leaves_the_others(tmp_path: Path) -> None:
+    path = tmp_path / "RESULTS.md"
+    for title, text in (("Serving", "old"), ("Training", "other"), ("Serving", "### new\n\nx")):
+        write_section(path, title, text)
+    assert path.read_text() == "# Results\n\n## Serving\n\n### new\n\nx\n\n## Training\n\nother\n"
