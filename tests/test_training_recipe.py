@@ -86,6 +86,8 @@ def test_the_report_is_one_page_that_needs_nothing_else(trained: Trained):
     assert "http" not in page
     assert sum(map(sum, figures["confusion"])) == figures["images"]["valid"]
     assert set(figures["learning_rates"]) == {"head", "unfrozen"}
+    assert figures["audit"]["images"] == 40
+    assert "Data audit" in page
 
 
 @pytest.mark.parametrize("name", ["most_correct", "most_uncertain", "confusion", "losses"])

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from registry.images import Float32Array
 from training.activations import Activations
+from training.audit import Audit
 from training.balance import Float64Array, class_weights, draw_shares
 from training.batches import ActivationBatches, ImageBatches
 from training.data import Dataset, Rows
@@ -31,6 +32,7 @@ class Bench:
     roomy: Decoded  # larger, for augmentation alone
     network: Network
     stages: Stages
+    audit: Audit
     searches: dict[str, RateSearch] = field(default_factory=dict)
     schedules: dict[str, Shares] = field(default_factory=dict)
     history: list[Epoch] = field(default_factory=list)

@@ -212,4 +212,5 @@ def _findings(
         gained=evaluation.gained,
         lost=evaluation.lost,
         facts=dict(facts),
+        audit=bench.audit,
     )

@@ -120,13 +120,29 @@ def read_dataset(
             f"{'; '.join(left_out[:5])}. Repair or remove them, or allow it with "
             f"max_unreadable={len(left_out)}"
         )
-    tests = [item for item in audited if item.part == "test"]
+    return assemble(root, source, audited, left_out, task, rule, known_parts or {})
+
+
+def assemble(
+    root: Path,
+    source: Path,
+    audited: Sequence[Item],
+    left_out: Sequence[str],
+    task: Literal["auto", "single", "multi"],
+    rule: SplitRule,
+    known_parts: Mapping[str, Part],
+) -> Dataset:
+    """The data set of images that were read, each in one part.
+
+    Raises:
+        DataError: it cannot be trained on.
+    """
     items = [item for item in audited if item.part != "test"]
     kind: Task = _detect(items, source) if task == "auto" else task
     labels = _check_labels(items, kind, source)
-    items = sorted(split(items, rule, known_parts or {}), key=lambda item: item.path)
+    items = sorted(split(items, rule, known_parts), key=lambda item: item.path)
     check_parts(items, labels)
-    tests = _labelled(tests, labels)
+    tests = _labelled((item for item in audited if item.part == "test"), labels)
     return Dataset(root, tuple(items), labels, kind, tuple(left_out), tuple(tests))
 
 
@@ -170,10 +186,18 @@ def inspect(
 
 def _inspect(item: Item) -> Item | str:
     try:
-        encoded = item.path.read_bytes()
-        facts = Facts(*image_info(encoded), n_bytes=len(encoded))
+        return identify(item, item.path.read_bytes())
     except (OSError, BadImage) as error:
         return str(error)
+
+
+def identify(item: Item, encoded: bytes) -> Item:
+    """The item with its digest and facts.
+
+    Raises:
+        BadImage: its header is not an image's.
+    """
+    facts = Facts(*image_info(encoded), n_bytes=len(encoded))
     return replace(item, sha256=hashlib.sha256(encoded).hexdigest(), facts=facts)
 
 

@@ -9,6 +9,7 @@ import torch
 
 from registry.bundle import Bundle
 from registry.jobs import Assignment, Scored
+from training.audit import audit_decoded
 from training.backbone import load_backbone
 from training.bench import Bench
 from training.bundling import add_variants, export_and_prove, seal_bundle
@@ -64,6 +65,10 @@ def train(assignment: Assignment, tell: Tell) -> tuple[Bundle, Scored]:
     decoded = decode(dataset.items, spec, assignment.cache, stages.advance)
     roomy = decode(dataset.items, larger(spec), assignment.cache, stages.advance)
 
+    audit = audit_decoded(dataset, decoded)
+    for problem in audit.problems:
+        stages.note(problem.text)
+
     network = build_network(
         backbone,
         len(dataset.labels),
@@ -71,7 +76,7 @@ def train(assignment: Assignment, tell: Tell) -> tuple[Bundle, Scored]:
         hidden=settings.hidden,
         dropout=settings.dropout,
     )
-    bench = Bench(settings, dataset, decoded, roomy, network.to(pick_device()), stages)
+    bench = Bench(settings, dataset, decoded, roomy, network.to(pick_device()), stages, audit)
 
     stages.begin("precompute activations", len(dataset.items))
     activations = precompute_parts(bench, backbone.digest, assignment.cache)

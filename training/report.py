@@ -1,6 +1,5 @@
 """The evaluation report: pictures (PNG), figures (JSON), and one page that shows both."""
 
-import base64
 import html
 import json
 from collections.abc import Sequence
@@ -16,11 +15,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from registry.images import Float32Array
+from training.audit import Audit
+from training.audit_page import figures as audit_figures
+from training.audit_page import overview, problem_list
 from training.data import Dataset
 from training.decoded import Decoded
 from training.evaluate import Measures, confusions, right
 from training.finder import RateSearch
 from training.fit import Epoch
+from training.page import page, picture, table
 from training.schedule import Shares
 
 BLUE, RED, GREY = "#2563a8", "#c2402d", "#6b7280"
@@ -46,6 +49,7 @@ class Findings:
     gained: int  # answers that the views made right
     lost: int  # and wrong
     facts: dict[str, str]  # provenance
+    audit: Audit
 
 
 def write_report(findings: Findings, decoded: Decoded, folder: Path) -> None:
@@ -59,6 +63,7 @@ def write_report(findings: Findings, decoded: Decoded, folder: Path) -> None:
         for name, places in _galleries(findings).items():
             if len(places):
                 pictures[f"{name}.png"] = _gallery(findings, decoded, places)
+    pictures["audit.png"] = overview(findings.audit)
     for name, figure in pictures.items():
         figure.savefig(folder / name, dpi=110)
     figures = json.dumps(_figures(findings), indent=2)
@@ -200,6 +205,7 @@ def _figures(findings: Findings) -> dict[str, Any]:
         ).tolist()
         if findings.dataset.task == "single"
         else None,
+        "audit": audit_figures(findings.audit),
         "provenance": findings.facts,
     }
 
@@ -212,21 +218,8 @@ TITLES = {
     "most_incorrect.png": "Most incorrect",
     "most_uncertain.png": "Most uncertain",
     "most_correct.png": "Most correct",
+    "audit.png": "Data audit",
 }
-
-STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
-       color: #1f2937; }
-h1 { font-size: 1.6rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
-img { max-width: 100%; height: auto; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; } th, td { padding: .25rem .8rem; text-align: right;
-       border-bottom: 1px solid #d1d5db; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; }
-.facts td { text-align: left; vertical-align: top; }
-.facts td:last-child { overflow-wrap: anywhere; white-space: normal; }
-@media print { h2 { break-after: avoid; } img { break-inside: avoid; } }
-"""
 
 
 def _page(findings: Findings, pictures: Sequence[Path]) -> str:
@@ -253,30 +246,14 @@ def _page(findings: Findings, pictures: Sequence[Path]) -> str:
         f"<p>{train} images to learn from, {valid} held out, "
         f"{len(findings.dataset.labels)} classes. Averaging {findings.n_views} views made "
         f"{findings.gained} answers right and {findings.lost} wrong.</p>",
-        _table(summary),
+        table(summary),
     ]
     for path in pictures:
         title = html.escape(TITLES[path.name])
-        data = base64.b64encode(path.read_bytes()).decode()
-        parts.append(f'<h2>{title}</h2><img alt="{title}" src="data:image/png;base64,{data}">')
-    parts += ["<h2>Epochs</h2>", _table(epochs), "<h2>Provenance</h2>"]
+        parts.append(f"<h2>{title}</h2>{picture(path.read_bytes(), 'png', TITLES[path.name])}")
+    parts += [problem_list(findings.audit)]
+    parts += ["<h2>Epochs</h2>", table(epochs), "<h2>Provenance</h2>"]
     parts.append(
-        _table([["", ""], *([key, value] for key, value in findings.facts.items())], "facts")
+        table([["", ""], *([key, value] for key, value in findings.facts.items())], "facts")
     )
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{name}</title><style>{STYLE}</style></head><body>{''.join(parts)}</body></html>"
-    )
-
-
-def _table(rows: Sequence[Sequence[str]], kind: str = "") -> str:
-    head, *body = rows
-    cells = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
-    lines = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in body
-    )
-    return (
-        f'<div class="scroll"><table class="{kind}"><thead><tr>{cells}</tr></thead>'
-        f"<tbody>{lines}</tbody></table></div>"
-    )
+    return page(findings.model, parts)

@@ -2,23 +2,43 @@
 
 import argparse
 import re
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 
-from unfreeze.commands.shared import OK, Commands, UsageError, add_command, add_json, say, show_json
+from unfreeze.commands.shared import (
+    FAILED,
+    OK,
+    Commands,
+    UsageError,
+    add_command,
+    add_json,
+    say,
+    show_json,
+)
 from unfreeze.fetch import FetchError, check_digest, check_url, digest_of, fetch, local_file
 from unfreeze.unpack import Limits, unpack
 
 GIGABYTE = 1 << 30
+AUDIT_NEEDS = ("numpy", "PIL", "pydantic", "sklearn", "matplotlib")
 
 
 def add_to(commands: Commands) -> None:
     group = commands.add_parser("data", help="fetch archives of images, look data sets over")
     kinds = group.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_fetch(kinds)
+    _add_audit(kinds)
 
 
 def _add_fetch(commands: Commands) -> None:
@@ -53,13 +73,14 @@ def _fetch(options: argparse.Namespace) -> int:
     else:
         archive = target.with_name(f".{target.name}.download")
         try:
-            with _Bar() as bar:
+            with _bar("  downloading", DownloadColumn(), TransferSpeedColumn()) as bar:
+                task = bar.add_task("", total=None)
                 found = fetch(
                     options.url,
                     archive,
                     sha256=digest,
                     max_bytes=limits.n_bytes,
-                    advance=bar.show,
+                    advance=lambda done, total: bar.update(task, completed=done, total=total),
                 )
             n_files = unpack(archive, target, limits)
         finally:
@@ -73,6 +94,56 @@ def _fetch(options: argparse.Namespace) -> int:
     return OK
 
 
+def _add_audit(commands: Commands) -> None:
+    parser = add_command(
+        commands,
+        "audit",
+        "look a data set over: unreadable files, duplicates, leaks, wrong labels, balance",
+        "  unfreeze data audit photos/\n"
+        "  unfreeze data audit labels.csv --set images=train --set suffix=.jpg --strict",
+    )
+    parser.add_argument("source", type=Path, metavar="FOLDER_OR_TABLE")
+    parser.add_argument("--out", type=Path, default=Path("audit"), help="default: %(default)s")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings")
+    parser.add_argument("--strict", action="store_true", help="exit with 1 if there are problems")
+    add_json(parser, "audit.json instead of the summary")
+    parser.set_defaults(run=_audit)
+
+
+def _audit(options: argparse.Namespace) -> int:
+    missing = [name for name in AUDIT_NEEDS if find_spec(name) is None]
+    if missing:
+        raise UsageError(
+            f"`unfreeze data audit` needs {', '.join(missing)}, which is not installed; install it "
+            "with: pip install 'unfreeze[train,cpu]'"
+        )
+    from registry.errors import BadRequest
+    from training.audit import audit_source
+    from training.audit_page import figures, summary, write_audit
+    from training.settings import read_settings
+
+    given = dict(text.partition("=")[::2] for text in options.settings)
+    try:
+        settings = read_settings(given)
+        with _bar("  images") as bar:
+            task = bar.add_task("", total=None)
+            audit = audit_source(
+                options.source,
+                settings,
+                cache=options.out,
+                begin=lambda n: bar.update(task, total=n),
+                advance=lambda n: bar.update(task, advance=n),
+            )
+    except BadRequest as error:
+        raise UsageError(str(error)) from error
+    write_audit(audit, options.out)
+    if options.json:
+        show_json(figures(audit))
+    else:
+        print("\n".join([*summary(audit), f"pictures: {options.out / 'audit.html'}"]))
+    return FAILED if options.strict and any(p.severe for p in audit.problems) else OK
+
+
 def _check_local(url: str, archive: Path, digest: str | None) -> str:
     if not archive.is_file():
         raise FetchError(f"{url}: no such file")
@@ -81,28 +152,15 @@ def _check_local(url: str, archive: Path, digest: str | None) -> str:
     return found
 
 
-class _Bar:
-    """How much has come, on a terminal; to be entered and left."""
-
-    def __init__(self) -> None:
-        console = Console(stderr=True)
-        self._bars = Progress(
-            TextColumn("  downloading"),
-            BarColumn(),
-            DownloadColumn(),
-            TransferSpeedColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-        self._task = self._bars.add_task("", total=None)
-
-    def show(self, done: int, total: int | None) -> None:
-        self._bars.update(self._task, completed=done, total=total)
-
-    def __enter__(self) -> Self:
-        self._bars.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bars.stop()
+def _bar(what: str, *columns: ProgressColumn) -> Progress:
+    """To be entered; shown on a terminal alone."""
+    console = Console(stderr=True)
+    shown = columns or (MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(
+        TextColumn(what),
+        BarColumn(),
+        *shown,
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )

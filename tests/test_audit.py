@@ -1,0 +1,191 @@
+"""`unfreeze data audit`: what is wrong with a data set is found, told and shown."""
+
+import io
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import photos
+import pytest
+from PIL import Image
+
+from registry.images import prepare
+from training.alike import SPEC, alike, look_at
+from training.audit import Audit, Problem, audit_source
+from training.settings import Settings
+from unfreeze.cli import main
+
+
+def found(audit: Audit) -> dict[str, Problem]:
+    return {problem.kind: problem for problem in audit.problems}
+
+
+def names(audit: Audit, kind: str) -> list[list[str]]:
+    return [[audit.name(row) for row in rows] for rows in found(audit)[kind].rows]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return photos.folder(tmp_path / "data", per_class=12)
+
+
+def test_nothing_is_found_where_nothing_is_wrong(data: Path):
+    audit = audit_source(data, Settings())
+    assert not audit.problems
+    assert audit.counts["dark"].total() == 12
+    assert {item.part for item in audit.items} == {"train", "valid"}
+
+
+def test_files_that_break_off_behind_their_header_are_found(data: Path):
+    whole = (data / "dark" / "00.png").read_bytes()
+    (data / "dark" / "00.png").write_bytes(whole[: len(whole) // 2])
+    (data / "dark" / "01.jpg").write_bytes(b"")
+    (unreadable,) = audit_source(data, Settings()).problems
+    assert unreadable.severe
+    assert "00.png: truncated or damaged PNG" in unreadable.files[0]
+    assert "01.jpg: empty" in unreadable.files[1]
+
+
+def test_the_same_image_with_two_labels_is_a_conflict(data: Path):
+    shutil.copy(data / "dark" / "00.png", data / "light" / "copy.png")
+    audit = audit_source(data, Settings())
+    assert names(audit, "equal conflict") == [["dark/00.png", "light/copy.png"]]
+    assert found(audit)["equal conflict"].severe
+
+
+def test_copies_in_one_class_are_worth_a_remark(data: Path):
+    shutil.copy(data / "dark" / "00.png", data / "dark" / "copy.png")
+    audit = audit_source(data, Settings())
+    assert names(audit, "equal repeat") == [["dark/00.png", "dark/copy.png"]]
+    assert not found(audit)["equal repeat"].severe
+
+
+def test_a_rescaled_copy_in_another_part_is_a_leak(tmp_path: Path):
+    photos.folder(tmp_path / "train", per_class=4)
+    photos.folder(tmp_path / "valid", per_class=2, classes={"dark": 90, "light": 150})
+    photos.folder(tmp_path / "test", per_class=2, classes={"dark": 80, "light": 160})
+    scene().save(tmp_path / "train" / "dark" / "scene.png")
+    for part in ("valid", "test"):
+        scene().resize((300, 220)).save(tmp_path / part / "dark" / "larger.jpg")
+    audit = audit_source(tmp_path, Settings())
+    assert ["train/dark/scene.png", "valid/dark/larger.jpg"] in names(audit, "alike leak")
+    assert names(audit, "equal leak") == [["valid/dark/larger.jpg", "test/dark/larger.jpg"]]
+
+
+def test_tiny_huge_and_blank_pictures_are_remarked_on(data: Path):
+    Image.new("RGB", (200, 100), "red").save(data / "dark" / "blank.png")
+    photos.photo(data / "dark" / "small.png", 70, seed=90)
+    with Image.open(data / "dark" / "small.png") as picture:
+        picture.resize((20, 20)).save(data / "dark" / "small.png")
+    Image.new("L", (9000, 5000)).save(data / "light" / "huge.png")
+    audit = audit_source(data, Settings())
+    assert names(audit, "tiny") == [["dark/small.png"]]
+    assert names(audit, "huge") == [["light/huge.png"]]
+    assert names(audit, "blank") == [["dark/blank.png"], ["light/huge.png"]]
+
+
+def test_small_and_unequal_classes_are_remarked_on(data: Path):
+    photos.folder(data, per_class=40, classes={"many": 120})
+    photos.folder(data, per_class=3, classes={"rare": 150})
+    kinds = found(audit_source(data, Settings()))
+    assert kinds["few"].text == "classes of fewer than 5 images: rare"
+    assert kinds["uneven"].text.startswith("'many' has 40 images and 'rare' 3; consider balance")
+
+
+def test_why_a_training_would_not_begin_is_told(data: Path):
+    shutil.rmtree(data / "light")
+    (refused,) = audit_source(data, Settings()).problems
+    assert "a training would not begin" in refused.text
+    assert "needs at least two classes; found only 'dark'" in refused.text
+
+
+def scene() -> Image.Image:
+    """Smooth hills of light with some noise, as photographs have."""
+    x, y = np.meshgrid(np.linspace(0, 1, 240), np.linspace(0, 1, 180))
+    channels = [np.sin(5 * x + 3 * y), np.sin(9 * x * y), np.cos(7 * y - 2 * x)]
+    noise = np.random.default_rng(0).normal(0, 6, (180, 240, 3))
+    pixels = 128 + 90 * np.stack(channels, axis=-1) + noise
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+
+
+CHANGES = {
+    "jpeg": lambda image: encode(image, "JPEG", quality=60),
+    "smaller": lambda image: encode(image.resize((130, 100)), "PNG"),
+    "brighter": lambda image: encode(image.point(lambda level: min(255, level + 12)), "PNG"),
+    "webp": lambda image: encode(image, "WEBP", quality=60),
+}
+
+
+def encode(image: Image.Image, kind: str, **options: int) -> bytes:
+    content = io.BytesIO()
+    image.save(content, kind, **options)
+    return content.getvalue()
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_copies_look_alike_and_others_do_not(change: str):
+    image = scene()
+    other = image.transpose(Image.Transpose.ROTATE_180)
+    encoded = [encode(image, "PNG"), encode(other, "PNG"), CHANGES[change](image)]
+    looks = [look_at(prepare(content, SPEC)) for content in encoded]
+    assert alike(looks) == [(0, 2)]
+
+
+def test_blank_pictures_are_like_no_other():
+    encoded = [encode(Image.new("L", (50, 50), level), "PNG") for level in (10, 10, 200)]
+    assert not alike([look_at(prepare(content, SPEC)) for content in encoded])
+
+
+# The command
+
+
+def audited(*arguments: object) -> int:
+    return main(["data", "audit", *map(str, arguments)])
+
+
+def test_the_command_tells_and_writes_a_page_that_needs_nothing_else(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    shutil.copy(data / "dark" / "00.png", data / "light" / "copy<b>.png")
+    assert audited(data, "--out", tmp_path / "out") == 0
+    told = capsys.readouterr().out
+    assert "25 images of 2 classes" in told
+    assert "PROBLEM  the same image with different labels: 1" in told
+    page = (tmp_path / "out" / "audit.html").read_text()
+    assert page.count("data:image/jpeg;base64,") == 2
+    assert page.count("data:image/png;base64,") == 1
+    assert "copy&lt;b&gt;.png" in page
+    assert "http" not in page
+    figures = json.loads((tmp_path / "out" / "audit.json").read_text())
+    assert figures["problems"][0]["files"] == [["dark/00.png", "light/copy<b>.png"]]
+
+
+def test_strict_fails_on_problems_and_not_on_remarks(data: Path, tmp_path: Path):
+    out = tmp_path / "out"
+    shutil.copy(data / "dark" / "00.png", data / "dark" / "copy.png")
+    assert audited(data, "--out", out, "--strict") == 0
+    shutil.copy(data / "dark" / "00.png", data / "light" / "copy.png")
+    assert audited(data, "--out", out, "--strict") == 1
+    assert audited(data, "--out", out) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere"], "nowhere: no such folder"),
+        (["nowhere", "--set", "valid=1"], "no setting is called 'valid'"),
+    ],
+)
+def test_wrong_usage_is_explained(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+):
+    assert audited(*arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_an_audit_does_not_load_torch():
+    code = "import sys, training.audit, training.audit_page; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
