@@ -27,7 +27,6 @@ from load.server import ServerProcess
 from load.tally import Tally
 from load.truth import GOOD, pictures, publish_models
 from load.verdict import Check, check_flat, check_log
-
 from registry.store import Registry
 from unfreeze.v1 import admin_pb2, admin_pb2_grpc, classifier_pb2_grpc
 from unfreeze.v1 import classifier_pb2 as pb

@@ -77,9 +77,9 @@ def announce(service: Service, ports_file: Path | None) -> None:
         "metrics_port": service.metrics_port,
         "admin_port": service.admin_port,
     }
-    if ports_file:
-        write_durably(ports_file, json.dumps(ports).encode() + b"\n")
     log.info("ready", extra=ports)
+    if ports_file:  # last: who has seen it finds the rest done
+        write_durably(ports_file, json.dumps(ports).encode() + b"\n")
 
 
 def read_flags(argv: Sequence[str] | None) -> dict[str, object]:

@@ -148,6 +148,7 @@ class Loader:
             "seconds": seconds,
         }
         log.info("version_loaded", extra=facts)
+        give_back()  # the file as it was read, and the networks that were only measured
         return Loaded(version, bundle, kind, plan, executor, counts)
 
     def _open(

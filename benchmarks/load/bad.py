@@ -5,23 +5,27 @@ import asyncio
 import random
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import grpc
+from tritonclient.grpc import service_pb2 as oip
 
 from load.good import TIMEOUT_S, any_picture
-from load.truth import BAD, pictures
+from load.truth import BAD, SPEC, pictures
 from unfreeze.v1 import classifier_pb2 as pb
 from unfreeze.v1 import classifier_pb2_grpc as pb_grpc
 
 Code = grpc.StatusCode
 CLASSIFY = "/unfreeze.v1.Classifier/Classify"
+INFER = "/inference.GRPCInferenceService/ModelInfer"
 PREFACE = (
     b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"
 )  # and empty settings
 # An HTTP/2 frame of 16,384 bytes of headers is announced, and never comes.
 HALF_A_FRAME = b"\x00\x40\x00\x01\x04\x00\x00\x00\x01" + b"\x82"
 HOLD_S = 2.0
+NOT_AN_IMAGE = "text for an image"
+SIZE = SPEC.size
 MAX_MESSAGE_MB = 4  # what a server under this load accepts
 INVALID_ARGUMENT = 3
 
@@ -43,15 +47,16 @@ class Bad:
 
     async def malformed(self) -> int:
         """A request that must be refused as a whole, with the code that says why."""
-        name = random.choice(list(REFUSED))
-        make, codes = REFUSED[name]
-        call = self.channel.unary_unary(CLASSIFY)
+        method, refused = random.choice([(CLASSIFY, REFUSED), (INFER, REFUSED_BY_PROTOCOL)])
+        name = random.choice(list(refused))
+        make, codes = refused[name]
+        call = self.channel.unary_unary(method)
         try:
             await call(make(), timeout=TIMEOUT_S)
         except grpc.RpcError as error:
             if error.code() not in codes:
                 raise Unexpected(f"{name}: {error.code()}: {error.details()}") from error
-            return 0
+            return int(name == NOT_AN_IMAGE)  # it came as far as the decoder, which counts it
         raise Unexpected(f"{name} was accepted")
 
     async def bad_images(self) -> int:
@@ -126,6 +131,19 @@ def _request(**fields: object) -> bytes:
     return pb.ClassifyRequest(**(one | fields)).SerializeToString()
 
 
+def _infer(
+    model: str = f"{BAD}-tensor",
+    datatype: str = "UINT8",
+    shape: Sequence[int] = (1, SIZE, SIZE, 3),
+    content: bytes = bytes(SIZE * SIZE * 3),
+    n_inputs: int = 1,
+) -> bytes:
+    tensor = oip.ModelInferRequest.InferInputTensor(name="image", datatype=datatype, shape=shape)
+    request = oip.ModelInferRequest(model_name=model, inputs=[tensor] * n_inputs)
+    request.raw_input_contents.append(content)
+    return bytes(request.SerializeToString())
+
+
 UNUSABLE = {
     "bomb": bomb(),
     "truncated": pictures()[4].encoded[:-2000],
@@ -134,7 +152,8 @@ UNUSABLE = {
     "random": random.Random(0).randbytes(5000),
     "half a PNG": pictures()[3].encoded[: len(pictures()[3].encoded) // 2],
 }
-REFUSED: dict[str, tuple[Callable[[], bytes], set[grpc.StatusCode]]] = {
+Refusals = dict[str, tuple[Callable[[], bytes], set[grpc.StatusCode]]]
+REFUSED: Refusals = {
     "garbage": (lambda: b"\xff" + random.randbytes(3000), {Code.INVALID_ARGUMENT}),
     "a huge message": (lambda: bytes((MAX_MESSAGE_MB << 20) + 100), {Code.RESOURCE_EXHAUSTED}),
     "no images": (lambda: _request(images=[]), {Code.INVALID_ARGUMENT}),
@@ -151,4 +170,19 @@ REFUSED: dict[str, tuple[Callable[[], bytes], set[grpc.StatusCode]]] = {
     ),
     "too many views": (lambda: _request(tta_views=1000), {Code.INVALID_ARGUMENT}),
     "no labels": (lambda: _request(top_k=0), {Code.INVALID_ARGUMENT}),
+}
+REFUSED_BY_PROTOCOL: Refusals = {
+    "garbage": (lambda: b"\xff" + random.randbytes(3000), {Code.INVALID_ARGUMENT}),
+    "a huge message": (lambda: bytes((MAX_MESSAGE_MB << 20) + 100), {Code.RESOURCE_EXHAUSTED}),
+    "an unknown model": (lambda: _infer(model=f"m{random.random()}"), {Code.NOT_FOUND}),
+    "another type": (lambda: _infer(datatype="FP32"), {Code.INVALID_ARGUMENT}),
+    "another shape": (lambda: _infer(shape=(1, 7, 9, 3)), {Code.INVALID_ARGUMENT}),
+    "a shape that overflows": (lambda: _infer(shape=(1 << 62, 8, 8, 3)), {Code.INVALID_ARGUMENT}),
+    "fewer bytes than its shape": (lambda: _infer(content=b"x"), {Code.INVALID_ARGUMENT}),
+    "an input twice": (lambda: _infer(n_inputs=2), {Code.INVALID_ARGUMENT}),
+    "no input": (lambda: _infer(n_inputs=0), {Code.INVALID_ARGUMENT}),
+    NOT_AN_IMAGE: (
+        lambda: _infer(BAD, "BYTES", (1, 1), struct.pack("<I", 4) + b"text"),
+        {Code.INVALID_ARGUMENT},
+    ),
 }
