@@ -23,9 +23,9 @@ READINESS = "readiness"
 class Health(health_pb2_grpc.HealthServicer):
     """Changed and asked in one event loop."""
 
-    def __init__(self, service: str) -> None:
-        """`service` is the full name of what is served besides the whole."""
-        self._ours = (OVERALL, READINESS, service)
+    def __init__(self, *services: str) -> None:
+        """`services` are the full names of what is served besides the whole."""
+        self._ours = (OVERALL, READINESS, *services)
         self._status: dict[str, int] = {}
         self._changed = asyncio.Event()  # another one after every change
         self._leaving = False

@@ -47,14 +47,22 @@ class Protocol(pb_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
         live: Live,
         registry: Registry,
         inference: Inference,
+        *,
         max_images: int,
+        max_wait_us: int,
         is_ready: Callable[[], bool],
     ) -> None:
-        """`is_ready` says whether this server wants requests, or is about to stop."""
+        """
+        Args:
+            max_images: in a request.
+            max_wait_us: how long an image may wait for others to make up a batch, microseconds.
+            is_ready: whether this server wants requests, or is about to stop.
+        """
         self._live = live
         self._registry = registry
         self._inference = inference
         self._max_images = max_images
+        self._max_wait_us = max_wait_us
         self._is_ready = is_ready
 
     # The server
@@ -85,8 +93,10 @@ class Protocol(pb_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
 
     async def ModelConfig(self, request: Message, context: Context) -> Message:
         loaded, takes_pixels = await find(self._live, request.name, request.version)
-        config = config_message(request.name, takes_pixels, loaded, self._max_images)
-        return pb.ModelConfigResponse(config=config)
+        limits = self._max_images, self._max_wait_us
+        return pb.ModelConfigResponse(
+            config=config_message(request.name, takes_pixels, loaded, *limits)
+        )
 
     async def ModelStatistics(self, request: Message, context: Context) -> Message:
         version = read_version(request.version)

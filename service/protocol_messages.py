@@ -37,7 +37,9 @@ def metadata_message(name: str, pixels: bool, loaded: Loaded, versions: Sequence
     )
 
 
-def config_message(name: str, pixels: bool, loaded: Loaded, max_images: int) -> Message:
+def config_message(
+    name: str, pixels: bool, loaded: Loaded, max_images: int, max_wait_us: int
+) -> Message:
     """The configuration as Triton words it; here the dimensions leave the number of images out.
 
     What would change how a load generator behaves and is not so (sequences, decoupled responses)
@@ -47,7 +49,7 @@ def config_message(name: str, pixels: bool, loaded: Loaded, max_images: int) -> 
         name=name,
         platform=PLATFORM,
         backend=BACKEND,
-        version_policy=config_pb.ModelVersionPolicy(latest={"num_versions": 1}),
+        version_policy=config_pb.ModelVersionPolicy(all={}),
         max_batch_size=max_images,
         input=[_pixel_input(loaded) if pixels else _image_input()],
         output=[
@@ -59,7 +61,7 @@ def config_message(name: str, pixels: bool, loaded: Loaded, max_images: int) -> 
             )
         ],
         instance_group=[_instances(loaded)],
-        dynamic_batching=_batching(loaded),
+        dynamic_batching=_batching(loaded, max_wait_us),
         default_model_filename=FILES[loaded.kind.precision],
         parameters={
             key: config_pb.ModelParameter(string_value=value)
@@ -113,10 +115,11 @@ def _instances(loaded: Loaded) -> Message:
     return group(name=loaded.model, kind=kind, count=loaded.plan.runs)
 
 
-def _batching(loaded: Loaded) -> Message:
+def _batching(loaded: Loaded, max_wait_us: int) -> Message:
     queue = config_pb.ModelQueuePolicy(allow_timeout_override=True)  # and rejects what waited
     return config_pb.ModelDynamicBatching(
         preferred_batch_size=[loaded.plan.batch],
+        max_queue_delay_microseconds=max_wait_us,
         priority_levels=LOW,
         default_priority_level=NORMAL,
         default_queue_policy=queue,

@@ -58,7 +58,7 @@ class Service:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._parts = AsyncExitStack()  # what undoes each step of the start, last one first
-        self._health = Health(CLASSIFIER)
+        self._health = Health(CLASSIFIER, PROTOCOL)
         self.registry = Registry(settings.registry)
         self.metrics = Metrics(settings.slo_seconds)
         self._calls: Calls
@@ -228,10 +228,14 @@ class Service:
     # Helpers
 
     def _add_protocol(self, server: grpc.aio.Server, predictor: Predictor) -> None:
-        max_images = self._settings.max_images
-        inference = Inference(self.live, predictor, max_images)
+        settings = self._settings
         protocol = Protocol(
-            self.live, self.registry, inference, max_images, lambda: self._health.is_ready
+            self.live,
+            self.registry,
+            Inference(self.live, predictor, settings.max_images),
+            max_images=settings.max_images,
+            max_wait_us=round(1000 * settings.max_wait_ms),
+            is_ready=lambda: self._health.is_ready,
         )
         add_protocol = service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server
         add_protocol(protocol, self._calls.on(server, PROTOCOL_CODES))

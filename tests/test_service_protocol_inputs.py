@@ -246,8 +246,9 @@ def test_a_model_that_is_not_there_has_a_status(served: RunningServer, name: str
 def test_names_that_are_not_unicode_are_refused(served: RunningServer) -> None:
     request = pixels().SerializeToString().replace(b"colours", b"col\xff\xferr")
     send = served.channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
-    with pytest.raises(grpc.RpcError):
+    with pytest.raises(grpc.RpcError) as caught:
         send(request, timeout=20)
+    assert caught.value.code() is INVALID
     assert probabilities(infer(served, pixels())).argmax() == 0
 
 
@@ -263,6 +264,10 @@ def test_several_versions_answer_at_once(served: RunningServer) -> None:
     stub = pb_grpc.GRPCInferenceServiceStub(served.channel)
     metadata = stub.ModelMetadata(pb.ModelMetadataRequest(name="colours"))
     assert metadata.versions == ["1", "2"]
+    index = stub.RepositoryIndex(pb.RepositoryIndexRequest(ready=True)).models
+    rows = [(row.name, row.version, row.state) for row in index]
+    names = ("colours", "colours-tensor")
+    assert sorted(rows) == [(name, version, "READY") for name in names for version in ("1", "2")]
 
 
 def test_a_message_over_the_limit_is_refused(served: RunningServer) -> None:
@@ -307,8 +312,6 @@ def test_a_request_whose_time_in_the_queue_is_over_is_unavailable(start: Start, 
     server = start(plan="1x1x1")
     stub = pb_grpc.GRPCInferenceServiceStub(server.channel)
     first = stub.ModelInfer.future(pixels(), timeout=60)
-    in_queue = server.service.live.in_memory(tiny.MODEL_NAME)[0].executor
-    wait_until(lambda: in_queue.depth == 0 and server.service._calls._under_way)
     hurried = pixels()
     with_parameter("timeout", int64_param=1)(hurried)
     with pytest.raises(grpc.RpcError) as caught:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import tiny
-from conftest import TESTS, RunningServer, settings
+from conftest import TESTS, RunningServer, Start, settings
 from tritonclient.grpc import model_config_pb2 as config_pb
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc as pb_grpc
@@ -23,6 +23,15 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     server = RunningServer(settings(root))
     yield server
     server.stop()
+
+
+def red_pixels() -> Any:
+    shape = [1, tiny.SIZE, tiny.SIZE, 3]
+    tensor = pb.ModelInferRequest.InferInputTensor(name="image", datatype="UINT8", shape=shape)
+    content = bytes((255, 0, 0)) * tiny.SIZE**2
+    return pb.ModelInferRequest(
+        model_name="colours-tensor", inputs=[tensor], raw_input_contents=[content]
+    )
 
 
 def analyze(server: RunningServer, name: str, batch: int, *element: Path) -> Any:
@@ -52,6 +61,41 @@ def test_requests_of_the_other_api_count_as_well(served: RunningServer) -> None:
     served.classify(tiny.picture(), tiny.picture())
     assert (statistics.success.count, statistics.n_images) == (before[0] + 1, before[1] + 2)
     assert statistics.compute_infer.count == statistics.compute_output.count
+
+
+def test_statistics_and_metrics_agree(start: Start, root: Path) -> None:
+    tiny.publish(root, promote=True)
+    server = start()
+    server.classify(tiny.picture(), tiny.picture())
+    stub = pb_grpc.GRPCInferenceServiceStub(server.channel)
+    for _ in range(3):
+        stub.ModelInfer(red_pixels())
+    (counted,) = stub.ModelStatistics(pb.ModelStatisticsRequest(name="colours")).model_stats
+    page = server.metrics()
+    assert counted.inference_count == 5
+    assert 'unfreeze_images_total{model="colours",outcome="ok",version="1"} 5.0' in page
+    runs = f'unfreeze_batch_size_count{{model="colours"}} {counted.execution_count}.0'
+    assert runs in page
+
+
+def test_answers_from_the_cache_count_as_success_and_queue_alone(start: Start, root: Path) -> None:
+    tiny.publish(root, promote=True)
+    stub = pb_grpc.GRPCInferenceServiceStub(start(cache_entries=10).channel)
+    first, second = (stub.ModelInfer(red_pixels()) for _ in range(2))
+    assert first == second
+    (counted,) = stub.ModelStatistics(pb.ModelStatisticsRequest(name="colours")).model_stats
+    stats = counted.inference_stats
+    assert (stats.success.count, stats.queue.count, stats.cache_hit.count) == (2, 2, 1)
+    assert {stats.compute_input.count, stats.compute_infer.count, stats.compute_output.count} == {1}
+
+
+def test_a_server_that_is_about_to_stop_is_live_and_not_ready(start: Start) -> None:
+    server = start()
+    stub = pb_grpc.GRPCInferenceServiceStub(server.channel)
+    assert stub.ServerReady(pb.ServerReadyRequest()).ready
+    server.call(server.service.drain())
+    assert not stub.ServerReady(pb.ServerReadyRequest()).ready
+    assert stub.ServerLive(pb.ServerLiveRequest()).live
 
 
 def test_the_image_client_knows_what_to_send(served: RunningServer) -> None:
