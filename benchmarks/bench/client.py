@@ -1,6 +1,6 @@
 """Asks a server through `tritonclient.grpc`, in a process of its own, and says how that went.
 
-    python client.py '{"url": "127.0.0.1:8001", "model": "lite0", "inputs": "images.npz", …}'
+    python -m bench.client '{"url": "127.0.0.1:8001", "model": "lite0", "inputs": "images.npz", …}'
 
 The argument is a `Load` as JSON, the answer on standard output one JSON object. Callbacks are the
 style of tritonclient that costs least: 281 us of CPU for a small request here, against 323 us with
@@ -20,8 +20,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import psutil
 import tritonclient.grpc as triton
+
+from bench import processes
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Load:
     rate: float = 0  # open loop: requests per second, whatever becomes of them
     deadline_s: float = 10.0
     parameters: dict[str, Any] = field(default_factory=dict)
-    pids: tuple[int, ...] = ()  # of the server, to account for its CPU time and memory
+    pid: int | None = None  # of the server, to account for its CPU time and memory
 
 
 @dataclass
@@ -140,15 +141,17 @@ def measure(load: Load) -> dict[str, Any]:
     asker, stopped = Asker(load), threading.Event()
     (closed_loop if load.in_flight else open_loop)(asker, stopped)
     time.sleep(load.warm_s)
-    server = _family(load.pids)
+    server = processes.family(load.pid) if load.pid else []
     asker.take()
-    began, own, theirs, memory = time.perf_counter(), _own_cpu_s(), _cpu_s(server), _rss(server)
+    memory = processes.rss(server)
+    began, own, theirs = time.perf_counter(), _own_cpu_s(), processes.cpu_s(server)
     time.sleep(load.seconds)
     seen = asker.take()
     took_s = time.perf_counter() - began
-    own, theirs = _own_cpu_s() - own, _cpu_s(server) - theirs
+    own, theirs = _own_cpu_s() - own, processes.cpu_s(server) - theirs
     stopped.set()
-    return _summary(seen, took_s, own, theirs) | {"rss_begin": memory, "rss_end": _rss(server)}
+    grown = {"rss_begin": memory, "rss_end": processes.rss(server)}
+    return _summary(seen, took_s, own, theirs) | grown
 
 
 def _summary(seen: Seen, took_s: float, own_cpu_s: float, server_cpu_s: float) -> dict[str, Any]:
@@ -178,20 +181,6 @@ def _input(tensor: Any, kind: str) -> triton.InferInput:
 def _own_cpu_s() -> float:
     used = resource.getrusage(resource.RUSAGE_SELF)
     return used.ru_utime + used.ru_stime
-
-
-def _family(pids: tuple[int, ...]) -> list[psutil.Process]:
-    parents = [psutil.Process(pid) for pid in pids]
-    return [*parents, *(child for one in parents for child in one.children(recursive=True))]
-
-
-def _cpu_s(processes: list[psutil.Process]) -> float:
-    times = [process.cpu_times() for process in processes]
-    return sum(one.user + one.system for one in times)
-
-
-def _rss(processes: list[psutil.Process]) -> int:
-    return sum(process.memory_info().rss for process in processes)
 
 
 if __name__ == "__main__":

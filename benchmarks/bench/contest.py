@@ -13,7 +13,6 @@ from bench import client, limit
 from bench.record import Measures, Record
 from bench.servers import ENVIRONMENT, ROOT, Server
 
-HERE = Path(__file__).parent
 PAUSE_S = 60  # on top of what a measurement lasts, before it is given up
 
 
@@ -79,15 +78,15 @@ def ask(one: Asked, server: Server, pace: Pace) -> Measures:
         inputs=str(one.inputs),
         warm_s=pace.warm_s,
         seconds=pace.seconds,
-        pids=(server.process.pid,),
+        pid=server.pid,
         **one.more,
     )
-    return _in_process("client.py", asdict(load), pace.warm_s + pace.seconds)
+    return _in_process("bench.client", asdict(load), pace.warm_s + pace.seconds)
 
 
 def direct(one: Direct) -> Measures:
     """One measurement without any server."""
-    return _in_process("limit.py", asdict(one.load), one.load.warm_s + one.load.seconds)
+    return _in_process("bench.limit", asdict(one.load), one.load.warm_s + one.load.seconds)
 
 
 def describe(measures: Measures) -> str:
@@ -99,9 +98,9 @@ def describe(measures: Measures) -> str:
     return ", ".join([*shown, *(f"{n} {name}" for name, n in bad.items())])
 
 
-def _in_process(script: str, load: Mapping[str, Any], lasts_s: float) -> Measures:
+def _in_process(module: str, load: Mapping[str, Any], lasts_s: float) -> Measures:
     ran = subprocess.run(
-        [sys.executable, str(HERE / script), json.dumps(load)],
+        [sys.executable, "-m", module, json.dumps(load)],
         capture_output=True,
         text=True,
         timeout=lasts_s + PAUSE_S,
@@ -110,6 +109,6 @@ def _in_process(script: str, load: Mapping[str, Any], lasts_s: float) -> Measure
         check=False,
     )
     if ran.returncode:
-        raise SystemExit(f"{script} failed: {ran.stderr[-2000:]}")
+        raise SystemExit(f"{module} failed: {ran.stderr[-2000:]}")
     measures: Measures = json.loads(ran.stdout)
     return measures

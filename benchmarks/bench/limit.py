@@ -1,6 +1,6 @@
 """The in-process limit: ONNX Runtime called directly, side by side in threads, and no server.
 
-    python limit.py '{"network": "model.onnx", "inputs": "images.npz", …}'
+    python -m bench.limit '{"network": "model.onnx", "inputs": "images.npz", …}'
 
 Where images are sent, each thread calls `registry.images.prepare` first.
 """

@@ -12,12 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import psutil
 import tritonclient.grpc as triton
+
+from bench import processes
 
 ROOT = Path(__file__).parents[2]
 PEER_CODE = ROOT / "benchmarks" / "peers"
-ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+# This checkout, also where another one is installed.
+PYTHONPATH = os.pathsep.join((str(ROOT), str(ROOT / "benchmarks")))
+ENVIRONMENT = os.environ | {"PYTHONPATH": PYTHONPATH, "OMP_NUM_THREADS": "1"}
 READY_WITHIN_S = 60
 MESSAGE_BYTES = 64 << 20
 
@@ -27,25 +30,19 @@ class Server:
     """A running server that has said it is ready."""
 
     url: str
-    process: psutil.Process
+    pid: int
     ready_s: float  # from exec
-
-    def family(self) -> list[psutil.Process]:
-        return [self.process, *self.process.children(recursive=True)]
 
     def rss(self) -> int:
         """Resident bytes of all its processes."""
-        return sum(one.memory_info().rss for one in self.family())
+        return processes.rss(processes.family(self.pid))
 
     def idle_cpu(self, seconds: float) -> float:
         """Share of a core that it uses while nobody asks it anything."""
-        before = self._cpu_s()
+        family = processes.family(self.pid)
+        before = processes.cpu_s(family)
         time.sleep(seconds)
-        return (self._cpu_s() - before) / seconds
-
-    def _cpu_s(self) -> float:
-        times = [one.cpu_times() for one in self.family()]
-        return sum(one.user + one.system for one in times)
+        return (processes.cpu_s(family) - before) / seconds
 
 
 @dataclass(frozen=True)
@@ -157,7 +154,7 @@ def _running(
             if started.poll() is not None or time.perf_counter() - began > READY_WITHIN_S:
                 raise SystemExit(f"{command[0]} does not get ready: {log.read_text()[-2000:]}")
             time.sleep(0.01)
-        yield Server(found, psutil.Process(started.pid), time.perf_counter() - began)
+        yield Server(found, started.pid, time.perf_counter() - began)
     finally:
         started.terminate()
         try:
