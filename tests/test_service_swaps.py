@@ -7,6 +7,7 @@ import gc
 import random
 import shutil
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -89,9 +90,16 @@ def workers() -> int:
     return sum(thread.name.startswith("run-") for thread in threading.enumerate())
 
 
-def sessions() -> int:
+@pytest.fixture(autouse=True)
+def sessions() -> Callable[[], int]:
+    """Counts the networks in memory that were not there when the test began."""
+    before = weakref.WeakSet(networks())
+    return lambda: sum(network not in before for network in networks())
+
+
+def networks() -> list[Session]:
     gc.collect()
-    return sum(isinstance(thing, Session) for thing in gc.get_objects())
+    return [thing for thing in gc.get_objects() if isinstance(thing, Session)]
 
 
 # Loading holds up nothing else
@@ -129,7 +137,8 @@ def test_a_slow_load_keeps_no_other_model_from_being_promoted(
 def test_a_slow_load_keeps_no_other_pointer_from_being_followed(
     server: RunningServer, root: Path, gate: Gate
 ) -> None:
-    slow = gate.close("colours", tiny.publish(root, promote=True))
+    slow = gate.close("colours", tiny.publish(root))
+    server.registry.promote("colours", 2, by="other", reason="")
     wait_until(lambda: slow in gate.waiting)
     tiny.publish(root, model="other", promote=True)
     wait_until(lambda: "other" in server.service.live.ready())
@@ -141,7 +150,8 @@ def test_a_slow_load_keeps_no_other_pointer_from_being_followed(
 def test_what_was_rolled_back_while_it_loaded_never_goes_live(
     server: RunningServer, root: Path, gate: Gate
 ) -> None:
-    slow = gate.close("colours", tiny.publish(root, promote=True))
+    slow = gate.close("colours", tiny.publish(root))
+    server.registry.promote("colours", 2, by="other", reason="")
     wait_until(lambda: slow in gate.waiting)
     fast = tiny.publish(root, promote=True)
     wait_until(lambda: version_of(server) == fast)
@@ -206,9 +216,14 @@ def test_a_promotion_whose_caller_has_gone_ends_as_the_registry_says(
 
 
 def test_a_server_that_stops_while_it_loads_leaves_nothing_behind(
-    server: RunningServer, root: Path, gate: Gate, aside: Callable[..., "Future[Any]"]
+    server: RunningServer,
+    root: Path,
+    gate: Gate,
+    aside: Callable[..., "Future[Any]"],
+    sessions: Callable[[], int],
 ) -> None:
-    slow = gate.close("colours", tiny.publish(root, promote=True))
+    slow = gate.close("colours", tiny.publish(root))
+    server.registry.promote("colours", 2, by="other", reason="")
     wait_until(lambda: slow in gate.waiting)
     stopped = aside(server.stop)
     gate.open()
@@ -225,7 +240,7 @@ def history_of(server: RunningServer) -> list[tuple[int, int | None]]:
 
 
 def test_thirty_two_threads_that_change_and_ask_leave_a_legal_state(
-    start: Start, root: Path, aside: Callable[..., "Future[Any]"]
+    start: Start, root: Path, aside: Callable[..., "Future[Any]"], sessions: Callable[[], int]
 ) -> None:
     says = {tiny.publish(root, bias=bias): name for name, bias in BIASES.items()} | {
         tiny.publish(root, bias=BIASES["red"]): "red"
@@ -358,7 +373,9 @@ def take_one_image_at_a_time(folder: Path) -> None:
     seal(folder, bundle.model_copy(update={"files": files}))
 
 
-def test_memory_of_freed_versions_is_released(server: RunningServer, root: Path) -> None:
+def test_memory_of_freed_versions_is_released(
+    server: RunningServer, root: Path, sessions: Callable[[], int]
+) -> None:
     for version in [tiny.publish(root) for _ in range(5)]:
         promote(server, version)
         version_of(server, version=max(1, version - 2))
