@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+from prometheus_client import Counter, Histogram
 
 from registry.images import Float32Array
 from service.metrics import Metrics
@@ -16,20 +17,30 @@ OUTCOMES = ("ok", "bad_image")
 
 
 class RpcCounts:
-    """The calls of one method."""
+    """The calls of one method. It is shown from its first call on: most are never called."""
 
     def __init__(self, metrics: Metrics, kind: str, service: str, method: str) -> None:
         """`kind` is unary, server_stream and so on, as everybody's dashboards call it."""
         self.service, self.method = service, method
         self._labels = kind, service, method
+        self._metrics = metrics
         self._in_flight = metrics.rpcs_in_flight
-        self._started = metrics.rpcs_started.labels(*self._labels)
-        self._seconds = metrics.rpc_seconds.labels(*self._labels)
-        self._family = metrics.rpcs_handled
-        self._handled = {code: self._family.labels(*self._labels, code) for code in CODES}
+        self._handled: dict[str, Counter] = {}
+        self._started: Counter
+        self._seconds: Histogram
+
+    def _show(self) -> None:
+        self._started = self._metrics.rpcs_started.labels(*self._labels)
+        self._seconds = self._metrics.rpc_seconds.labels(*self._labels)
+        self._handled = {code: self._handled_as(code) for code in CODES}
+
+    def _handled_as(self, code: str) -> Counter:
+        return self._metrics.rpcs_handled.labels(*self._labels, code)
 
     def begin(self) -> None:
         """A call has come in."""
+        if not self._handled:
+            self._show()
         self._started.inc()
         self._in_flight.inc()
 
@@ -37,7 +48,7 @@ class RpcCounts:
         """It ends with this status; whoever reads OpenMetrics sees `trace_id` beside its bucket."""
         self._in_flight.dec()
         if code not in self._handled:
-            self._handled[code] = self._family.labels(*self._labels, code)
+            self._handled[code] = self._handled_as(code)
         self._handled[code].inc()
         self._seconds.observe(seconds, {"trace_id": trace_id} if trace_id else None)
 

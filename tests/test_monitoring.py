@@ -17,6 +17,7 @@ import tiny
 import yaml
 from conftest import RunningServer, settings, wait_until
 from prometheus_client.parser import text_string_to_metric_families
+from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from registry.candidates import set_candidate
 from unfreeze.v1 import admin_pb2 as admin
@@ -95,6 +96,8 @@ def live_through(server: RunningServer, registry: Path) -> None:
     server.classify(tiny.picture(), b"bad")
     ask = pb.ClassifyRequest(model="colours", images=[tiny.picture()])
     list(server.classifier.ClassifyStream(iter([ask] * 3), timeout=20))
+    protocol = service_pb2_grpc.GRPCInferenceServiceStub(server.channel)
+    assert protocol.ModelReady(service_pb2.ModelReadyRequest(name="colours"), timeout=20).ready
     for failing in ({"model": "unknown"}, {"top_k": 9}):
         with pytest.raises(grpc.RpcError):
             server.classify(tiny.picture(), **failing)

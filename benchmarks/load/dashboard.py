@@ -42,7 +42,7 @@ def seconds(value: float) -> str:
 UNITS: dict[str, Callable[[float], str]] = {
     "none": number,
     "s": seconds,
-    "bytes": lambda value: f"{value / 2**20:.4g} MiB",
+    "decbytes": lambda value: f"{number(value)}B",
     "percentunit": lambda value: f"{100 * value:.3g} %",
     "percent": lambda value: f"{value:.3g} %",
     "ops": lambda value: f"{number(value)}/s",
@@ -70,6 +70,7 @@ def draw(path: Path, panels: Sequence[Panel], found: Mapping[int, Found], begin:
             axes.text(0.5, 0.5, "No data", ha="center", color="red", transform=axes.transAxes)
         else:
             DRAW[panel["type"]](axes, panel, series, begin)
+    figure.text(0.99, 0.999, "time in seconds since the load began", size=8, ha="right", va="top")
     figure.savefig(path, dpi=DOTS_PER_INCH)
     pyplot.close(figure)
 
@@ -79,9 +80,9 @@ def place(figure: Figure, at: dict[str, int], rows: int) -> Axes:
     return figure.add_axes(
         (
             left + 1.1 / 24,
-            bottom + 1.1 / rows,
+            bottom + 2.2 / rows,
             (at["w"] - 1.4) / 24,
-            (at["h"] - 2.3) / rows,
+            (at["h"] - 3.2) / rows,
         )
     )
 
@@ -96,7 +97,7 @@ def draw_stat(axes: Axes, panel: Panel, found: Found, begin: float) -> None:
     steps = [one for one in defaults["thresholds"]["steps"] if (one["value"] or 0) <= values[0][1]]
     axes.axis("off")
     size = 20 if len(lines) == 1 else 10
-    axes.text(0, 0.4, "\n".join(lines), size=size, color=steps[-1]["color"], va="center")
+    axes.text(0, 0.9, "\n".join(lines), size=size, color=steps[-1]["color"], va="top")
 
 
 def draw_table(axes: Axes, panel: Panel, found: Found, begin: float) -> None:
@@ -127,7 +128,18 @@ def draw_lines(axes: Axes, panel: Panel, found: Found, begin: float) -> None:
     axes.tick_params(labelsize=7)
     axes.grid(alpha=0.3)
     handles, labels = axes.get_legend_handles_labels()
-    axes.legend(handles[:MOST_IN_LEGEND], labels[:MOST_IN_LEGEND], fontsize=6, loc="upper left")
+    axes.legend(
+        handles[:MOST_IN_LEGEND],
+        labels[:MOST_IN_LEGEND],
+        fontsize=6.5,
+        loc="upper left",
+        bbox_to_anchor=(-0.02, -0.13),
+        ncol=4,
+        frameon=False,
+        handlelength=1,
+        columnspacing=1,
+        labelspacing=0.2,
+    )
 
 
 DRAW: dict[str, Callable[[Axes, Panel, Found, float], None]] = {
