@@ -93,7 +93,7 @@ def test_the_share_is_drawn_by_content_and_grows_by_adding(green: RunningServer)
         drawn.append(first)
     assert drawn[0] < drawn[1] < drawn[2]
     # always the same numbers, until another encoder writes other files
-    assert [abs(len(share) - 0.6 * p) < 13 for share, p in zip(drawn, (10, 40, 80), strict=True)]
+    assert all(abs(len(share) - 0.6 * p) < 13 for share, p in zip(drawn, (10, 40, 80), strict=True))
 
 
 def test_lots_are_even_and_another_candidate_draws_others() -> None:
