@@ -15,16 +15,15 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from load.bad import MAX_MESSAGE_MB
-from load.crowds import Crowd, Killed, add_up
+from load.crowds import Crowd, Killed, add_up, begun
 from load.flat import Usage
 from load.server import SERVICE, ServerProcess
+from load.story import Story, as_json, report
 from load.swapper import Swapper
 from load.tally import Tally, since, total
 from load.truth import publish_models
@@ -68,23 +67,8 @@ FLAGS = (
 PLANTED = ("-m", "load.planted")
 LOOK_EVERY_S = 0.25
 SCRAPE_EVERY_S = 2.0
+BEGUN_WITHIN_S = 90.0
 QUIET_WITHIN_S = 6.0  # after the load, until its connections are gone
-
-
-@dataclass
-class Story:
-    """What was seen, from the first moment to the last."""
-
-    ready_s: float
-    idle: Usage
-    samples: list[Usage] = field(default_factory=list)
-    # seconds, answers a second, p50 and p99 in ms, of all good clients since the point before
-    latencies: list[tuple[float, float, float, float]] = field(default_factory=list)
-    tallies: dict[str, Tally] = field(default_factory=dict)
-    kills: int = 0
-    swaps: int = 0
-    rollbacks: int = 0
-    scrapes: int = 0
 
 
 def main() -> int:
@@ -183,6 +167,7 @@ def watch(
     ended = threading.Event()
     scraper = threading.Thread(target=scrape, args=(server, story, ended))
     scraper.start()
+    wait_until_begun(server, crowds)
     begin = time.monotonic()
     tell_every_s = max(2.0, seconds / 60)
     told_at, before = begin, Tally()
@@ -198,6 +183,13 @@ def watch(
     finally:
         ended.set()
         scraper.join()
+
+
+def wait_until_begun(server: ServerProcess, crowds: list[Crowd]) -> None:
+    """The time of a soak is counted from the moment when everybody is there."""
+    until = time.monotonic() + BEGUN_WITHIN_S
+    while not begun(crowds) and server.process.poll() is None and time.monotonic() < until:
+        time.sleep(LOOK_EVERY_S)
 
 
 def scrape(server: ServerProcess, story: Story, ended: threading.Event) -> None:
@@ -235,24 +227,6 @@ def quiet(server: ServerProcess, before: Usage) -> Usage:
             break
         time.sleep(LOOK_EVERY_S)
     return after
-
-
-def report(story: Story, checks: Sequence[Check]) -> None:
-    last = story.samples[-1]
-    print(
-        f"\nready in {story.ready_s:.2f} s, idle with two models at {story.idle.memory_mb:.0f} MB"
-    )
-    print(f"{last.cpu_s:.0f} s of the server's CPU in {last.at_s:.0f} s\n")
-    width = max(len(check.name) for check in checks)
-    for check in checks:
-        print(f"{'ok  ' if check.holds else 'FAIL'}  {check.name:<{width}}  {check.found}")
-    failed = sum(not check.holds for check in checks)
-    print(f"\n{failed} of {len(checks)} checks failed" if failed else "\nall checks hold")
-
-
-def as_json(story: Story, checks: Sequence[Check]) -> dict[str, object]:
-    tallies = {kind: tally.as_json() for kind, tally in story.tallies.items()}
-    return asdict(story) | {"tallies": tallies, "checks": [asdict(check) for check in checks]}
 
 
 if __name__ == "__main__":

@@ -18,9 +18,8 @@ from unfreeze.v1 import classifier_pb2_grpc as pb_grpc
 Code = grpc.StatusCode
 CLASSIFY = "/unfreeze.v1.Classifier/Classify"
 INFER = "/inference.GRPCInferenceService/ModelInfer"
-PREFACE = (
-    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"
-)  # and empty settings
+# The first words of a client, with empty settings.
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"
 # An HTTP/2 frame of 16,384 bytes of headers is announced, and never comes.
 HALF_A_FRAME = b"\x00\x40\x00\x01\x04\x00\x00\x00\x01" + b"\x82"
 HOLD_S = 2.0

@@ -13,6 +13,7 @@ from load.server import MODULES
 from load.tally import Tally, from_json, total
 
 HOME_WITHIN_S = 90
+KILLED_WITHIN_S = 60
 
 
 class Crowd:
@@ -74,8 +75,20 @@ class Killed:
             crowd.kill()
 
     def stop(self) -> None:
+        """It has ended, after one kill at least."""
+        until = time.monotonic() + KILLED_WITHIN_S
+        while not self.kills and time.monotonic() < until:
+            time.sleep(0.05)
         self._ended.set()
         self._thread.join()
+
+
+def begun(crowds: list[Crowd]) -> bool:
+    """Every kind of client has had an answer."""
+    return all(
+        crowd.tallies and all(tally.answered for tally in crowd.tallies.values())
+        for crowd in crowds
+    )
 
 
 def _asking(crowd: Crowd) -> bool:
