@@ -27,8 +27,8 @@ class Inference:
         self._predictor = predictor
         self._max_images = max_images
 
-    async def infer(self, request: Message) -> tuple[Message, Wanted]:
-        """The response, and what had been asked for.
+    async def infer(self, request: Message) -> Message:
+        """The response, of the version that answered.
 
         Raises:
             BadRequest: the request does not suit the model, or one of its images is bad: then the
@@ -53,7 +53,7 @@ class Inference:
             loaded.counts.statistics.answered(
                 answers, began=began, read_at=read_at, answered_at=answered_at, ended=ended
             )
-            return response, wanted
+            return response
 
     async def _answers(
         self, request: Message, loaded: Loaded, takes_pixels: bool, wanted: Wanted

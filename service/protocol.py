@@ -32,7 +32,7 @@ EXTENSIONS = (
     "statistics",
 )
 ERRORS_AS_STATUS = ("triton_grpc_error", "true")  # a header: an error ends the stream
-FINAL = "triton_final_response"
+LAST = "triton_final_response"  # clients of streams look for it, though each has but one response
 
 # The stubs of tritonclient come without types.
 Message = Any
@@ -119,8 +119,7 @@ class Protocol(pb_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
     # Inference
 
     async def ModelInfer(self, request: Message, context: Context) -> Message:
-        response, _ = await self._inference.infer(request)
-        return response
+        return await self._inference.infer(request)
 
     async def ModelStreamInfer(
         self, request_iterator: AsyncIterator[Message], context: Context
@@ -132,9 +131,8 @@ class Protocol(pb_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
                 yield response
 
     async def _infer_in_stream(self, request: Message) -> Message:
-        response, wanted = await self._inference.infer(request)
-        if wanted.marks_final:
-            response.parameters[FINAL].bool_param = True
+        response = await self._inference.infer(request)
+        response.parameters[LAST].bool_param = True
         return pb.ModelStreamInferResponse(infer_response=response)
 
     async def _outcome(self, request: Message) -> Message:

@@ -33,7 +33,6 @@ class Wanted:
 
     terms: Terms
     classes: int = 0  # the likeliest ones as text, instead of all probabilities; 0: probabilities
-    marks_final: bool = False  # a streamed response says that it is the request's last
 
 
 def read_wanted(request: Any, default_views: int) -> Wanted:
@@ -51,7 +50,7 @@ def read_wanted(request: Any, default_views: int) -> Wanted:
         priority=_priority(_integer(values, "priority", DEFAULT_PRIORITY)),
         queue_s=_integer(values, "timeout", 0) / MICROSECONDS or math.inf,
     )
-    return Wanted(terms, classes, bool(values.get(FINAL)))
+    return Wanted(terms, classes)
 
 
 def _value(name: str, parameter: Any) -> Any:

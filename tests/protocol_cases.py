@@ -310,7 +310,7 @@ def a_stream_with_errors_as_status() -> Any:
 
 
 @case
-def a_stream_that_marks_ends() -> Any:
+def a_stream_that_asks_for_ends() -> Any:
     one = ("colours-tensor", pixels(RED))
     return streamed(one, enable_empty_final_response=True)
 

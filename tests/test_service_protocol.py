@@ -204,9 +204,9 @@ def test_errors_end_a_stream_when_its_header_says_so(told: Told) -> None:
     assert error["status"] == "StatusCode.INVALID_ARGUMENT"
 
 
-def test_a_streamed_response_says_that_it_is_the_last_when_asked(told: Told) -> None:
-    (response,) = told["a_stream_that_marks_ends"]
-    assert response["parameters"] == {"triton_final_response": {"bool_param": True}}
+def test_a_streamed_response_says_that_it_is_the_last(told: Told) -> None:
+    for response in (told["a_stream"][0], *told["a_stream_that_asks_for_ends"]):
+        assert response["parameters"] == {"triton_final_response": {"bool_param": True}}
 
 
 def test_a_stream_takes_more_requests_than_it_works_on_at_a_time(told: Told) -> None:

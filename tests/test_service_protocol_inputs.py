@@ -348,6 +348,15 @@ def test_a_cancelled_request_is_counted_as_a_failure_and_harms_no_other(
     wait_until(lambda: statistics.success.count + statistics.fail.count == 4)
 
 
+def test_an_error_in_a_stream_has_the_id_of_its_request(served: RunningServer) -> None:
+    request = images(b"no image")
+    request.id = "mine"
+    stub = pb_grpc.GRPCInferenceServiceStub(served.channel)
+    (response,) = stub.ModelStreamInfer(iter([request]))
+    assert "image 0" in response.error_message
+    assert response.infer_response.id == "mine"
+
+
 def test_a_client_that_leaves_its_stream_leaves_nothing_behind(start: Start, root: Any) -> None:
     tiny.publish(root, promote=True, work=2_000)
     server = start(plan="1x1x1")
