@@ -18,7 +18,7 @@ from service.providers import Placement
 from service.session import Session
 from training import quantize as quantizing
 from training import variants
-from training.quantize import answer_all, outer_nodes, quantize, shift
+from training.quantize import answer_all, float_nodes, quantize, shift
 from training.recipe import train
 from training.variants import Proof, make_variant, measure_speedup, tolerances
 
@@ -116,7 +116,31 @@ def test_weights_have_a_scale_for_each_channel_and_pixels_stay_exact(model: Path
 
 def test_normalisation_first_and_last_layer_stay_in_float(model: Path):
     names = ("cast", "turn", "normalise", "conv0", "head", "softmax")
-    assert outer_nodes(onnx.load(model)) == names
+    assert float_nodes(onnx.load(model)) == names
+
+
+def test_sizes_are_reckoned_with_in_float(model: Path, tmp_path: Path):
+    """Exported padding does this: in 8 bits it was another padding, and the answers were wrong."""
+    proto = onnx.load(model)
+    sizes = [
+        helper.make_node("Shape", ["x2"], ["shape"], name="shape"),
+        helper.make_node("Cast", ["shape"], ["sizes"], to=TensorProto.FLOAT, name="sizes"),
+        helper.make_node("Add", ["sizes", "none"], ["same"], name="same"),
+        helper.make_node("Cast", ["same"], ["whole"], to=TensorProto.INT64, name="whole"),
+        helper.make_node("Reshape", ["x2", "whole"], ["reshaped"], name="reshape"),
+    ]
+    at = next(i for i, node in enumerate(proto.graph.node) if node.name == "conv2")
+    proto.graph.node[at].input[0] = "reshaped"
+    for number, node in enumerate(sizes):
+        proto.graph.node.insert(at + number, node)
+    proto.graph.initializer.append(numpy_helper.from_array(np.float32(0.25), "none"))
+    onnx.save(proto, model)
+    path = tmp_path / "model.int8.onnx"
+    quantize(model, pictures(16), path)
+    taken = {node.name: list(node.input) for node in onnx.load(path).graph.node}
+    assert taken["same"] == ["sizes", "none"]
+    assert {"shape", "sizes", "same", "whole"} < set(float_nodes(onnx.load(model)))
+    assert "reshape" not in float_nodes(onnx.load(model))
 
 
 def test_layers_that_lose_most_are_left_in_float_until_answers_are_close(

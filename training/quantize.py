@@ -79,7 +79,7 @@ def quantize(model: Path, images: UInt8Array, path: Path) -> str:
     trial = images[n_ranges : n_ranges + TRIAL_IMAGES] if n_ranges < len(images) else images
     with tempfile.TemporaryDirectory() as folder, _quiet():
         bench = _Bench(Path(folder), model, images[:n_ranges], trial)
-        best = attempt = bench.attempt("minmax", outer_nodes(onnx.load(bench.model)))
+        best = attempt = bench.attempt("minmax", float_nodes(onnx.load(bench.model)))
         for _ in range(ROUNDS):
             if best.shift > CLOSE:
                 attempt = bench.attempt("minmax", (*attempt.kept, *bench.worst_layers(attempt)))
@@ -91,13 +91,24 @@ def quantize(model: Path, images: UInt8Array, path: Path) -> str:
     return str(best)
 
 
-def outer_nodes(model: onnx.ModelProto) -> tuple[str, ...]:
-    """Names of the nodes up to the first layer with weights, and from the last one on."""
+def float_nodes(model: onnx.ModelProto) -> tuple[str, ...]:
+    """Names of the nodes that are never in 8 bits.
+
+    They are those up to the first layer with weights, those from the last one on, and those that
+    reckon with sizes instead of pixels, as exported padding does: rounded, it is another padding.
+    """
     nodes = model.graph.node
     layers = [i for i, node in enumerate(nodes) if node.op_type in LAYERS]
-    if not layers:
-        return tuple(node.name for node in nodes)
-    return tuple(node.name for node in (*nodes[: layers[0] + 1], *nodes[layers[-1] :]))
+    first, last = (layers[0], layers[-1]) if layers else (len(nodes), 0)
+    pixels = {model.graph.input[0].name}
+    names = []
+    for i, node in enumerate(nodes):
+        if node.op_type != "Shape" and pixels & set(node.input):
+            pixels |= set(node.output)
+            if first < i < last:
+                continue
+        names.append(node.name)
+    return tuple(names)
 
 
 def shift(answers: Float32Array, truth: Float32Array) -> float:
