@@ -86,9 +86,11 @@ def test_groups_keep_their_ratio_at_each_step(monkeypatch: pytest.MonkeyPatch):
     seen: list[Sequence[float]] = []
     step = Optimizer.step
 
-    def recording(self: Optimizer, loss: Tensor, rates: Sequence[float]) -> None:
+    def recording(
+        self: Optimizer, loss: Tensor, rates: Sequence[float], **more: float | None
+    ) -> None:
         seen.append(rates)
-        step(self, loss, rates)
+        step(self, loss, rates, **more)
 
     monkeypatch.setattr(Optimizer, "step", recording)
     shares = cosine_restarts(4, [1, 2])

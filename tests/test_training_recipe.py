@@ -154,7 +154,12 @@ def test_stages_that_settings_leave_out_are_not_counted():
     [
         ({"sise": "224"}, "no setting is called 'sise'; there are: augmentation"),
         ({"size": "large"}, r"size: Input should be a valid integer.*\(given: 'large'\)"),
-        ({"dropout": "0.5"}, "1 dropout values for 1 hidden layers; give 2"),
+        (
+            {"dropout": "0.5,0.5,0.5"},
+            "3 dropout values for 1 hidden layers; give one for all, or 2",
+        ),
+        ({"group_rates": "0.1,1"}, r"group_rates.2: Field required"),
+        ({"recipe": "fastai2017"}, "recipe: Input should be '' or 'fastai2018'"),
         ({"augmentation": "wild"}, "augmentation: Input should be 'none', 'basic'"),
     ],
 )

@@ -20,6 +20,7 @@ EXAMPLES = """examples:
   unfreeze train --data photos/ --model birds
   unfreeze train --data labels.csv --model birds --size 160 --set cycles=1 --set seed=7
   unfreeze train --data photos/ --model birds --backbone resnet34 --promote
+  unfreeze train --data photos/ --model birds --recipe fastai2018
   unfreeze train --data labels.csv --model dogs --set images=train --set suffix=.jpg --set test=test
   unfreeze train --data scans/ --model lungs --set group='patient(\\d+)' --set balance=weights
 
@@ -47,6 +48,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
+    from training.presets import PRESETS
     from training.settings import Settings
 
     parser = argparse.ArgumentParser(
@@ -57,6 +59,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--data", type=Path, metavar="PATH")
     parser.add_argument("--model", metavar="NAME")
+    parser.add_argument(
+        "--recipe",
+        choices=sorted(filter(None, PRESETS)),
+        help="settings by name, from training/presets.py; --set goes before them",
+    )
     parser.add_argument("--backbone", metavar="NAME", help="default: efficientnet_lite0")
     parser.add_argument("--size", metavar="PIXELS", help="side of the network's input")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings")
@@ -82,7 +89,7 @@ def _work_for_person(arguments: argparse.Namespace) -> int:
     from training.recipe import train
 
     given = dict(_key_value(text) for text in arguments.settings)
-    for name in ("backbone", "size"):
+    for name in ("recipe", "backbone", "size"):
         if getattr(arguments, name) is not None:
             given[name] = getattr(arguments, name)
     model = check_name(arguments.model)

@@ -1,6 +1,7 @@
 """The optimizers: SGD with momentum, as in 2018, or AdamW; a rate for each layer group."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,12 +24,40 @@ class Optimizer:
         else:
             self._inner = torch.optim.AdamW(options, weight_decay=spec.weight_decay)
 
-    def step(self, loss: Tensor, rates: Sequence[float]) -> None:
-        """The parameters have moved down the gradient of `loss`, group i at `rates[i]`."""
+    def step(
+        self,
+        loss: Tensor,
+        rates: Sequence[float],
+        *,
+        momentum: float | None = None,
+        decay: float | None = None,
+    ) -> None:
+        """The parameters have moved down the gradient of `loss`, group i at `rates[i]`.
+
+        Args:
+            momentum: of this step, instead of the usual one (AdamW: its first beta).
+            decay: what every weight loses, as a share of it, instead of the optimizer's own decay.
+        """
         for options, rate in zip(self._inner.param_groups, rates, strict=True):
             options["lr"] = rate
+            if momentum is not None:
+                _set_momentum(options, momentum)
+            if decay is not None:
+                options["weight_decay"] = 0.0
         self._inner.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
+        parameters = [parameter for group in self._groups for parameter in group]
         if self._clip_norm is not None:
-            nn.utils.clip_grad_norm_([p for group in self._groups for p in group], self._clip_norm)
+            nn.utils.clip_grad_norm_(parameters, self._clip_norm)
+        if decay:
+            with torch.no_grad():
+                for parameter in parameters:
+                    parameter.mul_(1 - decay)
         self._inner.step()
+
+
+def _set_momentum(options: dict[str, Any], momentum: float) -> None:
+    if "betas" in options:
+        options["betas"] = (momentum, options["betas"][1])
+    else:
+        options["momentum"] = momentum

@@ -29,4 +29,62 @@ def cosine_restarts(n_batches: int, epochs: list[int]) -> Shares:
         cycles.append((np.cos(np.pi * steps / len(steps)) + 1) / 2)
     if cycles:
         cycles[0][np.arange(len(cycles[0])) < len(cycles[0]) / 20] = WARM_UP_SHARE
+    return _joined(cycles)
+
+
+def constant(n_batches: int, n_epochs: int) -> Shares:
+    """The base rate throughout, as `fit` without a cycle had it in 2018."""
+    return np.ones(n_batches * n_epochs)
+
+
+def one_cycles(n_batches: int, epochs: list[int], div: float = 10, tail: float = 10) -> Shares:
+    """In each cycle a line from 1/div up to 1 and down again, then down to a hundredth of 1/div.
+
+    Smith 2018 (arXiv 1803.09820), as the 2018 library's `use_clr_beta` steps it.
+
+    Args:
+        div: the rate begins at this part of its highest.
+        tail: percent of a cycle's steps that go below where it began.
+    """
+
+    def one(n: int) -> Shares:
+        rise, place = _rise(n, tail)
+        below = 1 - 0.99 * (place - 2 * rise) / max(n - 2 * rise, 1)
+        return np.where(place > 2 * rise, below, 1 + _height(n, tail) * (div - 1)) / div
+
+    return _joined([one(n_batches * length) for length in epochs])
+
+
+def one_cycle_momenta(
+    n_batches: int, epochs: list[int], momenta: tuple[float, float], tail: float = 10
+) -> Shares:
+    """The first of `momenta` where the rate is low, the second where it is highest."""
+    low_rate, high_rate = momenta
+    heights = [_height(n_batches * length, tail) for length in epochs]
+    return _joined([low_rate + height * (high_rate - low_rate) for height in heights])
+
+
+def decays(n_batches: int, epochs: list[int], weight_decay: float, *, per_cycle: bool) -> Shares:
+    """What each step takes off every weight, as a share of it (Loshchilov & Hutter 2019, AdamW).
+
+    Args:
+        per_cycle: divided by the root of the cycle's steps (`norm_wds`; their appendix B.1), so
+            that long cycles do not decay more than short ones need.
+    """
+    lengths = [n_batches * length for length in epochs]
+    return _joined([np.full(n, weight_decay / np.sqrt(n if per_cycle else 1)) for n in lengths])
+
+
+def _rise(n: int, tail: float) -> tuple[int, Shares]:
+    """How many of a cycle's `n` steps the rate rises for, and each step's number."""
+    return max(int(n * (1 - tail / 100) / 2), 1), np.arange(n, dtype=np.float64)
+
+
+def _height(n: int, tail: float) -> Shares:
+    """From 0 to 1 and back, and then 0."""
+    rise, place = _rise(n, tail)
+    return np.clip(1 - np.abs(place - rise) / rise, 0, 1)
+
+
+def _joined(cycles: list[Shares]) -> Shares:
     return np.concatenate(cycles) if cycles else np.empty(0)

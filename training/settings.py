@@ -12,6 +12,7 @@ from registry.images import ImageSpec
 from registry.schema import Record, explain
 from registry.tta import MAX_VIEWS, Symmetries, TtaSpec
 from training.items import Drawing, Layout, SplitRule
+from training.presets import PRESETS, Recipe
 
 Augmentation = Literal["none", "basic", "side_on", "flips", "top_down"]
 
@@ -37,6 +38,8 @@ class OptimizerSpec:
 
 class Settings(Record):
     """The recipe's numbers, in the order in which the recipe uses them."""
+
+    recipe: Recipe = ""  # the preset that was chosen; see training/presets.py
 
     # 1. data
     seed: int = Field(default=42, ge=0)
@@ -66,7 +69,8 @@ class Settings(Record):
     weights: Path | None = None  # a safetensors file or a plain checkpoint, instead of a download
     pretrained: bool = True
     hidden: tuple[int, ...] = (512,)  # widths of the head's hidden layers; none: a linear head
-    dropout: tuple[float, ...] = (0.25, 0.5)  # one before each linear layer of the head
+    # before each linear layer of the head; one number counts for all; unsaid: 0.25, and 0.5 at last
+    dropout: tuple[float, ...] = (0.25, 0.5)
 
     # 4. optimisation
     batch_size: int = Field(default=64, ge=2)
@@ -78,8 +82,20 @@ class Settings(Record):
     momentum: float = Field(default=0.9, ge=0, lt=1)  # of sgd
     weight_decay: float = Field(default=1e-4, ge=0)
     clip_norm: float | None = Field(default=1.0, gt=0)  # of all gradients together; empty: none
+    # what weight_decay is: the optimizer's own; a share of each weight that every step takes off,
+    # whatever the rate (decoupled); or that share for a cycle, scaled to its steps (per_cycle)
+    decay: Literal["optimizer", "decoupled", "per_cycle"] = "optimizer"
     head_epochs: int = Field(default=5, ge=1)  # on cached activations
+    head_schedule: Literal["constant", "cosine"] = "cosine"
     augmented_epochs: int = Field(default=1, ge=0)  # head alone, augmented images
+    # of a cycle on augmented images: a cosine down, or lines up and down, momentum opposite
+    schedule: Literal["cosine", "one_cycle"] = "cosine"
+    cycle_div: float = Field(default=10, gt=1)  # one_cycle begins at this part of the rate
+    cycle_tail: float = Field(default=10, ge=0, lt=100)  # percent of its steps, to end lower still
+    cycle_momenta: tuple[float, float] = (
+        0.95,
+        0.85,
+    )  # of one_cycle, where the rate is low and high
     cycles: int = Field(default=2, ge=0)  # unfrozen; 0 stops at the head
     cycle_len: int = Field(default=1, ge=1)
     cycle_mult: int = Field(default=2, ge=1)
@@ -131,26 +147,41 @@ class Settings(Record):
 def read_settings(given: dict[str, str]) -> Settings:
     """Settings from text, as a command line or a request gives it; lists are comma-separated.
 
+    `recipe` names a preset; whatever else is given goes before what it sets.
+
     Raises:
         BadRequest: an unknown name, or a value that is not of its kind; names the field.
     """
-    values: dict[str, object] = {}
-    for name, text in given.items():
-        field = Settings.model_fields.get(name)
-        if field is None:
-            known = ", ".join(sorted(Settings.model_fields))
-            raise BadRequest(f"no setting is called {name!r:.80}; there are: {known}")
-        if str(field.annotation).startswith("tuple"):
-            values[name] = [part for part in text.split(",") if part.strip()]
-        else:
-            values[name] = None if text == "" and field.annotation is not str else text
+    told = PRESETS.get(given.get("recipe", ""), {}) | given
+    values = {name: _value(name, text) for name, text in told.items()}
     try:
         settings = Settings.model_validate(values)
     except ValidationError as error:
         raise BadRequest(f"settings: {explain(error)}") from error
-    if len(settings.dropout) != len(settings.hidden) + 1:
+    return settings.model_copy(update={"dropout": _dropouts(settings, said="dropout" in told)})
+
+
+def _value(name: str, text: str) -> object:
+    field = Settings.model_fields.get(name)
+    if field is None:
+        known = ", ".join(sorted(Settings.model_fields))
+        raise BadRequest(f"no setting is called {name!r:.80}; there are: {known}")
+    if str(field.annotation).startswith("tuple"):
+        return [part for part in text.split(",") if part.strip()]
+    texts = field.annotation is str or name == "recipe"
+    return None if text == "" and not texts else text
+
+
+def _dropouts(settings: Settings, *, said: bool) -> tuple[float, ...]:
+    """One for each linear layer, as the 2018 library fills up its `ps`."""
+    n_hidden, given = len(settings.hidden), settings.dropout
+    if not said:
+        return (0.25,) * n_hidden + (0.5,)
+    if len(given) == 1:
+        return given * (n_hidden + 1)
+    if len(given) != n_hidden + 1:
         raise BadRequest(
-            f"settings: {len(settings.dropout)} dropout values for {len(settings.hidden)} hidden "
-            f"layers; give {len(settings.hidden) + 1}, one before each linear layer"
+            f"settings: {len(given)} dropout values for {n_hidden} hidden "
+            f"layers; give one for all, or {n_hidden + 1}, one before each linear layer"
         )
-    return settings
+    return given

@@ -21,8 +21,8 @@ from training.finder import RateSearch, find_rate
 from training.fit import Epoch, fit
 from training.items import Part
 from training.network import evaluating, to_probabilities
+from training.plan import Plan, plan_cycles, plan_head
 from training.runtime import Answer
-from training.schedule import Shares, cosine_restarts
 
 SETTLING_BATCHES = 8  # enough for a mean and a variance
 UNFROZEN_SEARCH_STEPS = 30  # where a step costs a backward pass through everything
@@ -64,7 +64,7 @@ def search_head(bench: Bench, activations: Parts) -> float:
 
 
 def fit_head(bench: Bench, activations: Parts, rate: float) -> None:
-    """The head has learnt from activations: one cosine over `head_epochs`."""
+    """The head has learnt from activations for `head_epochs`."""
     batches = bench.activation_batches(activations.train)
 
     def validate() -> tuple[float, float]:
@@ -76,7 +76,7 @@ def fit_head(bench: Bench, activations: Parts, rate: float) -> None:
         "head on activations",
         _head_on(bench),
         [0.0, 0.0, rate],
-        cosine_restarts(len(batches), [bench.settings.head_epochs]),
+        plan_head(bench.settings, len(batches)),
         batches,
         validate=validate,
     )
@@ -101,7 +101,7 @@ def fit_augmented_head(bench: Bench, activations: Parts, rate: float) -> None:
         "head with augmentation",
         forward,
         [0.0, 0.0, rate],
-        cosine_restarts(len(batches), [1] * bench.settings.augmented_epochs),
+        plan_cycles(bench.settings, len(batches), [1] * bench.settings.augmented_epochs),
         batches,
         validate=validate,
     )
@@ -138,7 +138,7 @@ def fit_unfrozen(bench: Bench, rate: float) -> None:
         "all layers",
         _whole(bench),
         [rate * share for share in bench.settings.group_rates],
-        cosine_restarts(len(batches), bench.unfrozen_cycles),
+        plan_cycles(bench.settings, len(batches), bench.unfrozen_cycles),
         batches,
         validate=validate,
     )
@@ -212,14 +212,14 @@ def _fit(
     stage: str,
     forward: Callable[[Tensor], Tensor],
     rates: list[float],
-    shares: Shares,
+    plan: Plan,
     batches: Batches,
     validate: Callable[[], tuple[float, float]],
 ) -> None:
     """Fits the groups that learn, tells of each epoch, and keeps schedule and rows."""
     settings, loss = bench.settings, bench.training_loss()
-    bench.schedules[stage] = shares
-    n_epochs = len(shares) // len(batches)
+    bench.schedules[stage] = plan.shares
+    n_epochs = plan.cycle_ends[-1]
 
     def epoch_done(number: int, epoch: Epoch) -> None:
         bench.stages.epoch(
@@ -238,10 +238,12 @@ def _fit(
             forward,
             bench.network.learning_groups(),
             rates,
-            shares,
+            plan.shares,
             batches,
             lambda logits, targets: loss(logits, targets.to(logits.device)),
             spec=settings.optimizer_spec(),
+            momenta=plan.momenta,
+            decays=plan.decays,
             before_epoch=lambda: bench.network.train_unfrozen(
                 freeze_batchnorm=settings.freeze_batchnorm
             ),

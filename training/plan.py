@@ -1,0 +1,54 @@
+"""What the settings make of a stage's batches: rates, momentum and decay, each a value a batch."""
+
+from dataclasses import dataclass
+from itertools import accumulate
+
+from training.schedule import (
+    Shares,
+    constant,
+    cosine_restarts,
+    decays,
+    one_cycle_momenta,
+    one_cycles,
+)
+from training.settings import Settings
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One value a batch each; None: as the optimizer has it."""
+
+    shares: Shares  # of each group's base rate
+    momenta: Shares | None
+    decays: Shares | None
+    cycle_ends: tuple[int, ...]  # the epochs, counted from 1, with which a cycle ends
+
+
+def plan_head(settings: Settings, n_batches: int) -> Plan:
+    """`head_epochs` on activations: one cosine, or a constant rate as in 2018."""
+    epochs = [settings.head_epochs]
+    constantly = settings.head_schedule == "constant"
+    shares = constant(n_batches, *epochs) if constantly else cosine_restarts(n_batches, epochs)
+    return Plan(shares, None, _decays(settings, n_batches, epochs), tuple(epochs))
+
+
+def plan_cycles(settings: Settings, n_batches: int, epochs: list[int]) -> Plan:
+    """Cycles of so many epochs each on augmented images."""
+    ends = tuple(accumulate(epochs))
+    taken_off = _decays(settings, n_batches, epochs)
+    if settings.schedule == "cosine":
+        return Plan(cosine_restarts(n_batches, epochs), None, taken_off, ends)
+    tail = settings.cycle_tail
+    return Plan(
+        one_cycles(n_batches, epochs, settings.cycle_div, tail),
+        one_cycle_momenta(n_batches, epochs, settings.cycle_momenta, tail),
+        taken_off,
+        ends,
+    )
+
+
+def _decays(settings: Settings, n_batches: int, epochs: list[int]) -> Shares | None:
+    if settings.decay == "optimizer":
+        return None
+    per_cycle = settings.decay == "per_cycle"
+    return decays(n_batches, epochs, settings.weight_decay, per_cycle=per_cycle)
