@@ -42,9 +42,10 @@ def check_golden(folder: Path, bundle: Bundle, kind: Kind, run: Run) -> None:
     tolerance = bundle.tolerances.get(f"{file}/{kind.provider}", TOLERANCES[kind.provider])
     difference = float(np.abs(answers - golden.probabilities).max())
     if not difference <= tolerance:  # also when it is not a number
+        hint = "" if kind.precision == "fp32" else ", but might with --precision fp32"
         raise BundleError(
             f"{where}: golden answers differ by {difference:.3g} on {kind.provider}, "
-            f"the tolerance is {tolerance:.3g} for {file}; it does not go live"
+            f"the tolerance is {tolerance:.3g} for {file}; it does not go live{hint}"
         )
 
 

@@ -166,6 +166,7 @@ def test_golden_answers_are_held_to_the_tolerance_of_the_variant(start: Start, r
     problem = start().service.live.problems()[tiny.MODEL_NAME]
     assert "golden answers differ by" in problem
     assert "the tolerance is 0.25 for model.int8.onnx" in problem
+    assert "might with --precision fp32" in problem
 
 
 def test_precision_and_memory_are_settings(monkeypatch: pytest.MonkeyPatch) -> None:
