@@ -190,6 +190,8 @@ def test_what_is_cancelled_in_the_queue_never_runs(start: Start, root: Path) -> 
     assert first.result().version == 1
     wait_until(lambda: executor.depth == 0)
     assert 'unfreeze_batch_size_sum{model="colours"} 1.0' in server.metrics()
+    dropped = 'unfreeze_dropped_images_total{model="colours",reason="cancelled"} 4.0'
+    wait_until(lambda: dropped in server.metrics())
 
 
 def test_a_deadline_that_passes_in_the_queue_frees_its_place(start: Start, root: Path) -> None:
@@ -246,6 +248,7 @@ def test_a_draining_server_says_so_and_still_answers(start: Start, root: Path) -
     assert [health(server, name) for name in NAMES[1:]] == ["SERVING"] + ["NOT_SERVING"] * 3
     assert best(server.classify(tiny.picture("blue"))) == ["blue"]
     drain.join()
+    assert "unfreeze_draining 1.0" in server.metrics()
 
 
 def watch(server: RunningServer, service: str = "") -> grpc.Call:
