@@ -21,14 +21,14 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import grpc
 import yaml
+
+import unfreeze
 from load.crowds import Crowd
 from load.dashboard import Found, Panel, draw, legend_of
 from load.prometheus import Prometheus
 from load.server import ServerProcess
 from load.swapper import Swapper
 from load.truth import publish_models, tiny
-
-import unfreeze
 from unfreeze.v1 import admin_pb2 as pb
 from unfreeze.v1 import admin_pb2_grpc as pb_grpc
 

@@ -28,12 +28,13 @@ QUICK = Pace(rounds=1, warm_s=0.2, seconds=0.4)
 
 def main() -> int:
     options = read_flags()
-    prepare_work(options.work, quick=options.quick)
+    prepare_work(options.work, quick=options.quick, gpu=rows.has_gpu())
     record = Record(options.work / f"{options.name}.jsonl")
     pace = QUICK if options.quick else Pace(options.rounds, warm_s=1.0, seconds=options.seconds)
     bench = Bench(options.work, options.peers, None, pace, record)
     rows.start(bench)
     with unfreeze(options.work / "registry", "--provider", "cpu") as server:
+        rows.plans(bench, server)
         asked = replace(bench, server=server)
         for row in (rows.images, rows.tensors, rows.protocol, rows.tta, rows.overload):
             row(asked)
@@ -57,10 +58,14 @@ def read_flags() -> argparse.Namespace:
     add("--work", type=Path, default=Path("benchmark-out"), help="networks, inputs and results")
     add("--name", default="serving", help="of the run; one that exists is gone on with")
     add("--rounds", type=int, default=5)
-    add("--seconds", type=float, default=5.0, help="of each measurement")
+    add("--seconds", type=float, default=4.0, help="of each measurement")
     add("--quick", action="store_true", help="seconds in all, tiny networks, nothing is judged")
     add("--write", action="store_true", help="put the tables into benchmarks/RESULTS.md")
-    return parser.parse_args()
+    options = parser.parse_args()
+    for peer in ("kserve", "mlserver") if options.peers else ():
+        if not (options.peers / peer / "bin" / "python").exists():
+            parser.error(f"no {peer} in {options.peers}; run benchmarks/setup.sh {options.peers}")
+    return options
 
 
 if __name__ == "__main__":

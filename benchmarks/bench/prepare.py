@@ -2,6 +2,7 @@
 
 lite0.onnx, tiny.onnx          the peers' networks
 registry/, registry-one/       our bundles; the second one holds lite0 alone
+registry-gpu/                  lite0 and lite0-fp16, where ONNX Runtime offers CUDA
 NAME.npz                       what clients send and expect, see `inputs.py`
 """
 
@@ -24,7 +25,7 @@ TINY_SIZE, TINY_CLASSES = 2, 16
 DONE = "prepared"
 
 
-def prepare_work(work: Path, *, quick: bool) -> None:
+def prepare_work(work: Path, *, quick: bool, gpu: bool) -> None:
     """`work` has all of it; a folder that was prepared before is left as it is.
 
     Args:
@@ -45,6 +46,8 @@ def prepare_work(work: Path, *, quick: bool) -> None:
     network = linear((TINY_SIZE, TINY_SIZE, 3), TINY_CLASSES)
     publish(work / "registry", "tiny", network, pictures[:2])
     served = work / "registry" / "lite0" / "1" / MODEL
+    if gpu:
+        _fp16(work, served, pictures)
     write_inputs(work, served, pictures)
     write_tiny_inputs(work, work / "registry" / "tiny" / "1" / MODEL, work / "tiny.onnx")
     (work / DONE).touch()
@@ -79,3 +82,12 @@ def _int8(work: Path, pictures: list[bytes]) -> None:
     pixels = np.stack([prepare(one, spec) for one in pictures])
     quantize(work / "registry" / "lite0-dynamo" / "1" / MODEL, pixels, path)
     publish(work / "registry", "lite0-int8", onnx.load(path), pictures[:2])
+
+
+def _fp16(work: Path, served: Path, pictures: list[bytes]) -> None:
+    from training.variants import to_fp16
+
+    path = work / "fp16.onnx"
+    to_fp16(served, np.empty((0, SIZE, SIZE, 3), np.uint8), path)
+    for name, file in (("lite0", served), ("lite0-fp16", path)):
+        publish(work / "registry-gpu", name, onnx.load(file), pictures[:2])

@@ -7,13 +7,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import tritonclient.grpc as triton
+
 from bench import limit, servers
 from bench.contest import Asked, Contestant, Direct, Pace, ask, contest, describe
 from bench.record import Measures, Record
 from bench.servers import PeerSettings, Server
 
 IMAGES, TENSORS, PROTOCOL, TTA = "images", "tensors", "protocol", "tta"
-OVERLOAD, START, GPU = "overload", "start", "gpu"
+OVERLOAD, START, PLAN, GPU = "overload", "start", "plan", "gpu"
 
 OURS, LIMIT = "unfreeze", "limit"
 DYNAMO, INT8, FP16 = "unfreeze, dynamo", "unfreeze, int8", "unfreeze, fp16"
@@ -21,6 +23,7 @@ BUNDLES = {OURS: "lite0", DYNAMO: "lite0-dynamo", INT8: "lite0-int8"}
 TINY = "tiny"
 
 IN_FLIGHT, IN_FLIGHT_PROTOCOL, IN_FLIGHT_GPU = 8, 16, 64
+LIMIT_BATCHES_GPU = (1, 8, 32)
 TTA_VIEWS = 5
 OVERLOAD_TIMES, OVERLOAD_DEADLINE_S = 3, 1.0
 STARTS, IDLE_S = 3, 3.0
@@ -50,12 +53,10 @@ class Bench:
     def inputs(self, name: str) -> Path:
         return self.work / f"{name}.npz"
 
-    def bundle(self, name: str) -> Path:
-        return self.work / "registry" / name / "1"
-
     def bundles(self) -> dict[str, str]:
         """Contestant -> bundle, of those that were made."""
-        return {name: one for name, one in BUNDLES.items() if self.bundle(one).exists()}
+        registry = self.work / "registry"
+        return {name: one for name, one in BUNDLES.items() if (registry / one).exists()}
 
 
 def images(bench: Bench) -> None:
@@ -131,25 +132,28 @@ def has_gpu() -> bool:
 
 def gpu(bench: Bench) -> None:
     """Tensors on CUDA, 64 in flight; a server asked for CUDA does not start without it."""
+    registry = bench.work / "registry-gpu"
+    opened = partial(servers.unfreeze, registry, "--provider", "cuda")
+    contestants: dict[str, Contestant] = {}
+    for name, bundle in ((OURS, "lite0"), (FP16, "lite0-fp16")):
+        more = {"in_flight": IN_FLIGHT_GPU}
+        for n in LIMIT_BATCHES_GPU:
+            limited = _limit(
+                bench, "pixels", registry / bundle, batch=n, provider="CUDAExecutionProvider"
+            )
+            contestants[f"{LIMIT} of {name}, batches of {n}"] = limited
+        contestants[name] = Asked("cuda", opened, f"{bundle}-tensor", bench.inputs("pixels"), more)
+    contest(GPU, contestants, bench.pace, bench.record)
 
-    def ours(precision: str, bundle: str) -> Asked:
-        flags = ("--provider", "cuda", "--precision", precision)
-        return Asked(
-            server=precision,
-            open=partial(servers.unfreeze, bench.work / "registry", *flags),
-            model=f"{bundle}-tensor",
-            inputs=bench.inputs("pixels"),
-            more={"in_flight": IN_FLIGHT_GPU},
-        )
 
-    limits = {
-        f"limit, batches of {n}": _limit(
-            bench, "pixels", provider="CUDAExecutionProvider", batch=n, bundle="lite0-fp16"
-        )
-        for n in (1, 8, 32)
-    }
-    both = {OURS: ours("fp32", "lite0-fp16"), FP16: ours("fp16", "lite0-fp16")}
-    contest(GPU, {**limits, **both}, bench.pace, bench.record)
+def plans(bench: Bench, server: Server) -> None:
+    """The execution plans that Unfreeze has measured, which say how it came to its figures."""
+    with triton.InferenceServerClient(server.url) as client:
+        for bundle in (*bench.bundles().values(), TINY):
+            config = client.get_model_config(bundle, client_timeout=10).config
+            plan = {"plan": config.parameters["execution_plan"].string_value}
+            bench.record.add(PLAN, bundle, 0, plan)
+            print(f"{PLAN}  {bundle}: {plan['plan']} (threads x runs x batch)", flush=True)
 
 
 def _views(n: int) -> str:
@@ -161,9 +165,10 @@ def _ours(bench: Bench, model: str, inputs: str, **more: Any) -> Asked:
     return Asked(OURS, partial(nullcontext, bench.server), model, bench.inputs(inputs), more)
 
 
-def _limit(bench: Bench, inputs: str, bundle: str = "lite0", **more: Any) -> Direct:
+def _limit(bench: Bench, inputs: str, folder: Path | None = None, **more: Any) -> Direct:
+    folder = folder or bench.work / "registry" / "lite0"
     load = limit.Load(
-        network=str(bench.bundle(bundle) / "model.onnx"),
+        network=str(folder / "1" / "model.onnx"),
         inputs=str(bench.inputs(inputs)),
         warm_s=bench.pace.warm_s,
         seconds=bench.pace.seconds,

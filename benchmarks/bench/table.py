@@ -3,6 +3,7 @@
 import os
 import platform
 import re
+import statistics
 import subprocess
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -23,6 +24,7 @@ from bench.rows import (
     OURS,
     OVERLOAD,
     OVERLOAD_DEADLINE_S,
+    PLAN,
     PROTOCOL,
     SETTINGS,
     START,
@@ -43,7 +45,7 @@ TITLES = {
 
 def document(record: Record, judged: Sequence[Condition], pace: Pace, peers: Path | None) -> str:
     """All tables, what they were measured on, and the verdict."""
-    parts = [facts(peers), _how(pace)]
+    parts = [facts(peers), _how(pace), plans(record)]
     for row, title in TITLES.items():
         if record.contestants(row):
             parts.append(f"### {title}\n\n{throughput(record, row)}")
@@ -70,18 +72,27 @@ def facts(peers: Path | None) -> str:
     return " ".join(lines)
 
 
+def plans(record: Record) -> str:
+    """How Unfreeze ran each model, as it has measured itself."""
+    found = [
+        f"{bundle} {record.rounds(PLAN, bundle)[0]['plan']}" for bundle in record.contestants(PLAN)
+    ]
+    return f"Unfreeze's execution plans, threads x runs x batch: {', '.join(found)}."
+
+
 def throughput(record: Record, row: str) -> str:
     """A line for each contestant: median over rounds, lowest and highest in parentheses."""
     head = ["", "per s", "p50 ms", "p99 ms", "of the limit", "Unfreeze over it"]
     lines = [[*head, "server CPU ms", "client CPU ms"]]
     for name in record.contestants(row):
+        limit = _limit_of(record, row, name)
         lines.append(
             [
                 name,
                 _cell(record.values(row, name, "per_s"), 1),
                 _cell(record.values(row, name, "p50_ms"), 1),
                 _cell(record.values(row, name, "p99_ms"), 1),
-                _cell(record.ratios(row, name, LIMIT) if name != LIMIT else [], 2),
+                _cell(record.ratios(row, name, limit) if limit else [], 2),
                 _cell(record.ratios(row, OURS, name) if name != OURS else [], 2),
                 _cell(record.values(row, name, "server_cpu_ms"), 2),
                 _cell(record.values(row, name, "client_cpu_ms"), 2),
@@ -171,6 +182,18 @@ def _peer_version(peers: Path, peer: str) -> str:
     ran = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True)
     own, runtime = ran.stdout.split()
     return f"{own} on onnxruntime {runtime}"
+
+
+def _limit_of(record: Record, row: str, name: str) -> str | None:
+    """The in-process limit that a contestant is held against; on a GPU the best batch of it."""
+    own = [
+        LIMIT,
+        *(one for one in record.contestants(row) if one.startswith(f"{LIMIT} of {name},")),
+    ]
+    found = [one for one in own if record.rounds(row, one)]
+    if name.startswith(LIMIT) or not found:
+        return None
+    return max(found, key=lambda one: statistics.median(record.values(row, one, "per_s")))
 
 
 def _cell(values: Sequence[float], digits: int) -> str:

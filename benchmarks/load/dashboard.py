@@ -9,11 +9,12 @@ import matplotlib
 
 matplotlib.use("agg")
 import numpy as np
-from load.prometheus import Series
 from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
+
+from load.prometheus import Series
 
 Panel = dict[str, Any]
 Found = Sequence[tuple[str, Series]]  # each with its legend
