@@ -1,9 +1,8 @@
 """A data set: audited images, their labels, and the part that each belongs to."""
 
 import hashlib
-import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -28,13 +27,13 @@ from training.items import (
     group_by_path,
     list_folder,
 )
+from training.labels import check_labels, detect_task, label_tests
 from training.parquet import SEPARATOR, packed_files, unpack
 from training.split import check_parts, split
 from training.table import list_table
 
 Rows = npt.NDArray[np.int64]
 THREADS = 4  # reading is mostly waiting, and Pillow releases the interpreter's lock
-MANY_NUMBERS = 20  # more different fractions than this are no names of classes
 
 
 @dataclass(frozen=True)
@@ -138,11 +137,11 @@ def assemble(
         DataError: it cannot be trained on.
     """
     items = [item for item in audited if item.part != "test"]
-    kind: Task = _detect(items, source) if task == "auto" else task
-    labels = _check_labels(items, kind, source)
+    kind: Task = detect_task(items, source) if task == "auto" else task
+    labels = check_labels(items, kind, source)
     items = sorted(split(items, rule, known_parts), key=lambda item: item.path)
     check_parts(items, labels)
-    tests = _labelled((item for item in audited if item.part == "test"), labels)
+    tests = label_tests((item for item in audited if item.part == "test"), labels)
     return Dataset(root, tuple(items), labels, kind, tuple(left_out), tuple(tests))
 
 
@@ -199,42 +198,3 @@ def identify(item: Item, encoded: bytes) -> Item:
     """
     facts = Facts(*image_info(encoded), n_bytes=len(encoded))
     return replace(item, sha256=hashlib.sha256(encoded).hexdigest(), facts=facts)
-
-
-def _labelled(tests: Iterable[Item], labels: tuple[str, ...]) -> list[Item]:
-    """Test images by path; without labels unless all of theirs are classes."""
-    ordered = sorted(tests, key=lambda item: item.path)
-    known = all(item.labels and set(item.labels) <= set(labels) for item in ordered)
-    return ordered if known else [replace(item, labels=()) for item in ordered]
-
-
-def _detect(items: Sequence[Item], source: Path) -> Task:
-    names = {label for item in items for label in item.labels}
-    if len(names) > MANY_NUMBERS and all(map(_is_number, names)):
-        fractions = sorted(name for name in names if "." in name)
-        if len(fractions) > MANY_NUMBERS:
-            raise DataError(
-                f"{source}: the labels are {len(names)} different numbers, such as {fractions[0]}, "
-                "and a classifier needs classes; write ranges instead, or set task=single if each "
-                "number is a class"
-            )
-    return "multi" if any(len(item.labels) != 1 for item in items) else "single"
-
-
-def _is_number(text: str) -> bool:
-    try:
-        return math.isfinite(float(text))
-    except ValueError:
-        return False
-
-
-def _check_labels(items: Sequence[Item], task: Task, source: Path) -> tuple[str, ...]:
-    labels = tuple(sorted({label for item in items for label in item.labels}))
-    if len(labels) < 2:
-        found = f"only {labels[0]!r}" if labels else "none"
-        raise DataError(f"{source}: a classifier needs at least two classes; found {found}")
-    if task == "single":
-        for item in items:
-            if len(item.labels) != 1:
-                raise DataError(f"{item.path}: {len(item.labels)} labels in a single-label task")
-    return labels
