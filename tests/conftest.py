@@ -205,7 +205,11 @@ class ServerProcess:
         environment = os.environ | {"UNFREEZE_TRAINER_COMMAND": " ".join(STAND_IN_TRAINER)}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(command, stderr=log, cwd=TESTS.parent, env=environment)
-        wait_until(lambda: self.ports_file.exists() or self.process.poll() is not None)
+        try:
+            wait_until(lambda: self.ports_file.exists() or self.process.poll() is not None)
+        except BaseException:
+            self.stop()
+            raise
 
     def stop(self) -> None:
         self.process.kill()
