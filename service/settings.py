@@ -37,7 +37,7 @@ class Settings(Record):
     reflection: bool = True
 
     provider: Literal["auto"] | ActiveProvider = "auto"
-    precision: Literal["auto"] | Precision = "auto"
+    precision: Literal["auto"] | Precision = "fp32"  # the one that was scored
     gpu_memory_mb: int | None = Field(default=None, ge=1)  # for one network; None: no limit
     plan: str | None = Field(default=None, pattern=r"^[1-9]\d*x[1-9]\d*x[1-9]\d*$")
     poll_seconds: float = Field(default=1, gt=0)
