@@ -120,8 +120,8 @@ def read_flags(argv: Sequence[str] | None) -> dict[str, object]:
     add(
         "--precision",
         choices=("auto", *FILES),
-        help="which of a version's models runs; auto: int8 on a CPU, fp16 on a GPU, where a version "
-        "has them; they were tested for accuracy, but single probabilities move (fp32)",
+        help="which of a version's models runs; auto: int8 on a CPU and fp16 on a GPU, where a "
+        "version has them: as accurate, faster, and single probabilities move (fp32)",
     )
     add("--gpu-memory-mb", metavar="N", help="most that one model may take of a GPU (all)")
     add("--plan", metavar="THREADSxRUNSxBATCH", help="execution plan; otherwise it is measured")
