@@ -1,7 +1,9 @@
 """What the steps of the recipe work on, and what they hand on."""
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -16,6 +18,8 @@ from training.evaluate import Measures
 from training.finder import RateSearch
 from training.fit import Epoch
 from training.items import Part
+from training.judging import set_apart
+from training.keeping import State
 from training.network import Network, loss_function
 from training.progress import Stages
 from training.schedule import Shares, restart_epochs
@@ -36,6 +40,8 @@ class Bench:
     searches: dict[str, RateSearch] = field(default_factory=dict)
     schedules: dict[str, Shares] = field(default_factory=dict)
     history: list[Epoch] = field(default_factory=list)
+    snapshots: list[State] = field(default_factory=list)
+    facts: dict[str, str] = field(default_factory=dict)  # for the provenance
 
     @property
     def device(self) -> torch.device:
@@ -43,11 +49,11 @@ class Bench:
 
     @property
     def n_train(self) -> int:
-        return len(self.dataset.rows("train"))
+        return len(self.rows("train"))
 
     @property
     def n_valid(self) -> int:
-        return len(self.dataset.rows("valid"))
+        return len(self.rows("valid"))
 
     @property
     def unfrozen_cycles(self) -> list[int]:
@@ -59,8 +65,29 @@ class Bench:
     def n_unfrozen_epochs(self) -> int:
         return sum(self.unfrozen_cycles)
 
+    def rows(self, part: Part) -> Rows:
+        """What is learnt from, which is less than the training part if some of it judges; or what
+        is held out."""
+        return self._learnt_and_judged[0] if part == "train" else self.dataset.rows(part)
+
+    @property
+    def judged(self) -> Rows:
+        """Of the training part, set apart to judge epochs by; none unless the settings ask."""
+        return self._learnt_and_judged[1]
+
+    @cached_property
+    def _learnt_and_judged(self) -> tuple[Rows, Rows]:
+        if not self.settings.judges:
+            return self.dataset.rows("train"), np.empty(0, np.int64)
+        return set_apart(self.dataset, self.settings.judge_share, self.settings.seed)
+
+    def note(self, name: str, text: str) -> None:
+        """Told now, and in the provenance."""
+        self.stages.note(text)
+        self.facts[name] = text
+
     def targets(self, part: Part) -> Tensor:
-        return torch.from_numpy(self.dataset.targets[self.dataset.rows(part)])
+        return torch.from_numpy(self.dataset.targets[self.rows(part)])
 
     def loss(self) -> nn.Module:
         """Of held-out images: classes count by their images, whatever training does."""
@@ -80,7 +107,7 @@ class Bench:
     def image_batches(self) -> ImageBatches:
         return ImageBatches(
             decoded=self.roomy,
-            rows=self.dataset.rows("train"),
+            rows=self.rows("train"),
             targets=self.targets("train"),
             size=self.settings.size,
             augmentation=self.settings.augmentation,

@@ -124,7 +124,7 @@ def seal_bundle(
     report = stage / "report"
     report.mkdir(exist_ok=True)
     _write_golden(bench, exported, stage)
-    facts = _provenance(bench, backbone, exported) | exported.stories
+    facts = _provenance(bench, backbone, exported) | exported.stories | bench.facts
     write_split(bench.dataset.items, bench.dataset.root, stage / SPLIT)
     if bench.dataset.tests:
         write_answers(report / "test.csv", bench.dataset, evaluation.tests)

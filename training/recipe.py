@@ -21,6 +21,7 @@ from training.network import build_network
 from training.progress import Stages, Tell
 from training.runtime import answering
 from training.settings import Settings, read_settings
+from training.snapshots import average_snapshots
 from training.steps import (
     evaluate,
     fit_augmented_head,
@@ -97,6 +98,7 @@ def train(assignment: Assignment, tell: Tell) -> tuple[Bundle, Scored]:
 
         stages.begin("cosine restarts, differential rates", bench.n_train * bench.n_unfrozen_epochs)
         fit_unfrozen(bench, body_rate)
+        average_snapshots(bench, assignment.run)
 
     stages.begin("export and prove", 0)
     exported = export_and_prove(assignment, bench)

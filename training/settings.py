@@ -12,6 +12,7 @@ from registry.images import ImageSpec
 from registry.schema import Record, explain
 from registry.tta import MAX_VIEWS, Symmetries, TtaSpec
 from training.items import Drawing, Layout, SplitRule
+from training.keeping import Keep
 from training.presets import PRESETS, Recipe
 
 Augmentation = Literal["none", "basic", "side_on", "flips", "top_down"]
@@ -103,6 +104,14 @@ class Settings(Record):
     group_rates: tuple[float, float, float] = (0.1, 0.3, 1.0)
     frozen_groups: int = Field(default=0, ge=0, le=2)  # that stay frozen when the rest unfreezes
     freeze_batchnorm: bool = True  # running statistics and scales of the backbone stay as they are
+    # which weights of the unfrozen epochs are kept; swa is their mean
+    keep: Keep = "last"
+    # of the training part, set apart to judge epochs by where keep or patience ask for it
+    judge_share: float = Field(default=0.1, gt=0, lt=1)
+    judge_by: Literal["log_loss", "metric"] = "log_loss"  # lower, and higher, is better
+    # stop after so many cycles in a row without an epoch better than the best before; 0: never
+    patience: int = Field(default=0, ge=0)
+    snapshots: bool = False  # keep the network at each cycle's end, and measure their mean answer
 
     # 5. evaluation
     tta_views: int = Field(default=5, ge=0, le=MAX_VIEWS)
@@ -110,6 +119,10 @@ class Settings(Record):
 
     # 6. export: copies in fewer bits, kept if they cost next to nothing
     variants: tuple[Reduced, ...] = ("int8",)
+
+    @property
+    def judges(self) -> bool:
+        return self.keep == "best" or self.patience > 0
 
     def layout(self) -> Layout:
         """A row of a single-label task has one label, whatever separators are in it."""

@@ -20,6 +20,7 @@ from training.evaluate import METRICS, measure, predict_rows, right
 from training.finder import RateSearch, find_rate
 from training.fit import Epoch, fit
 from training.items import Part
+from training.keeping import DIRECTIONS, Keeper, recompute_statistics
 from training.network import evaluating, to_probabilities
 from training.plan import Plan, plan_cycles, plan_head
 from training.runtime import Answer
@@ -37,7 +38,7 @@ def precompute_parts(bench: Bench, weights_digest: str, cache: Path) -> Parts:
             bench.network,
             weights_digest,
             bench.decoded,
-            bench.dataset.rows(part),
+            bench.rows(part),
             cache,
             bench.device,
             bench.stages.advance,
@@ -125,8 +126,11 @@ def search_unfrozen(bench: Bench) -> float:
 
 
 def fit_unfrozen(bench: Bench, rate: float) -> None:
-    """All unfrozen layers have learnt, with differential rates and cosine restarts."""
+    """All unfrozen layers have learnt, with differential rates and cosine restarts; of what they
+    were after each epoch, the network has what `keep` says."""
     batches = bench.image_batches()
+    plan = plan_cycles(bench.settings, len(batches), bench.unfrozen_cycles)
+    keeper = _keeper(bench, plan)
 
     def validate() -> tuple[float, float]:
         _settle(bench, _augmented_features(bench, batches))
@@ -138,10 +142,12 @@ def fit_unfrozen(bench: Bench, rate: float) -> None:
         "all layers",
         _whole(bench),
         [rate * share for share in bench.settings.group_rates],
-        plan_cycles(bench.settings, len(batches), bench.unfrozen_cycles),
+        plan,
         batches,
         validate=validate,
+        goes_on=keeper.goes_on,
     )
+    _keep(bench, keeper, batches)
 
 
 def evaluate(bench: Bench, answer: Answer) -> Evaluation:
@@ -215,6 +221,7 @@ def _fit(
     plan: Plan,
     batches: Batches,
     validate: Callable[[], tuple[float, float]],
+    goes_on: Callable[[int], bool] = lambda number: True,
 ) -> None:
     """Fits the groups that learn, tells of each epoch, and keeps schedule and rows."""
     settings, loss = bench.settings, bench.training_loss()
@@ -250,8 +257,46 @@ def _fit(
             validate=validate,
             advance=bench.stages.advance,
             epoch_done=epoch_done,
+            goes_on=goes_on,
         )
     )
+
+
+def _keeper(bench: Bench, plan: Plan) -> Keeper:
+    settings = bench.settings
+
+    def judge() -> float:
+        features = compute(bench.network, bench.decoded, bench.judged, bench.device)
+        targets = torch.from_numpy(bench.dataset.targets[bench.judged])
+        loss, metric = _score(bench, features, targets)
+        return loss if settings.judge_by == "log_loss" else metric
+
+    return Keeper(
+        bench.network,
+        settings.keep,
+        plan.cycle_ends,
+        judge,
+        direction=DIRECTIONS[settings.judge_by],
+        patience=settings.patience,
+        snapshots=settings.snapshots,
+    )
+
+
+def _keep(bench: Bench, keeper: Keeper, batches: ImageBatches) -> None:
+    keeper.restore()
+    bench.snapshots.extend(keeper.at_cycle_ends)
+    if keeper.best_epoch:
+        bench.note(
+            "best_epoch",
+            f"epoch {keeper.best_epoch} was the best by {bench.settings.judge_by} of "
+            f"{len(bench.judged)} images set apart",
+        )
+    if bench.settings.keep == "swa":
+        bench.network.train_unfrozen(freeze_batchnorm=bench.settings.freeze_batchnorm)
+        pixels = (pixels for pixels, _ in islice(batches.epoch(0), SETTLING_BATCHES))
+        recompute_statistics(bench.network, _whole(bench), pixels)
+        _settle(bench, _augmented_features(bench, batches))
+        bench.note("averaged", "the network is the mean of all unfrozen epochs, statistics anew")
 
 
 def _settle(bench: Bench, batches: Iterable[Tensor]) -> None:
@@ -277,9 +322,13 @@ def _augmented_features(bench: Bench, batches: ImageBatches) -> list[Tensor]:
 
 def _validate(bench: Bench, features: Tensor) -> tuple[float, float]:
     """Loss and metric of the head on features of the held-out images."""
+    return _score(bench, features, bench.targets("valid"))
+
+
+def _score(bench: Bench, features: Tensor, targets: Tensor) -> tuple[float, float]:
     with evaluating(bench.network):
         logits = bench.network.head(features.to(bench.device)).float().cpu()
-        loss = float(bench.loss()(logits, bench.targets("valid")))
+        loss = float(bench.loss()(logits, targets))
     task = bench.dataset.task
     answers = to_probabilities(logits, task).numpy()
-    return loss, measure(answers, np.asarray(bench.targets("valid")), task).value
+    return loss, measure(answers, np.asarray(targets), task).value

@@ -1,0 +1,44 @@
+"""Whole trainings with what the recipe of 2018 can be told."""
+
+from pathlib import Path
+
+import numpy as np
+import photos
+import pytest
+
+from training.network import NETWORK, load_network
+from training.presets import FASTAI2018
+from training.recipe import train
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+
+
+def test_the_recipe_of_2018_trains_with_snapshots_and_the_best_epoch(tmp_path: Path):
+    """In small: its cycles, on a network and images of seconds."""
+    data = photos.folder(tmp_path / "data", per_class=12)
+    told = {
+        name: text
+        for name, text in FASTAI2018.items()
+        if name not in photos.QUICK or name in ("head_epochs", "augmented_epochs")
+    }
+    told |= {"recipe": "fastai2018", "cycles": "2", "keep": "best", "snapshots": "true"}
+    heard = photos.Heard()
+    assignment = photos.assignment(tmp_path, data, **told)
+    bundle, _ = train(assignment, heard.append)
+    assert len(heard.of("epoch_finished")) == 2 + 3 + (1 + 2)
+    assert "2 answers averaged: accuracy" in bundle.provenance["snapshots"]
+    assert "by log_loss of" in bundle.provenance["best_epoch"]
+    networks = [load_network(assignment.run / f"cycle-{n}.safetensors")[0] for n in (1, 2)]
+    first, second = (network.head[-1].weight.detach().numpy() for network in networks)
+    assert not np.array_equal(first, second)
+
+
+def test_one_cycle_with_decay_per_cycle_and_averaged_weights_trains(tmp_path: Path):
+    data = photos.folder(tmp_path / "data", per_class=12)
+    told = {"schedule": "one_cycle", "decay": "per_cycle", "keep": "swa", "cycle_len": "2"}
+    assignment = photos.assignment(tmp_path, data, freeze_batchnorm="false", **told)
+    bundle, _ = train(assignment, lambda event: None)
+    assert "the mean of all unfrozen epochs" in bundle.provenance["averaged"]
+    assert all(np.isfinite(value) for value in bundle.metrics.values())
+    network, _ = load_network(assignment.run / NETWORK)
+    assert all(bool(tensor.isfinite().all()) for tensor in network.state_dict().values())

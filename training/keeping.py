@@ -1,0 +1,101 @@
+"""Which weights of a stage are kept: the last, the best so far, or the mean of all epochs'."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+Keep = Literal["last", "best", "swa"]
+State = dict[str, Tensor]
+
+# What the best is judged by, and which way is better.
+DIRECTIONS: dict[str, Literal["lower", "higher"]] = {"log_loss": "lower", "metric": "higher"}
+
+
+@dataclass
+class Keeper:
+    """Looks at a network after each epoch of a stage, and knows what to keep of it.
+
+    "Until overfitting" is a rule: the stage ends after `patience` cycles in a row in which no epoch
+    was better than the best before them. 0: never before its time.
+    """
+
+    network: nn.Module
+    keep: Keep
+    cycle_ends: Sequence[int]  # epochs, counted from 1
+    judge: Callable[[], float]  # on images neither learnt from nor held out
+    direction: Literal["lower", "higher"] = "lower"
+    patience: int = 0
+    snapshots: bool = False
+    at_cycle_ends: list[State] = field(default_factory=list)
+    best_epoch: int = 0
+    _best: float = math.inf
+    _kept: State = field(default_factory=dict)
+    _n_averaged: int = 0
+    _idle_cycles: int = 0
+    _better_in_cycle: bool = False
+
+    def goes_on(self, epoch: int) -> bool:
+        """Whether to train after `epoch`, counted from 1; what it left is looked at."""
+        if self.keep == "swa":
+            self._n_averaged += 1
+            self._kept = blend(self._kept, copy_state(self.network), 1 / self._n_averaged)
+        if self.keep == "best" or self.patience:
+            self._compare(epoch)
+        if epoch not in self.cycle_ends:
+            return True
+        if self.snapshots:
+            self.at_cycle_ends.append(copy_state(self.network))
+        self._idle_cycles = 0 if self._better_in_cycle else self._idle_cycles + 1
+        self._better_in_cycle = False
+        return not self.patience or self._idle_cycles < self.patience
+
+    def _compare(self, epoch: int) -> None:
+        value = self.judge() if self.direction == "lower" else -self.judge()
+        if value < self._best:
+            self._best, self.best_epoch, self._better_in_cycle = value, epoch, True
+            if self.keep == "best":
+                self._kept = copy_state(self.network)
+
+    def restore(self) -> None:
+        """The network has the weights that are kept. Those of a mean need new statistics."""
+        if self._kept:
+            self.network.load_state_dict(self._kept)
+
+
+def copy_state(network: nn.Module) -> State:
+    return {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
+
+
+def blend(mean: State, state: State, share: float) -> State:
+    """`mean` moved towards `state` by `share`; an empty mean is `state`; whole numbers are its."""
+    return {
+        name: torch.lerp(mean[name], tensor, share)
+        if mean and tensor.is_floating_point()
+        else tensor
+        for name, tensor in state.items()
+    }
+
+
+def recompute_statistics(
+    network: nn.Module, forward: Callable[[Tensor], Tensor], inputs: Iterable[Tensor]
+) -> None:
+    """Normalisation layers in training mode have the mean statistics of `inputs`; others, which
+    are frozen, keep theirs (Izmailov et al. 2018, SWA, section 3.2)."""
+    norms = [
+        module
+        for module in network.modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training
+    ]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the mean of all batches instead of a running one
+    with torch.no_grad():
+        for batch in inputs:
+            forward(batch)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
