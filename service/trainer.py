@@ -7,6 +7,7 @@ input, which this process holds open: when the server dies, the pipe closes, and
 import asyncio
 import os
 import signal
+import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -49,8 +50,14 @@ class Outcome:
 class Trainer:
     """One training process."""
 
-    def __init__(self, process: asyncio.subprocess.Process, log: Path) -> None:
+    def __init__(
+        self,
+        process: subprocess.Popen[bytes],
+        output: tuple[asyncio.StreamReader, asyncio.ReadTransport],
+        log: Path,
+    ) -> None:
         self._process = process
+        self._output, self._pipe = output
         self._log = log
 
     @classmethod
@@ -60,12 +67,13 @@ class Trainer:
         """The process runs, and `pid` holds its number for a server that comes after this one."""
         with log.open("ab") as errors:
             try:
-                process = await asyncio.create_subprocess_exec(
-                    *command,
-                    "--assignment",
-                    str(assignment),
-                    stdin=asyncio.subprocess.PIPE,
-                    stdout=asyncio.subprocess.PIPE,
+                # Not the event loop's own: uvloop forks, and gRPC does not survive that. Of 300
+                # children that it started beside a busy server 26 crashed, of Popen's none.
+                process = await asyncio.to_thread(
+                    subprocess.Popen,
+                    [*command, "--assignment", str(assignment)],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
                     stderr=errors,
                     start_new_session=True,
                     env=os.environ | PATIENT,
@@ -73,7 +81,7 @@ class Trainer:
             except OSError as error:
                 raise TrainingError(f"{command[0]} cannot be started: {error}") from error
         write_durably(pid, str(process.pid).encode())
-        return cls(process, log)
+        return cls(process, await _read_from(process), log)
 
     async def follow(self, tell: Callable[[Event], Awaitable[None]]) -> Outcome:
         """Passes on every event until the process has ended, and gives its outcome."""
@@ -81,14 +89,17 @@ class Trainer:
         reader = asyncio.create_task(self._read(tell, endings))
         try:
             # not wait(): it would also wait for grandchildren that hold the pipe
-            while self._process.returncode is None and not (reader.done() and reader.exception()):
+            while self._process.poll() is None and not (reader.done() and reader.exception()):
                 await asyncio.sleep(0.05)
         finally:
             self.signal(signal.SIGKILL)  # whatever the process left behind
+            if self._process.stdin:
+                self._process.stdin.close()
         await asyncio.wait({reader}, timeout=LINGER_S)
         if reader.done():
             reader.result()  # an event that could not be written down is not passed over
         reader.cancel()
+        self._pipe.close()
         return self._outcome(endings[-1] if endings else None)
 
     def signal(self, number: signal.Signals) -> None:
@@ -101,15 +112,14 @@ class Trainer:
         self.signal(signal.SIGTERM)
         with suppress(TimeoutError):
             async with asyncio.timeout(grace_s):
-                while self._process.returncode is None:
+                while self._process.poll() is None:
                     await asyncio.sleep(0.02)
         self.signal(signal.SIGKILL)
 
     async def _read(
         self, tell: Callable[[Event], Awaitable[None]], endings: list[Staged | Failed]
     ) -> None:
-        assert self._process.stdout is not None
-        async for line in _lines(self._process.stdout):
+        async for line in _lines(self._output):
             event = _parse(line)
             if isinstance(event, Staged | Failed):
                 endings.append(event)
@@ -142,6 +152,17 @@ def kill_leftover(pid_file: Path, assignment: Path) -> None:
         arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
         if str(assignment).encode() in arguments:
             os.killpg(pid, signal.SIGKILL)
+
+
+async def _read_from(
+    process: subprocess.Popen[bytes],
+) -> tuple[asyncio.StreamReader, asyncio.ReadTransport]:
+    """Its standard output, for the event loop to read."""
+    loop, reader = asyncio.get_running_loop(), asyncio.StreamReader()
+    pipe, _ = await loop.connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), process.stdout
+    )
+    return reader, pipe
 
 
 async def _lines(stream: asyncio.StreamReader) -> AsyncIterator[bytes]:
