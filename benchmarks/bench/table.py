@@ -83,7 +83,7 @@ def plans(record: Record) -> str:
 def throughput(record: Record, row: str) -> str:
     """A line for each contestant: median over rounds, lowest and highest in parentheses."""
     head = ["", "per s", "p50 ms", "p99 ms", "of the limit", "Unfreeze over it"]
-    lines = [[*head, "server CPU ms", "client CPU ms"]]
+    lines = [[*head, "server CPU ms", "client CPU ms", "expected label"]]
     for name in record.contestants(row):
         limit = _limit_of(record, row, name)
         lines.append(
@@ -96,6 +96,7 @@ def throughput(record: Record, row: str) -> str:
                 _cell(record.ratios(row, OURS, name) if name != OURS else [], 2),
                 _cell(record.values(row, name, "server_cpu_ms"), 2),
                 _cell(record.values(row, name, "client_cpu_ms"), 2),
+                _share(record.values(row, name, "agreement")),
             ]
         )
     return _markdown(lines)
@@ -198,6 +199,10 @@ def _limit_of(record: Record, row: str, name: str) -> str | None:
 
 def _cell(values: Sequence[float], digits: int) -> str:
     return spread(values).show(digits) if len(values) and np.isfinite(values).all() else ""
+
+
+def _share(values: Sequence[float]) -> str:
+    return f"{100 * min(values):.1f} %" if values else ""
 
 
 def _markdown(lines: Sequence[Sequence[str]]) -> str:
