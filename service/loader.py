@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
+
 from registry.bundle import FILES, Bundle, Precision, verify_bundle
 from service.admission import Admission
 from service.counting import VersionCounts
@@ -184,6 +186,9 @@ class Loader:
             cpus, size = usable_cpus(), kind.size
             with self._measuring:
                 plan = measure_plan(open_run, kind.provider, cpus, size, kind.fixed_batch)
+            # side by side, batches took more memory than the chosen plan ever will
+            smallest = np.zeros((kind.fixed_batch or 1, size, size, 3), np.uint8)
+            session(plan.threads).run_and_shrink(smallest)
             self._plans.put(key, plan)
             origin = "measured"
         return plan, origin, session(plan.threads)

@@ -65,6 +65,14 @@ class Session:
         probabilities: Float32Array = self._session.run(["probabilities"], {"image": images})[0]
         return probabilities
 
+    def run_and_shrink(self, images: UInt8Array) -> Float32Array:
+        """As `run`; afterwards the pool holds no more than what runs under way need of it."""
+        options = ort.RunOptions()
+        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        answers = self._session.run(["probabilities"], {"image": images}, options)
+        probabilities: Float32Array = answers[0]
+        return probabilities
+
 
 class Bound:
     """Runs with input and output in places on the device that no run has to allocate.
