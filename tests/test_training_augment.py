@@ -74,6 +74,18 @@ def test_zoom_and_rotation_change_what_is_seen():
     assert (moved - plain).abs().mean() > 1
 
 
+@pytest.mark.parametrize("zoom", [1.0, 1.1, 1.5])
+def test_zoom_stays_within_its_range_and_one_is_off(zoom: float):
+    ramp = torch.arange(SIZE).expand(3, SIZE, SIZE).float() + 100
+    pixels = views("basic", ramp, zoom=zoom)
+    # what is left of the ramp's length is 1/zoom; light changes it by a twentieth
+    lengths = (pixels[:, 0, 0, -1] - pixels[:, 0, 0, 0]) / (SIZE - 1)
+    assert lengths.max() <= 1.05 + 1e-3
+    assert lengths.min() >= 0.95 / zoom - 1e-3
+    if zoom > 1:
+        assert lengths.min() < 0.95 + 0.02 - (1 - 1 / zoom) / 2
+
+
 def test_the_same_generator_gives_the_same_views():
     assert torch.equal(
         views("top_down", arrow(), zoom=1.1, rotate=10),

@@ -55,6 +55,15 @@ def test_several_labels_in_a_row_make_the_task_multi_label(tmp_path: Path):
     assert dataset.targets.sum() == 15
 
 
+def test_the_task_can_be_told_instead_of_found(tmp_path: Path):
+    photos.folder(tmp_path / "images", per_class=5)
+    table = write_csv(tmp_path / "labels.csv", tmp_path / "images")
+    assert read_dataset(table, task="multi").task == "multi"
+    table.write_text(table.read_text().replace(",dark", ",dark noisy"))
+    with pytest.raises(DataError, match="2 labels in a single-label task"):
+        read_dataset(table, task="single")
+
+
 def test_known_images_keep_their_part_when_data_grows(tmp_path: Path):
     data = photos.folder(tmp_path / "data", per_class=8)
     rule = SplitRule("stratified", valid_fraction=0.25)

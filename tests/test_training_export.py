@@ -16,7 +16,7 @@ from registry.tta import TtaSpec, tta_views
 from training.backbone import load_backbone
 from training.data import read_dataset
 from training.decoded import decode
-from training.evaluate import confusions, measure, predict, predict_rows
+from training.evaluate import confusions, flips, measure, predict, predict_rows
 from training.export import TOLERANCE, check_parity, export
 from training.network import Network, build_network
 from training.runtime import open_session
@@ -90,6 +90,14 @@ def test_measures_are_those_of_scikit_learn():
     exact = answers.astype(float) / answers.astype(float).sum(axis=1, keepdims=True)
     assert measures.log_loss == pytest.approx(log_loss(truth, exact), abs=1e-6)
     assert confusions(answers, np.eye(3)[truth]).sum() == 101
+
+
+def test_flips_are_counted_both_ways():
+    targets = np.eye(2, dtype=np.float32)[[0, 0, 1, 1]]
+    plain = np.eye(2, dtype=np.float32)[[0, 1, 1, 0]]
+    tta = np.eye(2, dtype=np.float32)[[0, 0, 0, 1]]
+    assert flips(plain, tta, targets, "single") == (2, 1)
+    assert flips(plain, plain, targets, "single") == (0, 0)
 
 
 def test_multi_label_answers_are_measured_by_f2():

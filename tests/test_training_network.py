@@ -149,6 +149,18 @@ def test_the_head_is_that_of_2018():
     assert [len(list(make_head(10, 3, (), (0.5,)))), head[1].p, head[5].p] == [3, 0.25, 0.5]
 
 
+def test_the_head_takes_twice_the_channels_at_any_size_of_image(network: Network):
+    channels = network.head[0].num_features // 2
+    widths = (2 * channels, 16, 3)
+    linear = widths[0] * widths[1] + widths[1] + widths[1] * widths[2] + widths[2]
+    normalisation = 2 * widths[0] + 2 * widths[1]
+    assert sum(p.numel() for p in network.head.parameters()) == linear + normalisation
+    network.eval()
+    with torch.no_grad():
+        shapes = [network(torch.zeros(2, 3, side, side)).shape for side in (32, 48, 65)]
+    assert set(shapes) == {(2, 3)}
+
+
 def test_a_saved_network_comes_back_bit_for_bit(network: Network, tmp_path: Path):
     path = tmp_path / "network.safetensors"
     save_network(network, path, n_classes=3, size=photos.SIZE, task="single")

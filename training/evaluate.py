@@ -91,6 +91,14 @@ def right(probabilities: Float32Array, targets: Float32Array, task: Task) -> npt
     return np.asarray(probabilities.argmax(axis=1) == targets.argmax(axis=1))
 
 
+def flips(
+    plain: Float32Array, tta: Float32Array, targets: Float32Array, task: Task
+) -> tuple[int, int]:
+    """How many answers the views made right, and how many wrong."""
+    before, after = (right(each, targets, task) for each in (plain, tta))
+    return int((after & ~before).sum()), int((before & ~after).sum())
+
+
 def confusions(probabilities: Float32Array, targets: Float32Array) -> npt.NDArray[np.int64]:
     """[classes,classes] counts, true class by row; sums to n."""
     labels: Sequence[int] = range(targets.shape[1])

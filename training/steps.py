@@ -16,7 +16,7 @@ from training.answers import answer_tests
 from training.batches import Batches, ImageBatches
 from training.bench import Bench, Evaluation, Parts
 from training.device import autocast
-from training.evaluate import METRICS, measure, predict_rows, right
+from training.evaluate import METRICS, flips, measure, predict_rows
 from training.finder import RateSearch, find_rate
 from training.fit import Epoch, fit
 from training.items import Part
@@ -170,15 +170,15 @@ def evaluate(bench: Bench, answer: Answer) -> Evaluation:
     plain = answers(1)
     tta = answers(settings.tta_views) if settings.tta_views > 1 else plain
     targets = dataset.targets[rows]
-    plain_right, tta_right = (right(each, targets, dataset.task) for each in (plain, tta))
+    gained, lost = flips(plain, tta, targets, dataset.task)
     return Evaluation(
         rows,
         plain,
         tta,
         measure(plain, targets, dataset.task),
         measure(tta, targets, dataset.task),
-        gained=int((tta_right & ~plain_right).sum()),
-        lost=int((plain_right & ~tta_right).sum()),
+        gained=gained,
+        lost=lost,
         tests=answer_tests(dataset, answer, bench.decoded.spec),
     )
 
