@@ -36,9 +36,11 @@ def test_the_recipe_of_2018_trains_with_snapshots_and_the_best_epoch(tmp_path: P
 def test_one_cycle_with_decay_per_cycle_and_averaged_weights_trains(tmp_path: Path):
     data = photos.folder(tmp_path / "data", per_class=12)
     told = {"schedule": "one_cycle", "decay": "per_cycle", "keep": "swa", "cycle_len": "2"}
+    told |= {"learning_rate": "0.01"}
     assignment = photos.assignment(tmp_path, data, freeze_batchnorm="false", **told)
     bundle, _ = train(assignment, lambda event: None)
     assert "the mean of all unfrozen epochs" in bundle.provenance["averaged"]
+    assert "head 1.00e-02" in bundle.provenance["learning_rates"]
     assert all(np.isfinite(value) for value in bundle.metrics.values())
     network, _ = load_network(assignment.run / NETWORK)
     assert all(bool(tensor.isfinite().all()) for tensor in network.state_dict().values())

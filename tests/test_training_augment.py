@@ -74,6 +74,17 @@ def test_zoom_and_rotation_change_what_is_seen():
     assert (moved - plain).abs().mean() > 1
 
 
+def test_three_in_four_views_are_turned_within_the_angle():
+    """The slope of a ramp turns with it; light changes only how steep it is."""
+    ramp = torch.arange(SIZE).expand(3, SIZE, SIZE).float() * 10 + 80
+    middle = views("basic", ramp, n=400, rotate=10)[:, 0, 3:5, 3:5]
+    across = (middle[:, :, 1] - middle[:, :, 0]).mean(1)
+    down = (middle[:, 1] - middle[:, 0]).mean(1)
+    angles = torch.rad2deg(torch.atan2(down, across)).abs()
+    assert 9 < angles.max() < 10.1
+    assert 0.68 < (angles > 0.01).float().mean() < 0.82
+
+
 @pytest.mark.parametrize("zoom", [1.0, 1.1, 1.5])
 def test_zoom_stays_within_its_range_and_one_is_off(zoom: float):
     ramp = torch.arange(SIZE).expand(3, SIZE, SIZE).float() + 100
