@@ -68,7 +68,8 @@ class Trainer:
         with log.open("ab") as errors:
             try:
                 # Not the event loop's own: uvloop forks, and gRPC does not survive that. Of 300
-                # children that it started beside a busy server 26 crashed, of Popen's none.
+                # children that it started beside a busy server 26 crashed; of those that asyncio's
+                # loop started, which goes through Popen, none.
                 process = await asyncio.to_thread(
                     subprocess.Popen,
                     [*command, "--assignment", str(assignment)],
