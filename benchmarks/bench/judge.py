@@ -67,12 +67,12 @@ def conditions(record: Record) -> list[Condition]:
     ]
 
 
-def better_peer(record: Record, row: str, *, two_at_a_time: bool) -> str | None:
+def better_peer(record: Record, row: str, *, tuned: bool) -> str | None:
     """The one with the higher median throughput, among all or among those as documented."""
     found = {
         name: statistics.median(values)
         for name in SETTINGS
-        if (values := record.values(row, name, "per_s")) and (two_at_a_time or "," not in name)
+        if (values := record.values(row, name, "per_s")) and (tuned or "," not in name)
     }
     return max(found, key=lambda name: found[name]) if found else None
 
@@ -92,9 +92,9 @@ def wrong_answers(record: Record) -> list[str]:
 
 def _over_peers(record: Record, row: str, wanted: float) -> list[Condition]:
     judged = []
-    for two_at_a_time in (False, True):
-        peer = better_peer(record, row, two_at_a_time=two_at_a_time)
-        form = "however it is set up" if two_at_a_time else "as documented"
+    for tuned in (False, True):
+        peer = better_peer(record, row, tuned=tuned)
+        form = "tuned or not" if tuned else "as documented"
         what = f"{row}: over the better peer, {form} ({peer})"
         ratios = record.ratios(row, OURS, peer) if peer else []
         judged.append(_at_least(what, ratios, wanted))

@@ -29,13 +29,18 @@ OVERLOAD_TIMES, OVERLOAD_DEADLINE_S = 3, 1.0
 STARTS, IDLE_S = 3, 3.0
 TRIAL_ROUND = 0
 
-# As its documentation writes a model, a peer answers one request at a time; at two it does when its
-# user has moved the work to threads, or has mlserver start processes.
+# A peer with a model as its documentation writes it, which answers one request at a time and logs
+# each; and tuned: silent, with what its user can move to threads or processes.
 SETTINGS: dict[str, tuple[PeerSettings, ...]] = {
-    "kserve": (PeerSettings(0, 2), PeerSettings(0, 1)),
-    "kserve, two at a time": (PeerSettings(2, 1),),
-    "mlserver": (PeerSettings(0, 2), PeerSettings(0, 2, workers=1), PeerSettings(0, 2, batch=8)),
-    "mlserver, two at a time": (PeerSettings(0, 1, workers=2), PeerSettings(2, 1)),
+    "kserve": (PeerSettings(0, 2, logs=True), PeerSettings(0, 1, logs=True)),
+    "kserve, tuned": (PeerSettings(0, 2), PeerSettings(0, 1), PeerSettings(2, 1)),
+    "mlserver": (PeerSettings(0, 2, logs=True), PeerSettings(0, 2, workers=1, logs=True)),
+    "mlserver, tuned": (
+        PeerSettings(0, 2),
+        PeerSettings(0, 1, workers=2),
+        PeerSettings(2, 1),
+        PeerSettings(0, 2, batch=8),
+    ),
 }
 OPEN_PEER = {"kserve": servers.kserve, "mlserver": servers.mlserver}
 

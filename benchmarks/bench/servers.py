@@ -53,11 +53,13 @@ class PeerSettings:
     threads: int  # of ONNX Runtime, for a request
     workers: int = 0  # mlserver's parallel_workers: processes that have the model
     batch: int = 0  # mlserver's adaptive batching: largest batch
+    logs: bool = False  # a line for each request, as both do when nothing is said
 
     def __str__(self) -> str:
         form = f"{self.workers} workers" if self.workers else "one process"
         form += f", {self.runs} threads" if self.runs else ""
         form += f", batches of {self.batch}" if self.batch else ""
+        form += ", logs" if self.logs else ""
         return f"{form}, {self.threads} intra-op"
 
 
@@ -84,6 +86,7 @@ def kserve(python: Path, networks: Path, model: str, settings: PeerSettings) -> 
     command = [python, PEER_CODE / "kserve_server.py", networks, "--model", model]
     command += ["--grpc_port", port, "--http_port", http_port]
     command += ["--runs", settings.runs, "--threads", settings.threads]
+    command += [] if settings.logs else ["--quiet"]
     with (
         TemporaryDirectory() as folder,
         _running([str(one) for one in command], _model_ready(port, model), Path(folder)) as server,
@@ -97,7 +100,7 @@ def mlserver(python: Path, networks: Path, model: str, settings: PeerSettings) -
     port, http_port, metrics_port = free_ports(3)
     with TemporaryDirectory() as folder:
         server = {
-            "debug": False,
+            "debug": settings.logs,
             "host": "127.0.0.1",
             "grpc_port": port,
             "http_port": http_port,

@@ -62,10 +62,12 @@ if __name__ == "__main__":
     parser.add_argument("--model", default="lite0")
     parser.add_argument("--runs", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--quiet", action="store_true", help="no line for each request")
     options = parser.parse_args()
     kind = Pictures if options.model == "lite0" else Network
     path = options.folder / f"{options.model.removesuffix('-tensor')}.onnx"
     model = kind(options.model, path, options.runs, options.threads)
-    server = kserve.ModelServer(workers=1, enable_latency_logging=False)
-    logging.getLogger("kserve").setLevel(logging.WARNING)  # else a line for each request
+    server = kserve.ModelServer(workers=1, enable_latency_logging=not options.quiet)
+    if options.quiet:
+        logging.getLogger("kserve").setLevel(logging.WARNING)
     server.start([model])
