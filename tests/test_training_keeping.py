@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from registry.errors import DataError
 from training.data import Dataset
 from training.items import Item
 from training.judging import set_apart
@@ -132,7 +132,14 @@ def test_equal_images_judge_together():
 
 
 def test_a_class_of_one_image_is_learnt_from():
-    items = tuple(Item(Path(), (label,), "train", sha256=label) for label in "abc")
+    one = Item(Path(), ("c",), "train", sha256="c")
+    items = (*photographs(40).items, one)
     learnt, judged = set_apart(Dataset(Path(), items, ("a", "b", "c"), "single"), 0.9, seed=0)
-    np.testing.assert_array_equal(learnt, [0, 1, 2])
-    assert len(judged) == 0
+    assert 40 in learnt
+    assert len(judged) > len(learnt)
+
+
+def test_too_few_images_to_set_some_apart_are_an_error():
+    items = tuple(Item(Path(), (label,), "train", sha256=label) for label in "abc")
+    with pytest.raises(DataError, match="3 images to learn from are too few to set some apart"):
+        set_apart(Dataset(Path(), items, ("a", "b", "c"), "single"), 0.9, seed=0)

@@ -8,7 +8,7 @@ import numpy as np
 
 from registry.images import Float32Array, ImageSpec, prepare
 from training.data import Dataset
-from training.evaluate import Measures, measure
+from training.evaluate import Measures, Thresholds, measure
 from training.runtime import Answer
 
 
@@ -18,12 +18,14 @@ def answer_tests(dataset: Dataset, answer: Answer, spec: ImageSpec) -> Float32Ar
     return np.stack(answers) if answers else np.zeros((0, len(dataset.labels)), np.float32)
 
 
-def measure_tests(dataset: Dataset, answers: Float32Array) -> Measures | None:
+def measure_tests(
+    dataset: Dataset, answers: Float32Array, thresholds: Thresholds
+) -> Measures | None:
     """None where the test images have no labels."""
     if not any(item.labels for item in dataset.tests):
         return None
     targets = [[label in item.labels for label in dataset.labels] for item in dataset.tests]
-    return measure(answers, np.array(targets, dtype=np.float32), dataset.task)
+    return measure(answers, np.array(targets, dtype=np.float32), dataset.task, thresholds)
 
 
 def write_answers(path: Path, dataset: Dataset, answers: Float32Array) -> None:

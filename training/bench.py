@@ -14,7 +14,7 @@ from training.balance import Float64Array, class_weights, draw_shares
 from training.batches import ActivationBatches, ImageBatches
 from training.data import Dataset, Rows
 from training.decoded import Decoded
-from training.evaluate import Measures
+from training.evaluate import THRESHOLD, Measures
 from training.finder import RateSearch
 from training.fit import Epoch
 from training.items import Part
@@ -41,6 +41,7 @@ class Bench:
     schedules: dict[str, Shares] = field(default_factory=dict)
     history: list[Epoch] = field(default_factory=list)
     snapshots: list[State] = field(default_factory=list)
+    thresholds: list[float] = field(default_factory=list)  # of a multi-label task, once fitted
     facts: dict[str, str] = field(default_factory=dict)  # for the provenance
 
     @property
@@ -88,6 +89,13 @@ class Bench:
 
     def targets(self, part: Part) -> Tensor:
         return torch.from_numpy(self.dataset.targets[self.rows(part)])
+
+    @property
+    def label_thresholds(self) -> tuple[float, ...]:
+        """From which probability on each label counts; none in a single-label task."""
+        if self.dataset.task == "single":
+            return ()
+        return tuple(self.thresholds) or (THRESHOLD,) * len(self.dataset.labels)
 
     def loss(self) -> nn.Module:
         """Of held-out images: classes count by their images, whatever training does."""

@@ -18,7 +18,6 @@ from training.backbone import Backbone
 from training.bench import Bench, Evaluation
 from training.compare import SPLIT
 from training.data import Rows
-from training.evaluate import THRESHOLD
 from training.export import TOLERANCE, export
 from training.network import NETWORK, save_network
 from training.publishing import TOLERANCES, seal_stage, with_variants
@@ -69,7 +68,7 @@ def export_and_prove(assignment: Assignment, bench: Bench) -> Exported:
         labels=dataset.labels,
         image=settings.image_spec(),
         tta=settings.tta_spec(),
-        thresholds=(THRESHOLD,) * len(dataset.labels) if dataset.task == "multi" else (),
+        thresholds=bench.label_thresholds,
         tolerances=TOLERANCES,
         files=dict.fromkeys((MODEL, GOLDEN), "0" * 64),
     )
@@ -135,7 +134,7 @@ def seal_bundle(
 
 def _metrics(bench: Bench, evaluation: Evaluation) -> dict[str, float]:
     plain, tta = evaluation.plain_measures, evaluation.tta_measures
-    test = measure_tests(bench.dataset, evaluation.tests)
+    test = measure_tests(bench.dataset, evaluation.tests, bench.label_thresholds)
     tested = {f"{test.metric}_test": test.value, "log_loss_test": test.log_loss} if test else {}
     return {
         plain.metric: plain.value,

@@ -35,11 +35,14 @@ def score(
     theirs = None
     if assignment.champion and fresh.any():
         theirs = _answers_of(assignment.champion, dataset, rows[chosen], stages.advance)
-    mine_right = right(mine, targets, dataset.task)
-    theirs_right = mine_right if theirs is None else right(theirs, targets, dataset.task)
+    rival = read_bundle(assignment.champion) if assignment.champion and fresh.any() else bundle
+    mine_right = right(mine, targets, dataset.task, bundle.thresholds)
+    theirs_right = (
+        mine_right if theirs is None else right(theirs, targets, dataset.task, rival.thresholds)
+    )
     return Scored(
-        candidate=_score(mine, targets, dataset),
-        promoted=None if theirs is None else _score(theirs, targets, dataset),
+        candidate=_score(mine, targets, bundle),
+        promoted=None if theirs is None else _score(theirs, targets, rival),
         promoted_version=None if theirs is None else assignment.champion_version,
         images=len(targets),
         gained=int((mine_right & ~theirs_right).sum()),
@@ -96,6 +99,7 @@ def _answers_of(
     return np.stack(answers)
 
 
-def _score(answers: Float32Array, targets: Float32Array, dataset: Dataset) -> Score:
-    measures = measure(answers, targets, dataset.task)
+def _score(answers: Float32Array, targets: Float32Array, bundle: Bundle) -> Score:
+    """With the bundle's own thresholds, as it would be served."""
+    measures = measure(answers, targets, bundle.task, bundle.thresholds)
     return Score(metric=measures.metric, value=measures.value, log_loss=measures.log_loss)

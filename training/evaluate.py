@@ -20,6 +20,7 @@ from training.runtime import Answer
 
 METRICS: dict[Task, str] = {"single": "accuracy", "multi": "f2"}
 THRESHOLD = 0.5  # of a multi-label answer
+Thresholds = float | Sequence[float]  # one for all labels, or one each; single-label ignores them
 
 
 @dataclass(frozen=True)
@@ -68,12 +69,17 @@ def predict_rows(
     return np.stack(results)
 
 
-def measure(probabilities: Float32Array, targets: Float32Array, task: Task) -> Measures:
+def measure(
+    probabilities: Float32Array,
+    targets: Float32Array,
+    task: Task,
+    thresholds: Thresholds = THRESHOLD,
+) -> Measures:
     """Metric and log loss of [n,classes] against one-hot or multi-hot targets."""
     if task == "multi":
         clipped = probabilities.clip(1e-7, 1 - 1e-7)
         loss = -(targets * np.log(clipped) + (1 - targets) * np.log(1 - clipped)).mean()
-        chosen = probabilities >= THRESHOLD
+        chosen = probabilities >= np.asarray(thresholds, np.float32)
         value = fbeta_score(targets, chosen, beta=2, average="samples", zero_division=0)
         return Measures("f2", float(value), float(loss))
     truth = targets.argmax(axis=1)
@@ -83,19 +89,28 @@ def measure(probabilities: Float32Array, targets: Float32Array, task: Task) -> M
     return Measures("accuracy", float(right(probabilities, targets, task).mean()), float(loss))
 
 
-def right(probabilities: Float32Array, targets: Float32Array, task: Task) -> npt.NDArray[np.bool_]:
+def right(
+    probabilities: Float32Array,
+    targets: Float32Array,
+    task: Task,
+    thresholds: Thresholds = THRESHOLD,
+) -> npt.NDArray[np.bool_]:
     """[n]: whether each answer is right; all labels of it, in a multi-label task."""
     if task == "multi":
-        agree = (probabilities >= THRESHOLD) == (targets > 0)
+        agree = (probabilities >= np.asarray(thresholds, np.float32)) == (targets > 0)
         return np.asarray(agree.all(axis=1))
     return np.asarray(probabilities.argmax(axis=1) == targets.argmax(axis=1))
 
 
 def flips(
-    plain: Float32Array, tta: Float32Array, targets: Float32Array, task: Task
+    plain: Float32Array,
+    tta: Float32Array,
+    targets: Float32Array,
+    task: Task,
+    thresholds: Thresholds = THRESHOLD,
 ) -> tuple[int, int]:
     """How many answers the views made right, and how many wrong."""
-    before, after = (right(each, targets, task) for each in (plain, tta))
+    before, after = (right(each, targets, task, thresholds) for each in (plain, tta))
     return int((after & ~before).sum()), int((before & ~after).sum())
 
 

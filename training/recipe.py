@@ -23,6 +23,7 @@ from training.runtime import answering
 from training.settings import Settings, read_settings
 from training.snapshots import average_snapshots
 from training.steps import (
+    choose_thresholds,
     evaluate,
     fit_augmented_head,
     fit_head,
@@ -101,6 +102,7 @@ def train(assignment: Assignment, tell: Tell) -> tuple[Bundle, Scored]:
         average_snapshots(bench, assignment.run)
 
     stages.begin("export and prove", 0)
+    choose_thresholds(bench)
     exported = export_and_prove(assignment, bench)
 
     stages.begin("evaluate with and without views", bench.n_valid * (1 + settings.tta_views))

@@ -106,7 +106,7 @@ class Settings(Record):
     freeze_batchnorm: bool = True  # running statistics and scales of the backbone stay as they are
     # which weights of the unfrozen epochs are kept; swa is their mean
     keep: Keep = "last"
-    # of the training part, set apart to judge epochs by where keep or patience ask for it
+    # of the training part, set apart where keep, patience or thresholds need images to judge by
     judge_share: float = Field(default=0.1, gt=0, lt=1)
     judge_by: Literal["log_loss", "metric"] = "log_loss"  # lower, and higher, is better
     # stop after so many cycles in a row without an epoch better than the best before; 0: never
@@ -114,6 +114,8 @@ class Settings(Record):
     snapshots: bool = False  # keep the network at each cycle's end, and measure their mean answer
 
     # 5. evaluation
+    # of multi-label answers: 0.5, or each label's best for F2 on the images set apart
+    thresholds: Literal["half", "fitted"] = "half"
     tta_views: int = Field(default=5, ge=0, le=MAX_VIEWS)
     serve_tta_views: int = Field(default=1, ge=0, le=MAX_VIEWS)  # when a request does not say
 
@@ -122,7 +124,7 @@ class Settings(Record):
 
     @property
     def judges(self) -> bool:
-        return self.keep == "best" or self.patience > 0
+        return self.keep == "best" or self.patience > 0 or self.thresholds == "fitted"
 
     def layout(self) -> Layout:
         """A row of a single-label task has one label, whatever separators are in it."""

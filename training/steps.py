@@ -16,7 +16,7 @@ from training.answers import answer_tests
 from training.batches import Batches, ImageBatches
 from training.bench import Bench, Evaluation, Parts
 from training.device import autocast
-from training.evaluate import METRICS, flips, measure, predict_rows
+from training.evaluate import METRICS, flips, measure, predict, predict_rows
 from training.finder import RateSearch, find_rate
 from training.fit import Epoch, fit
 from training.items import Part
@@ -24,6 +24,7 @@ from training.keeping import DIRECTIONS, Keeper, recompute_statistics
 from training.network import evaluating, to_probabilities
 from training.plan import Plan, plan_cycles, plan_head
 from training.runtime import Answer
+from training.thresholds import fit_thresholds
 
 SETTLING_BATCHES = 8  # enough for a mean and a variance
 UNFROZEN_SEARCH_STEPS = 30  # where a step costs a backward pass through everything
@@ -150,6 +151,18 @@ def fit_unfrozen(bench: Bench, rate: float) -> None:
     _keep(bench, keeper, batches)
 
 
+def choose_thresholds(bench: Bench) -> None:
+    """A multi-label bench has thresholds fitted on images that are neither learnt from nor scored,
+    if the settings ask for it."""
+    if bench.dataset.task == "single" or bench.settings.thresholds == "half":
+        return
+    pixels = bench.decoded.pixels[bench.judged]
+    answers = predict(bench.network, pixels, bench.dataset.task, bench.device)
+    bench.thresholds[:] = fit_thresholds(answers, bench.dataset.targets[bench.judged])
+    shown = ", ".join(f"{value:.2f}" for value in bench.thresholds[:10])
+    bench.note("thresholds", f"fitted on {len(bench.judged)} images set apart: {shown}")
+
+
 def evaluate(bench: Bench, answer: Answer) -> Evaluation:
     """The held-out images answered once plainly and once with views, by what will be served; and
     the test images, which nothing has looked at before."""
@@ -170,13 +183,13 @@ def evaluate(bench: Bench, answer: Answer) -> Evaluation:
     plain = answers(1)
     tta = answers(settings.tta_views) if settings.tta_views > 1 else plain
     targets = dataset.targets[rows]
-    gained, lost = flips(plain, tta, targets, dataset.task)
+    gained, lost = flips(plain, tta, targets, dataset.task, bench.label_thresholds)
     return Evaluation(
         rows,
         plain,
         tta,
-        measure(plain, targets, dataset.task),
-        measure(tta, targets, dataset.task),
+        measure(plain, targets, dataset.task, bench.label_thresholds),
+        measure(tta, targets, dataset.task, bench.label_thresholds),
         gained=gained,
         lost=lost,
         tests=answer_tests(dataset, answer, bench.decoded.spec),

@@ -1,0 +1,56 @@
+"""Thresholds of a multi-label task, fitted off what is scored."""
+
+from pathlib import Path
+
+import numpy as np
+import photos
+import pytest
+from sklearn.metrics import fbeta_score
+
+from training.evaluate import measure, right
+from training.recipe import train
+from training.thresholds import CANDIDATES, fit_thresholds
+
+
+def test_each_label_gets_the_threshold_of_its_best_f2():
+    draw = np.random.default_rng(0)
+    targets = (draw.random((200, 3)) < [0.1, 0.5, 0.8]).astype(np.float32)
+    answers = (0.6 * draw.random((200, 3)) + 0.3 * targets).astype(np.float32)
+    for label, threshold in enumerate(fit_thresholds(answers, targets)):
+        scores = [
+            fbeta_score(targets[:, label], answers[:, label] >= other, beta=2)
+            for other in CANDIDATES
+        ]
+        mine = fbeta_score(targets[:, label], answers[:, label] >= threshold, beta=2)
+        assert mine == pytest.approx(max(scores), abs=1e-12)
+
+
+def test_equal_thresholds_and_labels_without_images_stay_near_a_half():
+    answers = np.array([[0.9, 0.2], [0.1, 0.3]], dtype=np.float32)
+    targets = np.array([[1, 0], [0, 0]], dtype=np.float32)
+    assert fit_thresholds(answers, targets) == (0.5, 0.5)
+
+
+def test_thresholds_decide_what_is_right():
+    answers = np.array([[0.3, 0.6]], dtype=np.float32)
+    targets = np.array([[1, 0]], dtype=np.float32)
+    assert right(answers, targets, "multi", (0.25, 0.75)).tolist() == [True]
+    assert measure(answers, targets, "multi", (0.25, 0.75)).value == 1
+    assert measure(answers, targets, "multi").value == 0
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_fitted_thresholds_travel_with_the_bundle_and_score_it(tmp_path: Path):
+    photos.folder(tmp_path / "images", per_class=12)
+    rows = [
+        f"{path.relative_to(tmp_path)},{path.parent.name}{' even' if index % 2 else ''}"
+        for index, path in enumerate(sorted((tmp_path / "images").rglob("*.*")))
+    ]
+    (tmp_path / "labels.csv").write_text("\n".join(["file,label", *rows]))
+    told = {"cycles": "0", "thresholds": "fitted", "judge_share": "0.4"}
+    assignment = photos.assignment(tmp_path, tmp_path / "labels.csv", **told)
+    bundle, scored = train(assignment, lambda event: None)
+    assert len(bundle.thresholds) == 3
+    assert set(bundle.thresholds) != {0.5}
+    assert scored.candidate.value == pytest.approx(bundle.metrics["f2"])
+    assert "images set apart" in bundle.provenance["thresholds"]
