@@ -1,0 +1,161 @@
+"""What the fitting steps share: the forward pass, one stage's fit, statistics, what is kept."""
+
+from collections.abc import Callable, Iterable
+from itertools import islice
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.optim.swa_utils import update_bn
+
+from training.activations import compute
+from training.batches import Batches, ImageBatches
+from training.bench import Bench
+from training.device import autocast
+from training.evaluate import METRICS, measure
+from training.fit import Epoch, fit
+from training.keeping import DIRECTIONS, Keeper, recompute_statistics
+from training.network import evaluating, to_probabilities
+from training.plan import Plan
+
+SETTLING_BATCHES = 8  # enough for a mean and a variance
+
+
+def head_on(bench: Bench) -> Callable[[Tensor], Tensor]:
+    """Features [b,d] -> logits, with the head on whatever device it is."""
+    return lambda features: bench.network.head(features.to(bench.device))
+
+
+def whole(bench: Bench) -> Callable[[Tensor], Tensor]:
+    """Augmented pixels -> logits, through every layer."""
+
+    def forward(pixels: Tensor) -> Tensor:
+        with autocast(bench.device, backward=True):
+            features = bench.network.features(pixels)
+        logits: Tensor = bench.network.head(features.float())
+        return logits
+
+    return forward
+
+
+def fit_stage(
+    bench: Bench,
+    stage: str,
+    forward: Callable[[Tensor], Tensor],
+    rates: list[float],
+    plan: Plan,
+    batches: Batches,
+    validate: Callable[[], tuple[float, float]],
+    goes_on: Callable[[int], bool] = lambda number: True,
+) -> None:
+    """Fits the groups that learn, tells of each epoch, and keeps schedule and rows."""
+    settings, loss = bench.settings, bench.training_loss()
+    bench.schedules[stage] = plan.shares
+    n_epochs = plan.cycle_ends[-1]
+
+    def epoch_done(number: int, epoch: Epoch) -> None:
+        bench.stages.epoch(
+            number,
+            n_epochs,
+            train_loss=epoch.train_loss,
+            valid_loss=epoch.valid_loss,
+            metric=METRICS[bench.dataset.task],
+            metric_value=epoch.metric_value,
+            images_per_second=epoch.images_per_second,
+        )
+
+    bench.history.extend(
+        fit(
+            stage,
+            forward,
+            bench.network.learning_groups(),
+            rates,
+            plan.shares,
+            batches,
+            lambda logits, targets: loss(logits, targets.to(logits.device)),
+            spec=settings.optimizer_spec(),
+            momenta=plan.momenta,
+            decays=plan.decays,
+            before_epoch=lambda: bench.network.train_unfrozen(
+                freeze_batchnorm=settings.freeze_batchnorm
+            ),
+            validate=validate,
+            advance=bench.stages.advance,
+            epoch_done=epoch_done,
+            goes_on=goes_on,
+        )
+    )
+
+
+def make_keeper(bench: Bench, plan: Plan) -> Keeper:
+    """What looks at the network after each epoch of `plan`, as the settings say."""
+    settings = bench.settings
+
+    def judge() -> float:
+        features = compute(bench.network, bench.decoded, bench.judged, bench.device)
+        targets = torch.from_numpy(bench.dataset.targets[bench.judged])
+        loss, metric = _score(bench, features, targets)
+        return loss if settings.judge_by == "log_loss" else metric
+
+    return Keeper(
+        bench.network,
+        settings.keep,
+        plan.cycle_ends,
+        judge,
+        direction=DIRECTIONS[settings.judge_by],
+        patience=settings.patience,
+        snapshots=settings.snapshots,
+    )
+
+
+def keep_chosen(bench: Bench, keeper: Keeper, batches: ImageBatches) -> None:
+    """The network has the weights that the settings keep; snapshots are on the bench."""
+    keeper.restore()
+    bench.snapshots.extend(keeper.at_cycle_ends)
+    if keeper.best_epoch:
+        bench.note(
+            "best_epoch",
+            f"epoch {keeper.best_epoch} was the best by {bench.settings.judge_by} of "
+            f"{len(bench.judged)} images set apart",
+        )
+    if bench.settings.keep == "swa":
+        bench.network.train_unfrozen(freeze_batchnorm=bench.settings.freeze_batchnorm)
+        pixels = (pixels for pixels, _ in islice(batches.epoch(0), SETTLING_BATCHES))
+        recompute_statistics(bench.network, whole(bench), pixels)
+        settle(bench, augmented_features(bench, batches))
+        bench.note("averaged", "the network is the mean of all unfrozen epochs, statistics anew")
+
+
+def settle(bench: Bench, batches: Iterable[Tensor]) -> None:
+    """The head's batch statistics are exact for `batches` of features.
+
+    They have to be batches as it learns from, shuffled: in batches of one class, what tells the
+    classes apart is not part of the variance, and the answers are far too sure.
+
+    The running averages lag behind: with few batches they are still near where they started, and
+    while the backbone learns they are those of features it no longer gives.
+    """
+    update_bn(batches, bench.network.head, bench.device)
+
+
+def augmented_features(bench: Bench, batches: ImageBatches) -> list[Tensor]:
+    """Features [b,d] of some batches, as the backbone gives them now."""
+    features = []
+    with evaluating(bench.network.body), autocast(bench.device, backward=False):
+        for pixels, _ in islice(batches.epoch(0), SETTLING_BATCHES):
+            features.append(bench.network.features(pixels).float())
+    return [batch.clone() for batch in features]
+
+
+def validate_head(bench: Bench, features: Tensor) -> tuple[float, float]:
+    """Loss and metric of the head on features of the held-out images."""
+    return _score(bench, features, bench.targets("valid"))
+
+
+def _score(bench: Bench, features: Tensor, targets: Tensor) -> tuple[float, float]:
+    with evaluating(bench.network):
+        logits = bench.network.head(features.to(bench.device)).float().cpu()
+        loss = float(bench.loss()(logits, targets))
+    task = bench.dataset.task
+    answers = to_probabilities(logits, task).numpy()
+    return loss, measure(answers, np.asarray(targets), task).value
