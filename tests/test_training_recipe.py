@@ -86,11 +86,16 @@ def test_the_report_is_one_page_that_needs_nothing_else(trained: Trained):
     assert "http" not in page
     assert sum(map(sum, figures["confusion"])) == figures["images"]["valid"]
     assert set(figures["learning_rates"]) == {"head", "unfrozen"}
+    layers = json.loads((report / "network.json").read_text())
+    assert layers[-1]["output"] == [2]
+    assert layers[-1]["learns"]
     assert figures["audit"]["images"] == 40
     assert "Data audit" in page
 
 
-@pytest.mark.parametrize("name", ["most_correct", "most_uncertain", "confusion", "losses"])
+@pytest.mark.parametrize(
+    "name", ["most_correct", "most_uncertain", "confusion", "losses", "augmented"]
+)
 def test_pictures_show_something(trained: Trained, name: str):
     with Image.open(trained[0].stage / "report" / f"{name}.png") as picture:
         shown = np.asarray(picture.convert("L"))

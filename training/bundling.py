@@ -1,8 +1,9 @@
 """From a trained network to a sealed bundle: exported, proven, with golden answers and report."""
 
+import json
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,11 +21,13 @@ from training.compare import SPLIT
 from training.data import Rows
 from training.export import TOLERANCE, export
 from training.network import NETWORK, save_network
+from training.preview import augmented
 from training.publishing import TOLERANCES, seal_stage, with_variants
 from training.quantize import RANGE_IMAGES, TRIAL_IMAGES
 from training.report import Findings, write_report
 from training.runtime import PARITY_BATCHES, RUNTIME, answering
 from training.split import write_split
+from training.summary import summarise
 from training.variants import Proof, make_variant, tolerances
 
 GOLDEN_IMAGES = 8
@@ -127,6 +130,8 @@ def seal_bundle(
     write_split(bench.dataset.items, bench.dataset.root, stage / SPLIT)
     if bench.dataset.tests:
         write_answers(report / "test.csv", bench.dataset, evaluation.tests)
+    layers = [asdict(layer) for layer in summarise(bench.network, bench.settings.size)]
+    (report / "network.json").write_text(json.dumps(layers, indent=1), encoding="utf-8")
     write_report(_findings(assignment.model, bench, evaluation, facts), bench.decoded, report)
     metrics = _metrics(bench, evaluation)
     return seal_stage(stage, exported.draft, metrics=metrics, provenance=facts)
@@ -211,5 +216,6 @@ def _findings(
         gained=evaluation.gained,
         lost=evaluation.lost,
         facts=dict(facts),
+        views=augmented(bench.image_batches()),
         audit=bench.audit,
     )

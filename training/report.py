@@ -14,7 +14,7 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from registry.images import Float32Array
+from registry.images import Float32Array, UInt8Array
 from training.audit import Audit
 from training.audit_page import figures as audit_figures
 from training.audit_page import overview, problem_list
@@ -23,7 +23,9 @@ from training.decoded import Decoded
 from training.evaluate import Measures, confusions, right
 from training.finder import RateSearch
 from training.fit import Epoch
+from training.overfitting import overfitting
 from training.page import page, picture, table
+from training.preview import preview
 from training.schedule import Shares
 
 BLUE, RED, GREY = "#2563a8", "#c2402d", "#6b7280"
@@ -49,6 +51,7 @@ class Findings:
     gained: int  # answers that the views made right
     lost: int  # and wrong
     facts: dict[str, str]  # provenance
+    views: UInt8Array  # augmented training images, [n,s,s,3]
     audit: Audit
 
 
@@ -58,6 +61,7 @@ def write_report(findings: Findings, decoded: Decoded, folder: Path) -> None:
     pictures = {"learning_rate.png": _rates(findings.searches)}
     pictures["losses.png"] = _losses(findings.history)
     pictures["schedule.png"] = _schedules(findings.schedules)
+    pictures["augmented.png"] = preview(findings.views)
     if findings.dataset.task == "single":
         pictures["confusion.png"] = _confusion(findings)
         for name, places in _galleries(findings).items():
@@ -199,6 +203,7 @@ def _figures(findings: Findings) -> dict[str, Any]:
         "tta": asdict(findings.tta)
         | {"views": findings.n_views, "gained": findings.gained, "lost": findings.lost},
         "learning_rates": {stage: asdict(search) for stage, search in findings.searches.items()},
+        "overfitting": overfitting(findings.history),
         "epochs": [asdict(epoch) for epoch in findings.history],
         "confusion": confusions(
             findings.probabilities, findings.dataset.targets[findings.rows]
@@ -214,6 +219,7 @@ TITLES = {
     "learning_rate.png": "Learning rate: how the loss answers, and the rate chosen (red)",
     "losses.png": "Losses: a held-out loss that turns up while training falls is overfitting",
     "schedule.png": "Schedule",
+    "augmented.png": "Training images as the network meets them",
     "confusion.png": "Confusion matrix (held-out images)",
     "most_incorrect.png": "Most incorrect",
     "most_uncertain.png": "Most uncertain",
@@ -248,6 +254,8 @@ def _page(findings: Findings, pictures: Sequence[Path]) -> str:
         f"{findings.gained} answers right and {findings.lost} wrong.</p>",
         table(summary),
     ]
+    if sign := overfitting(findings.history):
+        parts.append(f'<p class="severe">{html.escape(sign)}</p>')
     for path in pictures:
         title = html.escape(TITLES[path.name])
         parts.append(f"<h2>{title}</h2>{picture(path.read_bytes(), 'png', TITLES[path.name])}")
