@@ -6,6 +6,8 @@ import numpy as np
 import photos
 import pytest
 
+from registry.errors import TrainingError
+from training.fitting import LAST_GOOD
 from training.network import NETWORK, load_network
 from training.presets import FASTAI2018
 from training.recipe import train
@@ -43,4 +45,16 @@ def test_one_cycle_with_decay_per_cycle_and_averaged_weights_trains(tmp_path: Pa
     assert "head 1.00e-02" in bundle.provenance["learning_rates"]
     assert all(np.isfinite(value) for value in bundle.metrics.values())
     network, _ = load_network(assignment.run / NETWORK)
+    assert all(bool(tensor.isfinite().all()) for tensor in network.state_dict().values())
+
+
+def test_a_training_that_diverges_keeps_the_last_good_weights(tmp_path: Path):
+    data = photos.folder(tmp_path / "data", per_class=8)
+    assignment = photos.assignment(tmp_path, data, learning_rate="1e36", clip_norm="")
+    with pytest.raises(
+        TrainingError,
+        match=r"set a lower learning_rate; the weights before this epoch are in .*good",
+    ):
+        train(assignment, lambda event: None)
+    network, _ = load_network(assignment.run / LAST_GOOD)
     assert all(bool(tensor.isfinite().all()) for tensor in network.state_dict().values())

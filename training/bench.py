@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from training.fit import Epoch
 from training.items import Part
 from training.judging import set_apart
 from training.keeping import State
-from training.network import Network, loss_function
+from training.network import Network, loss_function, save_network
 from training.progress import Stages
 from training.schedule import Shares, restart_epochs
 from training.settings import Settings
@@ -37,6 +38,7 @@ class Bench:
     network: Network
     stages: Stages
     audit: Audit
+    run: Path  # a folder for torch weights
     searches: dict[str, RateSearch] = field(default_factory=dict)
     schedules: dict[str, Shares] = field(default_factory=dict)
     history: list[Epoch] = field(default_factory=list)
@@ -86,6 +88,19 @@ class Bench:
         """Told now, and in the provenance."""
         self.stages.note(text)
         self.facts[name] = text
+
+    def save(self, name: str) -> Path:
+        """The network as it is now, in a file of the run."""
+        self.run.mkdir(parents=True, exist_ok=True)
+        path, data = self.run / name, self.dataset
+        save_network(
+            self.network,
+            path,
+            n_classes=len(data.labels),
+            size=self.settings.size,
+            task=data.task,
+        )
+        return path
 
     def targets(self, part: Part) -> Tensor:
         return torch.from_numpy(self.dataset.targets[self.rows(part)])

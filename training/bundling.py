@@ -20,7 +20,7 @@ from training.bench import Bench, Evaluation
 from training.compare import SPLIT
 from training.data import Rows
 from training.export import TOLERANCE, export
-from training.network import NETWORK, save_network
+from training.network import NETWORK
 from training.preview import augmented
 from training.publishing import TOLERANCES, seal_stage, with_variants
 from training.quantize import RANGE_IMAGES, TRIAL_IMAGES
@@ -53,17 +53,10 @@ def export_and_prove(assignment: Assignment, bench: Bench) -> Exported:
         TrainingError: the ONNX model does not answer as the network does; it is not written.
     """
     settings, dataset = bench.settings, bench.dataset
-    run, stage = assignment.run, assignment.stage
-    run.mkdir(parents=True, exist_ok=True)
+    stage = assignment.stage
     stage.mkdir(parents=True, exist_ok=True)
     bench.network.cpu().eval()
-    save_network(
-        bench.network,
-        run / NETWORK,
-        n_classes=len(dataset.labels),
-        size=settings.size,
-        task=dataset.task,
-    )
+    bench.save(NETWORK)
     draft = Bundle(
         model=assignment.model,
         created_at=datetime.now(UTC),

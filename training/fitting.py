@@ -8,16 +8,18 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import update_bn
 
+from registry.errors import TrainingError
 from training.activations import compute
 from training.batches import Batches, ImageBatches
 from training.bench import Bench
 from training.device import autocast
 from training.evaluate import METRICS, measure
 from training.fit import Epoch, fit
-from training.keeping import DIRECTIONS, Keeper, recompute_statistics
+from training.keeping import DIRECTIONS, Keeper, State, copy_state, recompute_statistics
 from training.network import evaluating, to_probabilities
 from training.plan import Plan
 
+LAST_GOOD = "last-good.safetensors"  # in the folder of a training that diverged
 SETTLING_BATCHES = 8  # enough for a mean and a variance
 
 
@@ -48,10 +50,19 @@ def fit_stage(
     validate: Callable[[], tuple[float, float]],
     goes_on: Callable[[int], bool] = lambda number: True,
 ) -> None:
-    """Fits the groups that learn, tells of each epoch, and keeps schedule and rows."""
+    """Fits the groups that learn, tells of each epoch, and keeps schedule and rows.
+
+    Raises:
+        TrainingError: the loss is no longer a number; the run has the weights of the epoch before.
+    """
     settings, loss = bench.settings, bench.training_loss()
     bench.schedules[stage] = plan.shares
     n_epochs = plan.cycle_ends[-1]
+    good: State = {}
+
+    def before_epoch() -> None:
+        good.update(copy_state(bench.network))
+        bench.network.train_unfrozen(freeze_batchnorm=settings.freeze_batchnorm)
 
     def epoch_done(number: int, epoch: Epoch) -> None:
         bench.stages.epoch(
@@ -64,8 +75,8 @@ def fit_stage(
             images_per_second=epoch.images_per_second,
         )
 
-    bench.history.extend(
-        fit(
+    try:
+        history = fit(
             stage,
             forward,
             bench.network.learning_groups(),
@@ -76,15 +87,17 @@ def fit_stage(
             spec=settings.optimizer_spec(),
             momenta=plan.momenta,
             decays=plan.decays,
-            before_epoch=lambda: bench.network.train_unfrozen(
-                freeze_batchnorm=settings.freeze_batchnorm
-            ),
+            before_epoch=before_epoch,
             validate=validate,
             advance=bench.stages.advance,
             epoch_done=epoch_done,
             goes_on=goes_on,
         )
-    )
+    except TrainingError as error:
+        bench.network.load_state_dict(good)
+        kept = bench.save(LAST_GOOD)
+        raise TrainingError(f"{error}; the weights before this epoch are in {kept}") from error
+    bench.history.extend(history)
 
 
 def make_keeper(bench: Bench, plan: Plan) -> Keeper:
@@ -155,6 +168,10 @@ def validate_head(bench: Bench, features: Tensor) -> tuple[float, float]:
 def _score(bench: Bench, features: Tensor, targets: Tensor) -> tuple[float, float]:
     with evaluating(bench.network):
         logits = bench.network.head(features.to(bench.device)).float().cpu()
+        if not bool(logits.isfinite().all()):
+            raise TrainingError(
+                "after an epoch the answers are no longer numbers; set a lower learning_rate"
+            )
         loss = float(bench.loss()(logits, targets))
     task = bench.dataset.task
     answers = to_probabilities(logits, task).numpy()

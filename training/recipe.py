@@ -78,7 +78,8 @@ def train(assignment: Assignment, tell: Tell) -> tuple[Bundle, Scored]:
         hidden=settings.hidden,
         dropout=settings.dropout,
     )
-    bench = Bench(settings, dataset, decoded, roomy, network.to(pick_device()), stages, audit)
+    network = network.to(pick_device())
+    bench = Bench(settings, dataset, decoded, roomy, network, stages, audit, assignment.run)
 
     stages.begin("precompute activations", len(dataset.items))
     activations = precompute_parts(bench, backbone.digest, assignment.cache)
@@ -99,7 +100,7 @@ def train(assignment: Assignment, tell: Tell) -> tuple[Bundle, Scored]:
 
         stages.begin("cosine restarts, differential rates", bench.n_train * bench.n_unfrozen_epochs)
         fit_unfrozen(bench, body_rate)
-        average_snapshots(bench, assignment.run)
+        average_snapshots(bench)
 
     stages.begin("export and prove", 0)
     choose_thresholds(bench)

@@ -1,34 +1,24 @@
 """Snapshot ensembles (Huang et al. 2017, arXiv 1704.00109): a network kept at each cycle's end."""
 
-from pathlib import Path
-
 import numpy as np
 
 from training.bench import Bench
 from training.evaluate import Measures, measure, predict
 from training.keeping import copy_state
-from training.network import save_network
 
 
-def average_snapshots(bench: Bench, folder: Path) -> Measures | None:
-    """`folder` has cycle-1.safetensors and so on, and the mean of their answers to the held-out
-    images is measured; none: None. The network is afterwards as it was."""
+def average_snapshots(bench: Bench) -> Measures | None:
+    """The run's folder has cycle-1.safetensors and so on, and the mean of their answers to the
+    held-out images is measured; none: None. The network is afterwards as it was."""
     if not bench.snapshots:
         return None
-    folder.mkdir(parents=True, exist_ok=True)
     kept, dataset, rows = copy_state(bench.network), bench.dataset, bench.rows("valid")
     pixels = bench.decoded.pixels[rows]
     answers = []
     for number, state in enumerate(bench.snapshots, start=1):
         bench.network.load_state_dict(state)
         answers.append(predict(bench.network, pixels, dataset.task, bench.device))
-        save_network(
-            bench.network,
-            folder / f"cycle-{number}.safetensors",
-            n_classes=len(dataset.labels),
-            size=bench.settings.size,
-            task=dataset.task,
-        )
+        bench.save(f"cycle-{number}.safetensors")
     bench.network.load_state_dict(kept)
     mean = np.stack(answers).mean(axis=0)
     measures = measure(mean, dataset.targets[rows], dataset.task)
