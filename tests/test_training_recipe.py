@@ -86,6 +86,9 @@ def test_the_report_is_one_page_that_needs_nothing_else(trained: Trained):
     assert "http" not in page
     assert sum(map(sum, figures["confusion"])) == figures["images"]["valid"]
     assert set(figures["learning_rates"]) == {"head", "unfrozen"}
+    uncertain = figures["galleries"]["most_uncertain"][0]
+    assert (trained[0].data / uncertain["file"]).is_file()
+    assert uncertain["said"] in figures["labels"]
     layers = json.loads((report / "network.json").read_text())
     assert layers[-1]["output"] == [2]
     assert layers[-1]["learns"]

@@ -10,6 +10,7 @@ from training.backbone import load_backbone
 from training.batches import ImageBatches
 from training.decoded import Decoded
 from training.fit import Epoch
+from training.galleries import galleries
 from training.network import build_network
 from training.overfitting import overfitting
 from training.preview import augmented
@@ -72,3 +73,15 @@ def test_overfitting_is_flagged_with_what_shows_it():
 )
 def test_a_held_out_loss_that_falls_or_wobbles_is_no_overfitting(losses: list[tuple[float, float]]):
     assert overfitting(epochs(*losses)) is None
+
+
+def test_galleries_are_ordered_by_what_their_names_say():
+    answers = np.array(
+        [[0.9, 0.05, 0.05], [0.1, 0.8, 0.1], [0.48, 0.47, 0.05], [0.4, 0.3, 0.3]], np.float32
+    )
+    found = galleries(answers, np.eye(3, dtype=np.float32)[[0, 2, 0, 1]])
+    assert found["most_correct"].tolist() == [0, 2]
+    assert found["most_incorrect"].tolist() == [1, 3]
+    assert found["most_uncertain"][0] == 2
+    assert found["most_entropy"][0] == 3
+    assert "most_entropy" not in galleries(answers[:, :2], answers[:, :2])

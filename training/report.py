@@ -2,6 +2,7 @@
 
 import html
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -20,9 +21,10 @@ from training.audit_page import figures as audit_figures
 from training.audit_page import overview, problem_list
 from training.data import Dataset
 from training.decoded import Decoded
-from training.evaluate import Measures, confusions, right
+from training.evaluate import Measures, confusions
 from training.finder import RateSearch
 from training.fit import Epoch
+from training.galleries import SHOWN, galleries
 from training.overfitting import overfitting
 from training.page import page, picture, table
 from training.preview import preview
@@ -30,7 +32,6 @@ from training.schedule import Shares
 
 BLUE, RED, GREY = "#2563a8", "#c2402d", "#6b7280"
 SKIP_FIRST, SKIP_LAST = 10, 5  # of the finder's points: the noisy start and the leap at the end
-SHOWN = 8  # images in a gallery
 MANY_LABELS = 30  # above this a confusion matrix goes without names and numbers
 
 
@@ -64,7 +65,7 @@ def write_report(findings: Findings, decoded: Decoded, folder: Path) -> None:
     pictures["augmented.png"] = preview(findings.views)
     if findings.dataset.task == "single":
         pictures["confusion.png"] = _confusion(findings)
-        for name, places in _galleries(findings).items():
+        for name, places in _chosen(findings).items():
             if len(places):
                 pictures[f"{name}.png"] = _gallery(findings, decoded, places)
     pictures["audit.png"] = overview(findings.audit)
@@ -159,18 +160,22 @@ def _confusion(findings: Findings) -> Figure:
     return figure
 
 
-def _galleries(findings: Findings) -> dict[str, npt.NDArray[np.int64]]:
-    """Places among the held-out rows: the most wrong, least sure, and most right answers."""
-    targets = findings.dataset.targets[findings.rows]
-    truth = (findings.probabilities * targets).sum(axis=1)  # probability of the true class
-    correct = right(findings.probabilities, targets, "single")
-    best_two = np.sort(findings.probabilities, axis=1)[:, -2:]
-    margin = best_two[:, 1] - best_two[:, 0]
-    by_truth = np.argsort(truth, kind="stable")
+def _chosen(findings: Findings) -> dict[str, npt.NDArray[np.int64]]:
+    """Places among the held-out rows; none in a multi-label task."""
+    if findings.dataset.task == "multi":
+        return {}
+    return galleries(findings.probabilities, findings.dataset.targets[findings.rows])
+
+
+def _told(findings: Findings, place: int) -> dict[str, Any]:
+    answer, item = findings.probabilities[place], findings.dataset.items[findings.rows[place]]
+    said = findings.dataset.labels[int(answer.argmax())]
+    probability = round(float(answer.max()), 6)
     return {
-        "most_incorrect": by_truth[~correct[by_truth]][:SHOWN],
-        "most_uncertain": np.argsort(margin, kind="stable")[:SHOWN],
-        "most_correct": by_truth[correct[by_truth]][::-1][:SHOWN],
+        "file": os.path.relpath(item.path, findings.dataset.root),
+        "is": item.labels[0],
+        "said": said,
+        "probability": probability,
     }
 
 
@@ -210,6 +215,10 @@ def _figures(findings: Findings) -> dict[str, Any]:
         ).tolist()
         if findings.dataset.task == "single"
         else None,
+        "galleries": {
+            name: [_told(findings, place) for place in places]
+            for name, places in _chosen(findings).items()
+        },
         "audit": audit_figures(findings.audit),
         "provenance": findings.facts,
     }
@@ -224,6 +233,7 @@ TITLES = {
     "most_incorrect.png": "Most incorrect",
     "most_uncertain.png": "Most uncertain",
     "most_correct.png": "Most correct",
+    "most_entropy.png": "Most uncertain among all classes (entropy)",
     "audit.png": "Data audit",
 }
 
