@@ -272,6 +272,17 @@ def test_the_heads_statistics_are_those_of_all_it_learnt_from(trained: Trained):
     assert 0.6 < told < 1.6
 
 
+def test_frozen_statistics_outlive_a_whole_training(trained: Trained):
+    """The backbone began with statistics that were never touched: means of 0, variances of 1."""
+    network, _ = load_network(trained[0].run / NETWORK)
+    buffers = dict(network.body.named_buffers())
+    means = [value for name, value in buffers.items() if name.endswith("running_mean")]
+    variances = [value for name, value in buffers.items() if name.endswith("running_var")]
+    assert means
+    assert all(torch.equal(mean, torch.zeros_like(mean)) for mean in means)
+    assert all(torch.equal(variance, torch.ones_like(variance)) for variance in variances)
+
+
 def test_every_setting_in_the_examples_exists():
     sources = [*(ROOT / "unfreeze").rglob("*.py"), ROOT / "training" / "__main__.py"]
     shown = {name for path in sources for name in re.findall(r"--set (\w+)=\w", path.read_text())}
