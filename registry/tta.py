@@ -6,6 +6,7 @@ same answer, and the offline evaluation of a file equals the served one.
 
 import hashlib
 import random
+from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
@@ -45,7 +46,14 @@ def tta_views(pixels: UInt8Array, encoded: bytes, spec: TtaSpec, n_views: int) -
 
     0 and 1 both give the plain image alone. Symmetries are used up before one comes again.
     """
-    views = [pixels]
+    return np.stack(list(each_view(pixels, encoded, spec, n_views)))
+
+
+def each_view(
+    pixels: UInt8Array, encoded: bytes, spec: TtaSpec, n_views: int
+) -> Iterator[UInt8Array]:
+    """The same views, each [s,s,3] and there as soon as it is drawn."""
+    yield pixels
     if n_views > 1:
         draw = random.Random(int.from_bytes(hashlib.sha256(encoded).digest(), "big"))
         image = Image.fromarray(pixels)
@@ -53,8 +61,7 @@ def tta_views(pixels: UInt8Array, encoded: bytes, spec: TtaSpec, n_views: int) -
             window = _zoomed(image, spec.max_zoom, draw)
             turned = np.rot90(window, turns)
             turned = turned[:, ::-1] if flip else turned
-            views.append(_lit(turned, spec.lighting, draw))
-    return np.stack(views)
+            yield _lit(turned, spec.lighting, draw)
 
 
 def _symmetries(spec: TtaSpec, n: int, draw: random.Random) -> list[tuple[int, bool]]:

@@ -36,13 +36,13 @@ class Admission:
         """A view has taken this long, divided by how many run side by side."""
         self._view_s += (view_s - self._view_s) * (SMOOTHING if self._view_s else 1)
 
-    def enter(self, n_views: int, queue_s: float = math.inf) -> None:
+    def enter(self, n_views: int, queue_s: float = math.inf, answer_s: float = math.inf) -> None:
         """There is room; an idle version takes any number.
 
         Raises:
             Overloaded: there is none, or the wait would be longer than `queue_s`.
         """
-        if self._n_views and (found := self._problem(n_views, queue_s)):
+        if self._n_views and (found := self._problem(n_views, queue_s, answer_s)):
             reason, problem = found
             room_s = max(self.expected_wait_s / 2, self._view_s)
             message = f"Exceeds maximum queue size: {problem}; try again later"
@@ -55,7 +55,7 @@ class Admission:
         self._n_views -= n_views
         self._n_requests -= 1
 
-    def _problem(self, n_views: int, queue_s: float) -> tuple[str, str] | None:
+    def _problem(self, n_views: int, queue_s: float, answer_s: float) -> tuple[str, str] | None:
         """The limit that is reached, as the metrics call it, and in words."""
         if self._max_requests and self._n_requests >= self._max_requests:
             problem = f"{self._n_requests} requests are under way, which is this model's limit"
@@ -67,4 +67,7 @@ class Admission:
         if wait_s > longest_s:
             problem = f"the wait would be {wait_s:.2g} s, the limit is {longest_s:.2g} s"
             return "expected_wait", problem
+        if (needed_s := wait_s + n_views * self._view_s) > answer_s:
+            problem = f"an answer would take {needed_s:.2g} s, the deadline is in {answer_s:.2g} s"
+            return "deadline", problem
         return None

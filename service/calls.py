@@ -8,6 +8,7 @@ call, which takes longer than a small network runs.
 
 import asyncio
 import logging
+import math
 import re
 import time
 import uuid
@@ -231,6 +232,12 @@ def _reader(parse: Callable[[bytes], Any], method: str) -> Callable[[Any], Any]:
             raise BadRequest(f"this is not a request that {method} takes: {error}") from error
 
     return read
+
+
+def left_s(context: Context) -> float:
+    """Seconds to the caller's deadline."""
+    left: float | None = context.time_remaining()
+    return math.inf if left is None else left
 
 
 def _give_back_id(context: Context) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from registry.pointers import Mode
 from service.comparison import Comparison
 from service.loader import Loaded
-from service.shadow import Draw, Sample, Shadow
+from service.shadow import DrawFor, Sample, Shadow
 
 SAMPLE = 1 << 16  # bytes from either end of the first image; the event loop does the hashing
 
@@ -42,7 +42,7 @@ class Candidacy:
         """The request with these images is one of those that it answers."""
         return self.mode == "split" and self._draws(content)
 
-    def sample(self, content: Content, draw: Draw, n_views: int) -> Sample | None:
+    def sample(self, content: Content, draw: DrawFor, n_views: int) -> Sample | None:
         """The request with these images, if it is one of those on which it is compared."""
         if self.mode == "shadow" and self._draws(content):
             return self.shadow.sample(draw, n_views)

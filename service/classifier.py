@@ -1,5 +1,6 @@
 """The `unfreeze.v1.Classifier` servicer: messages in, messages out."""
 
+import math
 import time
 from collections.abc import AsyncIterator, Sequence
 from typing import TypeAlias
@@ -8,6 +9,7 @@ from grpc.aio import ServicerContext
 
 from registry.errors import BadRequest, UnfreezeError
 from registry.tta import MAX_VIEWS
+from service.calls import left_s
 from service.live import Live
 from service.loader import Loaded
 from service.predict import Predictor, top
@@ -33,7 +35,7 @@ class Classifier(pb_grpc.ClassifierServicer):
         self._max_images = max_images
 
     async def Classify(self, request: pb.ClassifyRequest, context: Context) -> pb.ClassifyResponse:
-        return await self._classify(request)
+        return await self._classify(request, left_s(context))
 
     async def ClassifyStream(
         self, request_iterator: AsyncIterator[pb.ClassifyRequest], context: StreamContext
@@ -51,7 +53,9 @@ class Classifier(pb_grpc.ClassifierServicer):
             return pb.ClassifyStreamResponse(error=_error(error), request_id=request_id)
         return pb.ClassifyStreamResponse(response=response, request_id=request_id)
 
-    async def _classify(self, request: pb.ClassifyRequest) -> pb.ClassifyResponse:
+    async def _classify(
+        self, request: pb.ClassifyRequest, answer_s: float = math.inf
+    ) -> pb.ClassifyResponse:
         started = time.perf_counter()
         images = request.images
         self._check(request)
@@ -60,7 +64,7 @@ class Classifier(pb_grpc.ClassifierServicer):
             k = _top_k(request, loaded)
             default = loaded.bundle.tta.default_views
             n_views = request.tta_views if request.HasField("tta_views") else default
-            terms = Terms(n_views, request.priority)
+            terms = Terms(n_views, request.priority, answer_s=answer_s)
             try:
                 answers = await self._predictor.predict(loaded, images, terms)
             except BaseException:

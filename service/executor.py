@@ -7,7 +7,7 @@ first served. A plan of batches decodes in a pool, and runs what has come togeth
 import asyncio
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor as Pool
 from contextlib import suppress
 from typing import Protocol
@@ -18,9 +18,10 @@ from registry.errors import BadImage, Expired, Overloaded, Unavailable
 from registry.images import Float32Array, UInt8Array
 from service.admission import Admission
 from service.queue import Queue, View
-from service.work import Answer, Image, Terms, Work
+from service.work import Answer, Draw, Image, Terms, Work
 
 Run = Callable[[UInt8Array], Float32Array]
+MOST_AT_ONCE = 8  # images that a quick network runs in the event loop, which waits for them
 
 
 class Observer(Protocol):
@@ -52,11 +53,13 @@ class Executor:
         observer: Observer,
         max_wait_s: float = 0,
         pool: Pool | None = None,
+        quick: bool = False,
     ) -> None:
         """
         Args:
             max_wait_s: how long a view may wait for others to make up a batch.
             pool: decodes for batches; single images are decoded by the thread that runs them.
+            quick: the network runs in less time than a thread needs to be woken.
         """
         self._run = run
         self._batch = batch
@@ -64,6 +67,7 @@ class Executor:
         self._max_wait_s = max_wait_s
         self._pool = pool if batch > 1 else None
         self._observer = observer
+        self._quick = quick
         self._undrawn = Queue()  # for the pool
         self._ready = Queue()
         self._changed = threading.Condition()
@@ -85,7 +89,7 @@ class Executor:
     async def run(
         self,
         n_images: int,
-        draw: Callable[[int], UInt8Array],
+        draw: Draw,
         terms: Terms,
         *,
         drawn: bool = False,
@@ -93,16 +97,18 @@ class Executor:
         """An answer for each image, in order; cancelling it takes them off the queue.
 
         Args:
-            draw: the views of an image, [views,s,s,3]; called in a thread, may raise BadImage.
+            draw: the views of an image, each [s,s,3]; called in a thread, may raise BadImage.
             drawn: every image has one view that is there already; `draw` is called at once.
 
         Raises:
             Overloaded: there is no room, and nothing was done.
             Expired: it waited for longer than `terms` allow.
         """
+        if drawn and self._quick and n_images <= MOST_AT_ONCE and not self.depth:
+            return self._run_at_once(n_images, draw)
         n_views = n_images * max(1, terms.n_views)
         try:
-            self._admission.enter(n_views, terms.queue_s)
+            self._admission.enter(n_views, terms.queue_s, terms.answer_s)
         except Overloaded as error:
             self._observer.rejected(error.reason)
             raise
@@ -116,6 +122,19 @@ class Executor:
         finally:
             self._admission.leave(n_views)
 
+    def _run_at_once(self, n_images: int, draw: Draw) -> list[Answer]:
+        """Runs in the event loop, which takes less time than to wake a thread."""
+        if self._closing:
+            raise Unavailable("this version is being unloaded; try again")
+        pixels = [view[None] for i in range(n_images) for view in draw(i)]
+        began = time.perf_counter()
+        answers = self._run(pixels[0] if n_images == 1 else np.concatenate(pixels))
+        compute_s = time.perf_counter() - began
+        self._observer.ran(n_images, 0.0, compute_s)
+        return [
+            Answer(one, compute_s=compute_s, queued_at=began, compute_at=began) for one in answers
+        ]
+
     def close(self) -> None:
         """What is queued has been run, the threads have ended, and nothing holds the network."""
         with self._changed:
@@ -126,10 +145,13 @@ class Executor:
         self._run = _closed
 
     def _submit(self, work: Work, drawn: bool) -> None:
-        views = [View(Image(work, i), ready_at=work.queued_at) for i in range(work.n_images)]
+        n_views = max(1, work.terms.n_views)
+        images = [Image(work, i, n_views=n_views) for i in range(work.n_images)]
+        views = [View(image, ready_at=work.queued_at) for image in images]
         if drawn:
             for view in views:
-                view.pixels = work.draw(view.image.index)
+                (pixels,) = work.draw(view.image.index)
+                view.pixels = pixels[None]
         assert drawn or self._pool or self._batch == 1, "batches of encoded images need a pool"
         pool = None if drawn else self._pool
         self._push(self._undrawn if pool else self._ready, views)
@@ -151,39 +173,40 @@ class Executor:
         """In the pool: the most urgent image is decoded and waits to be run."""
         with self._changed:
             view = self._undrawn.pop()
-        if self._is_wanted(view) and (views := self._decode(view.image)):
-            with self._changed:
-                for one in views:
+        if self._is_wanted(view):
+            for one in self._decode(view.image):
+                with self._changed:
                     self._ready.push(one)
-                self._changed.notify(len(views))
+                    self._changed.notify()
 
     def _decode_here(self, view: View) -> list[View]:
-        """The first view to run at once; the others come next, in whatever thread is free."""
-        views = self._decode(view.image)
-        if others := views[1:]:
-            with self._changed:
-                for one in others:
-                    self._ready.push_front(one)
-                self._changed.notify(len(others))
-        return views[:1]
+        """The last view, to run at once; those before it run while others are drawn."""
+        views: list[View] = []
+        for one in self._decode(view.image):
+            if views:
+                with self._changed:
+                    self._ready.push_front(views.pop())
+                    self._changed.notify()
+            views.append(one)
+        return views
 
-    def _decode(self, image: Image) -> list[View]:
-        """The views of an image, ready to run; none if it is bad, which then is its answer."""
-        started = image.decode_at = time.perf_counter()
-        image.queue_s = started - image.work.queued_at
+    def _decode(self, image: Image) -> Iterator[View]:
+        """The views of an image, as they are drawn; none if it is bad, which then is its answer."""
+        began = image.decode_at = time.perf_counter()
+        image.queue_s = began - image.work.queued_at
         try:
-            pixels = image.work.draw(image.index)
+            for number, pixels in enumerate(image.work.draw(image.index)):
+                ended = time.perf_counter()
+                image.decode_s += ended - began
+                yield View(image, number, pixels[None], ended)
+                began = time.perf_counter()
         except BadImage as error:
             self._finish([(image, Answer(error=error))])
-            return []
         except Exception as error:
             _tell(image.work, error)
-            return []
-        ended = time.perf_counter()
-        image.n_views, image.decode_s = len(pixels), ended - started
-        if image.work.is_awaited:
-            self._observer.decoded(image.decode_s)
-        return [View(image, i, pixels[i : i + 1], ended) for i in range(len(pixels))]
+        else:
+            if image.work.is_awaited:
+                self._observer.decoded(image.decode_s)
 
     # Running
 

@@ -1,5 +1,6 @@
 """One inference request of the Open Inference Protocol: read, answered, written, counted."""
 
+import math
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -27,8 +28,8 @@ class Inference:
         self._predictor = predictor
         self._max_images = max_images
 
-    async def infer(self, request: Message) -> Message:
-        """The response, of the version that answered.
+    async def infer(self, request: Message, answer_s: float = math.inf) -> Message:
+        """The response, of the version that answered; `answer_s` is the caller's deadline.
 
         Raises:
             BadRequest: the request does not suit the model, or one of its images is bad: then the
@@ -41,7 +42,7 @@ class Inference:
         loaded, takes_pixels = await find(self._live, name, request.model_version, content)
         with loaded:
             try:
-                wanted = read_wanted(request, loaded.bundle.tta.default_views)
+                wanted = read_wanted(request, loaded.bundle.tta.default_views, answer_s)
                 answers, read_at = await self._answers(request, loaded, takes_pixels, wanted)
                 answered_at = time.perf_counter()
                 response = _response(request, loaded, _probabilities(answers), wanted)

@@ -18,7 +18,7 @@ from service.executor import Executor
 from service.kind import Kind, kind_of
 from service.memory import give_back
 from service.metrics import Metrics
-from service.plan import Plan, Plans, measure_plan
+from service.plan import Plan, Plans, is_quick, measure_plan
 from service.proof import check_golden, warm
 from service.providers import Placement
 from service.session import Session
@@ -137,7 +137,7 @@ class Loader:
         check_golden(folder, bundle, kind, run)
         warm(folder, run, bundle.image.size, sizes, plan.runs)
         counts = VersionCounts(self._metrics, bundle.model, version, bundle.labels)
-        executor = self._executor(run, plan, counts)
+        executor = self._executor(run, plan, counts, is_quick(run, bundle.image.size))
         seconds = time.monotonic() - started
         self._metrics.load_seconds.labels(bundle.model).observe(seconds)
         facts = {
@@ -193,7 +193,7 @@ class Loader:
             origin = "measured"
         return plan, origin, session(plan.threads)
 
-    def _executor(self, run: Run, plan: Plan, counts: VersionCounts) -> Executor:
+    def _executor(self, run: Run, plan: Plan, counts: VersionCounts, quick: bool) -> Executor:
         limits = self._limits
         return Executor(
             run,
@@ -207,4 +207,5 @@ class Loader:
             max_wait_s=limits.max_wait_s,
             pool=self._pool,
             observer=counts,
+            quick=quick,
         )

@@ -60,7 +60,8 @@ class Loading:
         """It goes on when the caller is cancelled, so that nothing loaded is lost."""
         key = name, version, live
         task = self._under_way.get(key)
-        if task is None:
+        # to await one that has ended would give nobody else a turn, not even `_ended`
+        if task is None or task.done():
             task = self._under_way[key] = asyncio.create_task(
                 self._load_now(name, entry, version, self._live if live else self._other)
             )
@@ -83,7 +84,8 @@ class Loading:
         entry.pin(loaded)
 
     def _ended(self, key: tuple[str, int, bool], task: asyncio.Task[None]) -> None:
-        del self._under_way[key]
+        if self._under_way.get(key) is task:
+            del self._under_way[key]
         if not task.cancelled():
             task.exception()  # whoever waited may have gone; asyncio complains of unseen errors
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from registry.files import write_durably
+from registry.images import UInt8Array
 from service.providers import ActiveProvider
 from service.shapes import BATCHES, Run
 
@@ -24,6 +25,8 @@ log = logging.getLogger(__name__)
 BUDGET_S = 1.0
 ROUNDS = 2  # so that what else the machine does for a moment does not decide
 SLOWEST = 1.5  # times the best latency of a single image
+QUICK_S = 0.0001
+QUICK_TRIALS = 5
 BATCH_GAIN = 1.05  # a larger batch makes others wait, so it must pay
 
 
@@ -111,6 +114,20 @@ def _rates(
         left_s -= seconds
         measured[plan] = max(n_images / seconds, measured.get(plan, 0))
     return hoped | measured
+
+
+def is_quick(run: Run, size: int) -> bool:
+    """The network answers one image in less time than it takes to wake a thread for it.
+
+    The shortest of a few runs counts: whatever else goes on here can only make them longer.
+    """
+    image: UInt8Array = np.zeros((1, size, size, 3), np.uint8)
+    for _ in range(QUICK_TRIALS):
+        began = time.perf_counter()
+        run(image)
+        if time.perf_counter() - began < QUICK_S:
+            return True
+    return False
 
 
 def choose(trials: list[Trial]) -> Plan:

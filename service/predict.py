@@ -1,18 +1,18 @@
 """Images to probabilities: cache, decode, views, execution plan, mean."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 
 import numpy as np
 
 from registry.bundle import Bundle
 from registry.images import Float32Array, UInt8Array, prepare
-from registry.tta import tta_views
+from registry.tta import each_view
 from service.cache import Cache
 from service.loader import Loaded
-from service.shadow import Draw, Sample
+from service.shadow import DrawFor, Sample
 from service.tracing import CURRENT
-from service.work import Answer, Terms
+from service.work import Answer, Draw, Terms
 
 # What pixels are called in the cache, so that they are never taken for an encoded image.
 PIXELS = b"pixels"
@@ -33,9 +33,9 @@ class Predictor:
             Overloaded: there is no room in the queue, or it waited there for too long.
         """
 
-        def draw(bundle: Bundle, i: int) -> UInt8Array:
+        def draw(bundle: Bundle, i: int) -> Iterator[UInt8Array]:
             pixels = prepare(images[i], bundle.image, self._max_pixels)
-            return tta_views(pixels, images[i], bundle.tta, terms.n_views)
+            yield from each_view(pixels, images[i], bundle.tta, terms.n_views)
 
         tried = loaded.candidate
         sample = tried.sample(images, draw, terms.n_views) if tried else None
@@ -51,10 +51,10 @@ class Predictor:
         """
         plain = terms.n_views < 2
 
-        def draw(bundle: Bundle, i: int) -> UInt8Array:
+        def draw(bundle: Bundle, i: int) -> Iterable[UInt8Array]:
             if plain:
-                return pixels[i : i + 1]
-            return tta_views(pixels[i], pixels[i].tobytes(), bundle.tta, terms.n_views)
+                return (pixels[i],)
+            return each_view(pixels[i], pixels[i].tobytes(), bundle.tta, terms.n_views)
 
         tried, sample = loaded.candidate, None
         if tried and tried.same_size:
@@ -68,7 +68,7 @@ class Predictor:
         self,
         loaded: Loaded,
         contents: Sequence[bytes],
-        draw: Draw,
+        draw: DrawFor,
         terms: Terms,
         sample: Sample | None,
         *,
@@ -89,7 +89,7 @@ class Predictor:
         cache: Cache,
         loaded: Loaded,
         contents: Sequence[bytes],
-        draw: Callable[[int], UInt8Array],
+        draw: Draw,
         terms: Terms,
     ) -> list[Answer]:
         """What is remembered; the rest is run, and remembered."""

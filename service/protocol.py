@@ -12,6 +12,7 @@ from tritonclient.grpc import service_pb2_grpc as pb_grpc
 
 from registry.errors import NotFound, NotOffered, Unavailable, UnfreezeError
 from registry.store import Registry
+from service.calls import left_s
 from service.inference import Inference
 from service.live import Live
 from service.names import both_names, find, read_version, split_name
@@ -119,7 +120,7 @@ class Protocol(pb_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
     # Inference
 
     async def ModelInfer(self, request: Message, context: Context) -> Message:
-        return await self._inference.infer(request)
+        return await self._inference.infer(request, left_s(context))
 
     async def ModelStreamInfer(
         self, request_iterator: AsyncIterator[Message], context: Context

@@ -35,20 +35,21 @@ class Wanted:
     classes: int = 0  # the likeliest ones as text, instead of all probabilities; 0: probabilities
 
 
-def read_wanted(request: Any, default_views: int) -> Wanted:
-    """What the request's parameters and requested outputs say.
+def read_wanted(request: Any, default_views: int, answer_s: float = math.inf) -> Wanted:
+    """What the request's parameters and requested outputs say, and its deadline.
 
     Raises:
         BadRequest: one of them is unknown, twice there, of another type, or out of range.
     """
     classes = _read_outputs(request.outputs) if request.outputs else 0
     if not request.parameters:
-        return Wanted(Terms(default_views), classes)
+        return Wanted(Terms(default_views, answer_s=answer_s), classes)
     values = {name: _value(name, request.parameters[name]) for name in request.parameters}
     terms = Terms(
         n_views=_integer(values, "tta_views", default_views, MAX_VIEWS),
         priority=_priority(_integer(values, "priority", DEFAULT_PRIORITY)),
         queue_s=_integer(values, "timeout", 0) / MICROSECONDS or math.inf,
+        answer_s=answer_s,
     )
     return Wanted(terms, classes)
 

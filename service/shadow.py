@@ -6,7 +6,7 @@ priority, and lets it go where others wait for the live version.
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from registry.bundle import Bundle
 from registry.errors import Overloaded
@@ -19,7 +19,8 @@ log = logging.getLogger(__name__)
 
 MAX_IN_FLIGHT = 16  # images; their pixels stay in memory until they are compared
 
-Draw = Callable[[Bundle, int], UInt8Array]  # the views of image i, as a bundle wants them
+# The views of image i, as a bundle wants them.
+DrawFor = Callable[[Bundle, int], Iterable[UInt8Array]]
 
 
 class Shadow:
@@ -32,7 +33,7 @@ class Shadow:
         self._in_flight: dict[asyncio.Task[None], int] = {}
         self._told = False
 
-    def sample(self, draw: Draw, n_views: int) -> "Sample":
+    def sample(self, draw: DrawFor, n_views: int) -> "Sample":
         """A request that is to be compared."""
         return Sample(self, self._live.bundle, self._candidate.bundle, draw, n_views)
 
@@ -85,7 +86,7 @@ class Sample:
     """
 
     def __init__(
-        self, shadow: Shadow, live: Bundle, candidate: Bundle, draw: Draw, n_views: int
+        self, shadow: Shadow, live: Bundle, candidate: Bundle, draw: DrawFor, n_views: int
     ) -> None:
         self.n_views = n_views
         self._shadow = shadow
@@ -94,16 +95,20 @@ class Sample:
         self._draw = draw
         same_views = n_views < 2 or live.tta == candidate.tta
         self._reuse = same_views and live.image == candidate.image
-        self._drawn: dict[int, UInt8Array] = {}
+        self._drawn: dict[int, list[UInt8Array]] = {}
 
-    def for_live(self, i: int) -> UInt8Array:
+    def for_live(self, i: int) -> Iterator[UInt8Array]:
         """The views of image `i` for the live version; called in a thread."""
-        views = self._draw(self._live, i)
-        if self._reuse and i < MAX_IN_FLIGHT:
+        keep = self._reuse and i < MAX_IN_FLIGHT
+        views = []
+        for view in self._draw(self._live, i):
+            if keep:
+                views.append(view)
+            yield view
+        if keep:
             self._drawn[i] = views
-        return views
 
-    def for_candidate(self, i: int) -> UInt8Array:
+    def for_candidate(self, i: int) -> Iterable[UInt8Array]:
         """The views of image `i` for the candidate; called in a thread."""
         drawn = self._drawn.pop(i, None)
         return self._draw(self._candidate, i) if drawn is None else drawn

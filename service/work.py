@@ -3,7 +3,7 @@
 import asyncio
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -20,6 +20,9 @@ LOWEST = 4
 HEAD_START_S = 1.0
 
 
+Draw = Callable[[int], Iterable[UInt8Array]]
+
+
 @dataclass(frozen=True)
 class Terms:
     """How a request wants to be answered."""
@@ -27,6 +30,7 @@ class Terms:
     n_views: int = 1  # of each image, the plain one included
     priority: int = DEFAULT_PRIORITY
     queue_s: float = math.inf  # longest wait in the queue
+    answer_s: float = math.inf  # the caller's deadline: one that cannot be met is refused at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +51,10 @@ class Answer:
 
 @dataclass(slots=True, eq=False)
 class Work:
-    """Images in the queue. `draw(i)` gives the views of image `i`, [views,s,s,3], in a thread."""
+    """Images in the queue. `draw(i)` gives the views of image `i`, each [s,s,3], in a thread."""
 
     n_images: int
-    draw: Callable[[int], UInt8Array]
+    draw: Draw
     terms: Terms
     done: asyncio.Future[list[Answer]]
     queued_at: float = field(default_factory=time.perf_counter)
@@ -123,5 +127,5 @@ class Image:
         )
 
 
-def _nothing(image: int) -> UInt8Array:
+def _nothing(image: int) -> Iterable[UInt8Array]:
     raise AssertionError("abandoned work is not drawn")

@@ -3,7 +3,7 @@
 import asyncio
 import math
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -25,9 +25,9 @@ def sums(images: UInt8Array) -> Float32Array:
     return images.reshape(len(images), -1).sum(axis=1, dtype=np.float32)[:, None]
 
 
-def image(*values: int) -> UInt8Array:
-    """Views of one image, [views,2,2,3]."""
-    return np.stack([np.full((2, 2, 3), value, np.uint8) for value in values])
+def image(*values: int) -> list[UInt8Array]:
+    """Views of one image, each [2,2,3]."""
+    return [np.full((2, 2, 3), value, np.uint8) for value in values]
 
 
 def value(answer: Answer) -> float:
@@ -133,6 +133,43 @@ async def test_the_views_of_an_image_are_averaged(start: Start, batch: int) -> N
     assert [value(answer) for answer in answers] == [12 * 3, 12 * 4]
 
 
+async def test_views_run_while_others_are_drawn(start: Start) -> None:
+    running = threading.Event()
+
+    def run(batch: UInt8Array) -> Float32Array:
+        running.set()
+        return sums(batch)
+
+    def draw(i: int) -> Iterator[UInt8Array]:
+        yield from image(1)
+        yield from image(2)
+        assert running.wait(20), "the first view waits for the last"
+        yield from image(3)
+
+    for batch in (1, 4):
+        (answer,) = await start(run, runs=2, batch=batch).run(1, draw, Terms(n_views=3))
+        assert value(answer) == 12 * 2
+        running.clear()
+
+
+async def test_a_quick_network_answers_pixels_in_the_event_loop(start: Start) -> None:
+    threads: list[str] = []
+
+    def run(batch: UInt8Array) -> Float32Array:
+        threads.append(threading.current_thread().name)
+        return sums(batch)
+
+    notes = Notes()
+    executor = start(run, observer=notes, quick=True)
+    assert [value(answer) for answer in await ask(executor, 1, 2)] == [12, 24]
+    assert threads == [threading.current_thread().name]
+    assert notes.batches == [2]
+    many = await ask(executor, *range(20))
+    assert [value(answer) for answer in many] == [12 * i for i in range(20)]
+    await ask(executor, 1, drawn=False)
+    assert set(threads[1:]) == {"run-0"}
+
+
 async def test_a_batch_is_what_waits_and_never_more_than_its_limit(start: Start) -> None:
     gate = Gate()
     executor = start(gate, batch=4)
@@ -166,7 +203,7 @@ async def test_the_urgent_go_first_and_equals_in_the_order_they_came(start: Star
 
 
 async def test_a_bad_image_does_not_touch_its_neighbours(start: Start) -> None:
-    def draw(i: int) -> UInt8Array:
+    def draw(i: int) -> list[UInt8Array]:
         if i == 1:
             raise BadImage("not an image")
         return image(i)
@@ -189,7 +226,7 @@ async def test_an_error_reaches_its_batch_and_the_next_one_runs(start: Start) ->
 
 
 async def test_an_error_while_decoding_reaches_the_caller(start: Start) -> None:
-    def draw(i: int) -> UInt8Array:
+    def draw(i: int) -> list[UInt8Array]:
         raise MemoryError("too much")
 
     for batch in (1, 4):
@@ -283,6 +320,15 @@ def test_a_caller_who_cannot_wait_is_refused_sooner() -> None:
     with pytest.raises(Overloaded):
         patient.enter(1, queue_s=0.1)
     patient.enter(1, queue_s=10)
+
+
+def test_a_deadline_that_cannot_be_met_is_refused_at_once() -> None:
+    busy = admission()
+    busy.learn(0.25)
+    busy.enter(3)
+    with pytest.raises(Overloaded, match=r"an answer would take 1 s, the deadline is in 0\.9 s"):
+        busy.enter(1, answer_s=0.9)
+    busy.enter(1, answer_s=1.1)
 
 
 def test_the_expected_wait_follows_what_images_take() -> None:

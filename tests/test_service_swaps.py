@@ -99,7 +99,7 @@ def sessions() -> Callable[[], int]:
 
 def networks() -> list[Session]:
     gc.collect()
-    return [thing for thing in gc.get_objects() if isinstance(thing, Session)]
+    return [thing for thing in gc.get_objects() if type(thing) is Session]
 
 
 # Loading holds up nothing else

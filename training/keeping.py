@@ -8,7 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-Keep = Literal["last", "best", "swa"]
+from training.settings import Keep
+
 State = dict[str, Tensor]
 
 # What the best is judged by, and which way is better.

@@ -12,7 +12,6 @@ from registry.images import ImageSpec
 from registry.schema import Record, explain
 from registry.tta import MAX_VIEWS, Symmetries, TtaSpec
 from training.items import Drawing, Layout, SplitRule
-from training.keeping import Keep
 from training.presets import PRESETS, Recipe
 
 Augmentation = Literal["none", "basic", "side_on", "flips", "top_down"]
@@ -35,6 +34,9 @@ class OptimizerSpec:
     momentum: float = 0.9  # of sgd
     weight_decay: float = 1e-4
     clip_norm: float | None = None  # largest norm of all gradients together
+
+
+Keep = Literal["last", "best", "swa"]  # which weights; see training/keeping.py
 
 
 class Settings(Record):

@@ -1,0 +1,70 @@
+"""How versions come into memory."""
+
+import asyncio
+import threading
+from pathlib import Path
+from typing import Any
+
+import tiny
+
+from registry.store import Registry
+from service.loading import Loading
+from service.model import Model
+
+
+class OneOfAKind:
+    """A loaded version as far as loading looks at it."""
+
+    def __init__(self, version: int) -> None:
+        self.version = version
+
+    def __enter__(self) -> "OneOfAKind":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        """Nothing is counted."""
+
+    def retire(self) -> None:
+        """Nothing is freed."""
+
+
+class StandIn:
+    """A loader that takes no time."""
+
+    def __init__(self) -> None:
+        self.loads = 0
+
+    def load(self, folder: Path, version: int, like: Any) -> Any:
+        self.loads += 1
+        return OneOfAKind(version)
+
+
+async def ask_twice(registry: Registry, loader: StandIn) -> None:
+    """A version is taken away, and asked for again, before its load is quite over."""
+    loading, entry = Loading(registry, loader), Model()  # type: ignore[arg-type]
+    again: asyncio.Task[Any] | None = None
+    pin = entry.pin
+
+    def pin_and_lose(loaded: Any) -> None:
+        nonlocal again
+        entry.pin = pin  # type: ignore[method-assign]
+        again = asyncio.create_task(loading.find(tiny.MODEL_NAME, entry, 1))
+
+    entry.pin = pin_and_lose  # type: ignore[method-assign]
+    await loading.find(tiny.MODEL_NAME, entry, 1)
+    assert again
+    await again
+    await loading.close()
+
+
+def test_a_load_that_has_just_ended_is_not_waited_for(root: Path) -> None:
+    """It hung the whole server: whoever waits for what has ended gives nobody else a turn."""
+    tiny.publish(root)
+    loader = StandIn()
+    asking = threading.Thread(
+        target=lambda: asyncio.run(ask_twice(Registry(root), loader)), daemon=True
+    )
+    asking.start()
+    asking.join(20)
+    assert not asking.is_alive()
+    assert loader.loads == 2
