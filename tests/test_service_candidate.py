@@ -507,14 +507,14 @@ def test_what_was_drawn_for_the_live_version_is_used_again_if_it_is_the_same(
 ) -> None:
     drawn: list[int] = []
 
-    def draw(bundle: Bundle, i: int) -> UInt8Array:
+    def draw(bundle: Bundle, i: int) -> Iterator[UInt8Array]:
         drawn.append(bundle.image.size)
-        return np.zeros((1, bundle.image.size, bundle.image.size, 3), np.uint8)
+        yield np.zeros((bundle.image.size, bundle.image.size, 3), np.uint8)
 
     live, candidate = scene.live.bundle, tiny.stage(tmp_path / "other", size=size)
     sample = Sample(scene.shadow, live, candidate, draw, n_views=1)
-    sample.for_live(0)
-    assert sample.for_candidate(0).shape == (1, size, size, 3)
+    list(sample.for_live(0))
+    assert [view.shape for view in sample.for_candidate(0)] == [(size, size, 3)]
     assert len(drawn) == draws
 
 

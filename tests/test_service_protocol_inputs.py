@@ -322,7 +322,7 @@ def test_a_request_whose_time_in_the_queue_is_over_is_unavailable(start: Start, 
 
 
 def test_a_deadline_in_the_queue_is_kept_and_counted_as_a_failure(start: Start, root: Any) -> None:
-    tiny.publish(root, promote=True, work=5_000)
+    tiny.publish(root, promote=True, work=40_000)
     server = start(plan="1x1x1")
     stub = pb_grpc.GRPCInferenceServiceStub(server.channel)
     first = stub.ModelInfer.future(pixels(), timeout=60)
