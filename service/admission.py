@@ -5,6 +5,7 @@ import math
 from registry.errors import Overloaded
 
 SMOOTHING = 0.1  # weight of the newest batch in the running mean of what an image takes
+MARGIN = 0.8  # of a deadline; what takes all of it by that mean misses it half of the time
 
 
 class Admission:
@@ -67,7 +68,7 @@ class Admission:
         if wait_s > longest_s:
             problem = f"the wait would be {wait_s:.2g} s, the limit is {longest_s:.2g} s"
             return "expected_wait", problem
-        if (needed_s := wait_s + n_views * self._view_s) > answer_s:
+        if (needed_s := wait_s + n_views * self._view_s) > MARGIN * answer_s:
             problem = f"an answer would take {needed_s:.2g} s, the deadline is in {answer_s:.2g} s"
             return "deadline", problem
         return None

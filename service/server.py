@@ -46,6 +46,9 @@ HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 TRAINER = (sys.executable, "-m", "training")
 MAX_METADATA_BYTES = 16_384
 MEGABYTE = 1 << 20
+WINDOW_BYTES = 8 * MEGABYTE
+FRAME_BYTES = 4 * MEGABYTE
+READ_BYTES = 1 << 18
 ADMIN_GRACE_S = 1.0
 
 
@@ -247,6 +250,10 @@ class Service:
             ("grpc.max_send_message_length", settings.max_message_mb * MEGABYTE),
             ("grpc.max_metadata_size", MAX_METADATA_BYTES),
             ("grpc.so_reuseport", 0),  # or two servers would share a port and neither would know
+            # an image arrives in one go, not a window of 64 KB and a frame of 16 KB at a time
+            ("grpc.http2.lookahead_bytes", WINDOW_BYTES),
+            ("grpc.http2.max_frame_size", FRAME_BYTES),
+            ("grpc.experimental.tcp_min_read_chunk_size", READ_BYTES),
         ]
         if settings.max_connection_age_seconds:
             age_ms = int(1000 * settings.max_connection_age_seconds)
