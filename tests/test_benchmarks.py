@@ -129,7 +129,7 @@ def test_a_peer_that_its_user_has_rewritten_is_told_of_and_fails_nothing(record:
     better = fill(record, {(IMAGES, "kserve, tuned"): {"per_s": 1000}})
     assert failing(better) == []
     told = [one for one in conditions(better) if one.what.endswith("(kserve, tuned)")]
-    assert [one.measured for one in told][0].startswith("0.")
+    assert next(one.measured for one in told).startswith("0.")
 
 
 def test_what_was_not_measured_does_not_hold(record: Record) -> None:
