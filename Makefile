@@ -15,7 +15,7 @@ COMPILE = $(BIN)/uv pip compile --quiet --upgrade --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --no-annotate --custom-compile-command "make lock"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check protos serve train lock
+.PHONY: help setup demo test promtool check protos serve train lock
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ demo: setup ## the whole path on real photographs, into OUT=demo-out
 
 test: setup ## all tests, in WORKERS=2 processes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -q
+
+promtool: setup ## Debian's Prometheus into .venv, for the tests of the alerts
+	cd benchmarks && ../$(BIN)/python -c 'from load.prometheus import program; print(program())'
 
 check: setup ## format, lint, types, tests
 	$(BIN)/ruff format --check .

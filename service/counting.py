@@ -24,7 +24,6 @@ class RpcCounts:
         self.service, self.method = service, method
         self._labels = kind, service, method
         self._metrics = metrics
-        self._in_flight = metrics.rpcs_in_flight
         self._handled: dict[str, Counter] = {}
         self._started: Counter
         self._seconds: Histogram
@@ -39,14 +38,20 @@ class RpcCounts:
 
     def begin(self) -> None:
         """A call has come in."""
-        if not self._handled:
-            self._show()
-        self._started.inc()
-        self._in_flight.inc()
+        self._metrics.n_rpcs += 1
+        self._metrics.notes.note(self._begin)
 
     def end(self, code: str, seconds: float, trace_id: str = "") -> None:
         """It ends with this status; whoever reads OpenMetrics sees `trace_id` beside its bucket."""
-        self._in_flight.dec()
+        self._metrics.n_rpcs -= 1
+        self._metrics.notes.note(self._end, code, seconds, trace_id)
+
+    def _begin(self) -> None:
+        if not self._handled:
+            self._show()
+        self._started.inc()
+
+    def _end(self, code: str, seconds: float, trace_id: str) -> None:
         if code not in self._handled:
             self._handled[code] = self._handled_as(code)
         self._handled[code].inc()
@@ -58,6 +63,7 @@ class VersionCounts:
 
     def __init__(self, metrics: Metrics, model: str, version: int, classes: Sequence[str]) -> None:
         self._metrics = metrics
+        self._note = metrics.notes.note
         self._key = key = model, str(version)
         self._decode = metrics.decode_seconds.labels(model)
         self._queue = metrics.queue_seconds.labels(model)
@@ -76,14 +82,12 @@ class VersionCounts:
 
     def decoded(self, seconds: float) -> None:
         """One image has been decoded."""
-        self._decode.observe(seconds)
+        self._note(self._decode.observe, seconds)
 
     def ran(self, n_images: int, queue_s: float, compute_s: float) -> None:
         """A batch has run, whose oldest image had waited for `queue_s`."""
-        self._batch_size.observe(n_images)
-        self._queue.observe(queue_s)
-        self._compute.observe(compute_s)
         self.statistics.ran(n_images, compute_s)
+        self._note(self._count_run, n_images, queue_s, compute_s)
 
     def dropped(self, reason: str, n_images: int) -> None:
         """Images were not run: `cancelled` by their caller, or `expired` in the queue."""
@@ -97,17 +101,11 @@ class VersionCounts:
 
     def answered(self, probabilities: Float32Array | None) -> None:
         """One image has its probabilities [classes]; None: it could not be used."""
-        if probabilities is None:
-            self._bad.inc()
-            return
-        best = int(np.argmax(probabilities))
-        self._ok.inc()
-        self._predictions[best] += 1
-        self._confidence.observe(float(probabilities[best]))
+        self._note(self._count_answer, probabilities)
 
     def encoded(self, began: float, ended: float) -> None:
         """A reply has been made of the answers, between two moments of `time.perf_counter`."""
-        self._encode.observe(ended - began)
+        self._note(self._encode.observe, ended - began)
         if span := CURRENT.get():
             span.stage("encode", began, ended)
 
@@ -117,6 +115,7 @@ class VersionCounts:
         if not self._open:
             return
         self._open = False
+        self._metrics.notes.settle()
         self._metrics.in_memory[self._key] -= 1
         if self._metrics.in_memory[self._key]:
             return
@@ -124,3 +123,19 @@ class VersionCounts:
             self._metrics.images.remove(*self._key, outcome)
         self._metrics.confidence.remove(*self._key)
         self._metrics.predictions.hide(*self._key)
+
+    # Called when the notes are settled
+
+    def _count_run(self, n_images: int, queue_s: float, compute_s: float) -> None:
+        self._batch_size.observe(n_images)
+        self._queue.observe(queue_s)
+        self._compute.observe(compute_s)
+
+    def _count_answer(self, probabilities: Float32Array | None) -> None:
+        if probabilities is None:
+            self._bad.inc()
+            return
+        best = int(np.argmax(probabilities))
+        self._ok.inc()
+        self._predictions[best] += 1
+        self._confidence.observe(float(probabilities[best]))

@@ -18,6 +18,7 @@ from prometheus_client.exposition import ThreadingWSGIServer
 from prometheus_client.registry import Collector
 
 from service.candidate_metrics import CandidateMetrics
+from service.notebook import Notebook
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 LOAD_SECONDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
@@ -26,7 +27,7 @@ BATCH = (1, 2, 4, 8, 16, 32, 64)
 CONFIDENCE = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 RPC = ("grpc_type", "grpc_service", "grpc_method")
 MAX_CLASSES = 100  # a model of more has its confidence counted, and not its classes
-LIMITS = ("rpcs", "queue_full", "expected_wait", "model_requests")
+LIMITS = ("rpcs", "queue_full", "expected_wait", "model_requests", "deadline")
 STOP_WITHIN_S = 0.1
 
 
@@ -41,6 +42,8 @@ class Metrics:
     def __init__(self, slo_s: float = SLO_SECONDS) -> None:
         """`slo_s` becomes an edge between buckets of latency, so that its quantile is exact."""
         self.registry = CollectorRegistry()
+        self.notes = Notebook()
+        self.registry.register(self.notes)  # before all others, which it brings up to date
         ProcessCollector(registry=self.registry)
         self._define_rpcs(tuple(sorted({*SECONDS, slo_s})))
         self._define_stages()
@@ -57,7 +60,9 @@ class Metrics:
         )
         help = "Time from start to end of an RPC."
         self.rpc_seconds = self._histogram("grpc_server_handling_seconds", help, buckets, *RPC)
-        self.rpcs_in_flight = self._gauge("unfreeze_rpcs_in_flight", "RPCs now.")
+        self.n_rpcs = 0
+        in_flight = self._gauge("unfreeze_rpcs_in_flight", "RPCs now.")
+        in_flight.set_function(lambda: self.n_rpcs)
         self.rejected = self._counter(
             "unfreeze_rejected", "Requests turned away at a limit.", "reason"
         )

@@ -37,17 +37,18 @@ def shaped(run: Run, sizes: Sequence[int]) -> Run:
     black images whose answers nobody gets.
     """
     largest = max(sizes)
+    filled = [min(size for size in sizes if size >= n_images) for n_images in range(largest + 1)]
 
     def run_shaped(images: UInt8Array) -> Float32Array:
         parts = [images[i : i + largest] for i in range(0, len(images), largest)]
-        answers = [run(_fill(part, sizes))[: len(part)] for part in parts]
+        answers = [run(_fill(part, filled[len(part)]))[: len(part)] for part in parts]
         return answers[0] if len(answers) == 1 else np.concatenate(answers)
 
     return run_shaped
 
 
-def _fill(images: UInt8Array, sizes: Sequence[int]) -> UInt8Array:
-    missing = min(size for size in sizes if size >= len(images)) - len(images)
+def _fill(images: UInt8Array, size: int) -> UInt8Array:
+    missing = size - len(images)
     if not missing:
         return images
     return np.concatenate([images, np.zeros((missing, *images.shape[1:]), np.uint8)])

@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -23,8 +24,7 @@ HEAD_START_S = 1.0
 Draw = Callable[[int], Iterable[UInt8Array]]
 
 
-@dataclass(frozen=True)
-class Terms:
+class Terms(NamedTuple):
     """How a request wants to be answered."""
 
     n_views: int = 1  # of each image, the plain one included
@@ -33,8 +33,7 @@ class Terms:
     answer_s: float = math.inf  # the caller's deadline: one that cannot be met is refused at once
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """What became of one image: probabilities [classes], or why there are none."""
 
     probabilities: Float32Array | None = None
