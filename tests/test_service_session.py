@@ -72,7 +72,7 @@ def test_a_provider_that_is_not_installed_is_no_silent_fall_back() -> None:
         choose_provider("tensorrt")
 
 
-@pytest.mark.parametrize("provider", set(EXECUTION_PROVIDERS) - {"cpu"})
+@pytest.mark.parametrize("provider", sorted(set(EXECUTION_PROVIDERS) - {"cpu"}))
 def test_a_server_whose_provider_is_not_there_does_not_start(
     start: Start, root: Path, provider: str
 ) -> None:
