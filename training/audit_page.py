@@ -119,7 +119,9 @@ def _bars(axis: Axes, audit: Audit) -> None:
     else:
         axis.set_yticks([])
     if len(labels):
-        axis.legend(frameon=False, fontsize=8)
+        axis.legend(
+            frameon=False, fontsize=8, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.18)
+        )
 
 
 def _sizes(axis: Axes, audit: Audit) -> None:

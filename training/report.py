@@ -139,7 +139,7 @@ def _schedules(schedules: dict[str, Shares]) -> Figure:
         axis.plot(np.arange(start, start + len(shares)), shares, label=stage)
         start += len(shares)
     axis.set(xlabel="batch", ylabel="share of the rate")
-    axis.legend(frameon=False, fontsize=8)
+    axis.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
 
