@@ -176,7 +176,12 @@ class Calls:
         self._leave(call, code)
         # gRPC keeps the last abort, and this would keep the frames below, with the versions in them
         error.__traceback__ = None
-        await context.abort(code, message, tuple(trailers))
+        try:
+            await context.abort(code, message, tuple(trailers))
+        except AbortError:
+            raise
+        except Exception as unsent:  # the caller has gone meanwhile
+            raise asyncio.CancelledError from unsent
         raise AssertionError("abort raises")
 
 
