@@ -11,7 +11,7 @@ from conftest import TESTS
 
 sys.path.append(str(TESTS.parent / "benchmarks"))
 
-from bench.judge import Condition, conditions, wrong_answers
+from bench.judge import COMPARED, Condition, conditions, wrong_answers
 from bench.record import Record
 from bench.rows import DYNAMO, IMAGES, INT8, LIMIT, OURS, OVERLOAD, PROTOCOL, START, TENSORS, TTA
 from bench.table import write_section
@@ -134,7 +134,7 @@ def test_a_peer_that_its_user_has_rewritten_is_told_of_and_fails_nothing(record:
 
 def test_what_was_not_measured_does_not_hold(record: Record) -> None:
     assert {one.measured for one in conditions(record)} == {"not measured"}
-    assert not any(one.holds for one in conditions(record) if one.wanted != "for comparison")
+    assert not any(one.holds for one in conditions(record) if one.wanted != COMPARED)
 
 
 def test_wrong_answers_and_failed_requests_are_named(record: Record) -> None:

@@ -24,11 +24,14 @@ from bench.rows import (
 )
 
 TOLERANCE = 1e-3  # of any probability
+COMPARED = "for comparison"
 SAME_MEMORY = 1.05  # what allocators keep by chance
 
 
 @dataclass(frozen=True)
 class Condition:
+    """`wanted` is COMPARED where nothing is: such a figure is told and not judged."""
+
     what: str
     wanted: str
     measured: str
@@ -123,7 +126,7 @@ def _at_least(
     what: str, values: Sequence[float], bound: float, *, told_only: bool = False
 ) -> Condition:
     holds = told_only or (bool(values) and statistics.median(values) >= bound)
-    wanted = "for comparison" if told_only else f"at least {bound:g}"
+    wanted = COMPARED if told_only else f"at least {bound:g}"
     return Condition(what, wanted, _shown(values), holds)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.contest import Pace
-from bench.judge import Condition
+from bench.judge import COMPARED, Condition
 from bench.record import Record, spread
 from bench.rows import (
     GPU,
@@ -149,7 +149,9 @@ def settings(record: Record) -> str:
 def verdicts(judged: Sequence[Condition]) -> str:
     lines = [["", "wanted", "measured", ""]]
     for one in judged:
-        lines.append([one.what, one.wanted, one.measured, "pass" if one.holds else "**fail**"])
+        verdict = "pass" if one.holds else "**fail**"
+        judged = "" if one.wanted == COMPARED else verdict
+        lines.append([one.what, one.wanted, one.measured, judged])
     return _markdown(lines)
 
 
