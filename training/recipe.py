@@ -5,19 +5,17 @@ promoted version. What each step does in detail is in `training/steps.py`, and b
 file that its import names.
 """
 
+from pathlib import Path
+
 import torch
 
 from registry.bundle import Bundle
 from registry.jobs import Assignment, Scored
-from training.audit import audit_decoded
-from training.backbone import load_backbone
+from training.backbone import Backbone, load_backbone
 from training.bench import Bench
 from training.bundling import add_variants, export_and_prove, seal_bundle
 from training.compare import known_parts, score
-from training.data import read_dataset
-from training.decoded import decode, larger
-from training.device import pick_device
-from training.network import build_network
+from training.opening import open_bench, open_images
 from training.progress import Stages, Tell
 from training.runtime import answering
 from training.settings import Settings, read_settings
@@ -48,41 +46,31 @@ def train(assignment: Assignment, tell: Tell) -> tuple[Bundle, Scored]:
         settings.backbone, pretrained=settings.pretrained, weights=settings.weights
     )
 
-    stages.begin("audit and split", 0)
-    dataset = read_dataset(
+    images = open_images(
+        settings,
         assignment.data,
-        task=settings.task,
-        layout=settings.layout(),
-        rule=settings.split_rule(),
-        max_unreadable=settings.max_unreadable,
+        assignment.cache,
+        stages,
         within=assignment.within,
         known_parts=known_parts(assignment.champion),
-        cache=assignment.cache,
-        advance=stages.advance,
     )
-    stages.note(dataset.summary())
+    bench = open_bench(settings, images, backbone, stages, assignment.run)
+    learn(bench, backbone.digest, assignment.cache)
+    return prove(bench, assignment, backbone)
 
-    stages.begin("decode once", 2 * len(dataset.items))
-    spec = settings.image_spec()
-    decoded = decode(dataset.items, spec, assignment.cache, stages.advance)
-    roomy = decode(dataset.items, larger(spec), assignment.cache, stages.advance)
 
-    audit = audit_decoded(dataset, decoded)
-    for problem in audit.problems:
-        stages.note(problem.text)
+def learn(bench: Bench, weights_digest: str, cache: Path) -> None:
+    """The network has learnt from the training part, step by step, as the settings say.
 
-    network = build_network(
-        backbone,
-        len(dataset.labels),
-        size=settings.size,
-        hidden=settings.hidden,
-        dropout=settings.dropout,
-    )
-    network = network.to(pick_device())
-    bench = Bench(settings, dataset, decoded, roomy, network, stages, audit, assignment.run)
+    Args:
+        weights_digest: SHA-256 of the backbone's weights, by which `cache` knows its activations.
 
-    stages.begin("precompute activations", len(dataset.items))
-    activations = precompute_parts(bench, backbone.digest, assignment.cache)
+    Raises:
+        TrainingError: the loss is no longer a number; the run has the weights of the epoch before.
+    """
+    settings, stages = bench.settings, bench.stages
+    stages.begin("precompute activations", len(bench.dataset.items))
+    activations = precompute_parts(bench, weights_digest, cache)
 
     stages.begin("find the learning rate", 0)
     head_rate = search_head(bench, activations)
@@ -102,21 +90,29 @@ def train(assignment: Assignment, tell: Tell) -> tuple[Bundle, Scored]:
         fit_unfrozen(bench, body_rate)
         average_snapshots(bench)
 
+
+def prove(bench: Bench, assignment: Assignment, backbone: Backbone) -> tuple[Bundle, Scored]:
+    """What has been learnt is a complete bundle in `assignment.stage`, proven and scored.
+
+    Raises:
+        TrainingError: the ONNX model does not answer as the network does; nothing is staged.
+    """
+    stages = bench.stages
     stages.begin("export and prove", 0)
     choose_thresholds(bench)
     exported = export_and_prove(assignment, bench)
 
-    stages.begin("evaluate with and without views", bench.n_valid * (1 + settings.tta_views))
+    stages.begin("evaluate with and without views", bench.n_valid * (1 + bench.settings.tta_views))
     evaluation = evaluate(bench, answering(exported.path))
 
-    if settings.variants:
+    if bench.settings.variants:
         stages.begin("the same in fewer bits", 0)
         exported = add_variants(bench, exported, evaluation)
     bundle = seal_bundle(assignment, bench, exported, evaluation, backbone)
 
     stages.begin("score beside the promoted version", bench.n_valid)
-    scored = score(dataset, bundle, evaluation.plain, assignment, stages)
-    tell(scored)
+    scored = score(bench.dataset, bundle, evaluation.plain, assignment, stages)
+    stages.tell(scored)
     return bundle, scored
 
 

@@ -1,0 +1,95 @@
+"""What a training begins with: images read, split and decoded, and a network with a fresh head."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from training.audit import Audit, audit_decoded
+from training.backbone import Backbone
+from training.bench import Bench
+from training.data import Dataset, read_dataset
+from training.decoded import Decoded, decode, larger
+from training.device import pick_device
+from training.items import Part
+from training.network import build_network
+from training.progress import Stages
+from training.settings import Settings
+
+
+@dataclass(frozen=True)
+class Images:
+    """A data set whose pixels are at hand, and what is remarkable about it."""
+
+    dataset: Dataset
+    decoded: Decoded  # what `prepare` gives: evaluation and activations
+    roomy: Decoded  # larger, for augmentation alone
+    audit: Audit
+
+
+def open_images(
+    settings: Settings,
+    source: Path,
+    cache: Path,
+    stages: Stages,
+    *,
+    within: Sequence[Path] = (),
+    known_parts: Mapping[str, Part] | None = None,
+) -> Images:
+    """The images at `source`, in their parts and decoded once; problems are told.
+
+    Args:
+        within, known_parts: see `read_dataset`.
+
+    Raises:
+        DataError: nothing to train on; says which file or class, and what to do.
+    """
+    stages.begin("audit and split", 0)
+    dataset = read_dataset(
+        source,
+        task=settings.task,
+        layout=settings.layout(),
+        rule=settings.split_rule(),
+        max_unreadable=settings.max_unreadable,
+        within=within,
+        known_parts=known_parts,
+        cache=cache,
+        advance=stages.advance,
+    )
+    stages.note(dataset.summary())
+
+    stages.begin("decode once", 2 * len(dataset.items))
+    spec = settings.image_spec()
+    decoded = decode(dataset.items, spec, cache, stages.advance)
+    roomy = decode(dataset.items, larger(spec), cache, stages.advance)
+
+    audit = audit_decoded(dataset, decoded)
+    for problem in audit.problems:
+        stages.note(problem.text)
+    return Images(dataset, decoded, roomy, audit)
+
+
+def open_bench(
+    settings: Settings, images: Images, backbone: Backbone, stages: Stages, run: Path
+) -> Bench:
+    """The images beside a network that has a fresh head for their labels, on the device.
+
+    Raises:
+        BadRequest: the backbone does not take images of this size.
+    """
+    network = build_network(
+        backbone,
+        len(images.dataset.labels),
+        size=settings.size,
+        hidden=settings.hidden,
+        dropout=settings.dropout,
+    )
+    return Bench(
+        settings,
+        images.dataset,
+        images.decoded,
+        images.roomy,
+        network.to(pick_device()),
+        stages,
+        images.audit,
+        run,
+    )
