@@ -2,7 +2,6 @@
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 
 from registry.images import UInt8Array
 from training.batches import ImageBatches
@@ -11,19 +10,8 @@ SHOWN = 8
 
 
 def augmented(batches: ImageBatches) -> UInt8Array:
-    """Up to eight views of the first epoch, [n,s,s,3]."""
+    """Up to eight views of the first epoch, [n,s,s,3]; `training.plots.images` draws them."""
     pixels, _ = next(batches.epoch(0))
     shown = pixels[:SHOWN].round().clamp(0, 255).to(torch.uint8)
     views: UInt8Array = np.ascontiguousarray(shown.permute(0, 2, 3, 1).cpu().numpy())
     return views
-
-
-def preview(views: UInt8Array) -> Figure:
-    """The views beside one another, two rows."""
-    figure = Figure(figsize=(9, 4.6), layout="constrained")
-    axes = list(figure.subplots(2, SHOWN // 2).flat)
-    for axis in axes:
-        axis.axis("off")
-    for axis, view in zip(axes, views, strict=False):
-        axis.imshow(view)
-    return figure

@@ -5,17 +5,15 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 import numpy.typing as npt
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from registry.images import Float32Array, UInt8Array
+from training import plots
 from training.audit import Audit
 from training.audit_page import figures as audit_figures
 from training.audit_page import overview, problem_list
@@ -24,15 +22,10 @@ from training.decoded import Decoded
 from training.evaluate import Measures, confusions
 from training.finder import RateSearch
 from training.fit import Epoch
-from training.galleries import SHOWN, galleries
+from training.galleries import galleries
 from training.overfitting import overfitting
 from training.page import page, picture, table
-from training.preview import preview
 from training.schedule import Shares
-
-BLUE, RED, GREY = "#2563a8", "#c2402d", "#6b7280"
-SKIP_FIRST, SKIP_LAST = 10, 5  # of the finder's points: the noisy start and the leap at the end
-MANY_LABELS = 30  # above this a confusion matrix goes without names and numbers
 
 
 @dataclass(frozen=True)
@@ -59,105 +52,30 @@ class Findings:
 def write_report(findings: Findings, decoded: Decoded, folder: Path) -> None:
     """`folder` holds index.html (self-contained), report.json and the pictures."""
     folder.mkdir(parents=True, exist_ok=True)
-    pictures = {"learning_rate.png": _rates(findings.searches)}
-    pictures["losses.png"] = _losses(findings.history)
-    pictures["schedule.png"] = _schedules(findings.schedules)
-    pictures["augmented.png"] = preview(findings.views)
+    pictures: dict[str, Figure] = {
+        f"learning_rate_{stage}.png": plots.learning_rate(search, stage)
+        for stage, search in findings.searches.items()
+    }
+    pictures["losses.png"] = plots.losses(findings.history)
+    pictures["schedule.png"] = plots.schedule(findings.schedules)
+    pictures["augmented.png"] = plots.images(findings.views)
     if findings.dataset.task == "single":
-        pictures["confusion.png"] = _confusion(findings)
+        pictures["confusion.png"] = plots.confusion(_counts(findings), findings.dataset.labels)
         for name, places in _chosen(findings).items():
             if len(places):
-                pictures[f"{name}.png"] = _gallery(findings, decoded, places)
+                tiles = [_tile(findings, decoded, place) for place in places]
+                pictures[f"{name}.png"] = plots.gallery(tiles)
     pictures["audit.png"] = overview(findings.audit)
     for name, figure in pictures.items():
-        figure.savefig(folder / name, dpi=110)
+        figure.savefig(folder / name, dpi=plots.DPI)
     figures = json.dumps(_figures(findings), indent=2)
     (folder / "report.json").write_text(figures, encoding="utf-8")
     page = _page(findings, [folder / name for name in pictures])
     (folder / "index.html").write_text(page, encoding="utf-8")
 
 
-def _figure(width: float, height: float, columns: int = 1) -> tuple[Figure, list[Axes]]:
-    with matplotlib.rc_context({"font.size": 10}):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        axes = figure.subplots(1, columns, squeeze=False)[0]
-    for axis in axes:
-        axis.spines[["top", "right"]].set_visible(False)
-    return figure, list(axes)
-
-
-def _rates(searches: dict[str, RateSearch]) -> Figure:
-    figure, axes = _figure(5 * len(searches), 3.6, len(searches))
-    for axis, (stage, search) in zip(axes, searches.items(), strict=True):
-        end = max(len(search.rates) - SKIP_LAST, min(3, len(search.rates)))
-        begin = min(SKIP_FIRST, end // 3)
-        axis.plot(search.rates[begin:end], search.losses[begin:end], color=BLUE)
-        axis.axvline(search.suggestion, color=RED, linestyle="--")
-        axis.annotate(
-            f" {search.suggestion:.1e}",
-            (search.suggestion, 0.97),
-            xycoords=("data", "axes fraction"),
-            color=RED,
-            va="top",
-        )
-        axis.set(xscale="log", xlabel="learning rate", ylabel="training loss", title=stage)
-    return figure
-
-
-def _losses(history: Sequence[Epoch]) -> Figure:
-    figure, (axis,) = _figure(7, 3.6)
-    places = np.arange(1, len(history) + 1)
-    axis.plot(places, [epoch.train_loss for epoch in history], "o-", color=BLUE, label="training")
-    axis.plot(places, [epoch.valid_loss for epoch in history], "o-", color=RED, label="held-out")
-    for place, (before, after) in enumerate(pairwise(history), start=1):
-        if before.stage != after.stage:
-            axis.axvline(place + 0.5, color=GREY, linewidth=0.8, linestyle=":")
-    firsts = [
-        place
-        for place, epoch in enumerate(history, start=1)
-        if place == 1 or history[place - 2].stage != epoch.stage
-    ]
-    for line, place in enumerate(firsts):  # a line each, so that short stages do not overlap
-        axis.annotate(
-            history[place - 1].stage,
-            (place - 0.4, 1.14 - 0.06 * line),
-            xycoords=("data", "axes fraction"),
-            color=GREY,
-            fontsize=8,
-        )
-    # also one epoch has room: what is written outside the limits would squeeze the picture
-    limits = (0.5, len(history) + 0.5)
-    axis.set(xlabel="epoch", ylabel="loss", xticks=places, xlim=limits)
-    axis.legend(frameon=False)
-    return figure
-
-
-def _schedules(schedules: dict[str, Shares]) -> Figure:
-    figure, (axis,) = _figure(7, 2.6)
-    start = 0
-    for stage, shares in schedules.items():
-        axis.plot(np.arange(start, start + len(shares)), shares, label=stage)
-        start += len(shares)
-    axis.set(xlabel="batch", ylabel="share of the rate")
-    axis.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
-    return figure
-
-
-def _confusion(findings: Findings) -> Figure:
-    counts = confusions(findings.probabilities, findings.dataset.targets[findings.rows])
-    n = len(counts)
-    side = min(4 + 0.35 * n, 12)
-    figure, (axis,) = _figure(side + 0.6, side)
-    shares = counts / counts.sum(axis=1, keepdims=True).clip(1)
-    axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axis.set(xlabel="predicted", ylabel="true")
-    if n <= MANY_LABELS:
-        axis.set_xticks(range(n), findings.dataset.labels, rotation=45 if n > 4 else 0)
-        axis.set_yticks(range(n), findings.dataset.labels)
-        for row, column in np.ndindex(n, n):
-            colour = "white" if shares[row, column] > 0.5 else "black"
-            axis.text(column, row, str(counts[row, column]), ha="center", va="center", color=colour)
-    return figure
+def _counts(findings: Findings) -> npt.NDArray[np.int64]:
+    return confusions(findings.probabilities, findings.dataset.targets[findings.rows])
 
 
 def _chosen(findings: Findings) -> dict[str, npt.NDArray[np.int64]]:
@@ -179,23 +97,13 @@ def _told(findings: Findings, place: int) -> dict[str, Any]:
     }
 
 
-def _gallery(findings: Findings, decoded: Decoded, places: npt.NDArray[np.int64]) -> Figure:
-    figure = Figure(figsize=(9, 5), layout="constrained")
-    axes = list(figure.subplots(2, SHOWN // 2).flat)
-    for axis in axes:
-        axis.axis("off")
-    for axis, place in zip(axes, places, strict=False):
-        row = findings.rows[place]
-        answer = findings.probabilities[place]
-        item = findings.dataset.items[row]
-        axis.imshow(decoded.pixels[row])
-        said = findings.dataset.labels[int(answer.argmax())]
-        axis.set_title(
-            f"{item.path.name}\nis {item.labels[0]}\nsaid {said} {answer.max():.2f}",
-            fontsize=8,
-            color=RED if said != item.labels[0] else "black",
-        )
-    return figure
+def _tile(findings: Findings, decoded: Decoded, place: int) -> plots.Tile:
+    told = _told(findings, place)
+    return plots.Tile(
+        np.asarray(decoded.pixels[findings.rows[place]]),
+        (told["file"], f"is {told['is']}", f"said {told['said']} {told['probability']:.2f}"),
+        wrong=told["said"] != told["is"],
+    )
 
 
 def _figures(findings: Findings) -> dict[str, Any]:
@@ -210,11 +118,7 @@ def _figures(findings: Findings) -> dict[str, Any]:
         "learning_rates": {stage: asdict(search) for stage, search in findings.searches.items()},
         "overfitting": overfitting(findings.history),
         "epochs": [asdict(epoch) for epoch in findings.history],
-        "confusion": confusions(
-            findings.probabilities, findings.dataset.targets[findings.rows]
-        ).tolist()
-        if findings.dataset.task == "single"
-        else None,
+        "confusion": _counts(findings).tolist() if findings.dataset.task == "single" else None,
         "galleries": {
             name: [_told(findings, place) for place in places]
             for name, places in _chosen(findings).items()
@@ -225,7 +129,8 @@ def _figures(findings: Findings) -> dict[str, Any]:
 
 
 TITLES = {
-    "learning_rate.png": "Learning rate: how the loss answers, and the rate chosen (red)",
+    "learning_rate_head.png": "Learning rate of the head: how the loss answers, and the choice",
+    "learning_rate_unfrozen.png": "Learning rate of all layers, once unfrozen",
     "losses.png": "Losses: a held-out loss that turns up while training falls is overfitting",
     "schedule.png": "Schedule",
     "augmented.png": "Training images as the network meets them",

@@ -1,0 +1,201 @@
+"""The pictures of a training, each drawn from plain values: for a report's page, and inline in a
+notebook, where each shows itself.
+
+They are narrow, so that their letters are still letters on a phone, and told apart by more than
+colour, so that they are legible in print.
+"""
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import cycle, pairwise
+
+import matplotlib
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from registry.images import UInt8Array
+from training.finder import RateSearch
+from training.fit import Epoch
+from training.schedule import Shares
+
+BLUE, RED, GREY, PALE = "#2563a8", "#b83220", "#5b6470", "#eef1f5"
+DPI = 130
+SKIP_FIRST, SKIP_LAST = 10, 5  # of the finder's points: the noisy start and the leap at the end
+MANY_LABELS = 24  # above this a confusion matrix goes without names and numbers
+FEW_LABELS = 4  # up to this it has its zeros
+STYLES = ("-", "--", "-.", ":")
+COLUMNS = 4  # of images beside one another
+
+
+class Picture(Figure):
+    """A figure that a notebook shows as it is, whatever its backend."""
+
+    def png(self) -> bytes:
+        content = io.BytesIO()
+        self.savefig(content, format="png", dpi=DPI)
+        return content.getvalue()
+
+    def _repr_png_(self) -> bytes:
+        return self.png()
+
+
+@dataclass(frozen=True)
+class Tile:
+    """An image of a gallery, with what is said of it."""
+
+    pixels: UInt8Array  # [s,s,3]
+    caption: tuple[str, ...]  # short lines
+    wrong: bool = False
+    overlay: UInt8Array | None = None  # what the network looked at, [s,s,3]
+
+
+def learning_rate(search: RateSearch, stage: str = "") -> Picture:
+    """How the loss answers to the rate, and the rate chosen."""
+    figure, axis = _figure(5.2, 3.2)
+    end = max(len(search.rates) - SKIP_LAST, min(3, len(search.rates)))
+    begin = min(SKIP_FIRST, end // 3)
+    axis.plot(search.rates[begin:end], search.losses[begin:end], color=BLUE)
+    axis.axvline(search.suggestion, color=RED, linestyle="--")
+    axis.annotate(
+        f" chosen: {search.suggestion:.1e} ",
+        (search.suggestion, 1.0),
+        xycoords=("data", "axes fraction"),
+        color=RED,
+        va="bottom",
+        ha="center",
+    )
+    axis.set(xscale="log", xlabel="learning rate", ylabel="training loss")
+    if stage:
+        axis.set_title(stage, loc="left", fontsize=10, pad=20)
+    return figure
+
+
+def schedule(schedules: Mapping[str, Shares]) -> Picture:
+    """The rate of each batch as a share of its group's, stage after stage."""
+    figure, axis = _figure(5.2, 2.6 + 0.18 * len(schedules))
+    start = 0
+    for (stage, shares), style in zip(schedules.items(), cycle(STYLES), strict=False):
+        places = np.arange(start, start + len(shares))
+        axis.plot(places, shares, style, label=stage, markersize=3 if len(shares) == 1 else 0)
+        start += len(shares)
+    axis.set(xlabel="batch", ylabel="share of the rate", ylim=(0, 1.05))
+    figure.legend(frameon=False, fontsize=9, loc="outside lower left")
+    return figure
+
+
+def losses(history: Sequence[Epoch], overfit_from: int | None = None) -> Picture:
+    """Training and held-out loss of each epoch.
+
+    Args:
+        overfit_from: the epoch, counted from 1, since which the network overfits; it is marked.
+    """
+    figure, axis = _figure(5.2, 3.2)
+    places = np.arange(1, len(history) + 1)
+    axis.plot(places, [epoch.train_loss for epoch in history], "o-", color=BLUE, label="training")
+    held_out = [epoch.valid_loss for epoch in history]
+    axis.plot(places, held_out, "s--", color=RED, label="held-out")
+    spans = _stages(history)
+    for number, (begin, end, stage) in enumerate(spans):
+        axis.axvspan(begin - 0.5, end + 0.5, color=PALE if number % 2 else "white", zorder=-2)
+        axis.annotate(  # a line each, so that short stages do not overlap
+            f"{stage}: {begin}–{end}" if end > begin else f"{stage}: {begin}",  # noqa: RUF001
+            (0, 1.02 + 0.06 * (len(spans) - 1 - number)),
+            xycoords="axes fraction",
+            color=GREY,
+            fontsize=8,
+        )
+    if overfit_from:
+        axis.axvline(overfit_from, color=GREY, linestyle=":")
+        axis.annotate(" overfitting from here", (overfit_from, 0.02), color=GREY, fontsize=8,
+                      xycoords=("data", "axes fraction"))  # fmt: skip
+    axis.set(xlabel="epoch", ylabel="loss", xlim=(0.5, max(len(history), 1) + 0.5))
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.legend(frameon=False, fontsize=9)
+    return figure
+
+
+def confusion(counts: npt.NDArray[np.int64], labels: Sequence[str]) -> Picture:
+    """True class by row, answer by column; shade is the share of the row. Names and numbers up to
+    24 classes, above that a map.
+
+    Args:
+        counts: [classes,classes].
+    """
+    n = len(counts)
+    side = 3.2 + 0.22 * min(n, MANY_LABELS)
+    figure, axis = _figure(side + 0.5, side)
+    shares = counts / counts.sum(axis=1, keepdims=True).clip(1)
+    # with the root of the shares, one mistake in a hundred is still seen
+    axis.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0, 1))
+    axis.spines[:].set_visible(False)
+    axis.set(xlabel="said", ylabel="is")
+    if n > MANY_LABELS:
+        return figure
+    names = [_short(label) for label in labels]
+    axis.set_xticks(range(n), names, rotation=90 if n > 4 else 0)
+    axis.set_yticks(range(n), names)
+    size = 10 if n <= 12 else 7
+    for row, column in np.ndindex(n, n) if n <= FEW_LABELS else np.argwhere(counts):
+        colour = "white" if shares[row, column] > 0.3 else "black"
+        axis.text(column, row, str(counts[row, column]), fontsize=size, color=colour,
+                  ha="center", va="center")  # fmt: skip
+    return figure
+
+
+def gallery(tiles: Sequence[Tile]) -> Picture:
+    """Images with what is said of them, what the network looked at beside each."""
+    double = any(tile.overlay is not None for tile in tiles)
+    rows = max(-(-len(tiles) // COLUMNS), 1)
+    width = 2.3 * COLUMNS * (1.5 if double else 1)
+    figure, axes = _grid(rows, width, 2.9 * rows)
+    for axis, tile in zip(axes, tiles, strict=False):
+        pair = [tile.pixels] if tile.overlay is None else [tile.pixels, tile.overlay]
+        axis.imshow(np.concatenate(pair, axis=1))
+        axis.set_title("\n".join(map(_short, tile.caption)), fontsize=8, loc="left",
+                       color=RED if tile.wrong else "black")  # fmt: skip
+    return figure
+
+
+def images(pixels: UInt8Array) -> Picture:
+    """Images beside one another, without words; [n,s,s,3]."""
+    rows = max(-(-len(pixels) // COLUMNS), 1)
+    figure, axes = _grid(rows, 2.2 * COLUMNS, 2.2 * rows)
+    for axis, image in zip(axes, pixels, strict=False):
+        axis.imshow(image)
+    return figure
+
+
+def _figure(width: float, height: float) -> tuple[Picture, Axes]:
+    with matplotlib.rc_context({"font.size": 10}):
+        figure = Picture(figsize=(width, height), layout="constrained")
+        axis = figure.subplots()
+    axis.spines[["top", "right"]].set_visible(False)
+    return figure, axis
+
+
+def _grid(rows: int, width: float, height: float) -> tuple[Picture, list[Axes]]:
+    figure = Picture(figsize=(width, height), layout="constrained")
+    axes = list(figure.subplots(rows, COLUMNS, squeeze=False).flat)
+    for axis in axes:
+        axis.axis("off")
+    return figure, axes
+
+
+def _stages(history: Sequence[Epoch]) -> list[tuple[int, int, str]]:
+    """First and last epoch of each stage, counted from 1."""
+    starts = [1] if history else []
+    pairs = enumerate(pairwise(history), start=2)
+    starts += [place for place, (before, after) in pairs if before.stage != after.stage]
+    ends = [start - 1 for start in starts[1:]] + [len(history)]
+    return [
+        (start, end, history[start - 1].stage) for start, end in zip(starts, ends, strict=False)
+    ]
+
+
+def _short(text: str, most: int = 28) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"
