@@ -22,8 +22,10 @@ from training.batches import ActivationBatches
 from training.data import Rows, read_dataset
 from training.decoded import decode
 from training.device import autocast
-from training.fit import fit
+from training.fit import Stage, Tally, train_epoch
 from training.network import Network, build_network
+from training.optimizer import Optimizer
+from training.plan import Plan
 from training.schedule import cosine_restarts
 from training.settings import OptimizerSpec, Settings
 from unfreeze.demo.photographs import lay_out
@@ -83,19 +85,12 @@ def seconds(
     network: Network, forward: Callable[[Tensor], Tensor], batches: ActivationBatches
 ) -> float:
     """Time of one epoch."""
+    groups = [list(network.head.parameters())]
+    plan = Plan(cosine_restarts(len(batches), [1]), None, None, (1,))
+    stage = Stage("head", forward, nn.CrossEntropyLoss(), batches, [1e-2], plan)
+    network.train_unfrozen(freeze_batchnorm=True)
     began = time.perf_counter()
-    fit(
-        "head",
-        forward,
-        [list(network.head.parameters())],
-        [1e-2],
-        cosine_restarts(len(batches), [1]),
-        batches,
-        nn.CrossEntropyLoss(),
-        spec=OptimizerSpec(),
-        before_epoch=lambda: network.train_unfrozen(freeze_batchnorm=True),
-        validate=lambda: (0.0, 0.0),
-    )
+    train_epoch(stage, Optimizer(groups, OptimizerSpec()), Tally())
     return time.perf_counter() - began
 
 

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from registry.errors import TrainingError
 from training.backbone import weights_digest
 from training.finder import LOWEST, RateSearch, find_rate, suggest
-from training.fit import Epoch, fit
+from training.fit import Epoch, Stage, Tally, train_epoch
 from training.optimizer import Optimizer
+from training.plan import Plan
 from training.schedule import Shares, cosine_restarts, restart_epochs
 from training.settings import OptimizerSpec
 
@@ -42,18 +43,15 @@ def network() -> nn.Sequential:
 def fitted(
     model: nn.Sequential, shares: Shares, rates: tuple[float, float] = (0.01, 0.1)
 ) -> list[Epoch]:
-    return fit(
-        "test",
-        model,
-        [list(model[0].parameters()), list(model[4].parameters())],
-        rates,
-        shares,
-        TwoClouds(),
-        nn.CrossEntropyLoss(),
-        spec=OptimizerSpec(weight_decay=0.0),
-        before_epoch=model.train,
-        validate=lambda: (0.0, 1.0),
-    )
+    n_epochs = len(shares) // 4
+    plan = Plan(shares, None, None, (n_epochs,))
+    stage = Stage("test", model, nn.CrossEntropyLoss(), TwoClouds(), rates, plan)
+    groups = [list(model[0].parameters()), list(model[4].parameters())]
+    optimizer = Optimizer(groups, OptimizerSpec(weight_decay=0.0))
+    tallies = [Tally(number) for number in range(n_epochs)]
+    for tally in tallies:
+        train_epoch(stage, optimizer, tally)
+    return [tally.row("test", 0.0, 1.0) for tally in tallies]
 
 
 def search(model: nn.Module, **changes: float) -> RateSearch:
@@ -86,11 +84,9 @@ def test_groups_keep_their_ratio_at_each_step(monkeypatch: pytest.MonkeyPatch):
     seen: list[Sequence[float]] = []
     step = Optimizer.step
 
-    def recording(
-        self: Optimizer, loss: Tensor, rates: Sequence[float], **more: float | None
-    ) -> None:
+    def recording(self: Optimizer, rates: Sequence[float], **more: float | None) -> None:
         seen.append(rates)
-        step(self, loss, rates, **more)
+        step(self, rates, **more)
 
     monkeypatch.setattr(Optimizer, "step", recording)
     shares = cosine_restarts(4, [1, 2])
@@ -102,21 +98,24 @@ def test_groups_keep_their_ratio_at_each_step(monkeypatch: pytest.MonkeyPatch):
 def test_each_group_steps_at_its_own_rate():
     still, moving = (nn.Parameter(torch.ones(1)) for _ in range(2))
     optimizer = Optimizer([[still], [], [moving]], OptimizerSpec(weight_decay=0.0))
-    optimizer.step((still + 2 * moving).sum(), [0.0, 1.0, 0.1])
+    (still + 2 * moving).sum().backward()
+    optimizer.step([0.0, 1.0, 0.1])
     assert (still.item(), moving.item()) == (1.0, pytest.approx(0.8))
 
 
 def test_gradients_are_clipped_together():
     parameter = nn.Parameter(torch.zeros(1))
     optimizer = Optimizer([[parameter]], OptimizerSpec(weight_decay=0.0, clip_norm=0.5))
-    optimizer.step(1000 * parameter.sum(), [1.0])
+    (1000 * parameter.sum()).backward()
+    optimizer.step([1.0])
     assert parameter.item() == pytest.approx(-0.5)
 
 
 def test_weight_decay_of_adamw_is_decoupled():
     parameter = nn.Parameter(torch.ones(1))
     optimizer = Optimizer([[parameter]], OptimizerSpec(kind="adamw", weight_decay=0.5))
-    optimizer.step(0 * parameter.sum(), [0.1])
+    (0 * parameter.sum()).backward()
+    optimizer.step([0.1])
     assert parameter.item() == pytest.approx(1 - 0.1 * 0.5)
 
 

@@ -73,7 +73,9 @@ def test_where_no_gradient_is_weights_only_decay_whatever_the_rate(kind: str):
     parameter = nn.Parameter(torch.ones(3, dtype=torch.float64))
     optimizer = Optimizer([[parameter]], OptimizerSpec(kind=kind, weight_decay=0.9))
     for decay in decays(2, [1, 2], 0.1, per_cycle=True):
-        optimizer.step(0 * parameter.sum(), [123.0], decay=float(decay))
+        optimizer.clear()
+        (0 * parameter.sum()).backward()
+        optimizer.step([123.0], decay=float(decay))
     expected = (1 - 0.1 / 2**0.5) ** 2 * (1 - 0.1 / 4**0.5) ** 4
     np.testing.assert_allclose(parameter.detach().numpy(), expected, rtol=1e-12)
 
@@ -82,5 +84,7 @@ def test_momentum_can_change_with_each_step():
     parameter = nn.Parameter(torch.zeros(1))
     optimizer = Optimizer([[parameter]], OptimizerSpec(weight_decay=0.0, clip_norm=None))
     for momentum in (0.5, 0.25):  # steps of 1, and of 1 + 0.25
-        optimizer.step(-parameter.sum(), [1.0], momentum=momentum)
+        optimizer.clear()
+        (-parameter.sum()).backward()
+        optimizer.step([1.0], momentum=momentum)
     assert parameter.item() == pytest.approx(2.25)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from training.batches import Batches
+from training.gradients import Forward, Loss, add_gradients
 from training.optimizer import Optimizer
 from training.settings import OptimizerSpec
 
@@ -31,11 +32,11 @@ class RateSearch:
 
 def find_rate(
     model: nn.Module,
-    forward: Callable[[Tensor], Tensor],
+    forward: Forward,
     groups: Sequence[list[nn.Parameter]],
     group_rates: Sequence[float],
     batches: Batches,
-    loss_of: Callable[[Tensor, Tensor], Tensor],
+    loss_of: Loss,
     *,
     spec: OptimizerSpec,
     max_steps: int = 100,
@@ -54,8 +55,8 @@ def find_rate(
     with _untouched(model):
         optimizer = Optimizer(groups, spec)
         for rate, (inputs, targets) in zip(raised, _endless(batches), strict=False):
-            loss = loss_of(forward(inputs), targets)
-            value = smooth(loss.item())
+            optimizer.clear()
+            value = smooth(add_gradients(forward, loss_of, inputs, targets))
             if not math.isfinite(value):
                 break
             used.append(rate)
@@ -63,7 +64,7 @@ def find_rate(
             advance(len(targets))
             if len(losses) > ARMED_AFTER and value > DIVERGED * min(losses[ARMED_AFTER:]):
                 break
-            optimizer.step(loss, [rate * share for share in group_rates])
+            optimizer.step([rate * share for share in group_rates])
     suggestion, reason = suggest(used, losses)
     return RateSearch(used, losses, suggestion, reason)
 

@@ -1,17 +1,28 @@
-"""Fits some layer groups, with a rate for each group and a schedule."""
+"""One epoch of training: each layer group at its own rate, by a plan."""
 
 import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-
-from torch import Tensor, nn
+from itertools import islice
 
 from registry.errors import TrainingError
 from training.batches import Batches
+from training.gradients import Forward, Loss, add_gradients
 from training.optimizer import Optimizer
-from training.schedule import Shares
-from training.settings import OptimizerSpec
+from training.plan import Plan
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What learns in a stage of the recipe, from what, and how fast."""
+
+    name: str
+    forward: Forward
+    loss_of: Loss
+    batches: Batches
+    rates: Sequence[float]  # base learning rate of each layer group
+    plan: Plan  # a value a batch; so the groups' ratio holds at each step
 
 
 @dataclass(frozen=True)
@@ -26,66 +37,62 @@ class Epoch:
     images_per_second: float
 
 
-def fit(
-    stage: str,
-    forward: Callable[[Tensor], Tensor],
-    groups: Sequence[list[nn.Parameter]],
-    rates: Sequence[float],
-    shares: Shares,
-    batches: Batches,
-    loss_of: Callable[[Tensor, Tensor], Tensor],
+@dataclass
+class Tally:
+    """Where a stage is, between two steps, and what its epoch has come to so far."""
+
+    epoch: int = 0  # counted from 0
+    n_batches: int = 0  # of this epoch, already learnt from
+    n_images: int = 0
+    loss_sum: float = 0.0
+    seconds: float = 0.0
+
+    def add(self, loss: float, n_images: int, seconds: float) -> None:
+        self.n_batches += 1
+        self.n_images += n_images
+        self.loss_sum += loss * n_images
+        self.seconds += seconds
+
+    def row(self, stage: str, valid_loss: float, metric_value: float) -> Epoch:
+        """The epoch, once it is over."""
+        n, seconds = self.n_images, self.seconds
+        return Epoch(stage, self.loss_sum / n, valid_loss, metric_value, seconds, n / seconds)
+
+
+def train_epoch(
+    stage: Stage,
+    optimizer: Optimizer,
+    tally: Tally,
     *,
-    spec: OptimizerSpec,
-    momenta: Shares | None = None,
-    decays: Shares | None = None,
-    before_epoch: Callable[[], None],
-    validate: Callable[[], tuple[float, float]],
-    advance: Callable[[int], None] = lambda n: None,
-    epoch_done: Callable[[int, Epoch], None] = lambda number, epoch: None,
-    goes_on: Callable[[int], bool] = lambda number: True,
-) -> list[Epoch]:
-    """The groups are trained for as many epochs as `shares` has batches for.
+    stepped: Callable[[int], None] = lambda n_images: None,
+) -> None:
+    """The rest of the epoch where `tally` is has been learnt from, and counted there.
+
+    The layers are to be in the mode in which they train.
 
     Args:
-        forward: inputs of a batch -> logits [b,classes].
-        groups, rates: parameters, and the base learning rate of each group.
-        shares: of the base rates, one a batch; so the groups' ratio holds at each step.
-        momenta, decays: of each batch, where they are not the optimizer's; see `Optimizer.step`.
-        before_epoch: puts the layers into the mode in which they train.
-        validate: gives the loss and the metric on held-out images.
-        goes_on: asked after each epoch, of which it is told the number, counted from 1.
+        stepped: called after every step, with the number of images it learnt from.
 
     Raises:
         TrainingError: the loss is no longer a number; says when, and at what rate.
     """
-    optimizer = Optimizer(groups, spec)
-    history: list[Epoch] = []
-    for number in range(len(shares) // len(batches)):
-        before_epoch()
-        began, total, seen = time.perf_counter(), 0.0, 0
-        for step, (inputs, targets) in enumerate(
-            batches.epoch(number), start=number * len(batches)
-        ):
-            loss = loss_of(forward(inputs), targets)
-            value = loss.item()
-            if not math.isfinite(value):
-                raise TrainingError(
-                    f"{stage}: the loss became {value} in batch {step + 1} at a learning "
-                    f"rate of {max(rates) * shares[step]:.1e}; set a lower learning_rate"
-                )
-            optimizer.step(
-                loss,
-                [rate * shares[step] for rate in rates],
-                momentum=None if momenta is None else float(momenta[step]),
-                decay=None if decays is None else float(decays[step]),
+    began = time.perf_counter()
+    for inputs, targets in islice(stage.batches.epoch(tally.epoch), tally.n_batches, None):
+        step = tally.epoch * len(stage.batches) + tally.n_batches
+        optimizer.clear()
+        loss = add_gradients(stage.forward, stage.loss_of, inputs, targets)
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"{stage.name}: the loss became {loss} in batch {step + 1} at a learning "
+                f"rate of {max(stage.rates) * stage.plan.shares[step]:.1e}; "
+                "set a lower learning_rate"
             )
-            total, seen = total + value * len(targets), seen + len(targets)
-            advance(len(targets))
-        seconds = time.perf_counter() - began
-        valid_loss, metric_value = validate()
-        epoch = Epoch(stage, total / seen, valid_loss, metric_value, seconds, seen / seconds)
-        history.append(epoch)
-        epoch_done(number + 1, epoch)
-        if not goes_on(number + 1):
-            break
-    return history
+        optimizer.step(
+            [rate * stage.plan.shares[step] for rate in stage.rates],
+            momentum=stage.plan.momentum(step),
+            decay=stage.plan.decay(step),
+        )
+        now = time.perf_counter()
+        tally.add(loss, len(targets), now - began)
+        began = now
+        stepped(len(targets))

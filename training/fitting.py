@@ -10,13 +10,15 @@ from torch.optim.swa_utils import update_bn
 
 from registry.errors import TrainingError
 from training.activations import compute
-from training.batches import Batches, ImageBatches
+from training.batches import ImageBatches
 from training.bench import Bench
 from training.device import autocast
 from training.evaluate import METRICS, measure
-from training.fit import Epoch, fit
-from training.keeping import DIRECTIONS, Keeper, State, copy_state, recompute_statistics
+from training.fit import Epoch, Stage, Tally, train_epoch
+from training.gradients import Loss
+from training.keeping import DIRECTIONS, Keeper, copy_state, recompute_statistics
 from training.network import evaluating, to_probabilities
+from training.optimizer import Optimizer
 from training.plan import Plan
 
 LAST_GOOD = "last-good.safetensors"  # in the folder of a training that diverged
@@ -42,62 +44,54 @@ def whole(bench: Bench) -> Callable[[Tensor], Tensor]:
 
 def fit_stage(
     bench: Bench,
-    stage: str,
-    forward: Callable[[Tensor], Tensor],
-    rates: list[float],
-    plan: Plan,
-    batches: Batches,
+    stage: Stage,
     validate: Callable[[], tuple[float, float]],
     goes_on: Callable[[int], bool] = lambda number: True,
 ) -> None:
-    """Fits the groups that learn, tells of each epoch, and keeps schedule and rows.
+    """The groups that learn have learnt, for as many epochs as the stage's plan has; each was told.
+
+    Args:
+        validate: gives the loss and the metric on held-out images.
+        goes_on: asked after each epoch, of which it is told the number, counted from 1.
 
     Raises:
         TrainingError: the loss is no longer a number; the run has the weights of the epoch before.
     """
-    settings, loss = bench.settings, bench.training_loss()
-    bench.schedules[stage] = plan.shares
-    n_epochs = plan.cycle_ends[-1]
-    good: State = {}
+    network, plan = bench.network, stage.plan
+    bench.schedules[stage.name] = plan.shares
+    optimizer = Optimizer(network.learning_groups(), bench.settings.optimizer_spec())
+    for number in range(plan.n_epochs):
+        tally, good = Tally(number), copy_state(network)
+        network.train_unfrozen(freeze_batchnorm=bench.settings.freeze_batchnorm)
+        try:
+            train_epoch(stage, optimizer, tally, stepped=bench.stages.advance)
+            epoch = tally.row(stage.name, *validate())
+        except TrainingError as error:
+            network.load_state_dict(good)
+            kept = bench.save(LAST_GOOD)
+            raise TrainingError(f"{error}; the weights before this epoch are in {kept}") from error
+        bench.history.append(epoch)
+        tell_epoch(bench, number + 1, plan.n_epochs, epoch)
+        if not goes_on(number + 1):
+            break
 
-    def before_epoch() -> None:
-        good.update(copy_state(bench.network))
-        bench.network.train_unfrozen(freeze_batchnorm=settings.freeze_batchnorm)
 
-    def epoch_done(number: int, epoch: Epoch) -> None:
-        bench.stages.epoch(
-            number,
-            n_epochs,
-            train_loss=epoch.train_loss,
-            valid_loss=epoch.valid_loss,
-            metric=METRICS[bench.dataset.task],
-            metric_value=epoch.metric_value,
-            images_per_second=epoch.images_per_second,
-        )
+def tell_epoch(bench: Bench, number: int, n_epochs: int, epoch: Epoch) -> None:
+    bench.stages.epoch(
+        number,
+        n_epochs,
+        train_loss=epoch.train_loss,
+        valid_loss=epoch.valid_loss,
+        metric=METRICS[bench.dataset.task],
+        metric_value=epoch.metric_value,
+        images_per_second=epoch.images_per_second,
+    )
 
-    try:
-        history = fit(
-            stage,
-            forward,
-            bench.network.learning_groups(),
-            rates,
-            plan.shares,
-            batches,
-            lambda logits, targets: loss(logits, targets.to(logits.device)),
-            spec=settings.optimizer_spec(),
-            momenta=plan.momenta,
-            decays=plan.decays,
-            before_epoch=before_epoch,
-            validate=validate,
-            advance=bench.stages.advance,
-            epoch_done=epoch_done,
-            goes_on=goes_on,
-        )
-    except TrainingError as error:
-        bench.network.load_state_dict(good)
-        kept = bench.save(LAST_GOOD)
-        raise TrainingError(f"{error}; the weights before this epoch are in {kept}") from error
-    bench.history.extend(history)
+
+def training_loss(bench: Bench) -> Loss:
+    """Logits -> loss, wherever the targets are."""
+    loss = bench.training_loss()
+    return lambda logits, targets: loss(logits, targets.to(logits.device))
 
 
 def make_keeper(bench: Bench, plan: Plan) -> Keeper:

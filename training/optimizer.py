@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from training.settings import OptimizerSpec
 
@@ -24,15 +24,18 @@ class Optimizer:
         else:
             self._inner = torch.optim.AdamW(options, weight_decay=spec.weight_decay)
 
+    def clear(self) -> None:
+        """No parameter has a gradient."""
+        self._inner.zero_grad()
+
     def step(
         self,
-        loss: Tensor,
         rates: Sequence[float],
         *,
         momentum: float | None = None,
         decay: float | None = None,
     ) -> None:
-        """The parameters have moved down the gradient of `loss`, group i at `rates[i]`.
+        """The parameters have moved down their gradients, group i at `rates[i]`.
 
         Args:
             momentum: of this step, instead of the usual one (AdamW: its first beta).
@@ -44,8 +47,6 @@ class Optimizer:
                 _set_momentum(options, momentum)
             if decay is not None:
                 options["weight_decay"] = 0.0
-        self._inner.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
         parameters = [parameter for group in self._groups for parameter in group]
         if self._clip_norm is not None:
             nn.utils.clip_grad_norm_(parameters, self._clip_norm)
@@ -54,6 +55,14 @@ class Optimizer:
                 for parameter in parameters:
                     parameter.mul_(1 - decay)
         self._inner.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Momenta, moments and step counts."""
+        return self._inner.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from where the optimizer of the same groups was that gave `state`."""
+        self._inner.load_state_dict(state)
 
 
 def _set_momentum(options: dict[str, Any], momentum: float) -> None:

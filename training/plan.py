@@ -16,12 +16,22 @@ from training.settings import Settings
 
 @dataclass(frozen=True)
 class Plan:
-    """One value a batch each; None: as the optimizer has it."""
+    """One value a batch each; None: as the optimizer has it, see `Optimizer.step`."""
 
     shares: Shares  # of each group's base rate
     momenta: Shares | None
     decays: Shares | None
     cycle_ends: tuple[int, ...]  # the epochs, counted from 1, with which a cycle ends
+
+    @property
+    def n_epochs(self) -> int:
+        return self.cycle_ends[-1]
+
+    def momentum(self, step: int) -> float | None:
+        return None if self.momenta is None else float(self.momenta[step])
+
+    def decay(self, step: int) -> float | None:
+        return None if self.decays is None else float(self.decays[step])
 
 
 def plan_head(settings: Settings, n_batches: int) -> Plan:

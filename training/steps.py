@@ -13,6 +13,7 @@ from training.bench import Bench, Evaluation, Parts
 from training.device import autocast
 from training.evaluate import flips, measure, predict, predict_rows
 from training.finder import RateSearch, find_rate
+from training.fit import Stage
 from training.fitting import (
     augmented_features,
     fit_stage,
@@ -20,6 +21,7 @@ from training.fitting import (
     keep_chosen,
     make_keeper,
     settle,
+    training_loss,
     validate_head,
     whole,
 )
@@ -74,15 +76,10 @@ def fit_head(bench: Bench, activations: Parts, rate: float) -> None:
         settle(bench, [features for features, _ in batches.epoch(0)])
         return validate_head(bench, activations.valid.features)
 
-    fit_stage(
-        bench,
-        "head on activations",
-        head_on(bench),
-        [0.0, 0.0, rate],
-        plan_head(bench.settings, len(batches)),
-        batches,
-        validate=validate,
-    )
+    plan = plan_head(bench.settings, len(batches))
+    rates = [0.0, 0.0, rate]
+    stage = Stage("head on activations", head_on(bench), training_loss(bench), batches, rates, plan)
+    fit_stage(bench, stage, validate)
 
 
 def fit_augmented_head(bench: Bench, activations: Parts, rate: float) -> None:
@@ -99,15 +96,10 @@ def fit_augmented_head(bench: Bench, activations: Parts, rate: float) -> None:
         settle(bench, augmented_features(bench, batches))
         return validate_head(bench, activations.valid.features)
 
-    fit_stage(
-        bench,
-        "head with augmentation",
-        forward,
-        [0.0, 0.0, rate],
-        plan_cycles(bench.settings, len(batches), [1] * bench.settings.augmented_epochs),
-        batches,
-        validate=validate,
-    )
+    plan = plan_cycles(bench.settings, len(batches), [1] * bench.settings.augmented_epochs)
+    rates = [0.0, 0.0, rate]
+    stage = Stage("head with augmentation", forward, training_loss(bench), batches, rates, plan)
+    fit_stage(bench, stage, validate)
 
 
 def search_unfrozen(bench: Bench) -> float:
@@ -139,16 +131,9 @@ def fit_unfrozen(bench: Bench, rate: float) -> None:
         rows = bench.dataset.rows("valid")
         return validate_head(bench, compute(bench.network, bench.decoded, rows, bench.device))
 
-    fit_stage(
-        bench,
-        "all layers",
-        whole(bench),
-        [rate * share for share in bench.settings.group_rates],
-        plan,
-        batches,
-        validate=validate,
-        goes_on=keeper.goes_on,
-    )
+    rates = [rate * share for share in bench.settings.group_rates]
+    stage = Stage("all layers", whole(bench), training_loss(bench), batches, rates, plan)
+    fit_stage(bench, stage, validate, goes_on=keeper.goes_on)
     keep_chosen(bench, keeper, batches)
 
 
