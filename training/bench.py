@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from registry.errors import DataError
 from registry.images import Float32Array
 from training.activations import Activations
 from training.audit import Audit
@@ -80,9 +81,15 @@ class Bench:
 
     @cached_property
     def _learnt_and_judged(self) -> tuple[Rows, Rows]:
-        if not self.settings.judges:
-            return self.dataset.rows("train"), np.empty(0, np.int64)
-        return set_apart(self.dataset, self.settings.judge_share, self.settings.seed)
+        settings, everything = self.settings, (self.dataset.rows("train"), np.empty(0, np.int64))
+        if not settings.judges and not settings.compares:
+            return everything
+        try:
+            return set_apart(self.dataset, settings.judge_share, settings.seed)
+        except DataError:  # a comparison can be left out
+            if settings.judges:
+                raise
+            return everything
 
     def note(self, name: str, text: str) -> None:
         """Told now, and in the provenance."""
@@ -117,10 +124,11 @@ class Bench:
         return loss_function(self.dataset.task)
 
     def training_loss(self) -> nn.Module:
-        if self.settings.balance != "weights":
-            return self.loss()
-        weights = class_weights(self.targets("train").numpy(), self.dataset.task)
-        return loss_function(self.dataset.task, torch.from_numpy(weights)).to(self.device)
+        task, weights = self.dataset.task, None
+        if self.settings.balance == "weights":
+            weights = torch.from_numpy(class_weights(self.targets("train").numpy(), task))
+        smoothing = self.settings.label_smoothing
+        return loss_function(task, weights, label_smoothing=smoothing).to(self.device)
 
     def draw_shares(self) -> Float64Array | None:
         """How likely each training image is drawn; None: each once an epoch."""

@@ -13,6 +13,7 @@ from training.activations import compute
 from training.batches import ImageBatches
 from training.bench import Bench
 from training.device import autocast
+from training.ema import Ema
 from training.evaluate import METRICS, measure
 from training.fit import Epoch, Stage, Tally, train_epoch
 from training.gradients import Loss
@@ -47,12 +48,14 @@ def fit_stage(
     stage: Stage,
     validate: Callable[[], tuple[float, float]],
     goes_on: Callable[[int], bool] = lambda number: True,
+    ema: Ema | None = None,
 ) -> None:
     """The groups that learn have learnt, for as many epochs as the stage's plan has; each was told.
 
     Args:
         validate: gives the loss and the metric on held-out images.
         goes_on: asked after each epoch, of which it is told the number, counted from 1.
+        ema: follows the network, step by step.
 
     Raises:
         TrainingError: the loss is no longer a number; the run has the weights of the epoch before.
@@ -60,11 +63,17 @@ def fit_stage(
     network, plan = bench.network, stage.plan
     bench.schedules[stage.name] = plan.shares
     optimizer = Optimizer(network.learning_groups(), bench.settings.optimizer_spec())
+
+    def stepped(n_images: int) -> None:
+        if ema:
+            ema.update()
+        bench.stages.advance(n_images)
+
     for number in range(plan.n_epochs):
         tally, good = Tally(number), copy_state(network)
         network.train_unfrozen(freeze_batchnorm=bench.settings.freeze_batchnorm)
         try:
-            train_epoch(stage, optimizer, tally, stepped=bench.stages.advance)
+            train_epoch(stage, optimizer, tally, stepped=stepped)
             epoch = tally.row(stage.name, *validate())
         except TrainingError as error:
             network.load_state_dict(good)
@@ -97,22 +106,23 @@ def training_loss(bench: Bench) -> Loss:
 def make_keeper(bench: Bench, plan: Plan) -> Keeper:
     """What looks at the network after each epoch of `plan`, as the settings say."""
     settings = bench.settings
-
-    def judge() -> float:
-        features = compute(bench.network, bench.decoded, bench.judged, bench.device)
-        targets = torch.from_numpy(bench.dataset.targets[bench.judged])
-        loss, metric = _score(bench, features, targets)
-        return loss if settings.judge_by == "log_loss" else metric
-
     return Keeper(
         bench.network,
         settings.keep,
         plan.cycle_ends,
-        judge,
+        lambda: judge(bench),
         direction=DIRECTIONS[settings.judge_by],
         patience=settings.patience,
         snapshots=settings.snapshots,
     )
+
+
+def judge(bench: Bench) -> float:
+    """What the images set apart say of the network, by `judge_by`."""
+    features = compute(bench.network, bench.decoded, bench.judged, bench.device)
+    targets = torch.from_numpy(bench.dataset.targets[bench.judged])
+    loss, metric = _score(bench, features, targets)
+    return loss if bench.settings.judge_by == "log_loss" else metric
 
 
 def keep_chosen(bench: Bench, keeper: Keeper, batches: ImageBatches) -> None:

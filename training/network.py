@@ -130,16 +130,20 @@ def build_network(
     return Network(backbone, head, axis).to(memory_format=torch.channels_last)
 
 
-def loss_function(task: Task, weights: Tensor | None = None) -> nn.Module:
+def loss_function(
+    task: Task, weights: Tensor | None = None, *, label_smoothing: float = 0
+) -> nn.Module:
     """Mean loss of logits against targets, both [n,classes].
 
     Args:
         weights: [classes], how much an image of the class counts; in a multi-label task, how much
             more it counts that a label is there than that it is not.
+        label_smoothing: of a single label's 1, what is spread over all classes (Szegedy et al.
+            2016, arXiv 1512.00567, section 7); several labels are never smoothed.
     """
     if task == "multi":
         return nn.BCEWithLogitsLoss(pos_weight=weights)
-    return nn.CrossEntropyLoss(weight=weights)
+    return nn.CrossEntropyLoss(weight=weights, label_smoothing=label_smoothing)
 
 
 def to_probabilities(logits: Tensor, task: Task) -> Tensor:

@@ -6,6 +6,8 @@ from itertools import accumulate
 from training.schedule import (
     Shares,
     constant,
+    cosine_cycle_momenta,
+    cosine_cycles,
     cosine_restarts,
     decays,
     one_cycle_momenta,
@@ -48,6 +50,14 @@ def plan_cycles(settings: Settings, n_batches: int, epochs: list[int]) -> Plan:
     taken_off = _decays(settings, n_batches, epochs)
     if settings.schedule == "cosine":
         return Plan(cosine_restarts(n_batches, epochs), None, taken_off, ends)
+    if settings.schedule == "cosine_cycle":
+        rise, div = settings.cycle_rise, settings.cycle_div
+        return Plan(
+            cosine_cycles(n_batches, epochs, div, rise),
+            cosine_cycle_momenta(n_batches, epochs, settings.cycle_momenta, rise),
+            taken_off,
+            ends,
+        )
     tail = settings.cycle_tail
     return Plan(
         one_cycles(n_batches, epochs, settings.cycle_div, tail),

@@ -6,6 +6,7 @@ import numpy.typing as npt
 Shares = npt.NDArray[np.float64]
 
 WARM_UP_SHARE = 1 / 100  # of the base rate, during the first twentieth of the first cycle
+HILL_END = 1e4  # a cosine cycle ends at this part of where it began
 
 
 def restart_epochs(cycles: int, cycle_len: int, cycle_mult: int) -> list[int]:
@@ -64,6 +65,33 @@ def one_cycle_momenta(
     return _joined([low_rate + height * (high_rate - low_rate) for height in heights])
 
 
+def cosine_cycles(n_batches: int, epochs: list[int], div: float = 25, rise: float = 0.25) -> Shares:
+    """In each cycle half a cosine from 1/div up to 1, and half a one down to next to nothing: one
+    cycle as it is used with AdamW (Smith & Topin 2018, arXiv 1708.07120, in the shape that fastai 2
+    and torch's `OneCycleLR` give it).
+
+    Args:
+        div: the rate begins at this part of its highest.
+        rise: share of a cycle's steps for which the rate rises.
+    """
+
+    def one(n: int) -> Shares:
+        rising, height = _hill(n, rise)
+        lowest = np.where(rising, 1, 1 / HILL_END) / div
+        return lowest + height * (1 - lowest)
+
+    return _joined([one(n_batches * length) for length in epochs])
+
+
+def cosine_cycle_momenta(
+    n_batches: int, epochs: list[int], momenta: tuple[float, float], rise: float = 0.25
+) -> Shares:
+    """The first of `momenta` where the rate is low, the second where it is highest."""
+    low_rate, high_rate = momenta
+    heights = [_hill(n_batches * length, rise)[1] for length in epochs]
+    return _joined([low_rate + height * (high_rate - low_rate) for height in heights])
+
+
 def decays(n_batches: int, epochs: list[int], weight_decay: float, *, per_cycle: bool) -> Shares:
     """What each step takes off every weight, as a share of it (Loshchilov & Hutter 2019, AdamW).
 
@@ -84,6 +112,14 @@ def _height(n: int, tail: float) -> Shares:
     """From 0 to 1 and back, and then 0."""
     rise, place = _rise(n, tail)
     return np.clip(1 - np.abs(place - rise) / rise, 0, 1)
+
+
+def _hill(n: int, rise: float) -> tuple[npt.NDArray[np.bool_], Shares]:
+    """Which of a cycle's `n` steps rise, and how high each is: from 0 to 1 and back, smoothly."""
+    place, peak = np.arange(n, dtype=np.float64), max(rise * n - 1, 0.0)
+    rising = place <= peak
+    slope = np.where(rising, place / peak if peak else 1, (n - 1 - place) / max(n - 1 - peak, 1))
+    return rising, (1 - np.cos(np.pi * slope)) / 2
 
 
 def _joined(cycles: list[Shares]) -> Shares:

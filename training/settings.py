@@ -79,6 +79,8 @@ class Settings(Record):
     batch_size: int = Field(default=64, ge=2)
     # classes of unequal size: weights in the loss, or rare ones drawn more often
     balance: Literal["none", "weights", "sampling"] = "none"
+    # of the right label's 1, what is spread over all labels; single-label training loss alone
+    label_smoothing: float = Field(default=0, ge=0, lt=1)
     learning_rate: float | None = Field(default=None, gt=0)  # None: what the finder suggests
     unfrozen_learning_rate: float | None = Field(default=None, gt=0)  # the same, once unfrozen
     optimizer: Literal["sgd", "adamw"] = "sgd"
@@ -91,14 +93,18 @@ class Settings(Record):
     head_epochs: int = Field(default=5, ge=1)  # on cached activations
     head_schedule: Literal["constant", "cosine"] = "cosine"
     augmented_epochs: int = Field(default=1, ge=0)  # head alone, augmented images
-    # of a cycle on augmented images: a cosine down, or lines up and down, momentum opposite
-    schedule: Literal["cosine", "one_cycle"] = "cosine"
-    cycle_div: float = Field(default=10, gt=1)  # one_cycle begins at this part of the rate
-    cycle_tail: float = Field(default=10, ge=0, lt=100)  # percent of its steps, to end lower still
+    # of a cycle on augmented images: a cosine down; or up and down, momentum opposite, in lines
+    # (one_cycle) or in half cosines (cosine_cycle)
+    schedule: Literal["cosine", "one_cycle", "cosine_cycle"] = "cosine"
+    cycle_div: float = Field(default=10, gt=1)  # up and down begins at this part of the rate
+    cycle_rise: float = Field(default=0.25, gt=0, lt=1)  # share of cosine_cycle's steps, to go up
+    cycle_tail: float = Field(
+        default=10, ge=0, lt=100
+    )  # percent of one_cycle's steps, to end lower
     cycle_momenta: tuple[float, float] = (
         0.95,
         0.85,
-    )  # of one_cycle, where the rate is low and high
+    )  # where the rate is low and high
     cycles: int = Field(default=2, ge=0)  # unfrozen; 0 stops at the head
     cycle_len: int = Field(default=1, ge=1)
     cycle_mult: int = Field(default=2, ge=1)
@@ -108,7 +114,12 @@ class Settings(Record):
     freeze_batchnorm: bool = True  # running statistics and scales of the backbone stay as they are
     # which weights of the unfrozen epochs are kept; swa is their mean
     keep: Keep = "last"
-    # of the training part, set apart where keep, patience or thresholds need images to judge by
+    # an exponential mean of the unfrozen epochs' weights beside them: how much of it is kept each
+    # step, for example 0.999; 0: none
+    ema: float = Field(default=0, ge=0, lt=1)
+    # when the mean takes the weights' place: if it is better on images set apart, or always
+    ema_kept: Literal["better", "always"] = "better"
+    # of the training part, set apart where keep, ema, patience or thresholds need images to judge
     judge_share: float = Field(default=0.1, gt=0, lt=1)
     judge_by: Literal["log_loss", "metric"] = "log_loss"  # lower, and higher, is better
     # stop after so many cycles in a row without an epoch better than the best before; 0: never
@@ -126,7 +137,13 @@ class Settings(Record):
 
     @property
     def judges(self) -> bool:
+        """Whether images have to be set apart to judge by."""
         return self.keep == "best" or self.patience > 0 or self.thresholds == "fitted"
+
+    @property
+    def compares(self) -> bool:
+        """Whether images should be, as long as there are some to spare."""
+        return self.ema > 0 and self.ema_kept == "better" and self.cycles > 0
 
     def layout(self) -> Layout:
         """A row of a single-label task has one label, whatever separators are in it."""

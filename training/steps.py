@@ -9,6 +9,7 @@ from torch import Tensor
 from registry.images import Float32Array
 from training.activations import compute, precompute
 from training.answers import answer_tests
+from training.averaging import begin_ema, keep_better
 from training.bench import Bench, Evaluation, Parts
 from training.device import autocast
 from training.evaluate import flips, measure, predict, predict_rows
@@ -121,10 +122,10 @@ def search_unfrozen(bench: Bench) -> float:
 
 def fit_unfrozen(bench: Bench, rate: float) -> None:
     """All unfrozen layers have learnt, with differential rates and cosine restarts; of what they
-    were after each epoch, the network has what `keep` says."""
+    were after each epoch, the network has what `keep` says, or the mean if that is better."""
     batches = bench.image_batches()
     plan = plan_cycles(bench.settings, len(batches), bench.unfrozen_cycles)
-    keeper = make_keeper(bench, plan)
+    keeper, ema = make_keeper(bench, plan), begin_ema(bench)
 
     def validate() -> tuple[float, float]:
         settle(bench, augmented_features(bench, batches))
@@ -133,8 +134,10 @@ def fit_unfrozen(bench: Bench, rate: float) -> None:
 
     rates = [rate * share for share in bench.settings.group_rates]
     stage = Stage("all layers", whole(bench), training_loss(bench), batches, rates, plan)
-    fit_stage(bench, stage, validate, goes_on=keeper.goes_on)
+    fit_stage(bench, stage, validate, goes_on=keeper.goes_on, ema=ema)
     keep_chosen(bench, keeper, batches)
+    if ema:
+        keep_better(bench, ema, batches)
 
 
 def choose_thresholds(bench: Bench) -> None:

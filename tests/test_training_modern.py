@@ -1,0 +1,159 @@
+"""What has been learnt since 2018: smoothing, the mean of the weights, cycles for AdamW."""
+
+from pathlib import Path
+
+import numpy as np
+import photos
+import pytest
+import torch
+from torch import nn
+
+from training.ema import Ema, warm_decay
+from training.keeping import copy_state
+from training.network import NETWORK, load_network, loss_function
+from training.presets import MODERN
+from training.recipe import train
+from training.schedule import cosine_cycle_momenta, cosine_cycles
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+
+# The preset in small: its numbers, on a network and images of seconds.
+SMALL = {name: text for name, text in MODERN.items() if name not in photos.QUICK}
+SMALL |= {"recipe": "modern", "cycle_len": "2"}
+
+
+def little() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+
+
+def walk(network: nn.Module, ema: Ema, n_steps: int, seed: int = 0) -> None:
+    """As training does: the weights change, then the mean follows."""
+    draw = torch.Generator().manual_seed(seed)
+    for _ in range(n_steps):
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter.add_(torch.randn(parameter.shape, generator=draw))
+        network(torch.randn(5, 3, generator=draw))
+        ema.update()
+
+
+# Smoothing
+
+
+def test_smoothing_is_the_loss_against_targets_that_are_spread():
+    logits, targets = torch.randn(6, 4), nn.functional.one_hot(torch.arange(6) % 4, 4).float()
+    spread = 0.9 * targets + 0.1 / 4
+    smoothed = loss_function("single", label_smoothing=0.1)(logits, targets)
+    assert smoothed == pytest.approx(float(loss_function("single")(logits, spread)), abs=1e-6)
+
+
+def test_several_labels_are_never_smoothed():
+    logits, targets = torch.randn(6, 4), torch.eye(6, 4)
+    plain, told = loss_function("multi"), loss_function("multi", label_smoothing=0.1)
+    assert plain(logits, targets) == told(logits, targets)
+
+
+# The mean of the weights
+
+
+def test_the_mean_follows_the_formula():
+    network, decay = little(), 0.6
+    ema, expected = Ema(network, decay), network[0].weight.detach().clone().double()
+    for step in range(1, 9):
+        walk(network, ema, 1, seed=step)
+        kept = min(decay, (1 + step) / (10 + step))
+        expected = kept * expected + (1 - kept) * network[0].weight.detach().double()
+    torch.testing.assert_close(ema.mean()["0.weight"].double(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_mean_of_few_steps_has_forgotten_where_it_began():
+    forgotten = np.prod([warm_decay(step, 0.9999) for step in range(1, 101)])
+    assert forgotten < 1e-8
+    assert np.prod([0.9999] * 100) > 0.98
+
+
+def test_statistics_are_averaged_and_counters_are_the_networks_own():
+    network = little()
+    ema = Ema(network, 0.9)
+    walk(network, ema, 5)
+    mean = ema.mean()
+    assert not torch.equal(mean["1.running_mean"], network[1].running_mean)
+    assert mean["1.num_batches_tracked"] == network[1].num_batches_tracked == 5
+
+
+def test_what_does_not_move_stays_bit_for_bit():
+    network = little()
+    ema, before = Ema(network, 0.9), copy_state(network)
+    for _ in range(5):
+        ema.update()
+    assert all(torch.equal(before[name], tensor) for name, tensor in ema.mean().items())
+
+
+def test_a_mean_goes_on_from_its_state_as_if_never_interrupted():
+    network = little()
+    ema = Ema(network, 0.9)
+    walk(network, ema, 3)
+    weights, saved = copy_state(network), ema.state_dict()
+    walk(network, ema, 4, seed=1)
+    again = little()
+    again.load_state_dict(weights)
+    resumed = Ema(again, 0.9)
+    resumed.load_state_dict(saved)
+    walk(again, resumed, 4, seed=1)
+    assert all(torch.equal(ema.mean()[name], tensor) for name, tensor in resumed.mean().items())
+
+
+# Cycles
+
+
+@pytest.mark.parametrize(("n", "rise"), [(100, 0.25), (37, 0.3), (8, 0.5)])
+def test_a_cosine_cycle_is_the_one_cycle_of_torch(n: int, rise: float):
+    optimizer = torch.optim.AdamW([nn.Parameter(torch.ones(1))], lr=1.0)
+    cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1.0, total_steps=n, pct_start=rise)
+    options, rates, momenta = optimizer.param_groups[0], [], []
+    for step in range(n):
+        rates.append(options["lr"])
+        momenta.append(options["betas"][0])
+        optimizer.step()
+        if step < n - 1:
+            cycle.step()
+    np.testing.assert_allclose(cosine_cycles(n, [1], 25, rise), rates, rtol=0, atol=1e-12)
+    ours = cosine_cycle_momenta(n, [1], (0.95, 0.85), rise)
+    np.testing.assert_allclose(ours, momenta, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_a_cosine_cycle_of_few_steps_is_made_of_numbers(n: int):
+    shares = cosine_cycles(n, [1, 1])
+    assert len(shares) == 2 * n
+    assert ((shares >= 0) & (shares <= 1)).all()
+
+
+# Whole trainings
+
+
+def test_the_modern_recipe_trains_and_keeps_the_better_weights(tmp_path: Path):
+    data = photos.folder(tmp_path / "data", per_class=16)
+    heard = photos.Heard()
+    assignment = photos.assignment(tmp_path, data, **SMALL)
+    bundle, _ = train(assignment, heard.append)
+    assert len(heard.of("epoch_finished")) == 4 + 1 + 2
+    assert "log_loss of" in bundle.provenance["ema"]
+    assert '"label_smoothing":0.1' in bundle.provenance["settings"]
+    assert bundle.metrics["accuracy"] >= 0.75
+
+
+def test_a_mean_that_is_always_kept_spares_no_images(tmp_path: Path):
+    data = photos.folder(tmp_path / "data", per_class=8)
+    networks, counts = [], []
+    for name, ema in (("with", "0.99"), ("without", "0")):
+        told = {"ema": ema, "ema_kept": "always"}
+        assignment = photos.assignment(tmp_path / name, data, **told)
+        bundle, _ = train(assignment, lambda event: None)
+        networks.append(load_network(assignment.run / NETWORK)[0])
+        counts.append(bundle.metrics["images_train"])
+        assert ("without a comparison" in bundle.provenance.get("ema", "")) == (name == "with")
+    mean, own = (network.head[-1].weight.detach().numpy() for network in networks)
+    assert not np.array_equal(mean, own)
+    assert counts[0] == counts[1]

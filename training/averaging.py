@@ -1,0 +1,44 @@
+"""Whether the network goes on with its own weights or with their exponential mean."""
+
+from training.batches import ImageBatches
+from training.bench import Bench
+from training.ema import Ema
+from training.fitting import augmented_features, judge, settle
+from training.keeping import DIRECTIONS, copy_state
+
+
+def begin_ema(bench: Bench) -> Ema | None:
+    """The mean that follows the network from here on, if the settings ask for one."""
+    return Ema(bench.network, bench.settings.ema) if bench.settings.ema else None
+
+
+def keep_better(bench: Bench, ema: Ema, batches: ImageBatches) -> None:
+    """The network has the mean's weights if they are the better ones, else its own; it is told.
+
+    Images set apart from the training part judge. Where the settings want the mean in any case, or
+    no image could be spared, nothing is compared.
+    """
+    settings = bench.settings
+    if settings.ema_kept == "always" or not len(bench.judged):
+        _load_mean(bench, ema, batches)
+        bench.note("ema", "the mean of the weights was kept, without a comparison")
+        return
+    own, own_value = copy_state(bench.network), judge(bench)
+    _load_mean(bench, ema, batches)
+    mean_value = judge(bench)
+    lower = DIRECTIONS[settings.judge_by] == "lower"
+    better = mean_value < own_value if lower else mean_value > own_value
+    if not better:
+        bench.network.load_state_dict(own)
+    bench.note(
+        "ema",
+        f"kept the {'mean of the weights' if better else 'last weights'}: {settings.judge_by} of "
+        f"{len(bench.judged)} images set apart {mean_value:.4f} with the mean, {own_value:.4f} "
+        "without",
+    )
+
+
+def _load_mean(bench: Bench, ema: Ema, batches: ImageBatches) -> None:
+    """Batch statistics of the head are not averaged but computed for the features it now gets."""
+    bench.network.load_state_dict(ema.mean())
+    settle(bench, augmented_features(bench, batches))
