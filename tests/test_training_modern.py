@@ -8,12 +8,19 @@ import pytest
 import torch
 from torch import nn
 
+from training import averaging
+from training.backbone import load_backbone
+from training.bench import Bench
 from training.ema import Ema, warm_decay
 from training.keeping import copy_state
-from training.network import NETWORK, load_network, loss_function
+from training.network import loss_function
+from training.opening import open_bench, open_images
 from training.presets import MODERN
+from training.progress import Stages
 from training.recipe import train
 from training.schedule import cosine_cycle_momenta, cosine_cycles
+from training.settings import read_settings
+from training.steps import fit_unfrozen
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
@@ -144,16 +151,43 @@ def test_the_modern_recipe_trains_and_keeps_the_better_weights(tmp_path: Path):
     assert bundle.metrics["accuracy"] >= 0.75
 
 
+def unfrozen(tmp_path: Path, data: Path | None = None, **told: str) -> Bench:
+    """A bench whose network has learnt in one epoch without anything frozen."""
+    settings = read_settings(photos.QUICK | {"learning_rate": "0.001"} | told)
+    torch.manual_seed(settings.seed)
+    stages = Stages(lambda event: None, 1)
+    source = data or photos.folder(tmp_path / "data", per_class=12)
+    images = open_images(settings, source, tmp_path / "cache", stages)
+    backbone = load_backbone(settings.backbone, pretrained=False)
+    bench = open_bench(settings, images, backbone, stages, tmp_path / "run")
+    bench.network.freeze_to(settings.frozen_groups)
+    fit_unfrozen(bench, 0.01)
+    return bench
+
+
 def test_a_mean_that_is_always_kept_spares_no_images(tmp_path: Path):
-    data = photos.folder(tmp_path / "data", per_class=8)
-    networks, counts = [], []
-    for name, ema in (("with", "0.99"), ("without", "0")):
-        told = {"ema": ema, "ema_kept": "always"}
-        assignment = photos.assignment(tmp_path / name, data, **told)
-        bundle, _ = train(assignment, lambda event: None)
-        networks.append(load_network(assignment.run / NETWORK)[0])
-        counts.append(bundle.metrics["images_train"])
-        assert ("without a comparison" in bundle.provenance.get("ema", "")) == (name == "with")
-    mean, own = (network.head[-1].weight.detach().numpy() for network in networks)
-    assert not np.array_equal(mean, own)
-    assert counts[0] == counts[1]
+    own = unfrozen(tmp_path)
+    mean = unfrozen(tmp_path, ema="0.99", ema_kept="always")
+    compared = unfrozen(tmp_path, ema="0.99", judge_share="0.3")
+    assert "without a comparison" in mean.facts["ema"]
+    assert own.n_train == mean.n_train == compared.n_train + len(compared.judged)
+    first, second = (bench.network.head[-1].weight for bench in (own, mean))
+    assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize(("judge_by", "kept"), [("log_loss", "last weights"), ("metric", "mean")])
+def test_the_better_weights_are_kept_in_the_stated_direction(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, judge_by: str, kept: str
+):
+    """Of two values in the order own, mean, the mean's is the higher one."""
+    values = iter([0.5, 0.7])
+    monkeypatch.setattr(averaging, "judge", lambda bench: next(values))
+    bench = unfrozen(tmp_path, ema="0.99", judge_share="0.3", judge_by=judge_by)
+    assert bench.facts["ema"].startswith(f"kept the {kept}")
+
+
+def test_too_few_images_to_spare_any_are_not_compared(tmp_path: Path):
+    data = photos.folder(tmp_path / "data" / "train", per_class=1).parent
+    photos.photo(data / "valid" / "dark" / "other.png", 50, seed=99)
+    bench = unfrozen(tmp_path, data, ema="0.99")
+    assert "without a comparison" in bench.facts["ema"]
