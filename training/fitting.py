@@ -1,6 +1,7 @@
 """What the fitting steps share: the forward pass, one stage's fit, statistics, what is kept."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 
 import numpy as np
@@ -16,6 +17,7 @@ from training.device import autocast
 from training.ema import Ema
 from training.evaluate import METRICS, measure
 from training.fit import Epoch, Stage, Tally, train_epoch
+from training.folding import folded
 from training.gradients import Loss
 from training.keeping import DIRECTIONS, Keeper, copy_state, recompute_statistics
 from training.network import evaluating, to_probabilities
@@ -41,6 +43,17 @@ def whole(bench: Bench) -> Callable[[Tensor], Tensor]:
         return logits
 
     return forward
+
+
+@contextmanager
+def folding(bench: Bench) -> Iterator[None]:
+    """Within it, frozen normalisation costs a CPU next to nothing; see `training/folding.py`."""
+    if bench.device.type != "cpu" or not bench.settings.freeze_batchnorm:
+        yield
+        return
+    size = bench.settings.size
+    with folded(bench.network.body, torch.zeros(2, 3, size, size)):
+        yield
 
 
 def fit_stage(

@@ -64,8 +64,7 @@ def find_pairs(body: nn.Module, sample: Tensor) -> list[Pair]:
     return [
         (convolutions[node], norm)
         for node, norm in norms.items()
-        if node in convolutions
-        and readers[node] == used[convolutions[node]] == used[norm] == 1
+        if node in convolutions and readers[node] == used[convolutions[node]] == used[norm] == 1
     ]
 
 

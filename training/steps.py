@@ -18,6 +18,7 @@ from training.fit import Stage
 from training.fitting import (
     augmented_features,
     fit_stage,
+    folding,
     head_on,
     keep_chosen,
     make_keeper,
@@ -107,16 +108,17 @@ def search_unfrozen(bench: Bench) -> float:
     """The network is unfrozen, and its rate chosen likewise; the groups keep their ratio."""
     bench.network.freeze_to(bench.settings.frozen_groups)
     bench.network.train_unfrozen(freeze_batchnorm=bench.settings.freeze_batchnorm)
-    search = find_rate(
-        bench.network,
-        whole(bench),
-        bench.network.learning_groups(),
-        bench.settings.group_rates,
-        bench.image_batches(),
-        bench.training_loss(),
-        spec=bench.settings.optimizer_spec(),
-        max_steps=UNFROZEN_SEARCH_STEPS,
-    )
+    with folding(bench):
+        search = find_rate(
+            bench.network,
+            whole(bench),
+            bench.network.learning_groups(),
+            bench.settings.group_rates,
+            bench.image_batches(),
+            bench.training_loss(),
+            spec=bench.settings.optimizer_spec(),
+            max_steps=UNFROZEN_SEARCH_STEPS,
+        )
     return _chosen(bench, "unfrozen", search, bench.settings.unfrozen_learning_rate)
 
 
@@ -134,7 +136,8 @@ def fit_unfrozen(bench: Bench, rate: float) -> None:
 
     rates = [rate * share for share in bench.settings.group_rates]
     stage = Stage("all layers", whole(bench), training_loss(bench), batches, rates, plan)
-    fit_stage(bench, stage, validate, goes_on=keeper.goes_on, ema=ema)
+    with folding(bench):
+        fit_stage(bench, stage, validate, goes_on=keeper.goes_on, ema=ema)
     keep_chosen(bench, keeper, batches)
     if ema:
         keep_better(bench, ema, batches)
