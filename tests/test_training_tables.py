@@ -149,6 +149,7 @@ def test_a_labelled_test_part_is_measured_once_in_the_end(tmp_path: Path):
     assignment = photos.assignment(tmp_path, data, cycles="0", augmented_epochs="0")
     bundle, _ = train(assignment, lambda event: None)
     assert 0.5 <= bundle.metrics["accuracy_test"] <= 1
+    assert "for the first time" in bundle.provenance["test_part"]
     assert "test" not in (assignment.stage / "report" / "split.csv").read_text()
 
 

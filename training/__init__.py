@@ -1,1 +1,35 @@
-"""Fine-tunes an image classifier. Begin with `training/recipe.py`: it tells the story in order."""
+"""Fine-tunes an image classifier. Begin with `training/recipe.py`: it tells the story in order.
+
+From Python, three calls train a folder of images; see `training/learner.py`:
+
+    from training import pretrained, read_images
+
+    images = read_images("photos", size=224)
+    learner = pretrained("efficientnet_lite0", images)
+    learner.fit()
+"""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from training.asking import classify as classify
+    from training.learner import Learner as Learner
+    from training.learner import pretrained as pretrained
+    from training.learner import read_images as read_images
+
+_HOMES = {
+    "Learner": "training.learner",
+    "classify": "training.asking",
+    "pretrained": "training.learner",
+    "read_images": "training.learner",
+}
+__all__ = ["Learner", "classify", "pretrained", "read_images"]
+
+
+def __getattr__(name: str) -> object:
+    """Imported when they are used: `training.foreign` does without torch."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from registry.errors import BadRequest, UnfreezeError
 from registry.jobs import Assignment, Failed, Scored, Staged
-from registry.store import Registry, check_name
+from registry.store import Registry
 
 EXAMPLES = """examples:
   unfreeze train --data photos/ --model birds
@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     from training.presets import PRESETS
-    from training.settings import Settings
+    from training.settings import Settings, default_cache
 
     parser = argparse.ArgumentParser(
         prog="unfreeze train",
@@ -68,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--size", metavar="PIXELS", help="side of the network's input")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings")
     parser.add_argument("--registry", type=Path, default=Path("models"), help="default: models")
-    parser.add_argument("--cache", type=Path, default=_default_cache(), help="default: %(default)s")
+    parser.add_argument("--cache", type=Path, default=default_cache(), help="default: %(default)s")
     parser.add_argument("--run", type=Path, help="keeps torch weights; default: below the cache")
     parser.add_argument(
         "--promote", action="store_true", help="also if it is not the first version"
@@ -78,34 +78,18 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _default_cache() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "unfreeze"
-
-
 def _work_for_person(arguments: argparse.Namespace) -> int:
     from training.progress import Terminal, json_lines
-    from training.publishing import publish
+    from training.publishing import assign, publish
     from training.recipe import train
 
     given = dict(_key_value(text) for text in arguments.settings)
     for name in ("recipe", "backbone", "size"):
         if getattr(arguments, name) is not None:
             given[name] = getattr(arguments, name)
-    model = check_name(arguments.model)
-    registry = Registry(arguments.registry)
-    before = registry.promoted(model)
+    model, registry = arguments.model, Registry(arguments.registry)
     run = arguments.run or arguments.cache / "runs" / f"{model}-{datetime.now():%Y%m%d-%H%M%S}"
-    assignment = Assignment(
-        model=model,
-        data=arguments.data,
-        settings=given,
-        cache=arguments.cache,
-        run=run,
-        stage=run / "stage",
-        champion=registry.folder(model, before[1].version) if before else None,
-        champion_version=before[1].version if before else None,
-    )
+    assignment, pointer = assign(registry, model, arguments.data, given, arguments.cache, run)
     if arguments.json:
         bundle, scored = train(assignment, json_lines(sys.stdout))
     else:
@@ -115,7 +99,7 @@ def _work_for_person(arguments: argparse.Namespace) -> int:
         registry,
         assignment.stage,
         bundle,
-        pointer=before[0] if before else 0,
+        pointer=pointer,
         promote=arguments.promote,
         by="train",
     )

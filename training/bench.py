@@ -179,4 +179,4 @@ class Evaluation:
     tta_measures: Measures
     gained: int  # answers that the views made right
     lost: int  # and wrong
-    tests: Float32Array  # answers for the test images, of which there may be none
+    tests: Float32Array | None = None  # answers for the test images, once they have been read

@@ -121,7 +121,7 @@ def seal_bundle(
     _write_golden(bench, exported, stage)
     facts = _provenance(bench, backbone, exported) | exported.stories | bench.facts
     write_split(bench.dataset.items, bench.dataset.root, stage / SPLIT)
-    if bench.dataset.tests:
+    if evaluation.tests is not None and bench.dataset.tests:
         write_answers(report / "test.csv", bench.dataset, evaluation.tests)
     layers = [asdict(layer) for layer in summarise(bench.network, bench.settings.size)]
     (report / "network.json").write_text(json.dumps(layers, indent=1), encoding="utf-8")
@@ -132,7 +132,9 @@ def seal_bundle(
 
 def _metrics(bench: Bench, evaluation: Evaluation) -> dict[str, float]:
     plain, tta = evaluation.plain_measures, evaluation.tta_measures
-    test = measure_tests(bench.dataset, evaluation.tests, bench.label_thresholds)
+    test = None
+    if evaluation.tests is not None:
+        test = measure_tests(bench.dataset, evaluation.tests, bench.label_thresholds)
     tested = {f"{test.metric}_test": test.value, "log_loss_test": test.log_loss} if test else {}
     return {
         plain.metric: plain.value,

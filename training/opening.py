@@ -20,6 +20,9 @@ from training.settings import Settings
 class Images:
     """A data set whose pixels are at hand, and what is remarkable about it."""
 
+    settings: Settings  # by which it was read, and for all that follows
+    source: Path
+    cache: Path  # where what is computed once is kept
     dataset: Dataset
     decoded: Decoded  # what `prepare` gives: evaluation and activations
     roomy: Decoded  # larger, for augmentation alone
@@ -65,7 +68,7 @@ def open_images(
     audit = audit_decoded(dataset, decoded)
     for problem in audit.problems:
         stages.note(problem.text)
-    return Images(dataset, decoded, roomy, audit)
+    return Images(settings, source, cache, dataset, decoded, roomy, audit)
 
 
 def open_bench(

@@ -95,6 +95,27 @@ def json_lines(stream: TextIO) -> Tell:
     return tell
 
 
+def print_lines(event: Event) -> None:
+    """Tells a person on standard output, in lines that stay: for a notebook."""
+    match event:
+        case StageStarted():
+            print(event.stage)
+        case EpochFinished() | Note():
+            print(f"    {_line(event)}")
+        case _:
+            pass
+
+
+def _line(event: EpochFinished | Note) -> str:
+    if isinstance(event, Note):
+        return event.text
+    return (
+        f"epoch {event.epoch}/{event.epochs}  train {event.train_loss:.4f}  "
+        f"valid {event.valid_loss:.4f}  {event.metric} {event.metric_value:.4f}  "
+        f"{event.images_per_second:.0f} images/s"
+    )
+
+
 class Terminal:
     """Tells a person: a line for each stage and epoch, and a bar that moves in between."""
 
@@ -133,13 +154,7 @@ class Terminal:
                     rate=event.images_per_second,
                     visible=event.done < event.total,
                 )
-            case EpochFinished():
-                self._console.print(
-                    f"    epoch {event.epoch}/{event.epochs}  train {event.train_loss:.4f}  "
-                    f"valid {event.valid_loss:.4f}  {event.metric} {event.metric_value:.4f}  "
-                    f"{event.images_per_second:.0f} images/s"
-                )
-            case Note():
-                self._console.print(f"    {event.text}")
+            case EpochFinished() | Note():
+                self._console.print(f"    {_line(event)}")
             case _:
                 pass

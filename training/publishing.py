@@ -5,7 +5,8 @@ from pathlib import Path
 
 from registry.bundle import FILES, MODEL, Bundle, Reduced, Variant, files_of, seal
 from registry.files import sha256_file
-from registry.store import Registry
+from registry.jobs import Assignment
+from registry.store import Registry, check_name
 
 # Largest difference from the golden answers: other CPUs round otherwise, and GPUs use TF32.
 TOLERANCES = {f"{MODEL}/cpu": 1e-3, f"{MODEL}/cuda": 1e-2, f"{MODEL}/tensorrt": 1e-2}
@@ -32,6 +33,29 @@ def with_variants(
     return Bundle.model_validate(
         known | {"variants": variants, "tolerances": tolerances, "files": files}
     )
+
+
+def assign(
+    registry: Registry, model: str, data: Path, settings: dict[str, str], cache: Path, run: Path
+) -> tuple[Assignment, int]:
+    """What to train, to be judged beside the version that is promoted now, and the number of that
+    one's pointer, 0 for none.
+
+    Raises:
+        BadRequest: `model` cannot name a model.
+    """
+    before = registry.promoted(check_name(model))
+    assignment = Assignment(
+        model=model,
+        data=data,
+        settings=settings,
+        cache=cache,
+        run=run,
+        stage=run / "stage",
+        champion=registry.folder(model, before[1].version) if before else None,
+        champion_version=before[1].version if before else None,
+    )
+    return assignment, before[0] if before else 0
 
 
 def publish(

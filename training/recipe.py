@@ -2,9 +2,10 @@
 
 `train` is the whole story, from a folder of images to a sealed bundle and its score beside the
 promoted version. What each step does in detail is in `training/steps.py`, and below that in the
-file that its import names.
+file that its import names. `training/learner.py` opens the same steps to a notebook.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -27,6 +28,7 @@ from training.steps import (
     fit_head,
     fit_unfrozen,
     precompute_parts,
+    read_tests,
     search_head,
     search_unfrozen,
 )
@@ -103,7 +105,10 @@ def prove(bench: Bench, assignment: Assignment, backbone: Backbone) -> tuple[Bun
     exported = export_and_prove(assignment, bench)
 
     stages.begin("evaluate with and without views", bench.n_valid * (1 + bench.settings.tta_views))
-    evaluation = evaluate(bench, answering(exported.path))
+    answer = answering(exported.path)
+    evaluation = evaluate(bench, answer)
+    tests = read_tests(bench, answer, assignment.cache, assignment.model)
+    evaluation = replace(evaluation, tests=tests)
 
     if bench.settings.variants:
         stages.begin("the same in fewer bits", 0)

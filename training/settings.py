@@ -1,5 +1,6 @@
 """What a training can be told: `--set key=value` on the command, `settings` in an admin request."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -193,6 +194,19 @@ def read_settings(given: dict[str, str]) -> Settings:
     except ValidationError as error:
         raise BadRequest(f"settings: {explain(error)}") from error
     return settings.model_copy(update={"dropout": _dropouts(settings, said="dropout" in told)})
+
+
+def write_setting(value: object) -> str:
+    """A value of Python as `read_settings` reads it: `(0.1, 1)` is "0.1,1", and None is empty."""
+    if isinstance(value, list | tuple):
+        return ",".join(map(str, value))
+    return "" if value is None else str(value)
+
+
+def default_cache() -> Path:
+    """The user's folder for what is computed once."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "unfreeze"
 
 
 def _value(name: str, text: str) -> object:

@@ -29,6 +29,7 @@ from training.fitting import (
 )
 from training.items import Part
 from training.plan import plan_cycles, plan_head
+from training.reads import describe_reads, note_read
 from training.runtime import Answer
 from training.thresholds import fit_thresholds
 
@@ -156,8 +157,7 @@ def choose_thresholds(bench: Bench) -> None:
 
 
 def evaluate(bench: Bench, answer: Answer) -> Evaluation:
-    """The held-out images answered once plainly and once with views, by what will be served; and
-    the test images, which nothing has looked at before."""
+    """The held-out images answered once plainly and once with views, by what will be served."""
     settings, dataset = bench.settings, bench.dataset
     rows = dataset.rows("valid")
 
@@ -184,8 +184,16 @@ def evaluate(bench: Bench, answer: Answer) -> Evaluation:
         measure(tta, targets, dataset.task, bench.label_thresholds),
         gained=gained,
         lost=lost,
-        tests=answer_tests(dataset, answer, bench.decoded.spec),
     )
+
+
+def read_tests(bench: Bench, answer: Answer, cache: Path, model: str) -> Float32Array:
+    """Answers for the test images, which nothing has looked at before; that they were read, and
+    how often before, is journaled in `cache`, told, and in the provenance."""
+    dataset = bench.dataset
+    if dataset.tests:
+        bench.note("test_part", describe_reads(note_read(cache, dataset.tests, model)))
+    return answer_tests(dataset, answer, bench.decoded.spec)
 
 
 def _chosen(bench: Bench, stage: str, search: RateSearch, told: float | None) -> float:

@@ -1,0 +1,147 @@
+"""Training from Python: three calls, the steps one by one, and what they leave."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import photos
+import pytest
+import torch
+
+from registry.bundle import verify_bundle
+from registry.errors import BadRequest
+from registry.images import prepare
+from registry.store import Registry
+from training import Learner, classify, pretrained, read_images
+from training.evaluate import predict
+from training.recipe import train
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+
+# As in Python: numbers are numbers.
+QUICK: dict[str, object] = {
+    **{name: text for name, text in photos.QUICK.items() if name not in ("backbone", "size")},
+    **{"pretrained": False, "batch_size": 8, "group_rates": (0.1, 0.3, 1.0), "variants": ()},
+}
+
+
+def learner_on(folder: Path, **settings: object) -> Learner:
+    images = read_images(
+        photos.folder(folder / "data"),
+        photos.SIZE,
+        settings=QUICK | settings,
+        cache=folder / "cache",
+        tell=lambda event: None,
+    )
+    return pretrained("test_efficientnet", images, run=folder / "run", tell=lambda event: None)
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory: pytest.TempPathFactory) -> Learner:
+    """What three calls give."""
+    learner = learner_on(tmp_path_factory.mktemp("fitted"))
+    learner.fit()
+    return learner
+
+
+@pytest.fixture(scope="module")
+def version(fitted: Learner, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return fitted.publish(tmp_path_factory.mktemp("models"), "photos")
+
+
+def test_three_calls_learn_what_the_command_learns(fitted: Learner, tmp_path: Path):
+    assignment = photos.assignment(tmp_path, fitted.source)
+    train(assignment, lambda event: None)
+    fitted.bench.save("now.safetensors")
+    mine = (fitted.bench.run / "now.safetensors").read_bytes()
+    assert mine == (assignment.run / "network.safetensors").read_bytes()
+
+
+def test_a_version_is_published_and_answers_as_the_network_does(fitted: Learner, version: Path):
+    image = next((fitted.source / "light").iterdir())
+    said = classify(version, image)
+    bundle = verify_bundle(version)
+    answers = predict(
+        fitted.bench.network,
+        prepare(image.read_bytes(), bundle.image)[None],
+        "single",
+        torch.device("cpu"),
+    )
+    np.testing.assert_allclose(list(said.values()), answers[0], atol=1e-4)
+    assert list(said) == ["dark", "light"]
+    assert sum(classify(version, image, views=3).values()) == pytest.approx(1, abs=1e-4)
+
+
+def test_the_eight_steps_can_be_taken_one_by_one_with_other_numbers(tmp_path: Path, version: Path):
+    learner = learner_on(tmp_path)
+    activations = learner.precompute()
+    rate = learner.search_head(activations).suggestion
+    learner.fit_head(activations, rate, epochs=2)
+    learner.fit_augmented_head(activations, rate / 2, epochs=1)
+    shares = (0.01, 0.1, 1)
+    found = learner.search_unfrozen(group_rates=shares)
+    learner.fit_unfrozen(found.suggestion, group_rates=shares, cycles=2, cycle_len=1, cycle_mult=2)
+    stages = [epoch.stage for epoch in learner.history]
+    assert stages == ["head on activations"] * 2 + ["head with augmentation"] + ["all layers"] * 3
+
+    registry = Registry(version.parent.parent)
+    second = learner.publish(registry.root, version.parent.name)
+    facts = verify_bundle(second).provenance
+    assert "head_epochs=2, augmented_epochs=1, group_rates=0.01,0.1,1" in facts["by_hand"]
+    assert f"head {rate / 2:.2e}" in facts["learning_rates"]
+    promoted = registry.promoted("photos")
+    assert promoted is not None
+    assert (promoted[1].version, second.name) == (1, "2")  # nobody said that it is to be promoted
+
+
+def test_only_the_groups_of_a_step_learn(tmp_path: Path):
+    learner = learner_on(tmp_path)
+    activations = learner.precompute()
+    learner.fit_unfrozen(1e-3, cycles=1)
+    body = [parameter.clone() for parameter in learner.bench.network.body.parameters()]
+    learner.fit_augmented_head(activations, 1e-2, epochs=1)
+    after = learner.bench.network.body.parameters()
+    assert all(torch.equal(mine, yours) for mine, yours in zip(body, after, strict=True))
+
+
+def test_evaluation_answers_the_held_out_images_and_leaves_the_test_part(fitted: Learner):
+    evaluation = fitted.evaluate()
+    assert evaluation.plain.shape == (fitted.bench.n_valid, 2)
+    assert evaluation.tests is None
+    assert evaluation.plain_measures.value >= 0.7
+    assert fitted.augmented().shape == (8, photos.SIZE, photos.SIZE, 3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"sizes": 3}, "no setting is called 'sizes'"), ({"cycles": -1}, "settings: cycles: ")],
+)
+def test_a_wrong_setting_is_named(tmp_path: Path, settings: dict[str, object], message: str):
+    with pytest.raises(BadRequest, match=message):
+        read_images(tmp_path, settings=settings, cache=tmp_path)
+
+
+def test_a_wrong_number_of_a_step_is_named(fitted: Learner):
+    with pytest.raises(BadRequest, match="settings: cycle_mult: "):
+        fitted.fit_unfrozen(1e-3, cycle_mult=0)
+
+
+def test_what_happens_is_printed_unless_it_is_told_elsewhere(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    photos.folder(tmp_path / "data")
+    images = read_images(tmp_path / "data", 16, settings=QUICK, cache=tmp_path / "cache")
+    learner = pretrained("test_efficientnet", images)
+    learner.fit_head(learner.precompute(), 1e-2, epochs=1)
+    printed = capsys.readouterr().out.splitlines()
+    assert "precompute activations" in printed
+    assert any(line.startswith("    epoch 1/1  train ") for line in printed)
+    assert learner.bench.run.parent == tmp_path / "cache" / "runs"
+
+
+def test_importing_the_package_loads_no_torch():
+    code = "import sys, training; assert not {'torch', 'timm', 'matplotlib'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    with pytest.raises(ImportError, match="cannot import name 'fit_everything'"):
+        from training import fit_everything  # type: ignore[attr-defined]  # noqa: F401

@@ -1,0 +1,35 @@
+"""Reading a test part leaves a trace."""
+
+from pathlib import Path
+
+import photos
+import pytest
+
+from training.data import inspect, list_items
+from training.items import Item
+from training.reads import JOURNAL, describe_reads, note_read
+
+
+@pytest.fixture
+def tests(tmp_path: Path) -> list[Item]:
+    _, listed = list_items(photos.folder(tmp_path / "data", per_class=2))
+    return inspect(listed)[0]
+
+
+def test_every_reading_is_counted_with_who_and_when(tests: list[Item], tmp_path: Path):
+    cache = tmp_path / "cache"
+    first = note_read(cache, tests, "birds")
+    assert describe_reads(first).endswith("for the first time that is known of")
+    note_read(cache, tests[:2], "birds")  # another test part
+    reads = note_read(cache, tests[::-1], "birds2")  # the same, in another order
+    assert [(read.model, read.images) for read in reads] == [("birds", 4), ("birds2", 4)]
+    assert reads[0].at <= reads[1].at
+    assert "for birds2 at " in describe_reads(reads)
+    assert "and 1 times before" in describe_reads(reads)
+
+
+def test_a_line_that_was_cut_short_does_no_harm(tests: list[Item], tmp_path: Path):
+    note_read(tmp_path, tests, "birds")
+    with (tmp_path / JOURNAL).open("a") as file:
+        file.write('{"at": "2026-\n')
+    assert len(note_read(tmp_path, tests, "birds")) == 2

@@ -1,0 +1,241 @@
+"""Training from Python, in a notebook for example. Three calls train a folder of images:
+
+    from training import pretrained, read_images
+
+    images = read_images("photos", size=224)
+    learner = pretrained("efficientnet_lite0", images)
+    learner.fit()
+
+`fit` is the recipe's own `learn` and `publish` its `prove`; the other methods are its steps one by
+one, with numbers of your own. What each does is in `training/steps.py`, and `training/plots.py`
+draws what they find.
+"""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+
+import torch
+from pydantic import ValidationError
+
+from registry.errors import BadRequest
+from registry.images import UInt8Array
+from registry.schema import explain
+from registry.store import Registry
+from training import steps
+from training.backbone import Backbone, load_backbone
+from training.bench import Bench, Evaluation, Parts
+from training.evaluate import predict
+from training.finder import RateSearch
+from training.fit import Epoch
+from training.opening import Images, open_bench, open_images
+from training.preview import augmented
+from training.progress import Stages, Tell, print_lines
+from training.publishing import assign, publish
+from training.recipe import count_stages, learn, prove
+from training.settings import Settings, default_cache, read_settings, write_setting
+
+
+def read_images(
+    source: str | Path,
+    size: int = 224,
+    *,
+    settings: Mapping[str, object] | None = None,
+    cache: Path | None = None,
+    tell: Tell = print_lines,
+) -> Images:
+    """The images at `source`, read, split into what is learnt from and what is held out, and
+    decoded once.
+
+    Args:
+        source: a folder of class folders, or one with train/ and valid/, or a table of file,label.
+        size: side of the square that the network sees, in pixels.
+        settings: any others of `training/settings.py`, for all that follows.
+        cache: a folder for what is computed once; the user's own if not said.
+        tell: told what is done and found.
+
+    Raises:
+        BadRequest: an unknown setting, or a value that is not of its kind.
+        DataError: nothing to train on; says which file or class, and what to do.
+    """
+    given = {name: write_setting(value) for name, value in (settings or {}).items()}
+    chosen = read_settings(given | {"size": str(size)})
+    stages = Stages(tell, count_stages(chosen))
+    return open_images(chosen, Path(source), cache or default_cache(), stages)
+
+
+def pretrained(
+    backbone: str, images: Images, *, run: Path | None = None, tell: Tell = print_lines
+) -> "Learner":
+    """The network that timm or torchvision calls `backbone`, as it learnt from ImageNet, with a
+    fresh head for the labels of `images`.
+
+    Args:
+        run: a folder for torch weights; a new one in the cache if not said.
+
+    Raises:
+        BadRequest: no such network, or it does not take images of this size.
+        Unavailable: its weights are neither here nor to be downloaded.
+    """
+    settings = images.settings.model_copy(update={"backbone": backbone})
+    torch.manual_seed(settings.seed)
+    network = load_backbone(backbone, pretrained=settings.pretrained, weights=settings.weights)
+    folder = run or images.cache / "runs" / f"{backbone}-{datetime.now():%Y%m%d-%H%M%S}"
+    stages = Stages(tell, count_stages(settings))
+    return Learner(
+        open_bench(settings, images, network, stages, folder), network, images.source, images.cache
+    )
+
+
+@dataclass(frozen=True)
+class Learner:
+    """A network beside the images that it learns from. The network learns in place; what a step
+    finds is a value, to be looked at and given to the next one."""
+
+    bench: Bench
+    backbone: Backbone
+    source: Path
+    cache: Path
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return self.bench.dataset.labels
+
+    @property
+    def history(self) -> list[Epoch]:
+        """Every epoch so far."""
+        return self.bench.history
+
+    # Learning
+
+    def fit(self) -> None:
+        """All that the recipe learns, as the settings say: the head from activations, the head from
+        augmented images, then every layer.
+
+        Raises:
+            TrainingError: the loss is no longer a number; says at which rate.
+        """
+        learn(self.bench, self.backbone.digest, self.cache)
+
+    def precompute(self) -> Parts:
+        """What the frozen backbone makes of each image, from the cache if nothing has changed."""
+        self.bench.stages.begin("precompute activations", len(self.bench.dataset.items))
+        return steps.precompute_parts(self.bench, self.backbone.digest, self.cache)
+
+    def search_head(self, activations: Parts) -> RateSearch:
+        """How the head's loss answers to ever higher rates; it suggests one, and changes nothing.
+        Only the head learns from now on."""
+        self.bench.stages.begin("find the learning rate", 0)
+        steps.search_head(self.bench, activations)
+        return self.bench.searches["head"]
+
+    def fit_head(self, activations: Parts, rate: float, *, epochs: int | None = None) -> None:
+        """The head has learnt from activations; unsaid numbers are those of the settings."""
+        bench = self._with(head_epochs=epochs)
+        bench.network.freeze_to(2)
+        self._use("head", rate)
+        bench.stages.begin("head on activations", bench.n_train * bench.settings.head_epochs)
+        steps.fit_head(bench, activations, rate)
+
+    def fit_augmented_head(
+        self, activations: Parts, rate: float, *, epochs: int | None = None
+    ) -> None:
+        """The head has learnt from augmented images, a cycle an epoch."""
+        bench = self._with(augmented_epochs=epochs)
+        bench.network.freeze_to(2)
+        self._use("head", rate)
+        total = bench.n_train * bench.settings.augmented_epochs
+        bench.stages.begin("head with augmentation", total)
+        steps.fit_augmented_head(bench, activations, rate)
+
+    def search_unfrozen(self, *, group_rates: Sequence[float] | None = None) -> RateSearch:
+        """All layers learn from now on, and the same search for them together.
+
+        Args:
+            group_rates: of early layers, late layers and head, as shares of the head's rate.
+        """
+        bench = self._with(group_rates=group_rates)
+        bench.stages.begin("unfreeze, find the rate again", 0)
+        steps.search_unfrozen(bench)
+        return bench.searches["unfrozen"]
+
+    def fit_unfrozen(
+        self,
+        rate: float,
+        *,
+        group_rates: Sequence[float] | None = None,
+        cycles: int | None = None,
+        cycle_len: int | None = None,
+        cycle_mult: int | None = None,
+    ) -> None:
+        """All layers have learnt from augmented images, with a rate for each layer group.
+
+        Args:
+            rate: of the head; `group_rates` says which share of it the others have.
+            cycles, cycle_len, cycle_mult: so many cosines, the first of `cycle_len` epochs, each
+                `cycle_mult` times as long as the one before.
+        """
+        bench = self._with(
+            group_rates=group_rates, cycles=cycles, cycle_len=cycle_len, cycle_mult=cycle_mult
+        )
+        bench.network.freeze_to(bench.settings.frozen_groups)
+        self._use("unfrozen", rate)
+        total = bench.n_train * bench.n_unfrozen_epochs
+        bench.stages.begin("cosine restarts, differential rates", total)
+        steps.fit_unfrozen(bench, rate)
+
+    # Looking
+
+    def augmented(self) -> UInt8Array:
+        """Up to eight training images as the network meets them, [n,s,s,3]."""
+        return augmented(self.bench.image_batches())
+
+    def evaluate(self) -> Evaluation:
+        """The held-out images, answered once plainly and once with views; never the test images."""
+        network, task = self.bench.network, self.bench.dataset.task
+        total = self.bench.n_valid * (1 + self.bench.settings.tta_views)
+        self.bench.stages.begin("evaluate with and without views", total)
+        return steps.evaluate(
+            self.bench, lambda pixels: predict(network, pixels, task, self.bench.device)
+        )
+
+    # Handing on
+
+    def publish(self, registry: str | Path, model: str, *, promote: bool = False) -> Path:
+        """The folder of a new version of `model`: exported to ONNX, proven to answer as the network
+        does, with its report. The first one of a model is promoted; others if it is said.
+
+        The network is afterwards on the CPU.
+
+        Raises:
+            TrainingError: the ONNX model does not answer as the network does.
+        """
+        store, bench = Registry(Path(registry)), self.bench
+        assignment, pointer = assign(store, model, self.source, {}, self.cache, bench.run)
+        bundle, _ = prove(bench, assignment, self.backbone)
+        version, _ = publish(
+            store, assignment.stage, bundle, pointer=pointer, promote=promote, by="notebook"
+        )
+        shutil.rmtree(assignment.stage)
+        return store.folder(model, version)
+
+    def _with(self, **changed: object) -> Bench:
+        """The same bench with these settings, unless they are None; the provenance says so."""
+        told = {name: value for name, value in changed.items() if value is not None}
+        try:
+            settings = Settings.model_validate(self.bench.settings.model_dump() | told)
+        except ValidationError as error:
+            raise BadRequest(f"settings: {explain(error)}") from error
+        said = [f"{name}={write_setting(value)}" for name, value in told.items()]
+        before = [self.bench.facts["by_hand"]] if "by_hand" in self.bench.facts else []
+        if said:
+            self.bench.facts["by_hand"] = ", ".join(before + said)
+        return replace(self.bench, settings=settings)
+
+    def _use(self, stage: str, rate: float) -> None:
+        """The report marks the rate that is used, which need not be the one suggested."""
+        search = self.bench.searches.get(stage)
+        if search and search.suggestion != rate:
+            self.bench.searches[stage] = replace(search, suggestion=rate, reason="chosen by hand")
