@@ -117,7 +117,7 @@ def least_confidence(
     """
     confidence = probabilities.max(axis=1)
     order = np.argsort(-confidence, kind="stable")
-    wrong = probabilities.argmax(axis=1)[order] != targets.argmax(axis=1)[order]
+    wrong = (probabilities.argmax(axis=1) != targets.argmax(axis=1))[order]
     risks = (wrong.cumsum() + 1) / (np.arange(len(wrong)) + 2)
     enough = np.flatnonzero(risks <= 1 - wanted + 1e-9)
     return float(confidence[order[enough[-1]]]) if len(enough) else None
@@ -138,9 +138,12 @@ def measure_abstention(
 def _measure(
     fitted: Quantile, probabilities: Float32Array, targets: Float32Array, seed: int
 ) -> SetFigures:
-    sets, true = label_sets(fitted, probabilities, seed), targets > 0
-    held, sizes = (sets & true).any(axis=1), sets.sum(axis=1)
-    of_class = tuple(float(held[mine].mean()) if mine.any() else None for mine in true.T)
+    sets, truth = label_sets(fitted, probabilities, seed), targets.argmax(axis=1)
+    held, sizes = sets[np.arange(len(sets)), truth], sets.sum(axis=1)
+    of_class = tuple(
+        float(held[truth == each].mean()) if (truth == each).any() else None
+        for each in range(targets.shape[1])
+    )
     return SetFigures(
         fitted.method,
         fitted.alpha,

@@ -1,0 +1,197 @@
+"""Labels that are doubted: confident learning (Northcutt et al. 2021, arXiv 1911.00068).
+
+A linear head answers every image from the frozen backbone's features, having learnt from others
+only. Images that it calls otherwise are suspects, ordered by how much more it believes that; how
+many of them are wrong is estimated from those that it is as sure of as of the other label's own
+images. Nothing is deleted, and nothing trains differently for it.
+
+Own code, because the library of that paper is under the AGPL.
+"""
+
+import csv
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.decomposition import PCA
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from registry.bundle import Task
+from registry.images import Float32Array
+from training.data import Dataset
+
+FOLDS = 5
+COMPONENTS = 128  # of the features, which keeps a fold of ten thousand images below a second
+STRENGTH = 0.1  # of the head's fit, as scikit-learn's C: features outnumber images often
+MOST_ROUNDS = 300
+
+Float64Array = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """An image whose label is doubted; in a multi-label task, one label of it."""
+
+    row: int  # of the data set
+    given: str
+    suggested: str  # the likeliest
+    confidence: float  # in the given label
+    margin: float  # the same less that in the suggested one, -1…0; the lower, the more suspect
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """How many images are called one thing and seem to be another."""
+
+    given: str
+    suggested: str
+    images: int  # that are suspected of it
+    share: float  # of all images that are called so, estimated
+
+
+@dataclass(frozen=True)
+class LabelNoise:
+    """What cross-validated answers say of the labels."""
+
+    images: int  # that were answered
+    expected: int  # wrong labels, estimated: where to stop going through the suspects
+    suspects: tuple[Suspect, ...]  # the most suspect first
+    confusions: tuple[Confusion, ...]  # the most frequent first
+    unknown: tuple[str, ...]  # labels with so few images or groups that nothing can be said
+
+
+def doubt(
+    features: Float32Array,
+    targets: Float32Array,
+    rows: Ints,
+    groups: Sequence[str],
+    labels: Sequence[str],
+    task: Task,
+    seed: int,
+) -> LabelNoise:
+    """The labels of images looked at through the answers of heads that never saw them.
+
+    Args:
+        features: [n,d], of the frozen backbone.
+        targets: [n,classes]; each label of a multi-label task is doubted by itself.
+        rows: of the data set, [n].
+        groups: of each image; those of one are in the same fold.
+    """
+    reduced = reduce(features)
+    units = np.unique(np.asarray(groups), return_inverse=True)[1]
+    if task == "single":
+        return _doubt(reduced, targets.argmax(axis=1), rows, units, labels, seed)
+    each = [
+        _doubt(reduced, there.astype(np.int64), rows, units, (f"not {label}", label), seed)
+        for label, there in zip(labels, targets.T, strict=True)
+    ]
+    return LabelNoise(
+        max(one.images for one in each),
+        sum(one.expected for one in each),
+        _ordered(suspect for one in each for suspect in one.suspects),
+        _frequent(confusion for one in each for confusion in one.confusions),
+        tuple(label for label, one in zip(labels, each, strict=True) if not one.images),
+    )
+
+
+def reduce(features: Float32Array) -> Float32Array:
+    """[n,d] -> [n,≤128]: standardised, then their principal components; no label is looked at."""
+    n_components = min(COMPONENTS, *features.shape)
+    steps = make_pipeline(StandardScaler(), PCA(n_components, random_state=0), StandardScaler())
+    with np.errstate(invalid="ignore"):  # equal images have no variance to explain
+        return np.asarray(steps.fit_transform(features), np.float32)
+
+
+def out_of_fold(features: Float32Array, given: Ints, groups: Ints, seed: int) -> Float64Array:
+    """Probabilities [n,classes], each image's by a head that learnt from the other folds.
+
+    Args:
+        given: class of each image, [n]; every class has as many groups as there are folds.
+    """
+    probabilities = np.zeros((len(given), int(given.max()) + 1))
+    folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
+    for learnt, asked in folds.split(features, given, groups):
+        head = LogisticRegression(C=STRENGTH, max_iter=MOST_ROUNDS)
+        head.fit(features[learnt], given[learnt])
+        probabilities[np.ix_(asked, head.classes_)] = head.predict_proba(features[asked])
+    return probabilities
+
+
+def confident_classes(probabilities: Float64Array, given: Ints) -> Ints:
+    """[n]: the class that each image confidently is, -1 for none: the likeliest of those whose
+    probability is at least the mean that images called so have of it (eq. 1 and 2)."""
+    n_classes = probabilities.shape[1]
+    usual = np.array([probabilities[given == each, each].mean() for each in range(n_classes)])
+    sure = probabilities >= usual
+    return np.where(sure.any(axis=1), np.where(sure, probabilities, -1).argmax(axis=1), -1)
+
+
+def joint(given: Ints, confident: Ints, n_classes: int) -> Float64Array:
+    """[classes,classes]: of the images that are called i, the share that seems to be j."""
+    counts = np.zeros((n_classes, n_classes))
+    np.add.at(counts, (given[confident >= 0], confident[confident >= 0]), 1)
+    unseen = counts.sum(axis=1) == 0
+    counts[unseen, unseen] = 1  # none of them is sure of anything: nothing to say
+    return np.asarray(counts / counts.sum(axis=1, keepdims=True))
+
+
+def _doubt(
+    features: Float32Array, given: Ints, rows: Ints, groups: Ints, labels: Sequence[str], seed: int
+) -> LabelNoise:
+    n_groups = [len(np.unique(groups[given == each])) for each in range(len(labels))]
+    known = [each for each, n in enumerate(n_groups) if n >= FOLDS]
+    unknown = tuple(label for label, n in zip(labels, n_groups, strict=True) if n < FOLDS)
+    if len(known) < 2:
+        return LabelNoise(0, 0, (), (), tuple(labels))
+    kept, names = np.isin(given, known), [labels[each] for each in known]
+    features, rows, groups = features[kept], rows[kept], groups[kept]
+    given = np.searchsorted(known, given[kept])
+    probabilities = out_of_fold(features, given, groups, seed)
+    shares = joint(given, confident_classes(probabilities, given), len(known))
+    said, places = probabilities.argmax(axis=1), np.arange(len(given))
+    margins = probabilities[places, given] - probabilities[places, said]
+    suspects = [
+        Suspect(
+            int(rows[place]),
+            names[given[place]],
+            names[said[place]],
+            float(probabilities[place, given[place]]),
+            float(margins[place]),
+        )
+        for place in np.flatnonzero(margins < 0)
+    ]
+    found = Counter((each.given, each.suggested) for each in suspects)
+    confusions = [
+        Confusion(names[one], names[another], found[names[one], names[another]], float(share))
+        for (one, another), share in np.ndenumerate(shares)
+        if one != another and (share or found[names[one], names[another]])
+    ]
+    expected = round(float((1 - shares.diagonal())[given].sum()))
+    return LabelNoise(len(given), expected, _ordered(suspects), _frequent(confusions), unknown)
+
+
+def _ordered(suspects: Iterable[Suspect]) -> tuple[Suspect, ...]:
+    return tuple(sorted(suspects, key=lambda suspect: suspect.margin))
+
+
+def _frequent(confusions: Iterable[Confusion]) -> tuple[Confusion, ...]:
+    return tuple(sorted(confusions, key=lambda confusion: -confusion.images))
+
+
+def write_suspects(path: Path, dataset: Dataset, noise: LabelNoise) -> None:
+    """`path` is a CSV of every suspect, the most suspect first."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["file", "given", "suggested", "confidence", "margin"])
+        for each in noise.suspects:
+            name = os.path.relpath(dataset.items[each.row].path, dataset.root)
+            numbers = (f"{each.confidence:.4f}", f"{each.margin:.4f}")
+            writer.writerow([name, each.given, each.suggested, *numbers])
