@@ -8,8 +8,10 @@ from training.keeping import DIRECTIONS, copy_state
 
 
 def begin_ema(bench: Bench) -> Ema | None:
-    """The mean that follows the network from here on, if the settings ask for one."""
-    return Ema(bench.network, bench.settings.ema) if bench.settings.ema else None
+    """The mean that follows the network from here on, if the settings ask for one; at a size
+    before the last one it would be of a network that answers to other pixels."""
+    wanted = bench.settings.ema and bench.turn.last
+    return Ema(bench.network, bench.settings.ema) if wanted else None
 
 
 def keep_better(bench: Bench, ema: Ema, batches: ImageBatches) -> None:

@@ -65,6 +65,7 @@ class ImageBatches:
     seed: int
     device: torch.device
     shares: Float64Array | None = None  # as above
+    first_epoch: int = 0  # of a schedule that goes on from another size's
 
     @property
     def n_images(self) -> int:
@@ -74,6 +75,7 @@ class ImageBatches:
         return len(_cut(np.arange(self.n_images), self.batch_size))
 
     def epoch(self, number: int) -> Iterator[tuple[Tensor, Tensor]]:
+        number += self.first_epoch
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + number)
         for places in _drawn(self.n_images, self.batch_size, self.seed, number, self.shares):
             pixels = to_device(self.decoded.pixels[self.rows[places]], self.device)

@@ -24,8 +24,9 @@ from training.judging import set_apart
 from training.keeping import State
 from training.network import Network, loss_function, save_network
 from training.progress import Stages
-from training.schedule import Shares, restart_epochs
+from training.schedule import Shares
 from training.settings import Settings
+from training.turns import Turn
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Bench:
     stages: Stages
     audit: Audit
     run: Path  # a folder for torch weights
+    turn: Turn  # which size this is the bench of, and what is trained at it
     searches: dict[str, RateSearch] = field(default_factory=dict)
     schedules: dict[str, Shares] = field(default_factory=dict)
     history: list[Epoch] = field(default_factory=list)
@@ -58,16 +60,6 @@ class Bench:
     @property
     def n_valid(self) -> int:
         return len(self.rows("valid"))
-
-    @property
-    def unfrozen_cycles(self) -> list[int]:
-        """Epochs of each cosine."""
-        chosen = self.settings
-        return restart_epochs(chosen.cycles, chosen.cycle_len, chosen.cycle_mult)
-
-    @property
-    def n_unfrozen_epochs(self) -> int:
-        return sum(self.unfrozen_cycles)
 
     def rows(self, part: Part) -> Rows:
         """What is learnt from, which is less than the training part if some of it judges; or what
@@ -148,6 +140,7 @@ class Bench:
             seed=self.settings.seed,
             device=self.device,
             shares=self.draw_shares(),
+            first_epoch=self.turn.epochs.start,
         )
 
     def activation_batches(self, activations: Activations) -> ActivationBatches:

@@ -117,16 +117,17 @@ def training_loss(bench: Bench) -> Loss:
 
 
 def make_keeper(bench: Bench, plan: Plan) -> Keeper:
-    """What looks at the network after each epoch of `plan`, as the settings say."""
-    settings = bench.settings
+    """What looks at the network after each epoch of `plan`, as the settings say; at a size before
+    the last one it keeps nothing but the last weights."""
+    settings, last = bench.settings, bench.turn.last
     return Keeper(
         bench.network,
-        settings.keep,
+        settings.keep if last else "last",
         plan.cycle_ends,
         lambda: judge(bench),
         direction=DIRECTIONS[settings.judge_by],
-        patience=settings.patience,
-        snapshots=settings.snapshots,
+        patience=settings.patience if last else 0,
+        snapshots=settings.snapshots and last,
     )
 
 
@@ -148,7 +149,7 @@ def keep_chosen(bench: Bench, keeper: Keeper, batches: ImageBatches) -> None:
             f"epoch {keeper.best_epoch} was the best by {bench.settings.judge_by} of "
             f"{len(bench.judged)} images set apart",
         )
-    if bench.settings.keep == "swa":
+    if keeper.keep == "swa":
         bench.network.train_unfrozen(freeze_batchnorm=bench.settings.freeze_batchnorm)
         pixels = (pixels for pixels, _ in islice(batches.epoch(0), SETTLING_BATCHES))
         recompute_statistics(bench.network, whole(bench), pixels)

@@ -182,7 +182,7 @@ class Learner:
         )
         bench.network.freeze_to(bench.settings.frozen_groups)
         self._use("unfrozen", rate)
-        total = bench.n_train * bench.n_unfrozen_epochs
+        total = bench.n_train * len(bench.turn.epochs)
         bench.stages.begin("cosine restarts, differential rates", total)
         steps.fit_unfrozen(bench, rate)
 
@@ -222,17 +222,19 @@ class Learner:
         return store.folder(model, version)
 
     def _with(self, **changed: object) -> Bench:
-        """The same bench with these settings, unless they are None; the provenance says so."""
+        """The same bench with these settings, unless they are None; the provenance says so.
+        Steps by hand are steps at one size."""
         told = {name: value for name, value in changed.items() if value is not None}
         try:
-            settings = Settings.model_validate(self.bench.settings.model_dump() | told)
+            one_size: dict[str, object] = {"sizes": (), "size_epochs": ()}
+            settings = Settings.model_validate(self.bench.settings.model_dump() | one_size | told)
         except ValidationError as error:
             raise BadRequest(f"settings: {explain(error)}") from error
         said = [f"{name}={write_setting(value)}" for name, value in told.items()]
         before = [self.bench.facts["by_hand"]] if "by_hand" in self.bench.facts else []
         if said:
             self.bench.facts["by_hand"] = ", ".join(before + said)
-        return replace(self.bench, settings=settings)
+        return replace(self.bench, settings=settings, turn=settings.turns()[0])
 
     def _use(self, stage: str, rate: float) -> None:
         """The report marks the rate that is used, which need not be the one suggested."""

@@ -115,19 +115,30 @@ def build_network(
     Raises:
         BadRequest: the backbone does not take images of this size.
     """
-    try:
-        with torch.inference_mode():
-            features = backbone.body(torch.zeros(2, 3, size, size))
-    except (RuntimeError, AssertionError, ValueError) as error:
-        raise BadRequest(
-            f"{backbone.name} does not take {size} x {size} pixels: {str(error).splitlines()[0]}; "
-            "try another --size"
-        ) from error
+    features = try_size(backbone.name, backbone.body, size)
     wide = int(getattr(backbone.body, "num_features", features.shape[1]))
     axis = 1 if features.dim() == 4 and features.shape[1] == wide else features.dim() - 1
     head = make_head(2 * features.shape[axis], n_classes, hidden, dropout)
     # convolutions are up to twice as fast with channels last, on CPUs and GPUs alike
     return Network(backbone, head, axis).to(memory_format=torch.channels_last)
+
+
+def try_size(name: str, body: nn.Module, size: int) -> Tensor:
+    """What the body of that name makes of two black images [2,3,size,size].
+
+    Raises:
+        BadRequest: it does not take images of this size.
+    """
+    device = next(body.parameters()).device
+    try:
+        with evaluating(body):
+            features: Tensor = body(torch.zeros(2, 3, size, size, device=device))
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise BadRequest(
+            f"{name} does not take {size} x {size} pixels: {str(error).splitlines()[0]}; "
+            "try another --size"
+        ) from error
+    return features
 
 
 def loss_function(

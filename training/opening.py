@@ -95,4 +95,5 @@ def open_bench(
         stages,
         images.audit,
         run,
+        settings.turns()[-1],
     )

@@ -18,6 +18,7 @@ from training.bundling import add_variants, export_and_prove, seal_bundle
 from training.compare import known_parts, score
 from training.opening import open_bench, open_images
 from training.progress import Stages, Tell
+from training.resizing import at_each_size
 from training.runtime import answering
 from training.settings import Settings, read_settings
 from training.snapshots import average_snapshots
@@ -70,27 +71,36 @@ def learn(bench: Bench, weights_digest: str, cache: Path) -> None:
     Raises:
         TrainingError: the loss is no longer a number; the run has the weights of the epoch before.
     """
-    settings, stages = bench.settings, bench.stages
+    settings, stages, n_train = bench.settings, bench.stages, bench.n_train
+    if settings.sizes:
+        n_others = len(settings.sizes) - 1
+        stages.begin("decode at the other sizes", 2 * len(bench.dataset.items) * n_others)
+    benches = at_each_size(bench, cache)  # `bench` alone, unless the settings name sizes
+    first = benches[0]
+
     stages.begin("precompute activations", len(bench.dataset.items))
-    activations = precompute_parts(bench, weights_digest, cache)
+    activations = precompute_parts(first, weights_digest, cache)
 
     stages.begin("find the learning rate", 0)
-    head_rate = search_head(bench, activations)
+    head_rate = search_head(first, activations)
 
-    stages.begin("head on activations", bench.n_train * settings.head_epochs)
-    fit_head(bench, activations, head_rate)
+    stages.begin("head on activations", n_train * settings.head_epochs)
+    fit_head(first, activations, head_rate)
 
-    if settings.augmented_epochs:
-        stages.begin("head with augmentation", bench.n_train * settings.augmented_epochs)
-        fit_augmented_head(bench, activations, head_rate)
+    for sized in benches:
+        at_size, head_epochs, epochs = sized.turn.name, sized.turn.head_epochs, sized.turn.epochs
+        if head_epochs:
+            stages.begin("head with augmentation" + at_size, n_train * head_epochs)
+            fit_augmented_head(sized, activations, head_rate)
 
-    if settings.cycles:
-        stages.begin("unfreeze, find the rate again", 0)
-        body_rate = search_unfrozen(bench)
+        if epochs and sized is first:
+            stages.begin("unfreeze, find the rate again", 0)
+            body_rate = search_unfrozen(sized)
 
-        stages.begin("cosine restarts, differential rates", bench.n_train * bench.n_unfrozen_epochs)
-        fit_unfrozen(bench, body_rate)
-        average_snapshots(bench)
+        if epochs:
+            stages.begin("cosine restarts, differential rates" + at_size, n_train * len(epochs))
+            fit_unfrozen(sized, body_rate)
+    average_snapshots(bench)
 
 
 def prove(bench: Bench, assignment: Assignment, backbone: Backbone) -> tuple[Bundle, Scored]:
@@ -123,5 +133,7 @@ def prove(bench: Bench, assignment: Assignment, backbone: Backbone) -> tuple[Bun
 
 def count_stages(settings: Settings) -> int:
     """How many stages `train` begins."""
-    unfrozen = 2 * (settings.cycles > 0)
-    return 8 + (settings.augmented_epochs > 0) + unfrozen + bool(settings.variants)
+    turns = settings.turns()
+    fitted = sum((turn.head_epochs > 0) + (len(turn.epochs) > 0) for turn in turns)
+    resized, unfrozen = bool(settings.sizes), settings.cycles > 0
+    return 8 + resized + fitted + unfrozen + bool(settings.variants)

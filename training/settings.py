@@ -14,6 +14,8 @@ from registry.schema import Record, explain
 from registry.tta import MAX_VIEWS, Symmetries, TtaSpec
 from training.items import Drawing, Layout, SplitRule
 from training.presets import PRESETS, Recipe
+from training.schedule import restart_epochs
+from training.turns import LARGEST, SMALLEST, Turn, take_turns
 
 Augmentation = Literal["none", "basic", "side_on", "flips", "top_down"]
 
@@ -61,7 +63,10 @@ class Settings(Record):
     max_unreadable: int = Field(default=0, ge=0)  # files that may be left out of a training
 
     # 2. pixels
-    size: int = Field(default=224, ge=2, le=1024)
+    size: int = Field(default=224, ge=SMALLEST, le=LARGEST)
+    sizes: tuple[int, ...] = ()  # train at each in turn, at last at `size`; none: at `size` alone
+    # of the unfrozen epochs, how many at each of sizes; none: as in 2018, at each size all of them
+    size_epochs: tuple[int, ...] = ()
     crop: Literal["center", "squash"] = "center"
     crop_fraction: float = Field(default=1.0, gt=0, le=1)
     augmentation: Augmentation = "side_on"
@@ -168,6 +173,21 @@ class Settings(Record):
             clip_norm=self.clip_norm,
         )
 
+    @property
+    def unfrozen_cycles(self) -> list[int]:
+        """Epochs of each cycle."""
+        return restart_epochs(self.cycles, self.cycle_len, self.cycle_mult)
+
+    def turns(self) -> tuple[Turn, ...]:
+        """What is trained at each size; see training/turns.py."""
+        return take_turns(
+            self.size,
+            self.sizes,
+            self.size_epochs,
+            head_epochs=self.augmented_epochs,
+            n_epochs=sum(self.unfrozen_cycles),
+        )
+
     def image_spec(self) -> ImageSpec:
         return ImageSpec(size=self.size, crop=self.crop, crop_fraction=self.crop_fraction)
 
@@ -193,6 +213,7 @@ def read_settings(given: dict[str, str]) -> Settings:
         settings = Settings.model_validate(values)
     except ValidationError as error:
         raise BadRequest(f"settings: {explain(error)}") from error
+    settings.turns()  # sizes that do not fit are refused
     return settings.model_copy(update={"dropout": _dropouts(settings, said="dropout" in told)})
 
 

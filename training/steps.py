@@ -30,6 +30,7 @@ from training.fitting import (
 from training.items import Part
 from training.plan import plan_cycles, plan_head
 from training.reads import describe_reads, note_read
+from training.resizing import dealt
 from training.runtime import Answer
 from training.thresholds import fit_thresholds
 
@@ -87,7 +88,10 @@ def fit_head(bench: Bench, activations: Parts, rate: float) -> None:
 
 def fit_augmented_head(bench: Bench, activations: Parts, rate: float) -> None:
     """The head has learnt from augmented images through the frozen backbone, a cycle an epoch."""
+    bench.network.freeze_to(2)
     batches = bench.image_batches()
+    # at another size than theirs the backbone has learnt since
+    held_out = activations.valid.features if bench.turn.first else _held_out_features(bench)
 
     def forward(pixels: Tensor) -> Tensor:
         with torch.no_grad(), autocast(bench.device, backward=False):
@@ -97,11 +101,12 @@ def fit_augmented_head(bench: Bench, activations: Parts, rate: float) -> None:
 
     def validate() -> tuple[float, float]:
         settle(bench, augmented_features(bench, batches))
-        return validate_head(bench, activations.valid.features)
+        return validate_head(bench, held_out)
 
-    plan = plan_cycles(bench.settings, len(batches), [1] * bench.settings.augmented_epochs)
+    plan = plan_cycles(bench.settings, len(batches), [1] * bench.turn.head_epochs)
     rates = [0.0, 0.0, rate]
-    stage = Stage("head with augmentation", forward, training_loss(bench), batches, rates, plan)
+    name = "head with augmentation" + bench.turn.name
+    stage = Stage(name, forward, training_loss(bench), batches, rates, plan)
     fit_stage(bench, stage, validate)
 
 
@@ -126,17 +131,19 @@ def search_unfrozen(bench: Bench) -> float:
 def fit_unfrozen(bench: Bench, rate: float) -> None:
     """All unfrozen layers have learnt, with differential rates and cosine restarts; of what they
     were after each epoch, the network has what `keep` says, or the mean if that is better."""
+    bench.network.freeze_to(bench.settings.frozen_groups)
     batches = bench.image_batches()
-    plan = plan_cycles(bench.settings, len(batches), bench.unfrozen_cycles)
+    schedule = plan_cycles(bench.settings, len(batches), bench.settings.unfrozen_cycles)
+    plan = dealt(schedule, bench.turn.epochs, len(batches))
     keeper, ema = make_keeper(bench, plan), begin_ema(bench)
 
     def validate() -> tuple[float, float]:
         settle(bench, augmented_features(bench, batches))
-        rows = bench.dataset.rows("valid")
-        return validate_head(bench, compute(bench.network, bench.decoded, rows, bench.device))
+        return validate_head(bench, _held_out_features(bench))
 
     rates = [rate * share for share in bench.settings.group_rates]
-    stage = Stage("all layers", whole(bench), training_loss(bench), batches, rates, plan)
+    name = "all layers" + bench.turn.name
+    stage = Stage(name, whole(bench), training_loss(bench), batches, rates, plan)
     with folding(bench):
         fit_stage(bench, stage, validate, goes_on=keeper.goes_on, ema=ema)
     keep_chosen(bench, keeper, batches)
@@ -194,6 +201,11 @@ def read_tests(bench: Bench, answer: Answer, cache: Path, model: str) -> Float32
     if dataset.tests:
         bench.note("test_part", describe_reads(note_read(cache, dataset.tests, model)))
     return answer_tests(dataset, answer, bench.decoded.spec)
+
+
+def _held_out_features(bench: Bench) -> Tensor:
+    """Of the backbone as it is now."""
+    return compute(bench.network, bench.decoded, bench.dataset.rows("valid"), bench.device)
 
 
 def _chosen(bench: Bench, stage: str, search: RateSearch, told: float | None) -> float:

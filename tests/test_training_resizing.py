@@ -1,0 +1,145 @@
+"""Progressive resizing: small first, then the size that is served."""
+
+from pathlib import Path
+
+import numpy as np
+import photos
+import pytest
+import torch
+
+from registry.errors import BadRequest
+from registry.jobs import EpochFinished, StageStarted
+from training.backbone import load_backbone
+from training.bench import Bench
+from training.network import load_network
+from training.opening import open_bench, open_images
+from training.plan import plan_cycles
+from training.progress import Stages
+from training.recipe import train
+from training.resizing import at_each_size, dealt
+from training.settings import read_settings
+from training.steps import fit_augmented_head, precompute_parts
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+
+
+def opened(tmp_path: Path, **told: str) -> Bench:
+    settings = read_settings(photos.QUICK | told)
+    stages = Stages(lambda event: None, 1)
+    images = open_images(settings, photos.folder(tmp_path / "data"), tmp_path / "cache", stages)
+    backbone = load_backbone(settings.backbone, pretrained=False)
+    return open_bench(settings, images, backbone, stages, tmp_path / "run")
+
+
+def test_without_sizes_there_is_one_turn():
+    (turn,) = read_settings({"augmented_epochs": "2", "cycles": "2"}).turns()
+    assert (turn.size, turn.head_epochs, turn.epochs, turn.name) == (224, 2, range(3), "")
+
+
+def test_as_in_2018_each_size_has_the_heads_epochs_and_all_cycles():
+    turns = read_settings({"recipe": "fastai2018", "sizes": "64,128,224"}).turns()
+    assert [turn.size for turn in turns] == [64, 128, 224]
+    assert {(turn.head_epochs, turn.epochs) for turn in turns} == {(3, range(7))}
+
+
+def test_one_schedule_can_be_dealt_to_the_sizes():
+    told = {"sizes": "128,224", "size_epochs": "4,2", "cycles": "1", "cycle_len": "6"}
+    small, large = read_settings(told).turns()
+    assert (small.epochs, large.epochs) == (range(4), range(4, 6))
+    assert (small.head_epochs, large.head_epochs) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [
+        ({"sizes": "128,192"}, "sizes end with 192 and size is 224; make them the same"),
+        ({"sizes": "1,224"}, "sizes are different numbers from 2 to 1024"),
+        ({"sizes": "224,224"}, "sizes are different numbers from 2 to 1024"),
+        ({"sizes": "128,224", "size_epochs": "3"}, "2 sizes need as many size_epochs"),
+        ({"sizes": "128,224", "size_epochs": "3,0"}, "each at least 1"),
+        ({"sizes": "128,224", "size_epochs": "3,2"}, "add up to 5, and cycles.* to 3; make them"),
+        ({"size_epochs": "3"}, "size_epochs need sizes"),
+        ({"sizes": "128,224", "cycles": "0", "augmented_epochs": "0"}, "need augmented_epochs or"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused_with_what_to_do(told: dict[str, str], message: str):
+    with pytest.raises(BadRequest, match=message):
+        read_settings(told)
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "one_cycle"])
+def test_a_dealt_schedule_is_the_whole_one_in_parts(schedule: str):
+    settings = read_settings({"schedule": schedule, "decay": "per_cycle"})
+    whole = plan_cycles(settings, 5, [2, 4])
+    parts = [dealt(whole, epochs, 5) for epochs in (range(3), range(3, 6))]
+    assert [len(part.shares) for part in parts] == [15, 15]
+    assert [part.cycle_ends for part in parts] == [(2, 3), (3,)]
+    for name in ("shares", "momenta", "decays"):
+        values = [getattr(plan, name) for plan in (whole, *parts)]
+        if values[0] is not None:
+            assert np.array_equal(values[0], np.concatenate(values[1:]))
+
+
+def test_a_dealt_schedule_goes_on_with_the_batches_of_its_epochs(tmp_path: Path):
+    bench = opened(tmp_path, sizes="16,32", size_epochs="2,1", cycle_len="3")
+    small, large = (sized.image_batches() for sized in at_each_size(bench, tmp_path / "cache"))
+    (pixels, targets), (others, other_targets) = next(small.epoch(2)), next(large.epoch(0))
+    assert (pixels.shape[2:], others.shape[2:]) == ((16, 16), (32, 32))
+    assert torch.equal(targets, other_targets)
+
+
+def test_the_backbone_is_frozen_anew_at_each_size_and_its_weights_are_kept(tmp_path: Path):
+    bench = opened(tmp_path, sizes="16,32")
+    small, large = at_each_size(bench, tmp_path / "cache")
+    assert (small.decoded.spec.size, large.decoded.spec.size) == (16, 32)
+    activations = precompute_parts(small, "weights", tmp_path / "cache")
+    bench.network.freeze_to(0)
+    before = {name: tensor.clone() for name, tensor in bench.network.state_dict().items()}
+    fit_augmented_head(large, activations, 0.1)
+    changed = {
+        name.split(".")[0]
+        for name, tensor in bench.network.state_dict().items()
+        if not torch.equal(tensor, before[name])
+    }
+    assert small.network is large.network
+    assert changed == {"head"}
+
+
+def test_a_size_that_the_backbone_does_not_take_is_refused(tmp_path: Path):
+    bench = opened(tmp_path, backbone="test_vit", sizes="8,32")
+    with pytest.raises(BadRequest, match="test_vit does not take 8 x 8 pixels.*patch size"):
+        at_each_size(bench, tmp_path / "cache")
+
+
+def told_epochs(heard: photos.Heard) -> list[str]:
+    """The stage of every epoch, in order."""
+    return [event.stage for event in heard if isinstance(event, EpochFinished)]
+
+
+def test_the_recipe_of_2018_trains_at_each_size(tmp_path: Path):
+    heard = photos.Heard()
+    assignment = photos.assignment(tmp_path, photos.folder(tmp_path / "data"), sizes="16,32")
+    bundle, _ = train(assignment, heard.append)
+    stages = [event for event in heard if isinstance(event, StageStarted)]
+    assert [stage.number for stage in stages] == list(range(1, stages[0].of + 1))
+    assert told_epochs(heard)[4:] == [
+        "head with augmentation at 16 pixels",
+        "cosine restarts, differential rates at 16 pixels",
+        "head with augmentation at 32 pixels",
+        "cosine restarts, differential rates at 32 pixels",
+    ]
+    assert bundle.image.size == 32
+
+
+def test_small_first_and_the_end_at_the_size_that_is_served(tmp_path: Path):
+    """What is kept, judged and averaged are epochs at the last size alone."""
+    told = {"sizes": "16,32", "size_epochs": "2,2", "cycle_len": "2", "cycles": "2"}
+    told |= {"cycle_mult": "1", "keep": "best", "snapshots": "true", "augmented_epochs": "0"}
+    heard = photos.Heard()
+    assignment = photos.assignment(tmp_path, photos.folder(tmp_path / "data"), **told)
+    bundle, _ = train(assignment, heard.append)
+    assert [stage[-9:] for stage in told_epochs(heard)[4:]] == ["16 pixels"] * 2 + ["32 pixels"] * 2
+    assert "1 answers averaged" in bundle.provenance["snapshots"]
+    assert bundle.provenance["best_epoch"].startswith(("epoch 1 ", "epoch 2 "))
+    network, _ = load_network(assignment.run / "cycle-1.safetensors")
+    assert all(bool(tensor.isfinite().all()) for tensor in network.state_dict().values())

@@ -1,0 +1,50 @@
+"""The bench at each size in turn: the same network, the same images in another size."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from training.bench import Bench
+from training.decoded import decode, larger
+from training.network import try_size
+from training.plan import Plan
+from training.schedule import Shares
+from training.turns import Turn
+
+
+def at_each_size(bench: Bench, cache: Path) -> list[Bench]:
+    """The bench of each turn, `bench` itself at last; what they gather is gathered together.
+
+    Raises:
+        BadRequest: the backbone does not take images of a size.
+    """
+    return [*(_at(bench, turn, cache) for turn in bench.settings.turns()[:-1]), bench]
+
+
+def _at(bench: Bench, turn: Turn, cache: Path) -> Bench:
+    try_size(bench.network.name, bench.network.body, turn.size)
+    settings = bench.settings.model_copy(update={"size": turn.size})
+    items, spec, advance = bench.dataset.items, settings.image_spec(), bench.stages.advance
+    return replace(
+        bench,
+        settings=settings,
+        turn=turn,
+        decoded=decode(items, spec, cache, advance),
+        roomy=decode(items, larger(spec), cache, advance),
+    )
+
+
+def dealt(plan: Plan, epochs: range, n_batches: int) -> Plan:
+    """What `plan` says of `epochs`, counted from 0, of so many batches each; their end ends a
+    cycle."""
+
+    def cut(values: Shares) -> Shares:
+        return values[epochs.start * n_batches : epochs.stop * n_batches]
+
+    ends = {end - epochs.start for end in plan.cycle_ends if end in epochs} | {len(epochs)}
+    return replace(
+        plan,
+        shares=cut(plan.shares),
+        momenta=None if plan.momenta is None else cut(plan.momenta),
+        decays=None if plan.decays is None else cut(plan.decays),
+        cycle_ends=tuple(sorted(ends - {0})),
+    )

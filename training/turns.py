@@ -1,0 +1,87 @@
+"""Progressive resizing: which sizes are trained at, and what is trained at each.
+
+As in the course of 2018 (lesson 2: dog breeds at 224, then 299; satellites at 64, 128 and 256):
+small first, where a step costs a fraction, and at last the size that is served, the weights kept.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from registry.errors import BadRequest
+
+SMALLEST, LARGEST = 2, 1024  # pixels
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What is trained at one size, after the head has learnt from activations."""
+
+    size: int
+    head_epochs: int  # of the head alone, on augmented images
+    epochs: range  # of all layers: the part of the schedule that this turn runs
+    name: str  # of the size, to be told beside a stage's; empty: there is only one
+    first: bool
+    last: bool  # what is kept, averaged and judged are epochs at the size that is served
+
+
+def take_turns(
+    size: int,
+    sizes: Sequence[int],
+    size_epochs: Sequence[int],
+    *,
+    head_epochs: int,
+    n_epochs: int,
+) -> tuple[Turn, ...]:
+    """One turn for each of `sizes`; without them, one at `size`.
+
+    Without `size_epochs` each turn is that of 2018: the head on augmented images, the backbone
+    frozen again, then all layers for the whole schedule. With them the one schedule of all layers
+    is dealt out, and the head has its epochs at the first size.
+
+    Raises:
+        BadRequest: sizes that do not end with `size`, or epochs that do not add up.
+    """
+    if not sizes:
+        _refuse_if(bool(size_epochs), "size_epochs need sizes; say both, or neither")
+        return (Turn(size, head_epochs, range(n_epochs), "", first=True, last=True),)
+    _check(size, sizes, size_epochs, n_epochs)
+    _refuse_if(not head_epochs + n_epochs, "sizes need augmented_epochs or cycles to train at")
+    ends = [sum(size_epochs[: place + 1]) for place in range(len(size_epochs))]
+    return tuple(
+        Turn(
+            size=pixels,
+            head_epochs=head_epochs if place == 0 or not ends else 0,
+            epochs=range(ends[place] - size_epochs[place], ends[place])
+            if ends
+            else range(n_epochs),
+            name=f" at {pixels} pixels",
+            first=place == 0,
+            last=place == len(sizes) - 1,
+        )
+        for place, pixels in enumerate(sizes)
+    )
+
+
+def _check(size: int, sizes: Sequence[int], size_epochs: Sequence[int], n_epochs: int) -> None:
+    _refuse_if(
+        sizes[-1] != size, f"sizes end with {sizes[-1]} and size is {size}; make them the same"
+    )
+    _refuse_if(
+        not all(SMALLEST <= pixels <= LARGEST for pixels in sizes) or len(set(sizes)) < len(sizes),
+        f"sizes are different numbers from {SMALLEST} to {LARGEST}",
+    )
+    if size_epochs:
+        _refuse_if(
+            len(size_epochs) != len(sizes) or min(size_epochs) < 1,
+            f"{len(sizes)} sizes need as many size_epochs, each at least 1",
+        )
+        _refuse_if(
+            sum(size_epochs) != n_epochs,
+            f"size_epochs add up to {sum(size_epochs)}, and cycles, cycle_len and cycle_mult to "
+            f"{n_epochs}; make them the same",
+        )
+
+
+def _refuse_if(wrong: bool, what: str) -> None:
+    if wrong:
+        raise BadRequest(f"settings: {what}")
