@@ -107,7 +107,7 @@ def test_the_backbone_is_frozen_anew_at_each_size_and_its_weights_are_kept(tmp_p
 
 def test_a_size_that_the_backbone_does_not_take_is_refused(tmp_path: Path):
     bench = opened(tmp_path, backbone="test_vit", sizes="8,32")
-    with pytest.raises(BadRequest, match="test_vit does not take 8 x 8 pixels.*patch size"):
+    with pytest.raises(BadRequest, match=r"test_vit does not take 8 x 8 pixels.*patch size"):
         at_each_size(bench, tmp_path / "cache")
 
 
