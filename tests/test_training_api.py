@@ -115,7 +115,7 @@ def test_evaluation_answers_the_held_out_images_and_leaves_the_test_part(fitted:
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"sizes": 3}, "no setting is called 'sizes'"), ({"cycles": -1}, "settings: cycles: ")],
+    [({"sise": 3}, "no setting is called 'sise'"), ({"cycles": -1}, "settings: cycles: ")],
 )
 def test_a_wrong_setting_is_named(tmp_path: Path, settings: dict[str, object], message: str):
     with pytest.raises(BadRequest, match=message):
