@@ -1,14 +1,12 @@
 """From a trained network to a sealed bundle: exported, proven, with golden answers and report."""
 
 import json
-import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from registry.bundle import FILES, GOLDEN, MODEL, Bundle
 from registry.golden import write_golden
@@ -19,13 +17,15 @@ from training.backbone import Backbone
 from training.bench import Bench, Evaluation
 from training.compare import SPLIT
 from training.data import Rows
+from training.device import pick_device
 from training.export import TOLERANCE, export
 from training.network import NETWORK
 from training.preview import augmented
+from training.provenance import machine_facts, seconds_each
 from training.publishing import TOLERANCES, seal_stage, with_variants
 from training.quantize import RANGE_IMAGES, TRIAL_IMAGES
 from training.report import Findings, write_report
-from training.runtime import PARITY_BATCHES, RUNTIME, answering
+from training.runtime import PARITY_BATCHES, answering
 from training.split import write_split
 from training.summary import summarise
 from training.variants import Proof, make_variant, tolerances
@@ -161,8 +161,9 @@ def _provenance(bench: Bench, backbone: Backbone, exported: Exported) -> dict[st
         ),
         "exporter": exported.exporter,
         "parity": f"{exported.difference:.2e} (allowed {TOLERANCE:.0e})",
-        "device": str(bench.device),
-        "versions": f"python {platform.python_version()}, torch {torch.__version__}, {RUNTIME}",
+        "seed": str(bench.settings.seed),
+        "durations": seconds_each(bench.stages.durations),
+        **machine_facts(pick_device()),
     }
 
 

@@ -26,10 +26,24 @@ class Stages:
         self._lock = threading.Lock()
         self._name, self._total, self._done = "", 0, 0
         self._began = self._told = time.monotonic()
+        self._ended: dict[str, float] = {}
+
+    @property
+    def durations(self) -> dict[str, float]:
+        """Seconds that each stage took, and the one under way so far."""
+        with self._lock:
+            return self._ended | self._under_way()
+
+    def _under_way(self) -> dict[str, float]:
+        if not self._name:
+            return {}
+        before = self._ended.get(self._name, 0.0)  # a stage may come again at another size
+        return {self._name: before + time.monotonic() - self._began}
 
     def begin(self, name: str, total: int) -> None:
         """A new stage, of `total` images, has begun."""
         with self._lock:
+            self._ended |= self._under_way()
             self._number += 1
             self._name, self._total, self._done = name, total, 0
             self._began = self._told = time.monotonic()

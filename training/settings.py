@@ -141,6 +141,9 @@ class Settings(Record):
     # 6. export: copies in fewer bits, kept if they cost next to nothing
     variants: tuple[Reduced, ...] = ("int8",)
 
+    # 7. watching: curves in the run's folder; unsaid: where the package tensorboard is installed
+    tensorboard: bool | None = None
+
     @property
     def judges(self) -> bool:
         """Whether images have to be set apart to judge by."""
