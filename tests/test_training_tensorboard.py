@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+import photos
 import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -12,7 +13,10 @@ from tensorboard.plugins.hparams.metadata import (
 )
 
 from registry.errors import BadRequest
-from training.event_files import FOLDER, curves, wanted
+from training.event_files import FOLDER, Curves, wanted
+from training.recipe import train
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
 
 def read(run: Path) -> EventAccumulator:
@@ -28,21 +32,21 @@ def points(found: EventAccumulator, tag: str) -> dict[int, float]:
 
 
 def test_each_batch_has_its_loss_rates_and_throughput(tmp_path: Path):
-    with curves(tmp_path, 0, on=True) as drawn:
-        drawn.batch(0, 0.75, [0.0, 0.5], 8)
-        drawn.batch(1, 0.5, [0.0, 0.25], 8)
+    drawn = Curves(tmp_path / FOLDER)
+    drawn.batch(0, 0.75, [0.0, 0.5], 80.0)
+    drawn.batch(1, 0.5, [0.0, 0.25], 90.0)
     found = read(tmp_path)
     assert points(found, "batch/loss") == {0: 0.75, 1: 0.5}
     assert points(found, "rate/group 1") == {0: 0.5, 1: 0.25}
-    assert min(points(found, "batch/images a second").values()) > 0
+    assert points(found, "batch/images per second") == {0: 80.0, 1: 90.0}
 
 
 def test_what_goes_on_from_a_step_replaces_what_was_drawn_beyond_it(tmp_path: Path):
     """As when a training was killed between two checkpoints and begins again at the first."""
     for begun, loss in ((0, 1.0), (3, 2.0), (5, 3.0)):
-        with curves(tmp_path, begun, on=True) as drawn:
-            for step in range(begun, begun + 4):
-                drawn.scalars(step, {"batch/loss": loss})
+        drawn = Curves(tmp_path / FOLDER)
+        for step in range(begun, begun + 4):
+            drawn.scalars(step, {"batch/loss": loss})
     found = read(tmp_path)
     losses = {0: 1.0, 1: 1.0, 2: 1.0, 3: 2.0, 4: 2.0, 5: 3.0, 6: 3.0, 7: 3.0, 8: 3.0}
     assert points(found, "batch/loss") == losses
@@ -50,29 +54,55 @@ def test_what_goes_on_from_a_step_replaces_what_was_drawn_beyond_it(tmp_path: Pa
 
 def test_pictures_are_kept_byte_for_byte(tmp_path: Path):
     Image.new("RGB", (5, 3), "red").save(tmp_path / "losses.png")
-    with curves(tmp_path, 9, on=True) as drawn:
-        drawn.picture(9, tmp_path / "losses.png")
+    Curves(tmp_path / FOLDER).picture(9, tmp_path / "losses.png")
     (picture,) = read(tmp_path).Images("report/losses")
     assert picture.encoded_image_string == (tmp_path / "losses.png").read_bytes()
     assert (picture.step, picture.width, picture.height) == (9, 5, 3)
 
 
 def test_settings_stand_beside_what_they_led_to(tmp_path: Path):
-    with curves(tmp_path, 0, on=True) as drawn:
-        drawn.settings({"size": 32, "hidden": (16,), "pretrained": False}, {"accuracy": 0.5})
+    settings = {"size": 32, "hidden": (16,), "pretrained": False}
+    Curves(tmp_path / FOLDER).outcome(7, settings, {"accuracy": 0.5})
     found = read(tmp_path)
     content = found.PluginTagToContent("hparams")[SESSION_START_INFO_TAG]
     told = parse_session_start_info_plugin_data(content).hparams
     assert (told["size"].number_value, told["hidden"].string_value) == (32, "(16,)")
-    assert points(found, "accuracy") == {0: 0.5}
+    assert points(found, "accuracy") == {7: 0.5}
 
 
 def test_nothing_is_written_unless_wanted(tmp_path: Path):
-    with curves(tmp_path, 0, on=False) as drawn:
-        drawn.batch(0, 0.75, [0.5], 8)
-        drawn.settings({"size": 32}, {"accuracy": 0.5})
-        drawn.picture(0, tmp_path / "none.png")
+    drawn = Curves(None)
+    drawn.batch(0, 0.75, [0.5], 80.0)
+    drawn.outcome(0, {"size": 32}, {"accuracy": 0.5})
+    drawn.picture(0, tmp_path / "none.png")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_training_draws_every_batch_and_epoch_its_report_and_its_settings(tmp_path: Path):
+    heard = photos.Heard()
+    assignment = photos.assignment(tmp_path, photos.folder(tmp_path / "data"))
+    bundle, _ = train(assignment, heard.append)
+    found, epochs = read(assignment.run), heard.of("epoch_finished")
+    n_batches = len(points(found, "batch/loss"))
+    assert sorted(points(found, "batch/loss")) == list(range(n_batches))
+    assert n_batches == len(epochs) * round(bundle.metrics["images_train"] / 8 + 0.49)
+    assert points(found, "rate/group 0")[0] == 0
+    assert points(found, "rate/group 0")[n_batches - 2] > 0
+    held_out = points(found, "epoch/valid loss")
+    assert list(held_out.values()) == pytest.approx([event.valid_loss for event in epochs])
+    assert max(held_out) == n_batches - 1
+    assert found.Images("report/losses")[0].step == n_batches
+    assert points(found, "accuracy") == pytest.approx({n_batches: bundle.metrics["accuracy"]})
+    assert f"tensorboard --logdir {assignment.run / FOLDER}" in str(heard.of("note"))
+
+
+def test_a_training_told_not_to_draws_nothing(tmp_path: Path):
+    told = {"cycles": "0", "augmented_epochs": "0", "tensorboard": "false"}
+    assignment = photos.assignment(tmp_path, photos.folder(tmp_path / "data"), **told)
+    heard = photos.Heard()
+    train(assignment, heard.append)
+    assert not (assignment.run / FOLDER).exists()
+    assert "tensorboard" not in str(heard.of("note"))
 
 
 def test_without_its_package_a_training_says_nothing_unless_asked(monkeypatch: pytest.MonkeyPatch):

@@ -17,6 +17,7 @@ from training.batches import ActivationBatches, ImageBatches
 from training.data import Dataset, Rows
 from training.decoded import Decoded
 from training.evaluate import THRESHOLD, Measures
+from training.event_files import Curves
 from training.finder import RateSearch
 from training.fit import Epoch
 from training.items import Part
@@ -48,6 +49,7 @@ class Bench:
     snapshots: list[State] = field(default_factory=list)
     thresholds: list[float] = field(default_factory=list)  # of a multi-label task, once fitted
     facts: dict[str, str] = field(default_factory=dict)  # for the provenance
+    curves: Curves = field(default_factory=lambda: Curves(None))  # for TensorBoard
 
     @property
     def device(self) -> torch.device:
@@ -60,6 +62,11 @@ class Bench:
     @property
     def n_valid(self) -> int:
         return len(self.rows("valid"))
+
+    @property
+    def n_planned(self) -> int:
+        """Batches of all stages so far, as they were planned."""
+        return sum(map(len, self.schedules.values()))
 
     def rows(self, part: Part) -> Rows:
         """What is learnt from, which is less than the training part if some of it judges; or what

@@ -127,6 +127,9 @@ def seal_bundle(
     (report / "network.json").write_text(json.dumps(layers, indent=1), encoding="utf-8")
     write_report(_findings(assignment.model, bench, evaluation, facts), bench.decoded, report)
     metrics = _metrics(bench, evaluation)
+    for picture in sorted(report.glob("*.png")):
+        bench.curves.picture(bench.n_planned, picture)
+    bench.curves.outcome(bench.n_planned, bench.settings.model_dump(), metrics)
     return seal_stage(stage, exported.draft, metrics=metrics, provenance=facts)
 
 

@@ -5,14 +5,14 @@ A training works without the package `tensorboard`; its setting of that name ask
 
 import importlib.util
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from PIL import Image
 
 from registry.errors import BadRequest
+from training.fit import Epoch, Step
 
 FOLDER = "tensorboard"  # of a run
 FORMAT = "brain.Event:2"  # the first record of every event file
@@ -34,35 +34,46 @@ def wanted(asked: bool | None) -> bool:
 
 
 class Curves:
-    """Writes an event file, or nothing; a step is a batch, counted through all stages."""
+    """Writes an event file, or nothing; places are batches, counted through all stages.
 
-    def __init__(self, file: BinaryIO | None, step: int) -> None:
-        self._met = time.perf_counter()
-        self._file = file
-        if not file:
+    Where a training was killed and goes on, its new file replaces what earlier ones have of the
+    places that come again. The file is open only while something is written.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self._file: Path | None = None
+        if not folder:
             return
         from tensorboard.compat.proto import event_pb2, summary_pb2
-        from tensorboard.summary.writer.record_writer import RecordWriter
 
         self._events, self._summaries = event_pb2, summary_pb2
-        self._records = RecordWriter(file)
-        self._write(0, file_version=FORMAT)
-        # whoever reads forgets what earlier files have of this step and later ones
-        self._write(step, session_log=event_pb2.SessionLog(status=event_pb2.SessionLog.START))
+        folder.mkdir(parents=True, exist_ok=True)
+        # TensorBoard reads the files of a folder in the order of their names
+        self._file = folder / f"events.out.tfevents.{time.time_ns()}"
 
-    def batch(self, step: int, loss: float, rates: Sequence[float], n_images: int) -> None:
-        """Of a batch: its loss, each group's learning rate (0: frozen), and the throughput."""
-        seconds, self._met = time.perf_counter() - self._met, time.perf_counter()
-        shown = {"batch/loss": loss, "batch/images a second": n_images / seconds}
-        self.scalars(step, shown | {f"rate/group {n}": rate for n, rate in enumerate(rates)})
+    def batch(self, place: int, step: Step) -> None:
+        """Its loss, each group's learning rate (0: frozen), and the throughput."""
+        shown = {"batch/loss": step.loss, "batch/images per second": step.n_images / step.seconds}
+        rates = {f"rate/group {number}": rate for number, rate in enumerate(step.rates)}
+        self.scalars(place, shown | rates)
 
-    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+    def epoch(self, place: int, epoch: Epoch, metric: str) -> None:
+        """Losses, metric and throughput, at the epoch's last batch."""
+        shown = {
+            "train loss": epoch.train_loss,
+            "valid loss": epoch.valid_loss,
+            metric: epoch.metric_value,
+            "images per second": epoch.images_per_second,
+        }
+        self.scalars(place, {f"epoch/{name}": value for name, value in shown.items()})
+
+    def scalars(self, place: int, values: Mapping[str, float]) -> None:
         if self._file:
             value = self._summaries.Summary.Value
             shown = [value(tag=tag, simple_value=number) for tag, number in values.items()]
-            self._write(step, summary=self._summaries.Summary(value=shown))
+            self._write(self._file, place, summary=self._summaries.Summary(value=shown))
 
-    def picture(self, step: int, path: Path) -> None:
+    def picture(self, place: int, path: Path) -> None:
         """A PNG as it is, by the name of its file."""
         if not self._file:
             return
@@ -72,9 +83,11 @@ class Curves:
             width=width, height=height, colorspace=RGB, encoded_image_string=path.read_bytes()
         )
         shown = self._summaries.Summary.Value(tag=f"report/{path.stem}", image=image)
-        self._write(step, summary=self._summaries.Summary(value=[shown]))
+        self._write(self._file, place, summary=self._summaries.Summary(value=[shown]))
 
-    def settings(self, settings: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
+    def outcome(
+        self, place: int, settings: Mapping[str, Any], metrics: Mapping[str, float]
+    ) -> None:
         """Settings beside what they led to, for the page HPARAMS; what is no number is text."""
         if not self._file:
             return
@@ -84,24 +97,18 @@ class Curves:
             name: value if isinstance(value, bool | int | float) else str(value)
             for name, value in settings.items()
         }
-        self.scalars(0, metrics)
+        self.scalars(place, metrics)
         for summary in hparams(plain, dict(metrics)):  # type: ignore[no-untyped-call]
-            self._write(0, summary=summary)
+            self._write(self._file, place, summary=summary)
 
-    def _write(self, step: int, **what: Any) -> None:
-        event = self._events.Event(wall_time=time.time(), step=step, **what)
-        self._records.write(event.SerializeToString())
-        self._records.flush()
+    def _write(self, file: Path, place: int, **what: Any) -> None:
+        from tensorboard.summary.writer.record_writer import RecordWriter
 
-
-@contextmanager
-def curves(run: Path, step: int, *, on: bool) -> Iterator[Curves]:
-    """What draws from `step` on, whatever earlier event files of the run say of it and later."""
-    if not on:
-        yield Curves(None, step)
-        return
-    folder = run / FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
-    # TensorBoard reads the files of a folder in the order of their names
-    with (folder / f"events.out.tfevents.{time.time_ns()}").open("xb") as file:
-        yield Curves(file, step)
+        event, log = self._events.Event, self._events.SessionLog
+        events = [event(wall_time=time.time(), step=place, **what)]
+        if not file.exists():
+            begun = event(step=place, session_log=log(status=log.START))
+            events = [event(file_version=FORMAT), begun, *events]
+        with file.open("ab") as opened:
+            for each in events:
+                RecordWriter(opened).write(each.SerializeToString())

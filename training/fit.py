@@ -37,6 +37,17 @@ class Epoch:
     images_per_second: float
 
 
+@dataclass(frozen=True)
+class Step:
+    """A batch that has been learnt from."""
+
+    number: int  # in its stage, counted from 0
+    loss: float
+    rates: Sequence[float]  # of each layer group
+    n_images: int
+    seconds: float
+
+
 @dataclass
 class Tally:
     """Where a stage is, between two steps, and what its epoch has come to so far."""
@@ -64,35 +75,32 @@ def train_epoch(
     optimizer: Optimizer,
     tally: Tally,
     *,
-    stepped: Callable[[int], None] = lambda n_images: None,
+    stepped: Callable[[Step], None] = lambda step: None,
 ) -> None:
     """The rest of the epoch where `tally` is has been learnt from, and counted there.
 
     The layers are to be in the mode in which they train.
 
     Args:
-        stepped: called after every step, with the number of images it learnt from.
+        stepped: told of every step, once `tally` has counted it.
 
     Raises:
         TrainingError: the loss is no longer a number; says when, and at what rate.
     """
     began = time.perf_counter()
     for inputs, targets in islice(stage.batches.epoch(tally.epoch), tally.n_batches, None):
-        step = tally.epoch * len(stage.batches) + tally.n_batches
+        place = tally.epoch * len(stage.batches) + tally.n_batches
+        rates = [rate * stage.plan.shares[place] for rate in stage.rates]
         optimizer.clear()
         loss = add_gradients(stage.forward, stage.loss_of, inputs, targets)
         if not math.isfinite(loss):
             raise TrainingError(
-                f"{stage.name}: the loss became {loss} in batch {step + 1} at a learning "
-                f"rate of {max(stage.rates) * stage.plan.shares[step]:.1e}; "
-                "set a lower learning_rate"
+                f"{stage.name}: the loss became {loss} in batch {place + 1} at a learning "
+                f"rate of {max(rates):.1e}; set a lower learning_rate"
             )
-        optimizer.step(
-            [rate * stage.plan.shares[step] for rate in stage.rates],
-            momentum=stage.plan.momentum(step),
-            decay=stage.plan.decay(step),
-        )
+        optimizer.step(rates, momentum=stage.plan.momentum(place), decay=stage.plan.decay(place))
         now = time.perf_counter()
-        tally.add(loss, len(targets), now - began)
+        step = Step(place, loss, rates, len(targets), now - began)
         began = now
-        stepped(len(targets))
+        tally.add(step.loss, step.n_images, step.seconds)
+        stepped(step)

@@ -16,7 +16,7 @@ from training.bench import Bench
 from training.device import autocast
 from training.ema import Ema
 from training.evaluate import METRICS, measure
-from training.fit import Epoch, Stage, Tally, train_epoch
+from training.fit import Epoch, Stage, Step, Tally, train_epoch
 from training.folding import folded
 from training.gradients import Loss
 from training.keeping import DIRECTIONS, Keeper, copy_state, recompute_statistics
@@ -74,13 +74,15 @@ def fit_stage(
         TrainingError: the loss is no longer a number; the run has the weights of the epoch before.
     """
     network, plan = bench.network, stage.plan
+    before = bench.n_planned  # batches, of the stages so far
     bench.schedules[stage.name] = plan.shares
     optimizer = Optimizer(network.learning_groups(), bench.settings.optimizer_spec())
 
-    def stepped(n_images: int) -> None:
+    def stepped(step: Step) -> None:
         if ema:
             ema.update()
-        bench.stages.advance(n_images)
+        bench.curves.batch(before + step.number, step)
+        bench.stages.advance(step.n_images)
 
     for number in range(plan.n_epochs):
         tally, good = Tally(number), copy_state(network)
@@ -94,6 +96,8 @@ def fit_stage(
             raise TrainingError(f"{error}; the weights before this epoch are in {kept}") from error
         bench.history.append(epoch)
         tell_epoch(bench, number + 1, plan.n_epochs, epoch)
+        last = before + (number + 1) * len(stage.batches) - 1
+        bench.curves.epoch(last, epoch, METRICS[bench.dataset.task])
         if not goes_on(number + 1):
             break
 

@@ -10,6 +10,7 @@ from training.bench import Bench
 from training.data import Dataset, read_dataset
 from training.decoded import Decoded, decode, larger
 from training.device import pick_device
+from training.event_files import FOLDER, Curves, wanted
 from training.items import Part
 from training.network import build_network
 from training.progress import Stages
@@ -96,4 +97,5 @@ def open_bench(
         images.audit,
         run,
         settings.turns()[-1],
+        curves=Curves(run / FOLDER if wanted(settings.tensorboard) else None),
     )

@@ -16,6 +16,7 @@ from training.backbone import Backbone, load_backbone
 from training.bench import Bench
 from training.bundling import add_variants, export_and_prove, seal_bundle
 from training.compare import known_parts, score
+from training.event_files import FOLDER, wanted
 from training.opening import open_bench, open_images
 from training.progress import Stages, Tell
 from training.resizing import at_each_size
@@ -45,6 +46,8 @@ def train(assignment: Assignment, tell: Tell) -> tuple[Bundle, Scored]:
     settings = read_settings(assignment.settings)
     torch.manual_seed(settings.seed)
     stages = Stages(tell, count_stages(settings))
+    if wanted(settings.tensorboard):
+        stages.note(f"curves: tensorboard --logdir {assignment.run / FOLDER}")
     backbone = load_backbone(
         settings.backbone, pretrained=settings.pretrained, weights=settings.weights
     )
