@@ -14,6 +14,7 @@ from tensorboard.plugins.hparams.metadata import (
 
 from registry.errors import BadRequest
 from training.event_files import FOLDER, Curves, wanted
+from training.fit import Step
 from training.recipe import train
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -33,12 +34,12 @@ def points(found: EventAccumulator, tag: str) -> dict[int, float]:
 
 def test_each_batch_has_its_loss_rates_and_throughput(tmp_path: Path):
     drawn = Curves(tmp_path / FOLDER)
-    drawn.batch(0, 0.75, [0.0, 0.5], 80.0)
-    drawn.batch(1, 0.5, [0.0, 0.25], 90.0)
+    drawn.batch(0, Step(0, 0.75, [0.0, 0.5], n_images=8, seconds=0.5))
+    drawn.batch(1, Step(1, 0.5, [0.0, 0.25], n_images=8, seconds=0.25))
     found = read(tmp_path)
     assert points(found, "batch/loss") == {0: 0.75, 1: 0.5}
     assert points(found, "rate/group 1") == {0: 0.5, 1: 0.25}
-    assert points(found, "batch/images per second") == {0: 80.0, 1: 90.0}
+    assert points(found, "batch/images per second") == {0: 16.0, 1: 32.0}
 
 
 def test_what_goes_on_from_a_step_replaces_what_was_drawn_beyond_it(tmp_path: Path):
@@ -72,7 +73,7 @@ def test_settings_stand_beside_what_they_led_to(tmp_path: Path):
 
 def test_nothing_is_written_unless_wanted(tmp_path: Path):
     drawn = Curves(None)
-    drawn.batch(0, 0.75, [0.5], 80.0)
+    drawn.batch(0, Step(0, 0.75, [0.5], n_images=8, seconds=0.5))
     drawn.outcome(0, {"size": 32}, {"accuracy": 0.5})
     drawn.picture(0, tmp_path / "none.png")
     assert list(tmp_path.iterdir()) == []
