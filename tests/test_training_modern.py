@@ -1,6 +1,9 @@
 """What has been learnt since 2018: smoothing, the mean of the weights, cycles for AdamW."""
 
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import photos
@@ -13,13 +16,15 @@ from training.backbone import load_backbone
 from training.bench import Bench
 from training.ema import Ema, warm_decay
 from training.keeping import copy_state
-from training.network import loss_function
+from training.network import Network, build_network, loss_function
 from training.opening import open_bench, open_images
+from training.optimizer import Optimizer
 from training.presets import MODERN
 from training.progress import Stages
+from training.rates import family_decay, rate_groups, split_blocks
 from training.recipe import train
 from training.schedule import cosine_cycle_momenta, cosine_cycles
-from training.settings import read_settings
+from training.settings import OptimizerSpec, read_settings
 from training.steps import fit_unfrozen
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -137,6 +142,89 @@ def test_a_cosine_cycle_of_few_steps_is_made_of_numbers(n: int):
     assert ((shares >= 0) & (shares <= 1)).all()
 
 
+# A rate for each layer
+
+NAMES = [
+    "efficientnet_lite0",
+    "resnet18",
+    "test_convnext",
+    "test_vit",
+    "shufflenet_v2_x0_5",
+    "alexnet",
+]
+
+
+def empty(name: str) -> Network:
+    size = 160 if name == "test_vit" else 64
+    backbone = load_backbone(name, pretrained=False)
+    return build_network(backbone, 2, size=size, hidden=(), dropout=(0.0,))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_blocks_partition_the_parameters_and_the_later_learns_more(name: str):
+    network = empty(name)
+    found = rate_groups(network, (0.1, 0.3, 1), 0.5)
+    grouped = [id(parameter) for group in found.groups for parameter in group]
+    assert sorted(grouped) == sorted(id(parameter) for parameter in network.parameters())
+    assert len(found.groups) > 5
+    assert found.shares == [0.5**place for place in reversed(range(len(found.groups)))]
+    stem, head = next(iter(network.body.parameters())), network.head[-1].weight
+    assert any(parameter is stem for parameter in found.groups[0])
+    assert any(parameter is head for parameter in found.groups[-1])
+
+
+def test_the_blocks_of_a_network_are_those_of_its_library():
+    blocks = split_blocks(load_backbone("test_vit", pretrained=False).body)
+    assert {name.split(".")[0] for name in blocks[0]} == {"cls_token", "pos_embed", "patch_embed"}
+    assert [names[0].split(".")[1] for names in blocks[1:]] == list("012345")
+    assert "norm.weight" in blocks[-1]
+
+
+@pytest.mark.parametrize(
+    ("name", "decay"),
+    [
+        ("convnext_nano", 0.8),
+        ("vit_tiny_patch16_224", 0.7),
+        ("swin_t", 0.7),
+        ("resnet34", 1),
+        ("efficientnet_lite0", 1),
+        ("mobilevit_s", 1),
+    ],
+)
+def test_families_decay_as_they_are_fine_tuned(name: str, decay: float):
+    assert family_decay(name) == decay
+
+
+@pytest.mark.parametrize(("name", "decay"), [("resnet18", 1.0), ("resnet18", "family")])
+def test_without_decay_there_are_three_groups(name: str, decay: Literal["family"] | float):
+    network = empty(name)
+    found = rate_groups(network, (0.1, 0.3, 1), decay)
+    assert (len(found.groups), found.shares) == (3, [0.1, 0.3, 1])
+
+
+def test_frozen_blocks_keep_their_place_and_learn_nothing():
+    network = empty("test_convnext")
+    network.freeze_to(1)
+    found = rate_groups(network, (0.1, 0.3, 1), "family")
+    learning = [bool(group) for group in found.groups]
+    assert learning == sorted(learning)
+    assert not learning[0]
+    assert found.shares[-1] == 1
+
+
+def test_biases_and_scales_can_be_spared_from_decay():
+    layer = nn.Linear(2, 2)
+    nn.init.ones_(layer.weight)
+    nn.init.ones_(layer.bias)
+    spec = OptimizerSpec(kind="adamw", weight_decay=0.5, decay_biases=False)
+    for decay, left in ((None, 1 - 0.1 * 0.5), (0.2, 0.95 * 0.8)):
+        optimizer = Optimizer([list(layer.parameters())], spec)
+        (0 * layer(torch.ones(1, 2)).sum()).backward()
+        optimizer.step([0.1], decay=decay)
+        assert layer.bias.tolist() == [1, 1]
+        assert layer.weight.flatten().tolist() == pytest.approx([left] * 4)
+
+
 # Whole trainings
 
 
@@ -184,6 +272,25 @@ def test_the_better_weights_are_kept_in_the_stated_direction(
     monkeypatch.setattr(averaging, "judge", lambda bench: next(values))
     bench = unfrozen(tmp_path, ema="0.99", judge_share="0.3", judge_by=judge_by)
     assert bench.facts["ema"].startswith(f"kept the {kept}")
+
+
+def test_a_transformer_learns_layer_by_layer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    seen: list[Sequence[float]] = []
+    step = Optimizer.step
+
+    def recording(self: Optimizer, rates: Sequence[float], **more: float | None) -> None:
+        seen.append(rates)
+        step(self, rates, **more)
+
+    monkeypatch.setattr(Optimizer, "step", recording)
+    told = {"backbone": "test_vit", "size": "160", "layer_decay": "family", "decay_biases": "false"}
+    bench = unfrozen(tmp_path, **told)
+    assert np.isfinite(bench.history[-1].train_loss)
+    blocks = len(split_blocks(bench.network.body))
+    for rates in seen:
+        ratios = [low / high for low, high in pairwise(rates)]
+        assert ratios == pytest.approx([0.7] * blocks, rel=1e-12)
+    assert len(seen) == len(bench.image_batches())
 
 
 def test_too_few_images_to_spare_any_are_not_compared(tmp_path: Path):

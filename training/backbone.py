@@ -72,15 +72,26 @@ def split_groups(body: nn.Module) -> tuple[set[str], set[str]]:
     The cut is before the middle one of the numbered stages: layer3 of a ResNet (where the 2018
     library cut), stage 3 of 4 of a ConvNeXt, block 4 of 7 of an EfficientNet.
     """
-    names = [name for name, _ in body.named_parameters()]
-    stages = list(OrderedDict.fromkeys(_stage(name) for name in names))
-    numbered = [stage for stage in stages if stage[-1].isdigit() and _repeats(stage, stages)]
+    stages = stages_of(body)
+    names = [name for _, members in stages for name in members]
+    numbered = [place for place, (of_several, _) in enumerate(stages) if of_several]
     if len(numbered) < 2:
         half = len(names) // 2
         return set(names[:half]), set(names[half:])
-    late_stages = stages[stages.index(numbered[len(numbered) // 2]) :]
-    late = {name for name in names if _stage(name) in late_stages}
+    late_stages = stages[numbered[len(numbered) // 2] :]
+    late = {name for _, members in late_stages for name in members}
     return set(names) - late, late
+
+
+def stages_of(body: nn.Module) -> list[tuple[bool, list[str]]]:
+    """The stages in order: whether each is one of several numbered ones, and its parameters."""
+    members: dict[str, list[str]] = {}
+    for name, _ in body.named_parameters():
+        members.setdefault(_stage(name), []).append(name)
+    return [
+        (stage[-1].isdigit() and _repeats(stage, list(members)), names)
+        for stage, names in members.items()
+    ]
 
 
 def _stage(parameter: str) -> str:

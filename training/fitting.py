@@ -1,12 +1,12 @@
 """What the fitting steps share: the forward pass, one stage's fit, statistics, what is kept."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
 from registry.errors import TrainingError
@@ -59,6 +59,7 @@ def folding(bench: Bench) -> Iterator[None]:
 def fit_stage(
     bench: Bench,
     stage: Stage,
+    groups: Sequence[list[nn.Parameter]],
     validate: Callable[[], tuple[float, float]],
     goes_on: Callable[[int], bool] = lambda number: True,
     ema: Ema | None = None,
@@ -66,6 +67,7 @@ def fit_stage(
     """The groups that learn have learnt, for as many epochs as the stage's plan has; each was told.
 
     Args:
+        groups: what learns, at the stage's rates in their order.
         validate: gives the loss and the metric on held-out images.
         goes_on: asked after each epoch, of which it is told the number, counted from 1.
         ema: follows the network, step by step.
@@ -76,7 +78,7 @@ def fit_stage(
     network, plan = bench.network, stage.plan
     before = bench.n_planned  # batches, of the stages so far
     bench.schedules[stage.name] = plan.shares
-    optimizer = Optimizer(network.learning_groups(), bench.settings.optimizer_spec())
+    optimizer = Optimizer(groups, bench.settings.optimizer_spec())
 
     def stepped(step: Step) -> None:
         if ema:

@@ -13,8 +13,14 @@ class Optimizer:
     """Steps groups of parameters, each at its own rate; empty groups are frozen ones."""
 
     def __init__(self, groups: Sequence[list[nn.Parameter]], spec: OptimizerSpec) -> None:
-        options = [{"params": group, "lr": 0.0} for group in groups]
-        self._groups = groups
+        parts = [_decayed(group, spec) for group in groups]
+        options = [
+            {"params": members, "lr": 0.0} | ({} if decays else {"weight_decay": 0.0})
+            for part in parts
+            for decays, members in zip((True, False), part, strict=True)
+        ]
+        self._parameters = [parameter for group in groups for parameter in group]
+        self._decayed = [parameter for decayed, _ in parts for parameter in decayed]
         self._clip_norm = spec.clip_norm
         self._inner: torch.optim.Optimizer
         if spec.kind == "sgd":
@@ -41,18 +47,18 @@ class Optimizer:
             momentum: of this step, instead of the usual one (AdamW: its first beta).
             decay: what every weight loses, as a share of it, instead of the optimizer's own decay.
         """
-        for options, rate in zip(self._inner.param_groups, rates, strict=True):
+        twice = [rate for rate in rates for _ in range(2)]
+        for options, rate in zip(self._inner.param_groups, twice, strict=True):
             options["lr"] = rate
             if momentum is not None:
                 _set_momentum(options, momentum)
             if decay is not None:
                 options["weight_decay"] = 0.0
-        parameters = [parameter for group in self._groups for parameter in group]
         if self._clip_norm is not None:
-            nn.utils.clip_grad_norm_(parameters, self._clip_norm)
+            nn.utils.clip_grad_norm_(self._parameters, self._clip_norm)
         if decay:
             with torch.no_grad():
-                for parameter in parameters:
+                for parameter in self._decayed:
                     parameter.mul_(1 - decay)
         self._inner.step()
 
@@ -63,6 +69,15 @@ class Optimizer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from where the optimizer of the same groups was that gave `state`."""
         self._inner.load_state_dict(state)
+
+
+def _decayed(
+    group: list[nn.Parameter], spec: OptimizerSpec
+) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """The parameters that weight decay is for, and the others: biases, and what normalisation
+    scales by, where only matrices and filters decay."""
+    decayed = [one for one in group if spec.decay_biases or one.dim() > 1]
+    return decayed, [one for one in group if not spec.decay_biases and one.dim() <= 1]
 
 
 def _set_momentum(options: dict[str, Any], momentum: float) -> None:

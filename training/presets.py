@@ -68,13 +68,14 @@ MODERN = {
     "head_schedule": "cosine",
     "head_epochs": "5",
     "augmented_epochs": "1",
-    # one cycle (arXiv 1708.07120) with every layer group at a rate of its own
+    # one cycle (arXiv 1708.07120), the deeper a layer the more it learns
     "schedule": "cosine_cycle",
     "cycle_div": "25",
     "cycle_rise": "0.25",
     "cycles": "1",
     "cycle_len": "6",
     "group_rates": "0.1,0.3,1",
+    "layer_decay": "family",
     "frozen_groups": "0",
     "freeze_batchnorm": "true",
     "keep": "last",

@@ -29,6 +29,7 @@ from training.fitting import (
 )
 from training.items import Part
 from training.plan import plan_cycles, plan_head
+from training.rates import RateGroups, rate_groups
 from training.reads import describe_reads, note_read
 from training.resizing import dealt
 from training.runtime import Answer
@@ -81,9 +82,9 @@ def fit_head(bench: Bench, activations: Parts, rate: float) -> None:
         return validate_head(bench, activations.valid.features)
 
     plan = plan_head(bench.settings, len(batches))
-    rates = [0.0, 0.0, rate]
-    stage = Stage("head on activations", head_on(bench), training_loss(bench), batches, rates, plan)
-    fit_stage(bench, stage, validate)
+    loss = training_loss(bench)
+    stage = Stage("head on activations", head_on(bench), loss, batches, [rate], plan)
+    fit_stage(bench, stage, [list(bench.network.head.parameters())], validate)
 
 
 def fit_augmented_head(bench: Bench, activations: Parts, rate: float) -> None:
@@ -104,22 +105,22 @@ def fit_augmented_head(bench: Bench, activations: Parts, rate: float) -> None:
         return validate_head(bench, held_out)
 
     plan = plan_cycles(bench.settings, len(batches), [1] * bench.turn.head_epochs)
-    rates = [0.0, 0.0, rate]
-    name = "head with augmentation" + bench.turn.name
-    stage = Stage(name, forward, training_loss(bench), batches, rates, plan)
-    fit_stage(bench, stage, validate)
+    name, loss = "head with augmentation" + bench.turn.name, training_loss(bench)
+    stage = Stage(name, forward, loss, batches, [rate], plan)
+    fit_stage(bench, stage, [list(bench.network.head.parameters())], validate)
 
 
 def search_unfrozen(bench: Bench) -> float:
     """The network is unfrozen, and its rate chosen likewise; the groups keep their ratio."""
     bench.network.freeze_to(bench.settings.frozen_groups)
     bench.network.train_unfrozen(freeze_batchnorm=bench.settings.freeze_batchnorm)
+    learning = rates_of(bench)
     with folding(bench):
         search = find_rate(
             bench.network,
             whole(bench),
-            bench.network.learning_groups(),
-            bench.settings.group_rates,
+            learning.groups,
+            learning.shares,
             bench.image_batches(),
             bench.training_loss(),
             spec=bench.settings.optimizer_spec(),
@@ -141,14 +142,20 @@ def fit_unfrozen(bench: Bench, rate: float) -> None:
         settle(bench, augmented_features(bench, batches))
         return validate_head(bench, _held_out_features(bench))
 
-    rates = [rate * share for share in bench.settings.group_rates]
+    learning = rates_of(bench)
+    rates = [rate * share for share in learning.shares]
     name = "all layers" + bench.turn.name
     stage = Stage(name, whole(bench), training_loss(bench), batches, rates, plan)
     with folding(bench):
-        fit_stage(bench, stage, validate, goes_on=keeper.goes_on, ema=ema)
+        fit_stage(bench, stage, learning.groups, validate, goes_on=keeper.goes_on, ema=ema)
     keep_chosen(bench, keeper, batches)
     if ema:
         keep_better(bench, ema, batches)
+
+
+def rates_of(bench: Bench) -> RateGroups:
+    """What learns of the unfrozen network, and how fast in comparison."""
+    return rate_groups(bench.network, bench.settings.group_rates, bench.settings.layer_decay)
 
 
 def choose_thresholds(bench: Bench) -> None:
