@@ -18,9 +18,10 @@ from bench.contest import Pace
 from bench.judge import conditions, wrong_answers
 from bench.prepare import prepare_work
 from bench.record import Record
+from bench.results import write_section
 from bench.rows import Bench
 from bench.servers import unfreeze
-from bench.table import document, write_section
+from bench.table import document
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
 QUICK = Pace(rounds=1, warm_s=0.2, seconds=0.4)

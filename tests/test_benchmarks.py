@@ -11,10 +11,10 @@ from conftest import TESTS
 
 sys.path.append(str(TESTS.parent / "benchmarks"))
 
-from bench.judge import COMPARED, Condition, conditions, wrong_answers
+from bench.judge import conditions, wrong_answers
 from bench.record import Record
+from bench.results import COMPARED, Condition, write_section
 from bench.rows import DYNAMO, IMAGES, INT8, LIMIT, OURS, OVERLOAD, PROTOCOL, START, TENSORS, TTA
-from bench.table import write_section
 
 SERVING = TESTS.parent / "benchmarks" / "serving.py"
 

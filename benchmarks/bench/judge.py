@@ -2,9 +2,9 @@
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from bench.record import Record, spread
+from bench.results import COMPARED, Condition
 from bench.rows import (
     DYNAMO,
     FP16,
@@ -24,18 +24,7 @@ from bench.rows import (
 )
 
 TOLERANCE = 1e-3  # of any probability
-COMPARED = "for comparison"
 SAME_MEMORY = 1.05  # what allocators keep by chance
-
-
-@dataclass(frozen=True)
-class Condition:
-    """`wanted` is COMPARED where nothing is: such a figure is told and not judged."""
-
-    what: str
-    wanted: str
-    measured: str
-    holds: bool
 
 
 def conditions(record: Record) -> list[Condition]:

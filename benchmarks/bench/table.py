@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from bench.contest import Pace
-from bench.judge import COMPARED, Condition
 from bench.record import Record, spread
+from bench.results import Condition, markdown, verdicts
 from bench.rows import (
     GPU,
     IMAGES,
@@ -99,7 +99,7 @@ def throughput(record: Record, row: str) -> str:
                 _share(record.values(row, name, "agreement")),
             ]
         )
-    return _markdown(lines)
+    return markdown(lines)
 
 
 def overload(record: Record) -> str:
@@ -122,7 +122,7 @@ def overload(record: Record) -> str:
                 _cell([one / 1e6 for one in record.values(OVERLOAD, name, "rss_end")], 0),
             ]
         )
-    return _markdown(lines)
+    return markdown(lines)
 
 
 def starts(record: Record) -> str:
@@ -132,7 +132,7 @@ def starts(record: Record) -> str:
         rss = [one / 1e6 for one in record.values(START, name, "rss")]
         ready, idle = (record.values(START, name, one) for one in ("ready_s", "idle_cpu"))
         lines.append([name, _cell(ready, 2), _cell(rss, 0), _cell(idle, 3)])
-    return _markdown(lines)
+    return markdown(lines)
 
 
 def settings(record: Record) -> str:
@@ -143,25 +143,7 @@ def settings(record: Record) -> str:
             tried = f"{row}: settings of {peer}"
             for one in record.contestants(tried):
                 lines.append([row, peer, one, _cell(record.values(tried, one, "per_s"), 1)])
-    return _markdown(lines) if len(lines) > 1 else ""
-
-
-def verdicts(judged: Sequence[Condition]) -> str:
-    lines = [["", "wanted", "measured", ""]]
-    for one in judged:
-        verdict = "pass" if one.holds else "**fail**"
-        judged = "" if one.wanted == COMPARED else verdict
-        lines.append([one.what, one.wanted, one.measured, judged])
-    return _markdown(lines)
-
-
-def write_section(path: Path, title: str, text: str) -> None:
-    """`path` has the text below the heading `## title`, in the place of what was there before."""
-    before = path.read_text() if path.exists() else "# Results\n"
-    found = re.search(rf"^## {re.escape(title)}\n.*?(?=^## |\Z)", before, re.DOTALL | re.MULTILINE)
-    start, end = found.span() if found else (len(before), len(before))
-    parts = (before[:start], f"## {title}\n\n{text}", before[end:])
-    path.write_text("\n\n".join(part.strip() for part in parts if part.strip()) + "\n")
+    return markdown(lines) if len(lines) > 1 else ""
 
 
 def _how(pace: Pace) -> str:
@@ -205,8 +187,3 @@ def _cell(values: Sequence[float], digits: int) -> str:
 
 def _share(values: Sequence[float]) -> str:
     return f"{100 * min(values):.1f} %" if values else ""
-
-
-def _markdown(lines: Sequence[Sequence[str]]) -> str:
-    rows = [f"| {' | '.join(cells)} |" for cells in lines]
-    return "\n".join([rows[0], "|" + " --- |" * len(lines[0]), *rows[1:]])

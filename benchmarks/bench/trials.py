@@ -1,0 +1,115 @@
+"""Rows of the comparison of settings and of the solar cells' protocols."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from bench.ablations import CHANGES, QUIET
+from bench.cells import PROTOCOLS, TRIAL, Cell, Protocol, read_cells, trial_cells
+from bench.fitting import Trained, trained
+from bench.record import Measures
+from bench.runs import Run, Runs, carry_out
+from registry.bundle import MODEL, Bundle
+from registry.images import Float32Array, prepare
+from registry.tta import tta_views
+from training.runtime import answering
+
+BASE = "base"
+ABLATION = "ablation at"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where runs put what they make."""
+
+    work: Path
+    runs: Runs
+
+    @property
+    def cache(self) -> Path:
+        return self.work / "cache"
+
+
+# Settings, one change at a time
+
+
+def ablation_row(size: int) -> str:
+    return f"{ABLATION} {size}"
+
+
+def ablation_sizes(runs: Runs) -> list[int]:
+    """At which there are runs."""
+    return sorted(int(row.split()[-1]) for row in runs.rows if row.startswith(ABLATION))
+
+
+def ablation_runs(size: int, seeds: int, base: Mapping[str, str], names: list[str]) -> list[Run]:
+    """The base and each change, seed by seed: paired runs lie together."""
+    told = {"size": str(size)} | QUIET | dict(base)
+    changes = {BASE: {}} | {name: CHANGES[name] for name in names}
+    return [
+        Run(ablation_row(size), name, seed, told | change)
+        for seed in range(seeds)
+        for name, change in changes.items()
+        if name == BASE or told | change != told  # what the base has already
+    ]
+
+
+def ablate(place: Place, wanted: list[Run]) -> list[str]:
+    """All runs have been made, but for those it tells of."""
+    table = place.work / "tables" / "trial.csv"
+    TRIAL.write_table(trial_cells(read_cells()), 0, table)
+
+    def measure(run: Run) -> Measures:
+        with trained(table, run.settings, run.seed, work=place.work, cache=place.cache) as one:
+            return one.measures
+
+    return carry_out(place.runs, wanted, measure)
+
+
+# The solar cells, three ways
+
+
+def protocol_runs(names: list[str], name: str, seeds: int, base: Mapping[str, str]) -> list[Run]:
+    told = QUIET | dict(base)
+    return [Run(row, name, seed, told) for seed in range(seeds) for row in names]
+
+
+def score_protocols(place: Place, wanted: list[Run]) -> list[str]:
+    """All runs have been made, each on the parts of its own seed, but for those it tells of."""
+    cells = read_cells()
+
+    def measure(run: Run) -> Measures:
+        protocol = PROTOCOLS[run.row]
+        table = place.work / "tables" / f"{run.row}-{run.seed}.csv"
+        held_out = protocol.write_table(cells, run.seed, table)
+        with trained(table, run.settings, run.seed, work=place.work, cache=place.cache) as one:
+            return one.measures | scores(protocol, held_out, one)
+
+    return carry_out(place.runs, wanted, measure)
+
+
+def scores(protocol: Protocol, held_out: list[Cell], one: Trained) -> Measures:
+    """What the bundle's answers are worth, plainly and with views."""
+    views = max(int(one.bundle.metrics["tta_views"]), 1)
+    plain, averaged = answers(one.folder, one.bundle, held_out, views)
+    measures: Measures = {"held_out": len(held_out), **protocol.accuracies(held_out, plain)}
+    for name, value in protocol.accuracies(held_out, averaged).items():
+        measures[f"{name}_tta"] = value
+    return measures
+
+
+def answers(
+    folder: Path, bundle: Bundle, cells: list[Cell], views: int
+) -> tuple[Float32Array, Float32Array]:
+    """Probabilities [n,classes] by the model that is served: of each file alone, and the mean over
+    its views."""
+    answer = answering(folder / MODEL)
+    plain, averaged = [], []
+    for cell in cells:
+        encoded = cell.file.read_bytes()
+        each = answer(tta_views(prepare(encoded, bundle.image), encoded, bundle.tta, views))
+        plain.append(each[0])
+        averaged.append(each.mean(axis=0))
+    return np.stack(plain), np.stack(averaged)

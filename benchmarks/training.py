@@ -1,0 +1,109 @@
+"""What training achieves, run by run: settings one change at a time, and the solar cells.
+
+    .venv/bin/python benchmarks/training.py ablate --size 128 --seeds 3 --cores 0
+    .venv/bin/python benchmarks/training.py elpv --seeds 5 --recipe modern
+    .venv/bin/python benchmarks/training.py show --write
+
+Every run is a process of its own and a line of WORK/training.jsonl. A run that is in there is not
+made again: kill this at any time, and start it again. Runs with the same seed are paired.
+"""
+
+import argparse
+import os
+import signal
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # `training` is the package, not this file
+
+from bench import training_tables
+from bench.ablations import CHANGES
+from bench.cells import PROTOCOLS
+from bench.results import write_section
+from bench.runs import Run, Runs
+from bench.trials import (
+    Place,
+    ablate,
+    ablation_runs,
+    protocol_runs,
+    score_protocols,
+)
+from registry.errors import BadRequest
+from training.settings import read_settings
+
+RESULTS = Path(__file__).parent / "RESULTS.md"
+
+
+def main() -> int:
+    options = read_flags()
+    os.sched_setaffinity(0, options.cores)
+    os.environ["OMP_NUM_THREADS"] = str(len(options.cores))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends the training that runs, too
+    place = Place(options.work, Runs(options.work / "training.jsonl"))
+    failed: list[str] = []
+    if options.what == "ablate":
+        wanted = ablation_runs(options.size, options.seeds, options.base, options.only)
+        check(wanted)
+        failed = ablate(place, wanted)
+    elif options.what == "elpv":
+        wanted = protocol_runs(options.only, options.name, options.seeds, options.base)
+        check(wanted)
+        failed = score_protocols(place, wanted)
+    text = training_tables.document(place.runs)
+    print(text)
+    if options.write:
+        write_section(RESULTS, "Training", text)
+    for one in failed:
+        print(f"failed: {one}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def check(wanted: list[Run]) -> None:
+    """Every run's settings can be read; a misspelt one shows now and not after hours."""
+    for run in wanted:
+        try:
+            read_settings(dict(run.settings))
+        except BadRequest as error:
+            raise SystemExit(f"{run.name}: {error}") from error
+
+
+def read_flags() -> argparse.Namespace:
+    shared = argparse.ArgumentParser(add_help=False)
+    add = shared.add_argument
+    add("--work", type=absolute, default="benchmark-out", help="results, tables and caches")
+    add("--cores", type=numbers, default=os.sched_getaffinity(0), help="to run on: 0 or 0,1")
+    add("--write", action="store_true", help="put the tables into benchmarks/RESULTS.md")
+    runs = argparse.ArgumentParser(add_help=False, parents=[shared])
+    add = runs.add_argument
+    add("--seeds", type=int, default=3, help="how many; they begin at 0")
+    add("--recipe", metavar="NAME", help="as of unfreeze train")
+    add("--set", action="append", default=[], metavar="KEY=VALUE", dest="given")
+    add("--only", type=lambda text: text.split(","), help="these changes or protocols, by name")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    kinds = parser.add_subparsers(dest="what", required=True)
+    kind = kinds.add_parser("ablate", parents=[runs], help="settings, one change at a time")
+    kind.add_argument("--size", type=int, default=128)
+    kind = kinds.add_parser("elpv", parents=[runs], help="the solar cells by three protocols")
+    kind.add_argument("--name", default="default", help="of the settings, for the table")
+    kinds.add_parser("show", parents=[shared], help="the tables of what has been run")
+    options = parser.parse_args()
+    if options.what != "show":
+        options.base = dict(one.split("=", 1) for one in options.given)
+        options.base |= {"recipe": options.recipe} if options.recipe else {}
+        known = CHANGES if options.what == "ablate" else PROTOCOLS
+        options.only = options.only or list(known)
+        if unknown := set(options.only) - set(known):
+            parser.error(f"no {', '.join(sorted(unknown))}; there are: {', '.join(known)}")
+    return options
+
+
+def absolute(text: str) -> Path:
+    return Path(text).absolute()
+
+
+def numbers(text: str) -> set[int]:
+    return {int(part) for part in text.split(",")}
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

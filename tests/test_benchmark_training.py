@@ -1,0 +1,168 @@
+"""The comparisons of training: parts, weights, intervals, and going on where one stopped."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import TESTS, wait_until
+from scipy.stats import ttest_rel
+
+sys.path.append(str(TESTS.parent / "benchmarks"))
+
+from bench.ablations import CHANGES
+from bench.cells import COMPARED, PROTOCOLS, TRIAL, Cell, block, read_cells, trial_cells
+from bench.intervals import over_seeds, paired, wilson
+from bench.processes import PROC, family
+from bench.runs import Run, RunFailed, Runs, carry_out
+from bench.training_tables import document
+from bench.trials import ablation_row, ablation_runs
+from training.settings import read_settings
+
+MEASURES = {
+    "accuracy": 0.8,
+    "accuracy_tta": 0.8,
+    "log_loss": 0.4,
+    "log_loss_tta": 0.4,
+    "cpu_s": 9.0,
+}
+
+
+@pytest.fixture(scope="module")
+def cells() -> list[Cell]:
+    return read_cells()
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [("deitsch", (1968, 656)), ("stratified", (2099, 525)), ("blocked", (2099, 525))],
+)
+def test_a_protocols_table_has_its_parts(
+    name: str, sizes: tuple[int, int], cells: list[Cell], tmp_path: Path
+) -> None:
+    held_out = PROTOCOLS[name].write_table(cells, 0, tmp_path / "table.csv")
+    with (tmp_path / "table.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    parts = [row["split"] for row in rows]
+    assert (parts.count("train"), parts.count("valid")) == sizes
+    assert [row["file"] for row in rows if row["split"] == "valid"] == [
+        str(c.file) for c in held_out
+    ]
+    assert all(Path(row["file"]).is_file() for row in rows)
+
+
+def test_deitschs_parts_have_the_same_share_of_each_kind(cells: list[Cell]) -> None:
+    held_out = PROTOCOLS["deitsch"].hold_out(cells, 1)
+    kinds = {(cell.probability, cell.silicon) for cell in cells}
+    for kind in kinds:
+        places = {n for n, cell in enumerate(cells) if (cell.probability, cell.silicon) == kind}
+        assert abs(len(places & held_out) - len(places) / 4) < 1
+
+
+def test_blocks_are_neighbours_and_together_are_everything(cells: list[Cell]) -> None:
+    blocks = [block(cells, fold) for fold in range(5)]
+    assert sorted(place for one in blocks for place in one) == list(range(len(cells)))
+    assert all(max(one) - min(one) == len(one) - 1 for one in blocks)
+
+
+def test_what_settings_are_chosen_on_is_none_of_what_is_scored(cells: list[Cell]) -> None:
+    scored = {cells[place].file for place in PROTOCOLS["deitsch"].hold_out(cells, 0)}
+    chosen_on = trial_cells(cells)
+    assert len(chosen_on) == 1968
+    assert scored.isdisjoint(cell.file for cell in chosen_on)
+    assert len(TRIAL.hold_out(chosen_on, 0)) == 492
+    assert COMPARED.hold_out(cells, 0) == COMPARED.hold_out(cells, 1)
+
+
+def test_doubtful_cells_are_defective_and_count_for_what_the_experts_thought() -> None:
+    doubtful = [Cell(Path("cell"), p, "mono") for p in (0, 1 / 3, 2 / 3, 1)]
+    functional = np.array([[0.1, 0.9]] * 4, np.float32)
+    found = PROTOCOLS["deitsch"].accuracies(doubtful, functional)
+    assert found == pytest.approx({"weighted": 1 / 3, "accuracy": 1 / 4})
+    found = PROTOCOLS["deitsch"].accuracies(doubtful, 1 - functional)
+    assert found == pytest.approx({"weighted": 2 / 3, "accuracy": 3 / 4})
+
+
+def test_the_weights_of_deitschs_held_out_cells_are_those_of_the_paper(cells: list[Cell]) -> None:
+    protocol = PROTOCOLS["deitsch"]
+    weights = [protocol.weight(cells[place].probability) for place in protocol.hold_out(cells, 0)]
+    assert sum(weights) == pytest.approx(596, abs=2.5)  # 88.42 % is 527 of 596
+
+
+def test_intervals_are_those_of_the_books() -> None:
+    a, b = [0.81, 0.84, 0.86], [0.80, 0.80, 0.85]
+    difference, known = paired(a, b), ttest_rel(a, b).confidence_interval(0.95)
+    assert (difference.low, difference.high) == pytest.approx((known.low, known.high))
+    found = wilson(0.8, 10)  # Newcombe 1998's method 3
+    assert (found.low, found.high) == pytest.approx((0.4902, 0.9433), abs=1e-4)
+    assert over_seeds([0.5]).show(1, 100) == "50.0"
+
+
+def test_a_run_that_is_in_the_file_is_not_made_again(tmp_path: Path) -> None:
+    made: list[int] = []
+
+    def measure(run: Run) -> dict[str, float]:
+        made.append(run.seed)
+        if run.seed == 1:
+            raise RunFailed("no luck")
+        return {"accuracy": run.seed / 10}
+
+    wanted = [Run("row", "base", seed, {"size": "32"}) for seed in range(3)]
+    failed = carry_out(Runs(tmp_path / "runs.jsonl"), wanted, measure)
+    assert len(failed) == 1
+    carry_out(Runs(tmp_path / "runs.jsonl"), wanted, measure)
+    assert made == [0, 1, 2, 1]
+    known = Runs(tmp_path / "runs.jsonl")
+    assert known.of("row", "base", {"size": "32"}) == {0: {"accuracy": 0}, 2: {"accuracy": 0.2}}
+    assert known.of("row", "base", {"size": "64"}) == {}
+
+
+def test_every_change_is_of_settings_that_exist_and_runs_come_seed_by_seed() -> None:
+    wanted = ablation_runs(128, 2, {"optimizer": "adamw"}, ["AdamW", "SGD"])
+    assert [(run.name, run.seed) for run in wanted][:3] == [("base", 0), ("AdamW", 0), ("SGD", 0)]
+    assert wanted[2].settings["optimizer"] == "sgd"
+    for change in CHANGES.values():
+        read_settings(change)
+
+
+def test_a_change_that_the_base_has_already_is_not_run() -> None:
+    wanted = ablation_runs(128, 1, {"schedule": "one_cycle"}, ["one cycle", "cosine restarts"])
+    assert [run.name for run in wanted] == ["base", "cosine restarts"]
+
+
+def test_the_table_has_paired_differences_of_each_base(tmp_path: Path) -> None:
+    runs = Runs(tmp_path / "runs.jsonl")
+    machine = {"cpu": "A CPU", "cores": 2, "gpu": "", "python": "3", "versions": {"torch": "2"}}
+    for run in ablation_runs(64, 3, {}, ["SGD", "AdamW"]):
+        gain = 0.01 * (run.seed + 1) if run.name == "AdamW" else 0
+        runs.add(run, MEASURES | {"accuracy": 0.8 + run.seed / 100 + gain}, machine)
+    text = document(Runs(tmp_path / "runs.jsonl"))
+    assert "A CPU, 2 cores, Python 3, torch 2" in text
+    assert "| base | 3 | 81.0 (" in text
+    assert "| AdamW | 3 | +2.0 (-0.5 to +4.5) |" in text
+    assert ablation_row(64) == "ablation at 64"
+
+
+def trainings(pid: int) -> list[int]:
+    """What it has started, once that is more than a copy of itself."""
+    return [one for one in family(pid) if b"--json" in (PROC / str(one) / "cmdline").read_bytes()]
+
+
+def test_ending_the_comparison_ends_the_training_that_runs(tmp_path: Path) -> None:
+    script = TESTS.parent / "benchmarks" / "training.py"
+    command = [sys.executable, str(script), "ablate", "--work", str(tmp_path), "--size", "32"]
+    quick = {"backbone": "test_efficientnet", "pretrained": "false", "cycles": "0"}
+    for key, value in quick.items():
+        command += ["--set", f"{key}={value}"]
+    environment = os.environ | {"PYTHONPATH": str(TESTS.parent)}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) as process:
+        wait_until(lambda: trainings(process.pid))
+        begun = trainings(process.pid)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60) == 143
+    wait_until(lambda: not any((PROC / str(pid)).exists() for pid in begun))
+    assert not any(tmp_path.glob("run-*"))
