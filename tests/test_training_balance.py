@@ -1,5 +1,6 @@
 """Classes of unequal size, made to count the same; held-out images are never weighted."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -57,3 +58,23 @@ def test_a_balanced_training_finds_the_rare_class(tmp_path: Path, balance: str):
     assignment = photos.assignment(tmp_path, data, **settings, split="stratified")
     bundle, _ = train(assignment, lambda event: None)
     assert bundle.metrics["accuracy"] >= 0.8
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize(("weights", "said"), [((9, 1), "calm"), ((1, 9), "wild")])
+def test_where_labels_contradict_each_other_the_heavier_images_are_believed(
+    tmp_path: Path, weights: tuple[int, int], said: str
+):
+    """Half of all alike photographs say calm and half say wild."""
+    lines = ["file,label,split,weight"]
+    for number in range(40):
+        photos.photo(tmp_path / f"{number}.jpg", 120, number)
+        label, part = ("calm", "wild")[number % 2], ("train", "valid")[number >= 32]
+        lines.append(f"{number}.jpg,{label},{part},{weights[number % 2]}")
+    (tmp_path / "labels.csv").write_text("\n".join(lines), encoding="utf-8")
+    settings = {"cycles": "0", "augmented_epochs": "0", "head_epochs": "8", "variants": ""}
+    assignment = photos.assignment(tmp_path, tmp_path / "labels.csv", **settings)
+    train(assignment, lambda event: None)
+    report = json.loads((assignment.stage / "report" / "report.json").read_text())
+    column = report["labels"].index(said)
+    assert sum(row[column] for row in report["confusion"]) >= 7  # of 8

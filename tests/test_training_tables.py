@@ -217,3 +217,28 @@ def test_a_packed_file_that_cannot_be_used_says_why(tmp_path: Path, content: byt
         DataError, match=r"data\.parquet: (cannot be read|has the columns label, p)"
     ):
         read_dataset(packed, cache=tmp_path / "cache")
+
+
+def test_a_weight_says_how_much_an_image_counts_and_is_1_where_it_is_empty(tmp_path: Path):
+    for name in "abc":
+        photos.photo(tmp_path / f"{name}.jpg", 100, ord(name))
+    rows = ("a.jpg,x,train,0.5", "b.jpg,y,train,", "c.jpg,x,valid,2")
+    table = write(tmp_path / "labels.csv", "file,label,split,weight", *rows)
+    assert read_dataset(table).weights.tolist() == [0.5, 1, 2]
+    unweighted = write(table, "file,label,split", *(row.rsplit(",", 1)[0] for row in rows))
+    assert read_dataset(unweighted).weights.tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("weight", ["0", "-1", "much", "inf", "nan"])
+def test_a_weight_that_cannot_be_is_named_with_its_line(tmp_path: Path, weight: str):
+    photos.photo(tmp_path / "a.jpg", 100, 1)
+    table = write(tmp_path / "labels.csv", "file,label,weight", f"a.jpg,x,{weight}")
+    with pytest.raises(DataError, match=f"line 2: weight is '{weight}'; it has to be a number"):
+        read_dataset(table)
+
+
+def test_images_of_several_labels_cannot_have_a_weight(tmp_path: Path):
+    photos.photo(tmp_path / "a.jpg", 100, 1)
+    table = write(tmp_path / "labels.csv", "file,label,weight", "a.jpg,x y,2")
+    with pytest.raises(DataError, match="cannot have a weight; leave the column empty"):
+        read_dataset(table)

@@ -111,6 +111,12 @@ class Bench:
     def targets(self, part: Part) -> Tensor:
         return torch.from_numpy(self.dataset.targets[self.rows(part)])
 
+    def learning_targets(self) -> Tensor:
+        """Of the training part; each row's sum is its weight, as a share of their mean, because a
+        loss counts a target as often as it is large."""
+        weights = self.dataset.weights[self.rows("train")]
+        return self.targets("train") * torch.from_numpy(weights / weights.mean())[:, None]
+
     @property
     def label_thresholds(self) -> tuple[float, ...]:
         """From which probability on each label counts; none in a single-label task."""
@@ -138,7 +144,7 @@ class Bench:
         return ImageBatches(
             decoded=self.roomy,
             rows=self.rows("train"),
-            targets=self.targets("train"),
+            targets=self.learning_targets(),
             size=self.settings.size,
             augmentation=self.settings.augmentation,
             max_zoom=self.settings.max_zoom,
@@ -153,7 +159,7 @@ class Bench:
     def activation_batches(self, activations: Activations) -> ActivationBatches:
         return ActivationBatches(
             activations,
-            self.targets("train"),
+            self.learning_targets(),
             self.settings.batch_size,
             self.settings.seed,
             self.draw_shares(),

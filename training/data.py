@@ -57,6 +57,11 @@ class Dataset:
                 targets[row, place[label]] = 1
         return targets
 
+    @cached_property
+    def weights(self) -> Float32Array:
+        """[n], how much each item counts in learning."""
+        return np.array([item.weight for item in self.items], dtype=np.float32)
+
     def rows(self, part: Part) -> Rows:
         """Row numbers of a part, ascending."""
         return np.array([row for row, item in enumerate(self.items) if item.part == part])
@@ -80,10 +85,11 @@ class Dataset:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over every image's content, labels and part, in order."""
+        """SHA-256 over every image's content, labels, part and weight, in order."""
         digest = hashlib.sha256()
         for item in self.items:
-            digest.update(f"{item.sha256} {item.part} {item.labels}\n".encode())
+            weight = f" {item.weight}" if item.weight != 1 else ""
+            digest.update(f"{item.sha256} {item.part} {item.labels}{weight}\n".encode())
         return digest.hexdigest()
 
 
@@ -139,6 +145,10 @@ def assemble(
     items = [item for item in audited if item.part != "test"]
     kind: Task = detect_task(items, source) if task == "auto" else task
     labels = check_labels(items, kind, source)
+    if kind == "multi" and any(item.weight != 1 for item in items):
+        raise DataError(
+            f"{source}: images with several labels cannot have a weight; leave the column empty"
+        )
     items = sorted(split(items, rule, known_parts), key=lambda item: item.path)
     check_parts(items, labels)
     tests = label_tests((item for item in audited if item.part == "test"), labels)

@@ -45,6 +45,7 @@ class Item:
     part: Part | None
     sha256: str = ""
     group: str = ""  # images of one group are never parted
+    weight: float = 1.0  # how much it counts in learning; scores count every image once
     facts: Facts | None = None  # once the file has been read
 
 

@@ -2,17 +2,19 @@
 
 file,label           columns by name; else the first two are the file's name and its labels
 split (or part)      train, valid or test; in every row or in none
+weight               how much the image counts in learning, 1 if empty: 0.5 for a doubtful label
 any other column     may be the setting `group`
 """
 
 import csv
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
 from registry.errors import DataError
 from training.items import PARTS, PLAIN, Item, Layout, group_by_path, list_test
 
-FILE, LABEL, SPLIT = "file", "label", "split"
+FILE, LABEL, SPLIT, WEIGHT = "file", "label", "split", "weight"
 
 
 @dataclass(frozen=True)
@@ -103,4 +105,23 @@ def _item(table: Table, number: int, row: dict[str, str], layout: Layout) -> Ite
     ]
     part = PARTS[given] if given else None
     group = row[layout.group].strip() if layout.group in table.columns else ""
-    return Item(file, tuple(label for label in labels if label), part, group=group)
+    return Item(
+        file,
+        tuple(label for label in labels if label),
+        part,
+        group=group,
+        weight=_weight(table, number, row.get(WEIGHT, "").strip()),
+    )
+
+
+def _weight(table: Table, number: int, text: str) -> float:
+    try:
+        weight = float(text or 1)
+    except ValueError:
+        weight = math.nan
+    if not 0 < weight < math.inf:
+        raise DataError(
+            f"{table.path}, line {number}: {WEIGHT} is {text!r}; it has to be a number above 0, or "
+            "empty for 1"
+        )
+    return weight
