@@ -1,11 +1,15 @@
 """A tiny data set of real files, and a training of seconds: no download, no large network."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
 from registry.jobs import Assignment, Event
+
+if TYPE_CHECKING:
+    from training import Learner
 
 SIZE = 32
 CLASSES = {"dark": 60, "light": 190}  # mean brightness
@@ -23,6 +27,12 @@ QUICK = {
     "tta_views": "3",
     "valid_fraction": "0.3",
     "variants": "",
+}
+
+# The same from Python, where numbers are numbers; backbone and size are arguments there.
+AS_PYTHON: dict[str, object] = {
+    **{name: text for name, text in QUICK.items() if name not in ("backbone", "size")},
+    **{"pretrained": False, "batch_size": 8, "group_rates": (0.1, 0.3, 1.0), "variants": ()},
 }
 
 
@@ -52,6 +62,20 @@ def assignment(tmp_path: Path, data: Path, **settings: str) -> Assignment:
         run=tmp_path / "run",
         stage=tmp_path / "stage",
     )
+
+
+def learner(tmp_path: Path, per_class: int = 12, **settings: object) -> "Learner":
+    """What the first two calls of `training/learner.py` give."""
+    from training import pretrained, read_images
+
+    images = read_images(
+        folder(tmp_path / "data", per_class),
+        SIZE,
+        settings=AS_PYTHON | settings,
+        cache=tmp_path / "cache",
+        tell=lambda event: None,
+    )
+    return pretrained("test_efficientnet", images, run=tmp_path / "run", tell=lambda event: None)
 
 
 class Heard(list[Event]):

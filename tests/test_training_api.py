@@ -19,28 +19,11 @@ from training.recipe import train
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
-# As in Python: numbers are numbers.
-QUICK: dict[str, object] = {
-    **{name: text for name, text in photos.QUICK.items() if name not in ("backbone", "size")},
-    **{"pretrained": False, "batch_size": 8, "group_rates": (0.1, 0.3, 1.0), "variants": ()},
-}
-
-
-def learner_on(folder: Path, **settings: object) -> Learner:
-    images = read_images(
-        photos.folder(folder / "data"),
-        photos.SIZE,
-        settings=QUICK | settings,
-        cache=folder / "cache",
-        tell=lambda event: None,
-    )
-    return pretrained("test_efficientnet", images, run=folder / "run", tell=lambda event: None)
-
 
 @pytest.fixture(scope="module")
 def fitted(tmp_path_factory: pytest.TempPathFactory) -> Learner:
     """What three calls give."""
-    learner = learner_on(tmp_path_factory.mktemp("fitted"))
+    learner = photos.learner(tmp_path_factory.mktemp("fitted"))
     learner.fit()
     return learner
 
@@ -74,7 +57,7 @@ def test_a_version_is_published_and_answers_as_the_network_does(fitted: Learner,
 
 
 def test_the_eight_steps_can_be_taken_one_by_one_with_other_numbers(tmp_path: Path, version: Path):
-    learner = learner_on(tmp_path)
+    learner = photos.learner(tmp_path)
     activations = learner.precompute()
     rate = learner.search_head(activations).suggestion
     learner.fit_head(activations, rate, epochs=2)
@@ -96,7 +79,7 @@ def test_the_eight_steps_can_be_taken_one_by_one_with_other_numbers(tmp_path: Pa
 
 
 def test_only_the_groups_of_a_step_learn(tmp_path: Path):
-    learner = learner_on(tmp_path)
+    learner = photos.learner(tmp_path)
     activations = learner.precompute()
     learner.fit_unfrozen(1e-3, cycles=1)
     body = [parameter.clone() for parameter in learner.bench.network.body.parameters()]
@@ -131,7 +114,7 @@ def test_what_happens_is_printed_unless_it_is_told_elsewhere(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     photos.folder(tmp_path / "data")
-    images = read_images(tmp_path / "data", 16, settings=QUICK, cache=tmp_path / "cache")
+    images = read_images(tmp_path / "data", 16, settings=photos.AS_PYTHON, cache=tmp_path / "cache")
     learner = pretrained("test_efficientnet", images)
     learner.fit_head(learner.precompute(), 1e-2, epochs=1)
     printed = capsys.readouterr().out.splitlines()

@@ -48,6 +48,7 @@ class Bench:
     history: list[Epoch] = field(default_factory=list)
     snapshots: list[State] = field(default_factory=list)
     thresholds: list[float] = field(default_factory=list)  # of a multi-label task, once fitted
+    curve: dict[int, list[float]] = field(default_factory=dict)  # see training/learning_curve.py
     facts: dict[str, str] = field(default_factory=dict)  # for the provenance
     curves: Curves = field(default_factory=lambda: Curves(None))  # for TensorBoard
 

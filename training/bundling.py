@@ -217,4 +217,5 @@ def _findings(
         facts=dict(facts),
         views=augmented(bench.image_batches()),
         audit=bench.audit,
+        curve=bench.curve,
     )

@@ -52,7 +52,7 @@ def find_rate(
     used: list[float] = []
     losses: list[float] = []
     smooth = _Smooth(0.98 ** (100 / max_steps))  # the same share of the sweep, however long it is
-    with _untouched(model):
+    with untouched(model):
         optimizer = Optimizer(groups, spec)
         for rate, (inputs, targets) in zip(raised, _endless(batches), strict=False):
             optimizer.clear()
@@ -109,7 +109,8 @@ def _endless(batches: Batches) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 @contextmanager
-def _untouched(model: nn.Module) -> Iterator[None]:
+def untouched(model: nn.Module) -> Iterator[None]:
+    """Afterwards weights, buffers, gradients and random numbers are bit for bit as before."""
     state = deepcopy(model.state_dict())
     gradients = [parameter.grad for parameter in model.parameters()]
     generator = torch.get_rng_state()

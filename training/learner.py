@@ -30,6 +30,7 @@ from training.bench import Bench, Evaluation, Parts
 from training.evaluate import predict
 from training.finder import RateSearch
 from training.fit import Epoch
+from training.learning_curve import Curve, draw_curve
 from training.opening import Images, open_bench, open_images
 from training.preview import augmented
 from training.progress import Stages, Tell, print_lines
@@ -149,6 +150,14 @@ class Learner:
         total = bench.n_train * bench.settings.augmented_epochs
         bench.stages.begin("head with augmentation", total)
         steps.fit_augmented_head(bench, activations, rate)
+
+    def learning_curve(self, activations: Parts, rate: float, *, draws: int = 3) -> Curve:
+        """How well heads do that learnt from an eighth, a quarter, half and all of the images: the
+        metric on the held-out part, a value a draw. The network is as before."""
+        self.bench.stages.begin("learning curve", 0)
+        self.bench.curve.clear()
+        draw_curve(self.bench, activations, rate, draws)
+        return self.bench.curve
 
     def search_unfrozen(self, *, group_rates: Sequence[float] | None = None) -> RateSearch:
         """All layers learn from now on, and the same search for them together.

@@ -119,6 +119,19 @@ def losses(history: Sequence[Epoch], overfit_from: int | None = None) -> Picture
     return figure
 
 
+def learning_curve(curve: Mapping[int, Sequence[float]], metric: str) -> Picture:
+    """The metric against the number of images learnt from: a point a draw, a line through means."""
+    figure, axis = _figure(5.2, 3.2)
+    sizes = sorted(curve)
+    for size in sizes:
+        axis.plot([size] * len(curve[size]), curve[size], "o", color=GREY, alpha=0.6, markersize=4)
+    axis.plot(sizes, [float(np.mean(curve[size])) for size in sizes], color=BLUE)
+    axis.set(xscale="log", xlabel="images learnt from", ylabel=f"{metric}, held-out images")
+    axis.set_xticks(sizes, [str(size) for size in sizes])
+    axis.minorticks_off()
+    return figure
+
+
 def confusion(counts: npt.NDArray[np.int64], labels: Sequence[str]) -> Picture:
     """True class by row, answer by column; shade is the share of the row. Names and numbers up to
     24 classes, above that a map.

@@ -17,6 +17,7 @@ from training.bench import Bench
 from training.bundling import add_variants, export_and_prove, seal_bundle
 from training.compare import known_parts, score
 from training.event_files import FOLDER, wanted
+from training.learning_curve import draw_curve
 from training.opening import open_bench, open_images
 from training.progress import Stages, Tell
 from training.resizing import at_each_size
@@ -90,6 +91,10 @@ def learn(bench: Bench, weights_digest: str, cache: Path) -> None:
     stages.begin("head on activations", n_train * settings.head_epochs)
     fit_head(first, activations, head_rate)
 
+    if settings.learning_curve:
+        stages.begin("learning curve", 0)
+        draw_curve(first, activations, head_rate, settings.learning_curve)
+
     for sized in benches:
         at_size, head_epochs, epochs = sized.turn.name, sized.turn.head_epochs, sized.turn.epochs
         if head_epochs:
@@ -138,5 +143,5 @@ def count_stages(settings: Settings) -> int:
     """How many stages `train` begins."""
     turns = settings.turns()
     fitted = sum((turn.head_epochs > 0) + (len(turn.epochs) > 0) for turn in turns)
-    resized, unfrozen = bool(settings.sizes), settings.cycles > 0
-    return 8 + resized + fitted + unfrozen + bool(settings.variants)
+    others = (settings.sizes, settings.learning_curve, settings.cycles, settings.variants)
+    return 8 + fitted + sum(map(bool, others))

@@ -3,7 +3,7 @@
 import html
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,7 @@ class Findings:
     facts: dict[str, str]  # provenance
     views: UInt8Array  # augmented training images, [n,s,s,3]
     audit: Audit
+    curve: Mapping[int, Sequence[float]]  # images learnt from -> metric, a value a draw
 
 
 def write_report(findings: Findings, decoded: Decoded, folder: Path) -> None:
@@ -65,6 +66,8 @@ def write_report(findings: Findings, decoded: Decoded, folder: Path) -> None:
             if len(places):
                 tiles = [_tile(findings, decoded, place) for place in places]
                 pictures[f"{name}.png"] = plots.gallery(tiles)
+    if findings.curve:
+        pictures["learning_curve.png"] = plots.learning_curve(findings.curve, findings.plain.metric)
     pictures["audit.png"] = overview(findings.audit)
     for name, figure in pictures.items():
         figure.savefig(folder / name, dpi=plots.DPI)
@@ -123,6 +126,9 @@ def _figures(findings: Findings) -> dict[str, Any]:
             name: [_told(findings, place) for place in places]
             for name, places in _chosen(findings).items()
         },
+        "learning_curve": [
+            {"images": size, "values": values} for size, values in sorted(findings.curve.items())
+        ],
         "audit": audit_figures(findings.audit),
         "provenance": findings.facts,
     }
@@ -139,6 +145,7 @@ TITLES = {
     "most_uncertain.png": "Most uncertain",
     "most_correct.png": "Most correct",
     "most_entropy.png": "Most uncertain among all classes (entropy)",
+    "learning_curve.png": "How many images: the head alone, learnt from ever more of them",
     "audit.png": "Data audit",
 }
 

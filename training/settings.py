@@ -138,6 +138,8 @@ class Settings(Record):
     snapshots: bool = False  # keep the network at each cycle's end, and measure their mean answer
 
     # 5. evaluation
+    # heads learnt from 1/8, 1/4, 1/2 and all of the images, so many times each; 0: no such curve
+    learning_curve: int = Field(default=0, ge=0, le=20)
     # of multi-label answers: 0.5, or each label's best for F2 on the images set apart
     thresholds: Literal["half", "fitted"] = "half"
     tta_views: int = Field(default=5, ge=0, le=MAX_VIEWS)
