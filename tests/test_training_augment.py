@@ -6,17 +6,25 @@ import torch
 from torch import Tensor
 
 from training.augment import augment
-from training.settings import Augmentation
+from training.settings import Augmentation, TrainCrop
 
 SIZE = 8
 
 
 def views(
-    kind: Augmentation, image: Tensor, n: int = 200, *, zoom: float = 1.0, rotate: float = 0.0
+    kind: Augmentation,
+    image: Tensor,
+    n: int = 200,
+    *,
+    zoom: float = 1.0,
+    rotate: float = 0.0,
+    crop: TrainCrop = "window",
 ) -> Tensor:
     generator = torch.Generator().manual_seed(3)
     batch = image.expand(n, *image.shape)
-    return augment(batch, SIZE, kind, max_zoom=zoom, max_rotate=rotate, generator=generator)
+    return augment(
+        batch, SIZE, kind, max_zoom=zoom, max_rotate=rotate, crop=crop, generator=generator
+    )
 
 
 def arrow() -> Tensor:
@@ -95,6 +103,35 @@ def test_zoom_stays_within_its_range_and_one_is_off(zoom: float):
     assert lengths.min() >= 0.95 / zoom - 1e-3
     if zoom > 1:
         assert lengths.min() < 0.95 + 0.02 - (1 - 1 / zoom) / 2
+
+
+def test_googlenets_rectangles_have_their_areas_and_aspects():
+    """What is left of a ramp's length, across and down, is the rectangle's width and height."""
+    ramp = torch.arange(SIZE).expand(SIZE, SIZE).float()
+    image = torch.stack([ramp, ramp.T, ramp * 0])
+    pixels = views("none", image, n=2000, crop="googlenet")
+    middle = slice(SIZE // 2 - 1, SIZE // 2 + 1)
+    wide = pixels[:, 0, SIZE // 2, middle].diff().flatten()
+    high = pixels[:, 1, middle, SIZE // 2].diff().flatten()
+    areas, aspects = wide * high, wide / high
+    assert 0.079 < areas.min() < 0.1
+    assert 0.97 < areas.max() < 1.001
+    assert 0.749 < aspects.min() < 0.77
+    assert 1.3 < aspects.max() < 1.334
+    assert (pixels >= 0).all()
+    assert pixels.max() <= SIZE - 1
+
+
+def test_googlenets_rectangles_are_within_the_image_and_reach_its_borders():
+    ramp = torch.arange(SIZE).expand(3, SIZE, SIZE).float()
+    pixels = views("none", ramp, n=2000, crop="googlenet")[:, 0, 0]
+    steps = pixels[:, SIZE // 2] - pixels[:, SIZE // 2 - 1]
+    centres = (pixels[:, SIZE // 2] + pixels[:, SIZE // 2 - 1]) / 2 + 0.5
+    left, right = centres - steps * SIZE / 2, centres + steps * SIZE / 2
+    assert left.min() > -1e-3
+    assert right.max() < SIZE + 1e-3
+    assert left.min() < 0.2
+    assert right.max() > SIZE - 0.2
 
 
 def test_the_same_generator_gives_the_same_views():

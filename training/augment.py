@@ -2,7 +2,8 @@
 
 The transforms of the 2018 library: `basic` rotates and relights, `side_on` also flips left to
 right, `top_down` draws one of the eight symmetries of the square; all zoom and crop. `flips` is
-ours: left-right and up-down, for pictures that are never turned by 90 degrees.
+ours: left-right and up-down, for pictures that are never turned by 90 degrees. What is cropped is a
+window of the zoomed picture, or, as `googlenet`, a rectangle of any size, stretched to the square.
 """
 
 import math
@@ -11,10 +12,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from training.settings import Augmentation
+from training.settings import Augmentation, TrainCrop
 
 LIGHTING = 0.05  # largest change of brightness and of contrast
 LIKELY = 0.75  # how often an image is rotated, and how often zoomed
+AREAS, ASPECTS = (0.08, 1.0), (3 / 4, 4 / 3)  # of googlenet's rectangles
+TRIES = 10  # to draw one that is within the image
 
 
 def augment(
@@ -24,32 +27,55 @@ def augment(
     *,
     max_zoom: float,
     max_rotate: float,
+    crop: TrainCrop = "window",
     generator: torch.Generator,
 ) -> Tensor:
     """A random view of each image: float [n,3,S,S] in 0…255 -> [n,3,size,size].
 
     Args:
+        max_zoom: of squares; rectangles have their own range.
         max_rotate: degrees, either way.
         generator: on the CPU; the same state gives the same views.
     """
-    n = len(pixels)
-    if kind == "none":
-        theta = _affine(n, torch.zeros(n), torch.ones(n), torch.zeros(n, 2), torch.eye(2)[None])
-        return _sample(pixels, theta, size)
-    turn = math.radians(max_rotate)
-    angle = _uniform(n, -turn, turn, generator) * _chosen(n, LIKELY, generator)
-    zoom = 1 + _uniform(n, 0, max_zoom - 1, generator) * _chosen(n, LIKELY, generator)
-    shift = (2 * torch.rand(n, 2, generator=generator) - 1) * (1 - 1 / zoom)[:, None]
+    n, changed = len(pixels), kind != "none"
+    turn = math.radians(max_rotate) * changed
+    angle = _uniform((n,), -turn, turn, generator) * _chosen(n, LIKELY, generator)
+    if crop == "googlenet":
+        zoom = _rectangles(n, generator)
+    else:
+        zoom = _squares(n, max_zoom if changed else 1, generator)
+    shift = (2 * torch.rand(n, 2, generator=generator) - 1) * (1 - 1 / zoom)
     symmetry = _symmetries(n, kind, generator)
-    views = _sample(pixels, _affine(n, angle, zoom, shift, symmetry), size)
-    return _relight(views, generator)
+    views = _sample(pixels, _affine(angle, zoom, shift, symmetry), size)
+    return _relight(views, generator) if changed else views
 
 
-def _affine(n: int, angle: Tensor, zoom: Tensor, shift: Tensor, symmetry: Tensor) -> Tensor:
+def _squares(n: int, max_zoom: float, generator: torch.Generator) -> Tensor:
+    """[n,2]: by how much width and height of each image are enlarged, both the same."""
+    zoom = 1 + _uniform((n,), 0, max_zoom - 1, generator) * _chosen(n, LIKELY, generator)
+    return zoom[:, None].expand(n, 2)
+
+
+def _rectangles(n: int, generator: torch.Generator) -> Tensor:
+    """[n,2]: the same, so that a rectangle fills the view: the first drawn that is within the
+    image; none: all of it.
+
+    Szegedy et al. 2015 (arXiv 1409.4842, section 6), drawn as the 2018 library's GoogleNetResize.
+    """
+    area, aspect = (_uniform((n, TRIES), *bounds, generator) for bounds in (AREAS, ASPECTS))
+    sides = torch.stack([(area * aspect).sqrt(), (area / aspect).sqrt()], 2)
+    upright = _chosen(n, 0.5, generator).bool()
+    sides = torch.where(upright[:, None, None], sides.flip(2), sides)
+    fits = (sides <= 1).all(2)
+    first = sides[torch.arange(n), fits.int().argmax(1)]
+    return torch.where(fits.any(1, keepdim=True), 1 / first, 1.0)
+
+
+def _affine(angle: Tensor, zoom: Tensor, shift: Tensor, symmetry: Tensor) -> Tensor:
     """[n,2,3]: from a place in the view to its place in the image, both in -1…1."""
     cosine, sine = angle.cos(), angle.sin()
     turn = torch.stack([torch.stack([cosine, -sine], 1), torch.stack([sine, cosine], 1)], 1)
-    linear = (turn @ symmetry.expand(n, 2, 2)) / zoom[:, None, None]
+    linear = (turn / zoom[:, None, :]) @ symmetry
     return torch.cat([linear, shift[:, :, None]], 2)
 
 
@@ -78,15 +104,16 @@ def _symmetries(n: int, kind: Augmentation, generator: torch.Generator) -> Tenso
 
 def _relight(views: Tensor, generator: torch.Generator) -> Tensor:
     n = len(views)
-    brightness = _uniform(n, -LIGHTING, LIGHTING, generator) * 255
-    contrast = 1 + _uniform(n, -LIGHTING, LIGHTING, generator)
+    brightness = _uniform((n,), -LIGHTING, LIGHTING, generator) * 255
+    contrast = 1 + _uniform((n,), -LIGHTING, LIGHTING, generator)
     shape = (n, 1, 1, 1)
     brightness, contrast = (value.view(shape).to(views.device) for value in (brightness, contrast))
-    return ((views - 127.5) * contrast + 127.5 + brightness).clamp(0, 255)
+    # in place: on a CPU eight times as fast as with a copy for each step
+    return views.sub_(127.5).mul_(contrast).add_(127.5).add_(brightness).clamp_(0, 255)
 
 
-def _uniform(n: int, low: float, high: float, generator: torch.Generator) -> Tensor:
-    return low + torch.rand(n, generator=generator) * (high - low)
+def _uniform(shape: tuple[int, ...], low: float, high: float, generator: torch.Generator) -> Tensor:
+    return low + torch.rand(shape, generator=generator) * (high - low)
 
 
 def _chosen(n: int, share: float, generator: torch.Generator) -> Tensor:

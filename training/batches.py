@@ -13,7 +13,8 @@ from training.augment import augment
 from training.balance import Float64Array
 from training.data import Rows
 from training.decoded import Decoded
-from training.settings import Augmentation
+from training.settings import Augmentation, TrainCrop
+from training.stronger import PLAIN, Stronger
 
 
 class Batches(Protocol):
@@ -66,6 +67,8 @@ class ImageBatches:
     device: torch.device
     shares: Float64Array | None = None  # as above
     first_epoch: int = 0  # of a schedule that goes on from another size's
+    crop: TrainCrop = "window"
+    stronger: Stronger = PLAIN
 
     @property
     def n_images(self) -> int:
@@ -77,7 +80,8 @@ class ImageBatches:
     def epoch(self, number: int) -> Iterator[tuple[Tensor, Tensor]]:
         number += self.first_epoch
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + number)
-        for places in _drawn(self.n_images, self.batch_size, self.seed, number, self.shares):
+        drawn = _drawn(self.n_images, self.batch_size, self.seed, number, self.shares)
+        for index, places in enumerate(drawn):
             pixels = to_device(self.decoded.pixels[self.rows[places]], self.device)
             views = augment(
                 pixels,
@@ -85,9 +89,11 @@ class ImageBatches:
                 self.augmentation,
                 max_zoom=self.max_zoom,
                 max_rotate=self.max_rotate,
+                crop=self.crop,
                 generator=generator,
             )
-            yield views, self.targets[places].to(self.device)
+            targets = self.targets[places].to(self.device)
+            yield self.stronger.apply(views, targets, (self.seed, number, index))
 
 
 def _drawn(

@@ -27,6 +27,7 @@ from training.network import Network, loss_function, save_network
 from training.progress import Stages
 from training.schedule import Shares
 from training.settings import Settings
+from training.stronger import Stronger
 from training.turns import Turn
 
 
@@ -142,19 +143,22 @@ class Bench:
         return draw_shares(self.targets("train").numpy()) if balanced else None
 
     def image_batches(self) -> ImageBatches:
+        chosen = self.settings
         return ImageBatches(
             decoded=self.roomy,
             rows=self.rows("train"),
             targets=self.learning_targets(),
-            size=self.settings.size,
-            augmentation=self.settings.augmentation,
-            max_zoom=self.settings.max_zoom,
-            max_rotate=self.settings.max_rotate,
-            batch_size=self.settings.batch_size,
-            seed=self.settings.seed,
+            size=chosen.size,
+            augmentation=chosen.augmentation,
+            max_zoom=chosen.max_zoom,
+            max_rotate=chosen.max_rotate,
+            batch_size=chosen.batch_size,
+            seed=chosen.seed,
             device=self.device,
             shares=self.draw_shares(),
             first_epoch=self.turn.epochs.start,
+            crop=chosen.train_crop,
+            stronger=Stronger(chosen.policy, chosen.erasing, chosen.mixup, chosen.cutmix),
         )
 
     def activation_batches(self, activations: Activations) -> ActivationBatches:

@@ -18,6 +18,8 @@ from training.schedule import restart_epochs
 from training.turns import LARGEST, SMALLEST, Turn, take_turns
 
 Augmentation = Literal["none", "basic", "side_on", "flips", "top_down"]
+TrainCrop = Literal["window", "googlenet"]
+Policy = Literal["none", "trivial", "rand"]
 
 # What training has shown the network, its views at test time may show it too.
 SYMMETRIES: dict[Augmentation, Symmetries] = {
@@ -73,6 +75,13 @@ class Settings(Record):
     augmentation: Augmentation = "side_on"
     max_rotate: float = Field(default=10, ge=0, le=180)  # degrees either way
     max_zoom: float = Field(default=1.1, ge=1, le=2)
+    # what is met of an image: a window by max_zoom; or 8 to 100 % of its area, of another aspect
+    train_crop: TrainCrop = "window"
+    # stronger changes, for long trainings; see training/stronger.py
+    policy: Policy = "none"
+    erasing: float = Field(default=0, ge=0, le=1)
+    mixup: float = Field(default=0, ge=0)
+    cutmix: float = Field(default=0, ge=0)
 
     # 3. network
     backbone: str = "efficientnet_lite0"
