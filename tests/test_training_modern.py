@@ -1,28 +1,31 @@
 """What has been learnt since 2018: smoothing, the mean of the weights, cycles for AdamW."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import photos
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from training import averaging
+from registry.errors import BadRequest
+from training import averaging, compiling, fit
 from training.backbone import load_backbone
 from training.bench import Bench
 from training.ema import Ema, warm_decay
+from training.gradients import add_gradients
 from training.keeping import copy_state
-from training.network import Network, build_network, loss_function
+from training.network import NETWORK, Network, build_network, load_network, loss_function
 from training.opening import open_bench, open_images
 from training.optimizer import Optimizer
 from training.presets import MODERN
 from training.progress import Stages
 from training.rates import family_decay, rate_groups, split_blocks
 from training.recipe import train
+from training.sam import Sam, climbed, sharpen
 from training.schedule import cosine_cycle_momenta, cosine_cycles
 from training.settings import OptimizerSpec, read_settings
 from training.steps import fit_unfrozen
@@ -225,6 +228,40 @@ def test_biases_and_scales_can_be_spared_from_decay():
         assert layer.weight.flatten().tolist() == pytest.approx([left] * 4)
 
 
+# Sharpness
+
+
+def test_the_gradient_is_that_of_the_worst_place_nearby():
+    """Of w², at w + rho up the hill: 2(w + rho)."""
+    layer = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(layer.weight, 3.0)
+    inputs, targets = torch.ones(1, 1), torch.zeros(1, 1)
+    loss = nn.MSELoss()
+    add_gradients(layer, loss, inputs, targets)
+    sharpen(Sam(layer, rho=0.5), [layer.weight], layer, loss, inputs, targets)
+    assert layer.weight.grad is not None
+    assert layer.weight.grad.item() == pytest.approx(2 * 3.5)
+    assert layer.weight.item() == 3.0
+
+
+def test_the_climb_is_as_far_as_it_says_and_leaves_no_trace():
+    torch.manual_seed(0)
+    network = little().train()
+    before, inputs = copy_state(network), torch.randn(8, 3)
+    targets = nn.functional.one_hot(torch.arange(8) % 2, 2).float()
+    parameters, loss = list(network.parameters()), nn.CrossEntropyLoss()
+    add_gradients(network, loss, inputs, targets)
+    statistics = copy_state(network[1])
+    with climbed(parameters, 0.05):
+        moved = [now - before[name] for name, now in network.named_parameters()]
+        assert nn.utils.get_total_norm(moved) == pytest.approx(0.05, rel=1e-4)
+    sharpen(Sam(network, 0.05), parameters, network, loss, inputs, targets)
+    weights = dict(network.named_parameters())
+    assert all(torch.equal(before[name], weight) for name, weight in weights.items())
+    assert torch.equal(network[1].running_mean, statistics["running_mean"])
+    assert network[1].momentum == 0.1
+
+
 # Whole trainings
 
 
@@ -291,6 +328,51 @@ def test_a_transformer_learns_layer_by_layer(tmp_path: Path, monkeypatch: pytest
         ratios = [low / high for low, high in pairwise(rates)]
         assert ratios == pytest.approx([0.7] * blocks, rel=1e-12)
     assert len(seen) == len(bench.image_batches())
+
+
+def test_sharpness_is_looked_at_in_every_nth_step_and_changes_the_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    looks: list[float] = []
+
+    def counting(sam: Sam, *more: Any) -> None:
+        looks.append(sam.rho)
+        sharpen(sam, *more)
+
+    monkeypatch.setattr(fit, "sharpen", counting)
+    plain, sharp = unfrozen(tmp_path), unfrozen(tmp_path, sam="0.05", sam_every="2")
+    assert looks == [0.05] * ((len(sharp.image_batches()) + 1) // 2)
+    first, second = (bench.network.head[-1].weight for bench in (plain, sharp))
+    assert not torch.equal(first, second)
+    assert np.isfinite(sharp.history[-1].train_loss)
+
+
+def test_a_compiled_training_has_the_same_names_and_its_mean_moves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Traced as by the compiler, without the minutes in which it makes code of it."""
+    traced: list[str] = []
+
+    def trace(graph: Callable[..., Any], inputs: list[Tensor]) -> Callable[..., Any]:
+        traced.append(str(inputs[0].shape))
+        return graph
+
+    monkeypatch.setattr(compiling, "BACKEND", trace)
+    told = {"ema": "0.99", "ema_kept": "always"}
+    own, mean = unfrozen(tmp_path), unfrozen(tmp_path, **told)
+    assert not traced
+    bench = unfrozen(tmp_path, compile="true", **told)
+    assert traced
+    assert list(bench.network.state_dict()) == list(mean.network.state_dict())
+    weights = [one.network.head[-1].weight for one in (own, mean, bench)]
+    assert 10 * torch.dist(weights[2], weights[1]) < torch.dist(weights[0], weights[1])
+    assert load_network(bench.save(NETWORK))[0].name == "test_efficientnet"
+
+
+def test_compiling_without_a_compiler_says_so(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(compiling.shutil, "which", lambda name: None)
+    with pytest.raises(BadRequest, match="needs a C\\+\\+ compiler"):
+        compiling.compiled(torch.relu, torch.device("cpu"))
 
 
 def test_too_few_images_to_spare_any_are_not_compared(tmp_path: Path):

@@ -11,6 +11,7 @@ from training.batches import Batches
 from training.gradients import Forward, Loss, add_gradients
 from training.optimizer import Optimizer
 from training.plan import Plan
+from training.sam import Sam, sharpen
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Stage:
     batches: Batches
     rates: Sequence[float]  # base learning rate of each layer group
     plan: Plan  # a value a batch; so the groups' ratio holds at each step
+    sam: Sam | None = None  # where to look for gradients, instead of where the weights are
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,9 @@ def train_epoch(
                 f"{stage.name}: the loss became {loss} in batch {place + 1} at a learning "
                 f"rate of {max(rates):.1e}; set a lower learning_rate"
             )
+        if stage.sam and place % stage.sam.every == 0:
+            parameters = optimizer.parameters
+            sharpen(stage.sam, parameters, stage.forward, stage.loss_of, inputs, targets)
         optimizer.step(rates, momentum=stage.plan.momentum(place), decay=stage.plan.decay(place))
         now = time.perf_counter()
         step = Step(place, loss, rates, len(targets), now - began)

@@ -13,6 +13,7 @@ from registry.errors import TrainingError
 from training.activations import compute
 from training.batches import ImageBatches
 from training.bench import Bench
+from training.compiling import compiled
 from training.device import autocast
 from training.ema import Ema
 from training.evaluate import METRICS, measure
@@ -35,10 +36,13 @@ def head_on(bench: Bench) -> Callable[[Tensor], Tensor]:
 
 def whole(bench: Bench) -> Callable[[Tensor], Tensor]:
     """Augmented pixels -> logits, through every layer."""
+    features_of = bench.network.features
+    if bench.settings.compile:
+        features_of = compiled(features_of, bench.device)
 
     def forward(pixels: Tensor) -> Tensor:
         with autocast(bench.device, backward=True):
-            features = bench.network.features(pixels)
+            features = features_of(pixels)
         logits: Tensor = bench.network.head(features.float())
         return logits
 

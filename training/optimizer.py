@@ -19,7 +19,7 @@ class Optimizer:
             for part in parts
             for decays, members in zip((True, False), part, strict=True)
         ]
-        self._parameters = [parameter for group in groups for parameter in group]
+        self.parameters = [parameter for group in groups for parameter in group]
         self._decayed = [parameter for decayed, _ in parts for parameter in decayed]
         self._clip_norm = spec.clip_norm
         self._inner: torch.optim.Optimizer
@@ -55,7 +55,7 @@ class Optimizer:
             if decay is not None:
                 options["weight_decay"] = 0.0
         if self._clip_norm is not None:
-            nn.utils.clip_grad_norm_(self._parameters, self._clip_norm)
+            nn.utils.clip_grad_norm_(self.parameters, self._clip_norm)
         if decay:
             with torch.no_grad():
                 for parameter in self._decayed:

@@ -127,6 +127,11 @@ class Settings(Record):
     cycle_mult: int = Field(default=2, ge=1)
     # the rate of each layer group as a share of the head's: 3x to 10x steps
     group_rates: tuple[float, float, float] = (0.1, 0.3, 1.0)
+    # in the unfrozen epochs: the distance within which the steepest loss is descended from
+    # (sharpness-aware minimisation, for example 0.05), and in which step of how many; 0: never
+    sam: float = Field(default=0, ge=0)
+    sam_every: int = Field(default=1, ge=1)
+    compile: bool = False  # the unfrozen pass: minutes at first, then faster, on GPUs above all
     # of each block of the backbone as a share of the next one's, instead of group_rates: 0.65 to
     # 0.9 for ConvNeXt and transformers; family: by the backbone's name; 1: as group_rates say
     layer_decay: Annotated[float, Field(gt=0, le=1)] | Literal["family"] = 1.0

@@ -33,6 +33,7 @@ from training.rates import RateGroups, rate_groups
 from training.reads import describe_reads, note_read
 from training.resizing import dealt
 from training.runtime import Answer
+from training.sam import Sam
 from training.thresholds import fit_thresholds
 
 UNFROZEN_SEARCH_STEPS = 30  # where a step costs a backward pass through everything
@@ -144,8 +145,8 @@ def fit_unfrozen(bench: Bench, rate: float) -> None:
 
     learning = rates_of(bench)
     rates = [rate * share for share in learning.shares]
-    name = "all layers" + bench.turn.name
-    stage = Stage(name, whole(bench), training_loss(bench), batches, rates, plan)
+    name, forward = "all layers" + bench.turn.name, whole(bench)
+    stage = Stage(name, forward, training_loss(bench), batches, rates, plan, make_sam(bench))
     with folding(bench):
         fit_stage(bench, stage, learning.groups, validate, goes_on=keeper.goes_on, ema=ema)
     keep_chosen(bench, keeper, batches)
@@ -156,6 +157,11 @@ def fit_unfrozen(bench: Bench, rate: float) -> None:
 def rates_of(bench: Bench) -> RateGroups:
     """What learns of the unfrozen network, and how fast in comparison."""
     return rate_groups(bench.network, bench.settings.group_rates, bench.settings.layer_decay)
+
+
+def make_sam(bench: Bench) -> Sam | None:
+    settings = bench.settings
+    return Sam(bench.network, settings.sam, settings.sam_every) if settings.sam else None
 
 
 def choose_thresholds(bench: Bench) -> None:
