@@ -13,6 +13,8 @@ from pydantic import Field, TypeAdapter
 
 from registry.schema import Record
 
+CHECKPOINT = "checkpoint.safetensors"  # in the folder of a training that is not over
+
 
 class JobState(StrEnum):
     QUEUED = "queued"

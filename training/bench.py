@@ -1,8 +1,9 @@
 """What the steps of the recipe work on, and what they hand on."""
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from training.activations import Activations
 from training.audit import Audit
 from training.balance import Float64Array, class_weights, draw_shares
 from training.batches import ActivationBatches, ImageBatches
+from training.checkpoint import Checkpoint
 from training.data import Dataset, Rows
 from training.decoded import Decoded
 from training.evaluate import THRESHOLD, Measures
@@ -44,6 +46,7 @@ class Bench:
     audit: Audit
     run: Path  # a folder for torch weights
     turn: Turn  # which size this is the bench of, and what is trained at it
+    checkpoint: Checkpoint = field(default_factory=Checkpoint)
     searches: dict[str, RateSearch] = field(default_factory=dict)
     schedules: dict[str, Shares] = field(default_factory=dict)
     history: list[Epoch] = field(default_factory=list)
@@ -109,6 +112,19 @@ class Bench:
             task=data.task,
         )
         return path
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the report needs of the steps that are over."""
+        return {
+            "searches": {name: asdict(search) for name, search in self.searches.items()},
+            "history": [asdict(epoch) for epoch in self.history],
+            "facts": dict(self.facts),
+        }
+
+    def load_state_dict(self, state: dict[str, Any], /) -> None:
+        self.searches.update({name: RateSearch(**it) for name, it in state["searches"].items()})
+        self.history[:] = [Epoch(**row) for row in state["history"]]
+        self.facts.update(state["facts"])
 
     def targets(self, part: Part) -> Tensor:
         return torch.from_numpy(self.dataset.targets[self.rows(part)])

@@ -65,33 +65,44 @@ def fit_stage(
     stage: Stage,
     groups: Sequence[list[nn.Parameter]],
     validate: Callable[[], tuple[float, float]],
-    goes_on: Callable[[int], bool] = lambda number: True,
+    keeper: Keeper | None = None,
     ema: Ema | None = None,
-) -> None:
+) -> bool:
     """The groups that learn have learnt, for as many epochs as the stage's plan has; each was told.
+
+    It begins where a process that was killed left off. False: that one had begun another stage
+    since, so there was nothing to do, and the network is not yet as it was.
 
     Args:
         groups: what learns, at the stage's rates in their order.
         validate: gives the loss and the metric on held-out images.
-        goes_on: asked after each epoch, of which it is told the number, counted from 1.
+        keeper: looks at the network after each epoch, and may end the stage.
         ema: follows the network, step by step.
 
     Raises:
-        TrainingError: the loss is no longer a number; the run has the weights of the epoch before.
+        TrainingError: the loss is no longer a number; the run has the last good weights.
     """
-    network, plan = bench.network, stage.plan
+    network, n_epochs = bench.network, stage.plan.n_epochs
     before = bench.n_planned  # batches, of the stages so far
-    bench.schedules[stage.name] = plan.shares
+    bench.schedules[stage.name] = stage.plan.shares
+    if not bench.checkpoint.begin(stage.name):
+        bench.stages.note(f"{stage.name}: was over before the interruption")
+        return False
     optimizer = Optimizer(groups, bench.settings.optimizer_spec())
+    tally = bench.checkpoint.enter(
+        {"network": network, "optimizer": optimizer, "keeper": keeper, "ema": ema}
+    )
+    tell_where(bench, stage, tally)
 
     def stepped(step: Step) -> None:
         if ema:
             ema.update()
+        bench.checkpoint.save_if_due(tally)
         bench.curves.batch(before + step.number, step)
         bench.stages.advance(step.n_images)
 
-    for number in range(plan.n_epochs):
-        tally, good = Tally(number), copy_state(network)
+    while tally.epoch < n_epochs:
+        good = copy_state(network)
         network.train_unfrozen(freeze_batchnorm=bench.settings.freeze_batchnorm)
         try:
             train_epoch(stage, optimizer, tally, stepped=stepped)
@@ -101,11 +112,23 @@ def fit_stage(
             kept = bench.save(LAST_GOOD)
             raise TrainingError(f"{error}; the weights before this epoch are in {kept}") from error
         bench.history.append(epoch)
-        tell_epoch(bench, number + 1, plan.n_epochs, epoch)
-        last = before + (number + 1) * len(stage.batches) - 1
+        tell_epoch(bench, tally.epoch + 1, n_epochs, epoch)
+        last = before + (tally.epoch + 1) * len(stage.batches) - 1
         bench.curves.epoch(last, epoch, METRICS[bench.dataset.task])
-        if not goes_on(number + 1):
-            break
+        goes_on = keeper is None or keeper.goes_on(tally.epoch + 1)
+        tally = Tally(tally.epoch + 1 if goes_on else n_epochs)
+        bench.checkpoint.save_if_due(tally, at_once=tally.epoch == n_epochs)
+    return True
+
+
+def tell_where(bench: Bench, stage: Stage, tally: Tally) -> None:
+    """What an earlier process has done of the stage need not be done again; that is told."""
+    if not tally.epoch and not tally.n_batches:
+        return
+    done = f"after {tally.epoch} of {stage.plan.n_epochs} epochs"
+    within = f" and {tally.n_batches} of {len(stage.batches)} batches" if tally.n_batches else ""
+    bench.note("resumed", f"{stage.name}: goes on {done}{within}")
+    bench.stages.advance(tally.epoch * stage.batches.n_images + tally.n_images)
 
 
 def tell_epoch(bench: Bench, number: int, n_epochs: int, epoch: Epoch) -> None:

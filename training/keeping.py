@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,17 @@ State = dict[str, Tensor]
 
 # What the best is judged by, and which way is better.
 DIRECTIONS: dict[str, Literal["lower", "higher"]] = {"log_loss": "lower", "metric": "higher"}
+
+# of a keeper, in a checkpoint
+REMEMBERED = (
+    "at_cycle_ends",
+    "best_epoch",
+    "_best",
+    "_kept",
+    "_n_averaged",
+    "_idle_cycles",
+    "_better_in_cycle",
+)
 
 
 @dataclass
@@ -60,6 +71,14 @@ class Keeper:
             self._best, self.best_epoch, self._better_in_cycle = value, epoch, True
             if self.keep == "best":
                 self._kept = copy_state(self.network)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in REMEMBERED}
+
+    def load_state_dict(self, state: dict[str, Any], /) -> None:
+        """As after the epoch at which `state` was taken."""
+        for name in REMEMBERED:
+            setattr(self, name, state[name])
 
     def restore(self) -> None:
         """The network has the weights that are kept. Those of a mean need new statistics."""

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from registry.jobs import CHECKPOINT
 from training.audit import Audit, audit_decoded
 from training.backbone import Backbone
 from training.bench import Bench
@@ -99,3 +100,21 @@ def open_bench(
         settings.turns()[-1],
         curves=Curves(run / FOLDER if wanted(settings.tensorboard) else None),
     )
+
+
+def keep_checkpoint(bench: Bench, weights_digest: str) -> None:
+    """From now on the steps keep a checkpoint in the bench's run; if a training of the same was
+    killed there, they go on where it was.
+
+    Raises:
+        Conflict: a training of something else is there, and not over.
+    """
+    key = {
+        "settings": bench.settings.model_dump_json(),
+        "images": bench.dataset.fingerprint,
+        "weights": weights_digest,
+        "device": bench.device.type,
+    }
+    every_s = bench.settings.checkpoint_seconds
+    bench.checkpoint.open(bench.run / CHECKPOINT, key, every_s)
+    bench.checkpoint.register("bench", bench)

@@ -17,8 +17,9 @@ from training.bench import Bench
 from training.bundling import add_variants, export_and_prove, seal_bundle
 from training.compare import known_parts, score
 from training.event_files import FOLDER, wanted
+from training.journal import journaled
 from training.learning_curve import draw_curve
-from training.opening import open_bench, open_images
+from training.opening import keep_checkpoint, open_bench, open_images
 from training.progress import Stages, Tell
 from training.resizing import at_each_size
 from training.runtime import answering
@@ -44,6 +45,12 @@ def train(assignment: Assignment, tell: Tell) -> tuple[Bundle, Scored]:
         BadRequest: the data or the settings cannot work; says why.
         TrainingError: training or export failed; nothing is staged.
     """
+    with journaled(assignment, tell) as tell_and_write:
+        return follow(assignment, tell_and_write)
+
+
+def follow(assignment: Assignment, tell: Tell) -> tuple[Bundle, Scored]:
+    """The recipe, from what an assignment says to its bundle."""
     settings = read_settings(assignment.settings)
     torch.manual_seed(settings.seed)
     stages = Stages(tell, count_stages(settings))
@@ -62,6 +69,7 @@ def train(assignment: Assignment, tell: Tell) -> tuple[Bundle, Scored]:
         known_parts=known_parts(assignment.champion),
     )
     bench = open_bench(settings, images, backbone, stages, assignment.run)
+    keep_checkpoint(bench, backbone.digest)
     learn(bench, backbone.digest, assignment.cache)
     return prove(bench, assignment, backbone)
 

@@ -151,6 +151,9 @@ class Settings(Record):
     patience: int = Field(default=0, ge=0)
     snapshots: bool = False  # keep the network at each cycle's end, and measure their mean answer
 
+    # least time between two checkpoints of a stage, besides one at its end; 0: after every batch
+    checkpoint_seconds: float = Field(default=30, ge=0)
+
     # 5. evaluation
     # heads learnt from 1/8, 1/4, 1/2 and all of the images, so many times each; 0: no such curve
     learning_curve: int = Field(default=0, ge=0, le=20)

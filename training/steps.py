@@ -1,6 +1,7 @@
 """The steps of the recipe, each on the same bench."""
 
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -61,6 +62,8 @@ def precompute_parts(bench: Bench, weights_digest: str, cache: Path) -> Parts:
 def search_head(bench: Bench, activations: Parts) -> float:
     """The head's learning rate: what the settings say, or else what the range test suggests."""
     bench.network.freeze_to(2)
+    if not bench.checkpoint.begin("find the head's rate"):
+        return bench.searches["head"].suggestion
     bench.network.head.train()
     search = find_rate(
         bench.network.head,
@@ -92,8 +95,11 @@ def fit_augmented_head(bench: Bench, activations: Parts, rate: float) -> None:
     """The head has learnt from augmented images through the frozen backbone, a cycle an epoch."""
     bench.network.freeze_to(2)
     batches = bench.image_batches()
-    # at another size than theirs the backbone has learnt since
-    held_out = activations.valid.features if bench.turn.first else _held_out_features(bench)
+
+    @cache  # once the network is as an interrupted training left it
+    def held_out() -> Tensor:
+        # at another size than theirs the backbone has learnt since
+        return activations.valid.features if bench.turn.first else _held_out_features(bench)
 
     def forward(pixels: Tensor) -> Tensor:
         with torch.no_grad(), autocast(bench.device, backward=False):
@@ -103,7 +109,7 @@ def fit_augmented_head(bench: Bench, activations: Parts, rate: float) -> None:
 
     def validate() -> tuple[float, float]:
         settle(bench, augmented_features(bench, batches))
-        return validate_head(bench, held_out)
+        return validate_head(bench, held_out())
 
     plan = plan_cycles(bench.settings, len(batches), [1] * bench.turn.head_epochs)
     name, loss = "head with augmentation" + bench.turn.name, training_loss(bench)
@@ -114,6 +120,8 @@ def fit_augmented_head(bench: Bench, activations: Parts, rate: float) -> None:
 def search_unfrozen(bench: Bench) -> float:
     """The network is unfrozen, and its rate chosen likewise; the groups keep their ratio."""
     bench.network.freeze_to(bench.settings.frozen_groups)
+    if not bench.checkpoint.begin("find the unfrozen rate"):
+        return bench.searches["unfrozen"].suggestion
     bench.network.train_unfrozen(freeze_batchnorm=bench.settings.freeze_batchnorm)
     learning = rates_of(bench)
     with folding(bench):
@@ -148,7 +156,8 @@ def fit_unfrozen(bench: Bench, rate: float) -> None:
     name, forward = "all layers" + bench.turn.name, whole(bench)
     stage = Stage(name, forward, training_loss(bench), batches, rates, plan, make_sam(bench))
     with folding(bench):
-        fit_stage(bench, stage, learning.groups, validate, goes_on=keeper.goes_on, ema=ema)
+        if not fit_stage(bench, stage, learning.groups, validate, keeper, ema):
+            return
     keep_chosen(bench, keeper, batches)
     if ema:
         keep_better(bench, ema, batches)

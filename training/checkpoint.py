@@ -1,0 +1,209 @@
+"""The file from which a training that was killed goes on, as if nothing had happened.
+
+It is written between two steps, whole or not at all: weights, optimizer, random numbers, where the
+training is, and whatever else has been registered. Tensors are stored as such and the rest as JSON,
+so reading a checkpoint runs no code.
+"""
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from registry.errors import Conflict
+from registry.files import sync
+from training.fit import Tally
+
+FORMAT = "1"  # of the file; another one when the same steps would do something else
+WORK_SHARE = 20  # times as long as writing a checkpoint took, none is written
+
+
+class Stateful(Protocol):
+    """What can be put into a checkpoint: modules, optimizers, and ours."""
+
+    def state_dict(self) -> Mapping[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any], /) -> object: ...
+
+
+class Checkpoint:
+    """Keeps a file up to date while a training runs, and knows how far an earlier process came.
+
+    Before it is opened it keeps nothing, as suits a notebook.
+    """
+
+    def __init__(self) -> None:
+        self._path: Path | None = None
+        self._every_s = 0.0
+        self._key: dict[str, str] = {}
+        self._found: dict[str, Any] = {"over": [], "stage": "", "parts": {}}
+        self._always: dict[str, Stateful] = {}
+        self._over: list[str] = []
+        self._stage = ""
+        self._parts: dict[str, Stateful] = {}
+        self._saved_at, self._took_s = 0.0, 0.0
+
+    def open(self, path: Path, key: Mapping[str, str], every_s: float) -> None:
+        """From now on `path` is kept up to date; what it holds already is gone on with.
+
+        Args:
+            key: what a training depends on, by name.
+            every_s: least time between two checkpoints of a stage; 0: one after every batch.
+
+        Raises:
+            Conflict: the file belongs to another training; says what differs.
+        """
+        self._path, self._every_s = path, every_s
+        self._key = dict(key) | {"format": FORMAT}
+        if found := read_state(path):
+            _check_key(path, found["key"], self._key)
+            self._found = found
+
+    def register(self, name: str, part: Stateful) -> None:
+        """`part` is in every checkpoint from now on, and is now as it was in the one found."""
+        self._always[name] = part
+        self._restore({name: part})
+
+    def begin(self, stage: str) -> bool:
+        """Whether anything of a stage is left to do; all before it is over."""
+        if self._stage:
+            self._over.append(self._stage)
+        self._stage = stage
+        if stage not in self._found["over"]:
+            return True
+        self._found["over"].remove(stage)
+        return False
+
+    def enter(self, parts: Mapping[str, Stateful | None]) -> Tally:
+        """Where to begin the stage that has begun; `parts`, which are in its checkpoints, and the
+        random numbers are as they were there."""
+        self._parts = {name: part for name, part in parts.items() if part is not None}
+        self._parts["random"] = RandomNumbers()
+        self._saved_at = time.monotonic()
+        if self._stage != self._found["stage"]:
+            return Tally()
+        self._found["stage"] = ""  # once
+        self._restore(self._parts)
+        return Tally(**self._found["tally"])
+
+    def save_if_due(self, tally: Tally, *, at_once: bool = False) -> None:
+        waited_s = time.monotonic() - self._saved_at
+        at_once = at_once or not self._every_s
+        if at_once or waited_s >= max(self._every_s, WORK_SHARE * self._took_s):
+            self.save(tally)
+
+    def save(self, tally: Tally) -> None:
+        """The file holds the training as it is now, on the disk."""
+        if self._path is None:
+            return
+        began = time.monotonic()
+        parts = self._always | self._parts
+        write_state(
+            self._path,
+            {
+                "key": self._key,
+                "over": self._over,
+                "stage": self._stage,
+                "tally": asdict(tally),
+                "parts": {name: part.state_dict() for name, part in parts.items()},
+            },
+        )
+        self._saved_at = time.monotonic()
+        self._took_s = self._saved_at - began
+
+    def _restore(self, parts: Mapping[str, Stateful]) -> None:
+        for name, part in parts.items():
+            if name in self._found["parts"]:
+                part.load_state_dict(self._found["parts"].pop(name))
+
+
+class RandomNumbers:
+    """Torch's generators; every other of a training is made anew from its seed and the epoch."""
+
+    def state_dict(self) -> dict[str, Any]:
+        gpu = [torch.cuda.get_rng_state()] if torch.cuda.is_available() else []
+        return {"cpu": torch.get_rng_state(), "gpu": gpu}
+
+    def load_state_dict(self, state: dict[str, Any], /) -> None:
+        torch.set_rng_state(state["cpu"])
+        for generator in state["gpu"]:
+            torch.cuda.set_rng_state(generator)
+
+
+def _check_key(path: Path, found: Mapping[str, str], wanted: Mapping[str, str]) -> None:
+    differing = [name for name in wanted if found.get(name) != wanted[name]]
+    if differing:
+        raise Conflict(
+            f"{path.parent} has a training that is not over, with other {' and '.join(differing)}; "
+            "go on with the same, or begin anew in another folder"
+        )
+
+
+# The file
+
+
+def write_state(path: Path, state: Mapping[str, Any]) -> None:
+    """`path` holds `state`, on the disk: nested dicts and lists of tensors and plain values."""
+    tensors: dict[str, Tensor] = {}
+    shape = json.dumps(_pack(state, tensors))
+    temporary = path.with_name(f".{path.name}.tmp")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, temporary, metadata={"state": shape})
+    sync(temporary)
+    temporary.replace(path)
+    sync(path.parent)
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """What `write_state` wrote, tensors on their device and laid out as they were; empty: no file.
+
+    Raises:
+        Conflict: the file is none of ours.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            state: dict[str, Any] = _unpack(json.loads(file.metadata()["state"]), tensors)
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise Conflict(f"{path}: no checkpoint ({error}); remove it to begin anew") from error
+    return state
+
+
+def _pack(value: Any, tensors: dict[str, Tensor]) -> Any:
+    """JSON in which tensors are names; dicts are lists of pairs, for their keys may be numbers."""
+    match value:
+        case Tensor():
+            name = str(len(tensors))
+            tensors[name] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
+            return {"tensor": name, "strides": value.stride(), "device": value.device.type}
+        case Mapping():
+            return {"pairs": [[key, _pack(item, tensors)] for key, item in value.items()]}
+        case list() | tuple():
+            return [_pack(item, tensors) for item in value]
+        case None | bool() | int() | float() | str():
+            return value
+    raise TypeError(f"{type(value).__name__} cannot be put into a checkpoint")
+
+
+def _unpack(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+    if isinstance(value, list):
+        return [_unpack(item, tensors) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if "pairs" in value:
+        return {key: _unpack(item, tensors) for key, item in value["pairs"]}
+    # as it was laid out: the same arithmetic in another order of memory may round otherwise
+    stored = tensors[value["tensor"]]
+    laid_out = torch.empty_strided(
+        stored.shape, value["strides"], dtype=stored.dtype, device=value["device"]
+    )
+    return laid_out.copy_(stored)
