@@ -1,5 +1,6 @@
 """What a training begins with: images read, split and decoded, and a network with a fresh head."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,7 +113,8 @@ def keep_checkpoint(bench: Bench, weights_digest: str) -> None:
     key = {
         "settings": bench.settings.model_dump_json(),
         "images": bench.dataset.fingerprint,
-        "weights": weights_digest,
+        "weights of images": hashlib.sha256(bench.dataset.weights.tobytes()).hexdigest(),
+        "weights of the backbone": weights_digest,
         "device": bench.device.type,
     }
     every_s = bench.settings.checkpoint_seconds
