@@ -11,6 +11,7 @@ from registry.errors import BadRequest
 from registry.jobs import EpochFinished, StageStarted
 from training.backbone import load_backbone
 from training.bench import Bench
+from training.learner import Learner, pretrained, read_images
 from training.network import load_network
 from training.opening import open_bench, open_images
 from training.plan import plan_cycles
@@ -109,6 +110,26 @@ def test_a_size_that_the_backbone_does_not_take_is_refused(tmp_path: Path):
     bench = opened(tmp_path, backbone="test_vit", sizes="8,32")
     with pytest.raises(BadRequest, match=r"test_vit does not take 8 x 8 pixels.*patch size"):
         at_each_size(bench, tmp_path / "cache")
+
+
+def test_a_learner_goes_on_at_another_size_with_activations_of_what_it_has_learnt(tmp_path: Path):
+    def opened_at(size: int) -> Learner:
+        images = read_images(data, size, settings=told, cache=tmp_path / "cache", tell=heard.append)
+        return pretrained(images.settings.backbone, images, run=tmp_path / "run", tell=heard.append)
+
+    data, heard = photos.folder(tmp_path / "data"), photos.Heard()
+    told = {name: text for name, text in photos.QUICK.items() if name != "size"}
+    small = opened_at(16)
+    untrained = opened_at(32).precompute()
+    small.fit_unfrozen(0.1)
+    large = small.at_size(32)
+    activations = large.precompute()
+    assert not torch.equal(activations.valid.features, untrained.valid.features)
+    large.fit_augmented_head(activations, 0.1)
+    views = large.augmented()
+    assert views.shape[1:] == (32, 32, 3)
+    assert [epoch.stage for epoch in large.history] == ["all layers", "head with augmentation"]
+    assert large.bench.facts["by_hand"] == "size=32"
 
 
 def told_epochs(heard: photos.Heard) -> list[str]:

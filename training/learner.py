@@ -25,7 +25,7 @@ from registry.images import UInt8Array
 from registry.schema import explain
 from registry.store import Registry
 from training import steps
-from training.backbone import Backbone, load_backbone
+from training.backbone import Backbone, load_backbone, weights_digest
 from training.bench import Bench, Evaluation, Parts
 from training.evaluate import predict
 from training.finder import RateSearch
@@ -36,6 +36,7 @@ from training.preview import augmented
 from training.progress import Stages, Tell, print_lines
 from training.publishing import assign, publish
 from training.recipe import count_stages, learn, prove
+from training.resizing import at_size
 from training.settings import Settings, default_cache, read_settings, write_setting
 
 
@@ -123,7 +124,19 @@ class Learner:
     def precompute(self) -> Parts:
         """What the frozen backbone makes of each image, from the cache if nothing has changed."""
         self.bench.stages.begin("precompute activations", len(self.bench.dataset.items))
-        return steps.precompute_parts(self.bench, self.backbone.digest, self.cache)
+        as_it_is = weights_digest(self.bench.network.body)  # which may have learnt
+        return steps.precompute_parts(self.bench, as_it_is, self.cache)
+
+    def at_size(self, size: int) -> "Learner":
+        """The same network beside the same images in another size: small first, for example, and
+        at last as it is to be published. Activations are of one size; precompute them anew.
+
+        Raises:
+            BadRequest: the network does not take images of this size.
+        """
+        bench = self._with(size=size)
+        bench.stages.begin(f"decode at {size} pixels", 2 * len(bench.dataset.items))
+        return replace(self, bench=at_size(bench, size, self.cache))
 
     def search_head(self, activations: Parts) -> RateSearch:
         """How the head's loss answers to ever higher rates; it suggests one, and changes nothing.

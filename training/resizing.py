@@ -8,26 +8,31 @@ from training.decoded import decode, larger
 from training.network import try_size
 from training.plan import Plan
 from training.schedule import Shares
-from training.turns import Turn
 
 
 def at_each_size(bench: Bench, cache: Path) -> list[Bench]:
-    """The bench of each turn, `bench` itself at last; what they gather is gathered together.
+    """The bench of each turn, `bench` itself at last.
 
     Raises:
         BadRequest: the backbone does not take images of a size.
     """
-    return [*(_at(bench, turn, cache) for turn in bench.settings.turns()[:-1]), bench]
+    *earlier, _ = bench.settings.turns()
+    return [*(replace(at_size(bench, turn.size, cache), turn=turn) for turn in earlier), bench]
 
 
-def _at(bench: Bench, turn: Turn, cache: Path) -> Bench:
-    try_size(bench.network.name, bench.network.body, turn.size)
-    settings = bench.settings.model_copy(update={"size": turn.size})
+def at_size(bench: Bench, size: int, cache: Path) -> Bench:
+    """The same network beside the same images in another size; what both benches gather is
+    gathered together.
+
+    Raises:
+        BadRequest: the backbone does not take images of this size.
+    """
+    try_size(bench.network.name, bench.network.body, size)
+    settings = bench.settings.model_copy(update={"size": size})
     items, spec, advance = bench.dataset.items, settings.image_spec(), bench.stages.advance
     return replace(
         bench,
         settings=settings,
-        turn=turn,
         decoded=decode(items, spec, cache, advance),
         roomy=decode(items, larger(spec), cache, advance),
     )
