@@ -156,7 +156,7 @@ def test_the_command_tells_and_writes_a_page_that_needs_nothing_else(
     assert "PROBLEM  the same image with different labels: 1" in told
     page = (tmp_path / "out" / "audit.html").read_text()
     assert page.count("data:image/jpeg;base64,") == 2
-    assert page.count("data:image/png;base64,") == 1
+    assert page.count("data:image/png;base64,") == 2
     assert "copy&lt;b&gt;.png" in page
     assert "http" not in page
     figures = json.loads((tmp_path / "out" / "audit.json").read_text())

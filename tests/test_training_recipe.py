@@ -82,7 +82,8 @@ def test_the_report_is_one_page_that_needs_nothing_else(trained: Trained):
     report = trained[0].stage / "report"
     page = (report / "index.html").read_text()
     figures = json.loads((report / "report.json").read_text())
-    assert page.count("data:image/png;base64,") == len(list(report.glob("*.png"))) >= 5
+    assert page.count("data:image/png;base64,") == 8  # of which two are rates and two the audit
+    assert page.count("data:image/jpeg;base64,") >= 16
     assert "http" not in page
     assert sum(map(sum, figures["confusion"])) == figures["images"]["valid"]
     assert set(figures["learning_rates"]) == {"head", "unfrozen"}
@@ -93,7 +94,11 @@ def test_the_report_is_one_page_that_needs_nothing_else(trained: Trained):
     assert layers[-1]["output"] == [2]
     assert layers[-1]["learns"]
     assert figures["audit"]["images"] == 40
-    assert "Data audit" in page
+    for section in ("Mistakes", "Classes", "Calibration", "Views", "Training", "Provenance"):
+        assert f"<h2>{section}</h2>" in page
+    assert figures["history"]["columns"] == ["epoch", "train", "valid", "accuracy"]
+    assert [row[0] for row in figures["history"]["rows"]] == [1, 2, 3, 4, 5, 6]
+    assert figures["overfitting"]["flag"] in (True, False)
 
 
 @pytest.mark.parametrize(

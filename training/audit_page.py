@@ -16,19 +16,24 @@ from PIL import Image
 
 from registry.images import ImageSpec, prepare
 from training.audit import Audit, Problem
-from training.page import page, picture, table
+from training.page import DPI, chart, charts, page, picture, table
 
 COLOURS = {"train": "#2563a8", "valid": "#c2402d", "test": "#6b7280", "not split": "#2563a8"}
 SHOWN = 12  # examples of each problem
+AUDIT_PICTURES = {
+    "audit_classes.png": "How many images each class has in each part",
+    "audit_sizes.png": "Width and height of the images in pixels",
+}
 TOGETHER = 4  # images of one group of equals
 MANY_CLASSES = 40  # above this the bars have no names
 THUMBNAIL = ImageSpec(size=128, crop="squash")
 
 
 def write_audit(audit: Audit, folder: Path) -> None:
-    """`folder` holds audit.html (self-contained), audit.json and audit.png."""
+    """`folder` holds audit.html (self-contained), audit.json and two pictures."""
     folder.mkdir(parents=True, exist_ok=True)
-    overview(audit).savefig(folder / "audit.png", dpi=110)
+    for name, figure in draw_audit(audit).items():
+        figure.savefig(folder / name, dpi=DPI)
     text = json.dumps(figures(audit), indent=2)
     (folder / "audit.json").write_text(text, encoding="utf-8")
     (folder / "audit.html").write_text(_page(audit, folder), encoding="utf-8")
@@ -89,19 +94,19 @@ def _files(audit: Audit, problem: Problem) -> list[str]:
     return [" = ".join(audit.name(row) for row in rows[:TOGETHER]) for rows in problem.rows]
 
 
-# The picture
+# The pictures
 
 
-def overview(audit: Audit) -> Figure:
-    """How many images each class has in each part, and how large they are."""
-    n = len(audit.counts)
-    figure = Figure(figsize=(9, min(3 + 0.22 * min(n, MANY_CLASSES), 10)), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    for axis in (left, right):
+def draw_audit(audit: Audit) -> dict[str, Figure]:
+    """How many images each class has in each part, and how large they are, by file name."""
+    height = min(2.6 + 0.2 * min(len(audit.counts), MANY_CLASSES), 10)
+    figures = {}
+    for name, draw, tall in zip(AUDIT_PICTURES, (_bars, _sizes), (height, 3.2), strict=True):
+        figures[name] = Figure(figsize=(5.2, tall), layout="constrained")
+        axis = figures[name].subplots()
         axis.spines[["top", "right"]].set_visible(False)
-    _bars(left, audit)
-    _sizes(right, audit)
-    return figure
+        draw(axis, audit)
+    return figures
 
 
 def _bars(axis: Axes, audit: Audit) -> None:
@@ -112,21 +117,21 @@ def _bars(axis: Axes, audit: Audit) -> None:
         if lengths.any():
             axis.barh(range(len(labels)), lengths, left=begun, color=colour, label=part)
             begun += lengths
-    axis.set(xlabel="images", title="classes")
+    axis.set(xlabel="images")
     axis.invert_yaxis()
     if len(labels) <= MANY_CLASSES:
         axis.set_yticks(range(len(labels)), [label[:24] for label in labels])
     else:
         axis.set_yticks([])
     if len(labels):
-        axis.legend(
-            frameon=False, fontsize=8, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.18)
-        )
+        figure = axis.get_figure()
+        assert figure is not None
+        figure.legend(frameon=False, fontsize=9, ncols=3, loc="outside lower center")
 
 
 def _sizes(axis: Axes, audit: Audit) -> None:
     counts = Counter((item.facts.width, item.facts.height) for item in audit.items if item.facts)
-    axis.set(xlabel="width", ylabel="height", title="sizes in pixels")
+    axis.set(xlabel="width in pixels", ylabel="height in pixels")
     if not counts:
         return
     sizes = np.array(list(counts))
@@ -155,7 +160,7 @@ def _page(audit: Audit, folder: Path) -> str:
         f"{told['bytes'] / 1e6:.1f} MB. Modes {html.escape(_most(told['modes']))}; formats "
         f"{html.escape(_most(told['formats']))}; sizes {html.escape(_most(told['sizes']))}.</p>",
         problem_list(audit),
-        picture((folder / "audit.png").read_bytes(), "png", "classes and sizes"),
+        charts([chart((folder / each).read_bytes(), alt) for each, alt in AUDIT_PICTURES.items()]),
     ]
     for problem in audit.problems:
         if problem.rows or problem.files:

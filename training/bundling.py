@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +20,14 @@ from training.compare import SPLIT
 from training.data import Rows
 from training.device import pick_device
 from training.export import TOLERANCE, export
+from training.findings import Findings
+from training.gradcam import heat_maps
 from training.network import NETWORK
 from training.preview import augmented
 from training.provenance import machine_facts, seconds_each
 from training.publishing import TOLERANCES, seal_stage, with_variants
 from training.quantize import RANGE_IMAGES, TRIAL_IMAGES
-from training.report import Findings, write_report
+from training.report import write_report
 from training.runtime import PARITY_BATCHES, answering
 from training.split import write_split
 from training.summary import summarise
@@ -210,12 +213,13 @@ def _findings(
         rows=evaluation.rows,
         probabilities=evaluation.plain,
         plain=evaluation.plain_measures,
+        tta_probabilities=evaluation.tta,
         tta=evaluation.tta_measures,
         n_views=bench.settings.tta_views,
-        gained=evaluation.gained,
-        lost=evaluation.lost,
         facts=dict(facts),
         views=augmented(bench.image_batches()),
         audit=bench.audit,
         curve=bench.curve,
+        thresholds=bench.label_thresholds,
+        looked=partial(heat_maps, bench.network),
     )

@@ -19,12 +19,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from registry.images import UInt8Array
+from training.calibration import Bin
 from training.finder import RateSearch
 from training.fit import Epoch
+from training.page import DPI
 from training.schedule import Shares
 
 BLUE, RED, GREY, PALE = "#2563a8", "#b83220", "#5b6470", "#eef1f5"
-DPI = 130
 SKIP_FIRST, SKIP_LAST = 10, 5  # of the finder's points: the noisy start and the leap at the end
 MANY_LABELS = 24  # above this a confusion matrix goes without names and numbers
 FEW_LABELS = 4  # up to this it has its zeros
@@ -140,7 +141,7 @@ def confusion(counts: npt.NDArray[np.int64], labels: Sequence[str]) -> Picture:
         counts: [classes,classes].
     """
     n = len(counts)
-    side = 3.2 + 0.22 * min(n, MANY_LABELS)
+    side = 2.6 + 0.2 * min(n, MANY_LABELS)
     figure, axis = _figure(side + 0.5, side)
     shares = counts / counts.sum(axis=1, keepdims=True).clip(1)
     # with the root of the shares, one mistake in a hundred is still seen
@@ -152,11 +153,40 @@ def confusion(counts: npt.NDArray[np.int64], labels: Sequence[str]) -> Picture:
     names = [_short(label) for label in labels]
     axis.set_xticks(range(n), names, rotation=90 if n > 4 else 0)
     axis.set_yticks(range(n), names)
-    size = 10 if n <= 12 else 7
+    size = 10 if n <= 8 else 7
     for row, column in np.ndindex(n, n) if n <= FEW_LABELS else np.argwhere(counts):
         colour = "white" if shares[row, column] > 0.3 else "black"
         axis.text(column, row, str(counts[row, column]), fontsize=size, color=colour,
                   ha="center", va="center")  # fmt: skip
+    return figure
+
+
+def reliability(bins: Sequence[Bin], before: Sequence[Bin] = ()) -> Picture:
+    """The share of right answers beside the probability that they were given with, and how many
+    answers there are of each.
+
+    Args:
+        before: the same without a temperature.
+    """
+    figure = Picture(figsize=(5.2, 4.2), layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+    upper.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":")
+    for each, marker, label in ((before, "x", "before"), (bins, "o", "now")):
+        places = [one.confidence for one in each]
+        colour = BLUE if each is bins else GREY
+        shares = [one.accuracy for one in each]
+        areas = [15 + 100 * one.n / max(each, key=lambda one: one.n).n for one in each]
+        upper.plot(places, shares, "-" if each is bins else "--", color=colour, linewidth=0.8)
+        upper.scatter(places, shares, areas, colour, marker, label=label)
+    if before:
+        upper.legend(frameon=False, fontsize=9)
+    for one in bins:
+        lower.bar(one.low, one.n, one.high - one.low, align="edge", color=BLUE, edgecolor="white")
+    upper.set(ylabel="share that is right", xlim=(0, 1), ylim=(0, 1.03))
+    lower.set(xlabel="probability of the answer", ylabel="answers")
+    lower.yaxis.set_major_locator(MaxNLocator(3, integer=True))
+    for axis in (upper, lower):
+        axis.spines[["top", "right"]].set_visible(False)
     return figure
 
 
