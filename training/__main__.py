@@ -11,10 +11,14 @@ import sys
 import threading
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from registry.errors import BadRequest, UnfreezeError
-from registry.jobs import Assignment, Failed, Scored, Staged
+from registry.jobs import Assignment, Event, Failed, Scored, Staged, StageStarted
 from registry.store import Registry
+
+if TYPE_CHECKING:
+    from training.parallel import World
 
 EXAMPLES = """examples:
   unfreeze train --data photos/ --model birds
@@ -27,6 +31,10 @@ EXAMPLES = """examples:
 PATH is a folder with train/ and valid/ (and perhaps test/), a folder of class folders, a CSV of
 file,label, or Parquet files of image,label.
 The first version of a model is promoted; later ones with --promote.
+
+Several processes, a GPU each, divide the work of one training:
+  torchrun --nproc-per-node 4 --max-restarts 3 -m training --data photos/ --model birds
+They need the same folders; a process that is lost has all begin again at the last checkpoint.
 """
 
 
@@ -69,7 +77,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings")
     parser.add_argument("--registry", type=Path, default=Path("models"), help="default: models")
     parser.add_argument("--cache", type=Path, default=default_cache(), help="default: %(default)s")
-    parser.add_argument("--run", type=Path, help="keeps torch weights; default: below the cache")
+    parser.add_argument(
+        "--run",
+        "--run-folder",  # torchrun takes the short name for an abbreviation of its own
+        type=Path,
+        help="keeps torch weights; default: below the cache",
+    )
     parser.add_argument(
         "--promote", action="store_true", help="also if it is not the first version"
     )
@@ -79,22 +92,42 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _work_for_person(arguments: argparse.Namespace) -> int:
-    from training.progress import Terminal, json_lines
-    from training.publishing import assign, publish
-    from training.recipe import train
+    from training.parallel import joined, launch_name
+    from training.publishing import assign
 
     given = dict(_key_value(text) for text in arguments.settings)
     for name in ("recipe", "backbone", "size"):
         if getattr(arguments, name) is not None:
             given[name] = getattr(arguments, name)
     model, registry = arguments.model, Registry(arguments.registry)
-    run = arguments.run or arguments.cache / "runs" / f"{model}-{datetime.now():%Y%m%d-%H%M%S}"
-    assignment, pointer = assign(registry, model, arguments.data, given, arguments.cache, run)
+    with joined() as world:
+        name = launch_name() if world.size > 1 else f"{datetime.now():%Y%m%d-%H%M%S}"
+        run = arguments.run or arguments.cache / "runs" / f"{model}-{name}"
+        assignment, pointer = world.told(
+            assign(registry, model, arguments.data, given, arguments.cache, run)
+        )
+        if not world.first:
+            return _help(assignment, world)
+        return _lead(arguments, assignment, pointer, registry, world)
+
+
+def _lead(
+    arguments: argparse.Namespace,
+    assignment: Assignment,
+    pointer: int,
+    registry: Registry,
+    world: "World",
+) -> int:
+    """What is trained is published, by the only process or the first of several."""
+    from training.progress import Terminal, json_lines
+    from training.publishing import publish
+    from training.recipe import train
+
     if arguments.json:
-        bundle, scored = train(assignment, json_lines(sys.stdout))
+        bundle, scored = train(assignment, json_lines(sys.stdout), world)
     else:
         with Terminal() as tell:
-            bundle, scored = train(assignment, tell)
+            bundle, scored = train(assignment, tell, world)
     version, promoted = publish(
         registry,
         assignment.stage,
@@ -105,7 +138,26 @@ def _work_for_person(arguments: argparse.Namespace) -> int:
     )
     shutil.rmtree(assignment.stage)
     if not arguments.json:
-        _summarise(registry.folder(model, version), version, scored, promoted=promoted)
+        folder = registry.folder(assignment.model, version)
+        _summarise(folder, version, scored, promoted=promoted)
+    return 0
+
+
+def _help(assignment: Assignment, world: "World") -> int:
+    """Every other process learns with the first, and tells nothing unless it fails."""
+    from training.recipe import take_part
+
+    stages = ["before the first stage"]
+
+    def note(event: Event) -> None:
+        if isinstance(event, StageStarted):
+            stages.append(event.stage)
+
+    try:
+        take_part(assignment, note, world)
+    except UnfreezeError as error:
+        where = f"process {world.rank + 1} of {world.size}, {stages[-1]}"
+        raise type(error)(f"{where}: {error}") from error
     return 0
 
 

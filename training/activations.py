@@ -53,17 +53,27 @@ def precompute(
     precision = f"{device.type} {'bf16' if has_fast_bf16(device) else 'f32'}"
     key = activations_key(decoded, rows, weights_digest, precision)
     path = cache / f"activations-{key}.safetensors"
-    if path.is_file():
-        try:
-            return Activations(load_file(path)["features"], key)
-        except (SafetensorError, KeyError, OSError):
-            path.unlink()
+    found = _read(path)
+    everywhere = network.world.all(found is not None)  # else all have to divide the work
+    if found is not None and everywhere:
+        return Activations(found, key)
     features = compute(network, decoded, rows, device, advance)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
     save_file({"features": features}, temporary)
     temporary.replace(path)
     return Activations(features, key)
+
+
+def _read(path: Path) -> Tensor | None:
+    """None: there is no such file, or it was damaged and is no longer there."""
+    if not path.is_file():
+        return None
+    try:
+        return load_file(path)["features"]
+    except (SafetensorError, KeyError, OSError):
+        path.unlink(missing_ok=True)
+        return None
 
 
 def compute(
@@ -74,10 +84,10 @@ def compute(
     advance: Callable[[int], None] = lambda n: None,
 ) -> Tensor:
     """Features of `rows`, [n,d] float32 on the CPU, with the network in evaluation mode."""
-    batches = []
+    batches, size = [], BATCH * network.world.size
     with evaluating(network), autocast(device, backward=False):
-        for start in range(0, len(rows), BATCH):
-            pixels = to_device(decoded.pixels[rows[start : start + BATCH]], device)
+        for start in range(0, len(rows), size):
+            pixels = to_device(decoded.pixels[rows[start : start + size]], device)
             batches.append(network.features(pixels).float().cpu())
             advance(len(pixels))
     return torch.cat(batches).clone()

@@ -102,8 +102,10 @@ class Bench:
 
     def save(self, name: str) -> Path:
         """The network as it is now, in a file of the run."""
-        self.run.mkdir(parents=True, exist_ok=True)
         path, data = self.run / name, self.dataset
+        if not self.network.world.first:
+            return path
+        self.run.mkdir(parents=True, exist_ok=True)
         save_network(
             self.network,
             path,

@@ -102,6 +102,7 @@ def fit_stage(
         bench.stages.advance(step.n_images)
 
     while tally.epoch < n_epochs:
+        network.world.level(network)
         good = copy_state(network)
         network.train_unfrozen(freeze_batchnorm=bench.settings.freeze_batchnorm)
         try:
@@ -115,7 +116,7 @@ def fit_stage(
         tell_epoch(bench, tally.epoch + 1, n_epochs, epoch)
         last = before + (tally.epoch + 1) * len(stage.batches) - 1
         bench.curves.epoch(last, epoch, METRICS[bench.dataset.task])
-        goes_on = keeper is None or keeper.goes_on(tally.epoch + 1)
+        goes_on = network.world.told(keeper is None or keeper.goes_on(tally.epoch + 1))
         tally = Tally(tally.epoch + 1 if goes_on else n_epochs)
         bench.checkpoint.save_if_due(tally, at_once=tally.epoch == n_epochs)
     return True

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from registry.bundle import Task
 from registry.errors import BadRequest
 from training.backbone import Backbone, load_backbone, split_groups
+from training.collectives import common_statistics
+from training.parallel import ALONE, World
 
 NETWORK = "network.safetensors"  # in the folder of a training
 
@@ -29,6 +31,7 @@ class Network(nn.Module):
         self.body = backbone.body
         self.head: nn.Sequential = head
         self.channel_axis = channel_axis
+        self.world = ALONE  # see `divided`
         self.register_buffer("mean", torch.tensor(backbone.mean).view(1, 3, 1, 1) * 255)
         self.register_buffer("std", torch.tensor(backbone.std).view(1, 3, 1, 1) * 255)
         early, late = split_groups(backbone.body)
@@ -40,7 +43,9 @@ class Network(nn.Module):
 
     def features(self, pixels: Tensor) -> Tensor:
         """[n,3,s,s] in 0…255 -> pooled features [n,2·channels], maximum first."""
-        return concat_pool(self.body((pixels - self.mean) / self.std), self.channel_axis)
+        share = (self.world.share(pixels) - self.mean) / self.std
+        maps = self.world.call(self.body, share)
+        return self.world.gather(concat_pool(maps, self.channel_axis), pixels)
 
     def forward(self, pixels: Tensor) -> Tensor:
         logits: Tensor = self.head(self.features(pixels))
@@ -76,6 +81,19 @@ class Network(nn.Module):
                 module.eval()
         if not any(parameter.requires_grad for parameter in self.body.parameters()):
             self.body.eval()
+
+
+@contextmanager
+def divided(network: Network, world: World) -> Iterator[None]:
+    """Within it, the backbone's work is divided among the processes of `world`, all of which call
+    the network alike; afterwards each is on its own."""
+    network.world = world
+    try:
+        with common_statistics(network.body) if world.size > 1 else nullcontext():
+            yield
+    finally:
+        network.world = ALONE
+    world.wait()
 
 
 def concat_pool(features: Tensor, channel_axis: int) -> Tensor:

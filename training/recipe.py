@@ -11,15 +11,18 @@ from pathlib import Path
 import torch
 
 from registry.bundle import Bundle
+from registry.errors import BadRequest
 from registry.jobs import Assignment, Scored
 from training.backbone import Backbone, load_backbone
 from training.bench import Bench
 from training.bundling import add_variants, export_and_prove, seal_bundle
 from training.compare import known_parts, score
-from training.event_files import FOLDER, wanted
+from training.event_files import FOLDER, Curves, wanted
 from training.journal import journaled
 from training.learning_curve import draw_curve
-from training.opening import keep_checkpoint, open_bench, open_images
+from training.network import divided
+from training.opening import Images, keep_checkpoint, open_bench, open_images
+from training.parallel import ALONE, World
 from training.progress import Stages, Tell
 from training.resizing import at_each_size
 from training.runtime import answering
@@ -38,40 +41,56 @@ from training.steps import (
 )
 
 
-def train(assignment: Assignment, tell: Tell) -> tuple[Bundle, Scored]:
+def train(assignment: Assignment, tell: Tell, world: World = ALONE) -> tuple[Bundle, Scored]:
     """`assignment.stage` is a complete bundle, and `assignment.run` has the torch weights.
+
+    Args:
+        world: if there are other processes, they are to call `take_part`.
 
     Raises:
         BadRequest: the data or the settings cannot work; says why.
         TrainingError: training or export failed; nothing is staged.
     """
     with journaled(assignment, tell) as tell_and_write:
-        return follow(assignment, tell_and_write)
+        bench, backbone = take_part(assignment, tell_and_write, world)
+        return prove(bench, assignment, backbone)
 
 
-def follow(assignment: Assignment, tell: Tell) -> tuple[Bundle, Scored]:
-    """The recipe, from what an assignment says to its bundle."""
+def take_part(assignment: Assignment, tell: Tell, world: World) -> tuple[Bench, Backbone]:
+    """All of a training up to a network that has learnt, the same in every process of `world`."""
     settings = read_settings(assignment.settings)
     torch.manual_seed(settings.seed)
     stages = Stages(tell, count_stages(settings))
     if wanted(settings.tensorboard):
         stages.note(f"curves: tensorboard --logdir {assignment.run / FOLDER}")
-    backbone = load_backbone(
-        settings.backbone, pretrained=settings.pretrained, weights=settings.weights
-    )
 
-    images = open_images(
-        settings,
-        assignment.data,
-        assignment.cache,
-        stages,
-        within=assignment.within,
-        known_parts=known_parts(assignment.champion),
-    )
+    def load() -> Backbone:
+        return load_backbone(
+            settings.backbone, pretrained=settings.pretrained, weights=settings.weights
+        )
+
+    def read() -> Images:
+        return open_images(
+            settings,
+            assignment.data,
+            assignment.cache,
+            stages,
+            within=assignment.within,
+            known_parts=known_parts(assignment.champion),
+        )
+
+    backbone, images = world.in_turn(load), world.in_turn(read)
     bench = open_bench(settings, images, backbone, stages, assignment.run)
-    keep_checkpoint(bench, backbone.digest)
-    learn(bench, backbone.digest, assignment.cache)
-    return prove(bench, assignment, backbone)
+    if world.size > 1:
+        if settings.compile:
+            raise BadRequest("settings: compile=true is for one process; leave it out here")
+        bench.note("processes", f"{world.size} processes divide the work")
+    if not world.first:
+        bench = replace(bench, curves=Curves(None))
+    with divided(bench.network, world):
+        keep_checkpoint(bench, backbone.digest)
+        learn(bench, backbone.digest, assignment.cache)
+    return bench, backbone
 
 
 def learn(bench: Bench, weights_digest: str, cache: Path) -> None:
@@ -87,7 +106,8 @@ def learn(bench: Bench, weights_digest: str, cache: Path) -> None:
     if settings.sizes:
         n_others = len(settings.sizes) - 1
         stages.begin("decode at the other sizes", 2 * len(bench.dataset.items) * n_others)
-    benches = at_each_size(bench, cache)  # `bench` alone, unless the settings name sizes
+    # `bench` alone, unless the settings name sizes
+    benches = bench.network.world.in_turn(lambda: at_each_size(bench, cache))
     first = benches[0]
 
     stages.begin("precompute activations", len(bench.dataset.items))

@@ -232,6 +232,7 @@ def _held_out_features(bench: Bench) -> Tensor:
 
 def _chosen(bench: Bench, stage: str, search: RateSearch, told: float | None) -> float:
     """The rate that will be used; the report marks this one."""
+    search = bench.network.world.told(search)
     bench.stages.note(f"suggested learning rate {search.suggestion:.1e}: {search.reason}")
     if told:
         bench.stages.note(f"learning rate {told:.1e}, as the settings say")
