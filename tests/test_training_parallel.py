@@ -1,0 +1,146 @@
+"""Several processes that train one network, connected by gloo."""
+
+import traceback
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing
+from torch import nn
+
+from registry.errors import TrainingError
+from training.collectives import common_statistics, explained, own_draws
+from training.parallel import ALONE, World, joined, launch_name
+
+SIZE = 3  # processes
+PATIENCE = timedelta(minutes=1)
+N_IMAGES = 7  # so that their shares are unequal
+TOLERANCE = 1e-5  # of numbers around 1, which are added up in another order
+
+
+def work(rank: int, folder: Path) -> None:
+    """All that three processes do together, each part with its outcome in a file."""
+    torch.set_num_threads(1)
+    meeting = f"file://{folder / 'meeting'}"
+    dist.init_process_group("gloo", meeting, PATIENCE, rank=rank, world_size=SIZE)
+    for part in (divide_a_step, agree, draw_in_step):
+        try:
+            part(World(rank, SIZE), folder)
+        except Exception:
+            (folder / f"{part.__name__}-{rank}").write_text(traceback.format_exc())
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def failures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What has failed, by part and process."""
+    folder = tmp_path_factory.mktemp("together")
+    torch.multiprocessing.spawn(work, (folder,), nprocs=SIZE)
+    return {path.name: path.read_text() for path in folder.glob("*-*")}
+
+
+def told(failures: dict[str, str], part: str) -> list[str]:
+    return [text for name, text in failures.items() if name.startswith(part)]
+
+
+def make_body() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    )
+
+
+def answers_and_gradients(body: nn.Sequential, world: World) -> list[torch.Tensor]:
+    """Of a step in training mode, the loss on all images; and the body's tensors after it."""
+    images = torch.randn(N_IMAGES, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    answers = world.gather(world.call(body, world.share(images)), images)
+    (answers - torch.arange(4)).square().mean().backward()
+    gradients = [parameter.grad for parameter in body.parameters()]
+    return [answers.detach(), *gradients, *body.buffers()]
+
+
+def divide_a_step(world: World, folder: Path) -> None:
+    body = make_body()
+    with common_statistics(body):
+        found = answers_and_gradients(body, world)
+    torch.testing.assert_close(
+        found, answers_and_gradients(make_body(), ALONE), rtol=TOLERANCE, atol=TOLERANCE
+    )
+
+
+def test_a_divided_step_is_that_of_one_process_batch_statistics_included(failures: dict[str, str]):
+    assert told(failures, "divide_a_step") == []
+
+
+def agree(world: World, folder: Path) -> None:
+    body = make_body()
+    with torch.no_grad():
+        body[0].weight.add_(world.rank)
+    world.level(body)
+    torch.testing.assert_close(body.state_dict(), make_body().state_dict(), rtol=0, atol=0)
+    assert world.told({"run": world.rank}) == {"run": 0}
+    assert (world.all(True), world.all(world.rank != 1)) == (True, False)
+
+    def see() -> bool:
+        seen = (folder / "done").exists()
+        (folder / "done").touch()
+        return seen
+
+    assert world.in_turn(see) is not world.first
+
+
+def test_processes_agree_on_what_the_first_has_and_take_turns(failures: dict[str, str]):
+    assert told(failures, "agree") == []
+
+
+def draw_in_step(world: World, folder: Path) -> None:
+    """As dropout in the backbone would: each other numbers, and afterwards all the same."""
+    torch.manual_seed(3)
+    device = torch.device("cpu")
+    with own_draws(world.rank, device):
+        own = torch.rand(2 + world.rank)
+    owns = world.gather(own[None, :2], torch.empty(SIZE))
+    assert len(owns.unique()) == 2 * SIZE
+    after = torch.rand(1)
+    torch.testing.assert_close(world.told(after), after, rtol=0, atol=0)
+
+
+def test_processes_that_draw_for_themselves_draw_alike_afterwards(failures: dict[str, str]):
+    assert told(failures, "draw_in_step") == []
+
+
+def test_random_numbers_are_those_of_one_process_if_the_backbone_draws_none():
+    torch.manual_seed(3)
+    with own_draws(1, torch.device("cpu")):
+        pass
+    drawn = torch.rand(4)
+    torch.manual_seed(3)
+    assert torch.equal(drawn, torch.rand(4))
+
+
+def test_shares_are_in_order_and_differ_by_one_at_most():
+    images = torch.arange(N_IMAGES)
+    shares = [World(rank, SIZE).share(images) for rank in range(SIZE)]
+    assert torch.equal(torch.cat(shares), images)
+    assert sorted(map(len, shares)) == [2, 2, 3]
+
+
+def test_a_process_that_torchrun_did_not_start_is_alone():
+    with joined() as world:
+        assert world == ALONE
+        assert world.all(False) is False
+        assert world.in_turn(lambda: "done") == world.told("done")
+
+
+def test_what_goes_wrong_between_processes_is_told_as_such():
+    with (
+        pytest.raises(TrainingError, match="another process of this training has ended"),
+        explained(),
+    ):
+        raise RuntimeError("[gloo/tcp/pair.cc:534] Connection closed by peer\nException raised")
+
+
+def test_a_launch_has_one_name():
+    assert launch_name() == launch_name()
