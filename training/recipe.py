@@ -59,6 +59,8 @@ def train(assignment: Assignment, tell: Tell, world: World = ALONE) -> tuple[Bun
 def take_part(assignment: Assignment, tell: Tell, world: World) -> tuple[Bench, Backbone]:
     """All of a training up to a network that has learnt, the same in every process of `world`."""
     settings = read_settings(assignment.settings)
+    if settings.compile and world.size > 1:
+        raise BadRequest("settings: compile=true is for one process; leave it out here")
     torch.manual_seed(settings.seed)
     stages = Stages(tell, count_stages(settings))
     if wanted(settings.tensorboard):
@@ -82,8 +84,6 @@ def take_part(assignment: Assignment, tell: Tell, world: World) -> tuple[Bench, 
     backbone, images = world.in_turn(load), world.in_turn(read)
     bench = open_bench(settings, images, backbone, stages, assignment.run)
     if world.size > 1:
-        if settings.compile:
-            raise BadRequest("settings: compile=true is for one process; leave it out here")
         bench.note("processes", f"{world.size} processes divide the work")
     if not world.first:
         bench = replace(bench, curves=Curves(None))
