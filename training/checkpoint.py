@@ -50,17 +50,20 @@ class Checkpoint:
         self._parts: dict[str, Stateful] = {}
         self._saved_at, self._took_s = 0.0, 0.0
 
-    def open(self, path: Path, key: Mapping[str, str], every_s: float) -> None:
+    def open(
+        self, path: Path, key: Mapping[str, str], every_s: float, *, writes: bool = True
+    ) -> None:
         """From now on `path` is kept up to date; what it holds already is gone on with.
 
         Args:
             key: what a training depends on, by name.
             every_s: least time between two checkpoints of a stage; 0: one after every batch.
+            writes: False: another process does.
 
         Raises:
             Conflict: the file belongs to another training; says what differs.
         """
-        self._path, self._every_s = path, every_s
+        self._path, self._every_s = path if writes else None, every_s
         self._key = dict(key) | {"format": FORMAT}
         if found := read_state(path):
             _check_key(path, found["key"], self._key)

@@ -117,6 +117,7 @@ def keep_checkpoint(bench: Bench, weights_digest: str) -> None:
         "weights of the backbone": weights_digest,
         "device": bench.device.type,
     }
-    every_s = bench.settings.checkpoint_seconds
-    bench.checkpoint.open(bench.run / CHECKPOINT, key, every_s)
+    every_s, world = bench.settings.checkpoint_seconds, bench.network.world
+    bench.checkpoint.open(bench.run / CHECKPOINT, key, every_s, writes=world.first)
+    world.wait()  # so that all have read the same before it is written anew
     bench.checkpoint.register("bench", bench)
