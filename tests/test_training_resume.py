@@ -32,6 +32,7 @@ def test_a_training_that_dies_again_and_again_ends_with_the_same_weights(
     data = photos.folder(tmp_path / "data", per_class=20)
     told = {"ema": "0.9", "ema_kept": "always", "checkpoint_seconds": "0", "optimizer": "adamw"}
     told |= {"sizes": "24,32", "cycle_len": "2", "augmented_epochs": "2", "head_epochs": "2"}
+    told |= {"policy": "trivial", "erasing": "0.5", "mixup": "0.4", "cutmix": "1"}
     straight = photos.assignment(tmp_path, data, **told)
     train(straight, lambda event: None)
     save, written = Checkpoint.save, count()
