@@ -95,18 +95,20 @@ def losses(history: Sequence[Epoch], overfit_from: int | None = None) -> Picture
     Args:
         overfit_from: the epoch, counted from 1, since which the network overfits; it is marked.
     """
-    figure, axis = _figure(5.2, 3.2)
+    spans = _stages(history)
+    figure, axis = _figure(5.2, 2.7 + 0.17 * len(spans))
     places = np.arange(1, len(history) + 1)
     axis.plot(places, [epoch.train_loss for epoch in history], "o-", color=BLUE, label="training")
     held_out = [epoch.valid_loss for epoch in history]
     axis.plot(places, held_out, "s--", color=RED, label="held-out")
-    spans = _stages(history)
     for number, (begin, end, stage) in enumerate(spans):
         axis.axvspan(begin - 0.5, end + 0.5, color=PALE if number % 2 else "white", zorder=-2)
         axis.annotate(  # a line each, so that short stages do not overlap
             f"{stage}: {begin}–{end}" if end > begin else f"{stage}: {begin}",  # noqa: RUF001
-            (0, 1.02 + 0.06 * (len(spans) - 1 - number)),
+            (0, 1),
+            (0, 4 + 11 * (len(spans) - 1 - number)),
             xycoords="axes fraction",
+            textcoords="offset points",
             color=GREY,
             fontsize=8,
         )
