@@ -1,6 +1,6 @@
 """What has been learnt since 2018: smoothing, the mean of the weights, cycles for AdamW."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +16,9 @@ from training import averaging, compiling, fit
 from training.backbone import load_backbone
 from training.bench import Bench
 from training.ema import Ema, warm_decay
+from training.evaluate import predict
+from training.export import TOLERANCE, export
+from training.finder import find_rate, suggest
 from training.gradients import add_gradients
 from training.keeping import copy_state
 from training.network import NETWORK, Network, build_network, load_network, loss_function
@@ -25,6 +28,7 @@ from training.presets import MODERN
 from training.progress import Stages
 from training.rates import family_decay, rate_groups, split_blocks
 from training.recipe import train
+from training.runtime import open_session
 from training.sam import Sam, climbed, sharpen
 from training.schedule import cosine_cycle_momenta, cosine_cycles
 from training.settings import OptimizerSpec, read_settings
@@ -143,6 +147,47 @@ def test_a_cosine_cycle_of_few_steps_is_made_of_numbers(n: int):
     shares = cosine_cycles(n, [1, 1])
     assert len(shares) == 2 * n
     assert ((shares >= 0) & (shares <= 1)).all()
+
+
+# A rate for AdamW
+
+
+def easy(n_batches: int = 6) -> list[tuple[Tensor, Tensor]]:
+    """Two clouds of points that nothing confuses."""
+    draw = torch.Generator().manual_seed(0)
+    targets = nn.functional.one_hot(torch.arange(16) % 2, 2).float()
+    return [
+        (torch.randn(16, 3, generator=draw) + 4 * targets[:, :1], targets) for _ in range(n_batches)
+    ]
+
+
+class Again:
+    """The same batches in every epoch."""
+
+    n_images = 96
+
+    def __len__(self) -> int:
+        return 6
+
+    def epoch(self, number: int) -> Iterator[tuple[Tensor, Tensor]]:
+        yield from easy()
+
+
+def test_the_search_for_adamw_suggests_what_moves_weights_little_by_little():
+    suggestions = {}
+    for kind in ("sgd", "adamw"):
+        network, spec = little().train(), OptimizerSpec(kind=kind)
+        groups, loss = [list(network.parameters())], nn.CrossEntropyLoss()
+        found = find_rate(network, network, groups, [1.0], Again(), loss, spec=spec)
+        suggestions[kind] = found.suggestion
+    assert suggestions["sgd"] > suggestions["adamw"] == 3e-3
+    assert "little by little" in found.reason
+
+
+def test_a_suggestion_below_the_most_is_left_alone():
+    rates = [10.0 ** (place / 5 - 5) for place in range(20)]
+    losses = [0.5] * 12 + [0.9] * 8
+    assert suggest(rates, losses, most=3e-3) == suggest(rates, losses)
 
 
 # A rate for each layer
@@ -328,6 +373,29 @@ def test_a_transformer_learns_layer_by_layer(tmp_path: Path, monkeypatch: pytest
         ratios = [low / high for low, high in pairwise(rates)]
         assert ratios == pytest.approx([0.7] * blocks, rel=1e-12)
     assert len(seen) == len(bench.image_batches())
+
+
+# Other backbones: a network of each family, of the smallest that its library has
+FAMILIES = {
+    "test_resnet": 32,
+    "mobilenetv3_small_050": 32,
+    "test_convnext": 32,
+    "test_vit": 160,
+    "alexnet": 64,
+}
+
+
+@pytest.mark.parametrize(("backbone", "size"), FAMILIES.items())
+def test_every_family_is_fitted_and_exported_with_parity(tmp_path: Path, backbone: str, size: int):
+    told = {"backbone": backbone, "size": str(size), "optimizer": "adamw", "layer_decay": "family"}
+    bench = unfrozen(tmp_path, **told)
+    assert np.isfinite(bench.history[-1].train_loss)
+    pixels = np.array(bench.decoded.pixels[:7])
+    difference, _ = export(bench.network, "single", pixels, {}, tmp_path / "model.onnx")
+    assert difference <= TOLERANCE
+    answers = open_session(str(tmp_path / "model.onnx")).run(None, {"image": pixels})[0]
+    truth = predict(bench.network, pixels, "single", bench.device)
+    np.testing.assert_allclose(answers, truth, atol=TOLERANCE)
 
 
 def test_sharpness_is_looked_at_in_every_nth_step_and_changes_the_weights(

@@ -18,6 +18,10 @@ LOWEST, HIGHEST = 1e-5, 10.0
 ARMED_AFTER = 10  # steps before the loss is believed enough to stop at
 DIVERGED = 4.0  # times the best smoothed loss
 NEAR = 1.1  # times the lowest smoothed loss
+# AdamW moves every weight by about its rate, however flat the loss is (Kingma & Ba 2015, section
+# 2.1). A sweep of few steps may bear what the many steps of a training do not, and an easy data set
+# bears anything.
+MOST = {"sgd": math.inf, "adamw": 3e-3}
 
 
 @dataclass(frozen=True)
@@ -65,22 +69,29 @@ def find_rate(
             if len(losses) > ARMED_AFTER and value > DIVERGED * min(losses[ARMED_AFTER:]):
                 break
             optimizer.step([rate * share for share in group_rates])
-    suggestion, reason = suggest(used, losses)
+    suggestion, reason = suggest(used, losses, most=MOST[spec.kind])
     return RateSearch(used, losses, suggestion, reason)
 
 
-def suggest(rates: Sequence[float], losses: Sequence[float]) -> tuple[float, str]:
+def suggest(
+    rates: Sequence[float], losses: Sequence[float], most: float = math.inf
+) -> tuple[float, str]:
     """A tenth of the highest rate up to which the loss stays near its lowest: there it still falls,
     and divergence is an order of magnitude away. With it, the reason in words.
 
     The lowest point itself would mislead after unfreezing, where the loss is flat for long and its
     lowest point is chance.
+
+    Args:
+        most: is suggested at most.
     """
     if len(losses) <= ARMED_AFTER:
         return rates[0] if rates else LOWEST, "the loss diverged at once; the lowest rate tried"
     lowest = min(losses[ARMED_AFTER:])
     edge = max(place for place, loss in enumerate(losses) if loss <= NEAR * lowest)
     reason = f"a tenth of {rates[edge]:.1e}, up to where the loss stays near {lowest:.3f}"
+    if rates[edge] / 10 > most:
+        return most, f"{reason}, would be more than moves the weights little by little"
     return rates[edge] / 10, reason
 
 
