@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from registry.errors import BadRequest
-from training import averaging, compiling, fit
+from training import averaging, compiling, device, fit
+from training.activations import Activations, compute
 from training.backbone import load_backbone
-from training.bench import Bench
+from training.bench import Bench, Parts
 from training.ema import Ema, warm_decay
 from training.evaluate import predict
 from training.export import TOLERANCE, export
@@ -32,7 +33,7 @@ from training.runtime import open_session
 from training.sam import Sam, climbed, sharpen
 from training.schedule import cosine_cycle_momenta, cosine_cycles
 from training.settings import OptimizerSpec, read_settings
-from training.steps import fit_unfrozen
+from training.steps import fit_head, fit_unfrozen
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
@@ -321,16 +322,21 @@ def test_the_modern_recipe_trains_and_keeps_the_better_weights(tmp_path: Path):
     assert bundle.metrics["accuracy"] >= 0.75
 
 
-def unfrozen(tmp_path: Path, data: Path | None = None, **told: str) -> Bench:
-    """A bench whose network has learnt in one epoch without anything frozen."""
-    settings = read_settings(photos.QUICK | {"learning_rate": "0.001"} | told)
+def opened(tmp_path: Path, data: Path, told: dict[str, str]) -> Bench:
+    settings = read_settings(told)
     torch.manual_seed(settings.seed)
     stages = Stages(lambda event: None, 1)
+    images = open_images(settings, data, tmp_path / "cache", stages)
+    backbone = load_backbone(
+        settings.backbone, pretrained=settings.backbone == "efficientnet_lite0"
+    )
+    return open_bench(settings, images, backbone, stages, tmp_path / "run")
+
+
+def unfrozen(tmp_path: Path, data: Path | None = None, **told: str) -> Bench:
+    """A bench whose network has learnt in one epoch without anything frozen."""
     source = data or photos.folder(tmp_path / "data", per_class=12)
-    images = open_images(settings, source, tmp_path / "cache", stages)
-    backbone = load_backbone(settings.backbone, pretrained=False)
-    bench = open_bench(settings, images, backbone, stages, tmp_path / "run")
-    bench.network.freeze_to(settings.frozen_groups)
+    bench = opened(tmp_path, source, photos.QUICK | told)
     fit_unfrozen(bench, 0.01)
     return bench
 
@@ -373,6 +379,29 @@ def test_a_transformer_learns_layer_by_layer(tmp_path: Path, monkeypatch: pytest
         ratios = [low / high for low, high in pairwise(rates)]
         assert ratios == pytest.approx([0.7] * blocks, rel=1e-12)
     assert len(seen) == len(bench.image_batches())
+
+
+def test_features_in_half_precision_lead_to_the_same_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A head that learnt from bfloat16 answers as one that learnt from float32."""
+    told = photos.QUICK | {"backbone": "efficientnet_lite0", "size": "64", "optimizer": "adamw"}
+    data = photos.folder(tmp_path / "data", per_class=16)
+    features, answers = {}, {}
+    for half in (True, False):
+        monkeypatch.setattr(device, "has_fast_bf16", lambda _, half=half: half)
+        bench = opened(tmp_path, data, told)
+        rows = [bench.rows(part) for part in ("train", "valid")]
+        found = [compute(bench.network, bench.decoded, each, bench.device) for each in rows]
+        features[half] = found[1]
+        bench.network.freeze_to(2)
+        fit_head(bench, Parts(*(Activations(each, "") for each in found)), 0.001)
+        pixels = bench.decoded.pixels[rows[1]]
+        answers[half] = predict(bench.network, pixels, "single", bench.device)
+    assert not torch.equal(features[True], features[False])
+    assert nn.functional.cosine_similarity(features[True], features[False]).min() > 0.99
+    assert answers[True].argmax(1).tolist() == answers[False].argmax(1).tolist()
+    assert len(set(answers[True].argmax(1))) == 2
 
 
 # Other backbones: a network of each family, of the smallest that its library has
