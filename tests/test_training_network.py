@@ -30,7 +30,9 @@ def network() -> Network:
 
 
 def build(backbone: backbones.Backbone) -> Network:
-    return build_network(backbone, 3, size=photos.SIZE, hidden=(16,), dropout=(0.1, 0.2))
+    return build_network(
+        backbone, 3, size=photos.SIZE, hidden=(16,), dropout=(0.1, 0.2), epsilon=0.01
+    )
 
 
 def digest(module: nn.Module) -> str:
@@ -147,6 +149,17 @@ def test_the_head_is_that_of_2018():
     kinds = [type(layer).__name__ for layer in head]
     assert kinds == ["BatchNorm1d", "Dropout", "Linear", "ReLU", "BatchNorm1d", "Dropout", "Linear"]
     assert [len(list(make_head(10, 3, (), (0.5,)))), head[1].p, head[5].p] == [3, 0.25, 0.5]
+
+
+def test_a_feature_that_hardly_ever_answers_does_not_drown_the_others():
+    """A hundred images at next to nothing, then one at 1."""
+    features = torch.full((100, 1), 1e-4)
+    for epsilon, largest in ((1e-5, 316), (0.01, 10)):
+        norm = make_head(1, 2, (), (0.0,), epsilon)[0]
+        norm.momentum = None
+        norm.train()(features)
+        assert norm.eval()(torch.ones(1, 1)).item() == pytest.approx(largest, rel=0.01)
+    assert make_head(4, 2, (3,), (0.0, 0.0), 0.01)[4].eps == 1e-5
 
 
 def test_the_head_takes_twice_the_channels_at_any_size_of_image(network: Network):

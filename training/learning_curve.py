@@ -47,7 +47,9 @@ def draw_curve(bench: Bench, activations: Parts, rate: float, n_draws: int) -> N
             order = stratified_order(targets.numpy(), bench.dataset.task, random)
             for size in sizes:
                 torch.manual_seed(settings.seed + draw)
-                fresh = make_head(n_features, n_classes, settings.hidden, settings.dropout)
+                fresh = make_head(
+                    n_features, n_classes, settings.hidden, settings.dropout, settings.epsilon
+                )
                 bench.network.head.load_state_dict(fresh.state_dict())
                 batches = _subset(bench, activations.train.features, targets, order[:size])
                 _fit(bench, batches, rate, min(n_steps, MOST_STEPS))

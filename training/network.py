@@ -107,16 +107,27 @@ def concat_pool(features: Tensor, channel_axis: int) -> Tensor:
 
 
 def make_head(
-    n_features: int, n_classes: int, hidden: Sequence[int], dropout: Sequence[float]
+    n_features: int,
+    n_classes: int,
+    hidden: Sequence[int],
+    dropout: Sequence[float],
+    epsilon: float = 1e-5,
 ) -> nn.Sequential:
-    """(BatchNorm, Dropout, Linear, ReLU) for each hidden width, then BatchNorm, Dropout, Linear."""
+    """(BatchNorm, Dropout, Linear, ReLU) for each hidden width, then BatchNorm, Dropout, Linear.
+
+    Args:
+        epsilon: what the first normalisation adds to each feature's variance. Many features of a
+            pretrained backbone hardly ever answer to images of another kind, and one that does for
+            once is divided by the root of next to nothing.
+    """
     widths = [n_features, *hidden, n_classes]
     layers: list[nn.Module] = []
     for wide, narrow, share in zip(widths, widths[1:], dropout, strict=False):
         linear = nn.Linear(wide, narrow)
         nn.init.kaiming_normal_(linear.weight)
         nn.init.zeros_(linear.bias)
-        layers += [nn.BatchNorm1d(wide), nn.Dropout(share), linear, nn.ReLU()]
+        norm = nn.BatchNorm1d(wide, eps=1e-5 if layers else epsilon)
+        layers += [norm, nn.Dropout(share), linear, nn.ReLU()]
     return nn.Sequential(*layers[:-1])
 
 
@@ -127,6 +138,7 @@ def build_network(
     size: int,
     hidden: Sequence[int],
     dropout: Sequence[float],
+    epsilon: float = 1e-5,
 ) -> Network:
     """A network with a fresh head; its random numbers come from torch's generator.
 
@@ -136,7 +148,7 @@ def build_network(
     features = try_size(backbone.name, backbone.body, size)
     wide = int(getattr(backbone.body, "num_features", features.shape[1]))
     axis = 1 if features.dim() == 4 and features.shape[1] == wide else features.dim() - 1
-    head = make_head(2 * features.shape[axis], n_classes, hidden, dropout)
+    head = make_head(2 * features.shape[axis], n_classes, hidden, dropout, epsilon)
     # convolutions are up to twice as fast with channels last, on CPUs and GPUs alike
     return Network(backbone, head, axis).to(memory_format=torch.channels_last)
 
@@ -190,6 +202,7 @@ def save_network(network: Network, path: Path, *, n_classes: int, size: int, tas
         "classes": n_classes,
         "size": size,
         "hidden": hidden,
+        "epsilon": network.head[0].eps,
         "task": task,
     }
     tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
@@ -203,7 +216,12 @@ def load_network(path: Path) -> tuple[Network, Task]:
     backbone = load_backbone(shape["backbone"], pretrained=False)
     dropout = [0.0] * (len(shape["hidden"]) + 1)
     network = build_network(
-        backbone, shape["classes"], size=shape["size"], hidden=shape["hidden"], dropout=dropout
+        backbone,
+        shape["classes"],
+        size=shape["size"],
+        hidden=shape["hidden"],
+        dropout=dropout,
+        epsilon=shape.get("epsilon", 1e-5),
     )
     network.load_state_dict(load_file(path))
     task: Task = "multi" if shape["task"] == "multi" else "single"

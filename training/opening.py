@@ -88,6 +88,7 @@ def open_bench(
         size=settings.size,
         hidden=settings.hidden,
         dropout=settings.dropout,
+        epsilon=settings.epsilon,
     )
     return Bench(
         settings,

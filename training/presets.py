@@ -25,6 +25,7 @@ FASTAI2018 = {
     "backbone": "resnet34",
     "hidden": "512",
     "dropout": "0.25,0.5",
+    "epsilon": "0.00001",
     "batch_size": "64",
     # SGD with momentum, no weight decay, no clipping
     "optimizer": "sgd",

@@ -90,6 +90,8 @@ class Settings(Record):
     hidden: tuple[int, ...] = (512,)  # widths of the head's hidden layers; none: a linear head
     # before each linear layer of the head; one number counts for all; unsaid: 0.25, and 0.5 at last
     dropout: tuple[float, ...] = (0.25, 0.5)
+    # added to the variance of each of the backbone's features before the head scales it to one
+    epsilon: float = Field(default=0.01, gt=0)
 
     # 4. optimisation
     batch_size: int = Field(default=64, ge=2)
