@@ -172,7 +172,7 @@ def test_stages_that_settings_leave_out_are_not_counted():
             "3 dropout values for 1 hidden layers; give one for all, or 2",
         ),
         ({"group_rates": "0.1,1"}, r"group_rates.2: Field required"),
-        ({"recipe": "fastai2017"}, "recipe: Input should be '' or 'fastai2018'"),
+        ({"recipe": "fastai2017"}, "recipe: Input should be '', 'fastai2018' or 'modern'"),
         ({"augmentation": "wild"}, "augmentation: Input should be 'none', 'basic'"),
     ],
 )
