@@ -1,13 +1,18 @@
 """Probabilities that can be believed."""
 
+import csv
+import json
+from pathlib import Path
+
 import numpy as np
 import photos
 import pytest
 import torch
 from torch import Tensor
 
-from registry.bundle import Task
-from registry.images import Float32Array
+from registry.bundle import Bundle, Task
+from registry.images import Float32Array, prepare
+from registry.jobs import Assignment
 from training.backbone import load_backbone
 from training.calibration import (
     at_temperature,
@@ -16,9 +21,15 @@ from training.calibration import (
     measure_reliability,
     reliability,
 )
+from training.data import Dataset
 from training.evaluate import predict
-from training.network import build_network, loss_function, to_probabilities
+from training.items import Item
+from training.judging import set_apart, spare
+from training.network import NETWORK, build_network, load_network, loss_function, to_probabilities
+from training.recipe import train
+from training.runtime import answering
 
+quietly = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 TASKS: tuple[Task, Task] = ("single", "multi")
 
 
@@ -111,3 +122,141 @@ def test_errors_are_distances_between_confidence_and_the_share_that_is_right():
     measured = measure_reliability(said, truth, "single")
     assert measured.error == pytest.approx(0.3)
     assert measured.adaptive_error == pytest.approx(0.3)
+
+
+def photographs(n: int, group_of: int = 1) -> Dataset:
+    items = tuple(
+        Item(
+            Path(f"{row}.png"),
+            ("ab"[row // group_of % 2],),
+            "valid" if row // group_of % 5 == 0 else "train",
+            sha256=str(row),
+            group=str(row // group_of),
+        )
+        for row in range(n)
+    )
+    return Dataset(Path(), items, ("a", "b"), "single")
+
+
+def test_what_calibrates_is_neither_learnt_from_nor_judges_nor_is_held_out():
+    dataset = photographs(1000)
+    learnt, judged = set_apart(dataset, 0.1, seed=42)
+    still_learnt, spared = spare(dataset, learnt, 0.1, seed=42)
+    assert sorted([*still_learnt, *spared, *judged]) == dataset.rows("train").tolist()
+    assert 40 < len(spared) < 110
+
+
+def test_groups_calibrate_together():
+    dataset = photographs(1000, group_of=4)
+    learnt, spared = (
+        {dataset.items[row].group for row in rows}
+        for rows in spare(dataset, dataset.rows("train"), 0.1, seed=42)
+    )
+    assert spared
+    assert not learnt & spared
+
+
+def test_what_calibrates_stays_so_while_data_grows():
+    def spared(n: int) -> set[int]:
+        dataset = photographs(n)
+        return set(spare(dataset, dataset.rows("train"), 0.1, seed=42)[1].tolist())
+
+    assert spared(500) == {row for row in spared(1000) if row < 500}
+
+
+def test_too_few_images_to_calibrate_by_are_all_learnt_from():
+    dataset = photographs(150)
+    learnt, spared = spare(dataset, dataset.rows("train"), 0.1, seed=42)
+    assert (len(learnt), len(spared)) == (120, 0)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Assignment, Bundle]:
+    tmp_path = tmp_path_factory.mktemp("trained")
+    told = {"calibrate": "true", "calibrate_share": "0.4", "cycles": "0", "augmented_epochs": "0"}
+    told |= {"head_epochs": "30", "dropout": "0"}  # learnt by heart: far too sure
+    data = photos.folder(tmp_path / "data", per_class=60, classes={"dark": 100, "light": 112})
+    assignment = photos.assignment(tmp_path, data, **told)
+    heard = photos.Heard()
+    bundle, _ = train(assignment, heard.append)
+    assert "calibrate" in {event.stage for event in heard.of("stage_started")}
+    return assignment, bundle
+
+
+Trained = tuple[Assignment, Bundle]
+
+
+@quietly
+def test_what_is_served_is_what_was_calibrated(trained: Trained):
+    assignment, bundle = trained
+    network, task = load_network(assignment.run / NETWORK)
+    files = sorted(assignment.data.rglob("*.*"))[:20]
+    pixels = np.stack([prepare(path.read_bytes(), bundle.image) for path in files])
+    served = answering(assignment.stage / "model.onnx")(pixels)
+    calibrated = predict(network, pixels, task, torch.device("cpu"))
+    np.testing.assert_allclose(served, calibrated, atol=1e-5)
+    temperature = bundle.metrics["temperature"]
+    assert temperature > 1.2
+    cool(network, 1 / temperature)
+    raw = predict(network, pixels, task, torch.device("cpu"))
+    assert np.abs(served - raw).max() > 1e-3
+    np.testing.assert_allclose(served, at_temperature(raw, temperature, task), atol=1e-5)
+
+
+@quietly
+def test_a_calibrated_bundle_says_how_far_to_believe_it(trained: Trained):
+    assignment, bundle = trained
+    figures = json.loads((assignment.stage / "report" / "report.json").read_text())
+    told = figures["calibration"]
+    assert told["temperature"] == bundle.metrics["temperature"]
+    assert told["error"] == bundle.metrics["calibration_error"]
+    assert told["log_loss"] == pytest.approx(bundle.metrics["log_loss"], abs=1e-6)
+    assert sum(each["n"] for each in told["before"]["bins"]) == figures["images"]["valid"]
+    assert bundle.metrics["images_train"] + figures["images"]["valid"] <= 120 - 20
+    assert f"temperature {told['temperature']:.3f}" in bundle.provenance["calibration"]
+    sets = figures["conformal"]["sets"]
+    assert [(each["method"], each["alpha"]) for each in sets[:2]] == [("lac", 0.1), ("lac", 0.05)]
+    assert 1 - sets[0]["score"] == pytest.approx(bundle.metrics["least_probability_0.1"])
+    assert set(sets[0]["coverage_of_class"]) == {"dark", "light"}
+
+
+@quietly
+def test_labels_are_doubted_in_every_training(trained: Trained):
+    assignment, bundle = trained
+    figures = json.loads((assignment.stage / "report" / "report.json").read_text())
+    noise = figures["label_noise"]
+    assert noise["images"] == 120  # also those that are set apart
+    assert f"about {noise['expected']} labels of 120 images" in bundle.provenance["label_noise"]
+    with (assignment.stage / "report" / "label_issues.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert [line["file"] for line in lines[:50]] == [each["file"] for each in noise["suspects"]]
+    assert all((assignment.data / line["file"]).is_file() for line in lines)
+
+
+@quietly
+def test_too_few_images_to_calibrate_by_leave_the_temperature_alone(tmp_path: Path):
+    data = photos.folder(tmp_path / "data", per_class=12)
+    told = {"calibrate": "true", "cycles": "0", "augmented_epochs": "0"}
+    bundle, _ = train(photos.assignment(tmp_path, data, **told), lambda event: None)
+    assert bundle.provenance["calibration"] == "left out: it takes 20 images; raise calibrate_share"
+    assert "temperature" not in bundle.metrics
+    assert bundle.metrics["calibration_error"] > 0
+    assert bundle.metrics["images_train"] + bundle.metrics["images_valid"] == 24
+
+
+@quietly
+def test_all_labels_of_a_multi_label_task_share_a_temperature(tmp_path: Path):
+    photos.folder(tmp_path / "images", per_class=45)
+    rows = [
+        f"{path.relative_to(tmp_path)},{path.parent.name}{' even' if index % 2 else ''}"
+        for index, path in enumerate(sorted((tmp_path / "images").rglob("*.*")))
+    ]
+    (tmp_path / "labels.csv").write_text("\n".join(["file,label", *rows]))
+    told = {"calibrate": "true", "calibrate_share": "0.5", "cycles": "0", "augmented_epochs": "0"}
+    assignment = photos.assignment(tmp_path, tmp_path / "labels.csv", **told)
+    bundle, _ = train(assignment, lambda event: None)
+    figures = json.loads((assignment.stage / "report" / "report.json").read_text())
+    assert bundle.metrics["temperature"] != 1
+    assert figures["conformal"] is None
+    told = figures["calibration"]
+    assert told["log_loss"] < told["before"]["log_loss"]

@@ -118,6 +118,12 @@ def test_nothing_is_said_of_classes_with_fewer_images_than_folds():
     assert (nothing.images, nothing.suspects, nothing.unknown) == (0, (), LABELS)
 
 
+def test_heads_that_know_nothing_do_not_doubt():
+    x, targets, _ = planted(400, 0)
+    found = single(np.random.default_rng(1).permutation(x), targets)
+    assert (found.images, found.suspects, found.unknown) == (0, (), LABELS)
+
+
 def test_every_image_is_answered_by_a_head_that_has_not_seen_its_group():
     """Features that only tell the group: known groups would be answered perfectly."""
     groups = np.repeat(np.arange(40), 5)

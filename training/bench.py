@@ -23,8 +23,9 @@ from training.event_files import Curves
 from training.finder import RateSearch
 from training.fit import Epoch
 from training.items import Part
-from training.judging import set_apart
+from training.judging import set_apart, spare
 from training.keeping import State
+from training.label_noise import LabelNoise
 from training.network import Network, loss_function, save_network
 from training.progress import Stages
 from training.schedule import Shares
@@ -53,6 +54,7 @@ class Bench:
     snapshots: list[State] = field(default_factory=list)
     thresholds: list[float] = field(default_factory=list)  # of a multi-label task, once fitted
     curve: dict[int, list[float]] = field(default_factory=dict)  # see training/learning_curve.py
+    label_noise: list[LabelNoise] = field(default_factory=list)  # of one, once labels are doubted
     facts: dict[str, str] = field(default_factory=dict)  # for the provenance
     curves: Curves = field(default_factory=lambda: Curves(None))  # for TensorBoard
 
@@ -74,14 +76,25 @@ class Bench:
         return sum(map(len, self.schedules.values()))
 
     def rows(self, part: Part) -> Rows:
-        """What is learnt from, which is less than the training part if some of it judges; or what
-        is held out."""
-        return self._learnt_and_judged[0] if part == "train" else self.dataset.rows(part)
+        """What is learnt from, which is less than the training part if some of it judges or
+        calibrates; or what is held out."""
+        return self._learnt_and_spared[0] if part == "train" else self.dataset.rows(part)
 
     @property
     def judged(self) -> Rows:
         """Of the training part, set apart to judge epochs by; none unless the settings ask."""
         return self._learnt_and_judged[1]
+
+    @property
+    def spared(self) -> Rows:
+        """Of the training part, set apart to calibrate by; none unless the settings ask, or where
+        there are too few."""
+        return self._learnt_and_spared[1]
+
+    @property
+    def apart(self) -> Rows:
+        """Of the training part, what is not learnt from."""
+        return np.sort(np.concatenate([self.judged, self.spared]))
 
     @cached_property
     def _learnt_and_judged(self) -> tuple[Rows, Rows]:
@@ -94,6 +107,13 @@ class Bench:
             if settings.judges:
                 raise
             return everything
+
+    @cached_property
+    def _learnt_and_spared(self) -> tuple[Rows, Rows]:
+        rows = self._learnt_and_judged[0]
+        if not self.settings.calibrate:
+            return rows, rows[:0]
+        return spare(self.dataset, rows, self.settings.calibrate_share, self.settings.seed)
 
     def note(self, name: str, text: str) -> None:
         """Told now, and in the provenance."""
@@ -195,6 +215,7 @@ class Parts:
 
     train: Activations
     valid: Activations
+    apart: Activations | None = None  # of what is set apart, where labels are doubted
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from training.device import pick_device
 from training.export import TOLERANCE, export
 from training.findings import Findings
 from training.gradcam import heat_maps
+from training.label_noise import write_suspects
 from training.network import NETWORK
 from training.preview import augmented
 from training.provenance import machine_facts, seconds_each
@@ -31,6 +32,7 @@ from training.report import write_report
 from training.runtime import PARITY_BATCHES, answering
 from training.split import write_split
 from training.summary import summarise
+from training.trust import Trust, trust_metrics
 from training.variants import Proof, make_variant, tolerances
 
 GOLDEN_IMAGES = 8
@@ -115,6 +117,7 @@ def seal_bundle(
     bench: Bench,
     exported: Exported,
     evaluation: Evaluation,
+    trust: Trust,
     backbone: Backbone,
 ) -> Bundle:
     """`assignment.stage` is a complete bundle: golden answers, report and manifest are there."""
@@ -128,8 +131,11 @@ def seal_bundle(
         write_answers(report / "test.csv", bench.dataset, evaluation.tests)
     layers = [asdict(layer) for layer in summarise(bench.network, bench.settings.size)]
     (report / "network.json").write_text(json.dumps(layers, indent=1), encoding="utf-8")
-    write_report(_findings(assignment.model, bench, evaluation, facts), bench.decoded, report)
-    metrics = _metrics(bench, evaluation)
+    for noise in bench.label_noise:
+        write_suspects(report / "label_issues.csv", bench.dataset, noise)
+    findings = _findings(assignment.model, bench, evaluation, trust, facts)
+    write_report(findings, bench.decoded, report)
+    metrics = _metrics(bench, evaluation) | trust_metrics(trust)
     for picture in sorted(report.glob("*.png")):
         bench.curves.picture(bench.n_planned, picture)
     bench.curves.outcome(bench.n_planned, bench.settings.model_dump(), metrics)
@@ -202,7 +208,7 @@ def _evenly(n: int, most: int) -> Rows:
 
 
 def _findings(
-    model: str, bench: Bench, evaluation: Evaluation, facts: Mapping[str, str]
+    model: str, bench: Bench, evaluation: Evaluation, trust: Trust, facts: Mapping[str, str]
 ) -> Findings:
     return Findings(
         model=model,
@@ -222,4 +228,9 @@ def _findings(
         curve=bench.curve,
         thresholds=bench.label_thresholds,
         looked=partial(heat_maps, bench.network),
+        temperature=trust.calibrated.temperature if trust.calibrated else None,
+        uncooled=trust.before,
+        sets=trust.sets,
+        abstention=trust.abstention,
+        noise=bench.label_noise[0] if bench.label_noise else None,
     )

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from sklearn.metrics import confusion_matrix, fbeta_score, log_loss
-from torch import nn
+from torch import Tensor, nn
 
 from registry.bundle import Task
 from registry.images import Float32Array, UInt8Array
@@ -36,12 +36,23 @@ def predict(
     network: nn.Module, pixels: UInt8Array, task: Task, device: torch.device
 ) -> Float32Array:
     """float32 arithmetic throughout: [n,s,s,3] -> probabilities [n,classes]."""
+    return to_probabilities(answer_logits(network, pixels, device), task).numpy()
+
+
+def answer_logits(
+    network: nn.Module,
+    pixels: UInt8Array,
+    device: torch.device,
+    advance: Callable[[int], None] = lambda n: None,
+) -> Tensor:
+    """float32 arithmetic throughout: [n,s,s,3] -> logits [n,classes] on the CPU."""
     batches = []
     with evaluating(network):
         for start in range(0, len(pixels), BATCH):
             logits = network(to_device(np.array(pixels[start : start + BATCH]), device))
-            batches.append(to_probabilities(logits.float(), task).cpu().numpy())
-    return np.concatenate(batches)
+            batches.append(logits.float().cpu())
+            advance(len(logits))
+    return torch.cat(batches).clone()
 
 
 def predict_rows(

@@ -1,4 +1,6 @@
-"""Images of the training part set apart, to judge epochs by: the held-out part only scores."""
+"""Images of the training part set apart, to judge epochs by, and others to calibrate by: the
+held-out part only scores.
+"""
 
 import numpy as np
 
@@ -6,6 +8,8 @@ from registry.errors import DataError
 from training.data import Dataset, Rows
 from training.items import SplitRule
 from training.split import Unit, hashed
+
+LEAST = 20  # images to calibrate by: fewer do not show what happens once in twenty
 
 
 def set_apart(dataset: Dataset, share: float, seed: int) -> tuple[Rows, Rows]:
@@ -17,20 +21,35 @@ def set_apart(dataset: Dataset, share: float, seed: int) -> tuple[Rows, Rows]:
         DataError: so few images that none can be spared.
     """
     rows = dataset.rows("train")
-    labels: dict[str, set[str]] = {}
-    for row in rows:
-        item = dataset.items[row]
-        labels.setdefault(item.group or item.sha256, set()).update(item.labels)
-    units = [Unit(name, tuple(sorted(found))) for name, found in labels.items()]
     # a seed of its own: by the split's, all that was learnt from would be again
-    rule = SplitRule(valid_fraction=share, seed=seed + 1)
-    names = {units[place].name for place in hashed(units, rule)}
-    judged = np.array(
-        [(dataset.items[row].group or dataset.items[row].sha256) in names for row in rows], bool
-    )
-    if not judged.any():
+    learnt, judged = _part(dataset, rows, share, seed + 1, every_label=True)
+    if not len(judged):
         raise DataError(
             f"{len(rows)} images to learn from are too few to set some apart; add images, raise "
             "judge_share, or leave keep, patience and thresholds as they are by default"
         )
-    return rows[~judged], rows[judged]
+    return learnt, judged
+
+
+def spare(dataset: Dataset, rows: Rows, share: float, seed: int) -> tuple[Rows, Rows]:
+    """Of `rows`, those to learn from, and those to calibrate by; of the latter `LEAST` or none.
+
+    Equal images and groups stay together, and every label keeps something to learn from. Which
+    images it are depends on each one's own hash alone, so they stay the same while data grows.
+    """
+    learnt, spared = _part(dataset, rows, share, seed + 2, every_label=False)
+    return (learnt, spared) if len(spared) >= LEAST else (rows, rows[:0])
+
+
+def _part(
+    dataset: Dataset, rows: Rows, share: float, seed: int, *, every_label: bool
+) -> tuple[Rows, Rows]:
+    names = [dataset.items[row].unit for row in rows]
+    labels: dict[str, set[str]] = {}
+    for row, name in zip(rows, names, strict=True):
+        labels.setdefault(name, set()).update(dataset.items[row].labels)
+    units = [Unit(name, tuple(sorted(found))) for name, found in labels.items()]
+    rule = SplitRule(valid_fraction=share, seed=seed)
+    chosen = {units[place].name for place in hashed(units, rule, every_label=every_label)}
+    apart = np.array([name in chosen for name in names], bool)
+    return rows[~apart], rows[apart]

@@ -44,6 +44,9 @@ FASTAI2018 = {
     "group_rates": "0.01,0.1,1",
     "frozen_groups": "0",
     "freeze_batchnorm": "false",
+    # neither was there
+    "label_noise": "false",
+    "calibrate": "false",
     # TTA(): the plain image and four views
     "tta_views": "5",
 }

@@ -30,6 +30,7 @@ from training.settings import Settings, read_settings
 from training.snapshots import average_snapshots
 from training.steps import (
     choose_thresholds,
+    doubt_labels,
     evaluate,
     fit_augmented_head,
     fit_head,
@@ -39,6 +40,7 @@ from training.steps import (
     search_head,
     search_unfrozen,
 )
+from training.trust import calibrate, measure_trust
 
 
 def train(assignment: Assignment, tell: Tell, world: World = ALONE) -> tuple[Bundle, Scored]:
@@ -113,6 +115,10 @@ def learn(bench: Bench, weights_digest: str, cache: Path) -> None:
     stages.begin("precompute activations", len(bench.dataset.items))
     activations = precompute_parts(first, weights_digest, cache)
 
+    if settings.label_noise:
+        stages.begin("doubt the labels", 0)
+        doubt_labels(first, activations)
+
     stages.begin("find the learning rate", 0)
     head_rate = search_head(first, activations)
 
@@ -146,6 +152,11 @@ def prove(bench: Bench, assignment: Assignment, backbone: Backbone) -> tuple[Bun
         TrainingError: the ONNX model does not answer as the network does; nothing is staged.
     """
     stages = bench.stages
+    calibrated = None
+    if bench.settings.calibrate:
+        stages.begin("calibrate", len(bench.spared))
+        calibrated = calibrate(bench)
+
     stages.begin("export and prove", 0)
     choose_thresholds(bench)
     exported = export_and_prove(assignment, bench)
@@ -159,7 +170,8 @@ def prove(bench: Bench, assignment: Assignment, backbone: Backbone) -> tuple[Bun
     if bench.settings.variants:
         stages.begin("the same in fewer bits", 0)
         exported = add_variants(bench, exported, evaluation)
-    bundle = seal_bundle(assignment, bench, exported, evaluation, backbone)
+    trust = measure_trust(bench, calibrated, evaluation)
+    bundle = seal_bundle(assignment, bench, exported, evaluation, trust, backbone)
 
     stages.begin("score beside the promoted version", bench.n_valid)
     scored = score(bench.dataset, bundle, evaluation.plain, assignment, stages)
@@ -172,4 +184,5 @@ def count_stages(settings: Settings) -> int:
     turns = settings.turns()
     fitted = sum((turn.head_epochs > 0) + (len(turn.epochs) > 0) for turn in turns)
     others = (settings.sizes, settings.learning_curve, settings.cycles, settings.variants)
-    return 8 + fitted + sum(map(bool, others))
+    trusted = settings.label_noise + settings.calibrate
+    return 8 + fitted + trusted + sum(map(bool, others))

@@ -7,6 +7,7 @@ from training.audit_page import figures as audit_figures
 from training.findings import Findings
 from training.galleries import Places, name_of
 from training.intervals import sign_test
+from training.label_noise import figures as noise_figures
 from training.per_class import score_interval
 from training.report_words import in_words
 
@@ -46,15 +47,25 @@ def to_json(findings: Findings) -> dict[str, Any]:
             "temperature": findings.temperature,
             "before": asdict(findings.uncooled) if findings.uncooled else None,
         },
-        "sets": [asdict(figures) for figures in findings.sets],
-        "abstention": asdict(findings.abstention) if findings.abstention else None,
-        "label_noise": asdict(findings.noise) if findings.noise else None,
+        "conformal": _conformal(findings),
+        "label_noise": noise_figures(findings.noise, findings.dataset) if findings.noise else None,
         "learning_curve": [
             {"images": size, "values": values} for size, values in sorted(findings.curve.items())
         ],
         "audit": audit_figures(findings.audit),
         "provenance": dict(findings.facts),
     }
+
+
+def _conformal(findings: Findings) -> dict[str, Any] | None:
+    if not findings.abstention:
+        return None
+    sets = [
+        asdict(each)
+        | {"coverage_of_class": dict(zip(findings.labels, each.coverage_of_class, strict=True))}
+        for each in findings.sets
+    ]
+    return {"sets": sets, "alone": asdict(findings.abstention)}
 
 
 def _history(findings: Findings) -> dict[str, Any]:

@@ -129,7 +129,7 @@ def _doubts(findings: Findings) -> Remark | None:
     noise = findings.noise
     if noise is None or not noise.suspects:
         return None
-    text = f"{len(noise.suspects)} of {noise.images} labels are doubted; the likeliest are below."
+    text = f"about {noise.expected} of {noise.images} seem to be wrong; the likeliest are below."
     return Remark("Labels", text)
 
 

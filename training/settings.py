@@ -159,6 +159,12 @@ class Settings(Record):
     # 5. evaluation
     # heads learnt from 1/8, 1/4, 1/2 and all of the images, so many times each; 0: no such curve
     learning_curve: int = Field(default=0, ge=0, le=20)
+    # labels that heads which never saw them call otherwise are told and listed, never changed
+    label_noise: bool = True
+    # divide the logits by the temperature that makes answers as sure as they are right, found on a
+    # share of the training part that is not learnt from
+    calibrate: bool = False
+    calibrate_share: float = Field(default=0.1, gt=0, lt=1)
     # of multi-label answers: 0.5, or each label's best for F2 on the images set apart
     thresholds: Literal["half", "fitted"] = "half"
     tta_views: int = Field(default=5, ge=0, le=MAX_VIEWS)

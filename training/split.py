@@ -72,13 +72,16 @@ def _check_fold(rule: SplitRule) -> None:
 # The four ways to draw: which places are held out
 
 
-def hashed(units: Sequence[Unit], rule: SplitRule) -> set[int]:
+def hashed(units: Sequence[Unit], rule: SplitRule, *, every_label: bool = True) -> set[int]:
     """Each unit's own hash decides, whatever else there is: data that grows moves nothing.
 
     One exception keeps small classes usable. Where a class would have nothing held out, its
     unit with the lowest hash is; where it would have nothing to learn from, the one with the
     highest is learnt from. Such a unit may move when the class grows, unless a promoted version's
     split, which is kept, has it.
+
+    Args:
+        every_label: also one of a small class is held out.
     """
     hashes = [_hash(unit.name, rule.seed) for unit in units]
     held_out = {place for place, value in enumerate(hashes) if value < rule.valid_fraction}
@@ -87,7 +90,7 @@ def hashed(units: Sequence[Unit], rule: SplitRule) -> set[int]:
         for label in unit.labels:
             by_label[label].append(place)
     for places in by_label.values():
-        if len(places) > 1 and held_out.isdisjoint(places):
+        if every_label and len(places) > 1 and held_out.isdisjoint(places):
             held_out.add(min(places, key=hashes.__getitem__))
     for places in by_label.values():
         if held_out.issuperset(places):

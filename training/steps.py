@@ -4,6 +4,7 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -29,6 +30,7 @@ from training.fitting import (
     whole,
 )
 from training.items import Part
+from training.label_noise import describe, doubt
 from training.plan import plan_cycles, plan_head
 from training.rates import RateGroups, rate_groups
 from training.reads import describe_reads, note_read
@@ -43,20 +45,45 @@ PARTS: tuple[Part, Part] = ("train", "valid")
 
 
 def precompute_parts(bench: Bench, weights_digest: str, cache: Path) -> Parts:
-    """The frozen backbone's features of both parts, from the cache if nothing has changed."""
-    train, valid = (
+    """The frozen backbone's features of both parts, from the cache if nothing has changed; and of
+    what is set apart, if its labels are to be doubted too."""
+    wanted = [bench.rows(part) for part in PARTS]
+    if bench.settings.label_noise and len(bench.apart):
+        wanted.append(bench.apart)
+    found = (
         precompute(
             bench.network,
             weights_digest,
             bench.decoded,
-            bench.rows(part),
+            rows,
             cache,
             bench.device,
             bench.stages.advance,
         )
-        for part in PARTS
+        for rows in wanted
     )
-    return Parts(train, valid)
+    return Parts(*found)
+
+
+def doubt_labels(bench: Bench, activations: Parts) -> None:
+    """The bench has the labels that are likely to be wrong, learnt from or not; nothing else has
+    changed, and nothing will for it."""
+    dataset = bench.dataset
+    rows, features = [bench.rows(part) for part in PARTS], [activations.train, activations.valid]
+    if activations.apart:
+        rows, features = [*rows, bench.apart], [*features, activations.apart]
+    everything = np.concatenate(rows)
+    found = doubt(
+        torch.cat([each.features for each in features]).numpy(),
+        dataset.targets[everything],
+        everything,
+        [dataset.items[row].unit for row in everything],
+        dataset.labels,
+        dataset.task,
+        bench.settings.seed,
+    )
+    bench.label_noise[:] = [found]
+    bench.note("label_noise", describe(found, dataset))
 
 
 def search_head(bench: Bench, activations: Parts) -> float:
