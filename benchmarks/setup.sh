@@ -1,19 +1,25 @@
 #!/usr/bin/env bash
-# The peers of benchmarks/serving.py, each in a virtual environment of its own below DIR: kserve wants
-# a newer starlette than mlserver's fastapi allows, so that one environment cannot hold both.
+# The peers of benchmarks/serving.py and of benchmarks/training.py, each in a virtual environment of
+# its own below DIR: kserve wants a newer starlette than mlserver's fastapi allows, so that one
+# environment cannot hold both.
 #
 #     benchmarks/setup.sh DIR                      DIR/kserve and DIR/mlserver, some 500 MB each
 #     benchmarks/serving.py --peers DIR
 #
-# Run again, it only installs what has changed. ONNX Runtime and Pillow are of the versions in
-# requirements/dev.txt, and there is no torch.
+#     benchmarks/setup.sh DIR fastai               DIR/fastai, with torch some 6 GB
+#     benchmarks/training.py fastai --peers DIR
+#
+# Run again, it only installs what has changed. ONNX Runtime, Pillow, torch and timm are of the
+# versions in requirements/dev.txt; the peers of serving have no torch.
 set -euo pipefail
 
-DIR=${1:?usage: benchmarks/setup.sh DIR}
+DIR=${1:?usage: benchmarks/setup.sh DIR [PEER…]}
 PYTHON=${PYTHON:-python3.11}
 HERE=$(cd "$(dirname "$0")" && pwd)
+shift
+test $# -gt 0 || set -- kserve mlserver
 
-for peer in kserve mlserver; do
+for peer in "$@"; do
     locked=$HERE/peers/$peer.txt
     environment=$DIR/$peer
     if cmp -s "$locked" "$environment/installed.txt"; then
@@ -26,6 +32,7 @@ for peer in kserve mlserver; do
         --no-deps --require-hashes -r "$locked"
     "$environment/bin/python" -m pip check --disable-pip-version-check
     cp "$locked" "$environment/installed.txt"
-    echo "$peer: $("$environment/bin/python" -c "from importlib.metadata import version as v
-print(', '.join(f'{name} {v(name)}' for name in ('$peer', 'onnxruntime', 'pillow', 'grpcio')))")"
+    echo "$peer: $("$environment/bin/python" -c "from importlib.metadata import distributions
+names = ('$peer', 'onnxruntime', 'pillow', 'grpcio', 'torch')
+print(*sorted(f'{d.name} {d.version}' for d in distributions() if d.name.lower() in names), sep=', ')")"
 done
