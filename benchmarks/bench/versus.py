@@ -1,0 +1,105 @@
+"""fastai and Unfreeze on the same solar cells, from the start of the process to the last step."""
+
+import json
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.cells import COMPARED, read_cells
+from bench.fitting import reached, trained
+from bench.intervals import over_seeds
+from bench.record import Measures
+from bench.results import Condition
+from bench.runs import Run, RunFailed, carry_out
+from bench.ablations import QUIET
+from bench.trials import Place
+
+ROW = "beside fastai"
+FASTAI, QUICK, FULL = "fastai", "Unfreeze, the head on activations", "Unfreeze, all of it"
+# What is timed ends with the cached activations.
+HEAD_ALONE = {"augmented_epochs": "0", "cycles": "0"}
+SCRIPT = Path(__file__).parents[1] / "peers" / "fastai_cells.py"
+SHARE_OF_TIME, HALF, POINTS = 0.05, 0.5, 0.06
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much of it is run; the defaults are the comparison."""
+
+    size: int = 224
+    frozen: int = 3  # epochs of fastai
+    unfrozen: int = 3
+    every: int = 1  # of the cells, one in so many
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """What fastai is told, as text."""
+        return {name: str(value) for name, value in vars(self).items()}
+
+
+def versus_runs(seeds: int, base: Mapping[str, str], scale: Scale, *, fastai: bool) -> list[Run]:
+    """Ours, and one of fastai."""
+    told = {"size": str(scale.size)} | QUIET | dict(base)
+    if scale.every > 1:
+        told |= {"valid_fraction": str(1 / 4)}
+    ours = [Run(ROW, QUICK, seed, told | HEAD_ALONE) for seed in range(seeds)]
+    ours += [Run(ROW, FULL, seed, told) for seed in range(seeds)]
+    return ours + ([Run(ROW, FASTAI, 0, scale.settings)] if fastai else [])
+
+
+def compare(place: Place, wanted: list[Run], scale: Scale, peers: Path | None) -> list[str]:
+    """All runs have been made, each with a cold cache, but for those it tells of."""
+    table = place.work / "tables" / f"compared-{scale.every}.csv"
+    COMPARED.write_table(read_cells()[:: scale.every], 0, table)
+
+    def measure(run: Run) -> Measures:
+        if run.name == FASTAI:
+            assert peers is not None
+            return ask_fastai(peers / FASTAI / "bin" / "python", table, run.seed, scale)
+        with trained(table, run.settings, run.seed, work=place.work, cache=None) as one:
+            return one.measures
+
+    return carry_out(place.runs, wanted, measure)
+
+
+def ask_fastai(python: Path, table: Path, seed: int, scale: Scale) -> Measures:
+    """Its epochs, seconds and accuracies, as it has measured them itself."""
+    command = [str(python), str(SCRIPT), str(table), "--seed", str(seed), "--size", str(scale.size)]
+    command += ["--frozen", str(scale.frozen), "--unfrozen", str(scale.unfrozen)]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    if ran.returncode:
+        raise RunFailed(ran.stderr[-600:].strip())
+    measures: Measures = json.loads(ran.stdout.splitlines()[-1])
+    return measures
+
+
+def verdict(fastai: Measures, quick: list[Measures], full: list[Measures]) -> list[Condition]:
+    """What must hold of the means over seeds, against the one run of fastai."""
+    judged = []
+    for name, measure in (("plain", "accuracy"), ("with views", "accuracy_tta")):
+        gains = [100 * (one[measure] - fastai[measure]) for one in quick]
+        judged.append(_at_least(f"head on activations: points over fastai, {name}", gains, 0, 1))
+    shares = [one["fitted_s"] / fastai["fitted_s"] for one in quick]
+    judged.append(_at_most("head on activations: of fastai's time", shares, SHARE_OF_TIME))
+    for name, measure in (("plain", "accuracy"), ("with views", "accuracy_tta")):
+        gains = [100 * (one[measure] - fastai[measure]) for one in full]
+        judged.append(_at_least(f"all of it: points over fastai, {name}", gains, 100 * POINTS, 1))
+    shares = [one["fitted_s"] / fastai["fitted_s"] for one in full]
+    judged.append(_at_most("all of it: of fastai's time", shares, HALF))
+    return judged
+
+
+def first_as_good(ours: Measures, fastai: Measures) -> float | None:
+    """Seconds from the start until an epoch was as good as fastai is in the end, plainly."""
+    return reached(ours, fastai["accuracy"])
+
+
+def _at_least(what: str, values: list[float], bound: float, digits: int) -> Condition:
+    mean = over_seeds(values)
+    return Condition(what, f"at least {bound:g}", mean.show(digits, sign=True), mean.mean >= bound)
+
+
+def _at_most(what: str, values: list[float], bound: float) -> Condition:
+    mean = over_seeds(values)
+    return Condition(what, f"at most {bound:g}", mean.show(3), mean.mean <= bound)
