@@ -1,7 +1,9 @@
-"""What training achieves, run by run: settings one change at a time, and the solar cells.
+"""What training achieves, run by run: settings, solar cells, fastai beside it, and speed.
 
     .venv/bin/python benchmarks/training.py ablate --size 128 --seeds 3 --cores 0
     .venv/bin/python benchmarks/training.py elpv --seeds 5 --recipe modern
+    .venv/bin/python benchmarks/training.py fastai --peers DIR --recipe modern
+    .venv/bin/python benchmarks/training.py speed
     .venv/bin/python benchmarks/training.py show --write
 
 Every run is a process of its own and a line of WORK/training.jsonl. A run that is in there is not
@@ -14,12 +16,15 @@ import signal
 import sys
 from pathlib import Path
 
+import torch
+
 sys.path.insert(0, str(Path(__file__).parents[1]))  # `training` is the package, not this file
 
 from bench import training_tables
 from bench.ablations import CHANGES
 from bench.cells import PROTOCOLS
 from bench.results import write_section
+from bench.rounds import measure_speed, speed_runs
 from bench.runs import Run, Runs
 from bench.trials import (
     Place,
@@ -28,6 +33,7 @@ from bench.trials import (
     protocol_runs,
     score_protocols,
 )
+from bench.versus import FASTAI, Scale, compare, versus_runs
 from registry.errors import BadRequest
 from training.settings import read_settings
 
@@ -49,6 +55,15 @@ def main() -> int:
         wanted = protocol_runs(options.only, options.name, options.seeds, options.base)
         check(wanted)
         failed = score_protocols(place, wanted)
+    elif options.what == "fastai":
+        scale = Scale(options.size, options.frozen, options.unfrozen, options.every)
+        with_fastai = options.peers is not None
+        wanted = versus_runs(options.seeds, options.base, scale, fastai=with_fastai)
+        check([run for run in wanted if run.name != FASTAI])
+        failed = compare(place, wanted, scale, options.peers)
+    elif options.what == "speed":
+        wanted = speed_runs(options.seeds, options.base, gpu=torch.cuda.is_available())
+        failed = measure_speed(place, wanted)
     text = training_tables.document(place.runs)
     print(text)
     if options.write:
@@ -85,12 +100,17 @@ def read_flags() -> argparse.Namespace:
     kind.add_argument("--size", type=int, default=128)
     kind = kinds.add_parser("elpv", parents=[runs], help="the solar cells by three protocols")
     kind.add_argument("--name", default="default", help="of the settings, for the table")
+    kind = kinds.add_parser("fastai", parents=[runs], help="the same task, beside fastai")
+    kind.add_argument("--peers", type=absolute, help="folder of setup.sh; without it, ours alone")
+    for name, value in Scale().settings.items():
+        kind.add_argument(f"--{name}", type=int, default=int(value), help="to rehearse it")
+    kinds.add_parser("speed", parents=[runs], help="of head epochs, activations and a GPU")
     kinds.add_parser("show", parents=[shared], help="the tables of what has been run")
     options = parser.parse_args()
     if options.what != "show":
         options.base = dict(one.split("=", 1) for one in options.given)
         options.base |= {"recipe": options.recipe} if options.recipe else {}
-        known = CHANGES if options.what == "ablate" else PROTOCOLS
+        known = {"ablate": CHANGES, "elpv": PROTOCOLS}.get(options.what, {})
         options.only = options.only or list(known)
         if unknown := set(options.only) - set(known):
             parser.error(f"no {', '.join(sorted(unknown))}; there are: {', '.join(known)}")

@@ -44,7 +44,7 @@ class ActivationBatches:
         return len(self.targets)
 
     def __len__(self) -> int:
-        return len(_cut(np.arange(self.n_images), self.batch_size))
+        return _n_batches(self.n_images, self.batch_size)
 
     def epoch(self, number: int) -> Iterator[tuple[Tensor, Tensor]]:
         for places in _drawn(self.n_images, self.batch_size, self.seed, number, self.shares):
@@ -75,7 +75,7 @@ class ImageBatches:
         return len(self.rows)
 
     def __len__(self) -> int:
-        return len(_cut(np.arange(self.n_images), self.batch_size))
+        return _n_batches(self.n_images, self.batch_size)
 
     def epoch(self, number: int) -> Iterator[tuple[Tensor, Tensor]]:
         number += self.first_epoch
@@ -112,3 +112,9 @@ def _cut(order: Rows, batch_size: int) -> list[Rows]:
     if len(batches) > 1 and len(batches[-1]) == 1:
         batches[-2:] = [np.concatenate(batches[-2:])]
     return batches
+
+
+def _n_batches(n: int, batch_size: int) -> int:
+    """How many `_cut` gives."""
+    full, rest = divmod(n, batch_size)
+    return full + (rest > 1 or (rest == 1 and not full))

@@ -1,5 +1,6 @@
 """Where training runs, and in what precision."""
 
+import platform
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -16,6 +17,8 @@ def has_fast_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported())
     capable: bool = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    if platform.machine().lower() in ("x86_64", "amd64"):  # oneDNN emulates it on older AVX-512
+        capable = capable and torch.cpu._is_avx512_bf16_supported()
     return capable
 
 

@@ -25,10 +25,10 @@ class Optimizer:
         self._inner: torch.optim.Optimizer
         if spec.kind == "sgd":
             self._inner = torch.optim.SGD(
-                options, momentum=spec.momentum, weight_decay=spec.weight_decay
+                options, momentum=spec.momentum, weight_decay=spec.weight_decay, fused=True
             )
-        else:
-            self._inner = torch.optim.AdamW(options, weight_decay=spec.weight_decay)
+        else:  # fused: a pass over the weights instead of ten
+            self._inner = torch.optim.AdamW(options, weight_decay=spec.weight_decay, fused=True)
 
     def clear(self) -> None:
         """No parameter has a gradient."""

@@ -18,6 +18,8 @@ from registry.images import Float32Array
 DEFECTIVE, FUNCTIONAL = "defective", "functional"
 LABELS = (DEFECTIVE, FUNCTIONAL)  # sorted, as training sorts them
 N_BLOCKS = 5
+QUARTER, FIFTH = 0.25, 0.2
+TRIAL_SEED = 0
 
 
 @dataclass(frozen=True)
@@ -84,11 +86,14 @@ def read_cells() -> list[Cell]:
     return cells
 
 
-def drawn(n_held_out: int) -> HoldOut:
-    """So many cells, the same share of each probability and silicon, drawn by the seed."""
+def drawn(share: float) -> HoldOut:
+    """This share of the cells, and of each probability and silicon, drawn by the seed."""
 
     def hold_out(cells: Sequence[Cell], seed: int) -> set[int]:
-        return set(_draw(cells, range(len(cells)), n_held_out, seed))
+        kinds = [f"{cell.probability:.2f} {cell.silicon}" for cell in cells]
+        places = range(len(cells))
+        _, chosen = train_test_split(places, test_size=share, random_state=seed, stratify=kinds)
+        return set(chosen)
 
     return hold_out
 
@@ -105,20 +110,10 @@ def confidence(probability: float) -> float:
     return probability or 1.0
 
 
-def _draw(cells: Sequence[Cell], places: Sequence[int], n: int, seed: int) -> list[int]:
-    kinds = [f"{cells[place].probability:.2f} {cells[place].silicon}" for place in places]
-    _, held_out = train_test_split(list(places), test_size=n, random_state=seed, stratify=kinds)
-    return sorted(held_out)
-
-
-DEITSCH_HELD_OUT, PLAIN_HELD_OUT, TRIAL_HELD_OUT = 656, 525, 492
-TRIAL_SEED = 0
-
-
 def trial_cells(cells: Sequence[Cell]) -> list[Cell]:
     """The 1,968 cells that Deitsch's protocol learns from with seed 0: what settings are chosen on
     is none of what that run is scored on."""
-    held_out = drawn(DEITSCH_HELD_OUT)(cells, TRIAL_SEED)
+    held_out = drawn(QUARTER)(cells, TRIAL_SEED)
     return [cell for place, cell in enumerate(cells) if place not in held_out]
 
 
@@ -126,13 +121,13 @@ PROTOCOLS = {
     "deitsch": Protocol(
         "75/25, stratified; doubtful cells are defective, weighted 1/3 and 2/3",
         defective_from=0.1,
-        hold_out=drawn(DEITSCH_HELD_OUT),
+        hold_out=drawn(QUARTER),
         weight=confidence,
     ),
     "stratified": Protocol(
         "80/20, stratified; defective from 1/2 on",
         defective_from=0.5,
-        hold_out=drawn(PLAIN_HELD_OUT),
+        hold_out=drawn(FIFTH),
     ),
     "blocked": Protocol(
         f"{N_BLOCKS} blocks of neighbouring files, a fold each; defective from 1/2 on",
@@ -144,10 +139,10 @@ PROTOCOLS = {
 COMPARED = Protocol(
     "75/25, stratified; defective from 1/2 on",
     defective_from=0.5,
-    hold_out=lambda cells, seed: drawn(DEITSCH_HELD_OUT)(cells, TRIAL_SEED),
+    hold_out=lambda cells, seed: drawn(QUARTER)(cells, TRIAL_SEED),
 )
 TRIAL = Protocol(
     "75/25 of what the comparison learns from, stratified; defective from 1/2 on",
     defective_from=0.5,
-    hold_out=lambda cells, seed: drawn(TRIAL_HELD_OUT)(cells, TRIAL_SEED),
+    hold_out=lambda cells, seed: drawn(QUARTER)(cells, TRIAL_SEED),
 )

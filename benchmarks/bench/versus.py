@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.ablations import QUIET
 from bench.cells import COMPARED, read_cells
-from bench.fitting import reached, trained
+from bench.fitting import end_with_parent, reached, trained
 from bench.intervals import over_seeds
 from bench.record import Measures
 from bench.results import Condition
 from bench.runs import Run, RunFailed, carry_out
-from bench.ablations import QUIET
 from bench.trials import Place
 
 ROW = "beside fastai"
@@ -40,12 +40,11 @@ class Scale:
 
 def versus_runs(seeds: int, base: Mapping[str, str], scale: Scale, *, fastai: bool) -> list[Run]:
     """Ours, and one of fastai."""
+    row = ROW if scale == Scale() else f"{ROW}, rehearsed"
     told = {"size": str(scale.size)} | QUIET | dict(base)
-    if scale.every > 1:
-        told |= {"valid_fraction": str(1 / 4)}
-    ours = [Run(ROW, QUICK, seed, told | HEAD_ALONE) for seed in range(seeds)]
-    ours += [Run(ROW, FULL, seed, told) for seed in range(seeds)]
-    return ours + ([Run(ROW, FASTAI, 0, scale.settings)] if fastai else [])
+    ours = [Run(row, QUICK, seed, told | HEAD_ALONE) for seed in range(seeds)]
+    ours += [Run(row, FULL, seed, told) for seed in range(seeds)]
+    return ours + ([Run(row, FASTAI, 0, scale.settings)] if fastai else [])
 
 
 def compare(place: Place, wanted: list[Run], scale: Scale, peers: Path | None) -> list[str]:
@@ -67,7 +66,9 @@ def ask_fastai(python: Path, table: Path, seed: int, scale: Scale) -> Measures:
     """Its epochs, seconds and accuracies, as it has measured them itself."""
     command = [str(python), str(SCRIPT), str(table), "--seed", str(seed), "--size", str(scale.size)]
     command += ["--frozen", str(scale.frozen), "--unfrozen", str(scale.unfrozen)]
-    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    ran = subprocess.run(
+        command, capture_output=True, text=True, check=False, preexec_fn=end_with_parent
+    )
     if ran.returncode:
         raise RunFailed(ran.stderr[-600:].strip())
     measures: Measures = json.loads(ran.stdout.splitlines()[-1])
