@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,11 +17,14 @@ sys.path.append(str(TESTS.parent / "benchmarks"))
 
 from bench.ablations import CHANGES
 from bench.cells import COMPARED, PROTOCOLS, TRIAL, Cell, block, read_cells, trial_cells
+from bench.fitting import reached
 from bench.intervals import over_seeds, paired, wilson
 from bench.processes import PROC, family
+from bench.rounds import speed_verdicts
 from bench.runs import Run, RunFailed, Runs, carry_out
 from bench.training_tables import document
 from bench.trials import ablation_row, ablation_runs
+from bench.versus import verdict
 from training.settings import read_settings
 
 MEASURES = {
@@ -97,7 +101,7 @@ def test_intervals_are_those_of_the_books() -> None:
     a, b = [0.81, 0.84, 0.86], [0.80, 0.80, 0.85]
     difference, known = paired(a, b), ttest_rel(a, b).confidence_interval(0.95)
     assert (difference.low, difference.high) == pytest.approx((known.low, known.high))
-    found = wilson(0.8, 10)  # Newcombe 1998's method 3
+    found = wilson(0.8, 10)
     assert (found.low, found.high) == pytest.approx((0.4902, 0.9433), abs=1e-4)
     assert over_seeds([0.5]).show(1, 100) == "50.0"
 
@@ -166,3 +170,53 @@ def test_ending_the_comparison_ends_the_training_that_runs(tmp_path: Path) -> No
         assert process.wait(timeout=60) == 143
     wait_until(lambda: not any((PROC / str(pid)).exists() for pid in begun))
     assert not any(tmp_path.glob("run-*"))
+
+
+def compared(seconds: float, accuracy: float, with_views: float) -> dict[str, Any]:
+    return {"fitted_s": seconds, "accuracy": accuracy, "accuracy_tta": with_views}
+
+
+def test_both_conditions_beside_fastai_are_of_means_over_seeds() -> None:
+    fastai = compared(1800, 0.80, 0.82)
+    quick = [compared(60, 0.79, 0.82), compared(100, 0.83, 0.84)]
+    full = [compared(800, 0.85, 0.88), compared(900, 0.88, 0.90)]
+    judged = {one.what: one for one in verdict(fastai, quick, full)}
+    assert all(one.holds for one in judged.values())
+    assert judged["all of it: points over fastai, plain"].measured.startswith("+6.5 (")
+    assert judged["head on activations: of fastai's time"].measured.startswith("0.044 (")
+
+
+@pytest.mark.parametrize(
+    ("quick", "full", "what"),
+    [
+        (compared(91, 0.81, 0.83), compared(800, 0.87, 0.89), "head on activations: of fastai's"),
+        (compared(80, 0.79, 0.83), compared(800, 0.87, 0.89), "points over fastai, plain"),
+        (compared(80, 0.81, 0.83), compared(901, 0.87, 0.89), "all of it: of fastai's time"),
+        (compared(80, 0.81, 0.83), compared(800, 0.87, 0.87), "points over fastai, with views"),
+    ],
+)
+def test_a_miss_beside_fastai_fails_its_condition(
+    quick: dict[str, Any], full: dict[str, Any], what: str
+) -> None:
+    failed = [one for one in verdict(compared(1800, 0.80, 0.82), [quick], [full]) if not one.holds]
+    assert len(failed) == 1
+    assert what in failed[0].what
+
+
+def test_the_time_to_an_accuracy_is_that_of_the_first_epoch_that_has_it() -> None:
+    epochs = [
+        {"metric_value": value, "seconds": 10.0 * n} for n, value in enumerate((0.7, 0.8, 0.9))
+    ]
+    assert reached({"epochs": epochs}, 0.75) == 10
+    assert reached({"epochs": epochs}, 0.95) is None
+
+
+def test_speed_that_was_not_measured_does_not_hold_and_a_missing_gpu_is_said(
+    tmp_path: Path,
+) -> None:
+    runs = Runs(tmp_path / "runs.jsonl")
+    runs.add(Run("speed", "head epoch", 0), {"ratio": 51.0}, {})
+    judged = speed_verdicts(runs)
+    assert judged[0].holds
+    assert {one.measured for one in judged[1:]} == {"not measured", "no GPU here"}
+    assert all(one.holds == (one.measured == "no GPU here") for one in judged[1:])

@@ -5,7 +5,9 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from scipy.stats import norm, t
+from scipy.stats import t
+
+import training.intervals
 
 LEVEL = 0.95
 
@@ -43,7 +45,4 @@ def paired(changed: Sequence[float], base: Sequence[float]) -> Interval:
 
 def wilson(share: float, n: int) -> Interval:
     """Of one run: the share of `n` answers that are right (Wilson 1927)."""
-    z = float(norm.ppf((1 + LEVEL) / 2))
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
-    reach = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return Interval(share, centre - reach, centre + reach)
+    return Interval(share, *training.intervals.wilson(round(share * n), n))

@@ -24,8 +24,8 @@ FASTAI_TEXT = (
     "The same 1,968 solar cells to learn from and 656 held out (deitsch, seed 0; defective from "
     "1/2 on), the same ImageNet weights of EfficientNet-Lite0, on the same cores and without "
     "any cache: from the start of the process until the last step. Ours is the mean over seeds "
-    "with its 95 % interval, fastai one run (Wilson's interval). The views are five of ours, drawn as a "
-    "server draws them, and fastai's `tta()`."
+    "with its 95 % interval, fastai one run (Wilson's interval). The views are five of ours, "
+    "drawn as a server draws them, and fastai's `tta()`."
 )
 SPEED_TEXT = (
     "Mean over rounds with its 95 % interval, each round a process of its own. The head has 512 "
