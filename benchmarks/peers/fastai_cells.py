@@ -77,6 +77,7 @@ def main() -> None:
     learner.add_cb(told)
     learner.fine_tune(options.unfrozen, freeze_epochs=options.frozen)
     seconds = elapsed_s()
+    learner.remove_cb(told)
     plain = measure(*learner.get_preds())
     averaged = measure(*learner.tta())
     measures = {
