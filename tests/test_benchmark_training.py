@@ -126,22 +126,27 @@ def test_a_run_that_is_in_the_file_is_not_made_again(tmp_path: Path) -> None:
 
 
 def test_every_change_is_of_settings_that_exist_and_runs_come_seed_by_seed() -> None:
-    wanted = ablation_runs(128, 2, {"optimizer": "adamw"}, ["AdamW", "SGD"])
-    assert [(run.name, run.seed) for run in wanted][:3] == [("base", 0), ("AdamW", 0), ("SGD", 0)]
-    assert wanted[2].settings["optimizer"] == "sgd"
+    wanted = ablation_runs(128, 2, {"recipe": "modern"}, ["SAM", "mixup"])
+    assert [(run.name, run.seed) for run in wanted][:3] == [
+        ("base", 0),
+        ("SAM", 0),
+        ("mixup", 0),
+    ]
+    assert wanted[2].settings["mixup"] == "0.2"
     for change in CHANGES.values():
         read_settings(change)
 
 
 def test_a_change_that_the_base_has_already_is_not_run() -> None:
-    wanted = ablation_runs(128, 1, {"schedule": "one_cycle"}, ["one cycle", "cosine restarts"])
+    names = ["one cycle in half cosines", "cosine restarts"]
+    wanted = ablation_runs(128, 1, {"recipe": "modern"}, names)
     assert [run.name for run in wanted] == ["base", "cosine restarts"]
 
 
 def test_the_table_has_paired_differences_of_each_base(tmp_path: Path) -> None:
     runs = Runs(tmp_path / "runs.jsonl")
     machine = {"cpu": "A CPU", "cores": 2, "gpu": "", "python": "3", "versions": {"torch": "2"}}
-    for run in ablation_runs(64, 3, {}, ["SGD", "AdamW"]):
+    for run in ablation_runs(64, 3, {}, ["SAM", "AdamW"]):
         gain = 0.01 * (run.seed + 1) if run.name == "AdamW" else 0
         runs.add(run, MEASURES | {"accuracy": 0.8 + run.seed / 100 + gain}, machine)
     text = document(Runs(tmp_path / "runs.jsonl"))

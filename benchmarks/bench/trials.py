@@ -15,6 +15,7 @@ from registry.bundle import MODEL, Bundle
 from registry.images import Float32Array, prepare
 from registry.tta import tta_views
 from training.runtime import answering
+from training.settings import read_settings
 
 BASE = "base"
 ABLATION = "ablation at"
@@ -45,14 +46,17 @@ def ablation_sizes(runs: Runs) -> list[int]:
 
 
 def ablation_runs(size: int, seeds: int, base: Mapping[str, str], names: list[str]) -> list[Run]:
-    """The base and each change, seed by seed: paired runs lie together."""
+    """The base and each change, seed by seed: paired runs lie together.
+
+    A change that gives what the base has already is left out.
+    """
     told = {"size": str(size)} | QUIET | dict(base)
     changes = {BASE: {}} | {name: CHANGES[name] for name in names}
     return [
         Run(ablation_row(size), name, seed, told | change)
         for seed in range(seeds)
         for name, change in changes.items()
-        if name == BASE or told | change != told  # what the base has already
+        if name == BASE or read_settings(told | change) != read_settings(told)
     ]
 
 
