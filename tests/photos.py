@@ -65,7 +65,7 @@ def assignment(tmp_path: Path, data: Path, **settings: str) -> Assignment:
 
 
 def learner(tmp_path: Path, per_class: int = 12, **settings: object) -> "Learner":
-    """What the first two calls of `training/learner.py` give."""
+    """What the first two calls of `training/api.py` give."""
     from training import pretrained, read_images
 
     images = read_images(

@@ -11,10 +11,8 @@ import torch
 
 from registry.bundle import verify_bundle
 from registry.errors import BadRequest
-from registry.images import prepare
 from registry.store import Registry
 from training import Learner, classify, pretrained, read_images
-from training.evaluate import predict
 from training.recipe import train
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -44,16 +42,11 @@ def test_three_calls_learn_what_the_command_learns(fitted: Learner, tmp_path: Pa
 def test_a_version_is_published_and_answers_as_the_network_does(fitted: Learner, version: Path):
     image = next((fitted.source / "light").iterdir())
     said = classify(version, image)
-    bundle = verify_bundle(version)
-    answers = predict(
-        fitted.bench.network,
-        prepare(image.read_bytes(), bundle.image)[None],
-        "single",
-        torch.device("cpu"),
-    )
-    np.testing.assert_allclose(list(said.values()), answers[0], atol=1e-4)
-    assert list(said) == ["dark", "light"]
-    assert sum(classify(version, image, views=3).values()) == pytest.approx(1, abs=1e-4)
+    assert verify_bundle(version).labels == ("dark", "light") == tuple(said)
+    assert said == pytest.approx(fitted.classify(image), abs=1e-4)
+    with_views = classify(version, image, views=3)
+    assert with_views == pytest.approx(fitted.classify(image, views=3), abs=1e-4)
+    assert with_views != said
 
 
 def test_the_eight_steps_can_be_taken_one_by_one_with_other_numbers(tmp_path: Path, version: Path):
@@ -94,6 +87,13 @@ def test_evaluation_answers_the_held_out_images_and_leaves_the_test_part(fitted:
     assert evaluation.tests is None
     assert evaluation.plain_measures.value >= 0.7
     assert fitted.augmented().shape == (8, photos.SIZE, photos.SIZE, 3)
+
+
+def test_without_augmentation_it_learns_from_the_pixels_that_are_served(tmp_path: Path):
+    learner = photos.learner(tmp_path, augmentation="none")
+    served = learner.bench.decoded.pixels[learner.bench.rows("train")].astype(int)
+    differences = [np.abs(served - view).max(axis=(1, 2, 3)).min() for view in learner.augmented()]
+    assert max(differences) == 0
 
 
 @pytest.mark.parametrize(

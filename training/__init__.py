@@ -1,6 +1,6 @@
 """Fine-tunes an image classifier. Begin with `training/recipe.py`: it tells the story in order.
 
-From Python, three calls train a folder of images; see `training/learner.py`:
+From Python, three calls train a folder of images; see `training/api.py`:
 
     from training import pretrained, read_images
 
@@ -12,16 +12,16 @@ From Python, three calls train a folder of images; see `training/learner.py`:
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from training.api import pretrained as pretrained
+    from training.api import read_images as read_images
     from training.asking import classify as classify
     from training.learner import Learner as Learner
-    from training.learner import pretrained as pretrained
-    from training.learner import read_images as read_images
 
 _HOMES = {
     "Learner": "training.learner",
     "classify": "training.asking",
-    "pretrained": "training.learner",
-    "read_images": "training.learner",
+    "pretrained": "training.api",
+    "read_images": "training.api",
 }
 __all__ = ["Learner", "classify", "pretrained", "read_images"]
 

@@ -182,8 +182,9 @@ class Bench:
 
     def image_batches(self) -> ImageBatches:
         chosen = self.settings
+        as_served = chosen.augmentation == "none" and chosen.train_crop == "window"
         return ImageBatches(
-            decoded=self.roomy,
+            decoded=self.decoded if as_served else self.roomy,
             rows=self.rows("train"),
             targets=self.learning_targets(),
             size=chosen.size,

@@ -1,94 +1,33 @@
-"""Training from Python, in a notebook for example. Three calls train a folder of images:
+"""A network at work on a notebook's bench: the recipe's steps one by one, with numbers of your own.
 
-    from training import pretrained, read_images
-
-    images = read_images("photos", size=224)
-    learner = pretrained("efficientnet_lite0", images)
-    learner.fit()
-
-`fit` is the recipe's own `learn` and `publish` its `prove`; the other methods are its steps one by
-one, with numbers of your own. What each does is in `training/steps.py`, and `training/plots.py`
-draws what they find.
+What each step does is in `training/steps.py`; `fit` is the recipe's own `learn` and `publish` its
+`prove`. `training/looking.py` and `training/plots.py` show what comes of it.
 """
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
 from pathlib import Path
 
-import torch
 from pydantic import ValidationError
 
 from registry.errors import BadRequest
-from registry.images import UInt8Array
+from registry.images import Float32Array, UInt8Array
 from registry.schema import explain
 from registry.store import Registry
 from training import steps
-from training.backbone import Backbone, load_backbone, weights_digest
+from training.asking import ask
+from training.backbone import Backbone, weights_digest
 from training.bench import Bench, Evaluation, Parts
 from training.evaluate import predict
 from training.finder import RateSearch
 from training.fit import Epoch
 from training.learning_curve import Curve, draw_curve
-from training.opening import Images, open_bench, open_images
 from training.preview import augmented
-from training.progress import Stages, Tell, print_lines
 from training.publishing import assign, publish
-from training.recipe import count_stages, learn, prove
+from training.recipe import learn, prove
 from training.resizing import at_size
-from training.settings import Settings, default_cache, read_settings, write_setting
-
-
-def read_images(
-    source: str | Path,
-    size: int = 224,
-    *,
-    settings: Mapping[str, object] | None = None,
-    cache: Path | None = None,
-    tell: Tell = print_lines,
-) -> Images:
-    """The images at `source`, read, split into what is learnt from and what is held out, and
-    decoded once.
-
-    Args:
-        source: a folder of class folders, or one with train/ and valid/, or a table of file,label.
-        size: side of the square that the network sees, in pixels.
-        settings: any others of `training/settings.py`, for all that follows.
-        cache: a folder for what is computed once; the user's own if not said.
-        tell: told what is done and found.
-
-    Raises:
-        BadRequest: an unknown setting, or a value that is not of its kind.
-        DataError: nothing to train on; says which file or class, and what to do.
-    """
-    given = {name: write_setting(value) for name, value in (settings or {}).items()}
-    chosen = read_settings(given | {"size": str(size)})
-    stages = Stages(tell, count_stages(chosen))
-    return open_images(chosen, Path(source), cache or default_cache(), stages)
-
-
-def pretrained(
-    backbone: str, images: Images, *, run: Path | None = None, tell: Tell = print_lines
-) -> "Learner":
-    """The network that timm or torchvision calls `backbone`, as it learnt from ImageNet, with a
-    fresh head for the labels of `images`.
-
-    Args:
-        run: a folder for torch weights; a new one in the cache if not said.
-
-    Raises:
-        BadRequest: no such network, or it does not take images of this size.
-        Unavailable: its weights are neither here nor to be downloaded.
-    """
-    settings = images.settings.model_copy(update={"backbone": backbone})
-    torch.manual_seed(settings.seed)
-    network = load_backbone(backbone, pretrained=settings.pretrained, weights=settings.weights)
-    folder = run or images.cache / "runs" / f"{backbone}-{datetime.now():%Y%m%d-%H%M%S}"
-    stages = Stages(tell, count_stages(settings))
-    return Learner(
-        open_bench(settings, images, network, stages, folder), network, images.source, images.cache
-    )
+from training.settings import Settings, write_setting
 
 
 @dataclass(frozen=True)
@@ -208,7 +147,7 @@ class Learner:
         bench.stages.begin("cosine restarts, differential rates", total)
         steps.fit_unfrozen(bench, rate)
 
-    # Looking
+    # Answering
 
     def augmented(self) -> UInt8Array:
         """Up to eight training images as the network meets them, [n,s,s,3]."""
@@ -216,12 +155,22 @@ class Learner:
 
     def evaluate(self) -> Evaluation:
         """The held-out images, answered once plainly and once with views; never the test images."""
-        network, task = self.bench.network, self.bench.dataset.task
         total = self.bench.n_valid * (1 + self.bench.settings.tta_views)
         self.bench.stages.begin("evaluate with and without views", total)
-        return steps.evaluate(
-            self.bench, lambda pixels: predict(network, pixels, task, self.bench.device)
-        )
+        return steps.evaluate(self.bench, self._answer)
+
+    def classify(self, image: str | Path, *, views: int = 1) -> dict[str, float]:
+        """What the network now says of an image file: label -> probability.
+
+        Raises:
+            BadImage: the file is not an image.
+        """
+        settings = self.bench.settings
+        spec, tta = settings.image_spec(), settings.tta_spec()
+        return ask(self._answer, self.labels, spec, tta, Path(image), views)
+
+    def _answer(self, pixels: UInt8Array) -> Float32Array:
+        return predict(self.bench.network, pixels, self.bench.dataset.task, self.bench.device)
 
     # Handing on
 

@@ -73,7 +73,7 @@ def data(
     """The audit, and images as the network meets them."""
     counts = class_table(findings.audit)
     if len(findings.audit.counts) > MANY_CLASSES:
-        counts = folded("Images of each class", counts, printed=False)
+        counts = folded("Images of each class", counts)
     parts = [
         problem_list(findings.audit),
         charts([chart(pictures[name], alt) for name, alt in AUDIT_PICTURES.items()]),

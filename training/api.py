@@ -1,0 +1,74 @@
+"""Training from Python, in a notebook for example. Three calls train a folder of images:
+
+    from training import pretrained, read_images
+
+    images = read_images("photos", size=224)
+    learner = pretrained("efficientnet_lite0", images)
+    learner.fit()
+
+`training/learner.py` has the steps that `fit` takes, and what comes after them.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+
+import torch
+
+from training.backbone import load_backbone
+from training.learner import Learner
+from training.opening import Images, open_bench, open_images
+from training.progress import Stages, Tell, print_lines
+from training.recipe import count_stages
+from training.settings import default_cache, read_settings, write_setting
+
+
+def read_images(
+    source: str | Path,
+    size: int = 224,
+    *,
+    settings: Mapping[str, object] | None = None,
+    cache: Path | None = None,
+    tell: Tell = print_lines,
+) -> Images:
+    """The images at `source`, read, split into what is learnt from and what is held out, and
+    decoded once.
+
+    Args:
+        source: a folder of class folders, or one with train/ and valid/, or a table of file,label.
+        size: side of the square that the network sees, in pixels.
+        settings: any others of `training/settings.py`, for all that follows.
+        cache: a folder for what is computed once; the user's own if not said.
+        tell: told what is done and found.
+
+    Raises:
+        BadRequest: an unknown setting, or a value that is not of its kind.
+        DataError: nothing to train on; says which file or class, and what to do.
+    """
+    given = {name: write_setting(value) for name, value in (settings or {}).items()}
+    chosen = read_settings(given | {"size": str(size)})
+    stages = Stages(tell, count_stages(chosen))
+    return open_images(chosen, Path(source), cache or default_cache(), stages)
+
+
+def pretrained(
+    backbone: str, images: Images, *, run: Path | None = None, tell: Tell = print_lines
+) -> Learner:
+    """The network that timm or torchvision calls `backbone`, as it learnt from ImageNet, with a
+    fresh head for the labels of `images`.
+
+    Args:
+        run: a folder for torch weights; a new one in the cache if not said.
+
+    Raises:
+        BadRequest: no such network, or it does not take images of this size.
+        Unavailable: its weights are neither here nor to be downloaded.
+    """
+    settings = images.settings.model_copy(update={"backbone": backbone})
+    torch.manual_seed(settings.seed)
+    network = load_backbone(backbone, pretrained=settings.pretrained, weights=settings.weights)
+    folder = run or images.cache / "runs" / f"{backbone}-{datetime.now():%Y%m%d-%H%M%S}"
+    stages = Stages(tell, count_stages(settings))
+    return Learner(
+        open_bench(settings, images, network, stages, folder), network, images.source, images.cache
+    )

@@ -1,0 +1,79 @@
+"""What there is to look at in a notebook, for `training/plots.py` to draw."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.figure import Figure
+from PIL import Image
+
+from registry.images import UInt8Array
+from registry.tta import tta_views
+from training.audit_page import draw_audit
+from training.bench import Evaluation
+from training.evaluate import confusions
+from training.galleries import galleries, in_question, tiles
+from training.gradcam import heat_maps
+from training.learner import Learner
+from training.opening import Images
+from training.plots import Picture, Tile
+
+
+def overview(images: Images) -> list[Figure]:
+    """How many images each class has in each part, and how large they are."""
+    return list(draw_audit(images.audit, Picture).values())
+
+
+def examples(images: Images, n: int = 8) -> list[Tile]:
+    """Images to learn from, drawn from every class in turn, as they are prepared."""
+    dataset, rows = images.dataset, images.dataset.rows("train")
+    random = np.random.default_rng(images.settings.seed)
+    piles = [
+        list(random.permutation(rows[has > 0])) for has in dataset.targets[rows].T if has.any()
+    ]
+    turns = [pile[turn] for turn in range(n) for pile in piles if turn < len(pile)]
+    return [
+        Tile(
+            np.asarray(images.decoded.pixels[row]),
+            (dataset.items[row].path.name, f"is {', '.join(dataset.items[row].labels)}"),
+        )
+        for row in list(dict.fromkeys(turns))[:n]
+    ]
+
+
+def views(learner: Learner, evaluation: Evaluation, n: int = 8) -> UInt8Array:
+    """What test-time augmentation makes of the first held-out image, [n,s,s,3], the plain one
+    first."""
+    bench, row = learner.bench, evaluation.rows[0]
+    encoded = bench.dataset.items[row].path.read_bytes()
+    return tta_views(bench.decoded.pixels[row], encoded, bench.settings.tta_spec(), n)
+
+
+def held_out(learner: Learner) -> list[Path]:
+    """The files that nothing was learnt from."""
+    return [learner.bench.dataset.items[row].path for row in learner.bench.rows("valid")]
+
+
+def answered(image: Path, said: Mapping[str, float]) -> Tile:
+    """An image file with the likeliest of what was said of it."""
+    with Image.open(image) as picture:
+        pixels = np.asarray(picture.convert("RGB"))
+    label = max(said, key=lambda name: said[name])
+    return Tile(pixels, (image.name, f"said {label} {said[label]:.2f}"))
+
+
+def confusion(learner: Learner, evaluation: Evaluation) -> npt.NDArray[np.int64]:
+    """[classes,classes] counts of held-out images, true class by row, in a single-label task."""
+    return confusions(evaluation.plain, learner.bench.dataset.targets[evaluation.rows])
+
+
+def gallery(learner: Learner, evaluation: Evaluation, name: str) -> list[Tile]:
+    """Held-out images, and where the network looked: most_incorrect, most_uncertain or
+    most_correct, and with more than two classes most_entropy."""
+    bench, data, limits = learner.bench, learner.bench.dataset, learner.bench.label_thresholds
+    found = galleries(evaluation.plain, data.targets[evaluation.rows], data.task, limits)
+    rows, answers = evaluation.rows[found[name]], evaluation.plain[found[name]]
+    asked = in_question(answers, data.targets[rows], data.task)
+    heats = heat_maps(bench.network, np.array(bench.decoded.pixels[rows]), asked)
+    return tiles(data, bench.decoded.pixels, rows, answers, limits, heats)
