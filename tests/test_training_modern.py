@@ -351,7 +351,9 @@ def test_a_mean_that_is_always_kept_spares_no_images(tmp_path: Path):
     assert not torch.equal(first, second)
 
 
-@pytest.mark.parametrize(("judge_by", "kept"), [("log_loss", "last weights"), ("metric", "mean")])
+@pytest.mark.parametrize(
+    ("judge_by", "kept"), [("log_loss", "weights themselves"), ("metric", "mean")]
+)
 def test_the_better_weights_are_kept_in_the_stated_direction(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, judge_by: str, kept: str
 ):

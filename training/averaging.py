@@ -30,13 +30,14 @@ def keep_better(bench: Bench, ema: Ema, batches: ImageBatches) -> None:
     mean_value = judge(bench)
     lower = DIRECTIONS[settings.judge_by] == "lower"
     better = mean_value < own_value if lower else mean_value > own_value
+    better = bench.network.world.told(better)  # so that all processes go on with the same
     if not better:
         bench.network.load_state_dict(own)
+    kept = "mean of the weights" if better else "weights themselves"
     bench.note(
         "ema",
-        f"kept the {'mean of the weights' if better else 'last weights'}: {settings.judge_by} of "
-        f"{len(bench.judged)} images set apart {mean_value:.4f} with the mean, {own_value:.4f} "
-        "without",
+        f"kept the {kept}: {settings.judge_by} of {len(bench.judged)} images set apart "
+        f"{mean_value:.4f} with the mean, {own_value:.4f} without",
     )
 
 
