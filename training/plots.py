@@ -31,6 +31,7 @@ MANY_LABELS = 24  # above this a confusion matrix goes without names and numbers
 FEW_LABELS = 4  # up to this it has its zeros
 STYLES = ("-", "--", "-.", ":")
 COLUMNS = 4  # of images beside one another
+TILE, LINE, GAP = 1.7, 0.15, 0.15  # of a gallery, in inches
 
 
 class Picture(Figure):
@@ -195,24 +196,32 @@ def reliability(bins: Sequence[Bin], before: Sequence[Bin] = ()) -> Picture:
 def gallery(tiles: Sequence[Tile]) -> Picture:
     """Images with what is said of them, what the network looked at beside each."""
     double = any(tile.overlay is not None for tile in tiles)
+    across, side = (2 * TILE if double else TILE), TILE
+    n_lines = max((len(tile.caption) for tile in tiles), default=0)
+    step = side + n_lines * LINE + GAP
     rows = max(-(-len(tiles) // COLUMNS), 1)
-    width = 2.3 * COLUMNS * (1.5 if double else 1)
-    figure, axes = _grid(rows, width, 2.9 * rows)
-    for axis, tile in zip(axes, tiles, strict=False):
-        pair = [tile.pixels] if tile.overlay is None else [tile.pixels, tile.overlay]
-        axis.imshow(np.concatenate(pair, axis=1))
-        axis.set_title("\n".join(map(_short, tile.caption)), fontsize=8, loc="left",
-                       color=RED if tile.wrong else "black")  # fmt: skip
+    # one pair of axes in inches for all: a layout of many takes half a second
+    figure = Picture(figsize=(COLUMNS * (across + GAP), rows * step))
+    axis = figure.add_axes((0, 0, 1, 1))
+    for place, tile in enumerate(tiles):
+        row, column = divmod(place, COLUMNS)
+        left, top = column * (across + GAP) + GAP / 2, (rows - row) * step - GAP / 2
+        below = top - n_lines * LINE
+        for number, image in enumerate([tile.pixels, tile.overlay]):
+            if image is not None:
+                begin = left + number * side
+                axis.imshow(image, extent=(begin, begin + side, below - side, below))
+        for line, words in enumerate(tile.caption):
+            axis.text(left, top - line * LINE, _short(words), va="top", fontsize=8,
+                      color=RED if tile.wrong else "black")  # fmt: skip
+    axis.set(xlim=(0, COLUMNS * (across + GAP)), ylim=(0, rows * step))
+    axis.axis("off")
     return figure
 
 
 def images(pixels: UInt8Array) -> Picture:
     """Images beside one another, without words; [n,s,s,3]."""
-    rows = max(-(-len(pixels) // COLUMNS), 1)
-    figure, axes = _grid(rows, 2.2 * COLUMNS, 2.2 * rows)
-    for axis, image in zip(axes, pixels, strict=False):
-        axis.imshow(image)
-    return figure
+    return gallery([Tile(image, ()) for image in pixels])
 
 
 def _figure(width: float, height: float) -> tuple[Picture, Axes]:
@@ -221,14 +230,6 @@ def _figure(width: float, height: float) -> tuple[Picture, Axes]:
         axis = figure.subplots()
     axis.spines[["top", "right"]].set_visible(False)
     return figure, axis
-
-
-def _grid(rows: int, width: float, height: float) -> tuple[Picture, list[Axes]]:
-    figure = Picture(figsize=(width, height), layout="constrained")
-    axes = list(figure.subplots(rows, COLUMNS, squeeze=False).flat)
-    for axis in axes:
-        axis.axis("off")
-    return figure, axes
 
 
 def _stages(history: Sequence[Epoch]) -> list[tuple[int, int, str]]:
