@@ -42,7 +42,7 @@ PICTURES = {
 @pytest.mark.parametrize("name", PICTURES)
 def test_a_picture_shows_itself_in_a_notebook(name: str):
     seen = shown(PICTURES[name]())
-    assert seen.shape[1] < 1800
+    assert seen.shape[1] < 2000
     assert 0.001 < (seen.mean(axis=2) < 200).mean() < 0.9
 
 
