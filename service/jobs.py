@@ -19,6 +19,7 @@ from registry.errors import Conflict, UnfreezeError
 from registry.files import write_durably
 from registry.job_store import JobStore, NumberedEvent
 from registry.jobs import (
+    CHECKPOINT,
     Assignment,
     Event,
     Job,
@@ -136,7 +137,7 @@ class Jobs:
         for job in reversed(await self.list("", REMEMBERED)):
             self._count_success(job)
         for job in await asyncio.to_thread(self._store.unfinished):
-            folder = self._folder(job)
+            folder = self._folder(job.id)
             kill_leftover(folder / "pid", folder / "assignment.json")
             if job.state is not JobState.RUNNING:
                 continue
@@ -144,7 +145,7 @@ class Jobs:
                 message = f"the server stopped under it {job.attempt} times; start a new job"
                 await self._end(job.id, JobState.FAILED, message)
             else:
-                await self._requeue(job.id, "the server stopped under it; it starts again")
+                await self._requeue(job.id, "the server stopped under it; it goes on where it was")
         await self._count()
         self._worker = asyncio.create_task(self._work())
 
@@ -216,7 +217,9 @@ class Jobs:
             if running.cancelled:
                 return JobState.CANCELLED, "cancelled while it ran"
             if self._stopping and not outcome.staged:
-                return JobState.QUEUED, "the server stopped; it starts again with the next one"
+                return JobState.QUEUED, "the server stopped; it goes on with the next one"
+            if outcome.killed and job.attempt < MAX_ATTEMPTS:
+                return JobState.QUEUED, f"{outcome.reason}; it goes on where it was"
             if not outcome.staged:
                 return JobState.FAILED, outcome.reason
         await self._publish_and_promote(job, version)
@@ -224,7 +227,7 @@ class Jobs:
 
     async def _train(self, job: Job, running: _Running) -> Outcome:
         assignment = await asyncio.to_thread(self._prepare, job)
-        folder = self._folder(job)
+        folder = self._folder(job.id)
         trainer = await Trainer.start(self._command, assignment, folder / "log.txt", folder / "pid")
         running.trainer = trainer
         if running.cancelled or self._stopping:  # that came while it started
@@ -249,7 +252,7 @@ class Jobs:
 
     def _prepare(self, job: Job) -> Path:
         """The job's folder holds its assignment, and nothing staged by an attempt before."""
-        folder = self._folder(job)
+        folder = self._folder(job.id)
         stage = folder / "stage"
         shutil.rmtree(stage, ignore_errors=True)
         stage.mkdir(parents=True)
@@ -275,7 +278,7 @@ class Jobs:
 
     async def _publish_and_promote(self, job: Job, version: int | None) -> None:
         if version is None:
-            stage = self._folder(job) / "stage"
+            stage = self._folder(job.id) / "stage"
             version = await asyncio.to_thread(publish, self._registry, job, stage)
         scored = await asyncio.to_thread(self._scored, job)
         decision = await promote_if_good(self._registry, self._live, job, version, scored)
@@ -292,8 +295,8 @@ class Jobs:
 
     # Records
 
-    def _folder(self, job: Job) -> Path:
-        return self._state / "jobs" / job.id
+    def _folder(self, job_id: str) -> Path:
+        return self._state / "jobs" / job_id
 
     async def _requeue(self, job_id: str, message: str) -> None:
         await self._change(job_id, state=JobState.QUEUED, message=message)
@@ -306,6 +309,8 @@ class Jobs:
         version: int | None = None,
         promoted: bool = False,
     ) -> Job:
+        checkpoint = self._folder(job_id) / "run" / CHECKPOINT
+        await asyncio.to_thread(checkpoint.unlink, missing_ok=True)
         job = await self._change(
             job_id,
             state=state,

@@ -45,6 +45,7 @@ class Outcome:
 
     staged: bool
     reason: str = ""
+    killed: bool = False  # by a signal, before it could say anything
 
 
 class Trainer:
@@ -140,7 +141,8 @@ class Trainer:
             return Outcome(False, ending.reason)
         if isinstance(ending, Staged) and code == 0:
             return Outcome(True)
-        return Outcome(False, f"{_ending(code)}; the end of its log: {_tail(self._log)}")
+        reason = f"{_ending(code)}; the end of its log: {_tail(self._log)}"
+        return Outcome(False, reason, killed=code is not None and code < 0)
 
 
 def kill_leftover(pid_file: Path, assignment: Path) -> None:

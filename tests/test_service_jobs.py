@@ -121,6 +121,20 @@ def test_a_failing_trainer_fails_the_job_and_says_why(server: RunningServer, mod
     assert finished(server, begin(server)).state == pb.JOB_STATE_SUCCEEDED
 
 
+def test_a_trainer_that_was_killed_goes_on_in_the_folder_where_it_was(
+    server: RunningServer, state: Path
+) -> None:
+    job = finished(server, begin(server, mode="killed once"))
+    assert (job.state, job.attempt, job.version) == (pb.JOB_STATE_SUCCEEDED, 2, 2)
+    told = [event.state_changed.message for event in events(server, job)]
+    assert any("ended by SIGKILL" in text and "goes on where it was" in text for text in told)
+    assert not list((state / "jobs" / job.id / "run").iterdir())
+
+
+def test_a_trainer_that_is_killed_every_time_is_given_up(server: RunningServer) -> None:
+    assert finished(server, begin(server, mode="killed")).attempt == 3
+
+
 def test_a_crash_shows_the_end_of_the_log(server: RunningServer) -> None:
     job = finished(server, begin(server, mode="crash"))
     assert job.message.endswith("RuntimeError: a bug in the trainer")

@@ -1,23 +1,35 @@
 """Trainings that are killed, and go on as if nothing had happened."""
 
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
 from itertools import count
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import photos
 import pytest
+import tiny
 import torch
 from torch import nn
 
-from registry.errors import Conflict
+from registry.errors import Conflict, DataError, Unavailable
 from registry.jobs import CHECKPOINT
+from registry.store import Registry
+from training.__main__ import main
 from training.checkpoint import Checkpoint, read_state, write_state
 from training.fit import Tally
+from training.journal import JOURNAL, journaled
 from training.network import NETWORK
 from training.optimizer import Optimizer
+from training.orders import ORDER, Order, fulfil, order
 from training.recipe import train
 from training.settings import OptimizerSpec
 
+ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
 
@@ -53,6 +65,139 @@ def test_a_training_that_dies_again_and_again_ends_with_the_same_weights(
     assert deaths >= 4
     assert sum("goes on after" in event.text for event in heard.of("note")) == deaths
     assert (broken.run / NETWORK).read_bytes() == (straight.run / NETWORK).read_bytes()
+
+
+COSINE = {"optimizer": "sgd", "schedule": "cosine", "cycles": "2", "snapshots": "true"}
+ONE_CYCLE = {"optimizer": "adamw", "schedule": "one_cycle", "keep": "swa", "cycle_len": "2"}
+
+
+@pytest.mark.parametrize("told", [COSINE, ONE_CYCLE], ids=["sgd", "adamw"])
+def test_a_command_that_is_killed_and_resumed_leaves_the_same_weights(
+    tmp_path: Path, told: dict[str, str]
+):
+    data = photos.folder(tmp_path / "data", per_class=12)
+    straight = photos.assignment(tmp_path, data, checkpoint_seconds="0", **told)
+    train(straight, lambda event: None)
+    run = tmp_path / "killed"
+    settings = [f"--set={name}={text}" for name, text in straight.settings.items()]
+    folders = ["--cache", straight.cache, "--registry", tmp_path / "models", "--run", run]
+    first = [*folders, *settings, "--data", data, "--model", "photos"]
+    kill_when(first, lambda event: event["kind"] == "epoch_finished" and event["epoch"] == 2)
+    kill_when(
+        ["--resume", run],
+        lambda event: event["kind"] == "epoch_finished" and event["stage"].startswith("cosine"),
+    )
+    events = kill_when(["--resume", run])
+    assert any(event.get("text", "").startswith("all layers: goes on") for event in events)
+    assert (run / NETWORK).read_bytes() == (straight.run / NETWORK).read_bytes()
+    assert Registry(tmp_path / "models").versions("photos") == [1]
+    assert not (run / CHECKPOINT).exists()
+    begun = [line["what"] for line in journal(run) if line["what"] in ("begins", "goes on")]
+    assert begun == ["begins", "goes on", "goes on"]
+
+
+def kill_when(
+    arguments: Sequence[str | Path], wanted: Callable[[dict[str, Any]], bool] = lambda event: False
+) -> list[dict[str, Any]]:
+    """What a training told until it told what was wanted and was killed; or to its good end."""
+    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    events = []
+    with subprocess.Popen(
+        [sys.executable, "-m", "training", "--json", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        cwd=ROOT,
+        env=os.environ | threads,
+    ) as child:
+        assert child.stdout is not None
+        for line in child.stdout:
+            events.append(json.loads(line))
+            if wanted(events[-1]):
+                child.kill()
+                break
+        assert child.wait() == (-signal.SIGKILL if wanted(events[-1]) else 0)
+    return events
+
+
+def journal(run: Path) -> list[dict[str, Any]]:
+    """Its whole lines."""
+    lines = (run / JOURNAL).read_text().splitlines()
+    return [json.loads(line) for line in lines if line.endswith("}")]
+
+
+def test_a_journal_tells_how_long_each_stage_took_and_how_it_ended(tmp_path: Path):
+    assignment = photos.assignment(tmp_path, tmp_path / "nowhere")
+    with pytest.raises(DataError, match="nowhere: no such folder"):
+        train(assignment, lambda event: None)
+    begins, stage, ends = journal(assignment.run)
+    assert (begins["what"], begins["settings"]) == ("begins", assignment.settings)
+    assert (stage["stage"], stage["seconds"] >= 0) == ("audit and split", True)
+    assert stage["outcome"] == ends["outcome"]
+    assert "no such folder" in ends["outcome"]
+
+
+def test_two_processes_do_not_train_in_one_folder(tmp_path: Path):
+    assignment = photos.assignment(tmp_path, tmp_path)
+    other = journaled(assignment, lambda event: None)
+    message = "another process is training in"
+    with other, pytest.raises(Unavailable, match=message):
+        train(assignment, lambda event: None)
+
+
+def given(tmp_path: Path, **settings: str) -> Order:
+    return order(
+        tmp_path / "models",
+        "photos",
+        tmp_path,
+        settings,
+        tmp_path / "cache",
+        tmp_path / "run",
+        promote=False,
+    )
+
+
+def test_an_order_that_is_given_again_is_the_same_and_another_is_refused(tmp_path: Path):
+    assert given(tmp_path, size="32") == given(tmp_path, size="32")
+    with pytest.raises(Conflict, match="not over, with other settings; go on with the same"):
+        given(tmp_path, size="64")
+
+
+def test_a_folder_without_an_order_cannot_be_resumed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert main(["--resume", str(tmp_path)]) == 2
+    assert "no training that is not over" in capsys.readouterr().err
+
+
+def test_an_order_is_published_and_promoted_once(tmp_path: Path):
+    """Whatever moment its publication was killed at."""
+    once = given(tmp_path)
+    for _ in range(2):
+        bundle = tiny.stage(once.assignment.stage, model="photos")
+        (once.assignment.run / ORDER).write_text("{}")
+        assert fulfil(once, bundle) == (1, True)
+    assert len(Registry(once.registry).history("photos")) == 1
+    assert not list(once.assignment.run.iterdir())
+
+
+def test_a_child_whose_images_have_changed_since_begins_anew(tmp_path: Path):
+    data = photos.folder(tmp_path / "data")
+    assignment = photos.assignment(tmp_path, data, cycles="0", augmented_epochs="0")
+    (tmp_path / "assignment.json").write_text(assignment.model_dump_json())
+    write_state(assignment.run / CHECKPOINT, {"key": {"images": "of yesterday"}})
+    child = subprocess.Popen(
+        [sys.executable, "-m", "training", "--assignment", tmp_path / "assignment.json"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=ROOT,
+    )
+    assert child.stdout is not None
+    assert child.stdin is not None
+    told = [json.loads(line) for line in child.stdout]
+    assert any("it begins anew" in event.get("text", "") for event in told)
+    assert told[-1]["kind"] == "staged"
+    child.stdin.close()
+    child.stdout.close()
+    assert child.wait() == 0
 
 
 def test_a_checkpoint_is_read_as_it_was_written(tmp_path: Path):

@@ -9,15 +9,17 @@ import os
 import shutil
 import sys
 import threading
+from contextlib import nullcontext
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from registry.errors import BadRequest, UnfreezeError
-from registry.jobs import Assignment, Event, Failed, Scored, Staged, StageStarted
+from registry.errors import BadRequest, Conflict, UnfreezeError
+from registry.jobs import CHECKPOINT, Assignment, Event, Failed, Note, Scored, Staged, StageStarted
 from registry.store import Registry
 
 if TYPE_CHECKING:
+    from training.orders import Order
     from training.parallel import World
 
 EXAMPLES = """examples:
@@ -27,6 +29,7 @@ EXAMPLES = """examples:
   unfreeze train --data photos/ --model birds --recipe fastai2018
   unfreeze train --data labels.csv --model dogs --set images=train --set suffix=.jpg --set test=test
   unfreeze train --data scans/ --model lungs --set group='patient(\\d+)' --set balance=weights
+  unfreeze train --resume ~/.cache/unfreeze/runs/birds-20260102-030405
 
 PATH is a folder with train/ and valid/ (and perhaps test/), a folder of class folders, a CSV of
 file,label, or Parquet files of image,label.
@@ -43,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.assignment:
         return _work_for_service(arguments.assignment)
     missing = [name for name in ("data", "model") if getattr(arguments, name) is None]
-    if missing:
+    if missing and not arguments.resume:
         _parser().error(f"--{missing[0]} is needed")
     try:
         return _work_for_person(arguments)
@@ -84,6 +87,12 @@ def _parser() -> argparse.ArgumentParser:
         help="keeps torch weights; default: below the cache",
     )
     parser.add_argument(
+        "--resume",
+        type=Path,
+        metavar="RUN",
+        help="goes on with an interrupted training, from the folder that was its --run",
+    )
+    parser.add_argument(
         "--promote", action="store_true", help="also if it is not the first version"
     )
     parser.add_argument("--json", action="store_true", help="events as JSON lines on stdout")
@@ -92,53 +101,51 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _work_for_person(arguments: argparse.Namespace) -> int:
-    from training.parallel import joined, launch_name
-    from training.publishing import assign
+    from training.parallel import joined
 
+    with joined() as world:
+        order = world.told(_order(arguments, world) if world.first else None)
+        assert order is not None
+        return _lead(order, world, arguments) if world.first else _help(order.assignment, world)
+
+
+def _order(arguments: argparse.Namespace, world: "World") -> "Order":
+    """What the arguments say is to be trained, or the folder that they name."""
+    from training.orders import find_order, order
+    from training.parallel import launch_name
+
+    if arguments.resume:
+        return find_order(arguments.resume)
     given = dict(_key_value(text) for text in arguments.settings)
     for name in ("recipe", "backbone", "size"):
         if getattr(arguments, name) is not None:
             given[name] = getattr(arguments, name)
-    model, registry = arguments.model, Registry(arguments.registry)
-    with joined() as world:
-        name = launch_name() if world.size > 1 else f"{datetime.now():%Y%m%d-%H%M%S}"
-        run = arguments.run or arguments.cache / "runs" / f"{model}-{name}"
-        assignment, pointer = world.told(
-            assign(registry, model, arguments.data, given, arguments.cache, run)
-        )
-        if not world.first:
-            return _help(assignment, world)
-        return _lead(arguments, assignment, pointer, registry, world)
+    name = launch_name() if world.size > 1 else f"{datetime.now():%Y%m%d-%H%M%S}"
+    return order(
+        arguments.registry,
+        arguments.model,
+        arguments.data,
+        given,
+        arguments.cache,
+        arguments.run or arguments.cache / "runs" / f"{arguments.model}-{name}",
+        promote=arguments.promote,
+    )
 
 
-def _lead(
-    arguments: argparse.Namespace,
-    assignment: Assignment,
-    pointer: int,
-    registry: Registry,
-    world: "World",
-) -> int:
+def _lead(order: "Order", world: "World", arguments: argparse.Namespace) -> int:
     """What is trained is published, by the only process or the first of several."""
+    from training.orders import fulfil
     from training.progress import Terminal, json_lines
-    from training.publishing import publish
     from training.recipe import train
 
-    if arguments.json:
-        bundle, scored = train(assignment, json_lines(sys.stdout), world)
-    else:
-        with Terminal() as tell:
-            bundle, scored = train(assignment, tell, world)
-    version, promoted = publish(
-        registry,
-        assignment.stage,
-        bundle,
-        pointer=pointer,
-        promote=arguments.promote,
-        by="train",
-    )
-    shutil.rmtree(assignment.stage)
+    assignment = order.assignment
+    shutil.rmtree(assignment.stage, ignore_errors=True)  # of a process that was killed
+    with nullcontext(json_lines(sys.stdout)) if arguments.json else Terminal() as tell:
+        tell(Note(text=f"if it is interrupted: unfreeze train --resume {assignment.run}"))
+        bundle, scored = train(assignment, tell, world)
+    version, promoted = fulfil(order, bundle)
     if not arguments.json:
-        folder = registry.folder(assignment.model, version)
+        folder = Registry(order.registry).folder(assignment.model, version)
         _summarise(folder, version, scored, promoted=promoted)
     return 0
 
@@ -193,7 +200,12 @@ def _work_for_service(file: Path) -> int:
     tell = json_lines(sys.stdout)
     try:
         assignment = Assignment.model_validate_json(file.read_bytes())
-        train(assignment, tell)
+        try:
+            train(assignment, tell)
+        except Conflict as error:  # images or champion have changed since the attempt before
+            tell(Note(text=f"{error}; it begins anew"))
+            (assignment.run / CHECKPOINT).unlink(missing_ok=True)
+            train(assignment, tell)
     except UnfreezeError as error:
         tell(Failed(reason=str(error)))
         return 2 if isinstance(error, BadRequest) else 1

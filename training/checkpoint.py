@@ -145,7 +145,7 @@ def _check_key(path: Path, found: Mapping[str, str], wanted: Mapping[str, str]) 
     if differing:
         raise Conflict(
             f"{path.parent} has a training that is not over, with other {' and '.join(differing)}; "
-            "go on with the same, or begin anew in another folder"
+            "go on with the same, or choose another --run"
         )
 
 

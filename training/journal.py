@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import IO
 
-from registry.errors import Conflict
+from registry.errors import Unavailable
 from registry.jobs import CHECKPOINT, Assignment, EpochFinished, Event, Note, StageStarted
 from training.progress import Tell
 
@@ -26,14 +26,14 @@ def journaled(assignment: Assignment, tell: Tell) -> Iterator[Tell]:
     """What is told within is written down in `assignment.run` too, which is this training's alone.
 
     Raises:
-        Conflict: another process is training there.
+        Unavailable: another process is training there.
     """
     assignment.run.mkdir(parents=True, exist_ok=True)
     with (assignment.run / JOURNAL).open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise Conflict(f"another process is training in {assignment.run}") from error
+            raise Unavailable(f"another process is training in {assignment.run}") from error
         journal = _Journal(file)
         goes_on = (assignment.run / CHECKPOINT).exists()
         about = assignment.model_dump(mode="json", include={"model", "data", "settings"})
