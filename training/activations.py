@@ -15,6 +15,7 @@ from torch import Tensor
 from training.data import Rows
 from training.decoded import Decoded
 from training.device import autocast, has_fast_bf16
+from training.memory import Room, in_parts
 from training.network import Network, evaluating
 
 BATCH = 32  # the fastest on a CPU; a GPU is busy enough with it too
@@ -84,11 +85,11 @@ def compute(
     advance: Callable[[int], None] = lambda n: None,
 ) -> Tensor:
     """Features of `rows`, [n,d] float32 on the CPU, with the network in evaluation mode."""
-    batches, size = [], BATCH * network.world.size
+    batches, size, room = [], BATCH * network.world.size, Room(network)
     with evaluating(network), autocast(device, backward=False):
         for start in range(0, len(rows), size):
             pixels = to_device(decoded.pixels[rows[start : start + size]], device)
-            batches.append(network.features(pixels).float().cpu())
+            batches.append(in_parts(lambda p: network.features(p).float().cpu(), pixels, room))
             advance(len(pixels))
     return torch.cat(batches).clone()
 

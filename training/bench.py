@@ -1,7 +1,7 @@
 """What the steps of the recipe work on, and what they hand on."""
 
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from training.items import Part
 from training.judging import set_apart, spare
 from training.keeping import State
 from training.label_noise import LabelNoise
+from training.memory import Room
 from training.network import Network, loss_function, save_network
 from training.progress import Stages
 from training.schedule import Shares
@@ -114,6 +115,11 @@ class Bench:
         if not self.settings.calibrate:
             return rows, rows[:0]
         return spare(self.dataset, rows, self.settings.calibrate_share, self.settings.seed)
+
+    @cached_property
+    def room(self) -> Room:
+        """For the batches that are learnt from."""
+        return Room(self.network, partial(self.note, "memory"))
 
     def note(self, name: str, text: str) -> None:
         """Told now, and in the provenance."""

@@ -15,6 +15,7 @@ from registry.tta import TtaSpec, tta_views
 from training.activations import BATCH, to_device
 from training.data import Dataset, Rows
 from training.decoded import Decoded
+from training.memory import Room, in_parts
 from training.network import evaluating, to_probabilities
 from training.runtime import Answer
 
@@ -46,12 +47,12 @@ def answer_logits(
     advance: Callable[[int], None] = lambda n: None,
 ) -> Tensor:
     """float32 arithmetic throughout: [n,s,s,3] -> logits [n,classes] on the CPU."""
-    batches = []
+    batches, room = [], Room(network)
     with evaluating(network):
         for start in range(0, len(pixels), BATCH):
-            logits = network(to_device(np.array(pixels[start : start + BATCH]), device))
-            batches.append(logits.float().cpu())
-            advance(len(logits))
+            batch = to_device(np.array(pixels[start : start + BATCH]), device)
+            batches.append(in_parts(network, batch, room).float().cpu())
+            advance(len(batch))
     return torch.cat(batches).clone()
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from training.batches import Batches
 from training.gradients import Forward, Loss, add_gradients
+from training.memory import Room
 from training.optimizer import Optimizer
 from training.settings import OptimizerSpec
 
@@ -44,6 +45,7 @@ def find_rate(
     *,
     spec: OptimizerSpec,
     max_steps: int = 100,
+    room: Room | None = None,
     advance: Callable[[int], None] = lambda n: None,
 ) -> RateSearch:
     """Trains with a rate that rises exponentially until the loss diverges, then puts everything
@@ -60,7 +62,7 @@ def find_rate(
         optimizer = Optimizer(groups, spec)
         for rate, (inputs, targets) in zip(raised, _endless(batches), strict=False):
             optimizer.clear()
-            value = smooth(add_gradients(forward, loss_of, inputs, targets))
+            value = smooth(add_gradients(forward, loss_of, inputs, targets, room))
             if not math.isfinite(value):
                 break
             used.append(rate)

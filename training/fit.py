@@ -9,6 +9,7 @@ from itertools import islice
 from registry.errors import TrainingError
 from training.batches import Batches
 from training.gradients import Forward, Loss, add_gradients
+from training.memory import Room
 from training.optimizer import Optimizer
 from training.plan import Plan
 from training.sam import Sam, sharpen
@@ -78,6 +79,7 @@ def train_epoch(
     tally: Tally,
     *,
     stepped: Callable[[Step], None] = lambda step: None,
+    room: Room | None = None,
 ) -> None:
     """The rest of the epoch where `tally` is has been learnt from, and counted there.
 
@@ -85,6 +87,7 @@ def train_epoch(
 
     Args:
         stepped: told of every step, once `tally` has counted it.
+        room: has batches taken in parts where memory is short; None: it never is.
 
     Raises:
         TrainingError: the loss is no longer a number; says when, and at what rate.
@@ -94,15 +97,15 @@ def train_epoch(
         place = tally.epoch * len(stage.batches) + tally.n_batches
         rates = [rate * stage.plan.shares[place] for rate in stage.rates]
         optimizer.clear()
-        loss = add_gradients(stage.forward, stage.loss_of, inputs, targets)
+        loss = add_gradients(stage.forward, stage.loss_of, inputs, targets, room)
         if not math.isfinite(loss):
             raise TrainingError(
                 f"{stage.name}: the loss became {loss} in batch {place + 1} at a learning "
                 f"rate of {max(rates):.1e}; set a lower learning_rate"
             )
         if stage.sam and place % stage.sam.every == 0:
-            parameters = optimizer.parameters
-            sharpen(stage.sam, parameters, stage.forward, stage.loss_of, inputs, targets)
+            batch = (inputs, targets)
+            sharpen(stage.sam, optimizer.parameters, stage.forward, stage.loss_of, *batch, room)
         optimizer.step(rates, momentum=stage.plan.momentum(place), decay=stage.plan.decay(place))
         now = time.perf_counter()
         step = Step(place, loss, rates, len(targets), now - began)

@@ -21,6 +21,7 @@ from training.fit import Epoch, Stage, Step, Tally, train_epoch
 from training.folding import folded
 from training.gradients import Loss
 from training.keeping import DIRECTIONS, Keeper, copy_state, recompute_statistics
+from training.memory import Room, in_parts
 from training.network import evaluating, to_probabilities
 from training.optimizer import Optimizer
 from training.plan import Plan
@@ -90,7 +91,13 @@ def fit_stage(
         return False
     optimizer = Optimizer(groups, bench.settings.optimizer_spec())
     tally = bench.checkpoint.enter(
-        {"network": network, "optimizer": optimizer, "keeper": keeper, "ema": ema}
+        {
+            "network": network,
+            "optimizer": optimizer,
+            "keeper": keeper,
+            "ema": ema,
+            "room": bench.room,
+        }
     )
     tell_where(bench, stage, tally)
 
@@ -106,7 +113,7 @@ def fit_stage(
         good = copy_state(network)
         network.train_unfrozen(freeze_batchnorm=bench.settings.freeze_batchnorm)
         try:
-            train_epoch(stage, optimizer, tally, stepped=stepped)
+            train_epoch(stage, optimizer, tally, stepped=stepped, room=bench.room)
             epoch = tally.row(stage.name, *validate())
         except TrainingError as error:
             network.load_state_dict(good)
@@ -205,10 +212,10 @@ def settle(bench: Bench, batches: Iterable[Tensor]) -> None:
 
 def augmented_features(bench: Bench, batches: ImageBatches) -> list[Tensor]:
     """Features [b,d] of some batches, as the backbone gives them now."""
-    features = []
+    features, room = [], Room(bench.network)
     with evaluating(bench.network.body), autocast(bench.device, backward=False):
         for pixels, _ in islice(batches.epoch(0), SETTLING_BATCHES):
-            features.append(bench.network.features(pixels).float())
+            features.append(in_parts(lambda p: bench.network.features(p).float(), pixels, room))
     return [batch.clone() for batch in features]
 
 

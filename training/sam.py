@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from training.gradients import Forward, Loss, add_gradients
+from training.memory import Room
 
 
 @dataclass(frozen=True)
@@ -27,13 +28,14 @@ def sharpen(
     loss_of: Loss,
     inputs: Tensor,
     targets: Tensor,
+    room: Room | None = None,
 ) -> None:
     """The gradients of `parameters` are those of the batch's loss at the worst place nearby, which
     is up the gradients that they have; weights and statistics are as before."""
     with climbed(parameters, sam.rho), still_statistics(sam.network):
         for parameter in parameters:
             parameter.grad = None
-        add_gradients(forward, loss_of, inputs, targets)
+        add_gradients(forward, loss_of, inputs, targets, room)
 
 
 @contextmanager

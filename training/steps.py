@@ -102,6 +102,7 @@ def search_head(bench: Bench, activations: Parts) -> float:
         bench.activation_batches(activations.train),
         bench.training_loss(),
         spec=bench.settings.optimizer_spec(),
+        room=bench.room,
     )
     return _chosen(bench, "head", search, bench.settings.learning_rate)
 
@@ -164,6 +165,7 @@ def search_unfrozen(bench: Bench) -> float:
             bench.training_loss(),
             spec=bench.settings.optimizer_spec(),
             max_steps=UNFROZEN_SEARCH_STEPS,
+            room=bench.room,
         )
     return _chosen(bench, "unfrozen", search, bench.settings.unfrozen_learning_rate)
 
