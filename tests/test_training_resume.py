@@ -20,7 +20,7 @@ from registry.errors import Conflict, DataError, Unavailable
 from registry.jobs import CHECKPOINT
 from registry.store import Registry
 from training.__main__ import main
-from training.checkpoint import Checkpoint, read_state, write_state
+from training.checkpoint import Checkpoint
 from training.fit import Tally
 from training.journal import JOURNAL, journaled
 from training.network import NETWORK
@@ -28,6 +28,7 @@ from training.optimizer import Optimizer
 from training.orders import ORDER, Order, fulfil, order
 from training.recipe import train
 from training.settings import OptimizerSpec
+from training.state_file import read_state, write_state
 
 ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -128,7 +129,8 @@ def test_a_journal_tells_how_long_each_stage_took_and_how_it_ended(tmp_path: Pat
     assignment = photos.assignment(tmp_path, tmp_path / "nowhere")
     with pytest.raises(DataError, match="nowhere: no such folder"):
         train(assignment, lambda event: None)
-    begins, stage, ends = journal(assignment.run)
+    lines = journal(assignment.run)
+    begins, stage, ends = (line for line in lines if line["what"] != "note")
     assert (begins["what"], begins["settings"]) == ("begins", assignment.settings)
     assert (stage["stage"], stage["seconds"] >= 0) == ("audit and split", True)
     assert stage["outcome"] == ends["outcome"]
