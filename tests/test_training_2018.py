@@ -7,10 +7,10 @@ import photos
 import pytest
 
 from registry.errors import TrainingError
-from training.fitting import LAST_GOOD
 from training.network import NETWORK, load_network
 from training.presets import FASTAI2018
 from training.recipe import train
+from training.staging import LAST_GOOD
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 

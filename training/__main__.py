@@ -192,6 +192,7 @@ def _summarise(folder: Path, version: int, scored: Scored, *, promoted: bool) ->
 
 def _work_for_service(file: Path) -> int:
     """Carries out an assignment, telling its events on standard output, one JSON object a line."""
+    from training.memory import is_out_of_memory
     from training.progress import json_lines
     from training.recipe import train
 
@@ -209,7 +210,9 @@ def _work_for_service(file: Path) -> int:
     except UnfreezeError as error:
         tell(Failed(reason=str(error)))
         return 2 if isinstance(error, BadRequest) else 1
-    except MemoryError:
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
         tell(Failed(reason="out of memory; set a smaller batch_size or size"))
         return 1
     tell(Staged(folder=assignment.stage))

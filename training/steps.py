@@ -20,7 +20,6 @@ from training.finder import RateSearch, find_rate
 from training.fit import Stage
 from training.fitting import (
     augmented_features,
-    fit_stage,
     folding,
     head_on,
     keep_chosen,
@@ -38,6 +37,7 @@ from training.reads import describe_reads, note_read
 from training.resizing import dealt
 from training.runtime import Answer
 from training.sam import Sam
+from training.staging import fit_stage
 from training.thresholds import fit_thresholds
 
 SETTLING_BATCHES_HEAD = 64  # all of a small data set; of a large one a third of the time is saved
