@@ -1,4 +1,4 @@
-"""What the fitting steps share: the forward pass, one stage's fit, statistics, what is kept."""
+"""What the fitting steps share: forward passes, statistics, what is kept."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
