@@ -170,6 +170,13 @@ def test_a_folder_without_an_order_cannot_be_resumed(
     assert "no training that is not over" in capsys.readouterr().err
 
 
+def test_an_order_that_cannot_work_leaves_its_folder_free(tmp_path: Path):
+    folders = ["--run", str(tmp_path / "run"), "--registry", str(tmp_path / "models")]
+    asked = ["--data", str(tmp_path), "--model", "photos", "--json", *folders]
+    assert main([*asked, "--set=sise=32"]) == 2
+    assert not (tmp_path / "run" / ORDER).exists()
+
+
 def test_an_order_is_published_and_promoted_once(tmp_path: Path):
     """Whatever moment its publication was killed at."""
     once = given(tmp_path)

@@ -134,7 +134,7 @@ def _order(arguments: argparse.Namespace, world: "World") -> "Order":
 
 def _lead(order: "Order", world: "World", arguments: argparse.Namespace) -> int:
     """What is trained is published, by the only process or the first of several."""
-    from training.orders import fulfil
+    from training.orders import fulfil, withdraw
     from training.progress import Terminal, json_lines
     from training.recipe import train
 
@@ -142,7 +142,11 @@ def _lead(order: "Order", world: "World", arguments: argparse.Namespace) -> int:
     shutil.rmtree(assignment.stage, ignore_errors=True)  # of a process that was killed
     with nullcontext(json_lines(sys.stdout)) if arguments.json else Terminal() as tell:
         tell(Note(text=f"if it is interrupted: unfreeze train --resume {assignment.run}"))
-        bundle, scored = train(assignment, tell, world)
+        try:
+            bundle, scored = train(assignment, tell, world)
+        except UnfreezeError:  # so that its folder is free for what works
+            withdraw(order)
+            raise
     version, promoted = fulfil(order, bundle)
     if not arguments.json:
         folder = Registry(order.registry).folder(assignment.model, version)

@@ -91,6 +91,13 @@ def find_order(run: Path) -> Order:
         ) from error
 
 
+def withdraw(given: Order) -> None:
+    """The order is gone, unless something has been learnt that can be gone on with."""
+    run = given.assignment.run
+    if not (run / CHECKPOINT).exists():
+        (run / ORDER).unlink(missing_ok=True)
+
+
 def fulfil(given: Order, bundle: Bundle) -> tuple[int, bool]:
     """The staged bundle is a version, published once however often this is repeated, and there is
     nothing left to go on with. Gives its number and whether it is promoted.
