@@ -1,14 +1,25 @@
 """The pictures and the page of a report, drawn from plain values."""
 
 import io
+import json
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
 
+import findings as made
 import numpy as np
 import pytest
 from PIL import Image
 
 from training import plots
+from training.decoded import Decoded
 from training.finder import RateSearch
+from training.findings import Findings
 from training.fit import Epoch
+from training.report import write_report
+from training.report_words import in_words
 
 
 def shown(picture: plots.Picture) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
@@ -21,7 +32,7 @@ def noise(n: int, size: int = 8) -> np.ndarray[tuple[int, ...], np.dtype[np.uint
     return np.random.default_rng(0).integers(0, 256, (n, size, size, 3), dtype=np.uint8)
 
 
-SEARCH = RateSearch([10.0 ** (x / 10) for x in range(-50, -10)], [1.0] * 40, 1e-3, "")
+SEARCH = made.SEARCH
 HISTORY = [Epoch(stage, 0.5, 0.6, 0.9, 1, 1) for stage in ("head", "head", "all layers")]
 
 
@@ -57,3 +68,158 @@ def test_overfitting_is_marked_at_its_epoch():
     (plain,), (marked,) = plots.losses(HISTORY).axes, plots.losses(HISTORY, overfit_from=2).axes
     assert len(marked.lines) == len(plain.lines) + 1
     assert list(marked.lines[-1].get_xdata()) == [2, 2]
+
+
+MANY = 120
+Written = dict[str, tuple[str, dict]]
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
+    """The page and the JSON of some trainings."""
+    kinds: dict[str, Callable[[], tuple[Findings, Decoded]]] = {
+        "little": lambda: made.findings(2, n_views=1, looked=None, schedules={}),
+        "everything": lambda: made.everything(MANY, 480),
+        "several": lambda: made.several(5, 120),
+    }
+    told = {}
+    for name, make in kinds.items():
+        folder = tmp_path_factory.mktemp(name)
+        write_report(*make(), folder)
+        text = (folder / "report.json").read_text(encoding="utf-8")
+        told[name] = (folder / "index.html").read_text(encoding="utf-8"), json.loads(text)
+    return told
+
+
+def headings(page: str) -> list[str]:
+    return re.findall("<h2>(.*?)</h2>", page)
+
+
+def test_a_section_without_content_is_left_out(written: Written):
+    shared = ["Results", "Mistakes", "Classes", "Images to look at", "Calibration"]
+    story = ["Training", "Data", "Provenance"]
+    assert headings(written["little"][0]) == shared + story
+    assert headings(written["everything"][0]) == [
+        *shared,
+        "Sets of labels",
+        "Views",
+        *story[:2],
+        "Doubted labels",
+        story[2],
+    ]
+
+
+@pytest.mark.parametrize("name", ["little", "everything", "several"])
+def test_a_page_needs_nothing_else_and_every_entry_of_its_contents_leads_somewhere(
+    written: Written, name: str
+):
+    page, _ = written[name]
+    assert not re.findall("https?:|<script|<link", page)
+    entries = re.findall('<a href="#(.*?)">', page)
+    assert entries == re.findall('<section id="(.*?)">', page)
+    assert len(entries) == len(headings(page))
+
+
+class Outline(HTMLParser):
+    """Tags that are open, and what images say to those who do not see them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.alts: list[str | None] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag == "img":
+            self.alts.append(dict(attrs).get("alt"))
+        elif tag not in ("meta", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+@pytest.mark.parametrize("name", ["little", "everything", "several"])
+def test_tags_are_closed_in_order_and_every_picture_has_words(written: Written, name: str):
+    outline = Outline()
+    outline.feed(written[name][0])
+    assert outline.open == []
+    assert outline.alts
+    assert all(outline.alts)
+
+
+def test_many_classes_are_folded_and_none_is_missing(written: Written):
+    page, told = written["everything"]
+    assert f"The other {MANY - 15}" in page
+    assert all(f'<th scope="row">kind {number:03d}</th>' in page for number in range(MANY))
+    assert len(told["classes"]) == MANY
+
+
+def test_a_page_of_many_classes_and_noise_stays_below_three_megabytes(tmp_path: Path):
+    findings, _ = made.everything(MANY, 240)
+    pixels = noise(240, size=200)
+    findings = replace(findings, views=pixels[:8])
+    write_report(findings, Decoded(pixels, made.everything(2, 20)[1].spec, ""), tmp_path)
+    assert 1_000_000 < (tmp_path / "index.html").stat().st_size < 3_000_000
+
+
+def test_thresholds_and_what_several_labels_do_are_told(written: Written):
+    page, told = written["several"]
+    assert "<h2>Labels said too much</h2>" in page
+    assert "the label that it is most wrong about" in page
+    assert {one["threshold"] for one in told["classes"]} == {0.4}
+    assert told["galleries"]["most_incorrect"][0]["is"]
+    assert told["confusion"] is None
+
+
+def test_rows_of_epochs_are_those_of_2018(written: Written):
+    _, told = written["little"]
+    assert told["history"] == {
+        "columns": ["epoch", "train", "valid", "accuracy"],
+        "rows": [[1, 0.5, 0.6, 0.9], [2, 0.4, 0.5, 0.9]],
+    }
+    assert told["overfitting"] == {"flag": False}
+
+
+def words(**changed: object) -> dict[str, tuple[str, bool]]:
+    found, _ = made.findings(3, 300, **changed)
+    return {remark.topic: (remark.text, remark.concern) for remark in in_words(found)}
+
+
+def test_words_tell_how_good_it_is_and_what_it_confuses():
+    told = words()
+    found, _ = made.findings(3, 300)
+    right = found.plain.value
+    assert told["Accuracy"][0].startswith(f"{right:.3f} on 150 held-out images (95 % interval ")
+    assert "“kind 000”" in told["Confuses"][0]
+    assert told["Overfitting"] == (
+        "none seen: the held-out loss has not turned up while training.",
+        False,
+    )
+
+
+def test_words_are_concerned_about_overfitting_and_nothing_learnt():
+    rising = [Epoch("head", *losses, 0.5, 1, 1) for losses in ((0.9, 0.5), (0.5, 0.4), (0.1, 0.9))]
+    flat = np.full((150, 3), 1 / 3, np.float32)
+    told = words(history=rising, probabilities=flat)
+    assert told["Overfitting"][1]
+    assert "overfitting since epoch 2" in told["Overfitting"][0]
+    assert not words()["Accuracy"][1]
+
+
+def test_words_say_whether_views_pay():
+    found, _ = made.findings(3, 300)
+    perfect, inverted = found.targets, 1 - found.targets
+    assert "they pay, at 4 times the work" in words(tta_probabilities=perfect)["Views"][0]
+    assert "they do harm" in words(tta_probabilities=inverted)["Views"][0]
+    same = words(tta_probabilities=found.probabilities)["Views"][0]
+    assert same.startswith("averaging 4 views makes 0 answers right and 0 wrong")
+    assert same.endswith("they do not pay.")
+    assert "Views" not in words(n_views=1)
+
+
+def test_words_say_which_way_probabilities_are_wrong():
+    found, _ = made.findings(3, 300)
+    sure = (0.97 * np.eye(3) + 0.01)[found.probabilities.argmax(axis=1)].astype(np.float32)
+    text, concern = words(probabilities=sure)["Calibrated"]
+    assert "too sure" in text
+    assert concern

@@ -100,7 +100,8 @@ def _files(audit: Audit, problem: Problem) -> list[str]:
 def draw_audit(audit: Audit, kind: type[Figure] = Figure) -> dict[str, Figure]:
     """How many images each class has in each part, and how large they are, by file name;
     figures of `kind`."""
-    height = min(2.6 + 0.2 * min(len(audit.counts), MANY_CLASSES), 10)
+    many = len(audit.counts) > MANY_CLASSES
+    height = 4.5 if many else 2 + 0.2 * len(audit.counts)
     figures = {}
     for name, draw, tall in zip(AUDIT_PICTURES, (_bars, _sizes), (height, 3.2), strict=True):
         figures[name] = kind(figsize=(5.2, tall), layout="constrained")
@@ -113,10 +114,11 @@ def draw_audit(audit: Audit, kind: type[Figure] = Figure) -> dict[str, Figure]:
 def _bars(axis: Axes, audit: Audit) -> None:
     labels = list(audit.counts)
     begun = np.zeros(len(labels))
+    high = 0.8 if len(labels) <= MANY_CLASSES else 1  # a bar has room between others, or none
     for part, colour in COLOURS.items():
         lengths = np.array([audit.counts[label][part] for label in labels], dtype=float)
         if lengths.any():
-            axis.barh(range(len(labels)), lengths, left=begun, color=colour, label=part)
+            axis.barh(range(len(labels)), lengths, high, left=begun, color=colour, label=part)
             begun += lengths
     axis.set(xlabel="images")
     axis.invert_yaxis()

@@ -31,12 +31,13 @@ nav ul { display: flex; flex-wrap: wrap; gap: .25rem 1.25rem; padding: 0; list-s
 table { border-collapse: collapse; margin: .5rem 0; font-variant-numeric: tabular-nums; }
 th, td { padding: .25rem .75rem; text-align: right; border-bottom: 1px solid #d1d5db;
        white-space: nowrap; vertical-align: top; }
-th { font-weight: 600; }
+th { font-weight: 600; white-space: normal; }
 tbody th { font-weight: 400; overflow-wrap: break-word; white-space: normal; max-width: 18rem; }
 th:first-child, td:first-child { text-align: left; padding-left: 0; }
 td small { display: block; color: #4b5563; line-height: 1.2; }
 .facts td, .facts th { text-align: left; }
-.names td:nth-child(2) { text-align: left; white-space: normal; max-width: 18rem; }
+.names td:nth-child(2), .names th:nth-child(2) { text-align: left; white-space: normal;
+       max-width: 18rem; }
 .facts td:last-child { overflow-wrap: anywhere; white-space: normal; }
 details { margin: .75rem 0; } summary { cursor: pointer; color: #1d4f91; }
 figure { margin: 0; } figcaption { font-size: .8rem; line-height: 1.3; color: #374151; }
@@ -65,12 +66,14 @@ figure { margin: 0; } figcaption { font-size: .8rem; line-height: 1.3; color: #3
 @media print {
   @page { margin: 1.5cm; }
   body { font-size: 10pt; max-width: none; margin: 0; padding: 0; }
-  h2, h3, summary { break-after: avoid; } tr, img, figure, .example { break-inside: avoid; }
+  h2, h3, h2 + p, summary { break-after: avoid; } tr, img, figure, .example { break-inside: avoid; }
   .scroll { overflow: visible; } table { font-size: 8.5pt; } th, td { white-space: normal; }
   .charts { grid-template-columns: 1fr 1fr; gap: .5rem; }
   .tiles { grid-template-columns: repeat(4, 1fr); }
   .tiles.double { grid-template-columns: repeat(3, 1fr); }
+  figure > img { max-height: 11cm; object-fit: contain; } p { break-inside: avoid; }
   details::details-content { content-visibility: visible; display: block; }
+  .unprinted { display: none; }
 }
 """
 
@@ -135,9 +138,10 @@ def _cell(text: str) -> str:
     return f"<td>{html.escape(value)}{below}</td>"
 
 
-def folded(summary: str, body: str) -> str:
+def folded(summary: str, body: str, *, printed: bool = True) -> str:
     """What is shown when it is asked for, and in print."""
-    return f"<details><summary>{html.escape(summary)}</summary>{body}</details>"
+    kind = "" if printed else ' class="unprinted"'
+    return f"<details{kind}><summary>{html.escape(summary)}</summary>{body}</details>"
 
 
 def picture(content: bytes, kind: str, alt: str) -> str:

@@ -22,7 +22,7 @@ from training import report_training as story
 from training.audit_page import draw_audit
 from training.decoded import Decoded
 from training.findings import Findings
-from training.galleries import SHOWN, describe, in_question, name_of, tiles
+from training.galleries import SHOWN, describe, in_question, tiles
 from training.page import DPI, document
 from training.plots import Tile
 from training.report_json import to_json
@@ -100,7 +100,7 @@ def collect_tiles(findings: Findings, decoded: Decoded) -> Tiles:
             Tile(
                 np.asarray(decoded.pixels[each.row]),
                 (
-                    name_of(findings.dataset, each.row),
+                    findings.dataset.items[each.row].path.name,
                     f"called {each.given}",
                     f"seems {each.suggested}",
                 ),

@@ -73,7 +73,7 @@ def data(
     """The audit, and images as the network meets them."""
     counts = class_table(findings.audit)
     if len(findings.audit.counts) > MANY_CLASSES:
-        counts = folded("Images of each class", counts)
+        counts = folded("Images of each class", counts, printed=False)
     parts = [
         problem_list(findings.audit),
         charts([chart(pictures[name], alt) for name, alt in AUDIT_PICTURES.items()]),
@@ -114,5 +114,7 @@ def provenance(findings: Findings) -> Section:
     if "settings" in findings.facts:
         settings = json.loads(findings.facts["settings"]).items()
         rows = [["setting", "value"], *([name, json.dumps(value)] for name, value in settings)]
-        body += folded(f"All {len(settings)} settings", table(rows, "facts", caption="Settings"))
+        body += folded(
+            f"All {len(settings)} settings", table(rows, "facts", caption="Settings"), printed=False
+        )
     return Section("Provenance", body)
