@@ -16,7 +16,7 @@ from training.network import load_network
 from training.opening import open_bench, open_images
 from training.plan import plan_cycles
 from training.progress import Stages
-from training.recipe import train
+from training.recipe import learn, train
 from training.resizing import at_each_size, dealt
 from training.settings import read_settings
 from training.steps import fit_augmented_head, precompute_parts
@@ -156,11 +156,11 @@ def test_small_first_and_the_end_at_the_size_that_is_served(tmp_path: Path):
     """What is kept, judged and averaged are epochs at the last size alone."""
     told = {"sizes": "16,32", "size_epochs": "2,2", "cycle_len": "2", "cycles": "2"}
     told |= {"cycle_mult": "1", "keep": "best", "snapshots": "true", "augmented_epochs": "0"}
-    heard = photos.Heard()
-    assignment = photos.assignment(tmp_path, photos.folder(tmp_path / "data"), **told)
-    bundle, _ = train(assignment, heard.append)
-    assert [stage[-9:] for stage in told_epochs(heard)[4:]] == ["16 pixels"] * 2 + ["32 pixels"] * 2
-    assert "1 answers averaged" in bundle.provenance["snapshots"]
-    assert bundle.provenance["best_epoch"].startswith(("epoch 1 ", "epoch 2 "))
-    network, _ = load_network(assignment.run / "cycle-1.safetensors")
+    bench = opened(tmp_path, **told)
+    learn(bench, "weights", tmp_path / "cache")
+    sizes = [epoch.stage[-9:] for epoch in bench.history[4:]]
+    assert sizes == ["16 pixels"] * 2 + ["32 pixels"] * 2
+    assert "1 answers averaged" in bench.facts["snapshots"]
+    assert bench.facts["best_epoch"].startswith(("epoch 1 ", "epoch 2 "))
+    network, _ = load_network(bench.run / "cycle-1.safetensors")
     assert all(bool(tensor.isfinite().all()) for tensor in network.state_dict().values())
