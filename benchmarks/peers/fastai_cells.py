@@ -88,7 +88,7 @@ def main() -> None:
         "held_out": len(learner.dls.valid_ds),
         "epochs": told.epochs,
     }
-    print(json.dumps(measures))
+    print("\n" + json.dumps(measures))  # on a line of its own, after the bars
 
 
 def open_learner(table: str, size: int, weights: str) -> Learner:
