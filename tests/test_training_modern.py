@@ -1,5 +1,6 @@
 """What has been learnt since 2018: smoothing, the mean of the weights, cycles for AdamW."""
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -320,6 +321,11 @@ def test_the_modern_recipe_trains_and_keeps_the_better_weights(tmp_path: Path):
     assert "log_loss of" in bundle.provenance["ema"]
     assert '"label_smoothing":0.1' in bundle.provenance["settings"]
     assert bundle.metrics["accuracy"] >= 0.75
+    searched = json.loads((assignment.stage / "report" / "report.json").read_text())
+    assert set(searched["learning_rates"]) == {"head"}  # the other is told, and a search is dear
+    assert "unfrozen 1.00e-03" in bundle.provenance["learning_rates"]
+    begun = heard.of("stage_started")
+    assert [stage.number for stage in begun] == list(range(1, begun[-1].of + 1))
 
 
 def opened(tmp_path: Path, data: Path, told: dict[str, str]) -> Bench:

@@ -168,15 +168,20 @@ def _provenance(bench: Bench, backbone: Backbone, exported: Exported) -> dict[st
         "data": str(bench.dataset.root),
         "data_sha256": bench.dataset.fingerprint,
         "settings": bench.settings.model_dump_json(),
-        "learning_rates": ", ".join(
-            f"{stage} {search.suggestion:.2e}" for stage, search in bench.searches.items()
-        ),
+        "learning_rates": ", ".join(f"{stage} {rate:.2e}" for stage, rate in _rates(bench).items()),
         "exporter": exported.exporter,
         "parity": f"{exported.difference:.2e} (allowed {TOLERANCE:.0e})",
         "seed": str(bench.settings.seed),
         "durations": seconds_each(bench.stages.durations),
         **machine_facts(pick_device()),
     }
+
+
+def _rates(bench: Bench) -> dict[str, float]:
+    """Each stage's learning rate, searched or told."""
+    searched = {stage: search.suggestion for stage, search in bench.searches.items()}
+    told = bench.settings.unfrozen_learning_rate
+    return searched if told is None else {"unfrozen": told} | searched
 
 
 def _parity_pixels(bench: Bench) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:

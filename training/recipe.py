@@ -129,13 +129,15 @@ def learn(bench: Bench, weights_digest: str, cache: Path) -> None:
         stages.begin("learning curve", 0)
         draw_curve(first, activations, head_rate, settings.learning_curve)
 
+    # not searched where it is told: through all layers, that takes about as long as an epoch
+    body_rate = settings.unfrozen_learning_rate or 0.0
     for sized in benches:
         at_size, head_epochs, epochs = sized.turn.name, sized.turn.head_epochs, sized.turn.epochs
         if head_epochs:
             stages.begin("head with augmentation" + at_size, n_train * head_epochs)
             fit_augmented_head(sized, activations, head_rate)
 
-        if epochs and sized is first:
+        if epochs and not body_rate:
             stages.begin("unfreeze, find the rate again", 0)
             body_rate = search_unfrozen(sized)
 
@@ -183,6 +185,7 @@ def count_stages(settings: Settings) -> int:
     """How many stages `train` begins."""
     turns = settings.turns()
     fitted = sum((turn.head_epochs > 0) + (len(turn.epochs) > 0) for turn in turns)
-    others = (settings.sizes, settings.learning_curve, settings.cycles, settings.variants)
+    searched = settings.cycles > 0 and not settings.unfrozen_learning_rate
+    others = (settings.sizes, settings.learning_curve, searched, settings.variants)
     trusted = settings.label_noise + settings.calibrate
     return 8 + fitted + trusted + sum(map(bool, others))

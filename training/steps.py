@@ -167,7 +167,7 @@ def search_unfrozen(bench: Bench) -> float:
             max_steps=UNFROZEN_SEARCH_STEPS,
             room=bench.room,
         )
-    return _chosen(bench, "unfrozen", search, bench.settings.unfrozen_learning_rate)
+    return _chosen(bench, "unfrozen", search)
 
 
 def fit_unfrozen(bench: Bench, rate: float) -> None:
@@ -262,7 +262,7 @@ def _held_out_features(bench: Bench) -> Tensor:
     return compute(bench.network, bench.decoded, bench.dataset.rows("valid"), bench.device)
 
 
-def _chosen(bench: Bench, stage: str, search: RateSearch, told: float | None) -> float:
+def _chosen(bench: Bench, stage: str, search: RateSearch, told: float | None = None) -> float:
     """The rate that will be used; the report marks this one."""
     search = bench.network.world.told(search)
     bench.stages.note(f"suggested learning rate {search.suggestion:.1e}: {search.reason}")
