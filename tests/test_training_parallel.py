@@ -1,18 +1,33 @@
 """Several processes that train one network, connected by gloo."""
 
+import os
+import re
+import subprocess
+import sys
 import traceback
 from datetime import timedelta
 from pathlib import Path
 
+import photos
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator, ScalarEvent
 from torch import nn
 
-from registry.errors import TrainingError
+from registry.errors import BadRequest, DataError, TrainingError
+from registry.store import Registry
+from training.__main__ import _help
 from training.collectives import common_statistics, explained, own_draws
-from training.parallel import ALONE, World, joined, launch_name
+from training.event_files import FOLDER
+from training.network import NETWORK
+from training.parallel import ALONE, ROUNDING, World, joined, launch_name
+from training.recipe import take_part, train
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+ROOT = Path(__file__).parent.parent
 
 SIZE = 3  # processes
 PATIENCE = timedelta(minutes=1)
@@ -142,5 +157,67 @@ def test_what_goes_wrong_between_processes_is_told_as_such():
         raise RuntimeError("[gloo/tcp/pair.cc:534] Connection closed by peer\nException raised")
 
 
-def test_a_launch_has_one_name():
+def test_a_launch_has_one_name_whenever_its_processes_are_started(monkeypatch: pytest.MonkeyPatch):
+    assert launch_name() == ""
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     assert launch_name() == launch_name()
+    assert re.fullmatch(r"torchrun-\d+-\d+", launch_name())
+
+
+def test_a_helping_process_says_which_it_is_and_where_it_failed(tmp_path: Path):
+    assignment = photos.assignment(tmp_path, tmp_path / "nowhere")
+    with pytest.raises(DataError, match=r"process 2 of 1, audit and split: .*no such folder"):
+        _help(assignment, World(rank=1, size=1))
+
+
+def test_compiling_is_for_one_process(tmp_path: Path):
+    assignment = photos.assignment(tmp_path, tmp_path, compile="true")
+    with pytest.raises(BadRequest, match="compile=true is for one process"):
+        take_part(assignment, lambda event: None, World(0, 2))
+
+
+# Trainings
+
+SETTINGS = {"cycle_len": "3", "freeze_batchnorm": "false", "checkpoint_seconds": "0"}
+SETTINGS |= {"unfrozen_learning_rate": "0.01", "batch_size": "7"}
+
+
+def torchrun(*arguments: str) -> subprocess.CompletedProcess[str]:
+    run = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *arguments]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, *run]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
+
+
+def test_two_processes_of_which_one_is_killed_learn_what_one_process_does(tmp_path: Path):
+    """They go on from the last checkpoint, publish once, and draw no point of a curve twice."""
+    alone = photos.assignment(tmp_path, photos.folder(tmp_path / "data"), **SETTINGS)
+    bundle, _ = train(alone, lambda event: None)
+
+    told = [f"--set={name}={value}" for name, value in (photos.QUICK | SETTINGS).items()]
+    folders = ["--registry", str(tmp_path / "registry"), "--cache", str(tmp_path / "together")]
+    data = ["--data", str(alone.data), "--model", "photos"]
+    trainer = str(ROOT / "tests" / "mortal_trainer.py")
+    ended = torchrun("--max-restarts=1", trainer, *data, *folders, *told)
+
+    assert ended.returncode == 0, ended.stderr
+    assert "all layers: goes on after 1 of 3 epochs" in ended.stderr
+    assert ended.stdout.count("version 1: accuracy") == 1
+    version = Registry(tmp_path / "registry").bundle("photos", 1)
+    assert version.metrics["accuracy"] == bundle.metrics["accuracy"]
+    assert version.provenance["processes"] == "2 processes divide the work"
+    (run,) = (tmp_path / "together" / "runs").iterdir()
+    assert_close(run / NETWORK, alone.run / NETWORK)
+    curve = read_curves(run)
+    assert [event.step for event in curve] == [event.step for event in read_curves(alone.run)]
+
+
+def assert_close(found: Path, expected: Path) -> None:
+    """Two networks are the same but for rounding, as training/parallel.py states it."""
+    first, second = load_file(found), load_file(expected)
+    torch.testing.assert_close(first, second, rtol=ROUNDING, atol=ROUNDING)
+
+
+def read_curves(run: Path) -> list[ScalarEvent]:
+    read = EventAccumulator(str(run / FOLDER), size_guidance={"scalars": 0}).Reload()
+    return read.Scalars("batch/loss")

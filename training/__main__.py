@@ -36,7 +36,7 @@ file,label, or Parquet files of image,label.
 The first version of a model is promoted; later ones with --promote.
 
 Several processes, a GPU each, divide the work of one training:
-  torchrun --nproc-per-node 4 --max-restarts 3 -m training --data photos/ --model birds
+  torchrun --standalone --nproc-per-node 4 --max-restarts 3 -m training --data photos/ --model birds
 They need the same folders; a process that is lost has all begin again at the last checkpoint.
 """
 
@@ -120,7 +120,7 @@ def _order(arguments: argparse.Namespace, world: "World") -> "Order":
     for name in ("recipe", "backbone", "size"):
         if getattr(arguments, name) is not None:
             given[name] = getattr(arguments, name)
-    name = launch_name() if world.size > 1 else f"{datetime.now():%Y%m%d-%H%M%S}"
+    name = launch_name() or f"{datetime.now():%Y%m%d-%H%M%S}"
     return order(
         arguments.registry,
         arguments.model,

@@ -4,7 +4,7 @@ Every process follows the same recipe with the same random numbers, and holds al
 Only the backbone's work is divided: each process takes its share of a batch through it, then all
 have the features of the whole batch, so that the head, its batch statistics and the loss are those
 of one process. On the way back each adds its share to the backbone's gradients. What is left of a
-difference from one process is the order in which numbers are added up.
+difference from one process is the order in which numbers are added up: see `ROUNDING`.
 """
 
 import os
@@ -23,6 +23,11 @@ from torch.func import functional_call
 from training.collectives import add_up, explained, gather, own_draws, with_common_gradients
 
 T = TypeVar("T")
+# Weights after a short training by SGD differ from those of one process by this much at most, in
+# absolute terms or as a share of their size. Rounding grows with every step, so long trainings
+# agree in what they can do and not in their weights; where AdamW meets gradients that are nothing
+# but rounding, it makes full steps of them.
+ROUNDING = 1e-4
 # For processes that hang; one that ends is noticed at once. The others wait while one decodes.
 PATIENCE = timedelta(hours=1)
 
@@ -83,8 +88,7 @@ class World:
     def wait(self) -> None:
         """All processes have come here."""
         if self.size > 1:
-            with explained():
-                dist.barrier()
+            add_up(torch.zeros(()))
 
     def told(self, value: T) -> T:
         """What the first process has for `value`."""
@@ -132,7 +136,9 @@ def joined(patience: timedelta = PATIENCE) -> Iterator[World]:
 
 def launch_name() -> str:
     """Names the torchrun that started this process: the same in all its processes of a machine, and
-    when it starts them again."""
+    when it starts them again. Empty: none did."""
+    if not dist.is_torchelastic_launched():
+        return ""
     parent = os.getppid()
     started = Path(f"/proc/{parent}/stat").read_text().rpartition(")")[2].split()[19]
     return f"torchrun-{parent}-{started}"
