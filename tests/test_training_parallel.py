@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator, ScalarEvent
 from torch import nn
 
-from registry.errors import BadRequest, DataError, TrainingError
+from registry.errors import BadRequest, DataError, Unavailable
 from registry.store import Registry
 from training.__main__ import _help
 from training.collectives import common_statistics, explained, own_draws
@@ -151,7 +151,7 @@ def test_a_process_that_torchrun_did_not_start_is_alone():
 
 def test_what_goes_wrong_between_processes_is_told_as_such():
     with (
-        pytest.raises(TrainingError, match="another process of this training has ended"),
+        pytest.raises(Unavailable, match="another process of this training has ended"),
         explained(),
     ):
         raise RuntimeError("[gloo/tcp/pair.cc:534] Connection closed by peer\nException raised")
@@ -215,7 +215,11 @@ def test_two_processes_of_which_one_is_killed_learn_what_one_process_does(tmp_pa
 def assert_close(found: Path, expected: Path) -> None:
     """Two networks are the same but for rounding, as training/parallel.py states it."""
     first, second = load_file(found), load_file(expected)
-    torch.testing.assert_close(first, second, rtol=ROUNDING, atol=ROUNDING)
+    assert set(first) == set(second)
+    for name, tensor in second.items():
+        rounded = name.startswith("head") and "running" in name  # of features in bf16
+        tolerance = ROUNDING if not rounded else 0.05
+        torch.testing.assert_close(first[name], tensor, rtol=tolerance, atol=tolerance, msg=name)
 
 
 def read_curves(run: Path) -> list[ScalarEvent]:

@@ -10,16 +10,16 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from registry.errors import TrainingError
+from registry.errors import Unavailable
 
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """What goes wrong between processes is an error of the training."""
+    """What goes wrong between processes is told as such, and ends this one."""
     try:
         yield
     except RuntimeError as error:
-        raise TrainingError(
+        raise Unavailable(
             "another process of this training has ended, or has not answered for too long; what it "
             f"says itself counts more than this ({str(error).splitlines()[0]})"
         ) from error
