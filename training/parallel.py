@@ -23,11 +23,11 @@ from torch.func import functional_call
 from training.collectives import add_up, explained, gather, own_draws, with_common_gradients
 
 T = TypeVar("T")
-# What is learnt in float32 in a short training by SGD differs from one process by this much at most,
-# absolutely or as a share of it (1.5e-6 was seen). Where the device has bf16, features are rounded
-# to one part in 256, and the head's statistics with them. Rounding grows with every step, so long
-# trainings agree in what they can do more than in their weights; and where AdamW meets gradients
-# that are nothing but rounding, it makes whole steps of them.
+# What is learnt in float32 in a short training by SGD differs from one process by this much at
+# most, absolutely or as a share of it (1.5e-6 was seen). Where the device has bf16, features are
+# rounded to one part in 256, and the head's statistics with them. Rounding grows with every step,
+# so long trainings agree in what they can do more than in their weights; and where AdamW meets
+# gradients that are nothing but rounding, it makes whole steps of them.
 ROUNDING = 1e-4
 # For processes that hang; one that ends is noticed at once. The others wait while one decodes.
 PATIENCE = timedelta(hours=1)
@@ -130,7 +130,12 @@ def joined(patience: timedelta = PATIENCE) -> Iterator[World]:
     if n_gpus >= int(os.environ["LOCAL_WORLD_SIZE"]):
         backend = "cpu:gloo,cuda:nccl"
     with explained():
-        dist.init_process_group(backend, timeout=patience)
+        store, rank, size = next(dist.rendezvous("env://", timeout=patience))
+        # torchrun starts processes again at the same store, where the addresses of the last ones are
+        attempt = dist.PrefixStore(os.environ["TORCHELASTIC_RESTART_COUNT"], store)
+        dist.init_process_group(
+            backend, timeout=patience, store=attempt, rank=rank, world_size=size
+        )
     yield World(dist.get_rank(), dist.get_world_size())
     dist.destroy_process_group()
 
