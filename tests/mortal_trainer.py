@@ -6,7 +6,7 @@ import signal
 import sys
 from typing import Any
 
-from training import fit, fitting
+from training import fit, staging
 from training.__main__ import main
 
 STAGE = "all layers"
@@ -18,12 +18,12 @@ def train_epoch(stage: fit.Stage, optimizer: Any, tally: fit.Tally, **more: Any)
     fit.train_epoch(stage, optimizer, tally, **more)
 
 
-def die(*_: object) -> float:
+def die(*_: object, **__: object) -> float:
     os.kill(os.getpid(), signal.SIGKILL)
     return 0.0
 
 
 if __name__ == "__main__":
     if os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
-        fitting.train_epoch = train_epoch
+        staging.train_epoch = train_epoch
     sys.exit(main())

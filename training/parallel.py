@@ -18,6 +18,8 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 from torch.func import functional_call
 
 from training.collectives import add_up, explained, gather, own_draws, with_common_gradients
@@ -130,9 +132,9 @@ def joined(patience: timedelta = PATIENCE) -> Iterator[World]:
     if n_gpus >= int(os.environ["LOCAL_WORLD_SIZE"]):
         backend = "cpu:gloo,cuda:nccl"
     with explained():
-        store, rank, size = next(dist.rendezvous("env://", timeout=patience))
-        # torchrun starts processes again at the same store, where the addresses of the last ones are
-        attempt = dist.PrefixStore(os.environ["TORCHELASTIC_RESTART_COUNT"], store)
+        store, rank, size = next(rendezvous("env://", timeout=patience))
+        # the store of torchrun keeps the addresses of processes that it has started before
+        attempt = PrefixStore(os.environ["TORCHELASTIC_RESTART_COUNT"], store)
         dist.init_process_group(
             backend, timeout=patience, store=attempt, rank=rank, world_size=size
         )
