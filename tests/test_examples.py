@@ -40,6 +40,17 @@ def pictures(cell: Any) -> list[Any]:
     return [np.asarray(Image.open(file).convert("L")) for file in files]
 
 
+def run(lesson: Any) -> None:
+    """Every cell has its outputs, and the kernel that made them has ended and been waited for."""
+    client = nbclient.NotebookClient(lesson, timeout=600, kernel_name="python3")
+    with client.setup_kernel():
+        for place, cell in enumerate(lesson.cells):
+            client.execute_cell(cell, place)
+        kernel = client.km.provisioner.process
+        client.kc.shutdown()
+        kernel.wait(60)
+
+
 def test_the_lesson_is_kept_without_outputs():
     cells = [cell for cell in read_lesson().cells if cell.cell_type == "code"]
     assert len(cells) > 15
@@ -62,7 +73,7 @@ def test_every_step_of_the_lesson_leaves_its_picture(
     for name, text in (SMALL | {"LESSON_DATA": str(data), "LESSON_WORK": str(tmp_path)}).items():
         monkeypatch.setenv(name, text)
     lesson = read_lesson()
-    nbclient.NotebookClient(lesson, timeout=600, kernel_name="python3").execute()
+    run(lesson)
     shown = [cell for cell in lesson.cells if shows_a_picture(cell.source)]
     blank = [
         cell.source

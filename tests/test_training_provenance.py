@@ -30,7 +30,7 @@ def test_a_bundle_and_its_report_say_where_they_come_from(tmp_path: Path):
     assert re.search(r"decode once [\d.]+ s, .*export and prove [\d.]+ s", facts["durations"])
     page = (assignment.stage / "report" / "index.html").read_text()
     told = ("seed", "code", "lock", "packages", "command", "determinism", "platform", "device")
-    assert [name for name in told if not facts[name] or f"<td>{name}</td>" not in page] == []
+    assert [name for name in told if not facts[name] or f">{name}</th>" not in page] == []
 
 
 def test_versions_are_those_that_are_imported():

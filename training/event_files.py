@@ -52,9 +52,11 @@ class Curves:
         self._file = folder / f"events.out.tfevents.{time.time_ns()}"
 
     def batch(self, place: int, step: Step) -> None:
-        """Its loss, each group's learning rate (0: frozen), and the throughput."""
+        """Its loss, the learning rate of each group that learns, and the throughput."""
         shown = {"batch/loss": step.loss, "batch/images per second": step.n_images / step.seconds}
-        rates = {f"rate/group {number}": rate for number, rate in enumerate(step.rates)}
+        *body, head = step.rates  # the head learns in every stage, and comes last
+        rates = {f"rate/body {number}": rate for number, rate in enumerate(body)}
+        rates["rate/head"] = head
         self.scalars(place, shown | rates)
 
     def epoch(self, place: int, epoch: Epoch, metric: str) -> None:

@@ -36,7 +36,7 @@ HoldOut = Callable[[Sequence[Cell], int], set[int]]  # cells, seed -> places tha
 
 @dataclass(frozen=True)
 class Protocol:
-    """What counts as defective, what is held out, and how much each answer counts."""
+    """What counts as defective, what is held out, and how much each image and answer counts."""
 
     what: str
     defective_from: float
@@ -52,10 +52,11 @@ class Protocol:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
-            writer.writerow(["file", "label", "split"])
+            writer.writerow(["file", "label", "split", "weight"])
             for place, cell in enumerate(cells):
                 part = "valid" if place in held_out else "train"
-                writer.writerow([cell.file, self.label(cell), part])
+                weight = round(self.weight(cell.probability), 4)
+                writer.writerow([cell.file, self.label(cell), part, weight])
         return [cells[place] for place in sorted(held_out)]
 
     def accuracies(self, cells: Sequence[Cell], answers: Float32Array) -> dict[str, float]:
