@@ -40,7 +40,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::F
 
 # The preset in small: its numbers, on a network and images of seconds.
 SMALL = {name: text for name, text in MODERN.items() if name not in photos.QUICK}
-SMALL |= {"recipe": "modern", "cycle_len": "2"}
+SMALL |= {"recipe": "modern", "cycle_len": "2", "ema": "0.999", "label_smoothing": "0.1"}
 
 
 def little() -> nn.Sequential:

@@ -8,6 +8,15 @@ they are run, seed by seed, so that the first ones can be read while the others 
 QUIET = {"variants": ""}
 
 CHANGES: dict[str, dict[str, str]] = {
+    "batch norm frozen, rates 3x apart": {
+        "freeze_batchnorm": "true",
+        "group_rates": "0.1,0.3,1",
+    },
+    "rates 3x apart": {"group_rates": "0.1,0.3,1"},
+    "batch norm frozen": {"freeze_batchnorm": "true"},
+    "rare features unbounded": {"epsilon": "0.00001"},
+    "an augmented head epoch": {"augmented_epochs": "1"},
+    "batches of 64": {"batch_size": "64"},
     "all symmetries": {"augmentation": "top_down"},
     "flips both ways": {"augmentation": "flips"},
     "left-right flips": {"augmentation": "side_on"},
