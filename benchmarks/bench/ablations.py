@@ -8,7 +8,7 @@ they are run, seed by seed, so that the first ones can be read while the others 
 QUIET = {"variants": ""}
 
 CHANGES: dict[str, dict[str, str]] = {
-    "batch norm frozen, rates 3x apart": {
+    "batch norm frozen and rates 3x apart": {
         "freeze_batchnorm": "true",
         "group_rates": "0.1,0.3,1",
     },
@@ -24,7 +24,7 @@ CHANGES: dict[str, dict[str, str]] = {
     "half the unfrozen rate": {"unfrozen_learning_rate": "5e-4"},
     "twice the unfrozen rate": {"unfrozen_learning_rate": "2e-3"},
     "rates as found": {"learning_rate": "", "unfrozen_learning_rate": ""},
-    "SGD, rates as found": {
+    "SGD at rates as found": {
         "optimizer": "sgd",
         "weight_decay": "1e-4",
         "learning_rate": "",
