@@ -18,7 +18,7 @@ PROTOCOL_TEXT = (
     "2,624 photographs of solar cells (`elpv-dataset`). Each seed draws its own parts and trains "
     "with that seed; of the blocked protocol, each seed holds out the next block. Answers are of "
     "the bundle's ONNX model. Mean over seeds and its 95 % interval (Student; of a single run "
-    "Wilson's), in percent. Deitsch's doubtful cells weigh in learning what they weigh in the score. "
+    "Wilson's), in percent. Deitsch's doubtful cells weigh as much in learning. "
     "Settings were chosen by single runs on a part of the same photographs, so some that are held "
     "out here were in sight there; none was chosen by these scores."
 )
