@@ -181,7 +181,7 @@ def _rates(bench: Bench) -> dict[str, float]:
     """Each stage's learning rate, searched or told."""
     searched = {stage: search.suggestion for stage, search in bench.searches.items()}
     told = bench.settings.unfrozen_learning_rate
-    return searched if told is None else {"unfrozen": told} | searched
+    return searched | {"unfrozen": told} if told and bench.settings.cycles else searched
 
 
 def _parity_pixels(bench: Bench) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
