@@ -9,6 +9,7 @@ from unfreeze.demo.photographs import Photographs
 from unfreeze.predictions import Prediction
 
 N_OFFLINE_WITH_VIEWS = 96  # images whose averaged answers are also computed offline
+PATIENCE_S = 600  # for a request; on a slow machine the queue is full for longer than usual
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,8 @@ def ask_and_compare(
         run: the training's folder, with the torch weights.
     """
     files = photographs.held_out
-    plain = client.classify(files, model=model, tta_views=1)
-    views = client.classify(files, model=model, tta_views=n_views)
+    plain = client.classify(files, model=model, tta_views=1, timeout_s=PATIENCE_S)
+    views = client.classify(files, model=model, tta_views=n_views, timeout_s=PATIENCE_S)
     version = int(plain[0].version or 0)
     bundle = registry / model / str(version)
     few = N_OFFLINE_WITH_VIEWS
