@@ -28,5 +28,8 @@ def resolve_data(data: str, roots: Sequence[Path]) -> Path:
         )
     existing = [path for path in allowed if path.exists()]
     if not existing:
-        raise NotFound(f"data {data!r:.200} does not exist on the server")
+        raise NotFound(
+            f"data {data!r:.200} does not exist on the server; a relative path is looked for in "
+            "each --data-root"
+        )
     return existing[0]

@@ -1,13 +1,19 @@
-"""What docs/recipe.md says is there, is there."""
+"""What docs/recipe.md and README.md say is there, is there."""
 
 import ast
 import re
+import shlex
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "recipe.md").read_text(encoding="utf-8")
 ROWS = re.findall(r"^\| (\d+) \| (.+?) \| (.+) \|$", PAGE, flags=re.MULTILINE)
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```sh\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
 TEST = re.compile(r"`(test_\w+\.py)::(test_\w+)`")
 
 
@@ -61,3 +67,54 @@ def test_every_setting_that_is_named_exists():
     named = set(re.findall(r"`(\w+)=\w+`", PAGE))
     assert {"keep", "schedule", "decay"} <= named
     assert named <= set(Settings.model_fields)
+
+
+def commands() -> list[list[str]]:
+    """What the README would have a reader type, without `unfreeze`."""
+    lines = [line.removesuffix("&").strip() for block in BLOCKS for line in block.splitlines()]
+    words = [shlex.split(line, comments=True) for line in lines]
+    return [each[1:] for each in words if each[:1] == ["unfreeze"]]
+
+
+def parser(name: str) -> Callable[[list[str]], object]:
+    from service.__main__ import read_flags
+    from training.__main__ import _parser as training_parser
+    from unfreeze.cli import _parser as client_parser
+
+    rooms = {"train": training_parser().parse_args, "serve": read_flags}
+    return rooms.get(name, client_parser().parse_args)
+
+
+def test_every_command_of_the_readme_is_understood():
+    found = commands()
+    assert {each[0] for each in found} >= {"train", "serve", "predict", "retrain", "rollback"}
+    for name, *arguments in found:
+        room = name in ("train", "serve")
+        parser(name)(arguments if room else [name, *arguments])  # SystemExit if not
+
+
+def test_the_readmes_server_finds_what_its_reader_retrains_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from service.data_roots import resolve_data
+
+    (tmp_path / "photos").mkdir()
+    monkeypatch.chdir(tmp_path)
+    given = {name: arguments for name, *arguments in commands()}
+    serve, retrain = given["serve"], given["retrain"]
+    root, data = serve[serve.index("--data-root") + 1], retrain[retrain.index("--data") + 1]
+    assert resolve_data(data, [Path(root)]) == tmp_path / "photos"
+
+
+def test_every_setting_of_the_readme_exists():
+    from training.settings import Settings
+
+    named = set(re.findall(r"(?:--set |`)(\w+)=[\w,]+", README)) - {"key"}
+    assert {"sizes", "size_epochs", "balance", "keep"} <= named
+    assert named <= set(Settings.model_fields)
+
+
+def test_every_page_that_the_readme_links_to_exists():
+    linked = set(re.findall(r"\]\(([^)#:]+)\)", README))
+    assert {"docs/recipe.md", "benchmarks/RESULTS.md"} <= linked
+    assert not [name for name in linked if not (ROOT / name).exists()]

@@ -29,6 +29,10 @@ def test_what_is_set_goes_before_the_preset():
     assert (settings.cycles, settings.backbone, settings.split) == (1, "resnet18", "cv")
 
 
+def test_a_server_averages_as_many_views_as_the_settings_say_if_a_request_does_not():
+    assert read_settings({"serve_tta_views": "3"}).tta_spec().default_views == 3
+
+
 def test_the_unfrozen_cycles_of_2018_are_seven_epochs():
     settings = read_settings({"recipe": "fastai2018"})
     assert plan_cycles(settings, 10, [1, 2, 4]).cycle_ends == (1, 3, 7)
