@@ -1,6 +1,7 @@
 """Recipes by name: what `--recipe NAME` sets, before what `--set` says.
 
-The default recipe has no name: it is what `training/settings.py` says.
+The default recipe has no name: it is what `training/settings.py` says. Values are text, as `--set`
+takes them; what a setting does is said there, too.
 """
 
 from typing import Literal

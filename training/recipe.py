@@ -1,7 +1,14 @@
 """The recipe of the fast.ai course of 2018, in the order in which things happen.
 
 `train` is the whole story, from a folder of images to a sealed bundle and its score beside the
-promoted version. What each step does in detail is in `training/steps.py`, and below that in the
+promoted version:
+
+    take_part   opens images and backbone, and lets the network learn
+      learn     activations, rate, head; then all layers, with a rate for each group
+    prove       exports what has been learnt, measures it, seals it
+
+Every step works on a `Bench` (training/bench.py): settings, images, network, and what is found on
+the way for the report. What a step does in detail is in `training/steps.py`, and below that in the
 file that its import names. `training/learner.py` opens the same steps to a notebook.
 """
 
@@ -59,7 +66,12 @@ def train(assignment: Assignment, tell: Tell, world: World = ALONE) -> tuple[Bun
 
 
 def take_part(assignment: Assignment, tell: Tell, world: World) -> tuple[Bench, Backbone]:
-    """All of a training up to a network that has learnt, the same in every process of `world`."""
+    """All of a training up to a network that has learnt, the same in every process of `world`.
+
+    Raises:
+        BadRequest: the data or the settings cannot work; says why.
+        TrainingError: the loss is no longer a number.
+    """
     settings = read_settings(assignment.settings)
     if settings.compile and world.size > 1:
         raise BadRequest("settings: compile=true is for one process; leave it out here")
@@ -108,7 +120,7 @@ def learn(bench: Bench, weights_digest: str, cache: Path) -> None:
     if settings.sizes:
         n_others = len(settings.sizes) - 1
         stages.begin("decode at the other sizes", 2 * len(bench.dataset.items) * n_others)
-    # `bench` alone, unless the settings name sizes
+    # one for each size in turn, of the same network; `bench` alone, unless the settings name sizes
     benches = bench.network.world.in_turn(lambda: at_each_size(bench, cache))
     first = benches[0]
 
@@ -129,7 +141,7 @@ def learn(bench: Bench, weights_digest: str, cache: Path) -> None:
         stages.begin("learning curve", 0)
         draw_curve(first, activations, head_rate, settings.learning_curve)
 
-    # not searched where it is told: through all layers, that takes about as long as an epoch
+    # 0 until it is found; what is told is not searched: through all layers, that takes an epoch
     body_rate = settings.unfrozen_learning_rate or 0.0
     for sized in benches:
         at_size, head_epochs, epochs = sized.turn.name, sized.turn.head_epochs, sized.turn.epochs
@@ -182,7 +194,7 @@ def prove(bench: Bench, assignment: Assignment, backbone: Backbone) -> tuple[Bun
 
 
 def count_stages(settings: Settings) -> int:
-    """How many stages `train` begins."""
+    """How many stages `train` begins: eight always, the others as the settings say."""
     turns = settings.turns()
     fitted = sum((turn.head_epochs > 0) + (len(turn.epochs) > 0) for turn in turns)
     searched = settings.cycles > 0 and not settings.unfrozen_learning_rate

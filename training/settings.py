@@ -51,9 +51,10 @@ class Settings(Record):
     recipe: Recipe = ""  # the preset that was chosen; see training/presets.py
 
     # 1. data
-    seed: int = Field(default=42, ge=0)
+    seed: int = Field(default=42, ge=0)  # of parts, order of images, augmentation, new weights
+    # labels of an image: one, or any number; auto: any number if a row of the table has several
     task: Literal["auto", "single", "multi"] = "auto"
-    valid_fraction: float = Field(default=0.2, gt=0, lt=1)
+    valid_fraction: float = Field(default=0.2, gt=0, lt=1)  # share that is held out
     # how parts are drawn: hash keeps every image's part while data grows
     split: Drawing = "hash"
     fold: int = Field(default=0, ge=0)  # which of the folds is held out, with split=cv or blocks
@@ -70,30 +71,32 @@ class Settings(Record):
     sizes: tuple[int, ...] = ()  # train at each in turn, at last at `size`; none: at `size` alone
     # of the unfrozen epochs, how many at each of sizes; none: as in 2018, at each size all of them
     size_epochs: tuple[int, ...] = ()
+    # what is seen of an oblong image: the square in its middle, or all of it, squashed
     crop: Literal["center", "squash"] = "center"
-    crop_fraction: float = Field(default=1.0, gt=0, le=1)
-    augmentation: Augmentation = "side_on"
+    crop_fraction: float = Field(default=1.0, gt=0, le=1)  # of that square's side
+    augmentation: Augmentation = "side_on"  # which ways an image may be turned and mirrored
     max_rotate: float = Field(default=10, ge=0, le=180)  # degrees either way
     max_zoom: float = Field(default=1.1, ge=1, le=2)
-    # what is met of an image: a window by max_zoom; or 8 to 100 % of its area, of another aspect
+    # what training sees of an image: a window by max_zoom; or 8 to 100 % of its area, of another
+    # aspect
     train_crop: TrainCrop = "window"
     # stronger changes, for long trainings; see training/stronger.py
-    policy: Policy = "none"
-    erasing: float = Field(default=0, ge=0, le=1)
-    mixup: float = Field(default=0, ge=0)
-    cutmix: float = Field(default=0, ge=0)
+    policy: Policy = "none"  # TrivialAugment or RandAugment
+    erasing: float = Field(default=0, ge=0, le=1)  # how likely a rectangle of an image is erased
+    mixup: float = Field(default=0, ge=0)  # alpha of the beta distribution of shares; 0: never
+    cutmix: float = Field(default=0, ge=0)  # likewise
 
     # 3. network
-    backbone: str = "efficientnet_lite0"
+    backbone: str = "efficientnet_lite0"  # any name in timm or torchvision
     weights: Path | None = None  # a safetensors file or a plain checkpoint, instead of a download
-    pretrained: bool = True
+    pretrained: bool = True  # or weights drawn anew
     hidden: tuple[int, ...] = (512,)  # widths of the head's hidden layers; none: a linear head
-    # before each linear layer of the head; one number counts for all; unsaid: 0.25, and 0.5 at last
+    # before each linear layer of the head; one number counts for all; unsaid: 0.25, the last 0.5
     dropout: tuple[float, ...] = (0.25, 0.5)
     # added to the variance of each of the backbone's features before the head scales it to one
     epsilon: float = Field(default=0.01, gt=0)
 
-    # 4. optimisation
+    # 4. learning: steps
     batch_size: int = Field(default=64, ge=2)
     # classes of unequal size: weights in the loss, or rare ones drawn more often
     balance: Literal["none", "weights", "sampling"] = "none"
@@ -109,6 +112,8 @@ class Settings(Record):
     # what weight_decay is: the optimizer's own; a share of each weight that every step takes off,
     # whatever the rate (decoupled); or that share for a cycle, scaled to its steps (per_cycle)
     decay: Literal["optimizer", "decoupled", "per_cycle"] = "optimizer"
+
+    # learning: epochs and the rates in them
     head_epochs: int = Field(default=5, ge=1)  # on cached activations
     head_schedule: Literal["constant", "cosine"] = "cosine"
     augmented_epochs: int = Field(default=1, ge=0)  # head alone, augmented images
@@ -117,19 +122,17 @@ class Settings(Record):
     schedule: Literal["cosine", "one_cycle", "cosine_cycle"] = "cosine"
     cycle_div: float = Field(default=10, gt=1)  # up and down begins at this part of the rate
     cycle_rise: float = Field(default=0.25, gt=0, lt=1)  # share of cosine_cycle's steps, to go up
-    cycle_tail: float = Field(
-        default=10, ge=0, lt=100
-    )  # percent of one_cycle's steps, to end lower
-    cycle_momenta: tuple[float, float] = (
-        0.95,
-        0.85,
-    )  # where the rate is low and high
-    cycles: int = Field(default=2, ge=0)  # unfrozen; 0 stops at the head
-    cycle_len: int = Field(default=1, ge=1)
-    cycle_mult: int = Field(default=2, ge=1)
+    # percent of one_cycle's steps in which the rate falls below where it began
+    cycle_tail: float = Field(default=10, ge=0, lt=100)
+    cycle_momenta: tuple[float, float] = (0.95, 0.85)  # where the rate is low and high
+    cycles: int = Field(default=2, ge=0)  # through all layers; 0 stops at the head
+    cycle_len: int = Field(default=1, ge=1)  # epochs of the first cycle
+    cycle_mult: int = Field(default=2, ge=1)  # every cycle is so many times as long as the last
     # the rate of each layer group as a share of the head's: 3x to 10x steps
     group_rates: tuple[float, float, float] = (0.1, 0.3, 1.0)
-    # in the unfrozen epochs: the distance within which the steepest loss is descended from
+
+    # learning: the unfrozen epochs
+    # the distance within which the steepest loss is descended from
     # (sharpness-aware minimisation, for example 0.05), and in which step of how many; 0: never
     sam: float = Field(default=0, ge=0)
     sam_every: int = Field(default=1, ge=1)
