@@ -1,6 +1,7 @@
 """What a training tells, to people and to a service."""
 
 import io
+import time
 
 from photos import Heard
 
@@ -34,12 +35,12 @@ def test_stages_are_numbered_and_progress_counts_images():
 
 
 def test_progress_is_told_once_a_second_at_most():
-    heard = Heard()
+    heard, began = Heard(), time.monotonic()
     stages = Stages(heard.append, n_stages=1)
     stages.begin("decode", total=10_000)
     for _ in range(9_000):
         stages.advance(1)
-    assert len(heard.of("progress")) <= 2
+    assert len(heard.of("progress")) <= time.monotonic() - began  # however slow the machine is
 
 
 def test_a_service_reads_back_what_was_told():
