@@ -106,7 +106,9 @@ def _work_for_person(arguments: argparse.Namespace) -> int:
     with joined() as world:
         order = world.told(_order(arguments, world) if world.first else None)
         assert order is not None
-        return _lead(order, world, arguments) if world.first else _help(order.assignment, world)
+        if world.first:
+            return _train_and_publish(order, world, arguments)
+        return _take_part(order.assignment, world)
 
 
 def _order(arguments: argparse.Namespace, world: "World") -> "Order":
@@ -132,7 +134,7 @@ def _order(arguments: argparse.Namespace, world: "World") -> "Order":
     )
 
 
-def _lead(order: "Order", world: "World", arguments: argparse.Namespace) -> int:
+def _train_and_publish(order: "Order", world: "World", arguments: argparse.Namespace) -> int:
     """What is trained is published, by the only process or the first of several."""
     from training.orders import fulfil, withdraw
     from training.progress import Terminal, json_lines
@@ -154,7 +156,7 @@ def _lead(order: "Order", world: "World", arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _help(assignment: Assignment, world: "World") -> int:
+def _take_part(assignment: Assignment, world: "World") -> int:
     """Every other process learns with the first, and tells nothing unless it fails."""
     from training.recipe import take_part
 

@@ -25,7 +25,6 @@ class Pace:
     seconds: float
 
 
-Measure = Callable[[], Measures]
 Open = Callable[[], AbstractContextManager[Server]]
 
 
