@@ -6,8 +6,9 @@
     .venv/bin/python benchmarks/training.py speed
     .venv/bin/python benchmarks/training.py show --write
 
-Every run is a process of its own and a line of WORK/training.jsonl. A run that is in there is not
-made again: kill this at any time, and start it again. Runs with the same seed are paired.
+Every run is a process of its own and a line of WORK/training.jsonl, or of the file of --results. A
+run that is in there is not made again: kill this at any time, and start it again. Runs with the
+same seed are paired. benchmarks/training.jsonl has the runs behind RESULTS.md.
 """
 
 import argparse
@@ -45,7 +46,7 @@ def main() -> int:
     os.sched_setaffinity(0, options.cores)
     os.environ["OMP_NUM_THREADS"] = str(len(options.cores))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends the training that runs, too
-    place = Place(options.work, Runs(options.work / "training.jsonl"))
+    place = Place(options.work, Runs(options.results or options.work / "training.jsonl"))
     failed: list[str] = []
     if options.what == "ablate":
         wanted = ablation_runs(options.size, options.seeds, options.base, options.only)
@@ -86,6 +87,7 @@ def read_flags() -> argparse.Namespace:
     shared = argparse.ArgumentParser(add_help=False)
     add = shared.add_argument
     add("--work", type=absolute, default="benchmark-out", help="results, tables and caches")
+    add("--results", type=absolute, help="a file of runs to go on with: WORK/training.jsonl")
     add("--cores", type=numbers, default=os.sched_getaffinity(0), help="to run on: 0 or 0,1")
     add("--write", action="store_true", help="put the tables into benchmarks/RESULTS.md")
     runs = argparse.ArgumentParser(add_help=False, parents=[shared])
