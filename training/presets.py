@@ -79,10 +79,8 @@ MODERN = {
     "cycle_rise": "0.25",
     "cycles": "1",
     "cycle_len": "6",
-    # normalisation that follows the images lets the early layers learn as fast as the late ones;
-    # frozen, the same rate destroys what they know
-    "freeze_batchnorm": "false",
-    "group_rates": "1,1,1",
+    "freeze_batchnorm": "true",
+    "group_rates": "0.1,0.3,1",
     "layer_decay": "family",
     "frozen_groups": "0",
     "keep": "last",

@@ -8,12 +8,7 @@ they are run, seed by seed, so that the first ones can be read while the others 
 QUIET = {"variants": ""}
 
 CHANGES: dict[str, dict[str, str]] = {
-    "batch norm frozen and rates 3x apart": {
-        "freeze_batchnorm": "true",
-        "group_rates": "0.1,0.3,1",
-    },
-    "rates 3x apart": {"group_rates": "0.1,0.3,1"},
-    "batch norm frozen": {"freeze_batchnorm": "true"},
+    "batch norm learns at equal rates": {"freeze_batchnorm": "false", "group_rates": "1,1,1"},
     "rare features unbounded": {"epsilon": "0.00001"},
     "an augmented head epoch": {"augmented_epochs": "1"},
     "batches of 64": {"batch_size": "64"},
