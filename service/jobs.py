@@ -199,6 +199,8 @@ class Jobs:
             state, message = await self._attempt(job, running)
             if state is JobState.QUEUED:
                 await self._requeue(job.id, message)
+                if running.cancelled:  # meanwhile: nobody else would see it
+                    await self._end(job.id, JobState.CANCELLED, "cancelled while it ran")
             elif state is not JobState.SUCCEEDED:
                 await self._end(job.id, state, message)
         except UnfreezeError as error:

@@ -3,6 +3,7 @@
 import pytest
 import timm
 import torch
+from timm.layers import StdConv2d
 from torch import Tensor, nn
 
 from training.folding import find_pairs, folded
@@ -101,3 +102,7 @@ class TwiceUsed(nn.Module):
 
 def test_a_convolution_used_twice_is_left_alone() -> None:
     assert find_pairs(TwiceUsed(), PIXELS) == []
+
+
+def test_a_convolution_that_standardises_its_weights_is_left_alone() -> None:
+    assert find_pairs(nn.Sequential(StdConv2d(3, 4, 1), nn.BatchNorm2d(4)), PIXELS) == []

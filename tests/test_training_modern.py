@@ -69,6 +69,15 @@ def test_smoothing_is_the_loss_against_targets_that_are_spread():
     assert smoothed == pytest.approx(float(loss_function("single")(logits, spread)), abs=1e-6)
 
 
+def test_an_image_that_counts_half_has_half_to_spread():
+    loss, logits, targets = (
+        loss_function("single", label_smoothing=0.1),
+        torch.randn(1, 4),
+        torch.eye(1, 4),
+    )
+    assert loss(logits, targets / 2).item() == pytest.approx(loss(logits, targets).item() / 2)
+
+
 def test_several_labels_are_never_smoothed():
     logits, targets = torch.randn(6, 4), torch.eye(6, 4)
     plain, told = loss_function("multi"), loss_function("multi", label_smoothing=0.1)

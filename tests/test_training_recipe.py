@@ -289,3 +289,11 @@ def test_every_setting_in_the_examples_exists():
     sources = [*(ROOT / "unfreeze").rglob("*.py"), ROOT / "training" / "__main__.py"]
     shown = {name for path in sources for name in re.findall(r"--set (\w+)=\w", path.read_text())}
     assert {"size", "cycles"} <= shown <= set(Settings.model_fields)
+
+
+def test_a_service_reads_weights_from_the_allowed_folders_alone(tmp_path: Path):
+    """Whether the file exists is not told either."""
+    asked = photos.assignment(tmp_path, tmp_path / "data", weights=str(tmp_path / "secret.pt"))
+    confined = asked.model_copy(update={"within": (tmp_path / "data",)})
+    with pytest.raises(BadRequest, match=r"secret\.pt lies outside the folders"):
+        train(confined, lambda event: None)

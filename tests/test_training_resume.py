@@ -177,6 +177,18 @@ def test_an_order_that_cannot_work_leaves_its_folder_free(tmp_path: Path):
     assert not (tmp_path / "run" / ORDER).exists()
 
 
+def test_who_asks_for_a_training_that_is_under_way_disturbs_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    begun = given(tmp_path)
+    staged = tiny.stage(begun.assignment.stage, model="photos")
+    with journaled(begun.assignment, lambda event: None):
+        assert main(["--resume", str(begun.assignment.run), "--json"]) == 1
+    assert "wait until it has ended" in capsys.readouterr().err
+    assert (begun.assignment.run / ORDER).exists()
+    assert fulfil(begun, staged) == (1, True)
+
+
 def test_an_order_is_published_and_promoted_once(tmp_path: Path):
     """Whatever moment its publication was killed at."""
     once = given(tmp_path)

@@ -6,7 +6,6 @@ the settings cannot work.
 
 import argparse
 import os
-import shutil
 import sys
 import threading
 from contextlib import nullcontext
@@ -136,16 +135,18 @@ def _order(arguments: argparse.Namespace, world: "World") -> "Order":
 
 def _train_and_publish(order: "Order", world: "World", arguments: argparse.Namespace) -> int:
     """What is trained is published, by the only process or the first of several."""
+    from training.journal import Busy
     from training.orders import fulfil, withdraw
     from training.progress import Terminal, json_lines
     from training.recipe import train
 
     assignment = order.assignment
-    shutil.rmtree(assignment.stage, ignore_errors=True)  # of a process that was killed
     with nullcontext(json_lines(sys.stdout)) if arguments.json else Terminal() as tell:
         tell(Note(text=f"if it is interrupted: unfreeze train --resume {assignment.run}"))
         try:
             bundle, scored = train(assignment, tell, world)
+        except Busy:  # the order is that of the process that works on it
+            raise
         except UnfreezeError:  # so that its folder is free for what works
             withdraw(order)
             raise

@@ -15,9 +15,8 @@ from pathlib import Path
 
 import torch
 
-from training.backbone import load_backbone
 from training.learner import Learner
-from training.opening import Images, open_bench, open_images
+from training.opening import Images, open_backbone, open_bench, open_images
 from training.progress import Stages, Tell, print_lines
 from training.recipe import count_stages
 from training.settings import default_cache, read_settings, write_setting
@@ -66,7 +65,7 @@ def pretrained(
     """
     settings = images.settings.model_copy(update={"backbone": backbone})
     torch.manual_seed(settings.seed)
-    network = load_backbone(backbone, pretrained=settings.pretrained, weights=settings.weights)
+    network = open_backbone(settings)
     folder = run or images.cache / "runs" / f"{backbone}-{datetime.now():%Y%m%d-%H%M%S}"
     stages = Stages(tell, count_stages(settings))
     return Learner(

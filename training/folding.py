@@ -12,10 +12,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from timm.layers import Conv2dSame
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 from torch.nn.modules.batchnorm import _BatchNorm
 
+PLAIN = (nn.Conv2d, Conv2dSame)  # others may change their weights first, such as standardise them
 Pair = tuple[nn.Conv2d, _BatchNorm]
 
 
@@ -48,7 +50,7 @@ def find_pairs(body: nn.Module, sample: Tensor) -> list[Pair]:
     norms: dict[Node, _BatchNorm] = {}
     hooks = []
     for module in body.modules():
-        if isinstance(module, nn.Conv2d):
+        if type(module) in PLAIN:
             hooks.append(module.register_forward_hook(_recorder(convolutions)))
         elif isinstance(module, _BatchNorm) and module.track_running_stats:
             hooks.append(module.register_forward_pre_hook(_recorder(norms)))

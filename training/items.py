@@ -160,6 +160,11 @@ def check_within(paths: Sequence[Path], folders: Sequence[Path]) -> None:
     """Raises DataError if one of `paths` lies outside all of `folders`, links followed."""
     roots = [folder.resolve() for folder in folders]
     for given in paths:
-        path = given.resolve()
-        if not any(path.is_relative_to(root) for root in roots):
+        if not is_within(given, roots):
             raise DataError(f"{given}: lies outside the folders that may be trained on")
+
+
+def is_within(path: Path, folders: Sequence[Path]) -> bool:
+    """Whether `path` lies in one of `folders`, links followed."""
+    real = path.resolve()
+    return any(real.is_relative_to(folder.resolve()) for folder in folders)

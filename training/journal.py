@@ -21,19 +21,26 @@ from training.progress import Tell
 JOURNAL = "journal.jsonl"
 
 
+class Busy(Unavailable):
+    """Somebody else's training is in the folder."""
+
+
 @contextmanager
 def journaled(assignment: Assignment, tell: Tell) -> Iterator[Tell]:
     """What is told within is written down in `assignment.run` too, which is this training's alone.
 
     Raises:
-        Unavailable: another process is training there.
+        Busy: another process is training there.
     """
     assignment.run.mkdir(parents=True, exist_ok=True)
     with (assignment.run / JOURNAL).open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise Unavailable(f"another process is training in {assignment.run}") from error
+            raise Busy(
+                f"another process is training in {assignment.run}; wait until it has ended, or "
+                "choose another --run"
+            ) from error
         journal = _Journal(file)
         goes_on = (assignment.run / CHECKPOINT).exists()
         about = assignment.model_dump(mode="json", include={"model", "data", "settings"})

@@ -184,7 +184,21 @@ def loss_function(
     """
     if task == "multi":
         return nn.BCEWithLogitsLoss(pos_weight=weights)
-    return nn.CrossEntropyLoss(weight=weights, label_smoothing=label_smoothing)
+    return _Smoothed(weights, label_smoothing) if label_smoothing else nn.CrossEntropyLoss(weights)
+
+
+class _Smoothed(nn.Module):
+    """An image that counts less has less to spread; torch's own smoothing spreads 1 of each."""
+
+    def __init__(self, weights: Tensor | None, share: float) -> None:
+        super().__init__()
+        self._loss = nn.CrossEntropyLoss(weights)
+        self._share = share
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        spread = targets.mean(dim=1, keepdim=True).expand_as(targets)
+        loss: Tensor = self._loss(logits, targets.lerp(spread, self._share))
+        return loss
 
 
 def to_probabilities(logits: Tensor, task: Task) -> Tensor:

@@ -5,15 +5,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from registry.errors import BadRequest
 from registry.jobs import CHECKPOINT
 from training.audit import Audit, audit_decoded
-from training.backbone import Backbone
+from training.backbone import Backbone, load_backbone
 from training.bench import Bench
 from training.data import Dataset, read_dataset
 from training.decoded import Decoded, decode, larger
 from training.device import pick_device
 from training.event_files import FOLDER, Curves, wanted
-from training.items import Part
+from training.items import Part, is_within
 from training.network import build_network
 from training.progress import Stages
 from training.settings import Settings
@@ -72,6 +73,26 @@ def open_images(
     for problem in audit.problems:
         stages.note(problem.text)
     return Images(settings, source, cache, dataset, decoded, roomy, audit)
+
+
+def open_backbone(settings: Settings, *, within: Sequence[Path] = ()) -> Backbone:
+    """The network that the settings name, with the weights that they name.
+
+    Args:
+        within: folders in which a file of weights must lie, links followed; none: anywhere.
+
+    Raises:
+        BadRequest: no such network, or its file of weights is not for it, or outside.
+        Unavailable: the weights cannot be downloaded.
+    """
+    weights = settings.weights
+    # before anything is looked at: who asks a service learns nothing of its other files
+    if weights and within and not is_within(weights, within):
+        raise BadRequest(
+            f"settings: weights={weights} lies outside the folders that may be trained on; move "
+            "it below one of them, or leave weights out"
+        )
+    return load_backbone(settings.backbone, pretrained=settings.pretrained, weights=weights)
 
 
 def open_bench(

@@ -118,7 +118,7 @@ def fulfil(given: Order, bundle: Bundle) -> tuple[int, bool]:
             reason = "unfreeze train"
             registry.promote(model, version, by="train", reason=reason, expected=given.pointer)
     finally:
-        (assignment.run / ORDER).unlink()
+        (assignment.run / ORDER).unlink(missing_ok=True)
         (assignment.run / CHECKPOINT).unlink(missing_ok=True)
         shutil.rmtree(assignment.stage)
     return version, promoted

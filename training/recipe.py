@@ -12,6 +12,7 @@ the way for the report. What a step does in detail is in `training/steps.py`, an
 file that its import names. `training/learner.py` opens the same steps to a notebook.
 """
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +21,7 @@ import torch
 from registry.bundle import Bundle
 from registry.errors import BadRequest
 from registry.jobs import Assignment, Scored
-from training.backbone import Backbone, load_backbone
+from training.backbone import Backbone
 from training.bench import Bench
 from training.bundling import add_variants, export_and_prove, seal_bundle
 from training.compare import known_parts, score
@@ -28,7 +29,7 @@ from training.event_files import FOLDER, Curves, wanted
 from training.journal import journaled
 from training.learning_curve import draw_curve
 from training.network import divided
-from training.opening import Images, keep_checkpoint, open_bench, open_images
+from training.opening import Images, keep_checkpoint, open_backbone, open_bench, open_images
 from training.parallel import ALONE, World
 from training.progress import Stages, Tell
 from training.resizing import at_each_size
@@ -61,6 +62,8 @@ def train(assignment: Assignment, tell: Tell, world: World = ALONE) -> tuple[Bun
         TrainingError: training or export failed; nothing is staged.
     """
     with journaled(assignment, tell) as tell_and_write:
+        # of a process that was killed; here, because until now another may be at work there
+        shutil.rmtree(assignment.stage, ignore_errors=True)
         bench, backbone = take_part(assignment, tell_and_write, world)
         return prove(bench, assignment, backbone)
 
@@ -81,9 +84,7 @@ def take_part(assignment: Assignment, tell: Tell, world: World) -> tuple[Bench, 
         stages.note(f"curves: tensorboard --logdir {assignment.run / FOLDER}")
 
     def load() -> Backbone:
-        return load_backbone(
-            settings.backbone, pretrained=settings.pretrained, weights=settings.weights
-        )
+        return open_backbone(settings, within=assignment.within)
 
     def read() -> Images:
         return open_images(
