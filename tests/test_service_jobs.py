@@ -1,8 +1,10 @@
 """Training jobs from request to promotion, with a stand-in for the trainer."""
 
 import sqlite3
+import threading
 import time
 from pathlib import Path
+from queue import Queue
 from typing import Any
 
 import grpc
@@ -11,7 +13,7 @@ import tiny
 from conftest import RunningServer, Start, best, wait_until
 
 from registry.job_store import JobStore
-from registry.jobs import GateDecided, PromotionPolicy, Score, Scored
+from registry.jobs import GateDecided, JobState, PromotionPolicy, Score, Scored
 from service.gate import decide
 from unfreeze.v1 import admin_pb2 as pb
 
@@ -133,6 +135,32 @@ def test_a_trainer_that_was_killed_goes_on_in_the_folder_where_it_was(
 
 def test_a_trainer_that_is_killed_every_time_is_given_up(server: RunningServer) -> None:
     assert finished(server, begin(server, mode="killed")).attempt == 3
+
+
+def test_a_job_cancelled_while_it_is_queued_again_does_not_run_again(
+    server: RunningServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    update, events, waits = JobStore.update, JobStore.events, threading.Event()
+    answers: Queue[pb.Job] = Queue()
+
+    def cancel(job_id: str) -> None:
+        answers.put(server.admin.CancelJob(pb.CancelJobRequest(job_id=job_id), timeout=20))
+
+    def events_for_who_cancels(self, *arguments):
+        waits.set()
+        return events(self, *arguments)
+
+    def update_while_somebody_cancels(self, job_id, event=None, **changes):
+        if changes.get("state") is JobState.QUEUED:
+            threading.Thread(target=cancel, args=[job_id]).start()
+            assert waits.wait(20)
+        return update(self, job_id, event, **changes)
+
+    monkeypatch.setattr(JobStore, "events", events_for_who_cancels)
+    monkeypatch.setattr(JobStore, "update", update_while_somebody_cancels)
+    begin(server, mode="killed once")
+    ended = answers.get(timeout=20)
+    assert (ended.state, ended.attempt) == (pb.JOB_STATE_CANCELLED, 1)
 
 
 def test_a_crash_shows_the_end_of_the_log(server: RunningServer) -> None:
