@@ -19,8 +19,10 @@ class Spread:
     highest: float
 
     def show(self, digits: int) -> str:
-        low, high = f"{self.lowest:,.{digits}f}", f"{self.highest:,.{digits}f}"
-        return f"{self.median:,.{digits}f} ({low}–{high})"  # noqa: RUF001
+        middle = f"{self.median:,.{digits}f}"
+        if self.lowest == self.highest:  # of a single run, for example
+            return middle
+        return f"{middle} ({self.lowest:,.{digits}f}–{self.highest:,.{digits}f})"  # noqa: RUF001
 
 
 def spread(values: Sequence[float]) -> Spread:
