@@ -173,6 +173,9 @@ def test_stages_that_settings_leave_out_are_not_counted():
         ),
         ({"group_rates": "0.1,1"}, r"group_rates.2: Field required"),
         ({"recipe": "fastai2017"}, "recipe: Input should be '', 'fastai2018' or 'modern'"),
+        ({"cycles": "200"}, r"cycle_mult make 1.6e\+60 epochs; the most are 10000"),
+        ({"seed": str(2**32)}, "seed: Input should be less than 4294967296"),
+        ({"hidden": "512,0"}, "hidden.1: Input should be greater than or equal to 1"),
         ({"augmentation": "wild"}, "augmentation: Input should be 'none', 'basic'"),
     ],
 )

@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from registry.files import sync
 from training.data import Rows
 from training.decoded import Decoded
 from training.device import autocast, has_fast_bf16
@@ -62,6 +63,7 @@ def precompute(
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
     save_file({"features": features}, temporary)
+    sync(temporary)
     temporary.replace(path)
     return Activations(features, key)
 

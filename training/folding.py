@@ -55,12 +55,14 @@ def find_pairs(body: nn.Module, sample: Tensor) -> list[Pair]:
         elif isinstance(module, _BatchNorm) and module.track_running_stats:
             hooks.append(module.register_forward_pre_hook(_recorder(norms)))
     modes = [(module, module.training) for module in body.modules()]
-    with torch.enable_grad():
-        output = body.eval()(sample.detach().requires_grad_())
-    for hook in hooks:
-        hook.remove()
-    for module, training in modes:
-        module.training = training
+    try:
+        with torch.enable_grad():
+            output = body.eval()(sample.detach().requires_grad_())
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module, training in modes:
+            module.training = training
     readers = _count_readers(output.grad_fn)
     used: Counter[nn.Module] = Counter([*convolutions.values(), *norms.values()])
     return [

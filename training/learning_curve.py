@@ -38,6 +38,7 @@ def draw_curve(bench: Bench, activations: Parts, rate: float, n_draws: int) -> N
         TrainingError: the loss is no longer a number; says at which rate.
     """
     settings, targets = bench.settings, bench.targets("train")
+    weighted = bench.learning_targets()
     n_features, n_classes = activations.train.features.shape[1], targets.shape[1]
     n_steps = len(bench.activation_batches(activations.train)) * settings.head_epochs
     sizes = curve_sizes(len(targets), n_classes)
@@ -51,7 +52,7 @@ def draw_curve(bench: Bench, activations: Parts, rate: float, n_draws: int) -> N
                     n_features, n_classes, settings.hidden, settings.dropout, settings.epsilon
                 )
                 bench.network.head.load_state_dict(fresh.state_dict())
-                batches = _subset(bench, activations.train.features, targets, order[:size])
+                batches = _subset(bench, activations.train.features, weighted, order[:size])
                 _fit(bench, batches, rate, min(n_steps, MOST_STEPS))
                 _, value = validate_head(bench, activations.valid.features)
                 bench.curve.setdefault(size, []).append(value)

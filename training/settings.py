@@ -20,6 +20,8 @@ from training.turns import LARGEST, SMALLEST, Turn, take_turns
 Augmentation = Literal["none", "basic", "side_on", "flips", "top_down"]
 TrainCrop = Literal["window", "googlenet"]
 Policy = Literal["none", "trivial", "rand"]
+Width = Annotated[int, Field(ge=1, le=2**14)]
+MOST_EPOCHS = 10_000  # of a stage: requests come over a network
 
 # What training has shown the network, its views at test time may show it too.
 SYMMETRIES: dict[Augmentation, Symmetries] = {
@@ -51,7 +53,9 @@ class Settings(Record):
     recipe: Recipe = ""  # the preset that was chosen; see training/presets.py
 
     # 1. data
-    seed: int = Field(default=42, ge=0)  # of parts, order of images, augmentation, new weights
+    seed: int = Field(
+        default=42, ge=0, lt=2**32
+    )  # of parts, order of images, augmentation, new weights
     # labels of an image: one, or any number; auto: any number if a row of the table has several
     task: Literal["auto", "single", "multi"] = "auto"
     valid_fraction: float = Field(default=0.2, gt=0, lt=1)  # share that is held out
@@ -90,14 +94,14 @@ class Settings(Record):
     backbone: str = "efficientnet_lite0"  # any name in timm or torchvision
     weights: Path | None = None  # a safetensors file or a plain checkpoint, instead of a download
     pretrained: bool = True  # or weights drawn anew
-    hidden: tuple[int, ...] = (512,)  # widths of the head's hidden layers; none: a linear head
+    hidden: tuple[Width, ...] = (512,)  # widths of the head's hidden layers; none: a linear head
     # before each linear layer of the head; one number counts for all; unsaid: 0.25, the last 0.5
     dropout: tuple[float, ...] = (0.25, 0.5)
     # added to the variance of each of the backbone's features before the head scales it to one
     epsilon: float = Field(default=0.01, gt=0)
 
     # 4. learning: steps
-    batch_size: int = Field(default=64, ge=2)
+    batch_size: int = Field(default=64, ge=2, le=2**16)
     # classes of unequal size: weights in the loss, or rare ones drawn more often
     balance: Literal["none", "weights", "sampling"] = "none"
     # of the right label's 1, what is spread over all labels; single-label training loss alone
@@ -114,9 +118,9 @@ class Settings(Record):
     decay: Literal["optimizer", "decoupled", "per_cycle"] = "optimizer"
 
     # learning: epochs and the rates in them
-    head_epochs: int = Field(default=5, ge=1)  # on cached activations
+    head_epochs: int = Field(default=5, ge=1, le=MOST_EPOCHS)  # on cached activations
     head_schedule: Literal["constant", "cosine"] = "cosine"
-    augmented_epochs: int = Field(default=1, ge=0)  # head alone, augmented images
+    augmented_epochs: int = Field(default=1, ge=0, le=MOST_EPOCHS)  # head alone, augmented images
     # of a cycle on augmented images: a cosine down; or up and down, momentum opposite, in lines
     # (one_cycle) or in half cosines (cosine_cycle)
     schedule: Literal["cosine", "one_cycle", "cosine_cycle"] = "cosine"
@@ -125,9 +129,11 @@ class Settings(Record):
     # percent of one_cycle's steps in which the rate falls below where it began
     cycle_tail: float = Field(default=10, ge=0, lt=100)
     cycle_momenta: tuple[float, float] = (0.95, 0.85)  # where the rate is low and high
-    cycles: int = Field(default=2, ge=0)  # through all layers; 0 stops at the head
-    cycle_len: int = Field(default=1, ge=1)  # epochs of the first cycle
-    cycle_mult: int = Field(default=2, ge=1)  # every cycle is so many times as long as the last
+    cycles: int = Field(default=2, ge=0, le=200)  # through all layers; 0 stops at the head
+    cycle_len: int = Field(default=1, ge=1, le=MOST_EPOCHS)  # epochs of the first cycle
+    cycle_mult: int = Field(
+        default=2, ge=1, le=10
+    )  # every cycle is so many times as long as the last
     # the rate of each layer group as a share of the head's: 3x to 10x steps
     group_rates: tuple[float, float, float] = (0.1, 0.3, 1.0)
 
@@ -252,6 +258,12 @@ def read_settings(given: dict[str, str]) -> Settings:
         settings = Settings.model_validate(values)
     except ValidationError as error:
         raise BadRequest(f"settings: {explain(error)}") from error
+    n_epochs = sum(settings.unfrozen_cycles)
+    if n_epochs > MOST_EPOCHS:
+        raise BadRequest(
+            f"settings: cycles, cycle_len and cycle_mult make {n_epochs:.1e} epochs; the most are "
+            f"{MOST_EPOCHS}, so lower one of them"
+        )
     settings.turns()  # sizes that do not fit are refused
     return settings.model_copy(update={"dropout": _dropouts(settings, said="dropout" in told)})
 

@@ -69,6 +69,7 @@ def fit_stage(
         try:
             train_epoch(stage, optimizer, tally, stepped=stepped, room=bench.room)
             epoch = tally.row(stage.name, *validate())
+            worth_it = keeper is None or keeper.goes_on(tally.epoch + 1)
         except TrainingError as error:
             network.load_state_dict(good)
             kept = bench.save(LAST_GOOD)
@@ -77,7 +78,7 @@ def fit_stage(
         tell_epoch(bench, tally.epoch + 1, n_epochs, epoch)
         last = before + (tally.epoch + 1) * len(stage.batches) - 1
         bench.curves.epoch(last, epoch, METRICS[bench.dataset.task])
-        goes_on = network.world.told(keeper is None or keeper.goes_on(tally.epoch + 1))
+        goes_on = network.world.told(worth_it)
         tally = Tally(tally.epoch + 1 if goes_on else n_epochs)
         bench.checkpoint.save_if_due(tally, at_once=tally.epoch == n_epochs)
     return True
