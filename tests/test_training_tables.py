@@ -242,3 +242,19 @@ def test_images_of_several_labels_cannot_have_a_weight(tmp_path: Path):
     table = write(tmp_path / "labels.csv", "file,label,weight", "a.jpg,x y,2")
     with pytest.raises(DataError, match="cannot have a weight; leave the column empty"):
         read_dataset(table)
+
+
+@pytest.mark.parametrize("folder", ["secret", "nowhere"])
+def test_what_lies_outside_is_refused_alike_whether_or_not_it_exists(tmp_path: Path, folder: str):
+    """Whoever may only ask for trainings is not told which files there are elsewhere."""
+    allowed = tmp_path / "allowed"
+    photos.photo(allowed / "a.jpg", 100, 1)
+    photos.photo(tmp_path / "secret" / "a.jpg", 100, 1)
+    table = write(allowed / "labels.csv", "file,label", f"../{folder}/a.jpg,x")
+    with pytest.raises(DataError, match="lies outside the folders"):
+        read_dataset(table, within=[allowed])
+    write(table, "file,label", "a.jpg,x")
+    for source in (table, allowed):
+        layout = Layout(test=f"../{folder}")
+        with pytest.raises(DataError, match="lies outside the folders"):
+            read_dataset(source, layout=layout, within=[allowed])

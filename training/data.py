@@ -169,8 +169,10 @@ def list_items(
         table = unpack(packed, cache or packed[0].parent)
         return table.parent, list_table(table, Layout(separator=SEPARATOR, group=layout.group))
     if source.suffix.lower() == ".csv":
-        root, items = source.parent, list_table(source, layout)
+        root, items = source.parent, list_table(source, layout, within)
     else:
+        if within:
+            check_within([source / layout.test], within)
         root, items = source, list_folder(source, layout)
         items = group_by_path(items, root, layout.group) if layout.group else items
     if within:

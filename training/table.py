@@ -8,11 +8,12 @@ any other column     may be the setting `group`
 
 import csv
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from registry.errors import DataError
-from training.items import PARTS, PLAIN, Item, Layout, group_by_path, list_test
+from training.items import PARTS, PLAIN, Item, Layout, check_within, group_by_path, list_test
 
 FILE, LABEL, SPLIT, WEIGHT = "file", "label", "split", "weight"
 
@@ -26,13 +27,19 @@ class Table:
     rows: tuple[tuple[int, dict[str, str]], ...]
 
 
-def list_table(path: Path, layout: Layout = PLAIN) -> list[Item]:
+def list_table(path: Path, layout: Layout = PLAIN, within: Sequence[Path] = ()) -> list[Item]:
     """Every row's image, in the order of the rows; the images are not opened.
+
+    Args:
+        within: folders that every file must lie in, which is checked before whether it exists.
 
     Raises:
         DataError: names the line that cannot be used, and why.
     """
     table = _read(path, layout)
+    if within:
+        files = [_file(path, row[FILE], layout) for _, row in table.rows]
+        check_within([*files, path.parent / layout.test], within)
     items = [_item(table, number, row, layout) for number, row in table.rows]
     without = [number for (number, _), item in zip(table.rows, items, strict=True) if not item.part]
     if 0 < len(without) < len(items) and any(item.part != "test" for item in items if item.part):
