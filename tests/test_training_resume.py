@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from argparse import Namespace
 from collections.abc import Callable, Sequence
 from itertools import count
 from pathlib import Path
@@ -16,16 +17,18 @@ import tiny
 import torch
 from torch import nn
 
-from registry.errors import Conflict, DataError, Unavailable
+from registry.bundle import Bundle
+from registry.errors import BadRequest, Conflict, DataError, Unavailable
 from registry.jobs import CHECKPOINT
 from registry.store import Registry
-from training.__main__ import main
+from training.__main__ import _train_and_publish, main
 from training.checkpoint import Checkpoint
 from training.fit import Tally
 from training.journal import JOURNAL, journaled
 from training.network import NETWORK
 from training.optimizer import Optimizer
 from training.orders import ORDER, Order, fulfil, order
+from training.parallel import ALONE
 from training.recipe import train
 from training.settings import OptimizerSpec
 from training.state_file import read_state, write_state
@@ -187,6 +190,35 @@ def test_who_asks_for_a_training_that_is_under_way_disturbs_nothing(
     assert "wait until it has ended" in capsys.readouterr().err
     assert (begun.assignment.run / ORDER).exists()
     assert fulfil(begun, staged) == (1, True)
+
+
+def test_nobody_goes_on_with_a_training_that_is_being_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    data, publish, others = photos.folder(tmp_path / "data"), Registry.publish, []
+    resume = ["--resume", str(tmp_path / "run"), "--json"]
+
+    def publish_beside_another(self: Registry, staged: Path, bundle: Bundle) -> int:
+        if not others:
+            others.append("came")
+            others.append(str(main(resume)))
+        return publish(self, staged, bundle)
+
+    monkeypatch.setattr(Registry, "publish", publish_beside_another)
+    told = photos.QUICK | {"cycles": "0", "augmented_epochs": "0"}
+    folders = [f"--{name}={tmp_path / name}" for name in ("cache", "registry", "run")]
+    settings = [f"--set={name}={text}" for name, text in told.items()]
+    assert main(["--data", str(data), "--model=photos", "--json", *folders, *settings]) == 0
+    assert others == ["came", "1"]
+    assert "another process is training" in capsys.readouterr().err
+    assert Registry(tmp_path / "registry").versions("photos") == [1]
+
+
+def test_an_order_that_was_fulfilled_in_the_meantime_is_not_trained_again(tmp_path: Path):
+    begun = given(tmp_path)
+    fulfil(begun, tiny.stage(begun.assignment.stage, model="photos"))
+    with pytest.raises(BadRequest, match="no training that is not over"):
+        _train_and_publish(begun, ALONE, Namespace(json=True))
 
 
 def test_an_order_is_published_and_promoted_once(tmp_path: Path):

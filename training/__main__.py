@@ -135,22 +135,24 @@ def _order(arguments: argparse.Namespace, world: "World") -> "Order":
 
 def _train_and_publish(order: "Order", world: "World", arguments: argparse.Namespace) -> int:
     """What is trained is published, by the only process or the first of several."""
-    from training.journal import Busy
-    from training.orders import fulfil, withdraw
+    from training.journal import journaled
+    from training.orders import find_order, fulfil, withdraw
     from training.progress import Terminal, json_lines
-    from training.recipe import train
+    from training.recipe import train_alone
 
     assignment = order.assignment
-    with nullcontext(json_lines(sys.stdout)) if arguments.json else Terminal() as tell:
+    with (
+        nullcontext(json_lines(sys.stdout)) if arguments.json else Terminal() as tell,
+        journaled(assignment, tell) as tell_and_write,
+    ):
+        find_order(assignment.run)  # another process may have fulfilled it since
         tell(Note(text=f"if it is interrupted: unfreeze train --resume {assignment.run}"))
         try:
-            bundle, scored = train(assignment, tell, world)
-        except Busy:  # the order is that of the process that works on it
-            raise
+            bundle, scored = train_alone(assignment, tell_and_write, world)
         except UnfreezeError:  # so that its folder is free for what works
             withdraw(order)
             raise
-    version, promoted = fulfil(order, bundle)
+        version, promoted = fulfil(order, bundle)
     if not arguments.json:
         folder = Registry(order.registry).folder(assignment.model, version)
         _summarise(folder, version, scored, promoted=promoted)

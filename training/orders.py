@@ -102,6 +102,8 @@ def fulfil(given: Order, bundle: Bundle) -> tuple[int, bool]:
     """The staged bundle is a version, published once however often this is repeated, and there is
     nothing left to go on with. Gives its number and whether it is promoted.
 
+    The run has to be the caller's alone, see `journaled`: who went on with it would take the stage.
+
     Raises:
         Conflict: somebody else has promoted a version since; this one stays published.
     """

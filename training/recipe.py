@@ -62,10 +62,15 @@ def train(assignment: Assignment, tell: Tell, world: World = ALONE) -> tuple[Bun
         TrainingError: training or export failed; nothing is staged.
     """
     with journaled(assignment, tell) as tell_and_write:
-        # of a process that was killed; here, because until now another may be at work there
-        shutil.rmtree(assignment.stage, ignore_errors=True)
-        bench, backbone = take_part(assignment, tell_and_write, world)
-        return prove(bench, assignment, backbone)
+        return train_alone(assignment, tell_and_write, world)
+
+
+def train_alone(assignment: Assignment, tell: Tell, world: World) -> tuple[Bundle, Scored]:
+    """The same, for a caller that has `assignment.run` to itself and keeps it: see `journaled`."""
+    # of a process that was killed; here, because before that another may be at work there
+    shutil.rmtree(assignment.stage, ignore_errors=True)
+    bench, backbone = take_part(assignment, tell, world)
+    return prove(bench, assignment, backbone)
 
 
 def take_part(assignment: Assignment, tell: Tell, world: World) -> tuple[Bench, Backbone]:
