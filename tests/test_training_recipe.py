@@ -225,6 +225,16 @@ def test_the_command_says_what_is_wrong_and_exits_with_2(
     assert message in capsys.readouterr().err
 
 
+def test_that_the_images_are_missing_is_all_that_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert main([*command(tmp_path, tmp_path / "nowhere"), "--json"]) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.startswith(f"unfreeze train: {tmp_path / 'nowhere'}: no such folder or file; ")
+    assert not (tmp_path / "cache").exists()
+
+
 def test_a_child_tells_why_it_failed(tmp_path: Path):
     assignment = photos.assignment(tmp_path, tmp_path / "nowhere")
     (tmp_path / "assignment.json").write_text(assignment.model_dump_json())

@@ -112,11 +112,15 @@ def _work_for_person(arguments: argparse.Namespace) -> int:
 
 def _order(arguments: argparse.Namespace, world: "World") -> "Order":
     """What the arguments say is to be trained, or the folder that they name."""
+    from training.items import check_there
     from training.orders import find_order, order
     from training.parallel import launch_name
 
     if arguments.resume:
-        return find_order(arguments.resume)
+        found = find_order(arguments.resume)
+        check_there(found.assignment.data)
+        return found
+    check_there(arguments.data)
     given = dict(_key_value(text) for text in arguments.settings)
     for name in ("recipe", "backbone", "size"):
         if getattr(arguments, name) is not None:

@@ -80,6 +80,14 @@ PLAIN = Layout()
 BY_HASH = SplitRule()
 
 
+def check_there(source: Path) -> None:
+    """Raises DataError if there is nothing at `source`."""
+    if not source.exists():
+        raise DataError(
+            f"{source}: no such folder or file; give a folder of class folders, or a CSV file"
+        )
+
+
 def list_folder(root: Path, layout: Layout = PLAIN) -> list[Item]:
     """Every image below class folders, and of the test folder if there is one; none is opened.
 

@@ -85,8 +85,6 @@ def take_part(assignment: Assignment, tell: Tell, world: World) -> tuple[Bench, 
         raise BadRequest("settings: compile=true is for one process; leave it out here")
     torch.manual_seed(settings.seed)
     stages = Stages(tell, count_stages(settings))
-    if wanted(settings.tensorboard):
-        stages.note(f"curves: tensorboard --logdir {assignment.run / FOLDER}")
 
     def load() -> Backbone:
         return open_backbone(settings, within=assignment.within)
@@ -103,6 +101,8 @@ def take_part(assignment: Assignment, tell: Tell, world: World) -> tuple[Bench, 
 
     backbone, images = world.in_turn(load), world.in_turn(read)
     bench = open_bench(settings, images, backbone, stages, assignment.run)
+    if wanted(settings.tensorboard):
+        stages.note(f"curves: tensorboard --logdir {assignment.run / FOLDER}")
     if world.size > 1:
         bench.note("processes", f"{world.size} processes divide the work")
     if not world.first:
