@@ -27,7 +27,7 @@ from training.fit import Tally
 from training.journal import JOURNAL, journaled
 from training.network import NETWORK
 from training.optimizer import Optimizer
-from training.orders import ORDER, Order, fulfil, order
+from training.orders import ORDER, Order, find_order, fulfil, order
 from training.parallel import ALONE
 from training.recipe import train
 from training.settings import OptimizerSpec
@@ -164,6 +164,15 @@ def test_an_order_that_is_given_again_is_the_same_and_another_is_refused(tmp_pat
     assert given(tmp_path, size="32") == given(tmp_path, size="32")
     with pytest.raises(Conflict, match="not over, with other settings; go on with the same"):
         given(tmp_path, size="64")
+
+
+def test_an_order_means_the_same_file_of_weights_wherever_it_is_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    begun = given(tmp_path, weights="some.safetensors")
+    assert begun.assignment.settings == {"weights": str(tmp_path / "some.safetensors")}
+    assert find_order(begun.assignment.run) == begun
 
 
 def test_a_folder_without_an_order_cannot_be_resumed(

@@ -40,13 +40,16 @@ def order(
     *,
     promote: bool,
 ) -> Order:
-    """The order is in `run`, on the disk. If the same one is there already, it is that one, judged
-    beside the version that was promoted when it was first given.
+    """The order is in `run`, on the disk, and means the same in any working directory. If the same
+    one is there already, it is that one, judged beside the version that was promoted when it was
+    first given.
 
     Raises:
         BadRequest: `model` cannot name a model.
         Conflict: another order is in `run`.
     """
+    if settings.get("weights"):
+        settings = settings | {"weights": str(Path(settings["weights"]).resolve())}
     assignment, pointer = assign(
         Registry(registry.resolve()),
         model,
