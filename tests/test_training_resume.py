@@ -21,6 +21,7 @@ from registry.bundle import Bundle
 from registry.errors import BadRequest, Conflict, DataError, Unavailable
 from registry.jobs import CHECKPOINT
 from registry.store import Registry
+from training import state_file
 from training.__main__ import _train_and_publish, main
 from training.checkpoint import Checkpoint
 from training.fit import Tally
@@ -298,6 +299,23 @@ def test_a_damaged_checkpoint_says_what_to_do(tmp_path: Path):
     (tmp_path / CHECKPOINT).write_bytes(b"half a")
     with pytest.raises(Conflict, match=r"no checkpoint .*; remove it to begin anew"):
         opened(tmp_path / CHECKPOINT)
+
+
+def test_what_a_killed_writer_left_is_gone_when_its_training_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def die(path: Path) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(state_file, "sync", die)
+        with pytest.raises(Killed):
+            write_state(tmp_path / CHECKPOINT, {"half": torch.zeros(3)})
+    (left,) = tmp_path.iterdir()
+    Checkpoint().open(tmp_path / CHECKPOINT, {}, 0, writes=False)  # another process may write it
+    assert left.exists()
+    opened(tmp_path / CHECKPOINT)
+    assert not left.exists()
 
 
 def test_stages_that_are_over_are_passed_once(tmp_path: Path):

@@ -14,7 +14,7 @@ import torch
 
 from registry.errors import Conflict
 from training.fit import Tally
-from training.state_file import read_state, write_state
+from training.state_file import discard_unfinished, read_state, write_state
 
 FORMAT = "1"  # of the file; another one when the same steps would do something else
 WORK_SHARE = 20  # times as long as writing a checkpoint took, none is written
@@ -58,6 +58,8 @@ class Checkpoint:
         Raises:
             Conflict: the file belongs to another training; says what differs.
         """
+        if writes:
+            discard_unfinished(path)
         self._path, self._every_s = path if writes else None, every_s
         self._key = dict(key) | {"format": FORMAT}
         if found := read_state(path):

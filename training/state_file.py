@@ -18,12 +18,21 @@ def write_state(path: Path, state: Mapping[str, Any]) -> None:
     """`path` holds `state`, on the disk: nested dicts and lists of tensors and plain values."""
     tensors: dict[str, Tensor] = {}
     shape = json.dumps(_pack(state, tensors))
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = _temporary(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(tensors, temporary, metadata={"state": shape})
     sync(temporary)
     temporary.replace(path)
     sync(path.parent)
+
+
+def discard_unfinished(path: Path) -> None:
+    """What a writer that was killed has left beside `path` is gone; nobody else may be writing."""
+    _temporary(path).unlink(missing_ok=True)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.tmp")
 
 
 def read_state(path: Path) -> dict[str, Any]:
