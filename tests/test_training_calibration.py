@@ -10,10 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from registry.bundle import Bundle, Task
+from registry.bundle import Bundle, Task, read_bundle
 from registry.images import Float32Array, prepare
 from registry.jobs import Assignment
-from training.backbone import load_backbone
+from training import pretrained, read_images
+from training.backbone import load_backbone, weights_digest
 from training.calibration import (
     at_temperature,
     cool,
@@ -236,6 +237,22 @@ def test_labels_are_doubted_in_every_training(trained: Trained):
         lines = list(csv.DictReader(file))
     assert [line["file"] for line in lines[:50]] == [each["file"] for each in noise["suspects"]]
     assert all((assignment.data / line["file"]).is_file() for line in lines)
+
+
+@quietly
+def test_a_network_that_is_published_twice_is_cooled_once(tmp_path: Path):
+    """What is published is; the network at hand is left as it learnt."""
+    data = photos.folder(tmp_path / "data", per_class=60, classes={"dark": 100, "light": 108})
+    told = photos.AS_PYTHON | {"calibrate": True, "calibrate_share": 0.4, "dropout": (0.0,)}
+    images = read_images(data, photos.SIZE, settings=told, cache=tmp_path, tell=lambda event: None)
+    learner = pretrained("test_efficientnet", images, run=tmp_path, tell=lambda event: None)
+    activations = learner.precompute()
+    learner.fit_head(activations, learner.search_head(activations).suggestion, epochs=60)
+    learnt = weights_digest(learner.bench.network)
+    first, second = (read_bundle(learner.publish(tmp_path, "photos")).metrics for _ in range(2))
+    assert first["temperature"] > 1.2
+    assert second == first
+    assert weights_digest(learner.bench.network) == learnt
 
 
 @quietly

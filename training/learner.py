@@ -22,6 +22,7 @@ from training.bench import Bench, Evaluation, Parts
 from training.evaluate import predict
 from training.finder import RateSearch
 from training.fit import Epoch
+from training.keeping import copy_state
 from training.learning_curve import Curve, draw_curve
 from training.preview import augmented
 from training.publishing import assign, publish
@@ -178,14 +179,19 @@ class Learner:
         """The folder of a new version of `model`: exported to ONNX, proven to answer as the network
         does, with its report. The first one of a model is promoted; others if it is said.
 
-        The network is afterwards on the CPU.
+        The network is afterwards on the CPU, with the weights that it had: what `calibrate` makes
+        of them is the version's alone, so that it can learn on and be published again.
 
         Raises:
             TrainingError: the ONNX model does not answer as the network does.
         """
         store, bench = Registry(Path(registry)), self.bench
         assignment, pointer = assign(store, model, self.source, {}, self.cache, bench.run)
-        bundle, _ = prove(bench, assignment, self.backbone)
+        learnt = copy_state(bench.network)
+        try:
+            bundle, _ = prove(bench, assignment, self.backbone)
+        finally:
+            bench.network.load_state_dict(learnt)
         version, _ = publish(
             store, assignment.stage, bundle, pointer=pointer, promote=promote, by="notebook"
         )
