@@ -150,6 +150,8 @@ def test_a_labelled_test_part_is_measured_once_in_the_end(tmp_path: Path):
     bundle, _ = train(assignment, lambda event: None)
     assert 0.5 <= bundle.metrics["accuracy_test"] <= 1
     assert "for the first time" in bundle.provenance["test_part"]
+    gone_on, _ = train(assignment, lambda event: None)  # from its last checkpoint
+    assert gone_on.provenance["test_part"] == bundle.provenance["test_part"]
     assert "test" not in (assignment.stage / "report" / "split.csv").read_text()
 
 

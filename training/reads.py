@@ -24,11 +24,18 @@ class Read(Record):
     model: str
     tests_sha256: str  # over the contents of the test images
     images: int
+    weights_sha256: str = ""  # of the network that answered; not in a journal of former days
 
 
-def note_read(cache: Path, tests: Sequence[Item], model: str) -> tuple[Read, ...]:
+def note_read(
+    cache: Path, tests: Sequence[Item], model: str, weights_digest: str
+) -> tuple[Read, ...]:
     """The journal in `cache` says that `model` is about to read these images. Gives every time
-    that it knows of, the oldest first and this one last."""
+    that it knows of up to this one, the oldest first.
+
+    The same weights read them once: what an interrupted training asks again when it goes on, or a
+    notebook that publishes again, tells nobody anything new.
+    """
     contents = ",".join(sorted(item.sha256 for item in tests))
     read = Read(
         at=datetime.now(UTC),
@@ -36,13 +43,18 @@ def note_read(cache: Path, tests: Sequence[Item], model: str) -> tuple[Read, ...
         model=model,
         tests_sha256=hashlib.sha256(contents.encode()).hexdigest(),
         images=len(tests),
+        weights_sha256=weights_digest,
     )
     cache.mkdir(parents=True, exist_ok=True)
-    with (cache / JOURNAL).open("a", encoding="utf-8") as file:
+    path = cache / JOURNAL
+    path.touch()
+    known = [each for each in _journal(path) if each.tests_sha256 == read.tests_sha256]
+    readers = [(each.model, each.weights_sha256) for each in known]
+    if (model, weights_digest) in readers:
+        return tuple(known[: readers.index((model, weights_digest)) + 1])
+    with path.open("a", encoding="utf-8") as file:
         file.write(f"{read.model_dump_json()}\n")
-    return tuple(
-        known for known in _journal(cache / JOURNAL) if known.tests_sha256 == read.tests_sha256
-    )
+    return (*known, read)
 
 
 def describe_reads(reads: Sequence[Read]) -> str:

@@ -13,6 +13,7 @@ from registry.images import Float32Array
 from training.activations import compute, precompute
 from training.answers import answer_tests
 from training.averaging import begin_ema, keep_better
+from training.backbone import weights_digest
 from training.bench import Bench, Evaluation, Parts
 from training.device import autocast
 from training.evaluate import flips, measure, predict, predict_rows
@@ -253,7 +254,8 @@ def read_tests(bench: Bench, answer: Answer, cache: Path, model: str) -> Float32
     how often before, is journaled in `cache`, told, and in the provenance."""
     dataset = bench.dataset
     if dataset.tests:
-        bench.note("test_part", describe_reads(note_read(cache, dataset.tests, model)))
+        reads = note_read(cache, dataset.tests, model, weights_digest(bench.network))
+        bench.note("test_part", describe_reads(reads))
     return answer_tests(dataset, answer, bench.decoded.spec)
 
 
