@@ -360,7 +360,7 @@ def test_a_mean_that_is_always_kept_spares_no_images(tmp_path: Path):
     own = unfrozen(tmp_path)
     mean = unfrozen(tmp_path, ema="0.99", ema_kept="always")
     compared = unfrozen(tmp_path, ema="0.99", judge_share="0.3")
-    assert "without a comparison" in mean.facts["ema"]
+    assert mean.facts["ema"].endswith("without a comparison: as the settings say")
     assert own.n_train == mean.n_train == compared.n_train + len(compared.judged)
     first, second = (bench.network.head[-1].weight for bench in (own, mean))
     assert not torch.equal(first, second)
@@ -493,4 +493,4 @@ def test_too_few_images_to_spare_any_are_not_compared(tmp_path: Path):
     data = photos.folder(tmp_path / "data" / "train", per_class=1).parent
     photos.photo(data / "valid" / "dark" / "other.png", 50, seed=99)
     bench = unfrozen(tmp_path, data, ema="0.99")
-    assert "without a comparison" in bench.facts["ema"]
+    assert "mean of the weights without a comparison: too few images" in bench.facts["ema"]

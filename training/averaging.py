@@ -18,12 +18,16 @@ def keep_better(bench: Bench, ema: Ema, batches: ImageBatches) -> None:
     """The network has the mean's weights if they are the better ones, else its own; it is told.
 
     Images set apart from the training part judge. Where the settings want the mean in any case, or
-    no image could be spared, nothing is compared.
+    no image could be spared, nothing is compared and the mean is kept, as who sets `ema` expects:
+    held-out images would flatter the score that they are there for.
     """
     settings = bench.settings
-    if settings.ema_kept == "always" or not len(bench.judged):
+    always = settings.ema_kept == "always"
+    if always or not len(bench.judged):
         _load_mean(bench, ema, batches)
-        bench.note("ema", "the mean of the weights was kept, without a comparison")
+        few = "too few images to set some apart for it; add images, or raise judge_share"
+        why = "as the settings say" if always else few
+        bench.note("ema", f"kept the mean of the weights without a comparison: {why}")
         return
     own, own_value = copy_state(bench.network), judge(bench)
     _load_mean(bench, ema, batches)

@@ -153,7 +153,8 @@ class Settings(Record):
     # an exponential mean of the unfrozen epochs' weights beside them: how much of it is kept each
     # step, for example 0.999; 0: none
     ema: float = Field(default=0, ge=0, lt=1)
-    # when the mean takes the weights' place: if it is better on images set apart, or always
+    # when the mean takes the weights' place: if it is better on images set apart, and where none
+    # can be spared; or always
     ema_kept: Literal["better", "always"] = "better"
     # of the training part, set apart where keep, ema, patience or thresholds need images to judge
     judge_share: float = Field(default=0.1, gt=0, lt=1)
