@@ -8,6 +8,7 @@ import photos
 import pytest
 import torch
 
+from training import pretrained, read_images
 from training.activations import Activations
 from training.balance import class_weights, draw_shares
 from training.batches import ActivationBatches
@@ -41,6 +42,40 @@ def test_balanced_batches_have_as_many_of_each_class_and_repeat():
     assert 900 < drawn[:, 1].sum() < 1100
     first, again = ([labels for _, labels in batches.epoch(3)] for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+
+
+# all that is known of the first class is doubted
+DOUBTED = RARE * np.array([0.1] * 90 + [1.9] * 10, dtype=np.float32)[:, None]
+
+
+def test_weights_make_both_classes_count_the_same_by_what_their_images_count():
+    weights = class_weights(DOUBTED, "single")
+    mine, other = weights * DOUBTED.sum(axis=0)
+    assert mine == pytest.approx(other)
+    assert mine + other == pytest.approx(DOUBTED.sum())
+
+
+def test_both_classes_are_drawn_to_count_the_same():
+    weight_drawn = draw_shares(DOUBTED) @ DOUBTED
+    assert weight_drawn[0] == pytest.approx(weight_drawn[1])
+
+
+@pytest.mark.parametrize("balance", ["weights", "sampling"])
+def test_a_bench_balances_by_the_column_of_weights(tmp_path: Path, balance: str):
+    lines = ["file,label,split,weight"]
+    for number in range(12):
+        photos.photo(tmp_path / f"{number}.jpg", 120, number)
+        label, part = ("calm", "wild")[number % 3 == 0], ("train", "valid")[number >= 9]
+        lines.append(f"{number}.jpg,{label},{part},{0.2 if label == 'calm' else 1}")
+    (tmp_path / "labels.csv").write_text("\n".join(lines), encoding="utf-8")
+    told = photos.AS_PYTHON | {"balance": balance}
+    images = read_images(tmp_path / "labels.csv", photos.SIZE, settings=told, cache=tmp_path)
+    bench = pretrained("test_efficientnet", images, run=tmp_path).bench
+    loss, targets, shares = bench.training_loss(), bench.learning_targets(), bench.draw_shares()
+    knowing_nothing = [float(loss(torch.zeros(1, 2), target[None])) for target in targets]
+    drawn = np.ones(9) if shares is None else shares
+    calm, wild = (drawn * knowing_nothing) @ (targets > 0).double().numpy()
+    assert calm == pytest.approx(wild)
 
 
 def test_an_image_without_labels_is_drawn_too():

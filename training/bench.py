@@ -177,14 +177,14 @@ class Bench:
     def training_loss(self) -> nn.Module:
         task, weights = self.dataset.task, None
         if self.settings.balance == "weights":
-            weights = torch.from_numpy(class_weights(self.targets("train").numpy(), task))
+            weights = torch.from_numpy(class_weights(self.learning_targets().numpy(), task))
         smoothing = self.settings.label_smoothing
         return loss_function(task, weights, label_smoothing=smoothing).to(self.device)
 
     def draw_shares(self) -> Float64Array | None:
         """How likely each training image is drawn; None: each once an epoch."""
         balanced = self.settings.balance == "sampling"
-        return draw_shares(self.targets("train").numpy()) if balanced else None
+        return draw_shares(self.learning_targets().numpy()) if balanced else None
 
     def image_batches(self) -> ImageBatches:
         chosen = self.settings
