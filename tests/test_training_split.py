@@ -8,9 +8,11 @@ import numpy as np
 import photos
 import pytest
 
-from registry.errors import DataError
+from registry.errors import BadRequest, DataError
 from training.data import Dataset, read_dataset
+from training.grouping import group_by_path
 from training.items import BY_HASH, Item, Layout, Part, SplitRule
+from training.settings import read_settings
 from training.split import get_cv_idxs, split
 
 # numpy.random.seed(42); numpy.random.permutation(100)[:20], as fastai 0.7 draws
@@ -155,6 +157,41 @@ def test_a_column_can_be_the_group(tmp_path: Path):
 def test_a_group_that_cannot_be_found_is_an_error(tmp_path: Path, group: str, message: str):
     with pytest.raises(DataError, match=message):
         read_dataset(photos.folder(tmp_path, per_class=3), layout=Layout(group=group))
+
+
+def named(root: Path, pattern: str) -> str:
+    item = Item(root / "cows" / "Lisa_17_2026-01-02.png", ("cow",), None)
+    return group_by_path([item], root, pattern)[0].group
+
+
+@pytest.mark.parametrize(
+    ("group", "found"),
+    [
+        (r"/(\w+?)_", "Lisa"),
+        (r"^cows/([A-Z][a-z]*)_\d+", "Lisa"),
+        (r"_(\d{4}-\d{2}-\d{2})\.png$", "2026-01-02"),
+        (r"\d+_", "17_"),
+        (r"([]^\-/]L.sa)", "/Lisa"),
+    ],
+)
+def test_simple_expressions_find_a_group(tmp_path: Path, group: str, found: str):
+    assert named(tmp_path, group) == found
+
+
+@pytest.mark.parametrize(
+    "group",
+    ["(a+)+b", "(a|aa)*b", "(?:a*)*b", "(a?){30}b", "a*a*a*b", r"(a)\1", "(a)(b)", "a|b"],
+)
+def test_an_expression_that_might_take_for_ever_is_refused(tmp_path: Path, group: str):
+    with pytest.raises(DataError, match="at most 2 characters or classes"):
+        named(tmp_path, group)
+    with pytest.raises(BadRequest, match="settings: group: "):
+        read_settings({"group": "a" * 201})
+
+
+def test_a_group_is_looked_for_in_paths_of_some_length_alone(tmp_path: Path):
+    with pytest.raises(DataError, match="260 characters are too long a path"):
+        group_by_path([Item(tmp_path / ("a" * 256 + ".png"), ("a",), None)], tmp_path, "a")
 
 
 def held_out(dataset: Dataset) -> list[Path]:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from registry.bundle import Task
 from registry.errors import BadImage, DataError
 from registry.images import Float32Array, image_info
+from training.grouping import group_by_path
 from training.items import (
     BY_HASH,
     PLAIN,
@@ -24,7 +25,6 @@ from training.items import (
     Part,
     SplitRule,
     check_within,
-    group_by_path,
     list_folder,
 )
 from training.labels import check_labels, detect_task, label_tests

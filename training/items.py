@@ -7,7 +7,7 @@ PATH.csv, PATH.parquet                         one row an image; see `training/t
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -62,7 +62,8 @@ class Layout:
     suffix: str = ""  # what the names in a table lack, such as .jpg
     header: bool = True  # the table's first line names its columns
     separator: str = " "  # between the labels of a row; empty: a row has one label
-    group: str = ""  # a column, or a regular expression that finds the group's name in a path
+    # a column, or a regular expression that finds the group's name in a path: training/grouping.py
+    group: str = ""
     test: str = ""  # a folder of images to answer in the end; train/ has test/ beside it anyway
 
 
@@ -139,29 +140,6 @@ def _images(folder: Path) -> list[Path]:
 def _natural(name: str) -> list[tuple[int, str]]:
     """A key by which cell2 comes before cell10."""
     return [(int(digits or 0), text) for text, digits in re.findall(r"(\D*)(\d*)", name)]
-
-
-def group_by_path(items: Sequence[Item], root: Path, pattern: str) -> list[Item]:
-    """Every item with the group that `pattern` finds in its path below `root`: what its first
-    parentheses match, or else all of the match.
-
-    Raises:
-        DataError: it is no regular expression, or finds nothing in one of the paths.
-    """
-    try:
-        finder = re.compile(pattern)
-    except re.error as error:
-        raise DataError(
-            f"group={pattern}: neither a column nor a regular expression: {error}"
-        ) from error
-    grouped = []
-    for item in items:
-        name = item.path.relative_to(root) if item.path.is_relative_to(root) else item.path
-        found = finder.search(name.as_posix())
-        if not found:
-            raise DataError(f"{item.path}: the setting group={pattern} finds nothing in {name}")
-        grouped.append(replace(item, group=found.group(1 if finder.groups else 0) or ""))
-    return grouped
 
 
 def check_within(paths: Sequence[Path], folders: Sequence[Path]) -> None:

@@ -62,7 +62,8 @@ class Settings(Record):
     # how parts are drawn: hash keeps every image's part while data grows
     split: Drawing = "hash"
     fold: int = Field(default=0, ge=0)  # which of the folds is held out, with split=cv or blocks
-    group: str = ""  # a table's column, or a regular expression for paths: never parted
+    # a table's column, or a regular expression for paths (training/grouping.py): never parted
+    group: str = Field(default="", max_length=200)
     images: str = ""  # the folder of a table's images, relative to the table
     suffix: str = ""  # what the names in a table lack, such as .jpg
     header: bool = True  # a table's first line names its columns

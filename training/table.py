@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from registry.errors import DataError
-from training.items import PARTS, PLAIN, Item, Layout, check_within, group_by_path, list_test
+from training.grouping import group_by_path
+from training.items import PARTS, PLAIN, Item, Layout, check_within, list_test
 
 FILE, LABEL, SPLIT, WEIGHT = "file", "label", "split", "weight"
 
