@@ -4,9 +4,11 @@ import csv
 from pathlib import Path
 
 import numpy as np
+import photos
 import pytest
 
 from registry.images import Float32Array
+from training import label_noise
 from training.data import Dataset
 from training.items import Item
 from training.label_noise import (
@@ -18,6 +20,7 @@ from training.label_noise import (
     out_of_fold,
     write_suspects,
 )
+from training.steps import doubt_labels, precompute_parts
 
 LABELS = ("a", "b", "c", "d")
 
@@ -105,6 +108,22 @@ def test_each_label_of_a_multi_label_task_is_doubted_by_itself():
     assert [each.row - 1000 for each in sorted(about_d, key=lambda each: each.row)] == planted_rows
     assert {each.given for each in about_d} == {"not d"}
     assert (found.images, found.unknown) == (400, ())
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("most", ["MOST_ANSWERS", "MOST_FEATURES"])
+def test_more_labels_than_time_or_memory_allow_are_left_alone_and_it_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: str
+):
+    bench = photos.learner(tmp_path).bench
+    activations = precompute_parts(bench, "weights", tmp_path)
+    doubt_labels(bench, activations)
+    assert bench.label_noise
+    bench.label_noise.clear()
+    monkeypatch.setattr(label_noise, most, 24 * 2 - 1)
+    doubt_labels(bench, activations)
+    assert not bench.label_noise
+    assert bench.facts["label_noise"].startswith("labels were not doubted: 24 images with ")
 
 
 def test_nothing_is_said_of_classes_with_fewer_images_than_folds():

@@ -32,6 +32,10 @@ FOLDS = 5
 COMPONENTS = 256  # of the features, which keeps ten thousand images to seconds
 STRENGTH = 0.1  # of the head's fit, as scikit-learn's C: features outnumber images often
 MOST_ROUNDS = 300
+# Images times labels: each round of each fold's fit goes through so many numbers, and several
+# tables have as many of 8 bytes. Half a million took a second of one core, classes well apart.
+MOST_ANSWERS = 5_000_000
+MOST_FEATURES = 2**28  # images times features: 1 GiB, of which there are three while it is reduced
 
 Float64Array = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -68,6 +72,17 @@ class LabelNoise:
     confusions: tuple[Confusion, ...]  # the most frequent first
     # labels of which nothing can be said: too few images or groups, or told by chance
     unknown: tuple[str, ...]
+
+
+def too_many(n_images: int, n_features: int, n_labels: int) -> str:
+    """Why labels are not doubted, where it would take over minutes or a few GiB; else empty."""
+    if n_images * n_labels <= MOST_ANSWERS and n_images * n_features <= MOST_FEATURES:
+        return ""
+    return (
+        f"labels were not doubted: {n_images} images with {n_features} features and {n_labels} "
+        f"labels are too many; images times labels may be {MOST_ANSWERS:,} and images times "
+        f"features {MOST_FEATURES:,}"
+    )
 
 
 def doubt(

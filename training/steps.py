@@ -31,7 +31,7 @@ from training.fitting import (
     whole,
 )
 from training.items import Part
-from training.label_noise import describe, doubt
+from training.label_noise import describe, doubt, too_many
 from training.plan import plan_cycles, plan_head
 from training.rates import RateGroups, rate_groups
 from training.reads import describe_reads, note_read
@@ -69,13 +69,17 @@ def precompute_parts(bench: Bench, weights_digest: str, cache: Path) -> Parts:
 
 
 def doubt_labels(bench: Bench, activations: Parts) -> None:
-    """The bench has the labels that are likely to be wrong, learnt from or not; nothing else has
-    changed, and nothing will for it."""
+    """The bench has the labels that are likely to be wrong, learnt from or not, unless there are
+    too many to look at; nothing else has changed, and nothing will for it."""
     dataset = bench.dataset
     rows, features = [bench.rows(part) for part in PARTS], [activations.train, activations.valid]
     if activations.apart:
         rows, features = [*rows, bench.apart], [*features, activations.apart]
     everything = np.concatenate(rows)
+    n_features = activations.train.features.shape[1]
+    if reason := too_many(len(everything), n_features, len(dataset.labels)):
+        bench.note("label_noise", reason)
+        return
     found = doubt(
         torch.cat([each.features for each in features]).numpy(),
         dataset.targets[everything],
