@@ -14,7 +14,7 @@ from conftest import RunningServer, Start, wait_until
 
 from unfreeze.cli import main
 from unfreeze.commands.story import in_words
-from unfreeze.records import Unknown
+from unfreeze.events import Unknown
 
 COMMANDS = [
     ["predict"],

@@ -7,12 +7,14 @@ from typing import Self, TypeVar
 
 import grpc
 
-from unfreeze import candidates, records
+from unfreeze import candidates, events, jobs, versions
 from unfreeze.candidates import Candidate, CandidateMode
 from unfreeze.channel import ADMIN_OPTIONS, FIRST_PAUSE_S, Patience, target
 from unfreeze.errors import call_error
-from unfreeze.records import Job, JobEvent, Model, Promoted, Promotion, Version
+from unfreeze.events import JobEvent
+from unfreeze.jobs import Job, Promotion
 from unfreeze.v1 import admin_pb2, admin_pb2_grpc
+from unfreeze.versions import Model, Promoted, Version
 
 TIMEOUT_S = 30.0
 ATTEMPTS = 6
@@ -75,23 +77,23 @@ class AdminClient:
             data=data,
             settings=settings or {},
             idempotency_key=idempotency_key or str(uuid.uuid4()),
-            promotion=records.PROMOTIONS[promotion],
+            promotion=jobs.PROMOTIONS[promotion],
         )
-        return records.job(self._call(self._stub.StartTraining, request).job)
+        return jobs.job(self._call(self._stub.StartTraining, request).job)
 
     def get_job(self, job_id: str) -> Job:
         request = admin_pb2.GetJobRequest(job_id=job_id)
-        return records.job(self._call(self._stub.GetJob, request))
+        return jobs.job(self._call(self._stub.GetJob, request))
 
     def jobs(self, *, model: str = "", limit: int = 100) -> list[Job]:
         """Newest first; of every model when none is named."""
         request = admin_pb2.ListJobsRequest(model=model, limit=limit)
-        return [records.job(job) for job in self._call(self._stub.ListJobs, request).jobs]
+        return [jobs.job(job) for job in self._call(self._stub.ListJobs, request).jobs]
 
     def cancel(self, job_id: str) -> Job:
         """The job, on its way to its end; one that has ended is left as it is."""
         request = admin_pb2.CancelJobRequest(job_id=job_id)
-        return records.job(self._call(self._stub.CancelJob, request))
+        return jobs.job(self._call(self._stub.CancelJob, request))
 
     def watch(self, job_id: str, *, from_sequence: int = 1) -> Iterator[JobEvent]:
         """Every event of a job in order, each once, until the job has ended.
@@ -108,8 +110,8 @@ class AdminClient:
                 for told in self._stub.WatchJob(request, timeout=WATCH_STREAM_S):
                     sequence = told.sequence + 1
                     patience = self._patience_to_watch()
-                    yield records.job_event(told)
-                if records.job(self._stub.GetJob(about, timeout=self._timeout_s)).ended:
+                    yield events.job_event(told)
+                if jobs.job(self._stub.GetJob(about, timeout=self._timeout_s)).ended:
                     return
                 time.sleep(FIRST_PAUSE_S)
             except grpc.RpcError as failed:
@@ -124,22 +126,22 @@ class AdminClient:
 
     def models(self) -> list[Model]:
         response = self._call(self._stub.ListModels, admin_pb2.ListModelsRequest())
-        return [records.model(model) for model in response.models]
+        return [versions.model(model) for model in response.models]
 
     def versions(self, model: str) -> list[Version]:
         """Newest first."""
         response = self._call(self._stub.ListVersions, admin_pb2.ListVersionsRequest(model=model))
-        return [records.version(version) for version in response.versions]
+        return [versions.version(version) for version in response.versions]
 
     def promote(self, model: str, version: int, *, reason: str = "") -> Promoted:
         """From now on a request that names no version is answered by this one."""
         request = admin_pb2.PromoteRequest(model=model, version=version, reason=reason)
-        return records.promoted(self._call_once(self._stub.Promote, request))
+        return versions.promoted(self._call_once(self._stub.Promote, request))
 
     def rollback(self, model: str, *, reason: str = "") -> Promoted:
         """What the promoted version replaced is promoted again."""
         request = admin_pb2.RollbackRequest(model=model, reason=reason)
-        return records.promoted(self._call_once(self._stub.Rollback, request))
+        return versions.promoted(self._call_once(self._stub.Rollback, request))
 
     def set_candidate(
         self, model: str, version: int, *, mode: CandidateMode, percent: float, reason: str = ""

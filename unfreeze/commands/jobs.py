@@ -19,7 +19,7 @@ from unfreeze.commands.shared import (
     when,
 )
 from unfreeze.commands.story import Story
-from unfreeze.records import PROMOTIONS, Job
+from unfreeze.jobs import PROMOTIONS, Job
 
 GROUP = ("list", "show", "watch", "cancel")
 

@@ -6,8 +6,8 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from unfreeze import records
-from unfreeze.records import Event
+from unfreeze import events
+from unfreeze.events import Event
 
 
 class Story:
@@ -29,7 +29,7 @@ class Story:
         self._task = self._bar.add_task("", total=None, visible=False, rate="")
 
     def tell(self, event: Event) -> None:
-        if isinstance(event, records.Progress):
+        if isinstance(event, events.Progress):
             self._bar.update(
                 self._task,
                 description=event.stage,
@@ -39,7 +39,7 @@ class Story:
                 visible=True,
             )
             return
-        if isinstance(event, records.StageStarted):
+        if isinstance(event, events.StageStarted):
             self._bar.update(self._task, visible=False)
         if line := in_words(event):
             # not `print`: on a terminal the bar has to step aside
@@ -57,27 +57,27 @@ class Story:
 def in_words(event: Event) -> str:
     """One line or a few, or none for an event that is not worth one."""
     match event:
-        case records.StateChanged(state, message):
+        case events.StateChanged(state, message):
             return f"{state}{f': {message}' if message else ''}"
-        case records.StageStarted(stage, number, of):
+        case events.StageStarted(stage, number, of):
             return f"[{number}/{of}] {stage}"
-        case records.EpochFinished():
+        case events.EpochFinished():
             return (
                 f"  epoch {event.epoch:>2}/{event.epochs:<2}"
                 f"  train loss {event.train_loss:.4f}  valid loss {event.valid_loss:.4f}"
                 f"  {event.metric} {event.metric_value:.4f}"
                 f"  {event.images_per_second:.0f} img/s"
             )
-        case records.Note(text):
+        case events.Note(text):
             return f"  {text}"
-        case records.Scored():
+        case events.Scored():
             return _comparison(event)
-        case records.GateDecided(promote, reason):
+        case events.GateDecided(promote, reason):
             return f"  gate: {'promote' if promote else 'do not promote'}: {reason}"
     return ""
 
 
-def _comparison(scored: records.Scored) -> str:
+def _comparison(scored: events.Scored) -> str:
     lines = [f"  on {scored.images} held-out images", _score("new version", scored.candidate)]
     if scored.promoted:
         lines.append(_score(f"version {scored.promoted_version}", scored.promoted))
@@ -85,5 +85,5 @@ def _comparison(scored: records.Scored) -> str:
     return "\n".join(lines)
 
 
-def _score(name: str, score: records.Score) -> str:
+def _score(name: str, score: events.Score) -> str:
     return f"    {name:<12} {score.metric} {score.value:.4f}  log loss {score.log_loss:.4f}"

@@ -14,7 +14,7 @@ from unfreeze.commands.shared import (
     show_table,
     when,
 )
-from unfreeze.records import Model, Promoted, Version
+from unfreeze.versions import Model, Promoted, Version
 
 GROUP = ("list", "prune")
 

@@ -1,0 +1,71 @@
+"""Models and their versions as the Admin service tells of them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from unfreeze.candidates import Candidate, candidate
+from unfreeze.times import time_of
+from unfreeze.v1 import admin_pb2
+
+
+@dataclass(frozen=True)
+class Model:
+    name: str
+    promoted_version: int | None
+    newest_version: int | None
+    versions: int
+    ready: bool
+    problem: str
+    candidate: Candidate | None  # what is tried beside the promoted version
+
+
+@dataclass(frozen=True)
+class Version:
+    model: str
+    version: int
+    promoted: bool
+    created_at: datetime | None
+    labels: tuple[str, ...]
+    task: str
+    metrics: Mapping[str, float]
+    provenance: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Promoted:
+    """A new pointer: from now on `model` means `version`."""
+
+    model: str
+    version: int
+    replaced: int | None
+    pointer: int
+
+
+def model(told: admin_pb2.Model) -> Model:
+    return Model(
+        name=told.name,
+        promoted_version=told.promoted_version or None,
+        newest_version=told.newest_version or None,
+        versions=told.versions,
+        ready=told.ready,
+        problem=told.problem,
+        candidate=candidate(told.candidate) if told.HasField("candidate") else None,
+    )
+
+
+def version(told: admin_pb2.Version) -> Version:
+    return Version(
+        model=told.model,
+        version=told.version,
+        promoted=told.promoted,
+        created_at=time_of(told.created_at),
+        labels=tuple(told.labels),
+        task=told.task,
+        metrics=dict(told.metrics),
+        provenance=dict(told.provenance),
+    )
+
+
+def promoted(told: admin_pb2.PromoteResponse) -> Promoted:
+    return Promoted(told.model, told.version, told.replaced or None, told.pointer)
