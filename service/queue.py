@@ -3,9 +3,14 @@
 import heapq
 import itertools
 import math
+import threading
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from registry.errors import Expired, Unavailable
 from registry.images import UInt8Array
+from service.observer import Observer
 from service.work import Image
 
 
@@ -20,23 +25,89 @@ class View:
 
 
 class Queue:
-    """Views, the most urgent one first; of equally urgent ones the first that came."""
+    """Views, the most urgent one first; of equally urgent ones the first that came.
+
+    Any thread may put them in and take them out.
+    """
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, View]] = []
         self._order = itertools.count()
+        self._changed = threading.Condition()
+        self._closed = False
 
     def __len__(self) -> int:
         return len(self._heap)
 
-    def push(self, view: View) -> None:
-        heapq.heappush(self._heap, (view.image.work.urgency, next(self._order), view))
+    def push(self, views: Sequence[View]) -> None:
+        """They wait.
 
-    def push_front(self, view: View) -> None:
-        heapq.heappush(self._heap, (-math.inf, next(self._order), view))
+        Raises:
+            Unavailable: the queue is closed.
+        """
+        with self._changed:
+            if self._closed:
+                raise Unavailable("this version is being unloaded; try again")
+            for view in views:
+                self._push(view, view.image.work.urgency)
+            self._changed.notify(len(views))
 
-    def first(self) -> View:
-        return self._heap[0][2]
+    def add(self, view: View, *, first: bool = False) -> None:
+        """One more view of an image that was let in; `first`: nothing is as urgent."""
+        with self._changed:
+            self._push(view, -math.inf if first else view.image.work.urgency)
+            self._changed.notify()
 
     def pop(self) -> View:
+        """The most urgent one, which must be there."""
+        with self._changed:
+            return self._pop()
+
+    def take(self, most: int, max_wait_s: float) -> list[View]:
+        """The most urgent ones as soon as there are any; none when closed and empty.
+
+        Args:
+            max_wait_s: how long the first view may wait until there are `most` of them.
+        """
+        with self._changed:
+            while True:
+                while not (self._heap or self._closed):
+                    self._changed.wait()
+                if max_wait_s and self._heap:
+                    self._wait_for(most, self._heap[0][2].ready_at + max_wait_s)
+                taken = [self._pop() for _ in range(min(most, len(self._heap)))]
+                if taken or self._closed:  # or others took them meanwhile
+                    return taken
+
+    def close(self) -> None:
+        """What waits can be taken; nothing more is let in."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def _wait_for(self, most: int, until: float) -> None:
+        while len(self._heap) < most and not self._closed:
+            left_s = until - time.perf_counter()
+            if left_s <= 0 or not self._changed.wait(left_s):
+                return
+
+    def _push(self, view: View, urgency: float) -> None:
+        heapq.heappush(self._heap, (urgency, next(self._order), view))
+
+    def _pop(self) -> View:
         return heapq.heappop(self._heap)[2]
+
+
+def is_wanted(view: View, observer: Observer) -> bool:
+    """Somebody waits for it, and not for longer than was said; `observer` is told otherwise."""
+    work = view.image.work
+    if work.abandoned:
+        if work.done.cancelled():
+            observer.dropped("cancelled", 1)
+        return False
+    if work.expired(time.perf_counter()):
+        observer.dropped("expired", 1)
+        waited = f"{work.terms.queue_s:.3g} s in the queue"
+        work.fail(Expired(f"Request timeout expired: {waited}"))
+        return False
+    return True

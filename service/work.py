@@ -3,7 +3,8 @@
 import asyncio
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -84,8 +85,31 @@ class Work:
         self.answers[image] = answer
         return len(self.answers) == self.n_images
 
-    def in_order(self) -> list[Answer]:
-        return [self.answers[i] for i in range(self.n_images)]
+    def fail(self, error: Exception) -> None:
+        """The caller gets the error; what else there is of this has become pointless."""
+        self.abandon()
+        with suppress(RuntimeError):  # the loop has closed: nobody waits any more
+            self.done.get_loop().call_soon_threadsafe(self._fail, error)
+
+    def _fail(self, error: Exception) -> None:
+        if not self.done.done():
+            self.done.set_exception(error)
+
+    def give(self) -> None:
+        """The caller gets the answers, which are all there; called in the event loop."""
+        if not self.done.done():
+            self.done.set_result([self.answers[i] for i in range(self.n_images)])
+
+
+def give_all(complete: Sequence[Work]) -> None:
+    """Callers of the same loop get their answers, and it is woken once."""
+    with suppress(RuntimeError):  # the loop has closed: nobody waits any more
+        complete[0].done.get_loop().call_soon_threadsafe(_give_all, complete)
+
+
+def _give_all(complete: Sequence[Work]) -> None:
+    for work in complete:
+        work.give()
 
 
 @dataclass(slots=True, eq=False)

@@ -1,0 +1,57 @@
+"""Images become views that can run, in whatever thread has the time."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+from registry.errors import BadImage
+from service.observer import Observer
+from service.queue import Queue, View, is_wanted
+from service.work import Answer, Image
+
+Answered = tuple[Image, Answer]
+
+
+class Decoder:
+    """Draws the views of images, and puts them where they wait to be run."""
+
+    def __init__(
+        self, ready: Queue, observer: Observer, finish: Callable[[Sequence[Answered]], None]
+    ) -> None:
+        """`ready` gets the views; `finish` is told of images that are answered without a run."""
+        self._ready = ready
+        self._observer = observer
+        self._finish = finish
+
+    def decode_one(self, undrawn: Queue) -> None:
+        """The most urgent image is decoded, and its views wait to be run."""
+        view = undrawn.pop()
+        if is_wanted(view, self._observer):
+            for one in self._draw(view.image):
+                self._ready.add(one)
+
+    def decode_here(self, view: View) -> list[View]:
+        """The last view, to run at once; those before it run while others are drawn."""
+        views: list[View] = []
+        for one in self._draw(view.image):
+            if views:
+                self._ready.add(views.pop(), first=True)
+            views.append(one)
+        return views
+
+    def _draw(self, image: Image) -> Iterator[View]:
+        """The views of an image, as they are drawn; none if it is bad, which then is its answer."""
+        began = image.decode_at = time.perf_counter()
+        image.queue_s = began - image.work.queued_at
+        try:
+            for number, pixels in enumerate(image.work.draw(image.index)):
+                ended = time.perf_counter()
+                image.decode_s += ended - began
+                yield View(image, number, pixels[None], ended)
+                began = time.perf_counter()
+        except BadImage as error:
+            self._finish([(image, Answer(error=error))])
+        except Exception as error:
+            image.work.fail(error)
+        else:
+            if image.work.is_awaited:
+                self._observer.decoded(image.decode_s)
