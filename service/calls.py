@@ -12,17 +12,16 @@ import math
 import re
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 from typing import Any, NamedTuple, NoReturn
 
 import grpc
-from google.protobuf.message import DecodeError
 from grpc.aio import AbortError
 
-from registry.errors import BadRequest, Overloaded, Unavailable, UnfreezeError
+from registry.errors import Overloaded, Unavailable, UnfreezeError
 from service.counting import RpcCounts
+from service.handlers import Registrar, reader, shape
 from service.metrics import Metrics
 from service.status import (
     CANCELLED,
@@ -42,7 +41,6 @@ ACCEPTED_ID = re.compile(r"[A-Za-z0-9._:/-]{1,128}")
 PUSHBACK = "grpc-retry-pushback-ms"  # gRPC proposal A6: when a client may try again
 
 Context = Any  # grpc.aio's is generic in messages that nothing here looks at
-Handlers = Mapping[str, Any]
 
 
 class Calls:
@@ -65,13 +63,13 @@ class Calls:
 
     def on(self, server: grpc.aio.Server, codes: Codes) -> Any:
         """Takes servicers in the place of `server`; `codes` makes statuses of their errors."""
-        return Registrar(self, server, codes)
+        return Registrar(server, partial(self.wrapped, codes=codes))
 
     def wrapped(self, service: str, name: str, handler: Any, codes: Codes) -> Any:
         """The handler, which counts and translates."""
-        kind, make, inner = _shape(handler)
+        kind, make, inner = shape(handler)
         counts = RpcCounts(self._metrics, kind, service, name)
-        read = _reader(handler.request_deserializer, f"{service}/{name}")
+        read = reader(handler.request_deserializer, f"{service}/{name}")
         if handler.request_streaming:
             read = partial(self._requests, read)
 
@@ -191,51 +189,6 @@ class Call(NamedTuple):
     counts: RpcCounts
     began: float
     span: Span | None = None
-
-
-@dataclass(frozen=True)
-class Registrar:
-    """What the generated `add_…Servicer_to_server` functions take for a server."""
-
-    calls: Calls
-    server: grpc.aio.Server
-    codes: Codes
-
-    def add_registered_method_handlers(self, service: str, handlers: Handlers) -> None:
-        wrapped = {
-            name: self.calls.wrapped(service, name, handler, self.codes)
-            for name, handler in handlers.items()
-        }
-        generic = grpc.method_handlers_generic_handler(service, wrapped)
-        self.server.add_generic_rpc_handlers((generic,))
-
-    def add_generic_rpc_handlers(self, handlers: object) -> None:
-        """The same handlers once more; they came with their names."""
-
-
-def _shape(handler: Any) -> tuple[str, Callable[..., Any], Callable[..., Any]]:
-    """How Prometheus calls this kind of RPC, what builds its handler, and its behaviour."""
-    match handler.request_streaming, handler.response_streaming:
-        case False, False:
-            return "unary", grpc.unary_unary_rpc_method_handler, handler.unary_unary
-        case True, False:
-            return "client_stream", grpc.stream_unary_rpc_method_handler, handler.stream_unary
-        case False, True:
-            return "server_stream", grpc.unary_stream_rpc_method_handler, handler.unary_stream
-        case _:
-            return "bidi_stream", grpc.stream_stream_rpc_method_handler, handler.stream_stream
-
-
-def _reader(parse: Callable[[bytes], Any], method: str) -> Callable[[Any], Any]:
-    """Reads a message of `method`; what is none is a bad request."""
-
-    def read(message: bytes) -> Any:
-        try:
-            return parse(message)
-        except DecodeError as error:
-            raise BadRequest(f"this is not a request that {method} takes: {error}") from error
-
-    return read
 
 
 def left_s(context: Context) -> float:

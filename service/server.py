@@ -9,7 +9,6 @@ from contextlib import AsyncExitStack
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 from tritonclient.grpc import service_pb2_grpc
 
 from registry.errors import Conflict, Unavailable
@@ -20,9 +19,11 @@ from service.cache import Cache
 from service.calls import Calls
 from service.classifier import Classifier
 from service.cpus import usable_cpus
+from service.handlers import as_it_is
 from service.health import Health
 from service.inference import Inference
 from service.jobs import Jobs
+from service.listener import describe, listen, new_server
 from service.live import Live
 from service.loader import Limits, Loader
 from service.metrics import Metrics
@@ -44,11 +45,6 @@ ADMIN = admin_pb2.DESCRIPTOR.services_by_name["Admin"].full_name
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
 TRAINER = (sys.executable, "-m", "training")
-MAX_METADATA_BYTES = 16_384
-MEGABYTE = 1 << 20
-WINDOW_BYTES = 8 * MEGABYTE
-FRAME_BYTES = 4 * MEGABYTE
-READ_BYTES = 1 << 18
 ADMIN_GRACE_S = 1.0
 
 
@@ -198,8 +194,8 @@ class Service:
         add_protocol = service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server
         control = ModelControl(self.live, self.registry)
         add_protocol(control, self._calls.on(server, PROTOCOL_CODES))
-        self._reflect(server, ADMIN, PROTOCOL)
-        self.admin_port = await self._listen(server, settings.admin_host, settings.admin_port)
+        where = settings.admin_host, settings.admin_port
+        self.admin_port = await self._listen(server, *where, ADMIN, PROTOCOL)
         # one that watches a job would watch to the end of the grace
         self._parts.push_async_callback(server.stop, ADMIN_GRACE_S)
 
@@ -212,9 +208,9 @@ class Service:
         add_classifier = classifier_pb2_grpc.add_ClassifierServicer_to_server
         add_classifier(classifier, self._calls.on(server, CODES))
         self._add_protocol(server, predictor)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        self._reflect(server, CLASSIFIER, PROTOCOL, HEALTH)
-        self.port = await self._listen(server, settings.host, settings.port)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, as_it_is(server))
+        where = settings.host, settings.port
+        self.port = await self._listen(server, *where, CLASSIFIER, PROTOCOL, HEALTH)
         self._parts.push_async_callback(server.stop, settings.grace_seconds)
         self._parts.callback(self._calls.leave)
         self._parts.callback(self._health.end)
@@ -245,34 +241,12 @@ class Service:
 
     def _server(self) -> grpc.aio.Server:
         settings = self._settings
-        options: list[tuple[str, int]] = [
-            ("grpc.max_receive_message_length", settings.max_message_mb * MEGABYTE),
-            ("grpc.max_send_message_length", settings.max_message_mb * MEGABYTE),
-            ("grpc.max_metadata_size", MAX_METADATA_BYTES),
-            ("grpc.so_reuseport", 0),  # or two servers would share a port and neither would know
-            # an image arrives in one go, not a window of 64 KB and a frame of 16 KB at a time
-            ("grpc.http2.lookahead_bytes", WINDOW_BYTES),
-            ("grpc.http2.max_frame_size", FRAME_BYTES),
-            ("grpc.experimental.tcp_min_read_chunk_size", READ_BYTES),
-        ]
-        if settings.max_connection_age_seconds:
-            age_ms = int(1000 * settings.max_connection_age_seconds)
-            options.append(("grpc.max_connection_age_ms", age_ms))
-        return grpc.aio.server(options=options)
+        return new_server(settings.max_message_mb, settings.max_connection_age_seconds)
 
-    async def _listen(self, server: grpc.aio.Server, host: str, port: int) -> int:
-        try:
-            actual: int = server.add_insecure_port(f"{host}:{port}")
-        except RuntimeError as error:
-            raise Unavailable(
-                f"cannot listen on {host}:{port}: it is taken, or not ours"
-            ) from error
-        await server.start()
-        return actual
-
-    def _reflect(self, server: grpc.aio.Server, *services: str) -> None:
+    async def _listen(self, server: grpc.aio.Server, host: str, port: int, *services: str) -> int:
         if self._settings.reflection:
-            reflection.enable_server_reflection([*services, reflection.SERVICE_NAME], server)
+            describe(server, services)
+        return await listen(server, host, port)
 
     def _on_ready(self, model: str) -> None:
         depth = self.metrics.queue_depth.labels(model)

@@ -1,0 +1,56 @@
+"""A port, and the gRPC server behind it."""
+
+from collections.abc import Iterable
+
+import grpc
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
+
+from registry.errors import Unavailable
+from service.handlers import as_it_is
+
+MEGABYTE = 1 << 20
+MAX_METADATA_BYTES = 16_384
+WINDOW_BYTES = 8 * MEGABYTE
+FRAME_BYTES = 4 * MEGABYTE
+READ_BYTES = 1 << 18
+
+
+def new_server(max_message_mb: int, max_connection_age_s: float) -> grpc.aio.Server:
+    """A server that takes and sends messages of up to so many megabytes.
+
+    Args:
+        max_connection_age_s: after which a client has to connect anew; 0: never.
+    """
+    options: list[tuple[str, int]] = [
+        ("grpc.max_receive_message_length", max_message_mb * MEGABYTE),
+        ("grpc.max_send_message_length", max_message_mb * MEGABYTE),
+        ("grpc.max_metadata_size", MAX_METADATA_BYTES),
+        ("grpc.so_reuseport", 0),  # or two servers would share a port and neither would know
+        # an image arrives in one go, not a window of 64 KB and a frame of 16 KB at a time
+        ("grpc.http2.lookahead_bytes", WINDOW_BYTES),
+        ("grpc.http2.max_frame_size", FRAME_BYTES),
+        ("grpc.experimental.tcp_min_read_chunk_size", READ_BYTES),
+    ]
+    if max_connection_age_s:
+        options.append(("grpc.max_connection_age_ms", int(1000 * max_connection_age_s)))
+    return grpc.aio.server(options=options)
+
+
+def describe(server: grpc.aio.Server, services: Iterable[str]) -> None:
+    """Callers can ask what the services of this server are, and what their messages look like."""
+    servicer = reflection.aio.ReflectionServicer([*services, reflection.SERVICE_NAME])
+    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, as_it_is(server))
+
+
+async def listen(server: grpc.aio.Server, host: str, port: int) -> int:
+    """The actual port, open.
+
+    Raises:
+        Unavailable: it cannot be had.
+    """
+    try:
+        actual: int = server.add_insecure_port(f"{host}:{port}")
+    except RuntimeError as error:
+        raise Unavailable(f"cannot listen on {host}:{port}: it is taken, or not ours") from error
+    await server.start()
+    return actual
