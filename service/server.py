@@ -8,41 +8,27 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 
 import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from tritonclient.grpc import service_pb2_grpc
 
 from registry.errors import Conflict, Unavailable
 from registry.job_store import JobStore
 from registry.store import Registry
-from service.admin import Admin
-from service.cache import Cache
 from service.calls import Calls
-from service.classifier import Classifier
 from service.cpus import usable_cpus
-from service.handlers import as_it_is
 from service.health import Health
-from service.inference import Inference
 from service.jobs import Jobs
 from service.listener import describe, listen, new_server
 from service.live import Live
 from service.loader import Limits, Loader
 from service.metrics import Metrics
-from service.model_control import ModelControl
 from service.plan import Plans, parse_plan
-from service.predict import Predictor
-from service.protocol import PROTOCOL, Protocol
+from service.protocol import PROTOCOL
 from service.providers import Placement
+from service.services import ADMIN_NAMES, CLASSIFIER, PUBLIC_NAMES, add_admin, add_public
 from service.session import choose_provider
 from service.settings import Settings
-from service.status import CODES, PROTOCOL_CODES
 from service.tracing import Tracer
-from unfreeze.v1 import admin_pb2, admin_pb2_grpc, classifier_pb2, classifier_pb2_grpc
 
 log = logging.getLogger(__name__)
-
-CLASSIFIER = classifier_pb2.DESCRIPTOR.services_by_name["Classifier"].full_name
-ADMIN = admin_pb2.DESCRIPTOR.services_by_name["Admin"].full_name
-HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
 TRAINER = (sys.executable, "-m", "training")
 ADMIN_GRACE_S = 1.0
@@ -189,28 +175,30 @@ class Service:
     async def _open_admin(self, jobs: Jobs | None) -> None:
         settings = self._settings
         server = self._server()
-        admin = Admin(self.registry, self.live, jobs, settings.data_roots)
-        admin_pb2_grpc.add_AdminServicer_to_server(admin, self._calls.on(server, CODES))
-        add_protocol = service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server
-        control = ModelControl(self.live, self.registry)
-        add_protocol(control, self._calls.on(server, PROTOCOL_CODES))
-        where = settings.admin_host, settings.admin_port
-        self.admin_port = await self._listen(server, *where, ADMIN, PROTOCOL)
+        add_admin(server, self._calls, self.registry, self.live, jobs, settings.data_roots)
+        if settings.reflection:
+            describe(server, ADMIN_NAMES)
+        self.admin_port = await listen(server, settings.admin_host, settings.admin_port)
         # one that watches a job would watch to the end of the grace
         self._parts.push_async_callback(server.stop, ADMIN_GRACE_S)
 
     async def _open_public(self) -> None:
         settings = self._settings
         server = self._server()
-        cache = Cache(settings.cache_entries) if settings.cache_entries else None
-        predictor = Predictor(settings.max_pixels, cache)
-        classifier = Classifier(self.live, predictor, settings.max_images)
-        add_classifier = classifier_pb2_grpc.add_ClassifierServicer_to_server
-        add_classifier(classifier, self._calls.on(server, CODES))
-        self._add_protocol(server, predictor)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, as_it_is(server))
-        where = settings.host, settings.port
-        self.port = await self._listen(server, *where, CLASSIFIER, PROTOCOL, HEALTH)
+        add_public(
+            server,
+            self._calls,
+            self.registry,
+            self.live,
+            self._health,
+            max_images=settings.max_images,
+            max_pixels=settings.max_pixels,
+            max_wait_ms=settings.max_wait_ms,
+            cache_entries=settings.cache_entries,
+        )
+        if settings.reflection:
+            describe(server, PUBLIC_NAMES)
+        self.port = await listen(server, settings.host, settings.port)
         self._parts.push_async_callback(server.stop, settings.grace_seconds)
         self._parts.callback(self._calls.leave)
         self._parts.callback(self._health.end)
@@ -226,27 +214,9 @@ class Service:
 
     # Helpers
 
-    def _add_protocol(self, server: grpc.aio.Server, predictor: Predictor) -> None:
-        settings = self._settings
-        protocol = Protocol(
-            self.live,
-            self.registry,
-            Inference(self.live, predictor, settings.max_images),
-            max_images=settings.max_images,
-            max_wait_us=round(1000 * settings.max_wait_ms),
-            is_ready=lambda: self._health.is_ready,
-        )
-        add_protocol = service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server
-        add_protocol(protocol, self._calls.on(server, PROTOCOL_CODES))
-
     def _server(self) -> grpc.aio.Server:
         settings = self._settings
         return new_server(settings.max_message_mb, settings.max_connection_age_seconds)
-
-    async def _listen(self, server: grpc.aio.Server, host: str, port: int, *services: str) -> int:
-        if self._settings.reflection:
-            describe(server, services)
-        return await listen(server, host, port)
 
     def _on_ready(self, model: str) -> None:
         depth = self.metrics.queue_depth.labels(model)

@@ -1,0 +1,74 @@
+"""The services of each listener: what anybody may call, and what administers."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from tritonclient.grpc import service_pb2_grpc
+
+from registry.store import Registry
+from service.admin import Admin
+from service.cache import Cache
+from service.calls import Calls
+from service.classifier import Classifier
+from service.handlers import as_it_is
+from service.health import Health
+from service.inference import Inference
+from service.jobs import Jobs
+from service.live import Live
+from service.model_control import ModelControl
+from service.predict import Predictor
+from service.protocol import PROTOCOL, Protocol
+from service.status import CODES, PROTOCOL_CODES
+from unfreeze.v1 import admin_pb2, admin_pb2_grpc, classifier_pb2, classifier_pb2_grpc
+
+CLASSIFIER = classifier_pb2.DESCRIPTOR.services_by_name["Classifier"].full_name
+ADMIN = admin_pb2.DESCRIPTOR.services_by_name["Admin"].full_name
+HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+PUBLIC_NAMES = (CLASSIFIER, PROTOCOL, HEALTH)
+ADMIN_NAMES = (ADMIN, PROTOCOL)
+
+
+def add_public(
+    server: grpc.aio.Server,
+    calls: Calls,
+    registry: Registry,
+    live: Live,
+    health: Health,
+    *,
+    max_images: int,
+    max_pixels: int,
+    max_wait_ms: float,
+    cache_entries: int,
+) -> None:
+    """`server` answers images by both protocols, from one predictor, and tells of its health."""
+    predictor = Predictor(max_pixels, Cache(cache_entries) if cache_entries else None)
+    protocol = Protocol(
+        live,
+        registry,
+        Inference(live, predictor, max_images),
+        max_images=max_images,
+        max_wait_us=round(1000 * max_wait_ms),
+        is_ready=lambda: health.is_ready,
+    )
+    add_protocol = service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server
+    add_protocol(protocol, calls.on(server, PROTOCOL_CODES))
+    classifier = Classifier(live, predictor, max_images)
+    classifier_pb2_grpc.add_ClassifierServicer_to_server(classifier, calls.on(server, CODES))
+    health_pb2_grpc.add_HealthServicer_to_server(health, as_it_is(server))
+
+
+def add_admin(
+    server: grpc.aio.Server,
+    calls: Calls,
+    registry: Registry,
+    live: Live,
+    jobs: Jobs | None,
+    data_roots: Sequence[Path],
+) -> None:
+    """`server` trains and changes versions, and loads and unloads models by the protocol too."""
+    admin = Admin(registry, live, jobs, data_roots)
+    admin_pb2_grpc.add_AdminServicer_to_server(admin, calls.on(server, CODES))
+    add_protocol = service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server
+    add_protocol(ModelControl(live, registry), calls.on(server, PROTOCOL_CODES))
