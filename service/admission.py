@@ -43,13 +43,21 @@ class Admission:
         Raises:
             Overloaded: there is none, or the wait would be longer than `queue_s`.
         """
-        if self._n_views and (found := self._problem(n_views, queue_s, answer_s)):
-            reason, problem = found
-            room_s = max(self.expected_wait_s / 2, self._view_s)
-            message = f"Exceeds maximum queue size: {problem}; try again later"
-            raise Overloaded(message, room_s, reason)
+        if refusal := self.refusal(n_views, queue_s, answer_s):
+            raise refusal
         self._n_views += n_views
         self._n_requests += 1
+
+    def refusal(
+        self, n_views: int, queue_s: float = math.inf, answer_s: float = math.inf
+    ) -> Overloaded | None:
+        """Why `enter` would raise now."""
+        if not self._n_views or not (found := self._problem(n_views, queue_s, answer_s)):
+            return None
+        reason, problem = found
+        room_s = max(self.expected_wait_s / 2, self._view_s)
+        message = f"Exceeds maximum queue size: {problem}; try again later"
+        return Overloaded(message, room_s, reason)
 
     def leave(self, n_views: int) -> None:
         """A request that had entered has ended."""

@@ -12,7 +12,7 @@ import math
 import re
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple, NoReturn
 
@@ -40,6 +40,9 @@ REQUEST_ID = "x-request-id"
 ACCEPTED_ID = re.compile(r"[A-Za-z0-9._:/-]{1,128}")
 PUSHBACK = "grpc-retry-pushback-ms"  # gRPC proposal A6: when a client may try again
 
+Checks = Mapping[str, Callable[[float], None]]
+NO_CHECKS: Checks = {}
+
 Context = Any  # grpc.aio's is generic in messages that nothing here looks at
 
 
@@ -61,23 +64,34 @@ class Calls:
         for task in self._waiting:
             task.cancel()
 
-    def on(self, server: grpc.aio.Server, codes: Codes) -> Any:
-        """Takes servicers in the place of `server`; `codes` makes statuses of their errors."""
-        return Registrar(server, partial(self.wrapped, codes=codes))
+    def on(self, server: grpc.aio.Server, codes: Codes, checks: Checks = NO_CHECKS) -> Any:
+        """Takes servicers in the place of `server`.
 
-    def wrapped(self, service: str, name: str, handler: Any, codes: Codes) -> Any:
+        Args:
+            codes: makes statuses of their errors.
+            checks: by method; called with the seconds to the deadline of a call before its message
+                is read, so that refusing it costs little.
+        """
+        return Registrar(server, partial(self.wrapped, codes=codes, checks=checks))
+
+    def wrapped(
+        self, service: str, name: str, handler: Any, codes: Codes, checks: Checks = NO_CHECKS
+    ) -> Any:
         """The handler, which counts and translates."""
         kind, make, inner = shape(handler)
         counts = RpcCounts(self._metrics, kind, service, name)
         read = reader(handler.request_deserializer, f"{service}/{name}")
+        check = checks.get(name)
         if handler.request_streaming:
             read = partial(self._requests, read)
 
-        async def unary(request: Any, context: Context) -> Any:
+        async def unary(_: object, context: Context) -> Any:
             call = self._enter(counts, context)
             try:
                 self._make_room()
-                response = await inner(read(request), context)
+                if check:
+                    check(left_s(context))
+                response = await inner(read(await _message(context)), context)
                 _give_back_id(context)
             except BaseException as error:
                 await self._failed(error, call, context, codes)
@@ -95,9 +109,10 @@ class Calls:
                 await self._failed(error, call, context, codes)
             self._leave(call, OK)
 
-        behaviour: Any = stream if handler.response_streaming else unary
         # messages are read in here: gRPC would log what is none in full, and call it UNKNOWN
-        return make(behaviour, None, handler.response_serializer)
+        if kind == "unary":  # for gRPC a stream, of which it reads nothing unless it is asked to
+            return grpc.stream_unary_rpc_method_handler(unary, None, handler.response_serializer)
+        return make(stream, None, handler.response_serializer)
 
     async def _requests(
         self, read: Callable[[bytes], Any], messages: AsyncIterator[bytes]
@@ -189,6 +204,15 @@ class Call(NamedTuple):
     counts: RpcCounts
     began: float
     span: Span | None = None
+
+
+async def _message(context: Context) -> bytes:
+    """The one message of a unary call."""
+    message = await context.read()
+    if message is grpc.aio.EOF:  # the caller has gone before it came
+        raise asyncio.CancelledError
+    content: bytes = message
+    return content
 
 
 def left_s(context: Context) -> float:

@@ -71,6 +71,10 @@ class Executor:
         """Images that wait now."""
         return len(self._undrawn) + len(self._ready)
 
+    def refusal(self, answer_s: float) -> Overloaded | None:
+        """Why not even one image would be taken that has to be answered in `answer_s`."""
+        return None if self._quick else self._admission.refusal(1, answer_s=answer_s)
+
     async def run(
         self,
         n_images: int,

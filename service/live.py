@@ -37,6 +37,7 @@ class Live:
             on_gone: told of a model that was unloaded.
         """
         self._registry = registry
+        self._metrics = metrics
         self._loading = Loading(registry, loader)
         self._models: dict[str, Model] = {}
         swaps = Swaps(metrics, on_ready, on_gone)
@@ -107,6 +108,22 @@ class Live:
         """Images that wait, by model."""
         entries = self._models.items()
         return {name: entry.current.executor.depth for name, entry in entries if entry.current}
+
+    def check_room(self, answer_s: float) -> None:
+        """Some live model may take an image that has to be answered in `answer_s` seconds.
+
+        Raises:
+            Overloaded: none does, whichever the image is for.
+        """
+        refusal = None
+        for entry in self._models.values():
+            if entry.candidate:  # it may have room
+                return
+            if entry.current and not (refusal := entry.current.executor.refusal(answer_s)):
+                return
+        if refusal:
+            self._metrics.rejected.labels(refusal.reason).inc()
+            raise refusal
 
     # Following
 

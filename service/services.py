@@ -52,10 +52,13 @@ def add_public(
         max_wait_us=round(1000 * max_wait_ms),
         is_ready=lambda: health.is_ready,
     )
+    # what a cache has is answered at any time
+    checks = {} if cache_entries else {"ModelInfer": live.check_room, "Classify": live.check_room}
     add_protocol = service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server
-    add_protocol(protocol, calls.on(server, PROTOCOL_CODES))
+    add_protocol(protocol, calls.on(server, PROTOCOL_CODES, checks))
     classifier = Classifier(live, predictor, max_images)
-    classifier_pb2_grpc.add_ClassifierServicer_to_server(classifier, calls.on(server, CODES))
+    add_classifier = classifier_pb2_grpc.add_ClassifierServicer_to_server
+    add_classifier(classifier, calls.on(server, CODES, checks))
     health_pb2_grpc.add_HealthServicer_to_server(health, as_it_is(server))
 
 
