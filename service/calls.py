@@ -173,17 +173,18 @@ class Calls:
             late = left_s is not None and left_s <= 0
             self._leave(call, DEADLINE_EXCEEDED if late else CANCELLED)
             raise error
-        request_id = _request_id(context) or uuid.uuid4().hex
-        trailers = [(REQUEST_ID, request_id)]
+        request_id = _request_id(context)
         if isinstance(error, UnfreezeError):
             code, message = code_of(error, codes), message_of(error)
         else:
             trace_id = (
                 call.span.trace_id if call.span else trace_id_of(context.invocation_metadata())
             )
+            request_id = request_id or uuid.uuid4().hex
             facts = {"request_id": request_id, "method": call.counts.method, "trace_id": trace_id}
             log.error("internal_error", extra=facts, exc_info=error)
             code, message = INTERNAL, f"internal error (request id {request_id})"
+        trailers = [(REQUEST_ID, request_id)] if request_id else []
         if isinstance(error, Overloaded):
             trailers.append((PUSHBACK, str(max(1, round(1000 * error.retry_after_s)))))
         self._leave(call, code)

@@ -158,6 +158,34 @@ def test_a_full_queue_turns_requests_away_at_once(start: Start, root: Path) -> N
     assert 'unfreeze_rejected_total{reason="queue_full"} 1.0' in server.metrics()
 
 
+def test_a_call_is_refused_before_its_message_is_read_when_no_model_has_room(
+    start: Start, root: Path
+) -> None:
+    server = slow(start, root, work=200, max_queue=1)
+    classify = server.channel.unary_unary("/unfreeze.v1.Classifier/Classify")
+    with held(server):
+        first = server.classifier.Classify.future(request(), timeout=60)
+        wait_until(lambda: in_flight(server, 1))
+        with pytest.raises(grpc.RpcError) as caught:
+            classify(b"\xff not protobuf", timeout=20)
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert "1 images are under way and the limit is 1" in caught.value.details()
+    assert 'unfreeze_rejected_total{reason="queue_full"} 1.0' in server.metrics()
+    assert first.result().version == 1
+    with pytest.raises(grpc.RpcError, match="not a request"):
+        classify(b"\xff not protobuf", timeout=20)
+
+
+def test_a_full_model_does_not_refuse_what_is_for_another(start: Start, root: Path) -> None:
+    tiny.publish(root, model="other", promote=True, work=200)
+    server = slow(start, root, work=200, max_queue=1)
+    with held(server):
+        first = server.classifier.Classify.future(request(), timeout=60)
+        wait_until(lambda: in_flight(server, 1))
+        assert best(server.classify(tiny.picture("blue"), model="other")) == ["blue"]
+    assert first.result().version == 1
+
+
 def test_a_request_larger_than_the_queue_passes_when_nothing_waits(
     start: Start, root: Path
 ) -> None:
