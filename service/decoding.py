@@ -1,26 +1,21 @@
 """Images become views that can run, in whatever thread has the time."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 
 from registry.errors import BadImage
 from service.observer import Observer
 from service.queue import Queue, View, is_wanted
-from service.work import Answer, Image
-
-Answered = tuple[Image, Answer]
+from service.work import Answer, Image, finish
 
 
 class Decoder:
     """Draws the views of images, and puts them where they wait to be run."""
 
-    def __init__(
-        self, ready: Queue, observer: Observer, finish: Callable[[Sequence[Answered]], None]
-    ) -> None:
-        """`ready` gets the views; `finish` is told of images that are answered without a run."""
+    def __init__(self, ready: Queue, observer: Observer) -> None:
+        """`ready` gets the views."""
         self._ready = ready
         self._observer = observer
-        self._finish = finish
 
     def decode_one(self, undrawn: Queue) -> None:
         """The most urgent image is decoded, and its views wait to be run."""
@@ -49,7 +44,7 @@ class Decoder:
                 yield View(image, number, pixels[None], ended)
                 began = time.perf_counter()
         except BadImage as error:
-            self._finish([(image, Answer(error=error))])
+            finish([(image, Answer(error=error))])
         except Exception as error:
             image.work.fail(error)
         else:

@@ -7,7 +7,7 @@ first served. A plan of batches decodes in a pool, and runs what has come togeth
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Executor as Pool
 
 import numpy as np
@@ -15,10 +15,10 @@ import numpy as np
 from registry.errors import Overloaded, Unavailable
 from registry.images import Float32Array, UInt8Array
 from service.admission import Admission
-from service.decoding import Answered, Decoder
+from service.decoding import Decoder
 from service.observer import Observer
 from service.queue import Queue, View, is_wanted
-from service.work import Answer, Draw, Image, Terms, Work, give_all
+from service.work import Answer, Draw, Image, Terms, Work, finish
 
 Run = Callable[[UInt8Array], Float32Array]
 MOST_AT_ONCE = 8  # images that a quick network runs in the event loop, which waits for them
@@ -55,8 +55,7 @@ class Executor:
         self._runs = runs
         self._undrawn = Queue()  # for the pool
         self._ready = Queue()
-        self._decoder = Decoder(self._ready, observer, self._finish)
-        self._answering = threading.Lock()  # two threads may hold views of one image
+        self._decoder = Decoder(self._ready, observer)
         self._closed = False
         self._threads = [
             threading.Thread(target=self._work, name=f"run-{i}", daemon=True) for i in range(runs)
@@ -178,19 +177,10 @@ class Executor:
         )
         self._admission.learn((ended - started + decode_s) / len(views) / self._runs)
         answered = []
-        with self._answering:
-            for view, answer in zip(views, answers, strict=True):
-                if view.image.add(view.number, answer, started - view.ready_at, ended - started):
-                    answered.append((view.image, view.image.answer()))
-        self._finish(answered)
-
-    def _finish(self, answered: Sequence[Answered]) -> None:
-        with self._answering:
-            complete = [
-                image.work for image, answer in answered if image.work.note(image.index, answer)
-            ]
-        if complete:
-            give_all(complete)
+        for view, answer in zip(views, answers, strict=True):
+            if view.image.add(view.number, answer, started - view.ready_at, ended - started):
+                answered.append((view.image, view.image.answer()))
+        finish(answered)
 
 
 def _closed(images: UInt8Array) -> Float32Array:

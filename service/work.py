@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -60,6 +61,8 @@ class Work:
     queued_at: float = field(default_factory=time.perf_counter)
     abandoned: bool = False  # nobody waits any more
     answers: dict[int, Answer] = field(default_factory=dict)
+    # two threads may hold views of one image, or images of one request
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def is_awaited(self) -> bool:
@@ -82,8 +85,9 @@ class Work:
 
     def note(self, image: int, answer: Answer) -> bool:
         """Keeps the answer to an image, and says whether it was the last one."""
-        self.answers[image] = answer
-        return len(self.answers) == self.n_images
+        with self.lock:
+            self.answers[image] = answer
+            return len(self.answers) == self.n_images
 
     def fail(self, error: Exception) -> None:
         """The caller gets the error; what else there is of this has become pointless."""
@@ -94,22 +98,6 @@ class Work:
     def _fail(self, error: Exception) -> None:
         if not self.done.done():
             self.done.set_exception(error)
-
-    def give(self) -> None:
-        """The caller gets the answers, which are all there; called in the event loop."""
-        if not self.done.done():
-            self.done.set_result([self.answers[i] for i in range(self.n_images)])
-
-
-def give_all(complete: Sequence[Work]) -> None:
-    """Callers of the same loop get their answers, and it is woken once."""
-    with suppress(RuntimeError):  # the loop has closed: nobody waits any more
-        complete[0].done.get_loop().call_soon_threadsafe(_give_all, complete)
-
-
-def _give_all(complete: Sequence[Work]) -> None:
-    for work in complete:
-        work.give()
 
 
 @dataclass(slots=True, eq=False)
@@ -128,10 +116,11 @@ class Image:
 
     def add(self, view: int, probabilities: Float32Array, queue_s: float, compute_s: float) -> bool:
         """Notes one view's probabilities [classes], and says whether it was the last one."""
-        self.views[view] = probabilities
-        self.queue_s += queue_s if view == 0 else 0
-        self.compute_s = max(self.compute_s, compute_s)
-        return len(self.views) == self.n_views
+        with self.work.lock:
+            self.views[view] = probabilities
+            self.queue_s += queue_s if view == 0 else 0
+            self.compute_s = max(self.compute_s, compute_s)
+            return len(self.views) == self.n_views
 
     def answer(self) -> Answer:
         """The mean of all views, added up in their order: a request repeated is answered alike."""
@@ -148,6 +137,20 @@ class Image:
             decode_at=self.decode_at,
             compute_at=self.compute_at,
         )
+
+
+def finish(answered: Sequence[tuple[Image, Answer]]) -> None:
+    """Images have their answers; callers who lack none any more get theirs, woken together."""
+    complete = [image.work for image, answer in answered if image.work.note(image.index, answer)]
+    if complete:
+        with suppress(RuntimeError):  # the loop has closed: nobody waits any more
+            complete[0].done.get_loop().call_soon_threadsafe(_give, complete)
+
+
+def _give(complete: Sequence[Work]) -> None:
+    for work in complete:
+        if not work.done.done():
+            work.done.set_result([work.answers[i] for i in range(work.n_images)])
 
 
 def _nothing(image: int) -> Iterable[UInt8Array]:
