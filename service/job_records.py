@@ -33,7 +33,7 @@ class JobRecords:
     async def get(self, job_id: str) -> Job:
         return await asyncio.to_thread(self._store.get, job_id)
 
-    async def list(self, model: str, limit: int) -> list[Job]:
+    async def newest(self, model: str, limit: int) -> list[Job]:
         return await asyncio.to_thread(self._store.jobs, model=model, limit=limit)
 
     async def unfinished(self) -> list[Job]:

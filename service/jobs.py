@@ -64,7 +64,7 @@ class Jobs:
         return await self._records.get(job_id)
 
     async def list(self, model: str, limit: int) -> list[Job]:
-        return await self._records.list(model, limit)
+        return await self._records.newest(model, limit)
 
     def watch(self, job_id: str, from_sequence: int) -> AsyncIterator[NumberedEvent]:
         """Every event from there on, as it happens; ends when the job has."""

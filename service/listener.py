@@ -39,7 +39,8 @@ def new_server(max_message_mb: int, max_connection_age_s: float) -> grpc.aio.Ser
 def describe(server: grpc.aio.Server, services: Iterable[str]) -> None:
     """Callers can ask what the services of this server are, and what their messages look like."""
     servicer = reflection.aio.ReflectionServicer([*services, reflection.SERVICE_NAME])
-    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, as_it_is(server))
+    add_reflection = reflection_pb2_grpc.add_ServerReflectionServicer_to_server
+    add_reflection(servicer, as_it_is(server))  # type: ignore[no-untyped-call]
 
 
 async def listen(server: grpc.aio.Server, host: str, port: int) -> int:

@@ -18,6 +18,12 @@ class Gone:
     def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
         return ()
 
+    def time_remaining(self) -> None:
+        return None
+
+    async def read(self) -> bytes:
+        return b""
+
     async def abort(self, *status: object) -> None:
         raise RuntimeError("Failed grpc_call_start_batch")
 
@@ -31,7 +37,7 @@ async def test_a_status_that_cannot_be_sent_is_no_error_of_the_server() -> None:
     metrics = Metrics()
     calls = Calls(metrics, max_calls=9)
     handler = grpc.unary_unary_rpc_method_handler(refuse, bytes, bytes)
-    wrapped = calls.wrapped("unfreeze.v1.Classifier", "Classify", handler, CODES).unary_unary
+    wrapped = calls.wrapped("unfreeze.v1.Classifier", "Classify", handler, CODES).stream_unary
     with pytest.raises(asyncio.CancelledError):
         await wrapped(b"", Gone())
     metrics.notes.settle()
