@@ -30,7 +30,7 @@ def read_lesson() -> Any:
 
 def shows_a_picture(source: str) -> bool:
     """Whether the last line of a cell is one."""
-    return source.splitlines()[-1].startswith(("plots.", "display("))
+    return source.splitlines()[-1].startswith(("plots.", "tiles.", "display("))
 
 
 def pictures(cell: Any) -> list[Any]:

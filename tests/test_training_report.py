@@ -18,11 +18,13 @@ from training.decoded import Decoded
 from training.finder import RateSearch
 from training.findings import Findings
 from training.fit import Epoch
+from training.picture import Picture
 from training.report import write_report
 from training.report_words import in_words
+from training.tiles import Tile, gallery, images
 
 
-def shown(picture: plots.Picture) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+def shown(picture: Picture) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
     """What a notebook would show, [h,w,3]."""
     with Image.open(io.BytesIO(picture._repr_png_())) as image:
         return np.asarray(image.convert("RGB"))
@@ -44,9 +46,9 @@ PICTURES = {
     "a schedule": lambda: plots.schedule({"head": np.ones(10), "all layers": np.ones(1)}),
     "two classes": lambda: plots.confusion(np.array([[5, 1], [0, 4]]), ["dark", "light"]),
     "120 classes": lambda: plots.confusion(np.eye(120, dtype=np.int64), list(map(str, range(120)))),
-    "a gallery": lambda: plots.gallery([plots.Tile(noise(1)[0], ("a.jpg", "is dark"))]),
-    "overlays": lambda: plots.gallery([plots.Tile(one, ("a.jpg",), True, one) for one in noise(5)]),
-    "images": lambda: plots.images(noise(8)),
+    "a gallery": lambda: gallery([Tile(noise(1)[0], ("a.jpg", "is dark"))]),
+    "overlays": lambda: gallery([Tile(one, ("a.jpg",), True, one) for one in noise(5)]),
+    "images": lambda: images(noise(8)),
 }
 
 

@@ -12,7 +12,7 @@ from training.data import Dataset
 from training.evaluate import THRESHOLD, Thresholds, right
 from training.gradcam import overlay
 from training.per_class import said_labels
-from training.plots import Tile
+from training.tiles import Tile
 
 SHOWN = 8  # images in a gallery
 SAID = 4  # labels of one answer

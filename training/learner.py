@@ -1,7 +1,7 @@
 """A network at work on a notebook's bench: the recipe's steps one by one, with numbers of your own.
 
 What each step does is in `training/steps.py`; `fit` is the recipe's own `learn` and `publish` its
-`prove`. `training/looking.py` and `training/plots.py` show what comes of it.
+`prove`. `training/looking.py`, `training/plots.py` and `training/tiles.py` show what comes of it.
 """
 
 import shutil

@@ -1,4 +1,5 @@
-"""What there is to look at in a notebook, for `training/plots.py` to draw."""
+"""What there is to look at in a notebook, for `training/plots.py` and
+`training/tiles.py` to draw."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +18,8 @@ from training.galleries import galleries, in_question, tiles
 from training.gradcam import heat_maps
 from training.learner import Learner
 from training.opening import Images
-from training.plots import Picture, Tile
+from training.picture import Picture
+from training.tiles import Tile
 
 
 def overview(images: Images) -> list[Figure]:

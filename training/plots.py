@@ -5,9 +5,7 @@ They are narrow, so that their letters are still letters on a phone, and told ap
 colour, so that they are legible in print.
 """
 
-import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import cycle, pairwise
 
 import matplotlib
@@ -15,45 +13,18 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from registry.images import UInt8Array
 from training.calibration import Bin
 from training.finder import RateSearch
 from training.fit import Epoch
-from training.page import DPI
+from training.picture import BLUE, GREY, PALE, RED, Picture, short
 from training.schedule import Shares
 
-BLUE, RED, GREY, PALE = "#2563a8", "#b83220", "#5b6470", "#eef1f5"
 SKIP_FIRST, SKIP_LAST = 10, 5  # of the finder's points: the noisy start and the leap at the end
 MANY_LABELS = 24  # above this a confusion matrix goes without names and numbers
 FEW_LABELS = 4  # up to this it has its zeros
 STYLES = ("-", "--", "-.", ":")
-COLUMNS = 4  # of images beside one another
-TILE, LINE, GAP = 1.7, 0.15, 0.15  # of a gallery, in inches
-
-
-class Picture(Figure):
-    """A figure that a notebook shows as it is, whatever its backend."""
-
-    def png(self) -> bytes:
-        content = io.BytesIO()
-        self.savefig(content, format="png", dpi=DPI)
-        return content.getvalue()
-
-    def _repr_png_(self) -> bytes:
-        return self.png()
-
-
-@dataclass(frozen=True)
-class Tile:
-    """An image of a gallery, with what is said of it."""
-
-    pixels: UInt8Array  # [s,s,3]
-    caption: tuple[str, ...]  # short lines
-    wrong: bool = False
-    overlay: UInt8Array | None = None  # what the network looked at, [s,s,3]
 
 
 def learning_rate(search: RateSearch, stage: str = "") -> Picture:
@@ -153,7 +124,7 @@ def confusion(counts: npt.NDArray[np.int64], labels: Sequence[str]) -> Picture:
     axis.set(xlabel="said", ylabel="is")
     if n > MANY_LABELS:
         return figure
-    names = [_short(label) for label in labels]
+    names = [short(label) for label in labels]
     axis.set_xticks(range(n), names, rotation=90 if n > 4 else 0)
     axis.set_yticks(range(n), names)
     size = 10 if n <= 8 else 7
@@ -193,37 +164,6 @@ def reliability(bins: Sequence[Bin], before: Sequence[Bin] = ()) -> Picture:
     return figure
 
 
-def gallery(tiles: Sequence[Tile]) -> Picture:
-    """Images with what is said of them, what the network looked at beside each."""
-    double = any(tile.overlay is not None for tile in tiles)
-    across, side = (2 * TILE if double else TILE), TILE
-    n_lines = max((len(tile.caption) for tile in tiles), default=0)
-    step = side + n_lines * LINE + GAP
-    rows = max(-(-len(tiles) // COLUMNS), 1)
-    # one pair of axes in inches for all: a layout of many takes half a second
-    figure = Picture(figsize=(COLUMNS * (across + GAP), rows * step))
-    axis = figure.add_axes((0, 0, 1, 1))
-    for place, tile in enumerate(tiles):
-        row, column = divmod(place, COLUMNS)
-        left, top = column * (across + GAP) + GAP / 2, (rows - row) * step - GAP / 2
-        below = top - n_lines * LINE
-        for number, image in enumerate([tile.pixels, tile.overlay]):
-            if image is not None:
-                begin = left + number * side
-                axis.imshow(image, extent=(begin, begin + side, below - side, below))
-        for line, words in enumerate(tile.caption):
-            axis.text(left, top - line * LINE, _short(words), va="top", fontsize=8,
-                      color=RED if tile.wrong else "black")  # fmt: skip
-    axis.set(xlim=(0, COLUMNS * (across + GAP)), ylim=(0, rows * step))
-    axis.axis("off")
-    return figure
-
-
-def images(pixels: UInt8Array) -> Picture:
-    """Images beside one another, without words; [n,s,s,3]."""
-    return gallery([Tile(image, ()) for image in pixels])
-
-
 def _figure(width: float, height: float) -> tuple[Picture, Axes]:
     with matplotlib.rc_context({"font.size": 10}):
         figure = Picture(figsize=(width, height), layout="constrained")
@@ -241,7 +181,3 @@ def _stages(history: Sequence[Epoch]) -> list[tuple[int, int, str]]:
     return [
         (start, end, history[start - 1].stage) for start, end in zip(starts, ends, strict=False)
     ]
-
-
-def _short(text: str, most: int = 28) -> str:
-    return text if len(text) <= most else f"{text[: most - 1]}…"

@@ -10,7 +10,7 @@ SHOWN = 8
 
 
 def augmented(batches: ImageBatches) -> UInt8Array:
-    """Up to eight views of the first epoch, [n,s,s,3]; `training.plots.images` draws them."""
+    """Up to eight views of the first epoch, [n,s,s,3]; `training.tiles.images` draws them."""
     pixels, _ = next(batches.epoch(0))
     shown = pixels[:SHOWN].round().clamp(0, 255).to(torch.uint8)
     views: UInt8Array = np.ascontiguousarray(shown.permute(0, 2, 3, 1).cpu().numpy())

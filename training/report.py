@@ -24,9 +24,9 @@ from training.decoded import Decoded
 from training.findings import Findings
 from training.galleries import SHOWN, describe, in_question, tiles
 from training.page import DPI, document
-from training.plots import Tile
 from training.report_json import to_json
 from training.report_words import in_words
+from training.tiles import Tile, gallery
 
 Tiles = dict[str, list[Tile]]
 
@@ -82,7 +82,7 @@ def draw(findings: Findings, shown: Mapping[str, Sequence[Tile]]) -> dict[str, F
     pictures |= draw_audit(findings.audit)
     for name, each in shown.items():
         if each:
-            pictures[f"{name}.png"] = plots.gallery(each)
+            pictures[f"{name}.png"] = gallery(each)
     return pictures
 
 

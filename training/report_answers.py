@@ -7,8 +7,8 @@ from training.findings import Findings
 from training.intervals import Interval, sign_test
 from training.page import Section, chart, folded, paragraph, table
 from training.per_class import ClassFigures, Pair, score_interval
-from training.plots import Tile
 from training.thumbnails import tile_grid
+from training.tiles import Tile
 
 PAIRS = 15  # of classes that are taken for one another
 OPEN = 15  # classes that are shown without asking

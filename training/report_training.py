@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from training.audit_page import AUDIT_PICTURES, class_table, problem_list
 from training.findings import Findings
 from training.page import Section, chart, charts, folded, paragraph, table
-from training.plots import Tile
 from training.thumbnails import tile_grid
+from training.tiles import Tile
 
 MANY_EPOCHS = 12  # above this their table is folded
 MANY_CLASSES = 8

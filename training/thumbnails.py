@@ -8,7 +8,7 @@ from PIL import Image
 
 from registry.images import UInt8Array
 from training.page import picture
-from training.plots import Tile
+from training.tiles import Tile
 
 SIDE = 160  # pixels; about 5 kB
 

@@ -1,0 +1,26 @@
+"""What every picture of a training is: a figure that shows itself, and its colours."""
+
+import io
+
+from matplotlib.figure import Figure
+
+from training.page import DPI
+
+BLUE, RED, GREY, PALE = "#2563a8", "#b83220", "#5b6470", "#eef1f5"
+
+
+class Picture(Figure):
+    """A figure that a notebook shows as it is, whatever its backend."""
+
+    def png(self) -> bytes:
+        content = io.BytesIO()
+        self.savefig(content, format="png", dpi=DPI)
+        return content.getvalue()
+
+    def _repr_png_(self) -> bytes:
+        return self.png()
+
+
+def short(text: str, most: int = 28) -> str:
+    """Of a label or a file's name, what fits."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
