@@ -11,6 +11,7 @@ from registry.images import Float32Array
 from training import label_noise
 from training.data import Dataset
 from training.items import Item
+from training.judging_steps import doubt_labels
 from training.label_noise import (
     FOLDS,
     LabelNoise,
@@ -20,7 +21,7 @@ from training.label_noise import (
     out_of_fold,
     write_suspects,
 )
-from training.steps import doubt_labels, precompute_parts
+from training.steps import precompute_parts
 
 LABELS = ("a", "b", "c", "d")
 

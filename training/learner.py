@@ -1,7 +1,8 @@
 """A network at work on a notebook's bench: the recipe's steps one by one, with numbers of your own.
 
-What each step does is in `training/steps.py`; `fit` is the recipe's own `learn` and `publish` its
-`prove`. `training/looking.py`, `training/plots.py` and `training/tiles.py` show what comes of it.
+What each step does is in `training/steps.py` and `training/judging_steps.py`; `fit` is the recipe's
+own `learn` and `publish` its `prove`. `training/looking.py`, `training/plots.py` and
+`training/tiles.py` show what comes of it.
 """
 
 import shutil
@@ -15,7 +16,7 @@ from registry.errors import BadRequest
 from registry.images import Float32Array, UInt8Array
 from registry.schema import explain
 from registry.store import Registry
-from training import steps
+from training import judging_steps, steps
 from training.asking import ask
 from training.backbone import Backbone, weights_digest
 from training.bench import Bench, Evaluation, Parts
@@ -158,7 +159,7 @@ class Learner:
         """The held-out images, answered once plainly and once with views; never the test images."""
         total = self.bench.n_valid * (1 + self.bench.settings.tta_views)
         self.bench.stages.begin("evaluate with and without views", total)
-        return steps.evaluate(self.bench, self._answer)
+        return judging_steps.evaluate(self.bench, self._answer)
 
     def classify(self, image: str | Path, *, views: int = 1) -> dict[str, float]:
         """What the network now says of an image file: label -> probability.

@@ -8,8 +8,9 @@ promoted version:
     prove       exports what has been learnt, measures it, seals it
 
 Every step works on a `Bench` (training/bench.py): settings, images, network, and what is found on
-the way for the report. What a step does in detail is in `training/steps.py`, and below that in the
-file that its import names. `training/learner.py` opens the same steps to a notebook.
+the way for the report. What a step does in detail is in `training/steps.py` where the network
+learns, in `training/judging_steps.py` where it is judged, and below that in the file that its
+import names. `training/learner.py` opens the same steps to a notebook.
 """
 
 import shutil
@@ -27,6 +28,7 @@ from training.bundling import add_variants, export_and_prove, seal_bundle
 from training.compare import known_parts, score
 from training.event_files import FOLDER, Curves, wanted
 from training.journal import journaled
+from training.judging_steps import choose_thresholds, doubt_labels, evaluate, read_tests
 from training.learning_curve import draw_curve
 from training.network import divided
 from training.opening import Images, keep_checkpoint, open_backbone, open_bench, open_images
@@ -37,14 +39,10 @@ from training.runtime import answering
 from training.settings import Settings, read_settings
 from training.snapshots import average_snapshots
 from training.steps import (
-    choose_thresholds,
-    doubt_labels,
-    evaluate,
     fit_augmented_head,
     fit_head,
     fit_unfrozen,
     precompute_parts,
-    read_tests,
     search_head,
     search_unfrozen,
 )

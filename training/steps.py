@@ -1,22 +1,17 @@
-"""The steps of the recipe, each on the same bench."""
+"""The steps of the recipe in which the network learns, each on the same bench."""
 
 from dataclasses import replace
 from functools import cache
 from itertools import islice
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from registry.images import Float32Array
 from training.activations import compute, precompute
-from training.answers import answer_tests
 from training.averaging import begin_ema, keep_better
-from training.backbone import weights_digest
-from training.bench import Bench, Evaluation, Parts
+from training.bench import Bench, Parts
 from training.device import autocast
-from training.evaluate import flips, measure, predict, predict_rows
 from training.finder import RateSearch, find_rate
 from training.fit import Stage
 from training.fitting import (
@@ -31,15 +26,11 @@ from training.fitting import (
     whole,
 )
 from training.items import Part
-from training.label_noise import describe, doubt, too_many
 from training.plan import plan_cycles, plan_head
 from training.rates import RateGroups, rate_groups
-from training.reads import describe_reads, note_read
 from training.resizing import dealt
-from training.runtime import Answer
 from training.sam import Sam
 from training.staging import fit_stage
-from training.thresholds import fit_thresholds
 
 SETTLING_BATCHES_HEAD = 64  # all of a small data set; of a large one a third of the time is saved
 UNFROZEN_SEARCH_STEPS = 30  # where a step costs a backward pass through everything
@@ -66,31 +57,6 @@ def precompute_parts(bench: Bench, weights_digest: str, cache: Path) -> Parts:
         for rows in wanted
     )
     return Parts(*found)
-
-
-def doubt_labels(bench: Bench, activations: Parts) -> None:
-    """The bench has the labels that are likely to be wrong, learnt from or not, unless there are
-    too many to look at; nothing else has changed, and nothing will for it."""
-    dataset = bench.dataset
-    rows, features = [bench.rows(part) for part in PARTS], [activations.train, activations.valid]
-    if activations.apart:
-        rows, features = [*rows, bench.apart], [*features, activations.apart]
-    everything = np.concatenate(rows)
-    n_features = activations.train.features.shape[1]
-    if reason := too_many(len(everything), n_features, len(dataset.labels)):
-        bench.note("label_noise", reason)
-        return
-    found = doubt(
-        torch.cat([each.features for each in features]).numpy(),
-        dataset.targets[everything],
-        everything,
-        [dataset.items[row].unit for row in everything],
-        dataset.labels,
-        dataset.task,
-        bench.settings.seed,
-    )
-    bench.label_noise[:] = [found]
-    bench.note("label_noise", describe(found, dataset))
 
 
 def search_head(bench: Bench, activations: Parts) -> float:
@@ -208,59 +174,6 @@ def rates_of(bench: Bench) -> RateGroups:
 def make_sam(bench: Bench) -> Sam | None:
     settings = bench.settings
     return Sam(bench.network, settings.sam, settings.sam_every) if settings.sam else None
-
-
-def choose_thresholds(bench: Bench) -> None:
-    """A multi-label bench has thresholds fitted on images that are neither learnt from nor scored,
-    if the settings ask for it."""
-    if bench.dataset.task == "single" or bench.settings.thresholds == "half":
-        return
-    pixels = bench.decoded.pixels[bench.judged]
-    answers = predict(bench.network, pixels, bench.dataset.task, bench.device)
-    bench.thresholds[:] = fit_thresholds(answers, bench.dataset.targets[bench.judged])
-    shown = ", ".join(f"{value:.2f}" for value in bench.thresholds[:10])
-    bench.note("thresholds", f"fitted on {len(bench.judged)} images set apart: {shown}")
-
-
-def evaluate(bench: Bench, answer: Answer) -> Evaluation:
-    """The held-out images answered once plainly and once with views, by what will be served."""
-    settings, dataset = bench.settings, bench.dataset
-    rows = dataset.rows("valid")
-
-    def answers(n_views: int) -> Float32Array:
-        return predict_rows(
-            answer,
-            dataset,
-            bench.decoded,
-            rows,
-            tta=settings.tta_spec(),
-            n_views=n_views,
-            advance=bench.stages.advance,
-        )
-
-    plain = answers(1)
-    tta = answers(settings.tta_views) if settings.tta_views > 1 else plain
-    targets = dataset.targets[rows]
-    gained, lost = flips(plain, tta, targets, dataset.task, bench.label_thresholds)
-    return Evaluation(
-        rows,
-        plain,
-        tta,
-        measure(plain, targets, dataset.task, bench.label_thresholds),
-        measure(tta, targets, dataset.task, bench.label_thresholds),
-        gained=gained,
-        lost=lost,
-    )
-
-
-def read_tests(bench: Bench, answer: Answer, cache: Path, model: str) -> Float32Array:
-    """Answers for the test images, which nothing has looked at before; that they were read, and
-    how often before, is journaled in `cache`, told, and in the provenance."""
-    dataset = bench.dataset
-    if dataset.tests:
-        reads = note_read(cache, dataset.tests, model, weights_digest(bench.network))
-        bench.note("test_part", describe_reads(reads))
-    return answer_tests(dataset, answer, bench.decoded.spec)
 
 
 def _held_out_features(bench: Bench) -> Tensor:

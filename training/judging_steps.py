@@ -1,0 +1,95 @@
+"""The steps of the recipe that judge: labels, thresholds, and what will be served."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from registry.images import Float32Array
+from training.answers import answer_tests
+from training.backbone import weights_digest
+from training.bench import Bench, Evaluation, Parts
+from training.evaluate import flips, measure, predict, predict_rows
+from training.label_noise import describe, doubt, too_many
+from training.reads import describe_reads, note_read
+from training.runtime import Answer
+from training.thresholds import fit_thresholds
+
+
+def doubt_labels(bench: Bench, activations: Parts) -> None:
+    """The bench has the labels that are likely to be wrong, learnt from or not, unless there are
+    too many to look at; nothing else has changed, and nothing will for it."""
+    dataset = bench.dataset
+    rows = [bench.rows("train"), bench.rows("valid")]
+    features = [activations.train, activations.valid]
+    if activations.apart:
+        rows, features = [*rows, bench.apart], [*features, activations.apart]
+    everything = np.concatenate(rows)
+    n_features = activations.train.features.shape[1]
+    if reason := too_many(len(everything), n_features, len(dataset.labels)):
+        bench.note("label_noise", reason)
+        return
+    found = doubt(
+        torch.cat([each.features for each in features]).numpy(),
+        dataset.targets[everything],
+        everything,
+        [dataset.items[row].unit for row in everything],
+        dataset.labels,
+        dataset.task,
+        bench.settings.seed,
+    )
+    bench.label_noise[:] = [found]
+    bench.note("label_noise", describe(found, dataset))
+
+
+def choose_thresholds(bench: Bench) -> None:
+    """A multi-label bench has thresholds fitted on images that are neither learnt from nor scored,
+    if the settings ask for it."""
+    if bench.dataset.task == "single" or bench.settings.thresholds == "half":
+        return
+    pixels = bench.decoded.pixels[bench.judged]
+    answers = predict(bench.network, pixels, bench.dataset.task, bench.device)
+    bench.thresholds[:] = fit_thresholds(answers, bench.dataset.targets[bench.judged])
+    shown = ", ".join(f"{value:.2f}" for value in bench.thresholds[:10])
+    bench.note("thresholds", f"fitted on {len(bench.judged)} images set apart: {shown}")
+
+
+def evaluate(bench: Bench, answer: Answer) -> Evaluation:
+    """The held-out images answered once plainly and once with views, by what will be served."""
+    settings, dataset = bench.settings, bench.dataset
+    rows = dataset.rows("valid")
+
+    def answers(n_views: int) -> Float32Array:
+        return predict_rows(
+            answer,
+            dataset,
+            bench.decoded,
+            rows,
+            tta=settings.tta_spec(),
+            n_views=n_views,
+            advance=bench.stages.advance,
+        )
+
+    plain = answers(1)
+    tta = answers(settings.tta_views) if settings.tta_views > 1 else plain
+    targets = dataset.targets[rows]
+    gained, lost = flips(plain, tta, targets, dataset.task, bench.label_thresholds)
+    return Evaluation(
+        rows,
+        plain,
+        tta,
+        measure(plain, targets, dataset.task, bench.label_thresholds),
+        measure(tta, targets, dataset.task, bench.label_thresholds),
+        gained=gained,
+        lost=lost,
+    )
+
+
+def read_tests(bench: Bench, answer: Answer, cache: Path, model: str) -> Float32Array:
+    """Answers for the test images, which nothing has looked at before; that they were read, and
+    how often before, is journaled in `cache`, told, and in the provenance."""
+    dataset = bench.dataset
+    if dataset.tests:
+        reads = note_read(cache, dataset.tests, model, weights_digest(bench.network))
+        bench.note("test_part", describe_reads(reads))
+    return answer_tests(dataset, answer, bench.decoded.spec)
