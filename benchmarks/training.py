@@ -36,7 +36,7 @@ from bench.trials import (
 )
 from bench.versus import FASTAI, Scale, compare, versus_runs
 from registry.errors import BadRequest
-from training.settings import read_settings
+from training.reading_settings import read_settings
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
 

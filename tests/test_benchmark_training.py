@@ -25,7 +25,7 @@ from bench.runs import Run, RunFailed, Runs, carry_out
 from bench.training_tables import document
 from bench.trials import ablation_row, ablation_runs
 from bench.versus import verdict
-from training.settings import read_settings
+from training.reading_settings import read_settings
 
 MEASURES = {
     "accuracy": 0.8,

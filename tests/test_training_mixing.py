@@ -15,8 +15,9 @@ from training.network import loss_function
 from training.opening import open_bench, open_images
 from training.preview import augmented
 from training.progress import Stages
+from training.reading_settings import read_settings
 from training.recipe import learn, train
-from training.settings import Policy, read_settings
+from training.settings import Policy
 from training.stronger import PLAIN, Stronger, drawing_by, erase, follow
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")

@@ -29,11 +29,12 @@ from training.optimizer import Optimizer
 from training.presets import MODERN
 from training.progress import Stages
 from training.rates import family_decay, rate_groups, split_blocks
+from training.reading_settings import read_settings
 from training.recipe import train
 from training.runtime import open_session
 from training.sam import Sam, climbed, sharpen
 from training.schedule import cosine_cycle_momenta, cosine_cycles
-from training.settings import OptimizerSpec, read_settings
+from training.settings import OptimizerSpec
 from training.steps import fit_head, fit_unfrozen
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")

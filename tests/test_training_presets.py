@@ -5,7 +5,8 @@ import pytest
 from registry.errors import BadRequest
 from training.plan import plan_cycles, plan_head
 from training.presets import FASTAI2018, PRESETS
-from training.settings import Settings, read_settings
+from training.reading_settings import read_settings
+from training.settings import Settings
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -24,9 +24,10 @@ from training.__main__ import main
 from training.activations import to_device
 from training.compare import SPLIT
 from training.network import NETWORK, load_network
+from training.reading_settings import read_settings
 from training.recipe import count_stages, train
 from training.runtime import open_session
-from training.settings import Settings, read_settings
+from training.settings import Settings
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 ROOT = Path(__file__).parent.parent

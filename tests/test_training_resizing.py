@@ -16,9 +16,9 @@ from training.network import load_network
 from training.opening import open_bench, open_images
 from training.plan import plan_cycles
 from training.progress import Stages
+from training.reading_settings import read_settings
 from training.recipe import learn, train
 from training.resizing import at_each_size, dealt
-from training.settings import read_settings
 from training.steps import fit_augmented_head, precompute_parts
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")

@@ -12,7 +12,7 @@ from registry.errors import BadRequest, DataError
 from training.data import Dataset, read_dataset
 from training.grouping import group_by_path
 from training.items import BY_HASH, Item, Layout, Part, SplitRule
-from training.settings import read_settings
+from training.reading_settings import read_settings
 from training.split import get_cv_idxs, split
 
 # numpy.random.seed(42); numpy.random.permutation(100)[:20], as fastai 0.7 draws

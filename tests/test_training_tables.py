@@ -14,8 +14,8 @@ from registry.bundle import verify_bundle
 from registry.errors import DataError
 from training.data import Dataset, read_dataset
 from training.items import Layout
+from training.reading_settings import read_settings
 from training.recipe import train
-from training.settings import read_settings
 
 quiet = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 

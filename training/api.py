@@ -18,8 +18,9 @@ import torch
 from training.learner import Learner
 from training.opening import Images, open_backbone, open_bench, open_images
 from training.progress import Stages, Tell, print_lines
+from training.reading_settings import read_settings, write_setting
 from training.recipe import count_stages
-from training.settings import default_cache, read_settings, write_setting
+from training.settings import default_cache
 
 
 def read_images(

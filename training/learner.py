@@ -27,9 +27,10 @@ from training.keeping import copy_state
 from training.learning_curve import Curve, draw_curve
 from training.preview import augmented
 from training.publishing import assign, publish
+from training.reading_settings import write_setting
 from training.recipe import learn, prove
 from training.resizing import at_size
-from training.settings import Settings, write_setting
+from training.settings import Settings
 
 
 @dataclass(frozen=True)

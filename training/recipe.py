@@ -34,9 +34,10 @@ from training.network import divided
 from training.opening import Images, keep_checkpoint, open_backbone, open_bench, open_images
 from training.parallel import ALONE, World
 from training.progress import Stages, Tell
+from training.reading_settings import read_settings
 from training.resizing import at_each_size
 from training.runtime import answering
-from training.settings import Settings, read_settings
+from training.settings import Settings
 from training.snapshots import average_snapshots
 from training.steps import (
     fit_augmented_head,

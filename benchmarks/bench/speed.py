@@ -34,8 +34,9 @@ from training.network import Network, build_network, evaluating
 from training.optimizer import Optimizer
 from training.plan import Plan
 from training.progress import Stages
+from training.reading_settings import read_settings
 from training.schedule import constant
-from training.settings import OptimizerSpec, Settings, read_settings
+from training.settings import OptimizerSpec, Settings
 from training.steps import fit_head
 
 SIZE, N_CLASSES, N_HIDDEN, BATCH_SIZE = 224, 2, 512, 64

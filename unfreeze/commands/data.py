@@ -120,7 +120,7 @@ def _audit(options: argparse.Namespace) -> int:
     from registry.errors import BadRequest
     from training.audit import audit_source
     from training.audit_page import figures, summary, write_audit
-    from training.settings import read_settings
+    from training.reading_settings import read_settings
 
     given = dict(text.partition("=")[::2] for text in options.settings)
     try:
