@@ -5,16 +5,14 @@ the settings cannot work.
 """
 
 import argparse
-import os
 import sys
-import threading
 from contextlib import nullcontext
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from registry.errors import BadRequest, Conflict, UnfreezeError
-from registry.jobs import CHECKPOINT, Assignment, Event, Failed, Note, Scored, Staged, StageStarted
+from registry.errors import BadRequest, UnfreezeError
+from registry.jobs import Assignment, Event, Note, Scored, StageStarted
 from registry.store import Registry
 
 if TYPE_CHECKING:
@@ -43,7 +41,9 @@ They need the same folders; a process that is lost has all begin again at the la
 def main(argv: list[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     if arguments.assignment:
-        return _work_for_service(arguments.assignment)
+        from training.child import work_for_service
+
+        return work_for_service(arguments.assignment)
     missing = [name for name in ("data", "model") if getattr(arguments, name) is None]
     if missing and not arguments.resume:
         _parser().error(f"--{missing[0]} is needed")
@@ -198,52 +198,6 @@ def _summarise(folder: Path, version: int, scored: Scored, *, promoted: bool) ->
         )
     print(f"report: {folder / 'report' / 'index.html'}")
     print("promoted" if promoted else "published, not promoted; promote it with --promote")
-
-
-# As a service's child
-
-
-def _work_for_service(file: Path) -> int:
-    """Carries out an assignment, telling its events on standard output, one JSON object a line."""
-    from training.memory import is_out_of_memory
-    from training.progress import json_lines
-    from training.recipe import train
-
-    stop_with_parent()
-    os.nice(10)  # requests go first
-    tell = json_lines(sys.stdout)
-    try:
-        assignment = Assignment.model_validate_json(file.read_bytes())
-        try:
-            train(assignment, tell)
-        except Conflict as error:  # images or champion have changed since the attempt before
-            tell(Note(text=f"{error}; it begins anew"))
-            (assignment.run / CHECKPOINT).unlink(missing_ok=True)
-            train(assignment, tell)
-    except UnfreezeError as error:
-        tell(Failed(reason=str(error)))
-        return 2 if isinstance(error, BadRequest) else 1
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        tell(Failed(reason="out of memory; set a smaller batch_size or size"))
-        return 1
-    tell(Staged(folder=assignment.stage))
-    return 0
-
-
-def stop_with_parent() -> None:
-    """From now on this process ends when its parent does, however that ends.
-
-    The parent holds the other end of standard input open and never writes to it.
-    """
-
-    def wait() -> None:
-        while os.read(sys.stdin.fileno(), 4096):
-            pass
-        os._exit(143)
-
-    threading.Thread(target=wait, name="stop-with-parent", daemon=True).start()
 
 
 if __name__ == "__main__":
