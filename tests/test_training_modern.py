@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from registry.errors import BadRequest
 from training import averaging, compiling, device, fit
-from training.activations import Activations, compute
+from training.activations import Activations, Parts, compute
 from training.backbone import load_backbone
-from training.bench import Bench, Parts
+from training.bench import Bench
 from training.ema import Ema, warm_decay
 from training.evaluate import predict
 from training.export import TOLERANCE, export

@@ -30,6 +30,15 @@ class Activations:
     key: str
 
 
+@dataclass(frozen=True)
+class Parts:
+    """Activations of what is learnt from, and of what is held out."""
+
+    train: Activations
+    valid: Activations
+    apart: Activations | None = None  # of what is set apart, where labels are doubted
+
+
 def activations_key(decoded: Decoded, rows: Rows, backbone: str, precision: str) -> str:
     """SHA-256 over all that the features depend on: image contents, their order and preparation
     (`decoded.key`), which rows, the backbone's weights, and the arithmetic.

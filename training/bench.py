@@ -1,4 +1,4 @@
-"""What the steps of the recipe work on, and what they hand on."""
+"""What the steps of the recipe work on."""
 
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
@@ -9,8 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from registry.errors import DataError
-from registry.images import Float32Array
 from training.activations import Activations
 from training.audit import Audit
 from training.balance import Float64Array, class_weights, draw_shares
@@ -18,12 +16,12 @@ from training.batches import ActivationBatches, ImageBatches
 from training.checkpoint import Checkpoint
 from training.data import Dataset, Rows
 from training.decoded import Decoded
-from training.evaluate import THRESHOLD, Measures
+from training.evaluate import THRESHOLD
 from training.event_files import Curves
 from training.finder import RateSearch
 from training.fit import Epoch
 from training.items import Part
-from training.judging import set_apart, spare
+from training.judging import TrainingPart, deal_out
 from training.keeping import State
 from training.label_noise import LabelNoise
 from training.memory import Room
@@ -79,18 +77,18 @@ class Bench:
     def rows(self, part: Part) -> Rows:
         """What is learnt from, which is less than the training part if some of it judges or
         calibrates; or what is held out."""
-        return self._learnt_and_spared[0] if part == "train" else self.dataset.rows(part)
+        return self._training_part.learnt if part == "train" else self.dataset.rows(part)
 
     @property
     def judged(self) -> Rows:
         """Of the training part, set apart to judge epochs by; none unless the settings ask."""
-        return self._learnt_and_judged[1]
+        return self._training_part.judged
 
     @property
     def spared(self) -> Rows:
         """Of the training part, set apart to calibrate by; none unless the settings ask, or where
         there are too few."""
-        return self._learnt_and_spared[1]
+        return self._training_part.spared
 
     @property
     def apart(self) -> Rows:
@@ -98,23 +96,8 @@ class Bench:
         return np.sort(np.concatenate([self.judged, self.spared]))
 
     @cached_property
-    def _learnt_and_judged(self) -> tuple[Rows, Rows]:
-        settings, everything = self.settings, (self.dataset.rows("train"), np.empty(0, np.int64))
-        if not settings.judges and not settings.compares:
-            return everything
-        try:
-            return set_apart(self.dataset, settings.judge_share, settings.seed)
-        except DataError:  # a comparison can be left out
-            if settings.judges:
-                raise
-            return everything
-
-    @cached_property
-    def _learnt_and_spared(self) -> tuple[Rows, Rows]:
-        rows = self._learnt_and_judged[0]
-        if not self.settings.calibrate:
-            return rows, rows[:0]
-        return spare(self.dataset, rows, self.settings.calibrate_share, self.settings.seed)
+    def _training_part(self) -> TrainingPart:
+        return deal_out(self.dataset, self.settings)
 
     @cached_property
     def room(self) -> Room:
@@ -214,26 +197,3 @@ class Bench:
             self.settings.seed,
             self.draw_shares(),
         )
-
-
-@dataclass(frozen=True)
-class Parts:
-    """Activations of what is learnt from, and of what is held out."""
-
-    train: Activations
-    valid: Activations
-    apart: Activations | None = None  # of what is set apart, where labels are doubted
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Answers for the held-out rows, [n,classes] each: one view, and the mean over several."""
-
-    rows: Rows
-    plain: Float32Array
-    tta: Float32Array
-    plain_measures: Measures
-    tta_measures: Measures
-    gained: int  # answers that the views made right
-    lost: int  # and wrong
-    tests: Float32Array | None = None  # answers for the test images, once they have been read

@@ -15,10 +15,11 @@ from registry.images import UInt8Array
 from registry.jobs import Assignment
 from training.answers import measure_tests, write_answers
 from training.backbone import Backbone
-from training.bench import Bench, Evaluation
+from training.bench import Bench
 from training.compare import SPLIT
 from training.data import Rows
 from training.device import pick_device
+from training.evaluate import Evaluation
 from training.export import TOLERANCE, export
 from training.findings import Findings
 from training.gradcam import heat_maps

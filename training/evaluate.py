@@ -33,6 +33,20 @@ class Measures:
     log_loss: float
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """Answers for the held-out rows, [n,classes] each: one view, and the mean over several."""
+
+    rows: Rows
+    plain: Float32Array
+    tta: Float32Array
+    plain_measures: Measures
+    tta_measures: Measures
+    gained: int  # answers that the views made right
+    lost: int  # and wrong
+    tests: Float32Array | None = None  # answers for the test images, once they have been read
+
+
 def predict(
     network: nn.Module, pixels: UInt8Array, task: Task, device: torch.device
 ) -> Float32Array:

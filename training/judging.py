@@ -2,14 +2,45 @@
 held-out part only scores.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from registry.errors import DataError
 from training.data import Dataset, Rows
 from training.items import SplitRule
+from training.settings import Settings
 from training.split import Unit, hashed
 
 LEAST = 20  # images to calibrate by: fewer do not show what happens once in twenty
+
+
+@dataclass(frozen=True)
+class TrainingPart:
+    """Rows of the training part, ascending, by what they are there for."""
+
+    learnt: Rows
+    judged: Rows  # to judge epochs by
+    spared: Rows  # to calibrate by
+
+
+def deal_out(dataset: Dataset, settings: Settings) -> TrainingPart:
+    """All is learnt from but what the settings ask to set apart.
+
+    Raises:
+        DataError: epochs are to be judged, and no image can be spared for it.
+    """
+    learnt = dataset.rows("train")
+    judged = spared = learnt[:0]
+    if settings.judges or settings.compares:
+        try:
+            learnt, judged = set_apart(dataset, settings.judge_share, settings.seed)
+        except DataError:  # a comparison can be left out
+            if settings.judges:
+                raise
+    if settings.calibrate:
+        learnt, spared = spare(dataset, learnt, settings.calibrate_share, settings.seed)
+    return TrainingPart(learnt, judged, spared)
 
 
 def set_apart(dataset: Dataset, share: float, seed: int) -> tuple[Rows, Rows]:

@@ -6,10 +6,11 @@ import numpy as np
 import torch
 
 from registry.images import Float32Array
+from training.activations import Parts
 from training.answers import answer_tests
 from training.backbone import weights_digest
-from training.bench import Bench, Evaluation, Parts
-from training.evaluate import flips, measure, predict, predict_rows
+from training.bench import Bench
+from training.evaluate import Evaluation, flips, measure, predict, predict_rows
 from training.label_noise import describe, doubt, too_many
 from training.reads import describe_reads, note_read
 from training.runtime import Answer

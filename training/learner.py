@@ -17,10 +17,11 @@ from registry.images import Float32Array, UInt8Array
 from registry.schema import explain
 from registry.store import Registry
 from training import judging_steps, steps
+from training.activations import Parts
 from training.asking import ask
 from training.backbone import Backbone, weights_digest
-from training.bench import Bench, Evaluation, Parts
-from training.evaluate import predict
+from training.bench import Bench
+from training.evaluate import Evaluation, predict
 from training.finder import RateSearch
 from training.fit import Epoch
 from training.keeping import copy_state

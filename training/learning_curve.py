@@ -8,10 +8,10 @@ from torch import Tensor
 
 from registry.bundle import Task
 from registry.images import Float32Array
-from training.activations import Activations
+from training.activations import Activations, Parts
 from training.balance import draw_shares
 from training.batches import ActivationBatches
-from training.bench import Bench, Parts
+from training.bench import Bench
 from training.data import Rows
 from training.finder import untouched
 from training.fit import Stage, Tally, train_epoch

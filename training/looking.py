@@ -12,8 +12,7 @@ from PIL import Image
 from registry.images import UInt8Array
 from registry.tta import tta_views
 from training.audit_page import draw_audit
-from training.bench import Evaluation
-from training.evaluate import confusions
+from training.evaluate import Evaluation, confusions
 from training.galleries import galleries, in_question, tiles
 from training.gradcam import heat_maps
 from training.learner import Learner

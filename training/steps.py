@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from training.activations import compute, precompute
+from training.activations import Parts, compute, precompute
 from training.averaging import begin_ema, keep_better
-from training.bench import Bench, Parts
+from training.bench import Bench
 from training.device import autocast
 from training.finder import RateSearch, find_rate
 from training.fit import Stage

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from training.bench import Bench, Evaluation
+from training.bench import Bench
 from training.calibration import (
     Reliability,
     at_temperature,
@@ -27,7 +27,7 @@ from training.conformal import (
     measure_abstention,
     measure_sets,
 )
-from training.evaluate import answer_logits
+from training.evaluate import Evaluation, answer_logits
 from training.judging import LEAST
 from training.network import to_probabilities
 

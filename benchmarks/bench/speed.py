@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from bench.cells import read_cells
 from bench.record import Measures
 from registry.images import ImageSpec, prepare
-from training.activations import BATCH, Activations, compute, to_device
+from training.activations import BATCH, Activations, Parts, compute, to_device
 from training.audit import Audit
 from training.backbone import load_backbone
 from training.batches import ActivationBatches, ImageBatches
-from training.bench import Bench, Parts
+from training.bench import Bench
 from training.data import Dataset
 from training.decoded import Decoded, larger
 from training.device import autocast, has_fast_bf16, pick_device
