@@ -16,7 +16,7 @@ from training.finder import RateSearch
 from training.findings import Findings
 from training.fit import Epoch
 from training.items import Facts, Item
-from training.label_noise import Confusion, LabelNoise, Suspect
+from training.suspects import Confusion, LabelNoise, Suspect
 
 SIZE = 48
 SEARCH = RateSearch([10.0 ** (x / 10) for x in range(-50, -10)], [1.0] * 40, 1e-3, "made up")

@@ -12,16 +12,9 @@ from training import label_noise
 from training.data import Dataset
 from training.items import Item
 from training.judging_steps import doubt_labels
-from training.label_noise import (
-    FOLDS,
-    LabelNoise,
-    confident_classes,
-    doubt,
-    joint,
-    out_of_fold,
-    write_suspects,
-)
+from training.label_noise import FOLDS, confident_classes, doubt, joint, out_of_fold
 from training.steps import precompute_parts
+from training.suspects import LabelNoise, write_suspects
 
 LABELS = ("a", "b", "c", "d")
 

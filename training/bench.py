@@ -23,13 +23,13 @@ from training.fit import Epoch
 from training.items import Part
 from training.judging import TrainingPart, deal_out
 from training.keeping import State
-from training.label_noise import LabelNoise
 from training.memory import Room
 from training.network import Network, loss_function, save_network
 from training.progress import Stages
 from training.schedule import Shares
 from training.settings import Settings
 from training.stronger import Stronger
+from training.suspects import LabelNoise
 from training.turns import Turn
 
 

@@ -2,14 +2,14 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from registry.bundle import FILES, GOLDEN, MODEL, Bundle
+from registry.bundle import GOLDEN, MODEL, Bundle
 from registry.golden import write_golden
 from registry.images import UInt8Array
 from registry.jobs import Assignment
@@ -23,22 +23,18 @@ from training.evaluate import Evaluation
 from training.export import TOLERANCE, export
 from training.findings import Findings
 from training.gradcam import heat_maps
-from training.label_noise import write_suspects
 from training.network import NETWORK
 from training.preview import augmented
 from training.provenance import machine_facts, seconds_each
-from training.publishing import TOLERANCES, seal_stage, with_variants
-from training.quantize import RANGE_IMAGES, TRIAL_IMAGES
+from training.publishing import TOLERANCES, seal_stage
 from training.report import write_report
 from training.runtime import PARITY_BATCHES, answering
 from training.split import write_split
 from training.summary import summarise
+from training.suspects import write_suspects
 from training.trust import Trust, trust_metrics
-from training.variants import Proof, make_variant, tolerances
 
 GOLDEN_IMAGES = 8
-SHOWN_IMAGES = RANGE_IMAGES + TRIAL_IMAGES  # of the training part, to a quantiser
-PROOF_IMAGES = 1000  # held-out ones that a variant is judged on
 
 
 @dataclass(frozen=True)
@@ -83,34 +79,6 @@ def export_and_prove(assignment: Assignment, bench: Bench) -> Exported:
     )
     bench.stages.note(f"ONNX by {exporter}; differs from torch by {difference:.1e} at most")
     return Exported(stage / MODEL, draft, exporter, difference)
-
-
-def add_variants(bench: Bench, exported: Exported, evaluation: Evaluation) -> Exported:
-    """Beside the model are those copies of it in fewer bits that cost next to nothing.
-
-    Held-out images decide; what is measured on training images are the ranges of the numbers.
-    """
-    learnt, rows = bench.dataset.rows("train"), evaluation.rows
-    chosen = np.random.default_rng(bench.settings.seed).permutation(len(learnt))[:SHOWN_IMAGES]
-    shown = np.array(bench.decoded.pixels[np.sort(learnt[chosen])])
-    places = _evenly(len(rows), PROOF_IMAGES)
-    proof = Proof(
-        np.array(bench.decoded.pixels[rows[places]]),
-        bench.dataset.targets[rows[places]],
-        evaluation.plain[places],
-        bench.dataset.task,
-    )
-    variants, tolerated, stories = {}, dict(exported.draft.tolerances), {}
-    for precision in bench.settings.variants:
-        path = exported.path.with_name(FILES[precision])
-        made = make_variant(precision, exported.path, shown, proof, path)
-        bench.stages.note(made.story)
-        stories[f"variant_{precision}"] = made.story
-        if made.variant:
-            variants[precision] = made.variant
-            tolerated |= tolerances(exported.path, path, _golden_pixels(bench))
-    draft = with_variants(exported.draft, variants, tolerated)
-    return replace(exported, draft=draft, stories=stories)
 
 
 def seal_bundle(
@@ -194,21 +162,22 @@ def _parity_pixels(bench: Bench) -> np.ndarray[tuple[int, ...], np.dtype[np.uint
 
 def _golden_rows(bench: Bench) -> Rows:
     rows = bench.dataset.rows("valid")
-    return rows[_evenly(len(rows), GOLDEN_IMAGES)]
+    return rows[evenly(len(rows), GOLDEN_IMAGES)]
 
 
-def _golden_pixels(bench: Bench) -> UInt8Array:
+def golden_pixels(bench: Bench) -> UInt8Array:
+    """The images whose answers travel with the bundle, as the network gets them, [n,s,s,3]."""
     return np.array(bench.decoded.pixels[_golden_rows(bench)])
 
 
 def _write_golden(bench: Bench, exported: Exported, stage: Path) -> None:
     items = bench.dataset.items
     encoded = [items[row].path.read_bytes() for row in _golden_rows(bench)]
-    answers = answering(exported.path)(_golden_pixels(bench))
+    answers = answering(exported.path)(golden_pixels(bench))
     write_golden(stage / GOLDEN, encoded, answers)
 
 
-def _evenly(n: int, most: int) -> Rows:
+def evenly(n: int, most: int) -> Rows:
     """Up to `most` of the numbers below `n`, evenly spread."""
     return np.linspace(0, n - 1, min(most, n)).astype(int)
 

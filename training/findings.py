@@ -17,7 +17,6 @@ from training.evaluate import THRESHOLD, Measures, confusions, right
 from training.finder import RateSearch
 from training.fit import Epoch
 from training.galleries import Places, galleries
-from training.label_noise import LabelNoise
 from training.overfitting import Overfitting, overfitting
 from training.per_class import (
     ClassFigures,
@@ -28,6 +27,7 @@ from training.per_class import (
     taken_for,
 )
 from training.schedule import Shares
+from training.suspects import LabelNoise
 
 # pixels [n,s,s,3] and a class of each -> where the network looked, [n,s,s]; see training/gradcam.py
 Looked = Callable[[UInt8Array, Sequence[int]], Float32Array | None]

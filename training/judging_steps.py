@@ -11,9 +11,10 @@ from training.answers import answer_tests
 from training.backbone import weights_digest
 from training.bench import Bench
 from training.evaluate import Evaluation, flips, measure, predict, predict_rows
-from training.label_noise import describe, doubt, too_many
+from training.label_noise import doubt, too_many
 from training.reads import describe_reads, note_read
 from training.runtime import Answer
+from training.suspects import describe
 from training.thresholds import fit_thresholds
 
 

@@ -8,13 +8,8 @@ images. Nothing is deleted, and nothing trains differently for it.
 Own code, because the library of that paper is under the AGPL.
 """
 
-import csv
-import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +21,7 @@ from sklearn.preprocessing import StandardScaler
 
 from registry.bundle import Task
 from registry.images import Float32Array
-from training.data import Dataset
+from training.suspects import Confusion, LabelNoise, Suspect
 
 FOLDS = 5
 COMPONENTS = 256  # of the features, which keeps ten thousand images to seconds
@@ -39,39 +34,6 @@ MOST_FEATURES = 2**28  # images times features: 1 GiB, of which there are three 
 
 Float64Array = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Suspect:
-    """An image whose label is doubted; in a multi-label task, one label of it."""
-
-    row: int  # of the data set
-    given: str
-    suggested: str  # the likeliest
-    confidence: float  # in the given label
-    margin: float  # the same less that in the suggested one, -1…0; the lower, the more suspect
-
-
-@dataclass(frozen=True)
-class Confusion:
-    """How many images are called one thing and seem to be another."""
-
-    given: str
-    suggested: str
-    images: int  # that are suspected of it
-    share: float  # of all images that are called so, estimated
-
-
-@dataclass(frozen=True)
-class LabelNoise:
-    """What cross-validated answers say of the labels."""
-
-    images: int  # that were answered
-    expected: int  # wrong labels, estimated: where to stop going through the suspects
-    suspects: tuple[Suspect, ...]  # the most suspect first
-    confusions: tuple[Confusion, ...]  # the most frequent first
-    # labels of which nothing can be said: too few images or groups, or told by chance
-    unknown: tuple[str, ...]
 
 
 def too_many(n_images: int, n_features: int, n_labels: int) -> str:
@@ -216,36 +178,3 @@ def _ordered(suspects: Iterable[Suspect]) -> tuple[Suspect, ...]:
 
 def _frequent(confusions: Iterable[Confusion]) -> tuple[Confusion, ...]:
     return tuple(sorted(confusions, key=lambda confusion: -confusion.images))
-
-
-def describe(noise: LabelNoise, dataset: Dataset) -> str:
-    """One line for people."""
-    if not noise.images:
-        return "labels were not doubted: too few images, or told no better than by chance"
-    said = f"about {noise.expected} labels of {noise.images} images seem to be wrong"
-    if not noise.suspects:
-        return said
-    first = noise.suspects[0]
-    name = _name(dataset, first)
-    return f"{said}; the most suspect is {name}, called {first.given!r}, not {first.suggested!r}"
-
-
-def figures(noise: LabelNoise, dataset: Dataset, most: int = 50) -> dict[str, Any]:
-    """The JSON of a report, with the `most` suspect images; the table has all."""
-    told = asdict(noise)
-    shown = noise.suspects[:most]
-    return told | {"suspects": [{"file": _name(dataset, each)} | asdict(each) for each in shown]}
-
-
-def write_suspects(path: Path, dataset: Dataset, noise: LabelNoise) -> None:
-    """`path` is a CSV of every suspect, the most suspect first."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["file", "given", "suggested", "confidence", "margin"])
-        for each in noise.suspects:
-            numbers = (f"{each.confidence:.4f}", f"{each.margin:.4f}")
-            writer.writerow([_name(dataset, each), each.given, each.suggested, *numbers])
-
-
-def _name(dataset: Dataset, suspect: Suspect) -> str:
-    return os.path.relpath(dataset.items[suspect.row].path, dataset.root)

@@ -24,9 +24,10 @@ from registry.errors import BadRequest
 from registry.jobs import Assignment, Scored
 from training.backbone import Backbone
 from training.bench import Bench
-from training.bundling import add_variants, export_and_prove, seal_bundle
+from training.bundling import export_and_prove, seal_bundle
 from training.compare import known_parts, score
 from training.event_files import FOLDER, Curves, wanted
+from training.fewer_bits import add_variants
 from training.journal import journaled
 from training.judging_steps import choose_thresholds, doubt_labels, evaluate, read_tests
 from training.learning_curve import draw_curve

@@ -7,9 +7,9 @@ from training.audit_page import figures as audit_figures
 from training.findings import Findings
 from training.galleries import Places, name_of
 from training.intervals import sign_test
-from training.label_noise import figures as noise_figures
 from training.per_class import score_interval
 from training.report_words import in_words
+from training.suspects import figures as noise_figures
 
 PAIRS = 100  # of classes that are taken for one another
 MANY = 500  # classes, above which the confusion matrix is left to the list of pairs
