@@ -8,7 +8,14 @@ from torch import nn
 from training.activations import Activations
 from training.batches import ActivationBatches
 from training.optimizer import Optimizer
-from training.schedule import constant, decays, one_cycle_momenta, one_cycles
+from training.schedule import (
+    constant,
+    cosine_cycle_momenta,
+    cosine_cycles,
+    decays,
+    one_cycle_momenta,
+    one_cycles,
+)
 from training.settings import OptimizerSpec
 from training.split import get_cv_idxs
 
@@ -88,3 +95,26 @@ def test_momentum_can_change_with_each_step():
         (-parameter.sum()).backward()
         optimizer.step([1.0], momentum=momentum)
     assert parameter.item() == pytest.approx(2.25)
+
+
+@pytest.mark.parametrize(("n", "rise"), [(100, 0.25), (37, 0.3), (8, 0.5)])
+def test_a_cosine_cycle_is_the_one_cycle_of_torch(n: int, rise: float):
+    optimizer = torch.optim.AdamW([nn.Parameter(torch.ones(1))], lr=1.0)
+    cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1.0, total_steps=n, pct_start=rise)
+    options, rates, momenta = optimizer.param_groups[0], [], []
+    for step in range(n):
+        rates.append(options["lr"])
+        momenta.append(options["betas"][0])
+        optimizer.step()
+        if step < n - 1:
+            cycle.step()
+    np.testing.assert_allclose(cosine_cycles(n, [1], 25, rise), rates, rtol=0, atol=1e-12)
+    ours = cosine_cycle_momenta(n, [1], (0.95, 0.85), rise)
+    np.testing.assert_allclose(ours, momenta, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_a_cosine_cycle_of_few_steps_is_made_of_numbers(n: int):
+    shares = cosine_cycles(n, [1, 1])
+    assert len(shares) == 2 * n
+    assert ((shares >= 0) & (shares <= 1)).all()
