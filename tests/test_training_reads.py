@@ -39,5 +39,6 @@ def test_a_training_that_is_gone_on_with_reads_once(tests: list[Item], tmp_path:
 def test_a_line_that_was_cut_short_does_no_harm(tests: list[Item], tmp_path: Path):
     note_read(tmp_path, tests, "birds", "abc")
     with (tmp_path / JOURNAL).open("a") as file:
-        file.write('{"at": "2026-\n')
+        file.write('{"at": "2026-')
     assert len(note_read(tmp_path, tests, "birds", "abd")) == 2
+    assert len(note_read(tmp_path, tests, "birds", "abe")) == 3

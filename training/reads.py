@@ -47,12 +47,13 @@ def note_read(
     )
     cache.mkdir(parents=True, exist_ok=True)
     path = cache / JOURNAL
-    path.touch()
-    known = [each for each in _journal(path) if each.tests_sha256 == read.tests_sha256]
+    journal = path.read_text(encoding="utf-8") if path.exists() else ""
+    known = [each for each in _reads(journal) if each.tests_sha256 == read.tests_sha256]
     readers = [(each.model, each.weights_sha256) for each in known]
     if (model, weights_digest) in readers:
         return tuple(known[: readers.index((model, weights_digest)) + 1])
     with path.open("a", encoding="utf-8") as file:
+        file.write("" if f"\n{journal}".endswith("\n") else "\n")
         file.write(f"{read.model_dump_json()}\n")
     return (*known, read)
 
@@ -70,10 +71,10 @@ def describe_reads(reads: Sequence[Read]) -> str:
     )
 
 
-def _journal(path: Path) -> list[Read]:
+def _reads(journal: str) -> list[Read]:
     """A line that a crash cut short is passed over."""
     reads = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in journal.splitlines():
         try:
             reads.append(Read.model_validate_json(line))
         except ValidationError:
