@@ -1,5 +1,8 @@
 """The life of a server; `python -m service` and `unfreeze serve` both begin here."""
 
+import service.one_poller  # noqa: F401  # before grpc
+
+# isort: split
 import argparse
 import asyncio
 import json

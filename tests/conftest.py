@@ -5,6 +5,9 @@ def test_something(server):                 # a server in a thread, with `colour
     server.address, server.admin_address, server.metrics_address, server.registry
 """
 
+import service.one_poller  # noqa: F401  # before grpc
+
+# isort: split
 import asyncio
 import os
 import subprocess

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import tiny
-from conftest import RunningServer, Start, wait_until
+from conftest import TESTS, RunningServer, Start, wait_until
 
 from unfreeze.cli import main
 from unfreeze.commands.story import in_words
@@ -351,10 +351,13 @@ def test_a_room_that_is_not_installed_says_how_to(room: str, missing: str, insta
     assert f"needs {missing}, which is not installed; install it with: {install}" in ended.stderr
 
 
-def test_serve_gets_its_own_arguments(capsys):
-    with pytest.raises(SystemExit, match="0"):
-        main(["serve", "--help"])
-    assert "--drain-seconds" in capsys.readouterr().out
+def test_serve_gets_its_own_arguments_and_nothing_from_the_folder_of_its_caller(tmp_path: Path):
+    (tmp_path / "service.py").write_text("raise SystemExit('taken for the service')")
+    command = [sys.executable, "-P", "-m", "unfreeze", "serve", "--help"]
+    environment = os.environ | {"PYTHONPATH": str(TESTS.parent)}
+    ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "--drain-seconds" in ended.stdout
 
 
 def test_output_that_nobody_reads_ends_the_command_quietly(at, photos: Path):

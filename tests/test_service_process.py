@@ -171,6 +171,24 @@ def test_an_idle_server_is_small(root: Path, start_process: StartProcess) -> Non
     assert int(line) < 300_000
 
 
+def test_sockets_are_left_to_one_thread(root: Path, start_process: StartProcess) -> None:
+    """Or gRPC wakes several threads for each request; a release of it may forget how not to."""
+    tiny.publish(root, promote=True)
+    process = start_process()
+    stub, before = classifier(process), event_engine_switches(process)
+    for _ in range(50):
+        stub.Classify(REQUEST, timeout=60)
+    assert event_engine_switches(process) - before < 50
+
+
+def event_engine_switches(process: ServerProcess) -> int:
+    """How often gRPC's own threads have gone to sleep."""
+    statuses = Path(f"/proc/{process.process.pid}/task").glob("*/status")
+    ours = [text for one in statuses if "event_engine" in (text := one.read_text())]
+    assert ours
+    return sum(int(re.findall(r"\nvoluntary_ctxt_switches:\t(\d+)", one)[0]) for one in ours)
+
+
 SERVE_ONCE = """
 import asyncio, sys, grpc
 from pathlib import Path

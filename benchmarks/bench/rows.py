@@ -31,7 +31,8 @@ STARTS, IDLE_S = 3, 3.0
 TRIAL_ROUND = 0
 
 # A peer with a model as its documentation writes it, which answers one request at a time and logs
-# each; and tuned: silent, with what its user can move to threads or processes.
+# each; and tuned: silent, with gRPC as Unfreeze has it, and what its user can move to threads or
+# processes.
 SETTINGS: dict[str, tuple[PeerSettings, ...]] = {
     "kserve": (PeerSettings(0, 2, logs=True), PeerSettings(0, 1, logs=True)),
     "kserve, tuned": (PeerSettings(0, 2), PeerSettings(0, 1), PeerSettings(2, 1)),

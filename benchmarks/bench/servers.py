@@ -21,6 +21,8 @@ PEER_CODE = ROOT / "benchmarks" / "peers"
 # This checkout, also where another one is installed.
 PYTHONPATH = os.pathsep.join((str(ROOT), str(ROOT / "benchmarks")))
 ENVIRONMENT = os.environ | {"PYTHONPATH": PYTHONPATH, "OMP_NUM_THREADS": "1"}
+# As Unfreeze tells itself: sockets are left to one thread. Peers that are tuned are told too.
+ONE_POLLER = {"GRPC_EXPERIMENTS": "-event_engine_listener"}
 READY_WITHIN_S = 60
 MESSAGE_BYTES = 64 << 20
 
@@ -53,7 +55,12 @@ class PeerSettings:
     threads: int  # of ONNX Runtime, for a request
     workers: int = 0  # mlserver's parallel_workers: processes that have the model
     batch: int = 0  # mlserver's adaptive batching: largest batch
-    logs: bool = False  # a line for each request, as both do when nothing is said
+    logs: bool = False  # as documented: a line for each request, and gRPC as it comes
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """The environment that its user gives it."""
+        return {} if self.logs else ONE_POLLER
 
     def __str__(self) -> str:
         form = f"{self.workers} workers" if self.workers else "one process"
@@ -87,9 +94,10 @@ def kserve(python: Path, networks: Path, model: str, settings: PeerSettings) -> 
     command += ["--grpc_port", port, "--http_port", http_port]
     command += ["--runs", settings.runs, "--threads", settings.threads]
     command += [] if settings.logs else ["--quiet"]
+    words, ready = [str(one) for one in command], _model_ready(port, model)
     with (
         TemporaryDirectory() as folder,
-        _running([str(one) for one in command], _model_ready(port, model), Path(folder)) as server,
+        _running(words, ready, Path(folder), settings.variables) as server,
     ):
         yield server
 
@@ -123,7 +131,8 @@ def mlserver(python: Path, networks: Path, model: str, settings: PeerSettings) -
         (Path(folder) / "model-settings.json").write_text(json.dumps(runtime))
         command = [str(python.with_name("mlserver")), "start", folder]
         ready = _model_ready(port, model)
-        with _running(command, ready, Path(folder), {"PYTHONPATH": str(PEER_CODE)}) as running:
+        variables = {"PYTHONPATH": str(PEER_CODE)} | settings.variables
+        with _running(command, ready, Path(folder), variables) as running:
             yield running
 
 

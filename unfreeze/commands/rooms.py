@@ -2,6 +2,8 @@
 
 import importlib
 import importlib.util
+import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -16,6 +18,7 @@ class Room:
     summary: str
     needs: tuple[str, ...]  # packages that the base install does not bring
     install: str
+    anew: bool = False  # in a Python that has not imported anything yet, not even gRPC
 
 
 ROOMS = {
@@ -36,6 +39,7 @@ ROOMS = {
         "answer over gRPC with the promoted versions of a registry",
         ("onnxruntime", "grpc_health", "grpc_reflection", "prometheus_client", "pydantic"),
         "pip install 'unfreeze[cpu]' (or 'unfreeze[gpu]')",
+        anew=True,
     ),
     "demo": Room(
         "unfreeze.demo",
@@ -53,7 +57,7 @@ def add_to(commands: Commands) -> None:
 
 
 def enter(name: str, arguments: list[str]) -> int:
-    """The exit code of the program behind a command.
+    """The exit code of the program behind a command; one that begins anew takes this one's place.
 
     Raises:
         UsageError: what it needs is not installed.
@@ -65,5 +69,8 @@ def enter(name: str, arguments: list[str]) -> int:
             f"`unfreeze {name}` needs {', '.join(missing)}, which is not installed; "
             f"install it with: {room.install}"
         )
+    if room.anew:
+        # -P: no file in the folder of the caller can be taken for one of ours
+        os.execv(sys.executable, [sys.executable, "-P", "-m", room.module, *arguments])
     main: Callable[[list[str]], int] = importlib.import_module(room.module).main
     return main(arguments)
