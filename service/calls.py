@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, NoReturn
 import grpc
 from grpc.aio import AbortError
 
-from registry.errors import Overloaded, Unavailable, UnfreezeError
+from registry.errors import BadRequest, Overloaded, Unavailable, UnfreezeError
 from service.counting import RpcCounts
 from service.handlers import Registrar, reader, shape
 from service.metrics import Metrics
@@ -210,8 +210,8 @@ class Call(NamedTuple):
 async def _message(context: Context) -> bytes:
     """The one message of a unary call."""
     message = await context.read()
-    if message is grpc.aio.EOF:  # the caller has gone before it came
-        raise asyncio.CancelledError
+    if message is grpc.aio.EOF:
+        raise BadRequest("the call has ended without a message")
     content: bytes = message
     return content
 

@@ -202,6 +202,21 @@ async def test_the_urgent_go_first_and_equals_in_the_order_they_came(start: Star
     assert gate.batches == [[0], [5], [3], [4], [2], [1]]
 
 
+async def test_who_has_waited_for_what_a_level_is_worth_starves_no_longer(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.work.HEAD_START_S", 1e-9)
+    gate = Gate()
+    executor = start(gate)
+    waiting = [await queued(executor, 0)]
+    await gate.is_busy()
+    for number, priority in enumerate((LOW, NORMAL, HIGH), start=1):
+        waiting.append(await queued(executor, number, terms=Terms(priority=priority)))
+    gate.open()
+    await asyncio.gather(*waiting)
+    assert gate.batches == [[0], [1], [2], [3]]
+
+
 async def test_a_bad_image_does_not_touch_its_neighbours(start: Start) -> None:
     def draw(i: int) -> list[UInt8Array]:
         if i == 1:

@@ -140,6 +140,13 @@ def test_what_is_no_message_is_a_bad_request(
     assert caplog.records == []
 
 
+def test_a_call_without_a_message_is_a_bad_request(server: RunningServer) -> None:
+    with pytest.raises(grpc.RpcError) as caught:
+        server.channel.stream_unary("/unfreeze.v1.Classifier/Classify")(iter(()), timeout=20)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert caught.value.details() == "the call has ended without a message"
+
+
 # Limits and deadlines
 
 

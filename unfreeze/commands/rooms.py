@@ -70,7 +70,8 @@ def enter(name: str, arguments: list[str]) -> int:
             f"install it with: {room.install}"
         )
     if room.anew:
-        # -P: no file in the folder of the caller can be taken for one of ours
-        os.execv(sys.executable, [sys.executable, "-P", "-m", room.module, *arguments])
+        # -P: no file in the caller's folder is taken for one of ours, if it was not before
+        safely = [] if {"", os.getcwd()} & {*sys.path} else ["-P"]
+        os.execv(sys.executable, [sys.executable, *safely, "-m", room.module, *arguments])
     main: Callable[[list[str]], int] = importlib.import_module(room.module).main
     return main(arguments)
