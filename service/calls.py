@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, NoReturn
 import grpc
 from grpc.aio import AbortError
 
-from registry.errors import BadRequest, Overloaded, Unavailable, UnfreezeError
+from registry.errors import Overloaded, Unavailable, UnfreezeError
 from service.counting import RpcCounts
 from service.handlers import Registrar, reader, shape
 from service.metrics import Metrics
@@ -40,7 +40,7 @@ REQUEST_ID = "x-request-id"
 ACCEPTED_ID = re.compile(r"[A-Za-z0-9._:/-]{1,128}")
 PUSHBACK = "grpc-retry-pushback-ms"  # gRPC proposal A6: when a client may try again
 
-Checks = Mapping[str, Callable[[float], None]]
+Checks = Mapping[str, Callable[[float], Overloaded | None]]
 NO_CHECKS: Checks = {}
 
 Context = Any  # grpc.aio's is generic in messages that nothing here looks at
@@ -69,8 +69,8 @@ class Calls:
 
         Args:
             codes: makes statuses of their errors.
-            checks: by method; called with the seconds to the deadline of a call before its message
-                is read, so that refusing it costs little.
+            checks: by method; asked with the seconds to the deadline of a call, before its message
+                is read, why it is refused whatever it says. That costs little.
         """
         return Registrar(server, partial(self.wrapped, codes=codes, checks=checks))
 
@@ -86,12 +86,14 @@ class Calls:
             read = partial(self._requests, read)
 
         async def unary(_: object, context: Context) -> Any:
+            refusal = check(left_s(context)) if check else None
+            message = None if refusal else await context.read()
             call = self._enter(counts, context)
             try:
+                if refusal:
+                    raise refusal
                 self._make_room()
-                if check:
-                    check(left_s(context))
-                response = await inner(read(await _message(context)), context)
+                response = await inner(read(message), context)
                 _give_back_id(context)
             except BaseException as error:
                 await self._failed(error, call, context, codes)
@@ -205,15 +207,6 @@ class Call(NamedTuple):
     counts: RpcCounts
     began: float
     span: Span | None = None
-
-
-async def _message(context: Context) -> bytes:
-    """The one message of a unary call."""
-    message = await context.read()
-    if message is grpc.aio.EOF:
-        raise BadRequest("the call has ended without a message")
-    content: bytes = message
-    return content
 
 
 def left_s(context: Context) -> float:

@@ -53,7 +53,9 @@ def shape(handler: Any) -> tuple[str, Callable[..., Any], Callable[..., Any]]:
 def reader(parse: Callable[[bytes], Any], method: str) -> Callable[[Any], Any]:
     """Reads a message of `method`; what is none is a bad request."""
 
-    def read(message: bytes) -> Any:
+    def read(message: Any) -> Any:
+        if message is grpc.aio.EOF:
+            raise BadRequest("the call has ended without a message")
         try:
             return parse(message)
         except DecodeError as error:

@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Callable
 from typing import NoReturn
 
-from registry.errors import BundleError, NotFound, Unavailable
+from registry.errors import BundleError, NotFound, Overloaded, Unavailable
 from registry.store import Registry, check_name
 from service.candidacy import Candidacy, Content
 from service.changes import Changes
@@ -109,21 +109,18 @@ class Live:
         entries = self._models.items()
         return {name: entry.current.executor.depth for name, entry in entries if entry.current}
 
-    def check_room(self, answer_s: float) -> None:
-        """Some live model may take an image that has to be answered in `answer_s` seconds.
-
-        Raises:
-            Overloaded: none does, whichever the image is for.
-        """
+    def refusal(self, answer_s: float) -> Overloaded | None:
+        """Why no live model takes an image that has to be answered in `answer_s` seconds; None if
+        one may. It is counted as told."""
         refusal = None
         for entry in self._models.values():
             if entry.candidate:  # it may have room
-                return
+                return None
             if entry.current and not (refusal := entry.current.executor.refusal(answer_s)):
-                return
+                return None
         if refusal:
             self._metrics.rejected.labels(refusal.reason).inc()
-            raise refusal
+        return refusal
 
     # Following
 

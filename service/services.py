@@ -53,7 +53,7 @@ def add_public(
         is_ready=lambda: health.is_ready,
     )
     # what a cache has is answered at any time
-    checks = {} if cache_entries else {"ModelInfer": live.check_room, "Classify": live.check_room}
+    checks = {} if cache_entries else {"ModelInfer": live.refusal, "Classify": live.refusal}
     add_protocol = service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server
     add_protocol(protocol, calls.on(server, PROTOCOL_CODES, checks))
     classifier = Classifier(live, predictor, max_images)

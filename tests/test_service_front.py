@@ -212,6 +212,24 @@ def test_calls_over_the_limit_are_turned_away(start: Start, root: Path) -> None:
     assert first.result().version == 1
 
 
+def test_a_call_whose_message_is_still_to_come_takes_nobodys_place(
+    start: Start, root: Path
+) -> None:
+    server = slow(start, root, work=0, max_rpcs=1)
+    over = threading.Event()
+
+    def nothing() -> Iterator[bytes]:
+        over.wait()
+        yield from ()
+
+    classify = server.channel.stream_unary("/unfreeze.v1.Classifier/Classify")
+    silent = classify.future(nothing(), timeout=60)
+    assert best(server.classify(tiny.picture())) == ["red"]
+    over.set()
+    with pytest.raises(grpc.RpcError, match="without a message"):
+        silent.result()
+
+
 def test_what_is_cancelled_in_the_queue_never_runs(start: Start, root: Path) -> None:
     server = slow(start, root, work=0)
     with held(server) as executor:
