@@ -176,9 +176,10 @@ def test_sockets_are_left_to_one_thread(root: Path, start_process: StartProcess)
     tiny.publish(root, promote=True)
     process = start_process()
     stub, before = classifier(process), event_engine_switches(process)
-    for _ in range(50):
+    for _ in range(100):
         stub.Classify(REQUEST, timeout=60)
-    assert event_engine_switches(process) - before < 50
+    # for half as many 14 to 69 were seen, and 176 to 195 where they have the sockets
+    assert event_engine_switches(process) - before < 250
 
 
 def event_engine_switches(process: ServerProcess) -> int:
