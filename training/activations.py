@@ -97,7 +97,7 @@ def compute(
 ) -> Tensor:
     """Features of `rows`, [n,d] float32 on the CPU, with the network in evaluation mode."""
     batches, size, room = [], BATCH * network.world.size, Room(network)
-    with evaluating(network), autocast(device, backward=False):
+    with evaluating(network), autocast(device):
         for start in range(0, len(rows), size):
             pixels = to_device(decoded.pixels[rows[start : start + size]], device)
             batches.append(in_parts(lambda p: network.features(p).float().cpu(), pixels, room))

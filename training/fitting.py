@@ -38,7 +38,7 @@ def whole(bench: Bench) -> Callable[[Tensor], Tensor]:
         features_of = compiled(features_of, bench.device)
 
     def forward(pixels: Tensor) -> Tensor:
-        with autocast(bench.device, backward=True):
+        with autocast(bench.device):
             features = features_of(pixels)
         logits: Tensor = bench.network.head(features.float())
         return logits
@@ -119,7 +119,7 @@ def settle(bench: Bench, batches: Iterable[Tensor]) -> None:
 def augmented_features(bench: Bench, batches: ImageBatches) -> list[Tensor]:
     """Features [b,d] of some batches, as the backbone gives them now."""
     features, room = [], Room(bench.network)
-    with evaluating(bench.network.body), autocast(bench.device, backward=False):
+    with evaluating(bench.network.body), autocast(bench.device):
         for pixels, _ in islice(batches.epoch(0), SETTLING_BATCHES):
             features.append(in_parts(lambda p: bench.network.features(p).float(), pixels, room))
     return [batch.clone() for batch in features]

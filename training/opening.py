@@ -14,6 +14,7 @@ from training.data import Dataset, read_dataset
 from training.decoded import Decoded, decode, larger
 from training.device import pick_device
 from training.event_files import FOLDER, Curves, wanted
+from training.heap import keep_freed_memory
 from training.items import Part, is_within
 from training.network import build_network
 from training.progress import Stages
@@ -103,6 +104,7 @@ def open_bench(
     Raises:
         BadRequest: the backbone does not take images of this size.
     """
+    keep_freed_memory()
     network = build_network(
         backbone,
         len(images.dataset.labels),

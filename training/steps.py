@@ -104,7 +104,7 @@ def fit_augmented_head(bench: Bench, activations: Parts, rate: float) -> None:
         return activations.valid.features if bench.turn.first else _held_out_features(bench)
 
     def forward(pixels: Tensor) -> Tensor:
-        with torch.no_grad(), autocast(bench.device, backward=False):
+        with torch.no_grad(), autocast(bench.device):
             features = bench.network.features(pixels)
         logits: Tensor = bench.network.head(features.float())
         return logits

@@ -61,7 +61,7 @@ def head_epoch() -> Measures:
 
     def through_backbone(places: Tensor) -> Tensor:
         pixels = to_device(decoded.pixels[places.flatten().numpy()], CPU)
-        with torch.no_grad(), autocast(CPU, backward=False):
+        with torch.no_grad(), autocast(CPU):
             features = network.features(pixels)
         logits: Tensor = network.head(features.float())
         return logits
