@@ -59,14 +59,15 @@ MODERN = {
     # its ImageNet weights are an installed package
     "backbone": "efficientnet_lite0",
     "hidden": "512",
-    "dropout": "0.25,0.5",
+    # trainings are short, and what is learnt by heart is little
+    "dropout": "0",
     # steps are few where images are
     "batch_size": "32",
-    # AdamW (arXiv 1711.05101); its steps are as large as the rate, whatever the gradient, so one
-    # rate does for most networks
+    # AdamW (arXiv 1711.05101); its steps are as large as the rate, whatever the gradient, so these
+    # rates do for most networks
     "optimizer": "adamw",
     "learning_rate": "0.001",
-    "unfrozen_learning_rate": "0.001",
+    "unfrozen_learning_rate": "0.0005",
     "weight_decay": "0.01",
     "clip_norm": "1.0",
     # the head first, then all: LP-FT, arXiv 2202.10054
@@ -78,7 +79,7 @@ MODERN = {
     "cycle_div": "25",
     "cycle_rise": "0.25",
     "cycles": "1",
-    "cycle_len": "6",
+    "cycle_len": "10",
     "freeze_batchnorm": "true",
     "group_rates": "0.1,0.3,1",
     "layer_decay": "family",
