@@ -72,7 +72,7 @@ def test_the_modern_recipe_trains_and_keeps_the_better_weights(tmp_path: Path):
     assert bundle.metrics["accuracy"] >= 0.75
     searched = json.loads((assignment.stage / "report" / "report.json").read_text())
     assert set(searched["learning_rates"]) == {"head"}  # the other is told, and a search is dear
-    assert "unfrozen 1.00e-03" in bundle.provenance["learning_rates"]
+    assert "unfrozen 5.00e-04" in bundle.provenance["learning_rates"]
     begun = heard.of("stage_started")
     assert [stage.number for stage in begun] == list(range(1, begun[-1].of + 1))
 
