@@ -55,7 +55,7 @@ class _Depthwise(torch.autograd.Function):
     """Pixels in bfloat16, weight and bias in float32 -> features in bfloat16."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         pixels: Tensor,
         weight: Tensor,
@@ -66,7 +66,8 @@ class _Depthwise(torch.autograd.Function):
         ctx.geometry = geometry
         ctx.bias_shape = None if bias is None else list(bias.shape)
         bias = None if bias is None else bias.bfloat16()
-        return torch.ops.aten.convolution(pixels, weight.bfloat16(), bias, *geometry)
+        answer: Tensor = torch.ops.aten.convolution(pixels, weight.bfloat16(), bias, *geometry)
+        return answer
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
