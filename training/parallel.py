@@ -27,9 +27,9 @@ from training.collectives import add_up, explained, gather, own_draws, with_comm
 T = TypeVar("T")
 # What is learnt in float32 in a short training by SGD differs from one process by this much at
 # most, absolutely or as a share of it (1.5e-6 was seen). Where the device has bf16, features are
-# rounded to one part in 256, and the head's statistics with them. Rounding grows with every step,
-# so long trainings agree in what they can do more than in their weights; and where AdamW meets
-# gradients that are nothing but rounding, it makes whole steps of them.
+# rounded to one part in 256, and all that comes of them differs by more. Rounding grows with every
+# step, so long trainings agree in what they can do more than in their weights; and where AdamW
+# meets gradients that are nothing but rounding, it makes whole steps of them.
 ROUNDING = 1e-4
 # For processes that hang; one that ends is noticed at once. The others wait while one decodes.
 PATIENCE = timedelta(hours=1)
