@@ -2,7 +2,7 @@
 
 oneDNN has fast kernels for all that a convolution does in bfloat16, but for the gradients of those
 depthwise ones that have a stride or more than 3 x 3 weights: there a plain loop steps in, which was
-2 to 80 times as slow as float32 and made a training step of EfficientNet-Lite0 slower in all.
+up to 80 times as slow as float32 and made a training step of EfficientNet-Lite0 slower in all.
 """
 
 from typing import Any

@@ -14,7 +14,8 @@ def keep_freed_memory() -> bool:
     The system clears every page that it hands out, and glibc asks it anew for every large tensor.
     A step of training makes and drops hundreds, the same ones each time; without this a quarter of
     its time was spent on clearing them (`mallopt(3)`). The process keeps the memory of its largest
-    step until it ends. False: the C library is another, and all is as it was.
+    step until it ends, and more of it where tensors do not fit what others left: of two that took
+    turns, up to twice as much. False: the C library is another, and all is as it was.
     """
     if platform.libc_ver()[0] != "glibc":
         return False
