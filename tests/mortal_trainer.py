@@ -1,4 +1,4 @@
-"""`python -m training` for torchrun, in float32, whose second process is killed once, in its second
+"""`python -m training` for torchrun, whose second process is killed once, in its second
 epoch of all layers, while the first waits for its share."""
 
 import os
@@ -6,7 +6,7 @@ import signal
 import sys
 from typing import Any
 
-from training import device, fit, staging
+from training import fit, staging
 from training.__main__ import main
 
 STAGE = "all layers"
@@ -24,7 +24,6 @@ def die(*_: object, **__: object) -> float:
 
 
 if __name__ == "__main__":
-    device.has_fast_bf16 = lambda device: False
     if os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
         staging.train_epoch = train_epoch
     sys.exit(main())

@@ -81,12 +81,12 @@ def test_features_in_half_precision_lead_to_the_same_answers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """A head that learnt from bfloat16 answers as one that learnt from float32."""
+    monkeypatch.setattr(device, "has_fast_bf16", lambda _: True)
     told = photos.QUICK | {"backbone": "efficientnet_lite0", "size": "64", "optimizer": "adamw"}
     data = photos.folder(tmp_path / "data", per_class=16)
     features, answers = {}, {}
-    for half in (True, False):
-        monkeypatch.setattr(device, "has_fast_bf16", lambda _, half=half: half)
-        bench = opened(tmp_path, data, told)
+    for half, precision in ((True, "auto"), (False, "float32")):
+        bench = opened(tmp_path, data, told | {"precision": precision})
         rows = [bench.rows(part) for part in ("train", "valid")]
         found = [compute(bench.network, bench.decoded, each, bench.device) for each in rows]
         features[half] = found[1]

@@ -19,7 +19,6 @@ from torch import nn
 
 from registry.errors import BadRequest, DataError, Unavailable
 from registry.store import Registry
-from training import device
 from training.__main__ import _take_part
 from training.collectives import common_statistics, explained, own_draws
 from training.event_files import FOLDER
@@ -180,7 +179,7 @@ def test_compiling_is_for_one_process(tmp_path: Path):
 # Trainings
 
 SETTINGS = {"cycle_len": "3", "freeze_batchnorm": "false", "checkpoint_seconds": "0"}
-SETTINGS |= {"unfrozen_learning_rate": "0.01", "batch_size": "7"}
+SETTINGS |= {"unfrozen_learning_rate": "0.01", "batch_size": "7", "precision": "float32"}
 
 
 def torchrun(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -190,11 +189,8 @@ def torchrun(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
 
 
-def test_two_processes_of_which_one_is_killed_learn_what_one_process_does(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_two_processes_of_which_one_is_killed_learn_what_one_process_does(tmp_path: Path):
     """They go on from the last checkpoint, publish once, and draw no point of a curve twice."""
-    monkeypatch.setattr(device, "has_fast_bf16", lambda device: False)
     alone = photos.assignment(tmp_path, photos.folder(tmp_path / "data"), **SETTINGS)
     bundle, _ = train(alone, lambda event: None)
 

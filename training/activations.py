@@ -15,7 +15,7 @@ from torch import Tensor
 from registry.files import sync
 from training.data import Rows
 from training.decoded import Decoded
-from training.device import autocast, has_fast_bf16
+from training.device import is_half
 from training.memory import Room, in_parts
 from training.network import Network, evaluating
 
@@ -61,7 +61,7 @@ def precompute(
 
     A damaged cache file is computed anew.
     """
-    precision = f"{device.type} {'bf16' if has_fast_bf16(device) else 'f32'}"
+    precision = f"{device.type} {'bf16' if is_half(device, network.precision) else 'f32'}"
     key = activations_key(decoded, rows, weights_digest, precision)
     path = cache / f"activations-{key}.safetensors"
     found = _read(path)
@@ -97,7 +97,7 @@ def compute(
 ) -> Tensor:
     """Features of `rows`, [n,d] float32 on the CPU, with the network in evaluation mode."""
     batches, size, room = [], BATCH * network.world.size, Room(network)
-    with evaluating(network), autocast(device):
+    with evaluating(network), network.autocast():
         for start in range(0, len(rows), size):
             pixels = to_device(decoded.pixels[rows[start : start + size]], device)
             batches.append(in_parts(lambda p: network.features(p).float().cpu(), pixels, room))

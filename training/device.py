@@ -3,10 +3,13 @@
 import platform
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Literal
 
 import torch
 
 from training.depthwise import GradientsInFloat
+
+Precision = Literal["auto", "float32"]
 
 
 def pick_device() -> torch.device:
@@ -24,11 +27,17 @@ def has_fast_bf16(device: torch.device) -> bool:
     return capable
 
 
+def is_half(device: torch.device, precision: Precision) -> bool:
+    """True when the backbone works in bf16: where the device is fast at it, unless float32 is
+    asked for."""
+    return precision == "auto" and has_fast_bf16(device)
+
+
 @contextmanager
-def autocast(device: torch.device) -> Iterator[None]:
-    """bf16 where the device is fast at it, float32 elsewhere: forward passes run within it, and
-    their backward passes follow."""
-    if not has_fast_bf16(device):
+def autocast(device: torch.device, precision: Precision) -> Iterator[None]:
+    """bf16 if `is_half` says so, else float32: forward passes run within it, and their backward
+    passes follow."""
+    if not is_half(device, precision):
         yield
         return
     with ExitStack() as stack:

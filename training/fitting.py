@@ -14,7 +14,6 @@ from training.activations import compute
 from training.batches import ImageBatches
 from training.bench import Bench
 from training.compiling import compiled
-from training.device import autocast
 from training.evaluate import measure
 from training.folding import folded
 from training.gradients import Loss
@@ -38,7 +37,7 @@ def whole(bench: Bench) -> Callable[[Tensor], Tensor]:
         features_of = compiled(features_of, bench.device)
 
     def forward(pixels: Tensor) -> Tensor:
-        with autocast(bench.device):
+        with bench.network.autocast():
             features = features_of(pixels)
         logits: Tensor = bench.network.head(features.float())
         return logits
@@ -119,7 +118,7 @@ def settle(bench: Bench, batches: Iterable[Tensor]) -> None:
 def augmented_features(bench: Bench, batches: ImageBatches) -> list[Tensor]:
     """Features [b,d] of some batches, as the backbone gives them now."""
     features, room = [], Room(bench.network)
-    with evaluating(bench.network.body), autocast(bench.device):
+    with evaluating(bench.network.body), bench.network.autocast():
         for pixels, _ in islice(batches.epoch(0), SETTLING_BATCHES):
             features.append(in_parts(lambda p: bench.network.features(p).float(), pixels, room))
     return [batch.clone() for batch in features]

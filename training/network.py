@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -14,6 +14,7 @@ from registry.bundle import Task
 from registry.errors import BadRequest
 from training.backbone import Backbone, load_backbone, split_groups
 from training.collectives import common_statistics
+from training.device import Precision, autocast
 from training.parallel import ALONE, World
 
 NETWORK = "network.safetensors"  # in the folder of a training
@@ -32,6 +33,7 @@ class Network(nn.Module):
         self.head: nn.Sequential = head
         self.channel_axis = channel_axis
         self.world = ALONE  # see `divided`
+        self.precision: Precision = "auto"  # of `autocast`
         self.register_buffer("mean", torch.tensor(backbone.mean).view(1, 3, 1, 1) * 255)
         self.register_buffer("std", torch.tensor(backbone.std).view(1, 3, 1, 1) * 255)
         early, late = split_groups(backbone.body)
@@ -46,6 +48,10 @@ class Network(nn.Module):
         share = (self.world.share(pixels) - self.mean) / self.std
         maps = self.world.call(self.body, share)
         return self.world.gather(concat_pool(maps, self.channel_axis), pixels)
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """Within it, `features` are computed in the network's precision, else in float32."""
+        return autocast(self.mean.device, self.precision)
 
     def forward(self, pixels: Tensor) -> Tensor:
         logits: Tensor = self.head(self.features(pixels))

@@ -113,6 +113,7 @@ def open_bench(
         dropout=settings.dropout,
         epsilon=settings.epsilon,
     )
+    network.precision = settings.precision
     return Bench(
         settings,
         images.dataset,

@@ -27,6 +27,8 @@ FASTAI2018 = {
     "hidden": "512",
     "dropout": "0.25,0.5",
     "epsilon": "0.00001",
+    # half() was there for those who asked
+    "precision": "float32",
     "batch_size": "64",
     # SGD with momentum, no weight decay, no clipping
     "optimizer": "sgd",

@@ -14,6 +14,7 @@ from registry.bundle import Reduced
 from registry.images import ImageSpec
 from registry.schema import Record
 from registry.tta import MAX_VIEWS, Symmetries, TtaSpec
+from training.device import Precision
 from training.items import Drawing, Layout, SplitRule
 from training.presets import Recipe
 from training.schedule import restart_epochs
@@ -104,6 +105,8 @@ class Settings(Record):
     epsilon: float = Field(default=0.01, gt=0)
 
     # 4. learning: steps
+    # of the backbone and its gradients; auto: bfloat16 where the device multiplies it in hardware
+    precision: Precision = "auto"
     batch_size: int = Field(default=64, ge=2, le=2**16)
     # classes of unequal size: weights in the loss, or rare ones drawn more often
     balance: Literal["none", "weights", "sampling"] = "none"

@@ -11,7 +11,6 @@ from torch import Tensor
 from training.activations import Parts, compute, precompute
 from training.averaging import begin_ema, keep_better
 from training.bench import Bench
-from training.device import autocast
 from training.finder import RateSearch, find_rate
 from training.fit import Stage
 from training.fitting import (
@@ -104,7 +103,7 @@ def fit_augmented_head(bench: Bench, activations: Parts, rate: float) -> None:
         return activations.valid.features if bench.turn.first else _held_out_features(bench)
 
     def forward(pixels: Tensor) -> Tensor:
-        with torch.no_grad(), autocast(bench.device):
+        with torch.no_grad(), bench.network.autocast():
             features = bench.network.features(pixels)
         logits: Tensor = bench.network.head(features.float())
         return logits

@@ -62,6 +62,7 @@ CHANGES: dict[str, dict[str, str]] = {
     "SAM, half the epochs": {"sam": "0.05", "cycles": "1", "cycle_len": "5"},
     "mean of the epochs (SWA)": {"keep": "swa", "ema": "0"},
     "best epoch": {"keep": "best"},
+    "float32": {"precision": "float32"},
     "class weights": {"balance": "weights"},
     "balanced sampling": {"balance": "sampling"},
 }

@@ -26,7 +26,7 @@ from training.batches import ActivationBatches, ImageBatches
 from training.bench import Bench
 from training.data import Dataset
 from training.decoded import Decoded, larger
-from training.device import autocast, has_fast_bf16, pick_device
+from training.device import has_fast_bf16, pick_device
 from training.fit import Stage, Tally, train_epoch
 from training.fitting import whole
 from training.items import Item
@@ -61,7 +61,7 @@ def head_epoch() -> Measures:
 
     def through_backbone(places: Tensor) -> Tensor:
         pixels = to_device(decoded.pixels[places.flatten().numpy()], CPU)
-        with torch.no_grad(), autocast(CPU):
+        with torch.no_grad(), network.autocast():
             features = network.features(pixels)
         logits: Tensor = network.head(features.float())
         return logits
