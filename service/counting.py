@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 
-import numpy as np
 from prometheus_client import Counter, Histogram
 
-from registry.images import Float32Array
 from service.metrics import Metrics
 from service.statistics import Statistics
 from service.tracing import CURRENT
+from service.work import Answer
 
 # There from the first call on, or `rate` would not see the first failure.
 CODES = ("OK", "INTERNAL", "UNAVAILABLE", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED")
@@ -99,9 +98,9 @@ class VersionCounts:
 
     # Called in the event loop
 
-    def answered(self, probabilities: Float32Array | None) -> None:
-        """One image has its probabilities [classes]; None: it could not be used."""
-        self._note(self._count_answer, probabilities)
+    def answered(self, answers: Sequence[Answer]) -> None:
+        """Images have their answers, whatever becomes of the request."""
+        self._note(self._count_answers, answers)
 
     def encoded(self, began: float, ended: float) -> None:
         """A reply has been made of the answers, between two moments of `time.perf_counter`."""
@@ -131,11 +130,12 @@ class VersionCounts:
         self._queue.observe(queue_s)
         self._compute.observe(compute_s)
 
-    def _count_answer(self, probabilities: Float32Array | None) -> None:
-        if probabilities is None:
-            self._bad.inc()
-            return
-        best = int(np.argmax(probabilities))
-        self._ok.inc()
-        self._predictions[best] += 1
-        self._confidence.observe(float(probabilities[best]))
+    def _count_answers(self, answers: Sequence[Answer]) -> None:
+        for answer in answers:
+            if (probabilities := answer.probabilities) is None:
+                self._bad.inc()
+                continue
+            best = int(probabilities.argmax())
+            self._ok.inc()
+            self._predictions[best] += 1
+            self._confidence.observe(float(probabilities[best]))

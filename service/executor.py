@@ -79,21 +79,21 @@ class Executor:
         n_images: int,
         draw: Draw,
         terms: Terms,
-        *,
-        drawn: bool = False,
+        pixels: UInt8Array | None = None,
     ) -> list[Answer]:
         """An answer for each image, in order; cancelling it takes them off the queue.
 
         Args:
             draw: the views of an image, each [s,s,3]; called in a thread, may raise BadImage.
-            drawn: every image has one view that is there already; `draw` is called at once.
+            pixels: the only view of every image, [n,s,s,3], where it is there already.
 
         Raises:
             Overloaded: there is no room, and nothing was done.
             Expired: it waited for longer than `terms` allow.
         """
-        if drawn and self._quick and n_images <= MOST_AT_ONCE and not self.depth:
-            return self._run_at_once(n_images, draw)
+        at_once = self._quick and n_images <= MOST_AT_ONCE and not self.depth
+        if at_once and pixels is not None:
+            return self._run_at_once(pixels)
         n_views = n_images * max(1, terms.n_views)
         try:
             self._admission.enter(n_views, terms.queue_s, terms.answer_s)
@@ -102,7 +102,7 @@ class Executor:
             raise
         try:
             work = Work(n_images, draw, terms, asyncio.get_running_loop().create_future())
-            self._submit(work, drawn)
+            self._submit(work, pixels)
             return await work.done
         except asyncio.CancelledError:
             work.abandon()
@@ -110,15 +110,14 @@ class Executor:
         finally:
             self._admission.leave(n_views)
 
-    def _run_at_once(self, n_images: int, draw: Draw) -> list[Answer]:
+    def _run_at_once(self, pixels: UInt8Array) -> list[Answer]:
         """Runs in the event loop, which takes less time than to wake a thread."""
         if self._closed:
             raise Unavailable("this version is being unloaded; try again")
-        pixels = [view[None] for i in range(n_images) for view in draw(i)]
         began = time.perf_counter()
-        answers = self._run(pixels[0] if n_images == 1 else np.concatenate(pixels))
+        answers = self._run(pixels)
         compute_s = time.perf_counter() - began
-        self._observer.ran(n_images, 0.0, compute_s)
+        self._observer.ran(len(pixels), 0.0, compute_s)
         return [
             Answer(one, compute_s=compute_s, queued_at=began, compute_at=began) for one in answers
         ]
@@ -132,14 +131,14 @@ class Executor:
             thread.join()
         self._run = _closed
 
-    def _submit(self, work: Work, drawn: bool) -> None:
+    def _submit(self, work: Work, pixels: UInt8Array | None) -> None:
         n_views = max(1, work.terms.n_views)
         images = [Image(work, i, n_views=n_views) for i in range(work.n_images)]
         views = [View(image, ready_at=work.queued_at) for image in images]
-        if drawn:
-            for view in views:
-                (pixels,) = work.draw(view.image.index)
-                view.pixels = pixels[None]
+        if pixels is not None:
+            for i, view in enumerate(views):
+                view.pixels = pixels[i : i + 1]
+        drawn = pixels is not None
         assert drawn or self._pool or self._batch == 1, "batches of encoded images need a pool"
         pool = None if drawn else self._pool
         (self._undrawn if pool else self._ready).push(views)

@@ -62,7 +62,8 @@ class Predictor:
         contents = [PIXELS] * len(pixels)
         if self._cache is not None:
             contents = [PIXELS + image.tobytes() for image in pixels]
-        return await self._answer(loaded, contents, draw, terms, sample, drawn=plain)
+        ready = pixels if plain else None
+        return await self._answer(loaded, contents, draw, terms, sample, ready)
 
     async def _answer(
         self,
@@ -71,15 +72,15 @@ class Predictor:
         draw: DrawFor,
         terms: Terms,
         sample: Sample | None,
-        *,
-        drawn: bool = False,
+        pixels: UInt8Array | None = None,
     ) -> list[Answer]:
-        """`sample` is asked of a candidate too, once the answers are there."""
+        """`sample` is asked of a candidate too, once the answers are there; `pixels` are the only
+        views, where nothing has to be drawn."""
         draw_live = sample.for_live if sample else partial(draw, loaded.bundle)
         if self._cache is not None:
             answers = await self._recall(self._cache, loaded, contents, draw_live, terms)
         else:
-            answers = await loaded.executor.run(len(contents), draw_live, terms, drawn=drawn)
+            answers = await loaded.executor.run(len(contents), draw_live, terms, pixels)
         if sample:
             sample.answered(answers)
         return _told(loaded, answers)
@@ -107,8 +108,7 @@ class Predictor:
 
 def _told(loaded: Loaded, answers: list[Answer]) -> list[Answer]:
     """The same answers, which metrics and traces know of."""
-    for answer in answers:
-        loaded.counts.answered(answer.probabilities)
+    loaded.counts.answered(answers)
     if span := CURRENT.get():
         span.note(model=loaded.model, version=loaded.version, images=len(answers))
         span.stages(max(answers, key=lambda answer: answer.compute_at + answer.compute_s))

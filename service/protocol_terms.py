@@ -2,8 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from registry.errors import BadRequest
 from registry.tta import MAX_VIEWS
@@ -27,8 +26,7 @@ TYPES: dict[str, tuple[str, ...]] = {
 }
 
 
-@dataclass(frozen=True)
-class Wanted:
+class Wanted(NamedTuple):
     """What a request asks for besides an answer."""
 
     terms: Terms

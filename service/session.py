@@ -59,11 +59,13 @@ class Session:
         device = DEVICES.get(placement.provider)
         self._bound = Bound(self._session, device, len(bundle.labels)) if device else None
         self._usual = ort.RunOptions()  # or every run would make one
+        # `InferenceSession.run` compares names before each run; the contract has been checked here
+        self._plain_run = self._session._sess.run
 
     def run(self, images: UInt8Array) -> Float32Array:  # [n,s,s,3] -> [n,classes]
         if self._bound:
             return self._bound.run(images)
-        answers = self._session.run(["probabilities"], {"image": images}, self._usual)
+        answers = self._plain_run(["probabilities"], {"image": images}, self._usual)
         probabilities: Float32Array = answers[0]
         return probabilities
 

@@ -6,6 +6,7 @@ The counts of a version are those of both its names, `NAME` and `NAME-tensor`, a
 
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -40,7 +41,7 @@ class Statistics:
     cache_hit: Total = field(default_factory=Total)
     n_images: int = 0
     last_request_s: float = 0  # seconds of the epoch
-    _runs: dict[int, Total] = field(default_factory=dict)  # by the images in a run
+    _runs: dict[int, Total] = field(default_factory=lambda: defaultdict(Total))  # by their images
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -68,7 +69,7 @@ class Statistics:
         """
         self.last_request_s = time.time()
         self.success.add(ended - began)
-        if all(answer.cached for answer in answers):
+        if answers[0].cached and all(answer.cached for answer in answers):
             self.queue.add(0)
             self.cache_hit.add(ended - began)
             return
@@ -86,7 +87,7 @@ class Statistics:
     def ran(self, n_images: int, seconds: float) -> None:
         """The network ran once; may be called from any thread."""
         with self._lock:
-            self._runs.setdefault(n_images, Total()).add(seconds)
+            self._runs[n_images].add(seconds)
 
 
 def _seconds(answer: Answer) -> float:

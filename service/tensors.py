@@ -21,6 +21,7 @@ LENGTH = struct.Struct("<I")
 
 Tensor = Any  # the stubs of tritonclient come without types
 Request = Any
+OutputTensor = pb.ModelInferResponse.InferOutputTensor
 
 
 def read_pixels(request: Request, size: int, max_images: int) -> UInt8Array:
@@ -91,7 +92,7 @@ def join_elements(elements: Sequence[bytes]) -> bytes:
 def probabilities_output(answers: Sequence[Float32Array]) -> tuple[Tensor, bytes]:
     """The output and its bytes, of one answer [classes] for each image."""
     shape = (len(answers), len(answers[0]))
-    tensor = pb.ModelInferResponse.InferOutputTensor(name=OUTPUT, datatype="FP32", shape=shape)
+    tensor = OutputTensor(name=OUTPUT, datatype="FP32", shape=shape)
     return tensor, b"".join([answer.tobytes() for answer in answers])
 
 
@@ -103,9 +104,7 @@ def classification_output(
     elements = [
         f"{answer[i]:f}:{i}:{labels[i]}".encode() for answer in answers for i in top(answer, k)
     ]
-    tensor = pb.ModelInferResponse.InferOutputTensor(
-        name=OUTPUT, datatype="BYTES", shape=(len(answers), k)
-    )
+    tensor = OutputTensor(name=OUTPUT, datatype="BYTES", shape=(len(answers), k))
     return tensor, join_elements(elements)
 
 

@@ -102,7 +102,8 @@ async def start() -> AsyncIterator[Start]:
 
 async def ask(executor: Executor, *values: int, terms: Terms = PLAIN, drawn: bool = True) -> Any:
     """Answers to one image for each value."""
-    return await executor.run(len(values), lambda i: image(values[i]), terms, drawn=drawn)
+    pixels = np.stack([one for value in values for one in image(value)]) if drawn else None
+    return await executor.run(len(values), lambda i: image(values[i]), terms, pixels)
 
 
 async def queued(executor: Executor, *values: int, **options: Any) -> asyncio.Task[Any]:

@@ -10,6 +10,7 @@ from prometheus_client import generate_latest
 
 from service.counting import RpcCounts, VersionCounts
 from service.metrics import MAX_CLASSES, Metrics
+from service.work import Answer
 from unfreeze.v1 import admin_pb2 as pb
 
 SCORES = np.array([0.2, 0.7, 0.1], dtype=np.float32)
@@ -29,8 +30,8 @@ def value(text: str, series: str) -> float:
 def test_predicted_classes_and_their_confidence_are_counted():
     metrics = Metrics()
     counts = VersionCounts(metrics, "colours", 3, COLOURS)
-    for probabilities in (SCORES, SCORES, None):
-        counts.answered(probabilities)
+    counts.answered([Answer(SCORES), Answer(SCORES)])
+    counts.answered([Answer(None)])
     text = page(metrics)
     of = 'model="colours",version="3"'
     assert value(text, f'unfreeze_predictions_total{{class="green",{of}}}') == 2
@@ -42,7 +43,7 @@ def test_predicted_classes_and_their_confidence_are_counted():
 def test_a_model_of_many_classes_has_its_confidence_counted_alone():
     metrics = Metrics()
     counts = VersionCounts(metrics, "large", 1, [f"class {i}" for i in range(MAX_CLASSES + 1)])
-    counts.answered(np.eye(MAX_CLASSES + 1, dtype=np.float32)[7])
+    counts.answered([Answer(np.eye(MAX_CLASSES + 1, dtype=np.float32)[7])])
     text = page(metrics)
     assert "unfreeze_predictions_total{" not in text
     assert value(text, "unfreeze_confidence_sum{") == 1
@@ -51,7 +52,7 @@ def test_a_model_of_many_classes_has_its_confidence_counted_alone():
 def test_nothing_is_left_of_a_version_that_is_unloaded():
     metrics = Metrics()
     counts = VersionCounts(metrics, "colours", 3, COLOURS)
-    counts.answered(SCORES)
+    counts.answered([Answer(SCORES)])
     counts.close()
     assert 'version="3"' not in page(metrics)
 
@@ -59,9 +60,9 @@ def test_nothing_is_left_of_a_version_that_is_unloaded():
 def test_a_version_that_was_loaded_again_is_still_counted():
     metrics = Metrics()
     old, new = (VersionCounts(metrics, "colours", 3, COLOURS) for _ in range(2))
-    old.answered(SCORES)
+    old.answered([Answer(SCORES)])
     old.close()
-    new.answered(SCORES)
+    new.answered([Answer(SCORES)])
     series = 'unfreeze_predictions_total{class="green",model="colours",version="3"}'
     assert value(page(metrics), series) == 2
 
