@@ -42,6 +42,7 @@ class Inference:
         loaded, takes_pixels = await find(self._live, name, request.model_version, content)
         with loaded:
             try:
+                self._predictor.make_sure_of_room(loaded, answer_s)
                 wanted = read_wanted(request, loaded.bundle.tta.default_views, answer_s)
                 answers, read_at = await self._answers(request, loaded, takes_pixels, wanted)
                 answered_at = time.perf_counter()

@@ -26,6 +26,16 @@ class Predictor:
         self._max_pixels = max_pixels
         self._cache = cache
 
+    def make_sure_of_room(self, loaded: Loaded, answer_s: float) -> None:
+        """To be asked before a request is looked at, which costs more than to refuse it.
+
+        Raises:
+            Overloaded: not even one image would be answered within `answer_s`.
+        """
+        if self._cache is None and (refusal := loaded.executor.refusal(answer_s)):
+            loaded.counts.rejected(refusal.reason)
+            raise refusal
+
     async def predict(self, loaded: Loaded, images: Sequence[bytes], terms: Terms) -> list[Answer]:
         """An answer for each encoded image, in order; a bad one does not touch the others.
 

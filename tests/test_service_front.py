@@ -11,6 +11,8 @@ import tiny
 from conftest import RunningServer, Start, best, wait_until
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from tritonclient.grpc import service_pb2 as triton_pb
+from tritonclient.grpc import service_pb2_grpc as triton_grpc
 
 from service.executor import Executor
 from unfreeze.v1 import classifier_pb2 as pb
@@ -191,6 +193,22 @@ def test_a_full_model_does_not_refuse_what_is_for_another(start: Start, root: Pa
         wait_until(lambda: in_flight(server, 1))
         assert best(server.classify(tiny.picture("blue"), model="other")) == ["blue"]
     assert first.result().version == 1
+
+
+def test_a_full_model_refuses_before_it_looks_at_the_images(start: Start, root: Path) -> None:
+    tiny.publish(root, model="other", promote=True, work=200)
+    server = slow(start, root, work=200, max_queue=1)
+    stub = triton_grpc.GRPCInferenceServiceStub(server.channel)
+    without_images = triton_pb.ModelInferRequest(model_name=tiny.MODEL_NAME)
+    with held(server):
+        first = server.classifier.Classify.future(request(), timeout=60)
+        wait_until(lambda: in_flight(server, 1))
+        with pytest.raises(grpc.RpcError, match="Exceeds maximum queue size"):
+            stub.ModelInfer(without_images, timeout=20)
+    assert first.result().version == 1
+    assert 'unfreeze_rejected_total{reason="queue_full"} 1.0' in server.metrics()
+    with pytest.raises(grpc.RpcError, match="missing 'image'"):
+        stub.ModelInfer(without_images, timeout=20)
 
 
 def test_a_request_larger_than_the_queue_passes_when_nothing_waits(
