@@ -5,7 +5,7 @@ import math
 from registry.errors import Overloaded
 
 SMOOTHING = 0.1  # weight of the newest batch in the running mean of what an image takes
-MARGIN = 0.8  # of a deadline; what takes all of it by that mean misses it half of the time
+MARGIN = 0.7  # of a deadline; what takes all of it by that mean misses it half of the time
 
 
 class Admission:

@@ -344,7 +344,7 @@ def test_a_deadline_that_cannot_be_met_is_refused_at_once() -> None:
     busy.enter(3)
     with pytest.raises(Overloaded, match=r"an answer would take 1 s, the deadline is in 0\.9 s"):
         busy.enter(1, answer_s=0.9)
-    busy.enter(1, answer_s=1.3)
+    busy.enter(1, answer_s=1.5)
 
 
 def test_the_expected_wait_follows_what_images_take() -> None:
