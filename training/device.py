@@ -3,13 +3,11 @@
 import platform
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Literal
 
 import torch
 
 from training.depthwise import GradientsInFloat
-
-Precision = Literal["auto", "float32"]
+from training.settings import Precision
 
 
 def pick_device() -> torch.device:

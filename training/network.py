@@ -14,8 +14,9 @@ from registry.bundle import Task
 from registry.errors import BadRequest
 from training.backbone import Backbone, load_backbone, split_groups
 from training.collectives import common_statistics
-from training.device import Precision, autocast
+from training.device import autocast
 from training.parallel import ALONE, World
+from training.settings import Precision
 
 NETWORK = "network.safetensors"  # in the folder of a training
 

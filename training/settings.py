@@ -14,7 +14,6 @@ from registry.bundle import Reduced
 from registry.images import ImageSpec
 from registry.schema import Record
 from registry.tta import MAX_VIEWS, Symmetries, TtaSpec
-from training.device import Precision
 from training.items import Drawing, Layout, SplitRule
 from training.presets import Recipe
 from training.schedule import restart_epochs
@@ -23,6 +22,7 @@ from training.turns import LARGEST, SMALLEST, Turn, take_turns
 Augmentation = Literal["none", "basic", "side_on", "flips", "top_down"]
 TrainCrop = Literal["window", "googlenet"]
 Policy = Literal["none", "trivial", "rand"]
+Precision = Literal["auto", "float32"]
 Width = Annotated[int, Field(ge=1, le=2**14)]
 MOST_EPOCHS = 10_000  # of a stage: requests come over a network
 
