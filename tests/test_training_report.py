@@ -59,6 +59,15 @@ def test_a_picture_shows_itself_in_a_notebook(name: str):
     assert 0.001 < (seen.mean(axis=2) < 200).mean() < 0.9
 
 
+def test_nothing_of_a_confusion_matrix_is_cut_off():
+    picture = plots.confusion(np.array([[137, 68], [15, 436]]), ["defective", "functional"])
+    picture.png()
+    (axis,) = picture.axes
+    for label in (axis.xaxis.label, axis.yaxis.label):
+        place = label.get_window_extent()
+        assert min(place.x0, place.y0) > 0
+
+
 def test_the_rate_chosen_is_marked_on_its_curve():
     red = [(plots.BLUE, False), (plots.RED, True)]
     (axis,) = plots.learning_rate(SEARCH).axes

@@ -93,7 +93,7 @@ def suggest(
     edge = max(place for place, loss in enumerate(losses) if loss <= NEAR * lowest)
     reason = f"a tenth of {rates[edge]:.1e}, up to where the loss stays near {lowest:.3f}"
     if rates[edge] / 10 > most:
-        return most, f"{reason}, would be more than moves the weights little by little"
+        return most, f"{reason}; but at most {most:.0e}, so that weights move little by little"
     return rates[edge] / 10, reason
 
 

@@ -117,6 +117,7 @@ def confusion(counts: npt.NDArray[np.int64], labels: Sequence[str]) -> Picture:
     n = len(counts)
     side = 2.6 + 0.2 * min(n, MANY_LABELS)
     figure, axis = _figure(side + 0.5, side)
+    figure.set_layout_engine("compressed")  # for what must stay square, or the left label is cut
     shares = counts / counts.sum(axis=1, keepdims=True).clip(1)
     # with the root of the shares, one mistake in a hundred is still seen
     axis.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0, 1))
