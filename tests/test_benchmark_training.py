@@ -22,7 +22,7 @@ from bench.intervals import over_seeds, paired, wilson
 from bench.processes import PROC, family
 from bench.rounds import speed_verdicts
 from bench.runs import Run, RunFailed, Runs, carry_out
-from bench.training_tables import document
+from bench.training_tables import beside_deitsch, document
 from bench.trials import ablation_row, ablation_runs
 from bench.versus import verdict
 from training.reading_settings import read_settings
@@ -154,6 +154,13 @@ def test_the_table_has_paired_differences_of_each_base(tmp_path: Path) -> None:
     assert "| base | 3 | 81.0 (" in text
     assert "| AdamW | 3 | +2.0 (-0.5 to +4.5) |" in text
     assert ablation_row(64) == "ablation at 64"
+
+
+def test_the_mean_over_seeds_is_held_against_that_of_deitschs_paper() -> None:
+    assert beside_deitsch("one", [0.880, 0.889]).holds
+    missed = beside_deitsch("one", [0.880, 0.887])
+    assert not missed.holds
+    assert (missed.wanted, missed.measured[:6]) == ("at least 88.4", "88.3 (")
 
 
 def trainings(pid: int) -> list[int]:

@@ -50,6 +50,7 @@ CHANGES: dict[str, dict[str, str]] = {
     "half the epochs": {"cycles": "1", "cycle_len": "5"},
     "twice the epochs": {"cycles": "1", "cycle_len": "20"},
     "batches of 32": {"batch_size": "32"},
+    "batches of 16": {"batch_size": "16"},
     "no rotation": {"max_rotate": "0"},
     "no zoom": {"max_zoom": "1"},
     "no decay": {"weight_decay": "0"},
