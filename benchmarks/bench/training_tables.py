@@ -20,8 +20,8 @@ PROTOCOL_TEXT = (
     "the bundle's ONNX model. Mean over seeds and its 95 % interval (Student; of a single run "
     "Wilson's), in percent. Deitsch's doubtful cells weigh as much in learning. "
     "Settings were chosen by single runs on a part of the same photographs, so some that are held "
-    "out here were in sight there; none was chosen by these scores. Seconds include what "
-    "other work on the same cores took, and pauses for it; CPU seconds do not."
+    "out here were in sight there; none was chosen by these scores. What they took is "
+    "told in CPU seconds, because other work shared the cores."
 )
 DEITSCH = 0.884  # weighted, of a VGG-19 (Deitsch et al. 2019, arXiv 1807.02894)
 FASTAI_TEXT = (
@@ -146,7 +146,7 @@ def ablation(base: Mapping[str, str], seeds: Seeds, changed: Mapping[str, Seeds]
 def protocols(runs: Runs) -> str:
     """Accuracy of every recipe by every protocol."""
     head = ["protocol", "recipe", "seeds", "held out", "accuracy", "with views"]
-    lines = [[*head, "weighted", "weighted, with views", "s", "CPU s"]]
+    lines = [[*head, "weighted", "weighted, with views", "CPU s"]]
     for row, protocol in PROTOCOLS.items():
         for name, _, seeds in runs.series(row):
             ran = list(seeds.values())
@@ -161,7 +161,6 @@ def protocols(runs: Runs) -> str:
                     _share(ran, "accuracy", n),
                     _share(ran, "accuracy_tta", n),
                     *(weighted if row == "deitsch" else ["", ""]),
-                    over_seeds([one["seconds"] for one in ran]).show(0),
                     over_seeds([one["cpu_s"] for one in ran]).show(0),
                 ]
             )
