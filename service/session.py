@@ -59,20 +59,19 @@ class Session:
         device = DEVICES.get(placement.provider)
         self._bound = Bound(self._session, device, len(bundle.labels)) if device else None
         self._usual = ort.RunOptions()  # or every run would make one
-        # `InferenceSession.run` compares names before each run; the contract has been checked here
-        self._plain_run = self._session._sess.run
 
     def run(self, images: UInt8Array) -> Float32Array:  # [n,s,s,3] -> [n,classes]
         if self._bound:
             return self._bound.run(images)
-        answers = self._plain_run(["probabilities"], {"image": images}, self._usual)
-        probabilities: Float32Array = answers[0]
-        return probabilities
+        return self._run(images, self._usual)
 
     def run_and_shrink(self, images: UInt8Array) -> Float32Array:
         """As `run`; afterwards the pool holds no more than what runs under way need of it."""
         options = ort.RunOptions()
         options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        return self._run(images, options)
+
+    def _run(self, images: UInt8Array, options: Any) -> Float32Array:
         answers = self._session.run(["probabilities"], {"image": images}, options)
         probabilities: Float32Array = answers[0]
         return probabilities
