@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,6 +28,7 @@ log = logging.getLogger("service")
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
+CLOSING_S = 5.0  # for what is closed besides requests and a trainer
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -48,17 +50,19 @@ def main(argv: list[str] | None = None) -> int:
 async def serve(settings: Settings) -> None:
     """A server's life, from its first to its last moment."""
     service = Service(settings)
-    ended = listen_for_signals()
-    await service.start()
-    announce(service, settings.ports_file)
-    if await ended is signal.SIGTERM:
-        await service.drain()
-    await service.stop()
+    longest_s = settings.drain_seconds + settings.grace_seconds + settings.cancel_seconds
+    ended = listen_for_signals(longest_s + CLOSING_S)
+    if await has_started(service, ended):
+        announce(service, settings.ports_file)
+        if await ended is signal.SIGTERM:
+            await service.drain()
+        await service.stop()
     log.info("stopped")
 
 
-def listen_for_signals() -> asyncio.Future[signal.Signals]:
-    """The first SIGTERM or SIGINT, when it comes; a second one ends the process at once."""
+def listen_for_signals(end_within_s: float) -> asyncio.Future[signal.Signals]:
+    """The first SIGTERM or SIGINT, when it comes. A second one ends the process at once, and so
+    does what has not ended it `end_within_s` seconds after the first, such as a disk that hangs."""
     loop = asyncio.get_running_loop()
     first: asyncio.Future[signal.Signals] = loop.create_future()
 
@@ -66,11 +70,37 @@ def listen_for_signals() -> asyncio.Future[signal.Signals]:
         if first.done():
             os._exit(128 + number)  # a trainer sees its input close, and ends too
         log.info("signal", extra={"signal": number.name})
+        last = threading.Timer(end_within_s, cut_off, (end_within_s,))
+        last.daemon = True
+        last.start()
         first.set_result(number)
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal, number)
     return first
+
+
+def cut_off(after_s: float) -> None:
+    """Whatever still goes on is lost."""
+    log.error("stop_overran", extra={"seconds": after_s})
+    os._exit(EXIT_FAILED)
+
+
+async def has_started(service: Service, ended: asyncio.Future[signal.Signals]) -> bool:
+    """Whether it has; a signal meanwhile ends the start, for nobody counts on this server yet.
+
+    Raises:
+        UnfreezeError: it cannot start.
+    """
+    starting = asyncio.create_task(service.start())
+    await asyncio.wait({starting, ended}, return_when=asyncio.FIRST_COMPLETED)
+    if ended.done():
+        starting.cancel()
+        await asyncio.wait({starting})
+    if starting.cancelled():
+        return False
+    await starting
+    return True
 
 
 def announce(service: Service, ports_file: Path | None) -> None:

@@ -198,7 +198,8 @@ def import_onnx(tmp_path: Path, root: Path, capsys: pytest.CaptureFixture[str]) 
 class ServerProcess:
     """`python -m service` as a process of its own, for what only a process can show."""
 
-    def __init__(self, root: Path, folder: Path, *flags: str) -> None:
+    def __init__(self, root: Path, folder: Path, *flags: str, awaited: bool = True) -> None:
+        """`awaited`: it is ready, or has ended."""
         self.ports_file = folder / "ports.json"
         self.log = folder / "server.log"
         self.ports_file.unlink(missing_ok=True)
@@ -208,6 +209,8 @@ class ServerProcess:
         environment = os.environ | {"UNFREEZE_TRAINER_COMMAND": " ".join(STAND_IN_TRAINER)}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(command, stderr=log, cwd=TESTS.parent, env=environment)
+        if not awaited:
+            return
         try:
             wait_until(lambda: self.ports_file.exists() or self.process.poll() is not None)
         except BaseException:
@@ -223,10 +226,10 @@ class ServerProcess:
 def start_process(root: Path, tmp_path: Path) -> Iterator[Callable[..., ServerProcess]]:
     running: list[ServerProcess] = []
 
-    def start(*flags: str) -> ServerProcess:
+    def start(*flags: str, awaited: bool = True) -> ServerProcess:
         folder = tmp_path / f"server-{len(running)}"
         folder.mkdir()
-        process = ServerProcess(root, folder, *flags)
+        process = ServerProcess(root, folder, *flags, awaited=awaited)
         running.append(process)
         return process
 

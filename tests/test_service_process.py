@@ -9,6 +9,7 @@ import sys
 import threading
 import urllib.request
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import grpc
@@ -151,6 +152,51 @@ def test_a_second_signal_ends_at_once(root: Path, start_process: StartProcess) -
     wait_until(lambda: "draining" in process.log.read_text())
     process.process.send_signal(signal.SIGTERM)
     assert process.process.wait(30) == 128 + signal.SIGTERM
+
+
+def hang(root: Path) -> Path:
+    """Whoever reads what is promoted hangs, as on a disk that does not answer."""
+    pointer = root / "colours" / "aliases" / "promoted" / "000099.json"
+    os.mkfifo(pointer)
+    return pointer
+
+
+def caught(pointer: Path) -> int:
+    """Somebody hangs, until the file descriptor that this gives is closed."""
+    found: list[int] = []
+
+    def somebody_reads() -> bool:
+        with suppress(OSError):
+            found.append(os.open(pointer, os.O_WRONLY | os.O_NONBLOCK))
+        return bool(found)
+
+    wait_until(somebody_reads)
+    return found[0]
+
+
+def test_a_signal_ends_a_start_and_nobody_is_told_of_a_ready_server(
+    root: Path, start_process: StartProcess
+) -> None:
+    tiny.publish(root, promote=True)
+    pointer = hang(root)
+    process = start_process("--drain-seconds", "60", awaited=False)
+    hanging = caught(pointer)
+    process.process.send_signal(signal.SIGTERM)
+    wait_until(lambda: "SIGTERM" in process.log.read_text())
+    os.close(hanging)
+    assert process.process.wait(30) == 0
+    assert {line["event"] for line in log_lines(process)}.isdisjoint({"ready", "draining"})
+
+
+def test_an_end_that_hangs_is_cut_off(root: Path, start_process: StartProcess) -> None:
+    tiny.publish(root, promote=True)
+    none = ("--drain-seconds", "0", "--grace-seconds", "0", "--cancel-seconds", "0")
+    process = start_process("--poll-seconds", "0.1", *none)
+    hanging = caught(hang(root))
+    process.process.send_signal(signal.SIGTERM)
+    assert process.process.wait(60) == 1
+    assert log_lines(process)[-1]["event"] == "stop_overran"
+    os.close(hanging)
 
 
 def test_the_log_is_json_and_says_where_the_server_is(
