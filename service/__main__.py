@@ -93,10 +93,8 @@ async def has_started(service: Service, ended: asyncio.Future[signal.Signals]) -
         UnfreezeError: it cannot start.
     """
     starting = asyncio.create_task(service.start())
-    await asyncio.wait({starting, ended}, return_when=asyncio.FIRST_COMPLETED)
-    if ended.done():
-        starting.cancel()
-        await asyncio.wait({starting})
+    ended.add_done_callback(lambda _: starting.cancel())
+    await asyncio.wait({starting})
     if starting.cancelled():
         return False
     await starting
