@@ -5,6 +5,7 @@ first served. A plan of batches decodes in a pool, and runs what has come togeth
 """
 
 import asyncio
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -19,6 +20,8 @@ from service.decoding import Decoder
 from service.observer import Observer
 from service.queue import Queue, View, is_wanted
 from service.work import Answer, Draw, Image, Terms, Work, finish
+
+log = logging.getLogger(__name__)
 
 Run = Callable[[UInt8Array], Float32Array]
 MOST_AT_ONCE = 8  # images that a quick network runs in the event loop, which waits for them
@@ -161,9 +164,8 @@ class Executor:
         try:
             pixels = [view.pixels for view in views if view.pixels is not None]
             answers = self._run(pixels[0] if len(pixels) == 1 else np.concatenate(pixels))
-        except Exception as error:  # the callers get it; the thread goes on
-            for view in views:
-                view.image.work.fail(error)
+        except Exception as error:  # the thread goes on
+            self._run_one_by_one(views, error)
             return
         ended = time.perf_counter()
         for view in views:
@@ -180,6 +182,16 @@ class Executor:
             if view.image.add(view.number, answer, started - view.ready_at, ended - started):
                 answered.append((view.image, view.image.answer()))
         finish(answered)
+
+    def _run_one_by_one(self, views: list[View], error: Exception) -> None:
+        """A batch has failed: together they were too much, or one of them is to blame, and then its
+        caller alone gets the error."""
+        if len(views) == 1:
+            views[0].image.work.fail(error)
+            return
+        log.warning("batch_failed", extra={"images": len(views), "problem": str(error)})
+        for view in views:
+            self._run_batch([view])
 
 
 def _closed(images: UInt8Array) -> Float32Array:

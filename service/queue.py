@@ -105,9 +105,10 @@ def is_wanted(view: View, observer: Observer) -> bool:
         if work.done.cancelled():
             observer.dropped("cancelled", 1)
         return False
-    if work.expired(time.perf_counter()):
+    now = time.perf_counter()
+    if work.expired(now):
         observer.dropped("expired", 1)
-        waited = f"{work.terms.queue_s:.3g} s in the queue"
+        waited = f"{now - work.queued_at:.2g} s in the queue"
         work.fail(Expired(f"Request timeout expired: {waited}"))
         return False
     return True

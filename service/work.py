@@ -76,7 +76,9 @@ class Work:
         return math.inf if priority >= LOWEST else self.queued_at + priority * HEAD_START_S
 
     def expired(self, now: float) -> bool:
-        return now - self.queued_at > self.terms.queue_s
+        """It has waited for longer than was said, or its caller waits no more, which the event loop
+        may not have had the time to hear of."""
+        return now - self.queued_at > min(self.terms.queue_s, self.terms.answer_s)
 
     def abandon(self) -> None:
         """Nobody waits: what has not begun will not, and what it holds is freed."""

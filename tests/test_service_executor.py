@@ -241,6 +241,28 @@ async def test_an_error_reaches_its_batch_and_the_next_one_runs(start: Start) ->
     assert [value(answer) for answer in await ask(executor, 1)] == [12]
 
 
+async def test_a_batch_that_fails_runs_one_by_one_and_nobody_fails_for_another(
+    start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    sizes: list[int] = []
+
+    def run(batch: UInt8Array) -> Float32Array:
+        sizes.append(len(batch))
+        if len(batch) > 1:
+            raise MemoryError("no memory for so many")
+        if 13 in batch:
+            raise ValueError("unlucky")
+        return sums(batch)
+
+    executor = start(run, batch=4, max_wait_s=20)
+    asked = [await queued(executor, i) for i in (1, 13, 2, 3)]
+    first, unlucky, *others = await asyncio.gather(*asked, return_exceptions=True)
+    assert isinstance(unlucky, ValueError)
+    assert [value(one[0]) for one in (first, *others)] == [12, 24, 36]
+    assert sizes == [4, 1, 1, 1, 1]
+    assert caplog.messages == ["batch_failed"]
+
+
 async def test_an_error_while_decoding_reaches_the_caller(start: Start) -> None:
     def draw(i: int) -> list[UInt8Array]:
         raise MemoryError("too much")
@@ -273,6 +295,21 @@ async def test_what_has_waited_too_long_is_refused_and_does_not_run(start: Start
     await asyncio.sleep(0.01)
     gate.open()
     with pytest.raises(Expired, match="Request timeout expired"):
+        await late
+    await first
+    assert gate.batches == [[1]]
+    assert notes.drops == [("expired", 1)]
+
+
+async def test_what_its_caller_has_no_time_for_any_more_does_not_run(start: Start) -> None:
+    gate, notes = Gate(), Notes()
+    executor = start(gate, observer=notes)
+    first = await queued(executor, 1)
+    await gate.is_busy()
+    late = await queued(executor, 2, terms=Terms(answer_s=0.001))
+    await asyncio.sleep(0.01)
+    gate.open()
+    with pytest.raises(Expired):
         await late
     await first
     assert gate.batches == [[1]]
