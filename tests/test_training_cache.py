@@ -9,6 +9,7 @@ import torch
 
 from registry.errors import DataError
 from registry.images import ImageSpec, prepare
+from training import device
 from training.activations import Activations, compute, precompute
 from training.backbone import load_backbone
 from training.data import Dataset, read_dataset
@@ -123,6 +124,36 @@ def test_another_preparation_invalidates(network: Network, dataset: Dataset, tmp
 def test_other_backbone_weights_invalidate(network: Network, dataset: Dataset, tmp_path: Path):
     features(network, dataset, tmp_path)
     assert features(network, dataset, tmp_path, weights="other")[1] > 0
+
+
+def test_the_same_weights_in_another_network_or_normalised_otherwise_invalidate(
+    network: Network, dataset: Dataset, tmp_path: Path
+):
+    """Weights do not say how borders are padded, or what pixels are divided by."""
+    features(network, dataset, tmp_path)
+    network.name = "tf_test_efficientnet"
+    assert features(network, dataset, tmp_path)[1] > 0
+    network.std *= 2
+    assert features(network, dataset, tmp_path)[1] > 0
+    assert features(network, dataset, tmp_path)[1] == 0
+
+
+def test_another_precision_invalidates(
+    network: Network, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    features(network, dataset, tmp_path)
+    fast = device.has_fast_bf16(CPU)
+    monkeypatch.setattr(device, "has_fast_bf16", lambda _: not fast)
+    assert features(network, dataset, tmp_path)[1] > 0
+
+
+def test_a_cut_off_cache_of_pixels_heals_itself(dataset: Dataset, tmp_path: Path):
+    first = decode(dataset.items, SPEC, tmp_path, Counter()).pixels.copy()
+    (file,) = tmp_path.glob("decoded-*")
+    file.write_bytes(file.read_bytes()[:-1])
+    again = Counter()
+    np.testing.assert_array_equal(decode(dataset.items, SPEC, tmp_path, again).pixels, first)
+    assert again.n == len(dataset.items)
 
 
 def test_a_damaged_cache_heals_itself(network: Network, dataset: Dataset, tmp_path: Path):

@@ -47,6 +47,27 @@ def test_the_installed_weights_are_those_of_imagenet():
 
 
 @pytest.mark.parametrize(
+    ("name", "mean", "std"),
+    [
+        ("efficientnet_lite0", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+        ("resnet18", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        ("shufflenet_v2_x0_5", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    ],
+)
+def test_pixels_are_normalised_as_the_weights_were_learnt(
+    name: str, mean: tuple[float, ...], std: tuple[float, ...], tmp_path: Path
+):
+    network = build(load_backbone(name, pretrained=False)).eval()
+    save_network(network, tmp_path / "saved", n_classes=3, size=photos.SIZE, task="single")
+    pixels = torch.rand(2, 3, photos.SIZE, photos.SIZE) * 255
+    normal = (pixels / 255 - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+    with torch.no_grad():
+        expected = concat_pool(network.body(normal), 1)
+        for each in (network, load_network(tmp_path / "saved")[0]):
+            torch.testing.assert_close(each.features(pixels), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
     "name", ["resnet18", "test_convnext", "test_vit", "shufflenet_v2_x0_5", "squeezenet1_0"]
 )
 def test_networks_of_timm_and_torchvision_go_through_the_same_code(name: str):
@@ -106,18 +127,31 @@ def test_groups_partition_the_parameters(network: Network):
     assert all(network.groups())
 
 
-def test_a_resnet_is_cut_before_its_third_layer():
-    early, late = split_groups(load_backbone("resnet18", pretrained=False).body)
-    assert {name.split(".")[0] for name in early} == {"conv1", "bn1", "layer1", "layer2"}
-    assert {name.split(".")[0] for name in late} == {"layer3", "layer4"}
+@pytest.mark.parametrize(
+    ("name", "late"),
+    [
+        ("resnet18", "layer3"),
+        ("resnet18d", "layer3"),  # its stem is numbered, too
+        ("test_convnext", "stages.2"),
+        ("efficientnet_lite0", "blocks.3"),
+        ("densenet121", "features.denseblock3"),
+        ("squeezenet1_0", "7"),
+        ("regnet_y_400mf", "trunk_output.block3"),
+    ],
+)
+def test_a_network_is_cut_before_the_middle_one_of_its_stages(name: str, late: str):
+    body = load_backbone(name, pretrained=False).body
+    names = [each for each, _ in body.named_parameters()]
+    cut = next(place for place, each in enumerate(names) if each.startswith(f"{late}."))
+    assert split_groups(body) == (set(names[:cut]), set(names[cut:]))
 
 
 @pytest.mark.parametrize("n", [0, 1, 2])
 def test_freezing_to_a_group_freezes_those_before_it(network: Network, n: int):
     network.freeze_to(n)
-    learning = [any(p.requires_grad for p in group) for group in network.groups()]
-    assert learning == [index >= n for index in range(3)]
-    assert [bool(group) for group in network.learning_groups()] == learning
+    learning = [{p.requires_grad for p in group} for group in network.groups()]
+    assert learning == [{index >= n} for index in range(3)]
+    assert [bool(group) for group in network.learning_groups()] == [i >= n for i in range(3)]
 
 
 @pytest.mark.parametrize("n_frozen", [0, 1, 2])
@@ -127,6 +161,23 @@ def test_frozen_normalisation_keeps_its_statistics_bit_for_bit(network: Network,
     network.train_unfrozen(freeze_batchnorm=True)
     network(torch.rand(4, 3, photos.SIZE, photos.SIZE) * 255)
     assert all(torch.equal(before[name], value) for name, value in network.body.named_buffers())
+
+
+@pytest.mark.parametrize(("n_frozen", "still"), [(1, ("early",)), (2, ("early", "late"))])
+def test_statistics_of_frozen_groups_are_frozen_whatever_the_others_do(
+    network: Network, n_frozen: int, still: tuple[str, ...]
+):
+    network.freeze_to(n_frozen)
+    before = {name: value.clone() for name, value in network.body.named_buffers()}
+    network.train_unfrozen(freeze_batchnorm=False)
+    network(torch.rand(4, 3, photos.SIZE, photos.SIZE) * 255)
+    groups = dict(zip(("early", "late"), split_groups(network.body), strict=True))
+    moved = {
+        name.rpartition(".")[0] + ".weight"  # of the same normalisation
+        for name, value in network.body.named_buffers()
+        if not torch.equal(before[name], value)
+    }
+    assert {name for name in groups if moved & groups[name]} == set(groups) - set(still)
 
 
 def test_unfrozen_normalisation_may_learn_its_statistics(network: Network):
@@ -149,6 +200,10 @@ def test_the_head_is_that_of_2018():
     kinds = [type(layer).__name__ for layer in head]
     assert kinds == ["BatchNorm1d", "Dropout", "Linear", "ReLU", "BatchNorm1d", "Dropout", "Linear"]
     assert [len(list(make_head(10, 3, (), (0.5,)))), head[1].p, head[5].p] == [3, 0.25, 0.5]
+    torch.manual_seed(0)
+    wide = make_head(400, 3, (500,), (0.25, 0.5))[2]  # He et al. 2015: kaiming_normal
+    assert wide.weight.std().item() == pytest.approx((2 / 400) ** 0.5, rel=0.02)
+    assert not wide.bias.any()
 
 
 def test_a_feature_that_hardly_ever_answers_does_not_drown_the_others():

@@ -43,6 +43,15 @@ def test_progress_is_told_once_a_second_at_most():
     assert len(heard.of("progress")) <= time.monotonic() - began  # however slow the machine is
 
 
+def test_more_than_was_expected_is_no_reason_to_tell_every_image():
+    heard, began = Heard(), time.monotonic()
+    stages = Stages(heard.append, n_stages=1)
+    stages.begin("decode", total=100)
+    for _ in range(9_000):
+        stages.advance(1)
+    assert len(heard.of("progress")) <= 1 + time.monotonic() - began
+
+
 def test_a_service_reads_back_what_was_told():
     stream = io.StringIO()
     json_lines(stream)(EPOCH)

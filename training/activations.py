@@ -41,9 +41,13 @@ class Parts:
 
 def activations_key(decoded: Decoded, rows: Rows, backbone: str, precision: str) -> str:
     """SHA-256 over all that the features depend on: image contents, their order and preparation
-    (`decoded.key`), which rows, the backbone's weights, and the arithmetic.
+    (`decoded.key`), which rows, the backbone, and the arithmetic.
+
+    Args:
+        backbone: its name, weights and normalisation: weights alone do not say what is done with
+            them.
     """
-    digest = hashlib.sha256(f"pooled-1 {decoded.key} {backbone} {precision} ".encode())
+    digest = hashlib.sha256(f"pooled-2 {decoded.key} {backbone} {precision} ".encode())
     digest.update(rows.astype(np.int64).tobytes())
     return digest.hexdigest()
 
@@ -62,7 +66,9 @@ def precompute(
     A damaged cache file is computed anew.
     """
     precision = f"{device.type} {'bf16' if is_half(device, network.precision) else 'f32'}"
-    key = activations_key(decoded, rows, weights_digest, precision)
+    normalisation = [network.mean.flatten().tolist(), network.std.flatten().tolist()]
+    backbone = f"{network.name} {weights_digest} {normalisation}"
+    key = activations_key(decoded, rows, backbone, precision)
     path = cache / f"activations-{key}.safetensors"
     found = _read(path)
     everywhere = network.world.all(found is not None)  # else all have to divide the work

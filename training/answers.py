@@ -6,16 +6,19 @@ from pathlib import Path
 
 import numpy as np
 
-from registry.images import Float32Array, ImageSpec, prepare
+from registry.images import Float32Array, ImageSpec
 from training.data import Dataset
+from training.decoded import decode
 from training.evaluate import Measures, Thresholds, measure
 from training.runtime import Answer
 
 
-def answer_tests(dataset: Dataset, answer: Answer, spec: ImageSpec) -> Float32Array:
+def answer_tests(dataset: Dataset, answer: Answer, spec: ImageSpec, cache: Path) -> Float32Array:
     """Probabilities of the test images, [n,classes], n possibly 0."""
-    answers = [answer(prepare(item.path.read_bytes(), spec)[None])[0] for item in dataset.tests]
-    return np.stack(answers) if answers else np.zeros((0, len(dataset.labels)), np.float32)
+    if not dataset.tests:
+        return np.zeros((0, len(dataset.labels)), np.float32)
+    pixels = decode(dataset.tests, spec, cache, lambda n: None).pixels
+    return np.stack([answer(pixels[[row]])[0] for row in range(len(pixels))])
 
 
 def measure_tests(

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 
 from registry.errors import BadImage, DataError
@@ -191,11 +192,16 @@ def _look(item: Item) -> tuple[Item, UInt8Array] | str:
         return str(error)
 
 
-def audit_decoded(dataset: Dataset, decoded: Decoded) -> Audit:
-    """The same of images that are decoded anyway, without the test part."""
+def audit_decoded(dataset: Dataset, decoded: Decoded, tests: Decoded | None = None) -> Audit:
+    """The same of images that are decoded anyway.
+
+    Args:
+        tests: the test part's pixels, if there is one; what it shares with other parts is told.
+    """
+    pixels = chain(decoded.pixels, tests.pixels if tests else ())
     with ThreadPoolExecutor(THREADS) as pool:
-        looks = tuple(pool.map(look_at, decoded.pixels))
-    return Audit(dataset.root, dataset.items, looks, dataset.left_out)
+        looks = tuple(pool.map(look_at, pixels))
+    return Audit(dataset.root, (*dataset.items, *dataset.tests), looks, dataset.left_out)
 
 
 def _shorter(item: Item) -> int:

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
@@ -103,6 +104,7 @@ def read_dataset(
     within: Sequence[Path] = (),
     known_parts: Mapping[str, Part] | None = None,
     cache: Path | None = None,
+    damaged: Mapping[Path, str] = MappingProxyType({}),
     advance: Callable[[int], None] = lambda n: None,
 ) -> Dataset:
     """The data set at `source`, audited and split.
@@ -112,13 +114,14 @@ def read_dataset(
         known_parts: the part of images by SHA-256, from an earlier split: they keep it, so that
             nothing a promoted version learnt from becomes held-out, or the other way round.
         cache: where a Parquet file's images are unpacked; none: beside it.
+        damaged: files that were found to be, behind their header, with the reasons.
         advance: told how many files have been read since its last call.
 
     Raises:
         DataError: nothing to train on; says which file or class, and what to do.
     """
     root, listed = list_items(source, layout, cache=cache, within=within)
-    audited, left_out = inspect(listed, advance)
+    audited, left_out = inspect(listed, advance, damaged)
     if len(left_out) > max_unreadable:
         raise DataError(
             f"{len(left_out)} of {len(listed)} files cannot be read: "
@@ -181,12 +184,18 @@ def list_items(
 
 
 def inspect(
-    items: Sequence[Item], advance: Callable[[int], None] = lambda n: None
+    items: Sequence[Item],
+    advance: Callable[[int], None] = lambda n: None,
+    damaged: Mapping[Path, str] = MappingProxyType({}),
 ) -> tuple[list[Item], list[str]]:
     """Items with their digest and facts, and a line for each file that is not an image."""
+
+    def look(item: Item) -> Item | str:
+        return damaged.get(item.path) or _inspect(item)
+
     good, bad = [], []
     with ThreadPoolExecutor(THREADS) as pool:
-        for item, seen in zip(items, pool.map(_inspect, items), strict=True):
+        for item, seen in zip(items, pool.map(look, items), strict=True):
             if isinstance(seen, str):
                 bad.append(f"{item.path}: {seen}")
             else:

@@ -26,6 +26,16 @@ class Decoded:
     key: str  # SHA-256 over what the pixels depend on
 
 
+class Damaged(DataError):
+    """Files that break off, or are no images, behind their header; with the reasons."""
+
+    def __init__(self, files: dict[Path, str]) -> None:
+        told = [f"{path}: {reason}" for path, reason in files.items()]
+        more = f"; and {len(told) - 5} more" if len(told) > 5 else ""
+        super().__init__(f"{'; '.join(told[:5])}{more}. Repair or remove them and start again")
+        self.files = files
+
+
 ROOM = 1.15  # so that a view zoomed by 1.1 and turned by 10 degrees is still sharp
 
 
@@ -43,7 +53,7 @@ def decode(
         advance: told how many images are done since its last call.
 
     Raises:
-        DataError: names a file that is damaged behind its header.
+        Damaged: names the files that are, behind their header.
     """
     digest = hashlib.sha256(spec.digest().encode())
     for item in items:
@@ -67,19 +77,21 @@ def _decode_into(
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     pixels = np.memmap(temporary, dtype=np.uint8, mode="w+", shape=shape)
 
+    damaged: dict[Path, str] = {}
+
     def one(row: int) -> None:
         try:
             pixels[row] = prepare(items[row].path.read_bytes(), spec)
         except (BadImage, OSError) as error:
-            raise DataError(
-                f"{items[row].path}: {error}. Repair or remove the file and start again"
-            ) from error
+            damaged[items[row].path] = str(error)
         advance(1)
 
     try:
         with ThreadPoolExecutor(THREADS) as pool:
             for _ in pool.map(one, range(len(items))):
                 pass
+        if damaged:
+            raise Damaged(dict(sorted(damaged.items())))
         pixels.flush()
         sync(temporary)
         temporary.replace(path)

@@ -94,4 +94,4 @@ def read_tests(bench: Bench, answer: Answer, cache: Path, model: str) -> Float32
     if dataset.tests:
         reads = note_read(cache, dataset.tests, model, weights_digest(bench.network))
         bench.note("test_part", describe_reads(reads))
-    return answer_tests(dataset, answer, bench.decoded.spec)
+    return answer_tests(dataset, answer, bench.decoded.spec, cache)

@@ -1,17 +1,18 @@
 """What a training begins with: images read, split and decoded, and a network with a fresh head."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from registry.errors import BadRequest
+from registry.images import ImageSpec
 from registry.jobs import CHECKPOINT
 from training.audit import Audit, audit_decoded
 from training.backbone import Backbone, load_backbone
 from training.bench import Bench
 from training.data import Dataset, read_dataset
-from training.decoded import Decoded, decode, larger
+from training.decoded import Damaged, Decoded, decode, larger
 from training.device import pick_device
 from training.event_files import FOLDER, Curves, wanted
 from training.heap import keep_freed_memory
@@ -51,29 +52,60 @@ def open_images(
     Raises:
         DataError: nothing to train on; says which file or class, and what to do.
     """
-    stages.begin("audit and split", 0)
-    dataset = read_dataset(
-        source,
-        task=settings.task,
-        layout=settings.layout(),
-        rule=settings.split_rule(),
-        max_unreadable=settings.max_unreadable,
-        within=within,
-        known_parts=known_parts,
-        cache=cache,
-        advance=stages.advance,
-    )
-    stages.note(dataset.summary())
 
-    stages.begin("decode once", 2 * len(dataset.items))
+    def read(damaged: Mapping[Path, str]) -> Dataset:
+        dataset = read_dataset(
+            source,
+            task=settings.task,
+            layout=settings.layout(),
+            rule=settings.split_rule(),
+            max_unreadable=settings.max_unreadable,
+            within=within,
+            known_parts=known_parts,
+            cache=cache,
+            damaged=damaged,
+            advance=stages.advance,
+        )
+        stages.note(dataset.summary())
+        return dataset
+
+    stages.begin("audit and split", 0)
+    dataset = read({})
+    stages.begin("decode once", 2 * len(dataset.items) + len(dataset.tests))
     spec = settings.image_spec()
-    decoded = decode(dataset.items, spec, cache, stages.advance)
+    dataset, decoded, tests = decode_whole(dataset, read, spec, cache, stages.advance)
     roomy = decode(dataset.items, larger(spec), cache, stages.advance)
 
-    audit = audit_decoded(dataset, decoded)
+    audit = audit_decoded(dataset, decoded, tests)
     for problem in audit.problems:
         stages.note(problem.text)
     return Images(settings, source, cache, dataset, decoded, roomy, audit)
+
+
+def decode_whole(
+    dataset: Dataset,
+    read: Callable[[Mapping[Path, str]], Dataset],
+    spec: ImageSpec,
+    cache: Path,
+    advance: Callable[[int], None],
+) -> tuple[Dataset, Decoded, Decoded | None]:
+    """The data set without files that are damaged behind their header, if it may be without them;
+    its pixels, and those of the test part: that they are there is looked at now, and not in the
+    end, when everything has been learnt.
+
+    Args:
+        read: the data set anew, told which files are damaged and why.
+    """
+    damaged: dict[Path, str] = {}
+    while True:
+        try:
+            decoded = decode(dataset.items, spec, cache, advance)
+            tests = decode(dataset.tests, spec, cache, advance) if dataset.tests else None
+        except Damaged as error:
+            damaged |= error.files
+            dataset = read(damaged)
+        else:
+            return dataset, decoded, tests
 
 
 def open_backbone(settings: Settings, *, within: Sequence[Path] = ()) -> Backbone:

@@ -52,9 +52,10 @@ class Stages:
     def advance(self, n: int) -> None:
         """`n` more images are done."""
         with self._lock:
+            over = self._done < self._total <= self._done + n
             self._done += n
             now = time.monotonic()
-            if now - self._told < SECONDS_BETWEEN and self._done < self._total:
+            if now - self._told < SECONDS_BETWEEN and not over:
                 return
             self._told = now
             rate = self._done / max(now - self._began, 1e-9)

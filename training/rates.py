@@ -64,8 +64,8 @@ def split_blocks(body: nn.Module) -> list[list[str]]:
         found = group_parameters(body, matcher(coarse=False))
         return [found[number] for number in sorted(found)]
     blocks: list[list[str]] = []
-    for numbered, names in stages_of(body):
-        if numbered or not blocks:
+    for family, names in stages_of(body):
+        if family is not None or not blocks:
             blocks.append(names)
         else:
             blocks[-1] += names

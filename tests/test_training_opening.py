@@ -1,0 +1,97 @@
+"""What a training begins with: every image is looked at before anything is learnt."""
+
+import json
+import shutil
+from pathlib import Path
+
+import photos
+import pytest
+
+from registry.errors import DataError
+from training.network import NETWORK
+from training.opening import Images, open_images
+from training.progress import Stages
+from training.reading_settings import read_settings
+from training.recipe import train
+
+quiet = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+
+
+def opened(data: Path, heard: photos.Heard, **told: str) -> Images:
+    settings = read_settings(photos.QUICK | told)
+    return open_images(settings, data, data.parent / "cache", Stages(heard.append, 1))
+
+
+def cut_off(file: Path) -> Path:
+    """Its header is whole, so that only decoding it shows what it lacks."""
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) * 2 // 3])
+    return file
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return photos.folder(tmp_path / "data")
+
+
+def test_all_files_that_break_off_are_named_at_once_with_what_to_do(data: Path):
+    for name in ("dark/00.png", "light/01.jpg"):
+        cut_off(data / name)
+    message = (
+        r"2 of 24 files cannot be read: .*00\.png: truncated or damaged PNG.*01\.jpg: truncated or "
+        r"damaged JPEG.* allow it with max_unreadable=2"
+    )
+    with pytest.raises(DataError, match=message):
+        opened(data, photos.Heard(), max_unreadable="1")
+
+
+def test_files_that_break_off_may_be_left_out_too(data: Path):
+    heard, whole = photos.Heard(), opened(data, photos.Heard())
+    cut_off(data / "dark" / "00.png")
+    (data / "dark" / "01.jpg").write_bytes(b"nothing")
+    images = opened(data, heard, max_unreadable="2")
+    left = {item.path.name + item.labels[0]: item.part for item in images.dataset.items}
+    before = {item.path.name + item.labels[0]: item.part for item in whole.dataset.items}
+    assert (len(left), len(images.decoded.pixels), len(images.roomy.pixels)) == (22, 22, 22)
+    assert left.items() <= before.items()
+    assert "2 unreadable files left out" in str(heard)
+    assert len(images.audit.unreadable) == 2
+
+
+@pytest.fixture
+def tested(tmp_path: Path) -> Path:
+    """With a test part."""
+    photos.folder(tmp_path / "data" / "train", per_class=8)
+    photos.folder(tmp_path / "data" / "valid", 4, classes={"dark": 80, "light": 170})
+    photos.folder(tmp_path / "data" / "test", 4, classes={"dark": 70, "light": 180})
+    return tmp_path / "data"
+
+
+def test_a_test_image_that_breaks_off_is_named_in_the_beginning_and_not_in_the_end(tested: Path):
+    cut_off(tested / "test" / "dark" / "00.png")
+    with pytest.raises(DataError, match=r"1 of 32 files.*test/dark/00\.png: truncated"):
+        opened(tested, photos.Heard())
+
+
+def test_what_is_learnt_from_and_tested_by_is_told(tested: Path):
+    shutil.copy(tested / "train" / "dark" / "00.png", tested / "test" / "dark" / "again.png")
+    heard = photos.Heard()
+    opened(tested, heard)
+    assert "the same image in more than one part, which flatters the score: 1" in str(heard)
+
+
+@quiet
+def test_nothing_that_is_learnt_or_scored_depends_on_the_test_part(tested: Path, tmp_path: Path):
+    """Other test images, with other labels: of all that comes of it only their answers differ."""
+    told: list[tuple[bytes, dict[str, float], str]] = []
+    for name in ("one", "two"):
+        heard = photos.Heard()
+        assignment = photos.assignment(tmp_path / name, tested, keep="best", judge_share="0.3")
+        bundle, _ = train(assignment, heard.append)
+        metrics = {key: value for key, value in bundle.metrics.items() if "_test" not in key}
+        figures = json.loads((assignment.stage / "report" / "report.json").read_text())
+        story = [figures[key] for key in ("learning_rates", "history", "galleries", "calibration")]
+        told.append(((assignment.run / NETWORK).read_bytes(), metrics, json.dumps(story)))
+        shutil.rmtree(tested / "test")
+        photos.folder(tested / "test", 3, classes={"light": 40, "dark": 220})
+    assert told[0] == told[1]
