@@ -152,5 +152,7 @@ def _explain_missing(name: str, entry: Model | None, served: set[str]) -> NoRetu
         raise NotFound(f"{name} was unloaded on this server; load it again")
     if entry and entry.trouble.problem:
         raise Unavailable(f"{name} cannot be served: {entry.trouble.problem}")
+    if entry and entry.coming:
+        raise Unavailable(f"{name} is being loaded; try again in a moment")
     known = ", ".join(sorted(served)[:5]) or "none"
     raise NotFound(f"no promoted version of a model {name!r:.80}; models served: {known}")

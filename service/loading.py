@@ -48,12 +48,14 @@ class Loading:
         Args:
             live: it is to answer whoever names no version, so others do not hold it up.
         """
+        entry.coming += live
         try:
             while not (found := entry.find(version)):
                 await self._load(name, entry, version, live=live)
             with found:
                 yield found
         finally:
+            entry.coming -= live
             entry.drop_oldest_pinned()
 
     async def _load(self, name: str, entry: Model, version: int, *, live: bool) -> None:

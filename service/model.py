@@ -48,6 +48,7 @@ class Model:
     previous: Loaded | None = None  # what it replaced; a rollback is instant
     pinned: OrderedDict[int, Loaded] = field(default_factory=OrderedDict)
     pointer: int = 0  # number of the pointer that `current` follows
+    coming: int = 0  # versions that are being loaded to be `current`
     unloaded: bool = False  # by order: nothing comes into memory until it is loaded again
     trouble: Trouble = field(default_factory=Trouble)
 

@@ -20,6 +20,8 @@ import pytest
 import tiny
 from conftest import RunningServer, Start, best, wait_until
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from tritonclient.grpc import service_pb2 as oip
+from tritonclient.grpc import service_pb2_grpc as pb_grpc
 
 from registry.bundle import MODEL, read_bundle, seal
 from registry.files import sha256_file
@@ -120,6 +122,28 @@ def test_while_a_version_loads_all_models_answer_and_the_server_stays_ready(
         assert status == health_pb2.HealthCheckResponse.SERVING
     gate.open()
     assert promoted.result(20).version == version_of(server) == 2
+
+
+def test_a_model_that_loads_for_the_first_time_is_unavailable_and_not_unknown(
+    server: RunningServer, root: Path, gate: Gate
+) -> None:
+    stub = pb_grpc.GRPCInferenceServiceStub(server.channel)
+    slow = gate.close("later", 1)
+    tiny.publish(root, model="later", promote=True)
+    wait_until(lambda: slow in gate.waiting)
+    for call in (
+        lambda: version_of(server, "later"),
+        lambda: stub.ModelMetadata(oip.ModelMetadataRequest(name="later-tensor"), timeout=20),
+    ):
+        with pytest.raises(grpc.RpcError) as caught:
+            call()
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert caught.value.details() == "later is being loaded; try again in a moment"
+    index = stub.RepositoryIndex(oip.RepositoryIndexRequest(), timeout=20).models
+    assert {row.state for row in index if row.name.startswith("later")} == {"LOADING"}
+    gate.open()
+    wait_until(lambda: "later" in server.service.live.ready())
+    assert version_of(server, "later") == 1
 
 
 def test_a_slow_load_keeps_no_other_model_from_being_promoted(
