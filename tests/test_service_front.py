@@ -279,6 +279,27 @@ def test_a_deadline_that_passes_in_the_queue_frees_its_place(start: Start, root:
     assert 'unfreeze_batch_size_sum{model="colours"} 1.0' in server.metrics()
 
 
+@pytest.mark.parametrize("gives_up_by", ["deadline", "cancelling"])
+def test_what_is_given_up_while_it_runs_frees_its_place_and_harms_nobody(
+    start: Start, root: Path, gives_up_by: str
+) -> None:
+    server = slow(start, root, work=0, max_queue=1)
+    timeout = 0.3 if gives_up_by == "deadline" else 60
+    with held(server) as executor:
+        given_up = server.classifier.Classify.future(request(), timeout=timeout)
+        wait_until(lambda: not executor.depth and (in_flight(server, 1) or given_up.done()))
+        if gives_up_by == "cancelling":
+            given_up.cancel()
+        wait_until(lambda: in_flight(server, 0) and given_up.done())
+        next_one = server.classifier.Classify.future(request("green"), timeout=60)
+        wait_until(lambda: in_flight(server, 1))
+    assert best(next_one.result()) == ["green"]
+    assert 'unfreeze_images_total{model="colours",outcome="ok",version="1"} 1.0' in server.metrics()
+    status = "DEADLINE_EXCEEDED" if gives_up_by == "deadline" else "CANCELLED"
+    assert given_up.code().name == status
+    assert f'grpc_code="{status}",grpc_method="Classify"' in server.metrics()
+
+
 def test_views_of_many_images_share_the_queue(server: RunningServer) -> None:
     response = server.classify(*[tiny.picture("green")] * 16, tta_views=8)
     assert best(response) == ["green"] * 16
