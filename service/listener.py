@@ -1,5 +1,6 @@
 """A port, and the gRPC server behind it."""
 
+import resource
 from collections.abc import Iterable
 
 import grpc
@@ -13,18 +14,24 @@ MAX_METADATA_BYTES = 16_384
 WINDOW_BYTES = 8 * MEGABYTE
 FRAME_BYTES = 4 * MEGABYTE
 READ_BYTES = 1 << 18
+INT_MAX = (1 << 31) - 1
 
 
-def new_server(max_message_mb: int, max_connection_age_s: float) -> grpc.aio.Server:
+def new_server(
+    max_message_mb: int, max_connection_age_s: float, max_streams: int
+) -> grpc.aio.Server:
     """A server that takes and sends messages of up to so many megabytes.
 
     Args:
         max_connection_age_s: after which a client has to connect anew; 0: never.
+        max_streams: calls of one connection; a client holds back what is more.
     """
     options: list[tuple[str, int]] = [
         ("grpc.max_receive_message_length", max_message_mb * MEGABYTE),
         ("grpc.max_send_message_length", max_message_mb * MEGABYTE),
         ("grpc.max_metadata_size", MAX_METADATA_BYTES),
+        ("grpc.max_concurrent_streams", max_streams),
+        ("grpc.max_allowed_incoming_connections", max_connections()),
         ("grpc.so_reuseport", 0),  # or two servers would share a port and neither would know
         # an image arrives in one go, not a window of 64 KB and a frame of 16 KB at a time
         ("grpc.http2.lookahead_bytes", WINDOW_BYTES),
@@ -34,6 +41,12 @@ def new_server(max_message_mb: int, max_connection_age_s: float) -> grpc.aio.Ser
     if max_connection_age_s:
         options.append(("grpc.max_connection_age_ms", int(1000 * max_connection_age_s)))
     return grpc.aio.server(options=options)
+
+
+def max_connections() -> int:
+    """Half of the files that this process may open; the others are for models, jobs and metrics."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return INT_MAX if files == resource.RLIM_INFINITY else min(files // 2, INT_MAX)
 
 
 def describe(server: grpc.aio.Server, services: Iterable[str]) -> None:

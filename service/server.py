@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 
 TRAINER = (sys.executable, "-m", "training")
 ADMIN_GRACE_S = 1.0
+MIN_STREAMS = 100  # of a connection; HTTP/2 recommends no fewer
 
 
 class Service:
@@ -216,7 +217,8 @@ class Service:
 
     def _server(self) -> grpc.aio.Server:
         settings = self._settings
-        return new_server(settings.max_message_mb, settings.max_connection_age_seconds)
+        max_streams = max(MIN_STREAMS, 2 * settings.max_rpcs)  # what is over `max_rpcs` is told so
+        return new_server(settings.max_message_mb, settings.max_connection_age_seconds, max_streams)
 
     def _on_ready(self, model: str) -> None:
         depth = self.metrics.queue_depth.labels(model)

@@ -1,0 +1,74 @@
+"""What a port takes on: connections, calls of a connection, messages."""
+
+import resource
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+import tiny
+from conftest import Start, best, wait_until
+from tritonclient.grpc import service_pb2 as pb
+from tritonclient.grpc import service_pb2_grpc as pb_grpc
+
+from service.server import MIN_STREAMS
+from unfreeze.v1 import classifier_pb2, classifier_pb2_grpc
+
+OF_ITS_OWN = [("grpc.use_local_subchannel_pool", 1)]  # a connection
+REQUEST = classifier_pb2.ClassifyRequest(model="colours", images=[tiny.picture("red")])
+
+
+def status(channel: grpc.Channel, timeout: float = 20) -> str:
+    """Of a request over this channel."""
+    try:
+        stub = classifier_pb2_grpc.ClassifierStub(channel)
+        assert best(stub.Classify(REQUEST, timeout=timeout)) == ["red"]
+    except grpc.RpcError as error:
+        return error.code().name
+    return "OK"
+
+
+def test_connections_take_half_of_the_files_and_there_is_room_again_when_one_ends(
+    start: Start, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (6, 6))
+    tiny.publish(root, promote=True)
+    address = start().address
+    first, *others = (grpc.insecure_channel(address, OF_ITS_OWN) for _ in range(4))
+    assert [status(one) for one in (first, *others)] == ["OK", "OK", "OK", "UNAVAILABLE"]
+    first.close()
+    wait_until(lambda: status(others[-1]) == "OK")
+    for one in others:
+        one.close()
+
+
+def test_one_connection_cannot_fill_the_memory_with_calls_that_say_nothing(
+    start: Start, root: Path
+) -> None:
+    tiny.publish(root, promote=True)
+    server, over = start(max_rpcs=1), threading.Event()
+
+    def nothing() -> Iterator[bytes]:
+        over.wait()
+        yield from ()
+
+    with grpc.insecure_channel(server.address, OF_ITS_OWN) as greedy:
+        classify = greedy.stream_unary("/unfreeze.v1.Classifier/Classify")
+        silent = [classify.future(nothing(), timeout=60) for _ in range(MIN_STREAMS)]
+        wait_until(lambda: status(greedy, timeout=0.5) == "DEADLINE_EXCEEDED")
+        assert status(server.channel) == "OK"
+        over.set()
+        assert {one.code() for one in silent} == {grpc.StatusCode.INVALID_ARGUMENT}
+
+
+def test_a_message_is_not_unpacked_beyond_the_limit(start: Start, root: Path) -> None:
+    tiny.publish(root, promote=True)
+    server = start(max_message_mb=1)
+    bomb: Any = pb.ModelInferRequest(model_name="colours", raw_input_contents=[bytes(100 << 20)])
+    stub = pb_grpc.GRPCInferenceServiceStub(server.channel)
+    with pytest.raises(grpc.RpcError) as caught:
+        stub.ModelInfer(bomb, timeout=20, compression=grpc.Compression.Gzip)
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert status(server.channel) == "OK"
