@@ -29,9 +29,17 @@ RPC = ("grpc_type", "grpc_service", "grpc_method")
 MAX_CLASSES = 100  # a model of more has its confidence counted, and not its classes
 LIMITS = ("rpcs", "queue_full", "expected_wait", "model_requests", "deadline")
 STOP_WITHIN_S = 0.1
+SPEAK_WITHIN_S = 10.0  # a connection to the page that says nothing holds a thread
 
 
-class _Silent(WSGIRequestHandler):
+class _Pages(ThreadingWSGIServer):
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Whoever broke off, or said nothing, is not worth a line that is no JSON."""
+
+
+class _Page(WSGIRequestHandler):
+    timeout = SPEAK_WITHIN_S
+
     def log_message(self, format: str, *args: object) -> None:
         """Scrapes are not worth a line."""
 
@@ -131,7 +139,7 @@ class Metrics:
     def serve(self, host: str, port: int) -> tuple[int, Callable[[], None]]:
         """`/metrics` answers; gives the actual port and what ends it."""
         pages = make_wsgi_app(self.registry)
-        server = make_server(host, port, pages, ThreadingWSGIServer, handler_class=_Silent)
+        server = make_server(host, port, pages, _Pages, handler_class=_Page)
         thread = Thread(target=server.serve_forever, args=(STOP_WITHIN_S,), name="metrics")
         thread.start()
 

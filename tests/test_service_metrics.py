@@ -1,6 +1,8 @@
 """What is counted, how it is labelled, and what goes when a version does."""
 
 import re
+import socket
+import struct
 import urllib.request
 
 import numpy as np
@@ -9,7 +11,7 @@ from conftest import RunningServer, Start, wait_until
 from prometheus_client import generate_latest
 
 from service.counting import RpcCounts, VersionCounts
-from service.metrics import MAX_CLASSES, Metrics
+from service.metrics import MAX_CLASSES, Metrics, _Page
 from service.work import Answer
 from unfreeze.v1 import admin_pb2 as pb
 
@@ -111,6 +113,23 @@ def test_a_slow_bucket_names_a_trace_to_those_who_read_openmetrics(start: Start)
 def test_the_process_is_measured(server: RunningServer):
     assert value(server.metrics(), "process_resident_memory_bytes") > 1e7
     assert value(server.metrics(), "process_open_fds") > 3
+
+
+def test_a_scraper_that_breaks_off_or_says_nothing_is_let_go(
+    start: Start, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(_Page, "timeout", _Page.timeout / 100)
+    server = start()
+    address = ("127.0.0.1", server.service.metrics_port)
+    silent, gone = (socket.create_connection(address, timeout=20) for _ in range(2))
+    gone.send(b"GET /metrics HTTP/1.1\r\nHost: ")
+    gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset
+    gone.close()
+    assert silent.recv(1) == b""
+    silent.close()
+    assert "unfreeze_draining 0.0" in server.metrics()
+    server.stop()
+    assert capfd.readouterr().err == ""
 
 
 def train(server: RunningServer, **settings: str) -> None:
