@@ -5,10 +5,15 @@ from pathlib import Path
 import numpy as np
 import photos
 import pytest
+import torch
 
 from registry.errors import TrainingError
+from training.data import read_dataset
+from training.decoded import decode
+from training.evaluate import measure, predict
 from training.network import NETWORK, load_network
 from training.presets import FASTAI2018
+from training.reading_settings import read_settings
 from training.recipe import train
 from training.staging import LAST_GOOD
 
@@ -28,11 +33,20 @@ def test_the_recipe_of_2018_trains_with_snapshots_and_the_best_epoch(tmp_path: P
     assignment = photos.assignment(tmp_path, data, **told)
     bundle, _ = train(assignment, heard.append)
     assert len(heard.of("epoch_finished")) == 2 + 3 + (1 + 2)
-    assert "2 answers averaged: accuracy" in bundle.provenance["snapshots"]
     assert "by log_loss of" in bundle.provenance["best_epoch"]
     networks = [load_network(assignment.run / f"cycle-{n}.safetensors")[0] for n in (1, 2)]
     first, second = (network.head[-1].weight.detach().numpy() for network in networks)
     assert not np.array_equal(first, second)
+
+    rule = read_settings(assignment.settings).split_rule()
+    dataset = read_dataset(data, rule=rule)
+    rows = dataset.rows("valid")
+    pixels = decode(dataset.items, bundle.image, tmp_path, lambda n: None).pixels[rows]
+    answers = [predict(network, pixels, "single", torch.device("cpu")) for network in networks]
+    mean = measure(np.mean(answers, axis=0), dataset.targets[rows], "single")
+    assert bundle.provenance["snapshots"] == (
+        f"2 answers averaged: accuracy {mean.value:.4f}, log loss {mean.log_loss:.4f}"
+    )
 
 
 def test_one_cycle_with_decay_per_cycle_and_averaged_weights_trains(tmp_path: Path):
@@ -46,6 +60,12 @@ def test_one_cycle_with_decay_per_cycle_and_averaged_weights_trains(tmp_path: Pa
     assert all(np.isfinite(value) for value in bundle.metrics.values())
     network, _ = load_network(assignment.run / NETWORK)
     assert all(bool(tensor.isfinite().all()) for tensor in network.state_dict().values())
+    # of the mean's weights the statistics are computed anew: from one epoch's batches, not both's
+    counted = {
+        int(n) for name, n in network.body.named_buffers() if name.endswith("batches_tracked")
+    }
+    full, rest = divmod(int(bundle.metrics["images_train"]), 8)
+    assert counted == {full + (rest > 1)}
 
 
 def test_a_training_that_diverges_keeps_the_last_good_weights(tmp_path: Path):

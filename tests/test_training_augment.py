@@ -1,10 +1,13 @@
 """Augmentation: which changes are reachable, and that a seed repeats them."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from training import augment as augmenting
 from training.augment import augment
 from training.settings import Augmentation, TrainCrop
 
@@ -35,18 +38,25 @@ def arrow() -> Tensor:
     return image
 
 
-def symmetries(kind: Augmentation) -> set[tuple[bool, int]]:
-    """(mirrored, quarter turns) of every view met."""
-    found = set()
+def symmetries(kind: Augmentation, n: int = 400) -> Counter[tuple[bool, int]]:
+    """How often each (mirrored, quarter turns) is met."""
+    found: Counter[tuple[bool, int]] = Counter()
     original = arrow()
-    for view in views(kind, original):
+    for view in views(kind, original, n):
         for mirrored in (False, True):
             for turns in range(4):
                 turned = torch.rot90(original.flip(2) if mirrored else original, turns, (1, 2))
                 # what is left is the change of light
-                if np.corrcoef(turned.flatten(), view.flatten())[0, 1] > 0.999:
-                    found.add((mirrored, turns))
-    return found
+                found[mirrored, turns] += (
+                    np.corrcoef(turned.flatten(), view.flatten())[0, 1] > 0.999
+                )
+    return +found
+
+
+@pytest.fixture
+def unlit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Light is left as it is, so that places alone are seen."""
+    monkeypatch.setattr(augmenting, "LIGHTING", 0.0)
 
 
 @pytest.mark.parametrize(
@@ -61,7 +71,13 @@ def symmetries(kind: Augmentation) -> set[tuple[bool, int]]:
 def test_each_kind_reaches_its_symmetries_and_no_others(
     kind: Augmentation, reachable: set[tuple[bool, int]]
 ):
-    assert symmetries(kind) == reachable
+    """Each as often as the others: mirrored is every second view, as in 2018."""
+    found, n = symmetries(kind), 400
+    assert set(found) == reachable
+    share = 1 / len(reachable)
+    assert all(
+        abs(count / n - share) <= 4 * (share * (1 - share) / n) ** 0.5 for count in found.values()
+    )
 
 
 def test_none_only_resizes():
@@ -76,6 +92,25 @@ def test_light_changes_by_a_twentieth_at_most():
     assert 130 < values.max() <= 127.5 + 0.05 * 255 + 0.1
 
 
+def test_contrast_changes_by_a_twentieth_at_most():
+    halves = torch.full((3, SIZE, SIZE), 100.0)
+    halves[:, :, SIZE // 2 :] = 155
+    pixels = views("basic", halves, n=400)
+    contrasts = (pixels[:, 0, 0, -1] - pixels[:, 0, 0, 0]) / 55
+    assert 0.95 <= contrasts.min() + 1e-5 < 0.953
+    assert 1.047 < contrasts.max() - 1e-5 <= 1.05
+    assert contrasts.mean().item() == pytest.approx(1, abs=0.005)
+
+
+@pytest.mark.usefixtures("unlit")
+def test_what_turns_into_view_is_reflected_at_the_border():
+    """And neither black nor the border drawn out: a white frame around black comes back black."""
+    plain, framed = torch.full((3, SIZE, SIZE), 200.0), torch.full((3, SIZE, SIZE), 255.0)
+    framed[:, 1:-1, 1:-1] = 0
+    assert views("basic", plain, rotate=45).min() > 199.9
+    assert views("basic", framed, rotate=45)[:, :, 0, 0].min() < 200
+
+
 def test_zoom_and_rotation_change_what_is_seen():
     ramp = torch.arange(SIZE * SIZE).reshape(1, SIZE, SIZE).expand(3, -1, -1).float()
     plain, moved = views("none", ramp), views("basic", ramp, zoom=1.5, rotate=10)
@@ -88,21 +123,30 @@ def test_three_in_four_views_are_turned_within_the_angle():
     middle = views("basic", ramp, n=400, rotate=10)[:, 0, 3:5, 3:5]
     across = (middle[:, :, 1] - middle[:, :, 0]).mean(1)
     down = (middle[:, 1] - middle[:, 0]).mean(1)
-    angles = torch.rad2deg(torch.atan2(down, across)).abs()
-    assert 9 < angles.max() < 10.1
-    assert 0.68 < (angles > 0.01).float().mean() < 0.82
+    angles = torch.rad2deg(torch.atan2(down, across))
+    turned = angles[angles.abs() > 0.01]
+    assert -10.1 < turned.min() < -9.5
+    assert 9.5 < turned.max() < 10.1
+    assert 4.5 < turned.abs().mean() < 5.5
+    assert 0.68 < len(turned) / 400 < 0.82
 
 
-@pytest.mark.parametrize("zoom", [1.0, 1.1, 1.5])
-def test_zoom_stays_within_its_range_and_one_is_off(zoom: float):
+@pytest.mark.usefixtures("unlit")
+@pytest.mark.parametrize("most", [1.1, 1.5])
+def test_three_in_four_views_are_zoomed_evenly_up_to_the_most(most: float):
     ramp = torch.arange(SIZE).expand(3, SIZE, SIZE).float() + 100
-    pixels = views("basic", ramp, zoom=zoom)
-    # what is left of the ramp's length is 1/zoom; light changes it by a twentieth
-    lengths = (pixels[:, 0, 0, -1] - pixels[:, 0, 0, 0]) / (SIZE - 1)
-    assert lengths.max() <= 1.05 + 1e-3
-    assert lengths.min() >= 0.95 / zoom - 1e-3
-    if zoom > 1:
-        assert lengths.min() < 0.95 + 0.02 - (1 - 1 / zoom) / 2
+    middle = views("basic", ramp, n=400, zoom=most)[:, 0, 0, 3:5]
+    zooms = 1 / (middle[:, 1] - middle[:, 0])  # of the ramp's steps
+    zoomed = zooms[zooms > 1 + 1e-5]
+    assert 1 - 1e-5 <= zooms.min() < most - 0.02 * (most - 1) < zooms.max() <= most + 1e-5
+    assert zoomed.mean().item() == pytest.approx((1 + most) / 2, abs=0.04 * most)
+    assert 0.68 < len(zoomed) / 400 < 0.82
+
+
+@pytest.mark.usefixtures("unlit")
+def test_a_zoom_of_one_is_none():
+    image = arrow()
+    assert torch.allclose(views("basic", image), image.expand(200, -1, -1, -1), atol=1e-3)
 
 
 def test_googlenets_rectangles_have_their_areas_and_aspects():

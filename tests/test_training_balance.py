@@ -7,11 +7,13 @@ import numpy as np
 import photos
 import pytest
 import torch
+from benches import opened
 
 from training import pretrained, read_images
-from training.activations import Activations
+from training.activations import Activations, compute
 from training.balance import class_weights, draw_shares
 from training.batches import ActivationBatches
+from training.fitting import validate_head
 from training.network import loss_function
 from training.recipe import train
 
@@ -76,6 +78,22 @@ def test_a_bench_balances_by_the_column_of_weights(tmp_path: Path, balance: str)
     drawn = np.ones(9) if shares is None else shares
     calm, wild = (drawn * knowing_nothing) @ (targets > 0).double().numpy()
     assert calm == pytest.approx(wild)
+
+
+def test_held_out_images_are_not_weighted(tmp_path: Path):
+    data = photos.folder(tmp_path / "data", per_class=30, classes={"dark": 60})
+    photos.folder(data, per_class=6, classes={"light": 190})
+    bench = opened(tmp_path, data, photos.QUICK | {"balance": "weights", "split": "stratified"})
+    features = compute(bench.network, bench.decoded, bench.rows("valid"), bench.device)
+    loss, _ = validate_head(bench, features)
+    with torch.no_grad():
+        logits = bench.network.eval().head(features)
+    plain, weighted = (
+        of(logits, bench.targets("valid")) for of in (bench.loss(), bench.training_loss())
+    )
+    assert loss == pytest.approx(float(plain), abs=1e-6) != pytest.approx(float(weighted), abs=1e-3)
+    assert isinstance(bench.loss(), torch.nn.CrossEntropyLoss)
+    assert bench.loss().weight is None
 
 
 def test_an_image_without_labels_is_drawn_too():

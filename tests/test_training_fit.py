@@ -147,8 +147,50 @@ def test_the_search_suggests_a_rate_that_trains():
     assert found.losses[-1] > min(found.losses)
 
 
-def test_the_search_stops_when_the_loss_diverges():
-    assert len(search(network().train(), momentum=0.99).rates) <= 60
+def told(values: Sequence[float]) -> RateSearch:
+    """What is found where the batches' losses are these, whatever the rate."""
+    model, losses = network().train(), iter(values)
+    return find_rate(
+        model,
+        model,
+        [list(model.parameters())],
+        [1.0],
+        TwoClouds(),
+        lambda logits, targets: 0 * logits.sum() + next(losses),
+        spec=OptimizerSpec(),
+    )
+
+
+def test_the_search_raises_the_rate_and_smooths_the_loss_as_in_2018():
+    values = np.random.default_rng(0).uniform(0.9, 1.1, 100)
+    found, mean, smooth = told(values), 0.0, []
+    for number, value in enumerate(values, start=1):
+        mean = 0.98 * mean + 0.02 * value
+        smooth.append(mean / (1 - 0.98**number))
+    np.testing.assert_allclose(found.rates, np.geomspace(1e-5, 10, 100), rtol=1e-9)
+    np.testing.assert_allclose(found.losses, smooth, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("values", "n_rates"),
+    [
+        ([1.0] * 20 + [1000.0] * 80, 21),
+        ([1.0] * 2 + [1000.0] * 98, 100),  # before the eleventh step no loss is the best
+        ([1.0] * 15 + [float("nan")] * 85, 15),
+    ],
+)
+def test_the_search_stops_at_four_times_the_best_loss_or_at_no_number(
+    values: list[float], n_rates: int
+):
+    assert len(told(values).rates) == n_rates
+
+
+def test_an_epochs_loss_is_the_mean_over_its_images():
+    tally = Tally()
+    tally.add(1.0, n_images=3, seconds=0.5)
+    tally.add(5.0, n_images=1, seconds=1.5)
+    epoch = tally.row("test", valid_loss=0.5, metric_value=0.9)
+    assert (epoch.train_loss, epoch.images_per_second) == (2.0, 2.0)
 
 
 def test_a_flat_loss_suggests_a_tenth_of_where_it_begins_to_rise():

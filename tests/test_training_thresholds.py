@@ -5,9 +5,13 @@ from pathlib import Path
 import numpy as np
 import photos
 import pytest
+import torch
+from benches import opened
 from sklearn.metrics import fbeta_score
 
-from training.evaluate import measure, right
+from training.data import Rows
+from training.evaluate import measure, predict, right
+from training.judging_steps import choose_thresholds
 from training.recipe import train
 from training.thresholds import CANDIDATES, fit_thresholds
 
@@ -39,16 +43,37 @@ def test_thresholds_decide_what_is_right():
     assert measure(answers, targets, "multi").value == 0
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-def test_fitted_thresholds_travel_with_the_bundle_and_score_it(tmp_path: Path):
+def two_labels(tmp_path: Path) -> Path:
+    """A table of dark and light photographs, every second of which is even."""
     photos.folder(tmp_path / "images", per_class=12)
     rows = [
         f"{path.relative_to(tmp_path)},{path.parent.name}{' even' if index % 2 else ''}"
         for index, path in enumerate(sorted((tmp_path / "images").rglob("*.*")))
     ]
     (tmp_path / "labels.csv").write_text("\n".join(["file,label", *rows]))
+    return tmp_path / "labels.csv"
+
+
+def test_thresholds_are_fitted_on_images_neither_learnt_from_nor_scored(tmp_path: Path):
+    told = photos.QUICK | {"thresholds": "fitted", "judge_share": "0.4"}
+    bench = opened(tmp_path, two_labels(tmp_path), told)
+    torch.nn.init.normal_(bench.network.head[-1].weight, std=20)  # not a half throughout
+
+    def fitted(rows: Rows) -> tuple[float, ...]:
+        answers = predict(bench.network, bench.decoded.pixels[rows], "multi", bench.device)
+        return fit_thresholds(answers, bench.dataset.targets[rows])
+
+    choose_thresholds(bench)
+    others = [*bench.rows("train"), *bench.rows("valid")]
+    assert bench.label_thresholds == fitted(bench.judged)
+    assert bench.label_thresholds not in (fitted(bench.rows("valid")), fitted(bench.rows("train")))
+    assert not set(bench.judged) & set(others)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_fitted_thresholds_travel_with_the_bundle_and_score_it(tmp_path: Path):
     told = {"cycles": "0", "thresholds": "fitted", "judge_share": "0.4"}
-    assignment = photos.assignment(tmp_path, tmp_path / "labels.csv", **told)
+    assignment = photos.assignment(tmp_path, two_labels(tmp_path), **told)
     bundle, scored = train(assignment, lambda event: None)
     assert len(bundle.thresholds) == 3
     assert set(bundle.thresholds) != {0.5}
