@@ -17,7 +17,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,6 +26,7 @@ import pytest
 import tiny
 
 from registry.store import Registry
+from service.executor import Executor
 from service.server import Service
 from service.settings import Settings
 from unfreeze.cli import main
@@ -244,6 +245,22 @@ def wait_until(true: Callable[[], object], within_s: float = 60) -> None:
     while not true():
         assert time.monotonic() < until, "waited in vain"
         time.sleep(0.02)
+
+
+@contextmanager
+def held(server: RunningServer) -> Iterator[Executor]:
+    """What runs now, or begins to, ends no sooner than the block."""
+    executor = server.service.live._models["colours"].current.executor
+    run, go = executor._run, threading.Event()
+    executor._run = lambda images: go.wait(60) and run(images)
+    try:
+        yield executor
+    finally:
+        go.set()
+
+
+def in_flight(server: RunningServer, n_calls: int) -> bool:
+    return f"unfreeze_rpcs_in_flight {n_calls}.0" in server.metrics()
 
 
 def best(response: pb.ClassifyResponse) -> Sequence[str]:

@@ -1,20 +1,16 @@
-"""Streams, limits, deadlines, health, reflection and metrics."""
+"""Streams, health, reflection and metrics."""
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
 import pytest
 import tiny
-from conftest import RunningServer, Start, best, wait_until
+from conftest import RunningServer, Start, best, held, wait_until
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from tritonclient.grpc import service_pb2 as triton_pb
-from tritonclient.grpc import service_pb2_grpc as triton_grpc
 
-from service.executor import Executor
 from unfreeze.v1 import classifier_pb2 as pb
 
 OK, NOT_FOUND, INVALID = 0, 5, 3
@@ -28,22 +24,6 @@ def request(colour: str = "red", id: str = "", **fields: object) -> pb.ClassifyR
 def slow(start: Start, root: Path, work: int, **changes: object) -> RunningServer:
     tiny.publish(root, promote=True, work=work)
     return start(plan="1x1x1", **changes)
-
-
-@contextmanager
-def held(server: RunningServer) -> Iterator[Executor]:
-    """What runs now, or begins to, ends no sooner than the block."""
-    executor = server.service.live._models["colours"].current.executor
-    run, go = executor._run, threading.Event()
-    executor._run = lambda images: go.wait(60) and run(images)
-    try:
-        yield executor
-    finally:
-        go.set()
-
-
-def in_flight(server: RunningServer, n_calls: int) -> bool:
-    return f"unfreeze_rpcs_in_flight {n_calls}.0" in server.metrics()
 
 
 # Streams
@@ -147,162 +127,6 @@ def test_a_call_without_a_message_is_a_bad_request(server: RunningServer) -> Non
         server.channel.stream_unary("/unfreeze.v1.Classifier/Classify")(iter(()), timeout=20)
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert caught.value.details() == "the call has ended without a message"
-
-
-# Limits and deadlines
-
-
-def test_a_full_queue_turns_requests_away_at_once(start: Start, root: Path) -> None:
-    server = slow(start, root, work=0, max_queue=2)
-    with held(server):
-        first = [server.classifier.Classify.future(request(), timeout=60) for _ in range(2)]
-        wait_until(lambda: in_flight(server, 2))
-        with pytest.raises(grpc.RpcError) as caught:
-            server.classify(tiny.picture())
-    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert "2 images are under way and the limit is 2" in caught.value.details()
-    assert int(dict(caught.value.trailing_metadata())["grpc-retry-pushback-ms"]) >= 1
-    assert [answer.result().version for answer in first] == [1, 1]
-    assert best(server.classify(tiny.picture())) == ["red"]
-    assert 'unfreeze_rejected_total{reason="queue_full"} 1.0' in server.metrics()
-
-
-def test_a_call_is_refused_before_its_message_is_read_when_no_model_has_room(
-    start: Start, root: Path
-) -> None:
-    server = slow(start, root, work=200, max_queue=1)
-    classify = server.channel.unary_unary("/unfreeze.v1.Classifier/Classify")
-    with held(server):
-        first = server.classifier.Classify.future(request(), timeout=60)
-        wait_until(lambda: in_flight(server, 1))
-        with pytest.raises(grpc.RpcError) as caught:
-            classify(b"\xff not protobuf", timeout=20)
-    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert "1 images are under way and the limit is 1" in caught.value.details()
-    assert 'unfreeze_rejected_total{reason="queue_full"} 1.0' in server.metrics()
-    assert first.result().version == 1
-    with pytest.raises(grpc.RpcError, match="not a request"):
-        classify(b"\xff not protobuf", timeout=20)
-
-
-def test_a_full_model_does_not_refuse_what_is_for_another(start: Start, root: Path) -> None:
-    tiny.publish(root, model="other", promote=True, work=200)
-    server = slow(start, root, work=200, max_queue=1)
-    with held(server):
-        first = server.classifier.Classify.future(request(), timeout=60)
-        wait_until(lambda: in_flight(server, 1))
-        assert best(server.classify(tiny.picture("blue"), model="other")) == ["blue"]
-    assert first.result().version == 1
-
-
-def test_a_full_model_refuses_before_it_looks_at_the_images(start: Start, root: Path) -> None:
-    tiny.publish(root, model="other", promote=True, work=200)
-    server = slow(start, root, work=200, max_queue=1)
-    stub = triton_grpc.GRPCInferenceServiceStub(server.channel)
-    without_images = triton_pb.ModelInferRequest(model_name=tiny.MODEL_NAME)
-    with held(server):
-        first = server.classifier.Classify.future(request(), timeout=60)
-        wait_until(lambda: in_flight(server, 1))
-        with pytest.raises(grpc.RpcError, match="Exceeds maximum queue size"):
-            stub.ModelInfer(without_images, timeout=20)
-    assert first.result().version == 1
-    assert 'unfreeze_rejected_total{reason="queue_full"} 1.0' in server.metrics()
-    with pytest.raises(grpc.RpcError, match="missing 'image'"):
-        stub.ModelInfer(without_images, timeout=20)
-
-
-def test_a_request_larger_than_the_queue_passes_when_nothing_waits(
-    start: Start, root: Path
-) -> None:
-    tiny.publish(root, promote=True)
-    server = start(max_queue=4)
-    assert best(server.classify(*[tiny.picture("blue")] * 20)) == ["blue"] * 20
-
-
-def test_calls_over_the_limit_are_turned_away(start: Start, root: Path) -> None:
-    server = slow(start, root, work=0, max_rpcs=1)
-    with held(server):
-        first = server.classifier.Classify.future(request(), timeout=60)
-        wait_until(lambda: in_flight(server, 1))
-        with pytest.raises(grpc.RpcError) as caught:
-            server.classify(tiny.picture())
-    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert first.result().version == 1
-
-
-def test_a_call_whose_message_is_still_to_come_takes_nobodys_place(
-    start: Start, root: Path
-) -> None:
-    server = slow(start, root, work=0, max_rpcs=1)
-    over = threading.Event()
-
-    def nothing() -> Iterator[bytes]:
-        over.wait()
-        yield from ()
-
-    classify = server.channel.stream_unary("/unfreeze.v1.Classifier/Classify")
-    silent = classify.future(nothing(), timeout=60)
-    assert best(server.classify(tiny.picture())) == ["red"]
-    over.set()
-    with pytest.raises(grpc.RpcError, match="without a message"):
-        silent.result()
-
-
-def test_what_is_cancelled_in_the_queue_never_runs(start: Start, root: Path) -> None:
-    server = slow(start, root, work=0)
-    with held(server) as executor:
-        first = server.classifier.Classify.future(request(), timeout=60)
-        wait_until(lambda: in_flight(server, 1) and executor.depth == 0)
-        others = [server.classifier.Classify.future(request(), timeout=60) for _ in range(4)]
-        wait_until(lambda: executor.depth == 4)
-        for answer in others:
-            answer.cancel()
-        wait_until(lambda: in_flight(server, 1))
-    assert first.result().version == 1
-    wait_until(lambda: executor.depth == 0)
-    assert 'unfreeze_batch_size_sum{model="colours"} 1.0' in server.metrics()
-    dropped = 'unfreeze_dropped_images_total{model="colours",reason="cancelled"} 4.0'
-    wait_until(lambda: dropped in server.metrics())
-
-
-def test_a_deadline_that_passes_in_the_queue_frees_its_place(start: Start, root: Path) -> None:
-    server = slow(start, root, work=0)
-    with held(server) as executor:
-        first = server.classifier.Classify.future(request(), timeout=60)
-        wait_until(lambda: in_flight(server, 1) and executor.depth == 0)
-        with pytest.raises(grpc.RpcError) as caught:
-            server.classifier.Classify(request(), timeout=0.3)
-        wait_until(lambda: in_flight(server, 1))
-    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-    assert first.result().version == 1
-    wait_until(lambda: executor.depth == 0)
-    assert 'unfreeze_batch_size_sum{model="colours"} 1.0' in server.metrics()
-
-
-@pytest.mark.parametrize("gives_up_by", ["deadline", "cancelling"])
-def test_what_is_given_up_while_it_runs_frees_its_place_and_harms_nobody(
-    start: Start, root: Path, gives_up_by: str
-) -> None:
-    server = slow(start, root, work=0, max_queue=1)
-    timeout = 0.3 if gives_up_by == "deadline" else 60
-    with held(server) as executor:
-        given_up = server.classifier.Classify.future(request(), timeout=timeout)
-        wait_until(lambda: not executor.depth and (in_flight(server, 1) or given_up.done()))
-        if gives_up_by == "cancelling":
-            given_up.cancel()
-        wait_until(lambda: in_flight(server, 0) and given_up.done())
-        next_one = server.classifier.Classify.future(request("green"), timeout=60)
-        wait_until(lambda: in_flight(server, 1))
-    assert best(next_one.result()) == ["green"]
-    assert 'unfreeze_images_total{model="colours",outcome="ok",version="1"} 1.0' in server.metrics()
-    status = "DEADLINE_EXCEEDED" if gives_up_by == "deadline" else "CANCELLED"
-    assert given_up.code().name == status
-    assert f'grpc_code="{status}",grpc_method="Classify"' in server.metrics()
-
-
-def test_views_of_many_images_share_the_queue(server: RunningServer) -> None:
-    response = server.classify(*[tiny.picture("green")] * 16, tta_views=8)
-    assert best(response) == ["green"] * 16
 
 
 # Health, reflection, metrics

@@ -12,6 +12,8 @@ from conftest import RunningServer, Start, settings, wait_until
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc as pb_grpc
 
+from registry.tta import TtaSpec
+
 S = tiny.SIZE
 INVALID, MISSING = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND
 FEW = 4  # images in a request, at most
@@ -387,6 +389,24 @@ def test_a_candidate_answers_its_share_if_its_shapes_are_those_of_the_metadata(
 
     assert versions(alike) == {"2"}
     assert versions(wider) == {"1"}
+
+
+@pytest.mark.parametrize("make", [lambda: images(tiny.noise(9)), pixels], ids=["images", "pixels"])
+def test_the_bundles_own_views_are_the_default(
+    start: Start, root: Any, make: Callable[[], Any]
+) -> None:
+    spec = TtaSpec(default_views=4, symmetries="dihedral", max_zoom=2, lighting=0.5)
+    tiny.publish(root, promote=True, tta=spec)
+    server = start()
+    answers = []
+    for n_views in (None, 4, 1):
+        request = make()
+        if n_views:
+            with_parameter("tta_views", int64_param=n_views)(request)
+        answers.append(probabilities(infer(server, request)).tolist())
+    default, four, plain = answers
+    assert default == four
+    assert default != plain
 
 
 def test_labels_may_change_their_number_across_a_swap(start: Start, root: Any) -> None:

@@ -160,6 +160,17 @@ def test_a_request_is_told_stage_by_stage(
     assert facts["unfreeze.version"].int_value == 1
 
 
+def test_a_server_sends_the_ratio_of_traces_that_it_is_told(
+    start: Start, root: Path, collector: Collector
+):
+    server = traced(start, root, collector, trace_ratio=0)
+    ask = pb.ClassifyRequest(model="colours", images=[tiny.picture()])
+    server.classifier.Classify(ask, metadata=traceparent(), timeout=20)
+    server.classify(tiny.picture())  # its span would take the place of the first
+    server.stop()
+    assert collector.spans[f"{SERVICE}/Classify"].trace_id.hex() == TRACE
+
+
 def test_a_stream_is_one_span(start: Start, root: Path, collector: Collector):
     server = traced(start, root, collector)
     ask = pb.ClassifyRequest(model="colours", images=[tiny.picture()])

@@ -1,0 +1,89 @@
+"""What a server is told does what it says. Settings that are not here have tests of their own."""
+
+import re
+from pathlib import Path
+
+import grpc
+import pytest
+import tiny
+from conftest import RunningServer, ServerProcess, Start, held, in_flight, wait_until
+from tritonclient.grpc import service_pb2 as pb
+from tritonclient.grpc import service_pb2_grpc as pb_grpc
+
+from unfreeze.v1 import classifier_pb2
+
+REQUEST = classifier_pb2.ClassifyRequest(model="colours", images=[tiny.picture()])
+
+
+@pytest.fixture(autouse=True)
+def published(root: Path) -> None:
+    tiny.publish(root, promote=True)
+
+
+def refusal_of_a_second(server: RunningServer) -> str:
+    """What a request is told while another one runs."""
+    with held(server) as executor:
+        executor._admission.learn(0.5)  # seconds for an image
+        first = server.classifier.Classify.future(REQUEST, timeout=60)
+        wait_until(lambda: in_flight(server, 1) and not executor.depth)
+        with pytest.raises(grpc.RpcError) as caught:
+            server.classifier.Classify(REQUEST, timeout=60)
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert first.result().version == 1
+    return caught.value.details()
+
+
+def test_the_pixels_of_an_image_are_limited(start: Start) -> None:
+    (result,) = start(max_pixels=100).classify(tiny.picture(size=(32, 24))).results
+    assert "32 x 24 pixels is above the limit of 100" in result.error.message
+
+
+def test_the_expected_wait_is_limited(start: Start) -> None:
+    server = start(max_queue_seconds=0.25)
+    assert "the wait would be 0.5 s, the limit is 0.25 s" in refusal_of_a_second(server)
+    assert 'unfreeze_rejected_total{reason="expected_wait"} 1.0' in server.metrics()
+
+
+def test_requests_of_a_model_are_limited(start: Start) -> None:
+    server = start(max_model_requests=1)
+    assert "1 requests are under way, which is this model's limit" in refusal_of_a_second(server)
+    assert 'unfreeze_rejected_total{reason="model_requests"} 1.0' in server.metrics()
+
+
+def test_an_image_waits_for_others_to_make_up_a_batch(start: Start) -> None:
+    server = start(plan="1x1x2", max_wait_ms=200)
+    server.classify(tiny.picture())
+    (waited_s,) = re.findall(r"unfreeze_queue_seconds_sum\S* (\S+)", server.metrics())
+    assert float(waited_s) >= 0.2
+    asked = pb.ModelConfigRequest(name="colours")
+    config = pb_grpc.GRPCInferenceServiceStub(server.channel).ModelConfig(asked).config
+    assert config.dynamic_batching.max_queue_delay_microseconds == 200_000
+
+
+def test_the_promised_latency_is_an_edge_of_the_buckets(start: Start) -> None:
+    server = start(slo_seconds=0.125)
+    server.classify(tiny.picture())
+    assert re.search(r'handling_seconds_bucket\{\S*le="0.125"', server.metrics())
+
+
+def test_a_connection_that_is_old_is_told_to_connect_anew(start: Start) -> None:
+    server = start(max_connection_age_seconds=0.2)
+    seen: list[grpc.ChannelConnectivity] = []
+    server.channel.subscribe(seen.append)
+    server.classify(tiny.picture())
+    state = grpc.ChannelConnectivity
+    wait_until(lambda: state.IDLE in seen[seen.index(state.READY) :])
+    server.classify(tiny.picture())
+
+
+def test_a_network_is_told_where_to_run_and_what_it_may_take(start: Start, state: Path) -> None:
+    server = start(gpu_memory_mb=100, state=state, provider="cpu")
+    placement = server.service.live._loading._loader.placement
+    assert (placement.provider, placement.gpu_memory_mb) == ("cpu", 100)
+    assert placement.engines == state / "engines"
+
+
+def test_the_log_can_be_told_to_hold_errors_alone(root: Path, tmp_path: Path) -> None:
+    process = ServerProcess(root, tmp_path, "--log-level", "ERROR")
+    process.stop()
+    assert process.log.read_text() == ""
