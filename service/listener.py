@@ -62,9 +62,10 @@ async def listen(server: grpc.aio.Server, host: str, port: int) -> int:
     Raises:
         Unavailable: it cannot be had.
     """
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     try:
-        actual: int = server.add_insecure_port(f"{host}:{port}")
+        actual: int = server.add_insecure_port(address)
     except RuntimeError as error:
-        raise Unavailable(f"cannot listen on {host}:{port}: it is taken, or not ours") from error
+        raise Unavailable(f"cannot listen on {address}: it is taken, or not ours") from error
     await server.start()
     return actual

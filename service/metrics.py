@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from socket import AF_INET6
 from threading import Thread
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
@@ -35,6 +36,10 @@ SPEAK_WITHIN_S = 10.0  # a connection to the page that says nothing holds a thre
 class _Pages(ThreadingWSGIServer):
     def handle_error(self, request: object, client_address: object) -> None:
         """Whoever broke off, or said nothing, is not worth a line that is no JSON."""
+
+
+class _Pages6(_Pages):
+    address_family = AF_INET6
 
 
 class _Page(WSGIRequestHandler):
@@ -139,7 +144,8 @@ class Metrics:
     def serve(self, host: str, port: int) -> tuple[int, Callable[[], None]]:
         """`/metrics` answers; gives the actual port and what ends it."""
         pages = make_wsgi_app(self.registry)
-        server = make_server(host, port, pages, _Pages, handler_class=_Page)
+        kind = _Pages6 if ":" in host else _Pages
+        server = make_server(host, port, pages, kind, handler_class=_Page)
         thread = Thread(target=server.serve_forever, args=(STOP_WITHIN_S,), name="metrics")
         thread.start()
 

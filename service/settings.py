@@ -8,9 +8,9 @@ import shlex
 from collections.abc import Mapping
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from registry.bundle import Precision
 from registry.errors import BadRequest
@@ -19,6 +19,7 @@ from registry.schema import Record, explain
 from service.providers import ActiveProvider
 
 PREFIX = "UNFREEZE_"
+Host = Annotated[str, AfterValidator(lambda host: host.strip("[]"))]  # brackets are for URLs
 
 
 class Settings(Record):
@@ -28,10 +29,10 @@ class Settings(Record):
     state: Path | None = None  # jobs and caches; None: no training
     data_roots: tuple[Path, ...] = ()
 
-    host: str = "127.0.0.1"
+    host: Host = "127.0.0.1"
     port: int = Field(default=8001, ge=0, le=65535)  # 0: any free one, for all three
     metrics_port: int = Field(default=8002, ge=0, le=65535)
-    admin_host: str = "127.0.0.1"
+    admin_host: Host = "127.0.0.1"
     admin_port: int = Field(default=8003, ge=0, le=65535)
     ports_file: Path | None = None
     reflection: bool = True
@@ -108,6 +109,6 @@ def _environment(variables: Mapping[str, str]) -> dict[str, object]:
 
 def _is_loopback(host: str) -> bool:
     try:
-        return host == "localhost" or ip_address(host.strip("[]")).is_loopback
+        return host == "localhost" or ip_address(host).is_loopback
     except ValueError:
         return False

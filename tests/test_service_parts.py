@@ -49,7 +49,7 @@ def test_administration_stays_on_this_machine(host: str) -> None:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "[::1]", "127.9.9.9"])
 def test_loopback_addresses_are_accepted(host: str) -> None:
-    assert Settings(registry=Path("x"), admin_host=host).admin_host == host
+    assert Settings(registry=Path("x"), admin_host=host).admin_host == host.strip("[]")
 
 
 def test_a_log_line_cannot_be_forged_and_is_capped() -> None:

@@ -1,6 +1,8 @@
 """What a server is told does what it says. Settings that are not here have tests of their own."""
 
 import re
+import socket
+import urllib.request
 from pathlib import Path
 
 import grpc
@@ -74,6 +76,31 @@ def test_a_connection_that_is_old_is_told_to_connect_anew(start: Start) -> None:
     state = grpc.ChannelConnectivity
     wait_until(lambda: state.IDLE in seen[seen.index(state.READY) :])
     server.classify(tiny.picture())
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "::1", "[::1]"])
+def test_all_ports_are_opened_at_the_address(start: Start, host: str) -> None:
+    if ":" in host and not has_ipv6():
+        pytest.skip("this machine has no IPv6")
+    service = start(host=host, admin_host=host).service
+    for port in (service.port, service.admin_port):
+        with grpc.insecure_channel(f"{at(host)}:{port}") as channel:
+            index = pb_grpc.GRPCInferenceServiceStub(channel).RepositoryIndex
+            assert index(pb.RepositoryIndexRequest(), timeout=20).models[0].name == "colours"
+    with urllib.request.urlopen(f"http://{at(host)}:{service.metrics_port}/metrics") as page:
+        assert b"unfreeze_live_version" in page.read()
+
+
+def has_ipv6() -> bool:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
+
+
+def at(host: str) -> str:
+    return "[::1]" if ":" in host else host
 
 
 def test_a_network_is_told_where_to_run_and_what_it_may_take(start: Start, state: Path) -> None:
