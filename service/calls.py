@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, NoReturn
 import grpc
 from grpc.aio import AbortError
 
-from registry.errors import Overloaded, Unavailable, UnfreezeError
+from registry.errors import Overloaded, UnfreezeError
 from service.counting import RpcCounts
 from service.handlers import Registrar, reader, shape
 from service.metrics import Metrics
@@ -32,6 +32,7 @@ from service.status import (
     code_of,
     message_of,
 )
+from service.streams import Incoming
 from service.tracing import CURRENT, Span, Tracer, trace_id_of
 
 log = logging.getLogger(__name__)
@@ -54,15 +55,11 @@ class Calls:
         self._tracer = tracer
         self._max_calls = max_calls
         self._under_way = 0
-        self._leaving = False
-        self._waiting: set[asyncio.Task[Any]] = set()  # for the next request of a stream
+        self._incoming = Incoming()
 
     def leave(self) -> None:
-        """Streams of requests end: what they had sent is answered, and no more is taken. One that
-        is silent would otherwise hold up the end of the server for as long as it is let."""
-        self._leaving = True
-        for task in self._waiting:
-            task.cancel()
+        """Streams of requests end."""
+        self._incoming.end()
 
     def on(self, server: grpc.aio.Server, codes: Codes, checks: Checks = NO_CHECKS) -> Any:
         """Takes servicers in the place of `server`.
@@ -83,7 +80,7 @@ class Calls:
         read = reader(handler.request_deserializer, f"{service}/{name}")
         check = checks.get(name)
         if handler.request_streaming:
-            read = partial(self._requests, read)
+            read = partial(self._incoming.requests, read)
 
         async def unary(_: object, context: Context) -> Any:
             refusal = check(left_s(context)) if check else None
@@ -115,29 +112,6 @@ class Calls:
         if kind == "unary":  # for gRPC a stream, of which it reads nothing unless it is asked to
             return grpc.stream_unary_rpc_method_handler(unary, None, handler.response_serializer)
         return make(stream, None, handler.response_serializer)
-
-    async def _requests(
-        self, read: Callable[[bytes], Any], messages: AsyncIterator[bytes]
-    ) -> AsyncIterator[Any]:
-        """The requests of a stream, until it ends or this server leaves."""
-        task, messages = asyncio.current_task(), aiter(messages)
-        assert task
-        while True:
-            if self._leaving:
-                raise Unavailable("this server is leaving; send the rest to another one")
-            self._waiting.add(task)
-            try:
-                message = await anext(messages)
-            except StopAsyncIteration:
-                return
-            except asyncio.CancelledError:
-                if not self._leaving:
-                    raise
-                task.uncancel()
-                continue
-            finally:
-                self._waiting.discard(task)
-            yield read(message)
 
     def _enter(self, counts: RpcCounts, context: Context) -> "Call":
         counts.begin()

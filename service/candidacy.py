@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from registry.pointers import Mode
 from service.comparison import Comparison
-from service.loader import Loaded
+from service.loaded import Loaded
 from service.shadow import DrawFor, Sample, Shadow
 
 SAMPLE = 1 << 16  # bytes from either end of the first image; the event loop does the hashing

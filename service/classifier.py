@@ -11,7 +11,7 @@ from registry.errors import BadRequest, UnfreezeError
 from registry.tta import MAX_VIEWS
 from service.calls import left_s
 from service.live import Live
-from service.loader import Loaded
+from service.loaded import Loaded
 from service.predict import Predictor, top
 from service.status import message_of, number_of
 from service.streams import in_order

@@ -10,7 +10,7 @@ from tritonclient.grpc import service_pb2 as pb
 from registry.errors import BadRequest
 from registry.images import Float32Array
 from service.live import Live
-from service.loader import Loaded
+from service.loaded import Loaded
 from service.names import find
 from service.predict import Predictor
 from service.protocol_terms import Wanted, read_wanted

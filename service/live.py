@@ -13,7 +13,8 @@ from registry.store import Registry, check_name
 from service.candidacy import Candidacy, Content
 from service.changes import Changes
 from service.follower import Follower
-from service.loader import Loaded, Loader
+from service.loaded import Loaded
+from service.loader import Loader
 from service.loading import Loading
 from service.metrics import Metrics
 from service.model import Model

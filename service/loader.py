@@ -6,7 +6,7 @@ import time
 from concurrent.futures import Executor as Pool
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from service.counting import VersionCounts
 from service.cpus import cpu_set, usable_cpus
 from service.executor import Executor
 from service.kind import Kind, kind_of
+from service.loaded import Loaded
 from service.memory import give_back
 from service.metrics import Metrics
 from service.plan import Plan, Plans, is_quick, measure_plan
@@ -24,64 +25,7 @@ from service.providers import Placement
 from service.session import Session
 from service.shapes import Run, batch_sizes, shaped
 
-if TYPE_CHECKING:
-    from service.candidacy import Candidacy
-
 log = logging.getLogger(__name__)
-
-
-class Loaded:
-    """A version in memory. It counts its readers, and closes when told to and the last has gone."""
-
-    def __init__(
-        self,
-        version: int,
-        bundle: Bundle,
-        kind: Kind,
-        plan: Plan,
-        executor: Executor,
-        counts: VersionCounts,
-    ) -> None:
-        self.model = bundle.model
-        self.version = version
-        self.bundle = bundle
-        self.kind = kind
-        self.plan = plan
-        self.executor = executor
-        self.counts = counts
-        self.candidate: Candidacy | None = None  # what is tried beside it
-        self._readers = 0
-        self._retired = False
-        self._freed = False
-
-    def __enter__(self) -> "Loaded":
-        self._readers += 1
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._readers -= 1
-        self._free()
-
-    def retire(self) -> None:
-        """Its memory is freed once nobody uses it."""
-        self._retired = True
-        self._free()
-
-    def keep(self) -> None:
-        """It is needed after all: said by a reader, so that its memory is still there."""
-        self._retired = False
-
-    def _free(self) -> None:
-        if self._retired and not self._readers and not self._freed:
-            self._freed = True
-            self.counts.close()
-            # joining threads would hold up the event loop
-            threading.Thread(target=_unload, args=(self.executor,), name="unload").start()
-
-
-def _unload(executor: Executor) -> None:
-    executor.close()
-    give_back()
 
 
 @dataclass(frozen=True)

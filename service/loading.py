@@ -7,7 +7,8 @@ from contextlib import asynccontextmanager
 
 from registry.errors import NotFound
 from registry.store import Registry
-from service.loader import Loaded, Loader
+from service.loaded import Loaded
+from service.loader import Loader
 from service.model import Model
 
 # A version on a slow store holds up a thread. Those that are to go live do not wait for those that

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from service.candidacy import Candidacy
-from service.loader import Loaded
+from service.loaded import Loaded
 
 UNLOADED = "unloaded"
 MAX_PINNED = 2  # versions that are in memory only because somebody asked for them by number

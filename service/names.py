@@ -4,7 +4,7 @@ from registry.errors import BadRequest, NotFound
 from registry.store import TENSOR_SUFFIX, check_name
 from service.candidacy import Content
 from service.live import Live
-from service.loader import Loaded
+from service.loaded import Loaded
 
 MAX_DIGITS = 18  # version numbers are signed and of 64 bits in every client
 

@@ -9,7 +9,7 @@ from registry.bundle import Bundle
 from registry.images import Float32Array, UInt8Array, prepare
 from registry.tta import each_view
 from service.cache import Cache
-from service.loader import Loaded
+from service.loaded import Loaded
 from service.shadow import DrawFor, Sample
 from service.tracing import CURRENT
 from service.work import Answer, Draw, Terms

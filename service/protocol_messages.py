@@ -10,7 +10,7 @@ from tritonclient.grpc import model_config_pb2 as config_pb
 from tritonclient.grpc import service_pb2 as pb
 
 from registry.bundle import FILES
-from service.loader import Loaded
+from service.loaded import Loaded
 from service.statistics import Statistics, Total
 from service.tensors import INPUT, OUTPUT
 from service.work import LOW, NORMAL

@@ -12,7 +12,7 @@ from registry.bundle import Bundle
 from registry.errors import Overloaded
 from registry.images import UInt8Array
 from service.comparison import Comparison
-from service.loader import Loaded
+from service.loaded import Loaded
 from service.work import LOWEST, Answer, Terms
 
 log = logging.getLogger(__name__)

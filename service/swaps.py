@@ -10,7 +10,7 @@ from registry.errors import UnfreezeError
 from registry.pointers import Candidate
 from service.candidacy import Candidacy
 from service.comparison import Comparison
-from service.loader import Loaded
+from service.loaded import Loaded
 from service.metrics import Metrics
 from service.model import Model, Trouble
 from service.shadow import Shadow

@@ -26,7 +26,7 @@ from service.comparison import Comparison, chosen, difference
 from service.counting import VersionCounts
 from service.executor import Executor
 from service.kind import Kind
-from service.loader import Loaded
+from service.loaded import Loaded
 from service.metrics import Metrics
 from service.plan import parse_plan
 from service.predict import Predictor

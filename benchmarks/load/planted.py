@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from service.__main__ import main
-from service.loader import Loaded, Loader
+from service.loaded import Loaded
+from service.loader import Loader
 from service.session import Session
 
 LEAKED_BYTES = 8 << 20  # by each version that is loaded
