@@ -18,6 +18,11 @@ INPUT = "image"
 OUTPUT = "probabilities"
 SHARED_MEMORY = "shared_memory_region"
 LENGTH = struct.Struct("<I")
+# What each of a model's two names takes, for those who send what is for the other, or floats.
+TAKES = {
+    "BYTES": "encoded images; pixels are for the name that ends in -tensor",
+    "UINT8": "RGB pixels from 0 to 255, which the network scales itself",
+}
 
 Tensor = Any  # the stubs of tritonclient come without types
 Request = Any
@@ -119,7 +124,7 @@ def _read_input(
     if tensor.datatype != datatype:
         raise BadRequest(
             f"inference input {INPUT!r} data-type is {tensor.datatype!r:.20}, but the model "
-            f"expects {datatype!r}"
+            f"expects {datatype!r} ({TAKES[datatype]})"
         )
     if tensor.parameters and SHARED_MEMORY in tensor.parameters:
         raise BadRequest("shared memory is not offered; send the content of the tensor")

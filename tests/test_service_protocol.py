@@ -7,10 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 import tiny
 from conftest import TESTS, RunningServer, Start, settings
+from tritonclient.grpc import service_pb2 as pb
+from tritonclient.grpc import service_pb2_grpc as pb_grpc
 
 RED = np.full((1, tiny.SIZE, tiny.SIZE, 3), (255, 0, 0), np.uint8)
 
@@ -324,6 +327,21 @@ def test_a_version_that_does_not_load_is_unavailable_with_its_reason(told: Told)
     (row,) = rows
     assert (row["version"], row["state"]) == ("1", "UNAVAILABLE")
     assert "golden answers" in row["reason"]
+
+
+def test_a_load_that_fails_keeps_what_answers(start: Start, root: Path) -> None:
+    tiny.publish(root, promote=True)
+    server = start(poll_seconds=3600)
+    tiny.publish(root, promote=True, golden_shift=1.0)
+    control = pb_grpc.GRPCInferenceServiceStub(server.admin_channel)
+    with pytest.raises(grpc.RpcError) as caught:
+        control.RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name="colours"))
+    assert caught.value.code() is grpc.StatusCode.INTERNAL
+    assert server.classify(tiny.picture()).version == 1
+    asked = pb.ModelReadyRequest(name="colours-tensor")
+    assert pb_grpc.GRPCInferenceServiceStub(server.channel).ModelReady(asked).ready
+    rows = control.RepositoryIndex(pb.RepositoryIndexRequest()).models
+    assert {(row.version, row.state) for row in rows} == {("1", "READY"), ("2", "UNAVAILABLE")}
 
 
 def test_many_threads_may_load_and_unload_one_model(told: Told) -> None:

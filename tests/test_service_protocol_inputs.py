@@ -110,7 +110,7 @@ WRONG: dict[str, tuple[Change, str]] = {
         "unexpected inference input 'mask'",
     ),
     "an input twice": (with_input(tensor(RIGHT), tensor(RIGHT)), "more than once"),
-    "floats": (with_input(tensor(RIGHT, "FP32")), "expects 'UINT8'"),
+    "floats": (with_input(tensor(RIGHT, "FP32")), "expects 'UINT8' (RGB pixels from 0 to 255"),
     "no such type": (with_input(tensor(RIGHT, "\0\n")), "expects 'UINT8'"),
     "fewer bytes than the shape": (with_raw(b"\0" * (N_BYTES - 1)), "byte size mismatch"),
     "more bytes than the shape": (with_raw(b"\0" * (N_BYTES + 1)), "byte size mismatch"),
@@ -214,6 +214,14 @@ BYTES_WRONG = {
 def test_encoded_images_are_refused_that_have(served: RunningServer, what: str) -> None:
     raw, n_images, text = BYTES_WRONG[what]
     check(served, images(raw=raw, n_images=n_images), INVALID, text)
+
+
+def test_pixels_for_the_name_that_takes_images_are_told_the_other_name(
+    served: RunningServer,
+) -> None:
+    request = pixels()
+    request.model_name = "colours"
+    check(served, request, INVALID, "pixels are for the name that ends in -tensor")
 
 
 def test_one_poisonous_image_fails_its_own_request_alone(served: RunningServer) -> None:
