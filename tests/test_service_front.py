@@ -155,6 +155,25 @@ def test_health_learns_of_new_models_and_knows_no_others(server: RunningServer, 
     assert health(server, "later") == "SERVING"
 
 
+def test_an_unloaded_model_is_not_healthy_until_it_is_loaded(server: RunningServer) -> None:
+    server.service.live.changes.unload("colours")
+    assert [health(server, name) for name in ("colours", "")] == ["NOT_SERVING", "SERVING"]
+    server.call(server.service.live.changes.load("colours"))
+    assert health(server, "colours") == "SERVING"
+
+
+def test_a_model_that_comes_while_the_server_drains_is_not_healthy(
+    start: Start, root: Path
+) -> None:
+    tiny.publish(root, promote=True)
+    server = start(poll_seconds=3600)
+    server.call(server.service.drain())
+    tiny.publish(root, promote=True)
+    server.refresh()
+    assert server.classify(tiny.picture()).version == 2
+    assert health(server, "colours") == "NOT_SERVING"
+
+
 def test_a_draining_server_says_so_and_still_answers(start: Start, root: Path) -> None:
     tiny.publish(root, promote=True)
     server = start(drain_seconds=0.5)

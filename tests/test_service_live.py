@@ -10,6 +10,7 @@ import pytest
 import tiny
 from conftest import RunningServer, Start, best, wait_until
 
+from service.model import Trouble
 from unfreeze.v1 import admin_pb2 as pb
 
 RED = (9.0, 0.0, 0.0)
@@ -174,6 +175,32 @@ def test_a_better_pointer_ends_the_problem(server: RunningServer, root: Path) ->
     assert answers(server) == "green"
     models = server.admin.ListModels(pb.ListModelsRequest()).models
     assert (models[0].promoted_version, models[0].problem) == (version, "")
+
+
+def test_a_version_that_did_not_load_is_tried_again(server: RunningServer, root: Path) -> None:
+    version = tiny.publish(root, bias=GREEN)
+    file, aside = root / "colours" / str(version) / "model.onnx", root / "aside"
+    file.rename(aside)
+    server.registry.promote("colours", version, by="test", reason="")
+    wait_until(lambda: server.service.live.problems())
+    aside.rename(file)
+    wait_until(lambda: answers(server) == "green")
+    assert server.service.live.problems() == {}
+
+
+def test_a_pointer_that_fails_is_left_alone_for_longer_each_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now, trouble, waited = 100.0, Trouble(), []
+    monkeypatch.setattr("service.model.time.monotonic", lambda: now)
+    for _ in range(9):
+        trouble.note(7, "it does not load")
+        began = now
+        while trouble.waits(7):
+            now += 1
+        waited.append(now - began)
+    assert waited == [1, 2, 4, 8, 16, 32, 60, 60, 60]
+    assert not trouble.waits(8), "another pointer is tried at once"
 
 
 def test_a_model_that_never_loaded_is_unavailable(start: Start, root: Path) -> None:

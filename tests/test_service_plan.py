@@ -194,6 +194,21 @@ def test_a_plan_is_remembered_by_the_next_server_and_can_be_pinned(
     assert 'plan="2x1x3",precision="fp32",provider="cpu"' in server.metrics()
 
 
+def test_a_plan_that_was_measured_on_other_processors_is_not_taken(
+    start: Start,
+    root: Path,
+    state: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    caplog.set_level("INFO")
+    tiny.publish(root, promote=True)
+    start(plan=None, state=state).stop()
+    monkeypatch.setattr("service.loader.cpu_set", lambda: "of another machine")
+    start(plan=None, state=state).stop()
+    assert origins(caplog) == ["measured", "measured"]
+
+
 def test_a_model_of_a_fixed_batch_answers_any_number_of_images(start: Start, root: Path) -> None:
     tiny.publish(root, promote=True)
     tiny.fix_batch(root / tiny.MODEL_NAME / "1", 3)

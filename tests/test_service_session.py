@@ -29,6 +29,14 @@ def test_a_session_answers_as_the_model_does(tmp_path: Path) -> None:
     np.testing.assert_allclose(session.run(pixels), tiny.answer(pixels, (1, 2, 3)), atol=1e-6)
 
 
+def test_a_session_has_the_threads_of_its_plan_which_sleep_when_idle(tmp_path: Path) -> None:
+    bundle = tiny.stage(tmp_path)
+    session = Session(tmp_path / "model.onnx", bundle, placement=CPU, threads=3)
+    told = session._session.get_session_options()
+    assert (told.intra_op_num_threads, told.inter_op_num_threads) == (3, 1)
+    assert told.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+
+
 def test_memory_that_large_batches_took_is_given_back(tmp_path: Path) -> None:
     tiny.stage(tmp_path, size=256)
     # in a process of its own, for all networks of a process share the pool
