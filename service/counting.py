@@ -1,5 +1,6 @@
 """What those who count on every request keep: looking a label up costs more than counting does."""
 
+import math
 from collections.abc import Sequence
 
 from prometheus_client import Counter, Histogram
@@ -12,7 +13,8 @@ from service.work import Answer
 # There from the first call on, or `rate` would not see the first failure.
 CODES = ("OK", "INTERNAL", "UNAVAILABLE", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED")
 REASONS = ("cancelled", "expired")
-OUTCOMES = ("ok", "bad_image")
+# Of an image. Numbers that are none come from 16 bits that overflow, and would spoil every sum.
+OUTCOMES = ("ok", "bad_image", "not_a_number")
 
 
 class RpcCounts:
@@ -70,7 +72,9 @@ class VersionCounts:
         self._encode = metrics.encode_seconds.labels(model)
         self._batch_size = metrics.batch_size.labels(model)
         self._dropped = {reason: metrics.dropped.labels(model, reason) for reason in REASONS}
-        self._ok, self._bad = (metrics.images.labels(*key, outcome) for outcome in OUTCOMES)
+        self._ok, self._bad, self._nan = (
+            metrics.images.labels(*key, outcome) for outcome in OUTCOMES
+        )
         self._confidence = metrics.confidence.labels(*key)
         self._predictions = metrics.predictions.show(*key, classes)
         self.statistics = Statistics()
@@ -135,7 +139,10 @@ class VersionCounts:
             if (probabilities := answer.probabilities) is None:
                 self._bad.inc()
                 continue
-            best = int(probabilities.argmax())
+            best = int(probabilities.argmax())  # the first that is no number, if there is one
+            if math.isnan(probabilities[best]):
+                self._nan.inc()
+                continue
             self._ok.inc()
             self._predictions[best] += 1
             self._confidence.observe(float(probabilities[best]))

@@ -99,7 +99,7 @@ class Metrics:
     def _define_versions(self) -> None:
         version = ("model", "version")
         self.images = self._counter(
-            "unfreeze_images", "Images answered: ok or bad_image.", *version, "outcome"
+            "unfreeze_images", "Images: ok, bad_image or not_a_number.", *version, "outcome"
         )
         self.confidence = self._histogram(
             "unfreeze_confidence", "Probability of the likeliest class.", CONFIDENCE, *version

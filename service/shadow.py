@@ -8,6 +8,8 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+import numpy as np
+
 from registry.bundle import Bundle
 from registry.errors import Overloaded
 from registry.images import UInt8Array
@@ -66,6 +68,9 @@ class Shadow:
     def _count(self, live: Answer, tried: Answer) -> None:
         if live.probabilities is None or tried.probabilities is None:
             self._failed(1, tried.error)
+            return
+        if np.isnan(tried.probabilities).any():
+            self._failed(1, ValueError("its probabilities are no numbers"))
             return
         self._comparison.count(live.probabilities, tried.probabilities)
         if not live.cached:

@@ -365,6 +365,7 @@ class Scene:
         self.live_goes, self.candidate_goes = threading.Event(), threading.Event()
         self.order: list[int] = []
         self.fails = False
+        self.factor = 1.0
         self.live = self._loaded(1, bundle, self._run_live)
         self.candidate = self._loaded(2, bundle, self._run_candidate)
         self.comparison = Comparison(bundle, bundle, 2, self.metrics.candidates)
@@ -397,7 +398,7 @@ class Scene:
         self.order.append(int(images[0, 0, 0, 0]))
         if self.fails:
             raise RuntimeError("out of luck")
-        return tiny.answer(images, GREEN)
+        return tiny.answer(images, GREEN) * np.float32(self.factor)
 
     async def ask(self, *images: bytes) -> list[Answer]:
         with self.live as loaded:
@@ -452,6 +453,17 @@ async def test_a_candidate_that_fails_is_counted_and_told_of_once(
         assert answer.probabilities is not None
         await until(lambda: scene.count("failed") == n)  # noqa: B023
     assert [record.message for record in caplog.records] == ["shadow_failed"]
+
+
+async def test_a_candidate_whose_answers_are_no_numbers_fails_and_spoils_no_sum(
+    scene: Scene,
+) -> None:
+    scene.factor = float("nan")
+    scene.live_goes.set()
+    scene.candidate_goes.set()
+    await scene.ask(tiny.picture("red"))
+    await until(lambda: scene.count("failed") == 1)
+    assert scene.comparison.compared == 0
 
 
 async def test_no_more_than_a_few_images_wait_to_be_compared(scene: Scene) -> None:

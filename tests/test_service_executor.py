@@ -63,12 +63,14 @@ class Notes:
         self.drops: list[tuple[str, int]] = []
         self.batches: list[int] = []
         self.rejections: list[str] = []
+        self.seconds = 0.0
 
     def decoded(self, seconds: float) -> None:
         assert seconds >= 0
 
     def ran(self, n_images: int, queue_s: float, compute_s: float) -> None:
         self.batches.append(n_images)
+        self.seconds += compute_s
 
     def dropped(self, reason: str, n_images: int) -> None:
         self.drops.append((reason, n_images))
@@ -316,8 +318,11 @@ async def test_what_its_caller_has_no_time_for_any_more_does_not_run(start: Star
     assert notes.drops == [("expired", 1)]
 
 
-async def test_closing_runs_what_is_queued_and_refuses_what_comes_later(start: Start) -> None:
-    executor = start(sums)
+@pytest.mark.parametrize("quick", [False, True])
+async def test_closing_runs_what_is_queued_and_refuses_what_comes_later(
+    start: Start, quick: bool
+) -> None:
+    executor = start(sums, quick=quick)
     asked = [await queued(executor, i) for i in range(5)]
     await asyncio.to_thread(executor.close)
     assert len(await asyncio.gather(*asked)) == 5
@@ -335,6 +340,26 @@ async def test_a_full_queue_refuses_and_has_room_again(start: Start) -> None:
     gate.open()
     await asyncio.gather(*asked)
     assert len(await ask(executor, *range(9))) == 9  # an idle one takes any number
+
+
+async def test_views_take_room_and_not_images(start: Start) -> None:
+    gate = Gate()
+    executor = start(gate, max_queue=4)
+    first = asyncio.create_task(executor.run(1, lambda i: image(1, 2, 3), Terms(n_views=3)))
+    await gate.is_busy()
+    with pytest.raises(Overloaded, match="3 images are under way and the limit is 4"):
+        await executor.run(1, lambda i: image(1, 2), Terms(n_views=2))
+    gate.open()
+    await first
+
+
+async def test_an_image_is_expected_to_take_its_share_of_what_runs_side_by_side() -> None:
+    notes, learning = Notes(), admission()
+    executor = Executor(sums, runs=2, batch=4, admission=learning, observer=notes, max_wait_s=20)
+    await ask(executor, 1, 2, 3, 4)
+    await asyncio.to_thread(executor.close)
+    learning.enter(1)
+    assert learning.expected_wait_s == pytest.approx(notes.seconds / 4 / 2)
 
 
 # Admission

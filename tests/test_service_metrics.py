@@ -42,6 +42,17 @@ def test_predicted_classes_and_their_confidence_are_counted():
     assert value(text, 'unfreeze_images_total{model="colours",outcome="bad_image"') == 1
 
 
+def test_probabilities_that_are_no_numbers_are_seen_and_spoil_no_sum():
+    metrics = Metrics()
+    counts = VersionCounts(metrics, "colours", 3, COLOURS)
+    counts.answered([Answer(np.array([0.2, np.nan, 0.1], np.float32)), Answer(SCORES)])
+    text = page(metrics)
+    for outcome in ("ok", "not_a_number"):
+        series = f'unfreeze_images_total{{model="colours",outcome="{outcome}"'
+        assert value(text, series) == 1
+    assert value(text, "unfreeze_confidence_sum{") == pytest.approx(0.7)
+
+
 def test_a_model_of_many_classes_has_its_confidence_counted_alone():
     metrics = Metrics()
     counts = VersionCounts(metrics, "large", 1, [f"class {i}" for i in range(MAX_CLASSES + 1)])

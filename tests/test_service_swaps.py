@@ -403,6 +403,8 @@ def test_memory_of_freed_versions_is_released(
     for version in [tiny.publish(root) for _ in range(5)]:
         promote(server, version)
         version_of(server, version=max(1, version - 2))
+        with pytest.raises(grpc.RpcError, match="top_k is 9"):  # an error knows where it came from
+            version_of(server, top_k=9)
     # live, the one before, and two that were asked for by number
     wait_until(lambda: (sessions(), workers()) == (4, 8))
 
