@@ -3,6 +3,8 @@
 import numpy as np
 import tiny
 from conftest import Start
+from tritonclient.grpc import service_pb2 as pb
+from tritonclient.grpc import service_pb2_grpc as pb_grpc
 
 from service.cache import Cache
 
@@ -47,3 +49,26 @@ def test_bad_images_are_not_remembered_as_answers(start: Start, root) -> None:
         bad, good = server.classify(b"bad", tiny.picture()).results
         assert bad.error.message
         assert good.prediction.labels
+
+
+def test_pixels_are_not_taken_for_an_image_of_the_same_bytes(start: Start, root) -> None:
+    tiny.publish(root, promote=True)
+    server = start(cache_entries=10)
+    n_bytes = tiny.SIZE * tiny.SIZE * 3
+    both = tiny.picture("red", format="PNG").ljust(
+        n_bytes, b"\0"
+    )  # what follows a PNG is passed over
+    assert len(both) == n_bytes
+    pixels = np.frombuffer(both, np.uint8).reshape(1, tiny.SIZE, tiny.SIZE, 3)
+    tensor = pb.ModelInferRequest.InferInputTensor(
+        name="image", datatype="UINT8", shape=pixels.shape
+    )
+    request = pb.ModelInferRequest(
+        model_name="colours-tensor", inputs=[tensor], raw_input_contents=[both]
+    )
+    (answer,) = (
+        pb_grpc.GRPCInferenceServiceStub(server.channel).ModelInfer(request).raw_output_contents
+    )
+    np.testing.assert_allclose(np.frombuffer(answer, np.float32), tiny.answer(pixels)[0], atol=1e-6)
+    red = server.classify(both).results[0].prediction.labels[0]
+    assert (red.name, red.probability > 0.9) == ("red", True)

@@ -206,10 +206,22 @@ def test_the_urgent_come_first_by_either_api(start: Start, root: Path, api: str)
     assert ran == ["red", "blue", "green"]
 
 
+@pytest.mark.parametrize("api", ["ours", "protocol"])
+def test_a_full_server_still_answers_what_it_remembers(start: Start, root: Path, api: str) -> None:
+    server = slow(start, root, work=0, max_queue=1, cache_entries=9)
+    ask(server, api, "red").result()
+    with held(server):
+        under_way = ask(server, api, "green")
+        wait_until(lambda: in_flight(server, 1))
+        assert ask(server, api, "red").exception() is None
+        assert "Exceeds maximum queue size" in ask(server, api, "blue").details()
+    assert under_way.exception() is None
+
+
 COLOURS = ("red", "green", "blue")
 
 
-def ask(server: RunningServer, api: str, colour: str, priority: int) -> grpc.Future:
+def ask(server: RunningServer, api: str, colour: str, priority: int = 0) -> grpc.Future:
     if api == "ours":
         return server.classifier.Classify.future(request(colour, priority=priority), timeout=60)
     image = tiny.picture(colour)
