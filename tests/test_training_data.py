@@ -38,6 +38,17 @@ def test_given_parts_are_kept(tmp_path: Path):
     assert (len(dataset.rows("train")), len(dataset.rows("valid"))) == (8, 4)
 
 
+def test_files_are_in_the_order_of_their_names_however_they_are_listed(tmp_path: Path):
+    photos.folder(tmp_path / "train", per_class=4)
+    photos.folder(tmp_path / "valid", 2, classes={"light": 200, "dark": 70})
+    table = write_csv(tmp_path / "labels.csv", tmp_path / "train")
+    header, *rows = table.read_text().splitlines()
+    table.write_text("\n".join([header, *reversed(rows)]))
+    for source in (tmp_path, table):
+        paths = [item.path for item in read_dataset(source).items]
+        assert paths == sorted(paths)
+
+
 def test_a_csv_names_files_labels_and_perhaps_parts(tmp_path: Path):
     photos.folder(tmp_path / "images", per_class=5)
     table = write_csv(tmp_path / "labels.csv", tmp_path / "images")
@@ -100,6 +111,7 @@ def test_a_class_missing_from_valid_keeps_its_place_and_is_told(tmp_path: Path):
             (tmp_path / "valid" / name / file.name).unlink()
     dataset = read_dataset(tmp_path)
     assert dataset.labels == ("dark", "grey", "light")
+    assert dataset.targets[dataset.rows("valid")].sum(axis=0).tolist() == [1, 0, 1]
     assert "'grey' has no held-out images, so how well it is told is not known" in dataset.summary()
 
 

@@ -17,16 +17,18 @@ from PIL import Image
 from registry.bundle import Bundle, verify_bundle
 from registry.errors import BadRequest
 from registry.golden import read_golden
-from registry.images import prepare
+from registry.images import ImageSpec, prepare
 from registry.jobs import Assignment, Scored, StageStarted
 from registry.store import Registry
 from training.__main__ import main
 from training.activations import to_device
+from training.backbone import load_backbone, split_groups
 from training.compare import SPLIT
+from training.journal import JOURNAL
 from training.network import NETWORK, load_network
 from training.reading_settings import read_settings
 from training.recipe import count_stages, train
-from training.runtime import open_session
+from training.runtime import answering, open_session
 from training.settings import Settings
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -78,6 +80,18 @@ def test_every_stage_is_told_in_order(trained: Trained):
     assert heard[-1] == trained[2]
 
 
+def test_every_stage_is_journaled_with_its_epochs(trained: Trained):
+    assignment, _, _, heard = trained
+    lines = [json.loads(line) for line in (assignment.run / JOURNAL).read_text().splitlines()]
+    stages = [line for line in lines if line["what"] == "stage"]
+    assert [line["stage"] for line in stages] == [
+        event.stage for event in heard.of("stage_started")
+    ]
+    assert {line["outcome"] for line in stages} == {"done"}
+    assert sum(line["what"] == "epoch_finished" for line in lines) == 4 + 1 + 1
+    assert (lines[0]["what"], lines[-1]["outcome"]) == ("begins", "done")
+
+
 def test_the_report_is_one_page_that_needs_nothing_else(trained: Trained):
     report = trained[0].stage / "report"
     page = (report / "index.html").read_text()
@@ -87,6 +101,13 @@ def test_the_report_is_one_page_that_needs_nothing_else(trained: Trained):
     assert "http" not in page
     assert sum(map(sum, figures["confusion"])) == figures["images"]["valid"]
     assert set(figures["learning_rates"]) == {"head", "unfrozen"}
+    for search in figures["learning_rates"].values():
+        assert len(search["rates"]) == len(search["losses"]) > 10
+    n_batches = -(-figures["images"]["train"] // 8)
+    assert [len(shares) for shares in figures["schedules"].values()] == [4 * n_batches] + [
+        n_batches
+    ] * 2
+    assert 'class="tiles double"' in page  # where the network looked, beside what it answered
     uncertain = figures["galleries"]["most_uncertain"][0]
     assert (trained[0].data / uncertain["file"]).is_file()
     assert uncertain["said"] in figures["labels"]
@@ -102,7 +123,18 @@ def test_the_report_is_one_page_that_needs_nothing_else(trained: Trained):
 
 
 @pytest.mark.parametrize(
-    "name", ["most_correct", "most_uncertain", "confusion", "losses", "augmented"]
+    "name",
+    [
+        "most_correct",
+        "most_uncertain",
+        "confusion",
+        "losses",
+        "augmented",
+        "schedule",
+        "reliability",
+        "learning_rate_head",
+        "learning_rate_unfrozen",
+    ],
 )
 def test_pictures_show_something(trained: Trained, name: str):
     with Image.open(trained[0].stage / "report" / f"{name}.png") as picture:
@@ -118,6 +150,38 @@ def test_the_same_seed_gives_the_same_weights(tmp_path: Path):
         train(assignment, lambda event: None)
         weights.append((assignment.run / "network.safetensors").read_bytes())
     assert weights[0] == weights[1]
+
+
+def test_settings_reach_what_is_trained_and_what_is_served(tmp_path: Path):
+    told = {
+        "crop": "squash",
+        "crop_fraction": "0.875",
+        "augmentation": "top_down",
+        "epsilon": "0.1",
+    }
+    told |= {"frozen_groups": "1", "freeze_batchnorm": "false", "head_schedule": "constant"}
+    told |= {"schedule": "one_cycle", "cycle_div": "5", "cycle_tail": "25", "serve_tta_views": "3"}
+    assignment = photos.assignment(tmp_path, photos.folder(tmp_path / "data"), **told)
+    bundle, _ = train(assignment, lambda event: None)
+    assert bundle.image == ImageSpec(size=photos.SIZE, crop="squash", crop_fraction=0.875)
+    assert (bundle.tta.default_views, bundle.tta.symmetries) == (3, "dihedral")
+    golden = read_golden(assignment.stage / "golden.npz")
+    pixels = np.stack([prepare(image, bundle.image) for image in golden.images])
+    answers = answering(assignment.stage / "model.onnx")(pixels)
+    np.testing.assert_allclose(answers, golden.probabilities, atol=1e-6)
+
+    torch.manual_seed(42)
+    begun = load_backbone(photos.QUICK["backbone"], pretrained=False).body
+    network, _ = load_network(assignment.run / NETWORK)
+    early, late = split_groups(begun)
+    now = network.body.state_dict()
+    assert all(torch.equal(now[name], begun.state_dict()[name]) for name in early)
+    assert not any(torch.equal(now[name], begun.state_dict()[name]) for name in late)
+    assert network.head[0].eps == 0.1
+    figures = json.loads((assignment.stage / "report" / "report.json").read_text())
+    head, _, body = figures["schedules"].values()
+    assert set(head) == {1.0}
+    assert (min(body), max(body)) == (pytest.approx(0.2), 1)
 
 
 def test_a_multi_label_table_trains(tmp_path: Path):

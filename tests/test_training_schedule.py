@@ -5,8 +5,6 @@ import pytest
 import torch
 from torch import nn
 
-from training.activations import Activations
-from training.batches import ActivationBatches
 from training.optimizer import Optimizer
 from training.schedule import (
     constant,
@@ -17,7 +15,6 @@ from training.schedule import (
     one_cycles,
 )
 from training.settings import OptimizerSpec
-from training.split import get_cv_idxs
 
 
 def rate_of_2018(step: int, n: int, div: float, tail: float) -> float:
@@ -54,13 +51,6 @@ def test_one_cycle_of_few_steps_is_finite(n: int):
     assert len(rates) == n
     assert np.isfinite(rates).all()
     assert (rates > 0).all()
-
-
-def test_the_dog_breeds_of_2018_are_341_batches():
-    learnt = 10_222 - len(get_cv_idxs(10_222))
-    features, targets = torch.zeros(learnt, 1), torch.zeros(learnt, 120)
-    batches = ActivationBatches(Activations(features, ""), targets, batch_size=24, seed=0)
-    assert (learnt, len(batches)) == (8_178, 341)
 
 
 def test_no_cycles_are_no_steps():

@@ -9,13 +9,18 @@ from typing import Any
 import numpy as np
 import photos
 import pytest
+import torch
 
 from registry.bundle import verify_bundle
 from registry.errors import DataError
+from training import classify
+from training.activations import Activations
+from training.batches import ActivationBatches
 from training.data import Dataset, read_dataset
 from training.items import Layout
 from training.reading_settings import read_settings
 from training.recipe import train
+from training.split import get_cv_idxs
 
 quiet = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
@@ -37,7 +42,8 @@ def breeds(tmp_path: Path) -> Path:
         photos.photo(tmp_path / "train" / f"dog{number}.jpg", 60 + 100 * (number % 2), number)
         rows.append(f"dog{number},{('basset', 'beagle')[number % 2]}")
     for number in range(4):
-        photos.photo(tmp_path / "test" / f"unknown{number}.jpg", 100, 50 + number)
+        brightness = 60 + 100 * (number % 2)
+        photos.photo(tmp_path / "test" / f"unknown{number}.jpg", brightness, 50 + number)
     return write(tmp_path / "labels.csv", "id,breed", *rows)
 
 
@@ -47,6 +53,32 @@ def test_a_competitions_table_is_read_with_suffix_folder_and_test(breeds: Path):
     assert len(dataset.items) == 20
     assert [item.labels for item in dataset.tests] == [()] * 4
     assert "4 test images for the end" in dataset.summary()
+
+
+def test_the_dog_breeds_of_2018_are_8178_2044_and_10357_images_and_341_batches(tmp_path: Path):
+    """Kaggle's numbers, as the course held out a fifth of them; every image has its own content."""
+    pixel = photos.photo(tmp_path / "pixel.png", 100, 0).read_bytes()
+    for folder, n_images in (("train", 10_222), ("test", 10_357)):
+        (tmp_path / folder).mkdir()
+        for number in range(n_images):
+            content = pixel + f"{folder} {number}".encode()
+            (tmp_path / folder / f"{number:05d}.jpg").write_bytes(content)
+    rows = [f"{number:05d},breed {number % 120}" for number in range(10_222)]
+    table = write(tmp_path / "labels.csv", "id,breed", *rows)
+    settings = read_settings(
+        {"recipe": "fastai2018", "task": "single", "images": "train", "suffix": ".jpg"}
+        | {"test": "test", "batch_size": "24"}
+    )
+    dataset = read_dataset(
+        table, task="single", layout=settings.layout(), rule=settings.split_rule()
+    )
+    assert counts(dataset) == (8_178, 2_044, 10_357)
+    assert len(dataset.labels) == 120
+    held_out = {int(dataset.items[row].path.stem) for row in dataset.rows("valid")}
+    assert held_out == set(get_cv_idxs(10_222).tolist())
+    targets = torch.from_numpy(dataset.targets[dataset.rows("train")])
+    activations = Activations(torch.zeros(len(targets), 1), "")
+    assert len(ActivationBatches(activations, targets, settings.batch_size, seed=0)) == 341
 
 
 def test_a_table_may_have_no_header(breeds: Path):
@@ -136,7 +168,11 @@ def test_test_images_are_answered_in_the_order_of_their_files(breeds: Path, tmp_
     with (assignment.stage / "report" / "test.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["file"] for row in rows] == [f"test/unknown{number}.jpg" for number in range(4)]
-    assert all(float(row["basset"]) + float(row["beagle"]) == pytest.approx(1) for row in rows)
+    for row in rows:
+        said = classify(assignment.stage, breeds.parent / row["file"])
+        assert {name: float(row[name]) for name in said} == pytest.approx(said, abs=1e-5)
+        assert row["answer"] == max(said, key=lambda name: said[name])
+    assert len({row["basset"] for row in rows}) == 4
     assert "accuracy_test" not in bundle.metrics
 
 

@@ -31,6 +31,7 @@ def to_json(findings: Findings) -> dict[str, Any]:
         "plain": asdict(findings.plain) | {"interval": interval},
         "tta": asdict(findings.tta) | _views(findings),
         "learning_rates": {stage: asdict(search) for stage, search in findings.searches.items()},
+        "schedules": {stage: shares.tolist() for stage, shares in findings.schedules.items()},
         "overfitting": {"flag": findings.overfit is not None}
         | (asdict(findings.overfit) if findings.overfit else {}),
         "history": _history(findings),
