@@ -1,5 +1,7 @@
 """Images are decoded and activations computed once, and again when what they rest on changes."""
 
+import errno
+import os
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +79,21 @@ def test_a_file_damaged_behind_its_header_is_named(dataset: Dataset, tmp_path: P
     with pytest.raises(DataError, match=rf"{path.name}: truncated or damaged PNG"):
         decode(dataset.items, SPEC, tmp_path, Counter())
     assert not list(tmp_path.glob("*.u8"))
+
+
+def test_a_full_disk_is_an_error_that_leaves_nothing(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """And no signal, as where pixels are written into a file that has no room on the disk."""
+
+    def full(descriptor: int, offset: int, length: int) -> None:
+        assert length == 12 * photos.SIZE * photos.SIZE * 3
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(OSError, match="No space left"):
+        decode(dataset.items, SPEC, tmp_path / "cache", Counter())
+    assert not list((tmp_path / "cache").iterdir())
 
 
 def test_activations_are_computed_once(network: Network, dataset: Dataset, tmp_path: Path):

@@ -161,6 +161,14 @@ def test_a_class_only_in_valid_is_refused(tmp_path: Path):
         read_dataset(tmp_path)
 
 
+def test_one_image_to_learn_from_is_too_few(tmp_path: Path):
+    photos.folder(tmp_path, per_class=1)
+    rows = ("file,label,split", "dark/00.png,a b,train", "light/00.png,a b,valid")
+    (tmp_path / "labels.csv").write_text("\n".join(rows))
+    with pytest.raises(DataError, match="one image to learn from is too few; add another"):
+        read_dataset(tmp_path / "labels.csv")
+
+
 def test_an_image_in_both_parts_is_refused(tmp_path: Path):
     photos.folder(tmp_path / "train", per_class=4)
     photos.folder(tmp_path / "valid", per_class=4)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from registry.errors import TrainingError
 from registry.images import UInt8Array
 from registry.tta import TtaSpec, tta_views
+from training import export as exporting
 from training.backbone import load_backbone
 from training.data import read_dataset
 from training.decoded import decode
@@ -71,6 +72,28 @@ def test_a_model_that_fails_parity_is_not_written(
     with pytest.raises(TrainingError, match="the exported model is not the trained one: dynamo: "):
         export(fickle, "single", pixels, {}, tmp_path / "model.onnx")
     assert not (tmp_path / "model.onnx").exists()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "kept"),
+    [([1.0, 2.0], "dynamo"), ([2.0, 1.0], "torchscript"), ([1.0], "torchscript")],
+    ids=["the first is faster", "the second is faster", "the first fails"],
+)
+def test_the_fastest_exporter_that_passes_parity_is_kept(
+    network: Network,
+    pixels: UInt8Array,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    seconds: list[float],
+    kept: str,
+):
+    export(network, "single", pixels, {}, tmp_path / "made.onnx")
+    made, times = (tmp_path / "made.onnx").read_bytes(), iter(seconds)
+    first = made if len(seconds) == 2 else b"no model"
+    made_by = {"dynamo": lambda *_: first, "torchscript": lambda *_: made}
+    monkeypatch.setattr(exporting, "EXPORTERS", made_by)
+    monkeypatch.setattr(exporting, "_seconds_per_image", lambda *_: next(times))
+    assert export(network, "single", pixels, {}, tmp_path / "model.onnx")[1] == kept
 
 
 def test_parity_is_checked_in_every_batch(network: Network, pixels: UInt8Array, tmp_path: Path):

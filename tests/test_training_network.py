@@ -68,7 +68,8 @@ def test_pixels_are_normalised_as_the_weights_were_learnt(
 
 
 @pytest.mark.parametrize(
-    "name", ["resnet18", "test_convnext", "test_vit", "shufflenet_v2_x0_5", "squeezenet1_0"]
+    "name",
+    ["resnet18", "test_convnext", "test_vit", "shufflenet_v2_x0_5", "squeezenet1_0", "mnasnet0_5"],
 )
 def test_networks_of_timm_and_torchvision_go_through_the_same_code(name: str):
     backbone = load_backbone(name, pretrained=False)
@@ -104,6 +105,11 @@ def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path):
     with pytest.raises(BadRequest, match="not a file of weights"):
         load_backbone("test_efficientnet", weights=tmp_path / "evil.pt")
     assert not (tmp_path / "sentinel").exists()
+
+
+def test_a_network_without_a_feature_map_is_refused():
+    with pytest.raises(BadRequest, match="maxvit_t: .* has no feature map to train on; timm has"):
+        load_backbone("maxvit_t", pretrained=False)
 
 
 def test_an_unknown_backbone_is_named():

@@ -1,5 +1,6 @@
 """Copies of a model in fewer bits: how they are made, and when they are refused."""
 
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -10,17 +11,20 @@ import photos
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from registry.bundle import verify_bundle
+from registry.bundle import Reduced, verify_bundle
 from registry.images import UInt8Array
 from service.kind import Kind
 from service.proof import check_golden
 from service.providers import Placement
 from service.session import Session
+from training import fewer_bits, variants
 from training import quantize as quantizing
-from training import variants
+from training.data import read_dataset
+from training.decoded import decode
 from training.quantize import answer_all, float_nodes, quantize, shift
+from training.reading_settings import read_settings
 from training.recipe import train
-from training.variants import Proof, make_variant, measure_speedup, tolerances
+from training.variants import Made, Proof, make_variant, measure_speedup, tolerances
 
 SIZE = 24
 CHANNELS = 32
@@ -204,6 +208,26 @@ def test_a_variant_that_answers_worse_is_refused_and_not_left_behind(model: Path
     assert not path.exists()
 
 
+@pytest.mark.parametrize(("n_images", "accepted"), [(200, True), (199, False)])
+def test_half_a_point_is_the_most_that_a_variant_may_cost(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n_images: int, accepted: bool
+):
+    """One image of 200 is half a point."""
+
+    def copied(source: Path, images: UInt8Array, path: Path) -> str:
+        shutil.copy(source, path)
+        return "copied"
+
+    monkeypatch.setitem(variants.MAKERS, "int8", copied)
+    monkeypatch.setattr(variants, "measure_speedup", lambda *models: 2.0)
+    proof = proof_of(model, n_images)
+    targets = proof.targets.copy()
+    targets[0] = np.roll(targets[0], 1)
+    always_right = replace(proof, targets=targets, answers=targets)
+    made = make_variant("int8", model, pictures(1), always_right, tmp_path / "model.int8.onnx")
+    assert (made.variant is not None) is accepted, made.story
+
+
 @pytest.mark.parametrize(("speedup", "accepted"), [(1.0, False), (1.6, True)])
 def test_a_variant_that_is_no_faster_is_refused(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, speedup: float, accepted: bool
@@ -233,11 +257,26 @@ def test_a_training_publishes_variants_that_a_server_takes(
     monkeypatch.setattr(quantizing, "CLOSE", 1)  # the first attempt will do
     heard = photos.Heard()
     data = photos.folder(tmp_path / "data")
+    shown: list[tuple[UInt8Array, UInt8Array]] = []
+
+    def looked_at(
+        precision: Reduced, model: Path, images: UInt8Array, proof: Proof, path: Path
+    ) -> Made:
+        shown.append((images, proof.pixels))
+        return make_variant(precision, model, images, proof, path)
+
+    monkeypatch.setattr(fewer_bits, "make_variant", looked_at)
     assignment = photos.assignment(
         tmp_path, data, cycles="0", augmented_epochs="0", variants="fp16,int8"
     )
     bundle, _ = train(assignment, heard.append)
     assert verify_bundle(assignment.stage) == bundle
+    dataset = read_dataset(data, rule=read_settings(assignment.settings).split_rule())
+    pixels = decode(dataset.items, bundle.image, tmp_path, lambda n: None).pixels
+    assert len(shown) == 2
+    for ranges, judged in shown:  # ranges are those of images learnt from, others judge
+        np.testing.assert_array_equal(ranges, pixels[dataset.rows("train")])
+        np.testing.assert_array_equal(judged, pixels[dataset.rows("valid")])
     notes = {event.text.split()[0].strip(":") for event in heard.of("note")}
     assert {"fp16", "int8"} <= notes
     assert bundle.provenance["variant_fp16"].startswith("fp16: accuracy")

@@ -290,6 +290,15 @@ def test_the_command_says_what_is_wrong_and_exits_with_2(
     assert message in capsys.readouterr().err
 
 
+def test_a_folder_that_cannot_be_written_to_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    data = photos.folder(tmp_path / "data", per_class=4)
+    folders = ["--cache", "/dev/null/cache", "--run", str(tmp_path / "run"), "--json"]
+    assert main([*command(tmp_path, data), *folders]) == 1
+    assert "Not a directory: '/dev/null/cache'" in capsys.readouterr().err
+
+
 def test_that_the_images_are_missing_is_all_that_is_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
@@ -300,8 +309,13 @@ def test_that_the_images_are_missing_is_all_that_is_told(
     assert not (tmp_path / "cache").exists()
 
 
-def test_a_child_tells_why_it_failed(tmp_path: Path):
-    assignment = photos.assignment(tmp_path, tmp_path / "nowhere")
+@pytest.mark.parametrize(
+    ("folder", "code", "reason"),
+    [("data", 2, "no such folder"), ("cache", 1, "Not a directory: '/dev/null/nowhere'")],
+)
+def test_a_child_tells_why_it_failed(tmp_path: Path, folder: str, code: int, reason: str):
+    assignment = photos.assignment(tmp_path, photos.folder(tmp_path / "data"))
+    assignment = assignment.model_copy(update={folder: Path("/dev/null/nowhere")})
     (tmp_path / "assignment.json").write_text(assignment.model_dump_json())
     child = start_child(tmp_path)
     assert child.stdin is not None
@@ -310,8 +324,8 @@ def test_a_child_tells_why_it_failed(tmp_path: Path):
     child.wait(30)
     child.stdin.close()
     child.stdout.close()
-    assert (child.returncode, last["kind"]) == (2, "failed")
-    assert "no such folder" in last["reason"]
+    assert (child.returncode, last["kind"]) == (code, "failed")
+    assert reason in last["reason"]
 
 
 def test_a_child_ends_when_its_parent_does(tmp_path: Path):

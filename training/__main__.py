@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
     except BadRequest as error:
         print(f"unfreeze train: {error}", file=sys.stderr)
         return 2
-    except UnfreezeError as error:
+    except (UnfreezeError, OSError) as error:  # a disk that is full, for example
         print(f"unfreeze train: {error}", file=sys.stderr)
         return 1
 

@@ -150,12 +150,16 @@ def _download(name: str, build: object) -> nn.Module:
 
 def _without_classifier(model: nn.Module, name: str) -> nn.Module:
     layers = OrderedDict(model.named_children())
-    if "features" in layers:
-        return layers["features"]
+    for name_of_all in ("features", "layers"):
+        if name_of_all in layers:
+            return layers[name_of_all]
     if "fc" in layers:
         kept = [(key, layer) for key, layer in layers.items() if key not in ("avgpool", "fc")]
         return nn.Sequential(OrderedDict(kept))
-    raise BadRequest(f"{name}: this network of torchvision has no feature map to train on")
+    raise BadRequest(
+        f"{name}: this network of torchvision has no feature map to train on; timm has others of "
+        "its kind"
+    )
 
 
 def _installed_weights() -> Path:

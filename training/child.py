@@ -28,6 +28,9 @@ def work_for_service(file: Path) -> int:
     except UnfreezeError as error:
         tell(Failed(reason=str(error)))
         return 2 if isinstance(error, BadRequest) else 1
+    except OSError as error:  # a disk that is full, for example
+        tell(Failed(reason=str(error)))
+        return 1
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise

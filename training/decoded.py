@@ -75,8 +75,7 @@ def _decode_into(
 ) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    pixels = np.memmap(temporary, dtype=np.uint8, mode="w+", shape=shape)
-
+    pixels = _new_map(temporary, shape)
     damaged: dict[Path, str] = {}
 
     def one(row: int) -> None:
@@ -97,3 +96,14 @@ def _decode_into(
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _new_map(path: Path, shape: tuple[int, ...]) -> UInt8Array:
+    """To be written: a disk that is full is an error now, and no signal while it is written."""
+    try:
+        with path.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, math.prod(shape))
+    except OSError:
+        path.unlink(missing_ok=True)
+        raise
+    return np.memmap(path, dtype=np.uint8, mode="r+", shape=shape)

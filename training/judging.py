@@ -54,7 +54,7 @@ def set_apart(dataset: Dataset, share: float, seed: int) -> tuple[Rows, Rows]:
     rows = dataset.rows("train")
     # a seed of its own: by the split's, all that was learnt from would be again
     learnt, judged = _part(dataset, rows, share, seed + 1, every_label=True)
-    if not len(judged):
+    if not len(judged) or len(learnt) < 2:
         raise DataError(
             f"{len(rows)} images to learn from are too few to set some apart; add images, raise "
             "judge_share, or leave keep, patience and thresholds as they are by default"

@@ -169,10 +169,12 @@ def check_parts(items: Sequence[Item], labels: tuple[str, ...]) -> None:
         if not train[label]:
             raise DataError(
                 f"class {label!r} has {valid[label]} held-out images and none to learn from; "
-                "add some to train/"
+                "add some to train/, or where parts are drawn, leave split=hash, which sees to it"
             )
     if not valid:
         raise DataError("no held-out images; raise valid_fraction or add images")
+    if sum(item.part == "train" for item in items) < 2:
+        raise DataError("one image to learn from is too few; add another")
     digests = {item.sha256 for item in items if item.part == "train"}
     for item in items:
         if item.part == "valid" and item.sha256 in digests:
