@@ -108,7 +108,7 @@ def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path):
 
 
 def test_a_network_without_a_feature_map_is_refused():
-    with pytest.raises(BadRequest, match="maxvit_t: .* has no feature map to train on; timm has"):
+    with pytest.raises(BadRequest, match=r"maxvit_t: .* has no feature map to train on; timm has"):
         load_backbone("maxvit_t", pretrained=False)
 
 

@@ -98,7 +98,7 @@ def _decode_into(
         temporary.unlink(missing_ok=True)
 
 
-def _new_map(path: Path, shape: tuple[int, ...]) -> UInt8Array:
+def _new_map(path: Path, shape: tuple[int, ...]) -> np.memmap[tuple[int, ...], np.dtype[np.uint8]]:
     """To be written: a disk that is full is an error now, and no signal while it is written."""
     try:
         with path.open("wb") as file:
