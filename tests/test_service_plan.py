@@ -209,6 +209,27 @@ def test_a_plan_that_was_measured_on_other_processors_is_not_taken(
     assert origins(caplog) == ["measured", "measured"]
 
 
+def test_plans_are_measured_one_after_the_other(
+    start: Start, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measuring: list[str] = []
+    most = 0
+
+    def measure(*args: object) -> Plan:
+        nonlocal most
+        measuring.append("one more")
+        time.sleep(0.05)
+        most = max(most, len(measuring))
+        measuring.pop()
+        return Plan(1, 1, 1)
+
+    monkeypatch.setattr("service.loader.measure_plan", measure)
+    for name in ("a", "b", "c"):
+        tiny.publish(root, model=name, promote=True)
+    assert start(plan=None).service.live.ready() == {"a", "b", "c"}
+    assert most == 1
+
+
 def test_a_model_of_a_fixed_batch_answers_any_number_of_images(start: Start, root: Path) -> None:
     tiny.publish(root, promote=True)
     tiny.fix_batch(root / tiny.MODEL_NAME / "1", 3)

@@ -94,7 +94,14 @@ def test_the_configuration_shows_the_execution_plan(told: Told) -> None:
     parameters = told["config"]["parameters"]
     assert parameters["execution_plan"] == {"string_value": "1x2x4"}
     assert parameters["execution_provider"] == {"string_value": "cpu"}
-    assert told["config"]["instance_group"][0]["count"] == 2
+    (group,) = told["config"]["instance_group"]
+    assert (group["count"], group["kind"]) == (2, "KIND_CPU")
+
+
+def test_the_configuration_has_the_levels_and_timeouts_of_the_schedule_policy(told: Told) -> None:
+    batching = told["config"]["dynamic_batching"]
+    assert (batching["priority_levels"], batching["default_priority_level"]) == ("3", "2")
+    assert batching["default_queue_policy"]["allow_timeout_override"]
 
 
 def test_what_would_change_a_load_generator_is_left_unset(told: Told) -> None:
@@ -340,8 +347,9 @@ def test_a_load_that_fails_keeps_what_answers(start: Start, root: Path) -> None:
     assert server.classify(tiny.picture()).version == 1
     asked = pb.ModelReadyRequest(name="colours-tensor")
     assert pb_grpc.GRPCInferenceServiceStub(server.channel).ModelReady(asked).ready
-    rows = control.RepositoryIndex(pb.RepositoryIndexRequest()).models
-    assert {(row.version, row.state) for row in rows} == {("1", "READY"), ("2", "UNAVAILABLE")}
+    for only_ready, states in ((False, {"READY", "UNAVAILABLE"}), (True, {"READY"})):
+        index = control.RepositoryIndex(pb.RepositoryIndexRequest(ready=only_ready)).models
+        assert {row.state for row in index} == states
 
 
 def test_many_threads_may_load_and_unload_one_model(told: Told) -> None:

@@ -15,6 +15,9 @@ from tritonclient.grpc import model_config_pb2 as config_pb
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc as pb_grpc
 
+from service.statistics import NS, Statistics
+from service.work import Answer
+
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
@@ -76,6 +79,22 @@ def test_statistics_and_metrics_agree(start: Start, root: Path) -> None:
     assert 'unfreeze_images_total{model="colours",outcome="ok",version="1"} 5.0' in page
     runs = f'unfreeze_batch_size_count{{model="colours"}} {counted.execution_count}.0'
     assert runs in page
+    assert 'unfreeze_encode_seconds_count{model="colours"} 4.0' in page
+
+
+def test_the_slowest_image_of_a_request_stands_for_all() -> None:
+    statistics = Statistics()
+    quick, slow = Answer(queue_s=1, decode_s=1, compute_s=1), Answer(queue_s=4, compute_s=5)
+    statistics.answered([quick, slow, quick], began=10, read_at=12, answered_at=19, ended=20)
+    durations = (
+        statistics.success,
+        statistics.queue,
+        statistics.compute_input,
+        statistics.compute_infer,
+        statistics.compute_output,
+    )
+    assert [total.ns / NS for total in durations] == [10, 4, 2, 5, 1]
+    assert (statistics.n_images, {total.count for total in durations}) == (3, {1})
 
 
 def test_answers_from_the_cache_count_as_success_and_queue_alone(start: Start, root: Path) -> None:

@@ -35,6 +35,7 @@ def test_a_session_has_the_threads_of_its_plan_which_sleep_when_idle(tmp_path: P
     told = session._session.get_session_options()
     assert (told.intra_op_num_threads, told.inter_op_num_threads) == (3, 1)
     assert told.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+    assert told.get_session_config_entry("session.use_env_allocators") == "1"  # memory is shared
 
 
 def test_memory_that_large_batches_took_is_given_back(tmp_path: Path) -> None:

@@ -409,6 +409,17 @@ def test_memory_of_freed_versions_is_released(
     wait_until(lambda: (sessions(), workers()) == (4, 8))
 
 
+def test_what_a_freed_version_leaves_is_given_back_to_the_system(
+    server: RunningServer, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given_back: list[int] = []
+    monkeypatch.setattr("service.loaded.give_back", lambda: given_back.append(workers()))
+    for _ in range(2):
+        promote(server, tiny.publish(root))
+    wait_until(lambda: given_back)
+    assert given_back == [4]  # when its own workers have gone
+
+
 def test_a_version_that_vanished_from_the_disk_leaves_the_live_one_alone(
     start: Start, root: Path
 ) -> None:
