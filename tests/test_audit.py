@@ -87,6 +87,17 @@ def test_tiny_huge_and_blank_pictures_are_remarked_on(data: Path):
     assert names(audit, "blank") == [["dark/blank.png"], ["light/huge.png"]]
 
 
+def test_scans_of_twelve_bits_stored_in_sixteen_are_remarked_on(data: Path):
+    """Of 16 bits the upper eight are what a network sees."""
+    random = np.random.default_rng(0)
+    for name, most in (("twelve", 2**12), ("sixteen", 2**16)):
+        levels = random.integers(0, most, (12, 12), dtype=np.uint16).repeat(8, 0).repeat(8, 1)
+        Image.fromarray(levels).save(data / "dark" / f"{name}.png")
+    audit = audit_source(data, Settings())
+    assert names(audit, "dim") == [["dark/twelve.png"]]
+    assert "scale them to 16 bits: 1" in found(audit)["dim"].text
+
+
 def test_small_and_unequal_classes_are_remarked_on(data: Path):
     photos.folder(data, per_class=40, classes={"many": 120})
     photos.folder(data, per_class=3, classes={"rare": 150})
@@ -161,6 +172,15 @@ def test_the_command_tells_and_writes_a_page_that_needs_nothing_else(
     assert "http" not in page
     figures = json.loads((tmp_path / "out" / "audit.json").read_text())
     assert figures["problems"][0]["files"] == [["dark/00.png", "light/copy<b>.png"]]
+    assert {name: sum(parts.values()) for name, parts in figures["classes"].items()} == {
+        "dark": 12,
+        "light": 13,
+    }
+    assert (figures["sizes"], figures["modes"]) == ({"40x36": 25}, {"RGB": 25})
+    assert figures["formats"] == {"PNG": 9, "JPEG": 8, "WEBP": 8}
+    for picture in ("audit_classes.png", "audit_sizes.png"):
+        with Image.open(tmp_path / "out" / picture) as shown:
+            assert (np.asarray(shown.convert("L")) < 250).mean() > 0.01
 
 
 def test_strict_fails_on_problems_and_not_on_remarks(data: Path, tmp_path: Path):

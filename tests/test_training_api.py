@@ -86,6 +86,10 @@ def test_evaluation_answers_the_held_out_images_and_leaves_the_test_part(fitted:
     assert evaluation.plain.shape == (fitted.bench.n_valid, 2)
     assert evaluation.tests is None
     assert evaluation.plain_measures.value >= 0.7
+    first = fitted.bench.dataset.items[evaluation.rows[0]].path
+    for answers, views in ((evaluation.plain, 1), (evaluation.tta, 3)):
+        said = fitted.classify(first, views=views)
+        assert answers[0].tolist() == pytest.approx(list(said.values()), abs=1e-5)
     assert fitted.augmented().shape == (8, photos.SIZE, photos.SIZE, 3)
 
 

@@ -46,6 +46,19 @@ def test_balanced_batches_have_as_many_of_each_class_and_repeat():
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
 
 
+@pytest.mark.parametrize(
+    ("n_images", "sizes"), [(17, [8, 9]), (16, [8, 8]), (18, [8, 8, 2]), (9, [9]), (5, [5])]
+)
+def test_an_image_left_over_joins_the_last_batch_and_is_never_alone(
+    n_images: int, sizes: list[int]
+):
+    """Batch normalisation cannot learn from one."""
+    features = Activations(torch.zeros(n_images, 1), "key")
+    batches = ActivationBatches(features, torch.zeros(n_images, 2), 8, seed=0)
+    assert [len(labels) for _, labels in batches.epoch(0)] == sizes
+    assert len(batches) == len(sizes)
+
+
 # all that is known of the first class is doubted
 DOUBTED = RARE * np.array([0.1] * 90 + [1.9] * 10, dtype=np.float32)[:, None]
 

@@ -11,9 +11,7 @@ from PIL import Image
 
 from registry.bundle import Bundle
 from registry.errors import DataError
-from registry.images import ImageSpec
 from training.data import read_dataset
-from training.decoded import decode
 from training.recipe import train
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -68,12 +66,12 @@ def test_pictures_of_two_pixels_train(tmp_path: Path):
     assert bundle.metrics["accuracy"] >= 0.5
 
 
-def test_10_000_files_are_read_split_and_decoded(tmp_path: Path):
-    data = colours(tmp_path / "data", n_classes=10, per_class=1000, size=4)
-    dataset = read_dataset(data)
-    decoded = decode(dataset.items, ImageSpec(size=8), tmp_path / "cache", lambda n: None)
-    assert decoded.pixels.shape == (10_000, 8, 8, 3)
-    assert 1_850 < len(dataset.rows("valid")) < 2_150
+def test_10_000_files_train(tmp_path: Path):
+    data = colours(tmp_path / "data", n_classes=10, per_class=1000, size=8)
+    told = {"size": "16", "batch_size": "256", "head_epochs": "1", "valid_fraction": "0.2"}
+    bundle, _ = trained(tmp_path, data, **told, label_noise="false")
+    assert 1_850 < bundle.metrics["images_valid"] < 2_150
+    assert bundle.metrics["images_train"] + bundle.metrics["images_valid"] == 10_000
 
 
 def test_a_picture_of_200_megapixels_is_refused_with_its_size(tmp_path: Path):

@@ -91,7 +91,7 @@ def test_groups_keep_their_ratio_at_each_step(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(Optimizer, "step", recording)
     shares = cosine_restarts(4, [1, 2])
     fitted(network(), shares, rates=(0.01, 0.1))
-    np.testing.assert_allclose([high for _, high in seen], 0.1 * shares)
+    np.testing.assert_allclose([high for _, high in seen], 0.1 * shares, rtol=0, atol=1e-12)
     assert all(high == pytest.approx(10 * low, rel=1e-12) for low, high in seen)
 
 

@@ -86,6 +86,17 @@ def test_weights_come_from_a_file_without_pickle(tmp_path: Path):
     assert loaded.digest == source.digest
 
 
+def test_a_training_can_begin_with_what_an_earlier_one_has_learnt(network: Network, tmp_path: Path):
+    """Of other classes, perhaps: the head is made anew."""
+    save_network(
+        network, tmp_path / "network.safetensors", n_classes=3, size=photos.SIZE, task="single"
+    )
+    begun = load_backbone("test_efficientnet", weights=tmp_path / "network.safetensors")
+    assert begun.digest == weights_digest(network.body)
+    with pytest.raises(BadRequest, match="these are weights of another network"):
+        load_backbone("resnet18", weights=tmp_path / "network.safetensors")
+
+
 def test_weights_of_another_network_are_refused(tmp_path: Path):
     save_file({"a": torch.zeros(3), "b": torch.zeros(4)}, tmp_path / "other.safetensors")
     with pytest.raises(BadRequest, match="these are weights of another network"):

@@ -18,6 +18,7 @@ from training.settings import Settings
 
 TINY = 32  # pixels of the shorter side: little for a network to see
 HUGE = 40_000_000  # pixels: slow to decode, and rarely worth it
+DIM = 16  # levels of 256: as bright as what 12 bits, stored in 16, can come to
 FEW = 5  # images of a class, below which neither learning nor scoring it can be trusted
 UNEVEN = 10  # times as many images in the largest class as in the smallest
 
@@ -107,12 +108,17 @@ class Audit:
             "tiny": [row for row, item in enumerate(self.items) if _shorter(item) < TINY],
             "huge": [row for row, item in enumerate(self.items) if _pixels(item) > HUGE],
             "blank": [row for row, look in enumerate(self.looks) if is_blank(look)],
+            "dim": [row for row, item in enumerate(self.items) if self._is_dim(row, item)],
         }
         return [
             Problem(kind, PICTURES[kind].format(n=len(rows)), False, tuple((row,) for row in rows))
             for kind, rows in shown.items()
             if rows
         ]
+
+    def _is_dim(self, row: int, item: Item) -> bool:
+        deep = item.facts is not None and item.facts.mode.startswith("I")
+        return deep and int(self.looks[row].max()) < DIM and not is_blank(self.looks[row])
 
     def _balance(self) -> list[Problem]:
         totals = {label: counts.total() for label, counts in self.counts.items()}
@@ -142,6 +148,8 @@ PICTURES = {
     "tiny": f"less than {TINY} pixels wide or high: {{n}}",
     "huge": f"more than {HUGE // 1_000_000} million pixels, slow to decode: {{n}}",
     "blank": "of one colour: {n}",
+    "dim": "16-bit pictures that use the lower 12 bits or fewer, so they are nearly black; scale "
+    "them to 16 bits: {n}",
 }
 
 

@@ -176,7 +176,7 @@ def _installed_weights() -> Path:
 def _read_weights(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
+            return _backbone_of(load_file(path))
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises whatever the unpickler met
         raise BadRequest(f"{path}: not a file of weights: {str(error).splitlines()[0]}") from error
@@ -184,6 +184,17 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
     if not tensors or not all(isinstance(value, Tensor) for value in tensors.values()):
         raise BadRequest(f"{path}: not a mapping of names to tensors")
     return dict(tensors)
+
+
+def _backbone_of(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The backbone's, if they are those of a whole network as `training/network.py` saves it."""
+    if not {"mean", "std"} <= set(tensors):
+        return tensors
+    return {
+        name.removeprefix("body."): tensor
+        for name, tensor in tensors.items()
+        if name.startswith("body.")
+    }
 
 
 def _load_in_order(body: nn.Module, tensors: dict[str, Tensor], origin: str) -> None:

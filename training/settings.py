@@ -96,7 +96,9 @@ class Settings(Record):
 
     # 3. network
     backbone: str = "efficientnet_lite0"  # any name in timm or torchvision
-    weights: Path | None = None  # a safetensors file or a plain checkpoint, instead of a download
+    # a safetensors file, an earlier run's network.safetensors among them, or a plain checkpoint,
+    # instead of a download
+    weights: Path | None = None
     pretrained: bool = True  # or weights drawn anew
     hidden: tuple[Width, ...] = (512,)  # widths of the head's hidden layers; none: a linear head
     # before each linear layer of the head; one number counts for all; unsaid: 0.25, the last 0.5
