@@ -14,13 +14,16 @@ from PIL import Image, UnidentifiedImageError
 from pydantic import Field
 
 from registry.errors import BadImage
+from registry.jpeg import count_scans
 from registry.schema import Record
 
 UInt8Array = npt.NDArray[np.uint8]
 Float32Array = npt.NDArray[np.float32]
 
+JPEG = b"\xff\xd8"  # its first bytes
 FORMATS = ("JPEG", "PNG", "WEBP")  # each further decoder is a further way in for an attacker
 MAX_PIXELS = 100_000_000  # 300 MB of RGB; a request may be held to less
+MAX_SCANS = 20  # of a JPEG that has as many pixels; a smaller one may have more, a camera's has 10
 
 ORIENTATION = 0x0112  # the Exif tag
 UPRIGHT = {
@@ -87,6 +90,7 @@ def image_info(encoded: bytes, max_pixels: int = MAX_PIXELS) -> tuple[int, int, 
 def _open(encoded: bytes, max_pixels: int) -> Image.Image:
     if not encoded:
         raise BadImage("empty: no bytes were sent")
+    n_scans = count_scans(encoded) if encoded.startswith(JPEG) else 0
     try:
         image = Image.open(io.BytesIO(encoded), formats=FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -103,6 +107,8 @@ def _open(encoded: bytes, max_pixels: int) -> Image.Image:
             f"{image.width} x {image.height} pixels is above the limit of {max_pixels}; "
             "send a smaller picture"
         )
+    if image.width * image.height * n_scans > max_pixels * MAX_SCANS:
+        raise BadImage(f"{n_scans} scans of {image.width} x {image.height} pixels; save it anew")
     return image
 
 

@@ -13,6 +13,7 @@ from PIL import Image
 
 from registry.errors import BadImage
 from registry.images import ImageSpec, image_info, prepare
+from registry.jpeg import count_scans
 from registry.tta import SYMMETRIES, TtaSpec, tta_views
 
 SPEC = ImageSpec(size=32)
@@ -166,6 +167,46 @@ def test_a_bomb_is_refused_from_its_header() -> None:
     with pytest.raises(BadImage):
         prepare(png_header(50_000, 50_000), SPEC)
     assert time.thread_time() - began < 0.1
+
+
+def with_scans(n_scans: int, size: int) -> bytes:
+    """A progressive JPEG whose last scan comes again and again, until it has so many."""
+    encoded = tiny.encode(Image.new("RGB", (size, size)), "JPEG", progressive=True)
+    last = encoded[encoded.rindex(b"\xff\xda") : -2]
+    missing = n_scans - count_scans(encoded)
+    return encoded[:-2] + missing * last + encoded[-2:]
+
+
+def test_scans_go_through_no_more_pixels_than_those_of_large_images() -> None:
+    assert prepare(with_scans(40, size=64), SPEC, max_pixels=64 * 64 * 2).shape == (32, 32, 3)
+    with pytest.raises(BadImage, match="41 scans of 64 x 64 pixels; save it anew"):
+        prepare(with_scans(41, size=64), SPEC, max_pixels=64 * 64 * 2)
+    with pytest.raises(BadImage, match="a JPEG of more than 2000 segments"):
+        prepare(with_scans(2_001, size=8), SPEC)
+
+
+def segment(marker: int, content: bytes) -> bytes:
+    return bytes((0xFF, marker)) + struct.pack(">H", 2 + len(content)) + content
+
+
+def test_the_picture_of_a_jpeg_comes_before_16_megabytes_of_something_else() -> None:
+    encoded = tiny.encode(scene(40, 30), "JPEG")
+    exif = segment(0xE1, b"Exif\0\0".ljust(65_000, b"x"))
+    assert prepare(encoded[:2] + 100 * exif + encoded[2:], SPEC).shape == (32, 32, 3)
+    with pytest.raises(BadImage, match="after 16 MB of something else"):
+        prepare(encoded[:2] + 300 * exif + encoded[2:], SPEC)
+
+
+def test_scans_are_counted_as_a_decoder_meets_them() -> None:
+    plain = tiny.encode(scene(40, 30), "JPEG")
+    assert count_scans(plain) == count_scans(plain + 9 * plain) == 1  # a film may follow a picture
+    hidden = segment(0xE1, b"\xff\xda" * 99)  # so may a small copy come before it
+    assert count_scans(plain[:2] + hidden + plain[2:]) == 1
+    alone = b"\xff\x01\xff\xd0\xff\xff"  # these have no length to be passed over by
+    assert count_scans(plain[:2] + alone + plain[2:]) == 1
+    assert count_scans(plain[:2] + alone + 5 * segment(0xDA, b"\x03")) == 5
+    assert count_scans(plain.replace(b"\xff\xc0", b"\xff\xc2")[:-2] + segment(0xDA, b"x")) == 2
+    assert count_scans(b"\xff\xd8\xff\xda") == 1
 
 
 def test_a_caller_may_set_a_lower_limit() -> None:
