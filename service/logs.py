@@ -6,6 +6,7 @@ log.warning("load_failed", extra={"model": "solar", "version": 3})
 import json
 import logging
 import sys
+import warnings
 from datetime import UTC, datetime
 
 MAX_TEXT = 2_000  # characters of one value
@@ -41,3 +42,5 @@ def log_as_json(level: str) -> None:
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=level, handlers=[handler], force=True)
     logging.captureWarnings(True)
+    # callers decide how much there is to warn of in an image, and Python remembers every text
+    warnings.filterwarnings("ignore", module="PIL")

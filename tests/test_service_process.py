@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -205,6 +206,18 @@ def test_the_log_is_json_and_says_where_the_server_is(
     process = start_process()
     ready = next(line for line in log_lines(process) if line["event"] == "ready")
     assert {name: ready[name] for name in ports(process)} == ports(process)
+
+
+def test_what_pillow_warns_of_is_not_remembered(root: Path, start_process: StartProcess) -> None:
+    """Each text of a warning would take a line of the log, and memory for ever."""
+    tiny.publish(root, promote=True)
+    process, plain = start_process(), tiny.picture("red")
+    for n_entries in range(1, 20):
+        content = b"Exif\0\0MM\0*\0\0\0\x08" + struct.pack(">H", n_entries) + bytes(n_entries)
+        exif = b"\xff\xe1" + struct.pack(">H", 2 + len(content)) + content
+        request = pb.ClassifyRequest(model="colours", images=[plain[:2] + exif + plain[2:]])
+        assert best(classifier(process).Classify(request, timeout=20)) == ["red"]
+    assert not [line for line in log_lines(process) if line["level"] == "warning"]
 
 
 def test_an_idle_server_is_small(root: Path, start_process: StartProcess) -> None:
