@@ -115,6 +115,17 @@ async def queued(executor: Executor, *values: int, **options: Any) -> asyncio.Ta
     return task
 
 
+async def test_images_of_one_request_run_side_by_side(start: Start) -> None:
+    gate = Gate()
+    executor = start(gate, runs=3)
+    asked = await queued(executor, 1, 2, 3)
+    async with asyncio.timeout(20):
+        while len(gate.batches) < 3:
+            await asyncio.sleep(0.001)
+    gate.open()
+    assert [value(answer) for answer in await asked] == [12, 24, 36]
+
+
 PLANS = {"single images": (3, 1, False), "batches": (3, 4, False), "pixels": (3, 4, True)}
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import grpc
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import tiny
@@ -68,6 +69,24 @@ def test_bytes_that_are_no_graph_are_refused(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"\x08\x07nonsense")
     with pytest.raises(BundleError, match=r"ONNX Runtime cannot open model\.onnx"):
         Session(tmp_path / "model.onnx", bundle, placement=CPU, threads=1)
+
+
+@pytest.mark.parametrize("where", ["outside", "absolute", "link"])
+def test_weights_outside_of_the_bundle_are_not_read(tmp_path: Path, where: str) -> None:
+    folder, secret = tmp_path / "colours" / "1", tmp_path / "secret"
+    bundle = tiny.stage(folder)
+    secret.write_bytes(bytes(4096))
+    (folder / "weights").symlink_to(secret)
+    location = {"outside": "../../secret", "absolute": str(secret), "link": "weights"}[where]
+    graph = onnx.load(folder / "model.onnx")
+    (bias,) = (one for one in graph.graph.initializer if one.name == "bias")
+    bias.ClearField("raw_data")
+    bias.data_location = onnx.TensorProto.EXTERNAL
+    for key, value in (("location", location), ("length", "12")):
+        bias.external_data.add(key=key, value=value)
+    (folder / "model.onnx").write_bytes(graph.SerializeToString())
+    with pytest.raises(BundleError, match="External data path validation failed"):
+        Session(folder / "model.onnx", bundle, placement=CPU, threads=1)
 
 
 def test_a_provider_that_is_not_installed_is_no_silent_fall_back() -> None:
