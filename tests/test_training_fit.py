@@ -1,6 +1,7 @@
 """Schedules, the rate search, and fitting."""
 
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -109,6 +110,37 @@ def test_gradients_are_clipped_together():
     (1000 * parameter.sum()).backward()
     optimizer.step([1.0])
     assert parameter.item() == pytest.approx(-0.5)
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adamw"])
+def test_an_optimizer_steps_as_that_of_torch_bit_for_bit(kind: Literal["sgd", "adamw"]):
+    ours, theirs = nn.Linear(40, 30), nn.Linear(40, 30)
+    theirs.load_state_dict(ours.state_dict())
+    optimizer = Optimizer([list(ours.parameters())], OptimizerSpec(kind, 0.9, 0.1, clip_norm=0.5))
+    parameters = list(theirs.parameters())
+    reference: torch.optim.Optimizer
+    if kind == "sgd":
+        reference = torch.optim.SGD(parameters, 0.1, 0.9, weight_decay=0.1, fused=True)
+    else:
+        reference = torch.optim.AdamW(parameters, 0.1, weight_decay=0.1, fused=True)
+    for scale in (100.0, 0.01, 1.0, 1e-6):  # gradients that are clipped, and others
+        inputs = scale * torch.randn(8, 40)
+        for model in (ours, theirs):
+            model.zero_grad()
+            model(inputs).square().mean().backward()
+        nn.utils.clip_grad_norm_(parameters, 0.5)
+        reference.step()
+        optimizer.step([0.1])
+    assert torch.equal(ours.weight, theirs.weight)
+    assert torch.equal(ours.bias, theirs.bias)
+
+
+def test_what_has_no_gradient_stays_as_it_is():
+    idle, moving = (nn.Parameter(torch.ones(1)) for _ in range(2))
+    optimizer = Optimizer([[idle, moving]], OptimizerSpec(kind="adamw", weight_decay=0.5))
+    moving.sum().backward()
+    optimizer.step([0.1])
+    assert (idle.item(), moving.item()) == (1.0, pytest.approx(0.85))
 
 
 def test_weight_decay_of_adamw_is_decoupled():

@@ -48,7 +48,12 @@ class ActivationBatches:
 
     def epoch(self, number: int) -> Iterator[tuple[Tensor, Tensor]]:
         for places in _drawn(self.n_images, self.batch_size, self.seed, number, self.shares):
-            yield self.activations.features[places], self.targets[places]
+            index = torch.from_numpy(places)
+            # twice as fast as indexing with brackets
+            yield (
+                self.activations.features.index_select(0, index),
+                self.targets.index_select(0, index),
+            )
 
 
 @dataclass(frozen=True)

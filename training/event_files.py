@@ -53,6 +53,8 @@ class Curves:
 
     def batch(self, place: int, step: Step) -> None:
         """Its loss, the learning rate of each group that learns, and the throughput."""
+        if not self._file:
+            return
         shown = {"batch/loss": step.loss, "batch/images per second": step.n_images / step.seconds}
         *body, head = step.rates  # the head learns in every stage, and comes last
         rates = {f"rate/body {number}": rate for number, rate in enumerate(body)}

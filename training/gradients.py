@@ -22,12 +22,17 @@ def add_gradients(
     """
 
     def attempt(n_parts: int) -> float:
+        if n_parts == 1:
+            return _add(loss_of(forward(inputs), targets))
         total = 0.0
         parts = zip(inputs.tensor_split(n_parts), targets.tensor_split(n_parts), strict=True)
         for part, truth in parts:
-            loss = loss_of(forward(part), truth) * (len(truth) / len(targets))
-            loss.backward()  # type: ignore[no-untyped-call]
-            total += float(loss.item())
+            total += _add(loss_of(forward(part), truth) * (len(truth) / len(targets)))
         return total
 
     return room.fit(attempt, len(targets)) if room else attempt(1)
+
+
+def _add(loss: Tensor) -> float:
+    loss.backward()  # type: ignore[no-untyped-call]
+    return float(loss.item())

@@ -29,6 +29,7 @@ from training.decoded import Decoded, larger
 from training.device import has_fast_bf16, pick_device
 from training.fit import Stage, Tally, train_epoch
 from training.fitting import whole
+from training.heap import keep_freed_memory
 from training.items import Item
 from training.network import Network, build_network, evaluating
 from training.optimizer import Optimizer
@@ -86,10 +87,18 @@ def epoch_s(
 
 
 def lesson_head(recipe: str) -> Measures:
-    """The step of the recipe, statistics and held-out measures of each epoch with it, on numbers
-    in the place of activations of a ResNet-34."""
+    """The step of the recipe with the recipe's head and rate, statistics and held-out measures of
+    each epoch with it, on numbers in the place of activations of a ResNet-34."""
     settings = read_settings({"recipe": recipe, "head_epochs": str(LESSON_EPOCHS), "ema": "0"})
-    network = open_network("resnet34", pretrained=False)
+    body = load_backbone("resnet34", pretrained=False)
+    network = build_network(
+        body,
+        N_CLASSES,
+        size=SIZE,
+        hidden=settings.hidden,
+        dropout=settings.dropout,
+        epsilon=settings.epsilon,
+    )
     network.freeze_to(2)
     items = [
         Item(Path(f"{number}.jpg"), (("cat", "dog")[number % 2],), part)
@@ -101,8 +110,10 @@ def lesson_head(recipe: str) -> Measures:
     bench = open_bench(settings, dataset, network, Decoded(np.empty(0, np.uint8), spec(), ""))
     torch.manual_seed(0)
     parts = Parts(*(Activations(torch.rand(n, 1024), "") for n in (LESSON_TRAIN, LESSON_VALID)))
+    keep_freed_memory()  # as every training does
+    bench.stages.begin("head on activations", LESSON_TRAIN * LESSON_EPOCHS)
     began = time.perf_counter()
-    fit_head(bench, parts, 1e-2)
+    fit_head(bench, parts, settings.learning_rate or 1e-2)
     return {"seconds": time.perf_counter() - began}
 
 
