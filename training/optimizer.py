@@ -1,7 +1,7 @@
 """The optimizers: SGD with momentum, as in 2018, or AdamW; a rate for each layer group.
 
 They step by torch's fused kernels, as `torch.optim` does with `fused=True` and with the same bits.
-Its classes ask and look up so much at every step that a small head's step took a sixth longer.
+Its classes ask and look up so much at every step that a head's step took 6 % longer.
 """
 
 from collections.abc import Sequence
