@@ -16,7 +16,7 @@ from registry.errors import Conflict
 from training.fit import Tally
 from training.state_file import discard_unfinished, read_state, write_state
 
-FORMAT = "2"  # of the file; another one when the same steps would do something else
+FORMAT = "1"  # of the file; another one when the same steps would do something else
 WORK_SHARE = 20  # times as long as writing a checkpoint took, none is written
 
 
