@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -75,10 +76,27 @@ def test_only_the_groups_of_a_step_learn(tmp_path: Path):
     learner = photos.learner(tmp_path)
     activations = learner.precompute()
     learner.fit_unfrozen(1e-3, cycles=1)
+    with pytest.raises(BadRequest, match="the backbone before it learnt; precompute them anew"):
+        learner.fit_augmented_head(activations, 1e-2, epochs=1)
+    activations = learner.precompute()
     body = [parameter.clone() for parameter in learner.bench.network.body.parameters()]
     learner.fit_augmented_head(activations, 1e-2, epochs=1)
     after = learner.bench.network.body.parameters()
     assert all(torch.equal(mine, yours) for mine, yours in zip(body, after, strict=True))
+
+
+def test_activations_of_what_is_no_longer_so_are_refused_by_every_step(tmp_path: Path):
+    learner = photos.learner(tmp_path)
+    stale = learner.precompute()
+    with torch.no_grad():
+        next(learner.bench.network.body.parameters()).mul_(2)
+    for step in (learner.search_head, partial(learner.fit_head, rate=1.0)):
+        with pytest.raises(BadRequest, match="precompute them anew"):
+            step(stale)
+    for step in (learner.learning_curve, learner.fit_augmented_head):
+        with pytest.raises(BadRequest, match="precompute them anew"):
+            step(stale, 1.0)
+    assert not learner.history
 
 
 def test_evaluation_answers_the_held_out_images_and_leaves_the_test_part(fitted: Learner):

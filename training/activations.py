@@ -12,7 +12,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from registry.errors import BadRequest
 from registry.files import sync
+from training.backbone import weights_digest
 from training.data import Rows
 from training.decoded import Decoded
 from training.device import is_half
@@ -39,22 +41,36 @@ class Parts:
     apart: Activations | None = None  # of what is set apart, where labels are doubted
 
 
-def activations_key(decoded: Decoded, rows: Rows, backbone: str, precision: str) -> str:
+def activations_key(
+    network: Network, digest: str, decoded: Decoded, rows: Rows, device: torch.device
+) -> str:
     """SHA-256 over all that the features depend on: image contents, their order and preparation
-    (`decoded.key`), which rows, the backbone, and the arithmetic.
-
-    Args:
-        backbone: its name, weights and normalisation: weights alone do not say what is done with
-            them.
+    (`decoded.key`), which rows, the arithmetic, and the backbone: besides the `digest` of its
+    weights its name and normalisation, for weights alone do not say what is done with them.
     """
-    digest = hashlib.sha256(f"pooled-2 {decoded.key} {backbone} {precision} ".encode())
-    digest.update(rows.astype(np.int64).tobytes())
-    return digest.hexdigest()
+    precision = f"{device.type} {'bf16' if is_half(device, network.precision) else 'f32'}"
+    normalisation = [network.mean.flatten().tolist(), network.std.flatten().tolist()]
+    backbone = f"{network.name} {digest} {normalisation}"
+    key = hashlib.sha256(f"pooled-2 {decoded.key} {backbone} {precision} ".encode())
+    key.update(rows.astype(np.int64).tobytes())
+    return key.hexdigest()
+
+
+def check_current(
+    activations: Activations, network: Network, decoded: Decoded, rows: Rows, device: torch.device
+) -> None:
+    """Raises BadRequest unless they are what the network, as it is now, makes of `rows`."""
+    now = weights_digest(network.body)
+    if activations.key != activations_key(network, now, decoded, rows, device):
+        raise BadRequest(
+            "these activations are of other images, or of the backbone before it learnt; "
+            "precompute them anew"
+        )
 
 
 def precompute(
     network: Network,
-    weights_digest: str,
+    digest: str,
     decoded: Decoded,
     rows: Rows,
     cache: Path,
@@ -64,11 +80,11 @@ def precompute(
     """Features of `rows`, from the cache when nothing they depend on has changed.
 
     A damaged cache file is computed anew.
+
+    Args:
+        digest: of the backbone's weights.
     """
-    precision = f"{device.type} {'bf16' if is_half(device, network.precision) else 'f32'}"
-    normalisation = [network.mean.flatten().tolist(), network.std.flatten().tolist()]
-    backbone = f"{network.name} {weights_digest} {normalisation}"
-    key = activations_key(decoded, rows, backbone, precision)
+    key = activations_key(network, digest, decoded, rows, device)
     path = cache / f"activations-{key}.safetensors"
     found = _read(path)
     everywhere = network.world.all(found is not None)  # else all have to divide the work

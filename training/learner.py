@@ -17,7 +17,7 @@ from registry.images import Float32Array, UInt8Array
 from registry.schema import explain
 from registry.store import Registry
 from training import judging_steps, steps
-from training.activations import Parts
+from training.activations import Parts, check_current
 from training.asking import ask
 from training.backbone import Backbone, weights_digest
 from training.bench import Bench
@@ -84,12 +84,14 @@ class Learner:
     def search_head(self, activations: Parts) -> RateSearch:
         """How the head's loss answers to ever higher rates; it suggests one, and changes nothing.
         Only the head learns from now on."""
+        self._check(activations)
         self.bench.stages.begin("find the learning rate", 0)
         steps.search_head(self.bench, activations)
         return self.bench.searches["head"]
 
     def fit_head(self, activations: Parts, rate: float, *, epochs: int | None = None) -> None:
         """The head has learnt from activations; unsaid numbers are those of the settings."""
+        self._check(activations)
         bench = self._with(head_epochs=epochs)
         bench.network.freeze_to(2)
         self._use("head", rate)
@@ -100,6 +102,7 @@ class Learner:
         self, activations: Parts, rate: float, *, epochs: int | None = None
     ) -> None:
         """The head has learnt from augmented images, a cycle an epoch."""
+        self._check(activations)
         bench = self._with(augmented_epochs=epochs)
         bench.network.freeze_to(2)
         self._use("head", rate)
@@ -110,6 +113,7 @@ class Learner:
     def learning_curve(self, activations: Parts, rate: float, *, draws: int = 3) -> Curve:
         """How well heads do that learnt from an eighth, a quarter, half and all of the images: the
         metric on the held-out part, a value a draw. The network is as before."""
+        self._check(activations)
         self.bench.stages.begin("learning curve", 0)
         self.bench.curve.clear()
         draw_curve(self.bench, activations, rate, draws)
@@ -200,6 +204,12 @@ class Learner:
         )
         shutil.rmtree(assignment.stage)
         return store.folder(model, version)
+
+    def _check(self, activations: Parts) -> None:
+        """Raises BadRequest: they are not of the backbone and the images at hand."""
+        bench = self.bench
+        rows = bench.rows("train")
+        check_current(activations.train, bench.network, bench.decoded, rows, bench.device)
 
     def _with(self, **changed: object) -> Bench:
         """The same bench with these settings, unless they are None; the provenance says so.
