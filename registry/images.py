@@ -6,6 +6,8 @@ is served. Scaling, mean and standard deviation are inside the ONNX graph.
 
 import hashlib
 import io
+import threading
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 import numpy as np
@@ -23,6 +25,12 @@ Float32Array = npt.NDArray[np.float32]
 JPEG = b"\xff\xd8"  # its first bytes
 FORMATS = ("JPEG", "PNG", "WEBP")  # each further decoder is a further way in for an attacker
 MAX_PIXELS = 100_000_000  # 300 MB of RGB; a request may be held to less
+WEBP_SHARE = 4  # its decoder holds four copies, so it may have a quarter of the pixels
+BAND_PIXELS = 1 << 20  # are made 8 bits at a time; whole, each step would take one more copy
+# One image of more pixels is in memory at a time, for a few hundred kilobytes can hold them. JPEGs
+# are decoded smaller than they are.
+LARGE_PIXELS = 20_000_000
+ONE_LARGE = threading.Lock()
 MAX_SCANS = 20  # of a JPEG that has as many pixels; a smaller one may have more, a camera's has 10
 
 ORIENTATION = 0x0112  # the Exif tag
@@ -61,7 +69,7 @@ def prepare(encoded: bytes, spec: ImageSpec, max_pixels: int = MAX_PIXELS) -> UI
     Raises:
         BadImage: no bytes, not a JPEG, PNG or WebP, damaged, or more than `max_pixels`.
     """
-    with _open(encoded, max_pixels) as image:
+    with _open(encoded, max_pixels) as image, _turn(image):
         orientation = _orientation(image)
         try:
             full = image.size
@@ -102,10 +110,12 @@ def _open(encoded: bytes, max_pixels: int) -> Image.Image:
         ) from error
     except (OSError, SyntaxError, ValueError) as error:
         raise BadImage(f"damaged image header: {error}") from error
+    if image.format == "WEBP":
+        max_pixels //= WEBP_SHARE
     if image.width * image.height > max_pixels:
         raise BadImage(
-            f"{image.width} x {image.height} pixels is above the limit of {max_pixels}; "
-            "send a smaller picture"
+            f"{image.width} x {image.height} pixels is above the limit of {max_pixels} for a "
+            f"{image.format}; send a smaller picture"
         )
     if image.width * image.height * n_scans > max_pixels * MAX_SCANS:
         raise BadImage(f"{n_scans} scans of {image.width} x {image.height} pixels; save it anew")
@@ -143,10 +153,27 @@ def _crop_box(size: tuple[int, int], spec: ImageSpec) -> tuple[float, float, flo
     return left, top, left + wide, top + high
 
 
+def _turn(image: Image.Image) -> AbstractContextManager[object]:
+    large = image.format != "JPEG" and image.width * image.height > LARGE_PIXELS
+    return ONE_LARGE if large else nullcontext()
+
+
 def _eight_bits(image: Image.Image) -> Image.Image:
     """Grey or RGB of 8 bits: 16 bits lose their lower half, transparency is laid on white."""
     if image.mode in ("RGB", "L"):
         return image
+    rows = max(1, BAND_PIXELS // image.width)
+    plain = _eight_bits_of(image.crop((0, 0, image.width, min(rows, image.height))))
+    if rows >= image.height:
+        return plain
+    whole = Image.new(plain.mode, image.size)
+    for top in range(0, image.height, rows):
+        band = image.crop((0, top, image.width, min(top + rows, image.height)))
+        whole.paste(_eight_bits_of(band), (0, top))
+    return whole
+
+
+def _eight_bits_of(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion would clip it
         deep = np.asarray(image).astype(np.uint32)
         return Image.fromarray((deep >> 8).clip(0, 255).astype(np.uint8))

@@ -162,7 +162,7 @@ def read_flags(argv: Sequence[str] | None) -> dict[str, object]:
     add("--max-connection-age-seconds", metavar="S", help="0: connections may stay (1800)")
     add("--max-message-mb", metavar="N", help="largest request (64)")
     add("--max-images", metavar="N", help="images in a request (128)")
-    add("--max-pixels", metavar="N", help="pixels in an image (100000000)")
+    add("--max-pixels", metavar="N", help="pixels in an image, of a WebP a quarter (100000000)")
     add("--max-queue", metavar="N", help="images under way for a model (1024)")
     add("--max-queue-seconds", metavar="S", help="expected wait at which more are refused (5)")
     add("--max-model-requests", metavar="N", help="requests under way for a model; 0: any (0)")

@@ -2,8 +2,11 @@
 
 import io
 import struct
+import subprocess
+import sys
 import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import golden_pixels
 import numpy as np
@@ -12,7 +15,7 @@ import tiny
 from PIL import Image
 
 from registry.errors import BadImage
-from registry.images import ImageSpec, image_info, prepare
+from registry.images import ONE_LARGE, ImageSpec, image_info, prepare
 from registry.jpeg import count_scans
 from registry.tta import SYMMETRIES, TtaSpec, tta_views
 
@@ -207,6 +210,66 @@ def test_scans_are_counted_as_a_decoder_meets_them() -> None:
     assert count_scans(plain[:2] + alone + 5 * segment(0xDA, b"\x03")) == 5
     assert count_scans(plain.replace(b"\xff\xc0", b"\xff\xc2")[:-2] + segment(0xDA, b"x")) == 2
     assert count_scans(b"\xff\xd8\xff\xda") == 1
+
+
+DEEP = {
+    "RGBA": scene(40, 30).convert("RGBA"),
+    "LA": scene(40, 30).convert("LA"),
+    "P": scene(40, 30).quantize(16),
+    "1": scene(40, 30).convert("1"),
+    "I;16": Image.fromarray(np.arange(1200, dtype=np.uint16).reshape(30, 40) * 50),
+}
+
+
+@pytest.mark.parametrize("mode", DEEP)
+def test_images_that_are_made_8_bits_band_by_band_are_the_same(
+    mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = DEEP[mode]
+    if image.mode in ("RGBA", "LA"):
+        image.putalpha(Image.linear_gradient("L").resize(image.size))
+    encoded = tiny.encode(image, "PNG", **({"transparency": 3} if mode == "P" else {}))
+    whole = prepare(encoded, SPEC)
+    monkeypatch.setattr("registry.images.BAND_PIXELS", 40 * 7)
+    assert (prepare(encoded, SPEC) == whole).all()
+
+
+def test_transparency_of_a_large_image_takes_no_memory_of_its_own() -> None:
+    """A WebP of 174 KB took 2.7 GB, which is more than a server may have."""
+    encoded = tiny.encode(Image.new("RGBA", (5_000, 5_000)), "PNG", compress_level=1)
+    script = [sys.executable, "-c", PREPARE]
+    told = subprocess.run(script, input=encoded, stdout=subprocess.PIPE, check=True).stdout
+    assert int(told.split()[1]) < 350_000  # kB: twice 100 MB, and the program; otherwise 510 MB
+
+
+PREPARE = """
+import sys
+from pathlib import Path
+from registry.images import ImageSpec, prepare
+prepare(sys.stdin.buffer.read(), ImageSpec(size=224))
+(peak,) = (line for line in Path("/proc/self/status").open() if line.startswith("VmHWM"))
+print(peak)
+"""
+
+
+def test_a_webp_may_have_a_quarter_of_the_pixels() -> None:
+    encoded = tiny.encode(scene(50, 50), "WEBP")
+    assert prepare(encoded, SPEC, max_pixels=10_000).shape == (32, 32, 3)
+    with pytest.raises(BadImage, match="50 x 50 pixels is above the limit of 2499 for a WEBP"):
+        prepare(encoded, SPEC, max_pixels=9_999)
+
+
+def test_of_large_images_one_is_in_memory_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("registry.images.LARGE_PIXELS", 40 * 30)
+    large, small = (tiny.encode(scene(40, height), "PNG") for height in (31, 30))
+    photo = tiny.encode(scene(40, 31), "JPEG")
+    with ThreadPoolExecutor() as pool:
+        with ONE_LARGE:
+            waits = pool.submit(prepare, large, SPEC)
+            for one in (small, photo):
+                assert pool.submit(prepare, one, SPEC).result(20).shape == (32, 32, 3)
+            assert not waits.done()
+        assert waits.result(20).shape == (32, 32, 3)
 
 
 def test_a_caller_may_set_a_lower_limit() -> None:
