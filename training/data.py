@@ -46,7 +46,7 @@ class Dataset:
     labels: tuple[str, ...]
     task: Task
     left_out: tuple[str, ...] = ()  # unreadable files, with the reason
-    tests: tuple[Item, ...] = ()  # answered once, in the end; nothing else may look at them
+    tests: tuple[Item, ...] = ()  # answered once, in the end; before, no more than audited
 
     @cached_property
     def targets(self) -> Float32Array:

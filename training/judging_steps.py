@@ -88,7 +88,7 @@ def evaluate(bench: Bench, answer: Answer) -> Evaluation:
 
 
 def read_tests(bench: Bench, answer: Answer, cache: Path, model: str) -> Float32Array:
-    """Answers for the test images, which nothing has looked at before; that they were read, and
+    """Answers for the test images, by which nothing has been chosen; that they were read, and
     how often before, is journaled in `cache`, told, and in the provenance."""
     dataset = bench.dataset
     if dataset.tests:
