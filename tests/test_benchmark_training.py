@@ -24,7 +24,7 @@ from bench.rounds import speed_verdicts
 from bench.runs import Run, RunFailed, Runs, carry_out
 from bench.training_tables import beside_deitsch, document
 from bench.trials import ablation_row, ablation_runs
-from bench.versus import verdict
+from bench.versus import FULL, QUICK, SMALL_FIRST, Scale, verdict, versus_runs
 from training.reading_settings import read_settings
 
 MEASURES = {
@@ -192,7 +192,7 @@ def test_both_conditions_beside_fastai_are_of_means_over_seeds() -> None:
     fastai = compared(1800, 0.80, 0.82)
     quick = [compared(60, 0.79, 0.82), compared(100, 0.83, 0.84)]
     full = [compared(800, 0.85, 0.88), compared(900, 0.88, 0.90)]
-    judged = {one.what: one for one in verdict(fastai, quick, full)}
+    judged = {one.what: one for one in verdict(fastai, {QUICK: quick, FULL: full})}
     assert all(one.holds for one in judged.values())
     assert judged["all of it: points over fastai, plain"].measured.startswith("+6.5 (")
     assert judged["head on activations: of fastai's time"].measured.startswith("0.044 (")
@@ -210,9 +210,18 @@ def test_both_conditions_beside_fastai_are_of_means_over_seeds() -> None:
 def test_a_miss_beside_fastai_fails_its_condition(
     quick: dict[str, Any], full: dict[str, Any], what: str
 ) -> None:
-    failed = [one for one in verdict(compared(1800, 0.80, 0.82), [quick], [full]) if not one.holds]
+    ours = {QUICK: [quick], FULL: [full]}
+    failed = [one for one in verdict(compared(1800, 0.80, 0.82), ours) if not one.holds]
     assert len(failed) == 1
     assert what in failed[0].what
+
+
+def test_small_images_first_are_a_row_of_their_own_and_the_head_knows_nothing_of_them() -> None:
+    told = {"sizes": "128,224", "size_epochs": "14,5", "cycle_len": "19"}
+    head, all_of_it = versus_runs(1, told, Scale(), fastai=False)
+    assert (head.name, all_of_it.name) == (QUICK, SMALL_FIRST)
+    assert head == versus_runs(1, {}, Scale(), fastai=False)[0]
+    assert told.items() <= all_of_it.settings.items()
 
 
 def test_the_time_to_an_accuracy_is_that_of_the_first_epoch_that_has_it() -> None:
