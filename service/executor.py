@@ -83,12 +83,14 @@ class Executor:
         draw: Draw,
         terms: Terms,
         pixels: UInt8Array | None = None,
+        n_bytes: int = 0,
     ) -> list[Answer]:
         """An answer for each image, in order; cancelling it takes them off the queue.
 
         Args:
             draw: the views of an image, each [s,s,3]; called in a thread, may raise BadImage.
             pixels: the only view of every image, [n,s,s,3], where it is there already.
+            n_bytes: what the images take as they came.
 
         Raises:
             Overloaded: there is no room, and nothing was done.
@@ -99,7 +101,7 @@ class Executor:
             return self._run_at_once(pixels)
         n_views = n_images * max(1, terms.n_views)
         try:
-            self._admission.enter(n_views, terms.queue_s, terms.answer_s)
+            self._admission.enter(n_views, terms.queue_s, terms.answer_s, n_bytes)
         except Overloaded as error:
             self._observer.rejected(error.reason)
             raise
@@ -111,7 +113,7 @@ class Executor:
             work.abandon()
             raise
         finally:
-            self._admission.leave(n_views)
+            self._admission.leave(n_views, n_bytes)
 
     def _run_at_once(self, pixels: UInt8Array) -> list[Answer]:
         """Runs in the event loop, which takes less time than to wake a thread."""

@@ -35,6 +35,7 @@ class Limits:
     max_queue: int
     max_queue_s: float
     max_requests: int
+    max_bytes: int
     max_wait_s: float
 
 
@@ -147,6 +148,7 @@ class Loader:
                 max_queue=limits.max_queue,
                 max_queue_s=limits.max_queue_s,
                 max_requests=limits.max_requests,
+                max_bytes=limits.max_bytes,
             ),
             max_wait_s=limits.max_wait_s,
             pool=self._pool,

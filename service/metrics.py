@@ -28,7 +28,7 @@ BATCH = (1, 2, 4, 8, 16, 32, 64)
 CONFIDENCE = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 RPC = ("grpc_type", "grpc_service", "grpc_method")
 MAX_CLASSES = 100  # a model of more has its confidence counted, and not its classes
-LIMITS = ("rpcs", "queue_full", "expected_wait", "model_requests", "deadline")
+LIMITS = ("rpcs", "queue_full", "queue_bytes", "expected_wait", "model_requests", "deadline")
 STOP_WITHIN_S = 0.1
 SPEAK_WITHIN_S = 10.0  # a connection to the page that says nothing holds a thread
 

@@ -49,7 +49,8 @@ class Predictor:
 
         tried = loaded.candidate
         sample = tried.sample(images, draw, terms.n_views) if tried else None
-        return await self._answer(loaded, images, draw, terms, sample)
+        n_bytes = sum(map(len, images))
+        return await self._answer(loaded, images, draw, terms, sample, n_bytes)
 
     async def predict_pixels(
         self, loaded: Loaded, pixels: UInt8Array, terms: Terms
@@ -73,7 +74,7 @@ class Predictor:
         if self._cache is not None:
             contents = [PIXELS + image.tobytes() for image in pixels]
         ready = pixels if plain else None
-        return await self._answer(loaded, contents, draw, terms, sample, ready)
+        return await self._answer(loaded, contents, draw, terms, sample, pixels.nbytes, ready)
 
     async def _answer(
         self,
@@ -82,15 +83,16 @@ class Predictor:
         draw: DrawFor,
         terms: Terms,
         sample: Sample | None,
+        n_bytes: int,
         pixels: UInt8Array | None = None,
     ) -> list[Answer]:
         """`sample` is asked of a candidate too, once the answers are there; `pixels` are the only
         views, where nothing has to be drawn."""
         draw_live = sample.for_live if sample else partial(draw, loaded.bundle)
         if self._cache is not None:
-            answers = await self._recall(self._cache, loaded, contents, draw_live, terms)
+            answers = await self._recall(self._cache, loaded, contents, draw_live, terms, n_bytes)
         else:
-            answers = await loaded.executor.run(len(contents), draw_live, terms, pixels)
+            answers = await loaded.executor.run(len(contents), draw_live, terms, pixels, n_bytes)
         if sample:
             sample.answered(answers)
         return _told(loaded, answers)
@@ -102,13 +104,16 @@ class Predictor:
         contents: Sequence[bytes],
         draw: Draw,
         terms: Terms,
+        n_bytes: int,
     ) -> list[Answer]:
         """What is remembered; the rest is run, and remembered."""
         keys = [cache.key(loaded.model, loaded.version, terms.n_views, one) for one in contents]
         known = [cache.get(key) for key in keys]
         answers = [Answer(one, cached=True) for one in known]
         if missing := [i for i, one in enumerate(known) if one is None]:
-            ran = await loaded.executor.run(len(missing), lambda i: draw(missing[i]), terms)
+            ran = await loaded.executor.run(
+                len(missing), lambda i: draw(missing[i]), terms, n_bytes=n_bytes
+            )
             for i, answer in zip(missing, ran, strict=True):
                 answers[i] = answer
                 if answer.probabilities is not None:

@@ -16,7 +16,7 @@ from service.calls import Calls
 from service.cpus import usable_cpus
 from service.health import Health
 from service.jobs import Jobs
-from service.listener import describe, listen, new_server
+from service.listener import MEGABYTE, describe, listen, new_server
 from service.live import Live
 from service.loader import Limits, Loader
 from service.metrics import Metrics
@@ -142,6 +142,7 @@ class Service:
                 settings.max_queue,
                 settings.max_queue_seconds,
                 settings.max_model_requests,
+                settings.max_queue_mb * MEGABYTE,
                 settings.max_wait_ms / 1000,
             ),
             pool=pool,

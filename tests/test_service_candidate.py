@@ -383,7 +383,7 @@ class Scene:
         self.predictor = Predictor(10**6)
 
     def _loaded(self, version: int, bundle: Bundle, run: Any) -> Loaded:
-        room = Admission(max_queue=1000, max_queue_s=1000, max_requests=0)
+        room = Admission(max_queue=1000, max_queue_s=1000, max_requests=0, max_bytes=2**40)
         counts = VersionCounts(self.metrics, "colours", version, bundle.labels)
         executor = Executor(run, runs=1, batch=1, admission=room, observer=counts)
         kind = Kind("cpu", "fp32", None, tiny.SIZE, len(bundle.labels), None, None, n_bytes=1)

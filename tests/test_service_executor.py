@@ -87,13 +87,9 @@ async def start() -> AsyncIterator[Start]:
 
         def start(run: Any, *, runs: int = 1, batch: int = 1, **options: Any) -> Executor:
             names = ("max_queue", "max_queue_s", "max_requests")
-            limits: dict[str, Any] = {"max_queue": 1000, "max_queue_s": 1e9, "max_requests": 0}
-            limits |= {name: options.pop(name) for name in names if name in options}
-            admission = Admission(**limits)
+            room = admission(**{name: options.pop(name) for name in names if name in options})
             options.setdefault("observer", Notes())
-            executor = Executor(
-                run, runs=runs, batch=batch, admission=admission, pool=pool, **options
-            )
+            executor = Executor(run, runs=runs, batch=batch, admission=room, pool=pool, **options)
             started.append(executor)
             return executor
 
@@ -377,7 +373,8 @@ async def test_an_image_is_expected_to_take_its_share_of_what_runs_side_by_side(
 
 
 def admission(**limits: Any) -> Admission:
-    return Admission(**({"max_queue": 100, "max_queue_s": math.inf, "max_requests": 0} | limits))
+    any_number = {"max_queue": 1000, "max_queue_s": math.inf, "max_requests": 0, "max_bytes": 2**40}
+    return Admission(**(any_number | limits))
 
 
 def test_requests_of_a_model_are_counted() -> None:
@@ -389,6 +386,16 @@ def test_requests_of_a_model_are_counted() -> None:
     assert caught.value.reason == "model_requests"
     few.leave(1)
     few.enter(1)
+
+
+def test_bytes_take_room_until_they_leave() -> None:
+    small = admission(max_bytes=3 << 20)
+    small.enter(1, n_bytes=9 << 20)  # an idle one takes any number
+    small.leave(1, n_bytes=9 << 20)
+    small.enter(1, n_bytes=2 << 20)
+    with pytest.raises(Overloaded, match="2 MB of images are under way and the limit is 3 MB"):
+        small.enter(1, n_bytes=(1 << 20) + 1)
+    small.enter(1, n_bytes=1 << 20)
 
 
 def test_a_wait_that_would_be_too_long_is_refused_at_once_with_a_hint() -> None:

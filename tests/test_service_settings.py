@@ -52,6 +52,42 @@ def test_requests_of_a_model_are_limited(start: Start) -> None:
     assert 'unfreeze_rejected_total{reason="model_requests"} 1.0' in server.metrics()
 
 
+@pytest.mark.parametrize("cache_entries", [0, 9])
+@pytest.mark.parametrize("kind", ["images", "pixels"])
+def test_bytes_of_images_are_limited(
+    start: Start, root: Path, kind: str, cache_entries: int
+) -> None:
+    tiny.publish(root, promote=True, size=128)
+    server = start(max_queue_mb=1, cache_entries=cache_entries)
+    with held(server):
+        first = ask_much(server, kind)
+        wait_until(lambda: in_flight(server, 1))
+        assert (
+            "MB of images are under way and the limit is 1 MB" in ask_much(server, kind).details()
+        )
+    assert first.exception() is None
+    assert 'unfreeze_rejected_total{reason="queue_bytes"} 1.0' in server.metrics()
+
+
+def ask_much(server: RunningServer, kind: str) -> grpc.Future:
+    """A request of more than half a megabyte."""
+    if kind == "images":
+        request = classifier_pb2.ClassifyRequest(
+            model="colours", images=[tiny.noise(size=(700, 300))]
+        )
+        return server.classifier.Classify.future(request, timeout=60)
+    tensor = pb.ModelInferRequest.InferInputTensor(
+        name="image", datatype="UINT8", shape=[12, 128, 128, 3]
+    )
+    pixels = pb.ModelInferRequest(
+        model_name="colours-tensor",
+        inputs=[tensor],
+        raw_input_contents=[bytes(12 * 128 * 128 * 3)],
+        parameters={"tta_views": pb.InferParameter(int64_param=2)},  # or it might run at once
+    )
+    return pb_grpc.GRPCInferenceServiceStub(server.channel).ModelInfer.future(pixels, timeout=60)
+
+
 def test_an_image_waits_for_others_to_make_up_a_batch(start: Start) -> None:
     server = start(plan="1x1x2", max_wait_ms=200)
     server.classify(tiny.picture())
