@@ -161,6 +161,16 @@ def test_a_class_only_in_valid_is_refused(tmp_path: Path):
         read_dataset(tmp_path)
 
 
+def test_copies_of_one_image_are_too_few_to_hold_any_out(tmp_path: Path):
+    one = photos.photo(tmp_path / "one.png", 100, seed=0)
+    for number in range(8):
+        copy = tmp_path / "data" / "ab"[number % 2] / f"{number}.png"
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(one, copy)
+    with pytest.raises(DataError, match="no held-out images among 1 different ones"):
+        read_dataset(tmp_path / "data")
+
+
 def test_one_image_to_learn_from_is_too_few(tmp_path: Path):
     photos.folder(tmp_path, per_class=1)
     rows = ("file,label,split", "dark/00.png,a b,train", "light/00.png,a b,valid")

@@ -172,7 +172,11 @@ def check_parts(items: Sequence[Item], labels: tuple[str, ...]) -> None:
                 "add some to train/, or where parts are drawn, leave split=hash, which sees to it"
             )
     if not valid:
-        raise DataError("no held-out images; raise valid_fraction or add images")
+        n_different = len({item.unit for item in items})
+        raise DataError(
+            f"no held-out images among {n_different} different ones; raise valid_fraction or add "
+            "images"
+        )
     if sum(item.part == "train" for item in items) < 2:
         raise DataError("one image to learn from is too few; add another")
     digests = {item.sha256 for item in items if item.part == "train"}
