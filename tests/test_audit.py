@@ -49,6 +49,17 @@ def test_files_that_break_off_behind_their_header_are_found(data: Path):
     assert "01.jpg: empty" in unreadable.files[1]
 
 
+def test_pictures_in_other_formats_are_told_and_not_passed_over_in_silence(data: Path):
+    for name in ("scan.TIFF", "old.bmp"):
+        Image.new("L", (40, 40)).save(data / "dark" / name)
+    (data / "notes.txt").write_text("not a picture")
+    audit = audit_source(data, Settings())
+    (told,) = audit.problems
+    assert told.text == "pictures that are no JPEG, PNG or WebP, and passed over: 2"
+    assert [Path(file).name for file in told.files] == ["old.bmp", "scan.TIFF"]
+    assert len(audit.items) == 24
+
+
 def test_the_same_image_with_two_labels_is_a_conflict(data: Path):
     shutil.copy(data / "dark" / "00.png", data / "light" / "copy.png")
     audit = audit_source(data, Settings())

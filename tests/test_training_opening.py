@@ -73,6 +73,13 @@ def test_a_test_image_that_breaks_off_is_named_in_the_beginning_and_not_in_the_e
         opened(tested, photos.Heard())
 
 
+def test_pictures_that_a_training_passes_over_are_told(data: Path):
+    (data / "dark" / "scan.tif").write_bytes(b"")
+    heard = photos.Heard()
+    opened(data, heard)
+    assert "no JPEG, PNG or WebP, and passed over: 1" in str(heard)
+
+
 def test_what_is_learnt_from_and_tested_by_is_told(tested: Path):
     shutil.copy(tested / "train" / "dark" / "00.png", tested / "test" / "dark" / "again.png")
     heard = photos.Heard()

@@ -13,7 +13,7 @@ from registry.images import UInt8Array, prepare
 from training.alike import SPEC, alike, is_blank, look_at
 from training.data import THREADS, Dataset, assemble, identify, list_items
 from training.decoded import Decoded
-from training.items import Item
+from training.items import Item, passed_over
 from training.settings import Settings
 
 TINY = 32  # pixels of the shorter side: little for a network to see
@@ -44,6 +44,7 @@ class Audit:
     items: tuple[Item, ...]  # that could be read
     looks: tuple[UInt8Array, ...]  # as `look_at` gives them
     unreadable: tuple[str, ...] = ()
+    passed_over: tuple[Path, ...] = ()  # pictures in formats that are not read
     refusal: str = ""  # why a training would not begin
 
     def name(self, row: int) -> str:
@@ -72,6 +73,13 @@ class Audit:
         if self.unreadable:
             text = f"files that cannot be read: {len(self.unreadable)}"
             found.append(Problem("unreadable", text, True, files=self.unreadable))
+        if self.passed_over:
+            text = (
+                f"pictures that are no JPEG, PNG or WebP, and passed over: {len(self.passed_over)}"
+            )
+            found.append(
+                Problem("passed over", text, True, files=tuple(map(str, self.passed_over)))
+            )
         return found
 
     def _repeated(self) -> list[Problem]:
@@ -189,7 +197,7 @@ def audit_source(
         items = [parts[item.path] for item in items]
     except DataError as error:
         refusal = str(error)
-    return Audit(root, tuple(items), tuple(looks), tuple(unreadable), refusal)
+    return Audit(root, tuple(items), tuple(looks), tuple(unreadable), passed_over(source), refusal)
 
 
 def _look(item: Item) -> tuple[Item, UInt8Array] | str:
@@ -200,7 +208,9 @@ def _look(item: Item) -> tuple[Item, UInt8Array] | str:
         return str(error)
 
 
-def audit_decoded(dataset: Dataset, decoded: Decoded, tests: Decoded | None = None) -> Audit:
+def audit_decoded(
+    source: Path, dataset: Dataset, decoded: Decoded, tests: Decoded | None = None
+) -> Audit:
     """The same of images that are decoded anyway.
 
     Args:
@@ -209,7 +219,8 @@ def audit_decoded(dataset: Dataset, decoded: Decoded, tests: Decoded | None = No
     pixels = chain(decoded.pixels, tests.pixels if tests else ())
     with ThreadPoolExecutor(THREADS) as pool:
         looks = tuple(pool.map(look_at, pixels))
-    return Audit(dataset.root, (*dataset.items, *dataset.tests), looks, dataset.left_out)
+    items = (*dataset.items, *dataset.tests)
+    return Audit(dataset.root, items, looks, dataset.left_out, passed_over(source))
 
 
 def _shorter(item: Item) -> int:

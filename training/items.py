@@ -16,6 +16,7 @@ from registry.errors import DataError
 Part = Literal["train", "valid", "test"]
 Drawing = Literal["hash", "stratified", "cv", "blocks"]
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
+OTHERS = {".avif", ".bmp", ".dcm", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".tif", ".tiff"}
 PARTS: dict[str, Part] = {
     "train": "train",
     "valid": "valid",
@@ -112,6 +113,12 @@ def list_folder(root: Path, layout: Layout = PLAIN) -> list[Item]:
         raise DataError(f"{root}: there is train/ but no valid/; add it, or use class folders")
     given = _list_classes(root / "train", "train") + _list_classes(valid, "valid")
     return given + (list_test(test) if layout.test or test.is_dir() else [])
+
+
+def passed_over(source: Path) -> tuple[Path, ...]:
+    """Pictures below a folder in formats that are not read; none of a table, which names its
+    files."""
+    return tuple(sorted(path for path in source.rglob("*") if path.suffix.lower() in OTHERS))
 
 
 def list_test(folder: Path) -> list[Item]:

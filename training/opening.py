@@ -76,7 +76,7 @@ def open_images(
     dataset, decoded, tests = decode_whole(dataset, read, spec, cache, stages.advance)
     roomy = decode(dataset.items, larger(spec), cache, stages.advance)
 
-    audit = audit_decoded(dataset, decoded, tests)
+    audit = audit_decoded(source, dataset, decoded, tests)
     for problem in audit.problems:
         stages.note(problem.text)
     return Images(settings, source, cache, dataset, decoded, roomy, audit)
