@@ -37,8 +37,8 @@ FASTAI_TEXT = (
 )
 SPEED_TEXT = (
     "Mean over rounds with its 95 % interval, each round a process of its own. The head has 512 "
-    "hidden units, and batches of 64, with modern of 32; modern still had its old dropout here. Its "
-    "three epochs count what follows each, too: exact statistics, and 2,000 images held out."
+    "hidden units, and batches of 64, with modern of 32; modern still had its old dropout here. "
+    "Its three epochs count what follows each, too: exact statistics, and 2,000 images held out."
 )
 ABLATION_TEXT = (
     "Of the solar cells' 1,968 images that deitsch learns from with seed 0, 492 are held out, the "
