@@ -22,9 +22,9 @@ from bench.intervals import over_seeds, paired, wilson
 from bench.processes import PROC, family
 from bench.rounds import speed_verdicts
 from bench.runs import Run, RunFailed, Runs, carry_out
-from bench.training_tables import beside_deitsch, document
+from bench.training_tables import beside_deitsch, beside_fastai, document
 from bench.trials import ablation_row, ablation_runs
-from bench.versus import FULL, QUICK, SMALL_FIRST, Scale, verdict, versus_runs
+from bench.versus import FASTAI, FULL, QUICK, SMALL_FIRST, UNTIMED, Scale, verdict, versus_runs
 from training.reading_settings import read_settings
 
 MEASURES = {
@@ -214,6 +214,19 @@ def test_a_miss_beside_fastai_fails_its_condition(
     failed = [one for one in verdict(compared(1800, 0.80, 0.82), ours) if not one.holds]
     assert len(failed) == 1
     assert what in failed[0].what
+
+
+def test_what_was_not_timed_is_told_in_points_and_not_in_seconds(tmp_path: Path) -> None:
+    runs = Runs(tmp_path / "runs.jsonl")
+    fastai = compared(1800, 0.80, 0.82) | {"seconds": 1810.0, "epochs": []}
+    runs.add(Run("beside fastai", FASTAI, 0), fastai, {})
+    for seed in range(2):
+        run = Run(UNTIMED, SMALL_FIRST, seed, {"sizes": "128,224"})
+        runs.add(run, MEASURES | {"accuracy": 0.86, "accuracy_tta": 0.88}, {})
+    told = beside_fastai(runs).splitlines()
+    cells = next(line for line in told if line.startswith(f"| {SMALL_FIRST}")).split(" | ")
+    assert cells[1] == "2"
+    assert [cell.split()[0] for cell in cells[4:6]] == ["+6.0", "+6.0"]
 
 
 def test_small_images_first_are_a_row_of_their_own_and_the_head_knows_nothing_of_them() -> None:

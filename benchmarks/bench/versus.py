@@ -16,6 +16,7 @@ from bench.runs import Run, RunFailed, carry_out
 from bench.trials import Place
 
 ROW = "beside fastai"
+UNTIMED = "beside fastai, not timed"  # the same, where other work shared the cores
 FASTAI, QUICK, FULL = "fastai", "Unfreeze, the head on activations", "Unfreeze, all of it"
 SMALL_FIRST = "Unfreeze, small images first"  # all of it, where the settings name sizes
 # What is timed ends with the cached activations.
