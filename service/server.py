@@ -153,6 +153,8 @@ class Service:
         )
         self._parts.push_async_callback(self.live.close)
         await self.live.start()
+        if not self.registry.models():  # it may be filled later; or its path was mistyped
+            log.warning("registry_empty", extra={"registry": str(self.registry.root.absolute())})
 
     async def _open_jobs(self) -> Jobs | None:
         settings = self._settings

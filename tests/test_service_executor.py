@@ -295,30 +295,18 @@ async def test_what_was_cancelled_in_the_queue_does_not_run(start: Start) -> Non
     assert notes.drops == [("cancelled", 1), ("cancelled", 1)]
 
 
-async def test_what_has_waited_too_long_is_refused_and_does_not_run(start: Start) -> None:
+@pytest.mark.parametrize("terms", [Terms(queue_s=0.001), Terms(answer_s=0.001)])
+async def test_what_has_waited_too_long_is_refused_and_does_not_run(
+    start: Start, terms: Terms
+) -> None:
     gate, notes = Gate(), Notes()
     executor = start(gate, observer=notes)
     first = await queued(executor, 1)
     await gate.is_busy()
-    late = await queued(executor, 2, terms=Terms(queue_s=0.001))
+    late = await queued(executor, 2, terms=terms)
     await asyncio.sleep(0.01)
     gate.open()
     with pytest.raises(Expired, match="Request timeout expired"):
-        await late
-    await first
-    assert gate.batches == [[1]]
-    assert notes.drops == [("expired", 1)]
-
-
-async def test_what_its_caller_has_no_time_for_any_more_does_not_run(start: Start) -> None:
-    gate, notes = Gate(), Notes()
-    executor = start(gate, observer=notes)
-    first = await queued(executor, 1)
-    await gate.is_busy()
-    late = await queued(executor, 2, terms=Terms(answer_s=0.001))
-    await asyncio.sleep(0.01)
-    gate.open()
-    with pytest.raises(Expired):
         await late
     await first
     assert gate.batches == [[1]]

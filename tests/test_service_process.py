@@ -208,6 +208,11 @@ def test_the_log_is_json_and_says_where_the_server_is(
     assert {name: ready[name] for name in ports(process)} == ports(process)
 
 
+def test_a_registry_without_models_is_told(root: Path, start_process: StartProcess) -> None:
+    told = [line for line in log_lines(start_process()) if line["event"] == "registry_empty"]
+    assert [line["registry"] for line in told] == [str(root)]
+
+
 def test_what_pillow_warns_of_is_not_remembered(root: Path, start_process: StartProcess) -> None:
     """Each text of a warning would take a line of the log, and memory for ever."""
     tiny.publish(root, promote=True)
