@@ -41,7 +41,7 @@ UNTIMED_TEXT = (
 )
 SPEED_TEXT = (
     "Mean over rounds with its 95 % interval, each round a process of its own. The head has 512 "
-    "hidden units, and batches of 64, with modern of 32; modern still had its old dropout here. "
+    "hidden units, and batches of 64, with modern of 32. "
     "Its three epochs count what follows each, too: exact statistics, and 2,000 images held out."
 )
 ABLATION_TEXT = (
