@@ -14,7 +14,19 @@ sys.path.append(str(TESTS.parent / "benchmarks"))
 from bench.judge import conditions, wrong_answers
 from bench.record import Record
 from bench.results import COMPARED, Condition, write_section
-from bench.rows import DYNAMO, IMAGES, INT8, LIMIT, OURS, OVERLOAD, PROTOCOL, START, TENSORS, TTA
+from bench.rows import (
+    BARE,
+    DYNAMO,
+    IMAGES,
+    INT8,
+    LIMIT,
+    OURS,
+    OVERLOAD,
+    PROTOCOL,
+    START,
+    TENSORS,
+    TTA,
+)
 
 SERVING = TESTS.parent / "benchmarks" / "serving.py"
 
@@ -74,6 +86,8 @@ def test_a_quick_run_asks_a_real_server_in_every_row_and_another_one_goes_on(
     assert first.returncode == 0, first.stdout + first.stderr
     for row in (IMAGES, TENSORS, PROTOCOL):
         assert f"{row}  round 1  {OURS}: " in first.stdout
+    for row in (IMAGES, TENSORS):
+        assert f"{row}  round 1  {BARE}: " in first.stdout
     assert "overload  round 1  three times: " in first.stdout
     again = quick(tmp_path)
     assert again.returncode == 0, again.stdout + again.stderr

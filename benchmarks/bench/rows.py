@@ -14,11 +14,12 @@ from bench import limit, servers
 from bench.contest import Asked, Contestant, Direct, Pace, ask, contest, describe
 from bench.record import Measures, Record
 from bench.servers import PeerSettings, Server
+from registry.bundle import MODEL
 
 IMAGES, TENSORS, PROTOCOL, TTA = "images", "tensors", "protocol", "tta"
 OVERLOAD, START, PLAN, GPU = "overload", "start", "plan", "gpu"
 
-OURS, LIMIT = "unfreeze", "limit"
+OURS, LIMIT, BARE = "unfreeze", "limit", "bare server"
 DYNAMO, INT8, FP16 = "unfreeze, dynamo", "unfreeze, int8", "unfreeze, fp16"
 BUNDLES = {OURS: "lite0", DYNAMO: "lite0-dynamo", INT8: "lite0-int8"}
 TINY = "tiny"
@@ -73,7 +74,8 @@ def images(bench: Bench) -> None:
         name: _ours(bench, one, "images", in_flight=IN_FLIGHT)
         for name, one in bench.bundles().items()
     }
-    contest(IMAGES, {LIMIT: _limit(bench, "images"), **ours, **peers}, bench.pace, bench.record)
+    contestants = {LIMIT: _limit(bench, "images"), BARE: _bare(bench, "images"), **ours, **peers}
+    contest(IMAGES, contestants, bench.pace, bench.record)
 
 
 def tensors(bench: Bench) -> None:
@@ -83,7 +85,8 @@ def tensors(bench: Bench) -> None:
         name: _ours(bench, f"{one}-tensor", "pixels", in_flight=IN_FLIGHT)
         for name, one in bench.bundles().items()
     }
-    contest(TENSORS, {LIMIT: _limit(bench, "pixels"), **ours, **peers}, bench.pace, bench.record)
+    contestants = {LIMIT: _limit(bench, "pixels"), BARE: _bare(bench, "pixels"), **ours, **peers}
+    contest(TENSORS, contestants, bench.pace, bench.record)
 
 
 def protocol(bench: Bench) -> None:
@@ -182,10 +185,19 @@ def _ours(bench: Bench, model: str, inputs: str, **more: Any) -> Asked:
     return Asked(OURS, partial(nullcontext, bench.server), model, bench.inputs(inputs), more)
 
 
+def _bare(bench: Bench, inputs: str) -> Asked:
+    opened = partial(servers.bare, _network(bench.work / "registry" / "lite0"))
+    return Asked(BARE, opened, "lite0", bench.inputs(inputs), {"in_flight": IN_FLIGHT})
+
+
+def _network(bundle: Path) -> Path:
+    return bundle / "1" / MODEL
+
+
 def _limit(bench: Bench, inputs: str, folder: Path | None = None, **more: Any) -> Direct:
     folder = folder or bench.work / "registry" / "lite0"
     load = limit.Load(
-        network=str(folder / "1" / "model.onnx"),
+        network=str(_network(folder)),
         inputs=str(bench.inputs(inputs)),
         warm_s=bench.pace.warm_s,
         seconds=bench.pace.seconds,

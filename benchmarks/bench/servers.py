@@ -78,11 +78,17 @@ def unfreeze(registry: Path, *flags: str) -> Iterator[Server]:
         command = [sys.executable, "-m", "service", "--registry", str(registry)]
         command += ["--port", "0", "--metrics-port", "0", "--admin-port", "0"]
         command += ["--ports-file", str(ports), "--drain-seconds", "0", *flags]
+        with _running(command, _port_written(ports), Path(folder)) as server:
+            yield server
 
-        def url() -> str | None:
-            return f"127.0.0.1:{json.loads(ports.read_text())['port']}" if ports.exists() else None
 
-        with _running(command, url, Path(folder)) as server:
+@contextmanager
+def bare(network: Path) -> Iterator[Server]:
+    """bare.py, ready when it has written its port; gRPC as Unfreeze has it."""
+    with TemporaryDirectory() as folder:
+        ports = Path(folder) / "ports.json"
+        command = [sys.executable, "-m", "bench.bare", str(network), "--ports-file", str(ports)]
+        with _running(command, _port_written(ports), Path(folder), ONE_POLLER) as server:
             yield server
 
 
@@ -174,6 +180,13 @@ def _running(
         except subprocess.TimeoutExpired:
             started.kill()
             started.wait()
+
+
+def _port_written(ports: Path) -> Callable[[], str | None]:
+    def url() -> str | None:
+        return f"127.0.0.1:{json.loads(ports.read_text())['port']}" if ports.exists() else None
+
+    return url
 
 
 def _model_ready(port: int, model: str) -> Callable[[], str | None]:
