@@ -17,6 +17,7 @@ from pydantic import Field
 
 from registry.errors import BadImage
 from registry.jpeg import count_scans
+from registry.png import SIGNATURE, check_chunks
 from registry.schema import Record
 
 UInt8Array = npt.NDArray[np.uint8]
@@ -98,6 +99,8 @@ def image_info(encoded: bytes, max_pixels: int = MAX_PIXELS) -> tuple[int, int, 
 def _open(encoded: bytes, max_pixels: int) -> Image.Image:
     if not encoded:
         raise BadImage("empty: no bytes were sent")
+    if encoded.startswith(SIGNATURE):
+        check_chunks(encoded)
     n_scans = count_scans(encoded) if encoded.startswith(JPEG) else 0
     try:
         image = Image.open(io.BytesIO(encoded), formats=FORMATS)

@@ -212,6 +212,37 @@ def test_scans_are_counted_as_a_decoder_meets_them() -> None:
     assert count_scans(b"\xff\xd8\xff\xda") == 1
 
 
+def chunk(name: bytes, content: bytes = b"") -> bytes:
+    check = zlib.crc32(name + content)
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", check)
+
+
+def with_chunks(*chunks: bytes) -> bytes:
+    """A PNG that has these before its pixels."""
+    plain = tiny.encode(scene(40, 30), "PNG")
+    header = 8 + 25  # the signature and the first chunk
+    return plain[:header] + b"".join(chunks) + plain[header:]
+
+
+def test_a_png_has_no_more_chunks_than_a_picture_needs() -> None:
+    empty, text = chunk(b"IDAT"), chunk(b"tEXt", b"a\0b")
+    for fine in ([empty] * 19_000, [text] * 999, [chunk(b"prVt", bytes(999_999))]):
+        assert prepare(with_chunks(*fine), SPEC).shape == (32, 32, 3)
+    with pytest.raises(BadImage, match="a PNG of more than 20000 chunks; save it anew"):
+        prepare(with_chunks(*[empty] * 20_000), SPEC)
+    with pytest.raises(BadImage, match="more than 1000 chunks besides its pixels"):
+        prepare(with_chunks(*[text] * 1_000), SPEC)
+
+
+def test_of_a_png_chunks_are_counted_to_its_end() -> None:
+    plain = tiny.encode(scene(40, 30), "PNG")
+    assert prepare(plain + bytes(999_999), SPEC).shape == (32, 32, 3)
+    frames = [Image.new("L", (4, 4), i % 256) for i in range(1_100)]
+    film = tiny.encode(frames[0], "PNG", save_all=True, append_images=frames[1:])
+    assert film.count(b"fcTL") == 1_100
+    assert prepare(film, SPEC).max() == 0
+
+
 DEEP = {
     "RGBA": scene(40, 30).convert("RGBA"),
     "LA": scene(40, 30).convert("LA"),
