@@ -15,6 +15,7 @@ import onnxruntime as ort
 from registry.bundle import Bundle, Precision
 from registry.errors import BundleError, Unavailable
 from registry.images import Float32Array, UInt8Array
+from service.contract import check_contract
 from service.providers import (
     BEHIND,
     EXECUTION_PROVIDERS,
@@ -55,7 +56,7 @@ class Session:
         """
         where = f"{bundle.model}/{model.parent.name}"
         self._session = _open(model, where, placement, precision, threads)
-        _check_contract(self._session, bundle, where, model.name)
+        check_contract(self._session, bundle, where, model.name)
         device = DEVICES.get(placement.provider)
         self._bound = Bound(self._session, device, len(bundle.labels)) if device else None
         self._usual = ort.RunOptions()  # or every run would make one
@@ -192,25 +193,3 @@ def _share_memory() -> None:
     )
     # no limit; the rest as ONNX Runtime has it
     ort.create_and_register_allocator(info, ort.OrtArenaCfg(0, -1, -1, -1))
-
-
-def _check_contract(session: Any, bundle: Bundle, where: str, name: str) -> None:
-    size, classes = bundle.image.size, len(bundle.labels)
-    inputs = [(one.name, one.type, one.shape[1:]) for one in session.get_inputs()]
-    outputs = [(one.name, one.type) for one in session.get_outputs()]
-    width = session.get_outputs()[0].shape[-1:]
-    if inputs != [("image", "tensor(uint8)", [size, size, 3])]:
-        raise BundleError(f"{where}: input is {inputs}, not image uint8 [n,{size},{size},3]")
-    # an exporter may leave the width open; the golden answers will tell
-    if outputs != [("probabilities", "tensor(float)")] or width not in ([classes], [None]):
-        raise BundleError(
-            f"{where}: output is {outputs} of width {width}, not probabilities float32 "
-            f"[n,{classes}]"
-        )
-    stated = session.get_modelmeta().custom_metadata_map
-    for key, value in bundle.onnx_metadata().items():
-        if stated.get(key) != value:
-            raise BundleError(
-                f"{where}: {name} says {key} is {stated.get(key)!r:.200} and bundle.json says "
-                f"{value!r:.200}; publish again"
-            )

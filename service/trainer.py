@@ -1,35 +1,24 @@
 """The training process: a child with a process group of its own, and what came of it.
 
-Its standard output carries events, its standard error goes to the job's log. It reads its standard
-input, which this process holds open: when the server dies, the pipe closes, and the child ends.
+Its standard output carries events (service/trainer_output.py), its standard error goes to the job's
+log. It reads its standard input, which this process holds open: when the server dies, the pipe
+closes, and the child ends.
 """
 
 import asyncio
 import os
 import signal
 import subprocess
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from registry.errors import TrainingError
 from registry.files import write_durably
-from registry.jobs import (
-    EVENTS,
-    EpochFinished,
-    Event,
-    Failed,
-    Note,
-    Progress,
-    Scored,
-    Staged,
-    StageStarted,
-)
+from registry.jobs import EpochFinished, Event, Failed, Note, Progress, Scored, Staged, StageStarted
+from service.trainer_output import lines_of, open_output, read_event
 
-MAX_LINE = 1_000_000  # bytes; an event is far smaller
 TAIL = 2_000  # bytes of the log that explain a crash
 LINGER_S = 5.0  # for what is left in the pipe after the end of the process
 
@@ -83,7 +72,7 @@ class Trainer:
             except OSError as error:
                 raise TrainingError(f"{command[0]} cannot be started: {error}") from error
         write_durably(pid, str(process.pid).encode())
-        return cls(process, await _read_from(process), log)
+        return cls(process, await open_output(process), log)
 
     async def follow(self, tell: Callable[[Event], Awaitable[None]]) -> Outcome:
         """Passes on every event until the process has ended, and gives its outcome."""
@@ -121,8 +110,8 @@ class Trainer:
     async def _read(
         self, tell: Callable[[Event], Awaitable[None]], endings: list[Staged | Failed]
     ) -> None:
-        async for line in _lines(self._output):
-            event = _parse(line)
+        async for line in lines_of(self._output):
+            event = read_event(line)
             if isinstance(event, Staged | Failed):
                 endings.append(event)
             elif isinstance(event, TOLD_BY_TRAINER):
@@ -155,36 +144,6 @@ def kill_leftover(pid_file: Path, assignment: Path) -> None:
         arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
         if str(assignment).encode() in arguments:
             os.killpg(pid, signal.SIGKILL)
-
-
-async def _read_from(
-    process: subprocess.Popen[bytes],
-) -> tuple[asyncio.StreamReader, asyncio.ReadTransport]:
-    """Its standard output, for the event loop to read."""
-    loop, reader = asyncio.get_running_loop(), asyncio.StreamReader()
-    pipe, _ = await loop.connect_read_pipe(
-        lambda: asyncio.StreamReaderProtocol(reader), process.stdout
-    )
-    return reader, pipe
-
-
-async def _lines(stream: asyncio.StreamReader) -> AsyncIterator[bytes]:
-    """Lines without their ends; of one that is too long, the beginning."""
-    rest = b""
-    while chunk := await stream.read(65_536):
-        *lines, rest = (rest + chunk).split(b"\n")
-        for line in lines:
-            yield line
-        rest = rest[:MAX_LINE]
-    if rest:
-        yield rest
-
-
-def _parse(line: bytes) -> Event | None:
-    try:
-        return EVENTS.validate_json(line)
-    except ValidationError:
-        return None
 
 
 def _ending(code: int | None) -> str:
