@@ -9,7 +9,6 @@ call, which takes longer than a small network runs.
 import asyncio
 import logging
 import math
-import re
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -19,10 +18,11 @@ from typing import Any, NamedTuple, NoReturn
 import grpc
 from grpc.aio import AbortError
 
-from registry.errors import Overloaded, UnfreezeError
+from registry.errors import Overloaded, Unavailable, UnfreezeError
 from service.counting import RpcCounts
-from service.handlers import Registrar, reader, shape
+from service.handlers import Registrar, parser, plain, shape, unread
 from service.metrics import Metrics
+from service.request_id import REQUEST_ID, give_back_id, request_id_of
 from service.status import (
     CANCELLED,
     DEADLINE_EXCEEDED,
@@ -37,8 +37,6 @@ from service.tracing import CURRENT, Span, Tracer, trace_id_of
 
 log = logging.getLogger(__name__)
 
-REQUEST_ID = "x-request-id"
-ACCEPTED_ID = re.compile(r"[A-Za-z0-9._:/-]{1,128}")
 PUSHBACK = "grpc-retry-pushback-ms"  # gRPC proposal A6: when a client may try again
 
 Checks = Mapping[str, Callable[[float], Overloaded | None]]
@@ -58,7 +56,7 @@ class Calls:
         self._incoming = Incoming()
 
     def leave(self) -> None:
-        """Streams of requests end."""
+        """Calls that say nothing end."""
         self._incoming.end()
 
     def on(self, server: grpc.aio.Server, codes: Codes, checks: Checks = NO_CHECKS) -> Any:
@@ -71,47 +69,54 @@ class Calls:
         """
         return Registrar(server, partial(self.wrapped, codes=codes, checks=checks))
 
+    def beside(self, server: grpc.aio.Server) -> Any:
+        """The same for what is neither counted nor limited, and raises no error but in messages."""
+        return Registrar(server, partial(plain, incoming=self._incoming))
+
     def wrapped(
         self, service: str, name: str, handler: Any, codes: Codes, checks: Checks = NO_CHECKS
     ) -> Any:
         """The handler, which counts and translates."""
-        kind, make, inner = shape(handler)
+        kind, inner = shape(handler)
         counts = RpcCounts(self._metrics, kind, service, name)
-        read = reader(handler.request_deserializer, f"{service}/{name}")
+        parse = parser(handler.request_deserializer, f"{service}/{name}")
         check = checks.get(name)
-        if handler.request_streaming:
-            read = partial(self._incoming.requests, read)
+        incoming = self._incoming
 
         async def unary(_: object, context: Context) -> Any:
-            refusal = check(left_s(context)) if check else None
-            message = None if refusal else await context.read()
+            refusal: UnfreezeError | None = check(left_s(context)) if check else None
+            try:
+                message = None if refusal else await incoming.only(context.read)
+            except Unavailable as leaving:
+                message, refusal = None, leaving
             call = self._enter(counts, context)
             try:
                 if refusal:
                     raise refusal
                 self._make_room()
-                response = await inner(read(message), context)
-                _give_back_id(context)
+                response = await inner(parse(message), context)
+                give_back_id(context)
             except BaseException as error:
                 await self._failed(error, call, context, codes)
             self._leave(call, OK)
             return response
 
-        async def stream(request: Any, context: Context) -> AsyncIterator[Any]:
+        async def stream(messages: Any, context: Context) -> AsyncIterator[Any]:
             call = self._enter(counts, context)
             try:
                 self._make_room()
-                _give_back_id(context)
-                async for response in inner(read(request), context):
+                give_back_id(context)
+                if handler.request_streaming:
+                    request = incoming.requests(parse, messages)
+                else:
+                    request = parse(await incoming.only(context.read))
+                async for response in inner(request, context):
                     yield response
             except BaseException as error:
                 await self._failed(error, call, context, codes)
             self._leave(call, OK)
 
-        # messages are read in here: gRPC would log what is none in full, and call it UNKNOWN
-        if kind == "unary":  # for gRPC a stream, of which it reads nothing unless it is asked to
-            return grpc.stream_unary_rpc_method_handler(unary, None, handler.response_serializer)
-        return make(stream, None, handler.response_serializer)
+        return unread(stream if handler.response_streaming else unary, handler)
 
     def _enter(self, counts: RpcCounts, context: Context) -> "Call":
         counts.begin()
@@ -149,7 +154,7 @@ class Calls:
             late = left_s is not None and left_s <= 0
             self._leave(call, DEADLINE_EXCEEDED if late else CANCELLED)
             raise error
-        request_id = _request_id(context)
+        request_id = request_id_of(context)
         if isinstance(error, UnfreezeError):
             code, message = code_of(error, codes), message_of(error)
         else:
@@ -187,16 +192,3 @@ def left_s(context: Context) -> float:
     """Seconds to the caller's deadline."""
     left: float | None = context.time_remaining()
     return math.inf if left is None else left
-
-
-def _give_back_id(context: Context) -> None:
-    if request_id := _request_id(context):
-        context.set_trailing_metadata(((REQUEST_ID, request_id),))
-
-
-def _request_id(context: Context) -> str | None:
-    """The caller's own, when it is harmless to repeat in a log."""
-    for key, value in context.invocation_metadata():
-        if key == REQUEST_ID and isinstance(value, str) and ACCEPTED_ID.fullmatch(value):
-            return str(value)
-    return None

@@ -1,13 +1,15 @@
 """Handlers of RPCs as gRPC has them: their kinds, how messages are read, how they register."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import grpc
 from google.protobuf.message import DecodeError
 
-from registry.errors import BadRequest
+from registry.errors import BadRequest, UnfreezeError
+from service.status import code_of, message_of
+from service.streams import Incoming
 
 Handlers = Mapping[str, Any]
 
@@ -32,25 +34,20 @@ class Registrar:
         """The same handlers once more; they came with their names."""
 
 
-def as_it_is(server: grpc.aio.Server) -> Any:
-    """Registers handlers that nothing is put around."""
-    return Registrar(server, lambda service, method, handler: handler)
-
-
-def shape(handler: Any) -> tuple[str, Callable[..., Any], Callable[..., Any]]:
-    """How Prometheus calls this kind of RPC, what builds its handler, and its behaviour."""
+def shape(handler: Any) -> tuple[str, Callable[..., Any]]:
+    """How Prometheus calls this kind of RPC, and its behaviour."""
     match handler.request_streaming, handler.response_streaming:
         case False, False:
-            return "unary", grpc.unary_unary_rpc_method_handler, handler.unary_unary
+            return "unary", handler.unary_unary
         case True, False:
-            return "client_stream", grpc.stream_unary_rpc_method_handler, handler.stream_unary
+            return "client_stream", handler.stream_unary
         case False, True:
-            return "server_stream", grpc.unary_stream_rpc_method_handler, handler.unary_stream
+            return "server_stream", handler.unary_stream
         case _:
-            return "bidi_stream", grpc.stream_stream_rpc_method_handler, handler.stream_stream
+            return "bidi_stream", handler.stream_stream
 
 
-def reader(parse: Callable[[bytes], Any], method: str) -> Callable[[Any], Any]:
+def parser(parse: Callable[[bytes], Any], method: str) -> Callable[[Any], Any]:
     """Reads a message of `method`; what is none is a bad request."""
 
     def read(message: Any) -> Any:
@@ -62,3 +59,43 @@ def reader(parse: Callable[[bytes], Any], method: str) -> Callable[[Any], Any]:
             raise BadRequest(f"this is not a request that {method} takes: {error}") from error
 
     return read
+
+
+def plain(service: str, name: str, handler: Any, incoming: Incoming) -> Any:
+    """The handler, whose callers are told what is wrong with their messages."""
+    _, inner = shape(handler)
+    parse = parser(handler.request_deserializer, f"{service}/{name}")
+
+    async def request(messages: Any, context: Any) -> Any:
+        if handler.request_streaming:
+            return incoming.requests(parse, messages)
+        return parse(await incoming.only(context.read))
+
+    async def unary(messages: Any, context: Any) -> Any:
+        try:
+            return await inner(await request(messages, context), context)
+        except UnfreezeError as error:
+            await context.abort(code_of(error), message_of(error))
+
+    async def stream(messages: Any, context: Any) -> AsyncIterator[Any]:
+        try:
+            async for response in inner(await request(messages, context), context):
+                yield response
+        except UnfreezeError as error:
+            await context.abort(code_of(error), message_of(error))
+
+    return unread(stream if handler.response_streaming else unary, handler)
+
+
+def unread(behaviour: Callable[..., Any], handler: Any) -> Any:
+    """A handler that behaves so in the place of another, and reads its messages by itself.
+
+    gRPC would log what is no message in full and call it UNKNOWN, and would never answer a call
+    that ends without one. Of what it takes for a stream it reads nothing unless it is asked to.
+    """
+    make = (
+        grpc.stream_stream_rpc_method_handler
+        if handler.response_streaming
+        else grpc.stream_unary_rpc_method_handler
+    )
+    return make(behaviour, None, handler.response_serializer)

@@ -7,7 +7,7 @@ import grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from registry.errors import Unavailable
-from service.handlers import as_it_is
+from service.calls import Calls
 
 MEGABYTE = 1 << 20
 MAX_METADATA_BYTES = 16_384
@@ -49,11 +49,11 @@ def max_connections() -> int:
     return INT_MAX if files == resource.RLIM_INFINITY else min(files // 2, INT_MAX)
 
 
-def describe(server: grpc.aio.Server, services: Iterable[str]) -> None:
+def describe(server: grpc.aio.Server, calls: Calls, services: Iterable[str]) -> None:
     """Callers can ask what the services of this server are, and what their messages look like."""
     servicer = reflection.aio.ReflectionServicer([*services, reflection.SERVICE_NAME])
     add_reflection = reflection_pb2_grpc.add_ServerReflectionServicer_to_server
-    add_reflection(servicer, as_it_is(server))  # type: ignore[no-untyped-call]
+    add_reflection(servicer, calls.beside(server))  # type: ignore[no-untyped-call]
 
 
 async def listen(server: grpc.aio.Server, host: str, port: int) -> int:

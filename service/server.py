@@ -1,7 +1,6 @@
 """A server put together from its parts, and its life in three words: start, drain, stop."""
 
 import asyncio
-import fcntl
 import logging
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -9,7 +8,7 @@ from contextlib import AsyncExitStack
 
 import grpc
 
-from registry.errors import Conflict, Unavailable
+from registry.errors import Unavailable
 from registry.job_store import JobStore
 from registry.store import Registry
 from service.calls import Calls
@@ -26,6 +25,7 @@ from service.providers import Placement
 from service.services import ADMIN_NAMES, CLASSIFIER, PUBLIC_NAMES, add_admin, add_public
 from service.session import choose_provider
 from service.settings import Settings
+from service.state import hold
 from service.tracing import Tracer
 
 log = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ class Service:
         try:
             await self._open_metrics()
             self._open_tracing()
-            self._lock_state()
+            self._hold_state()
             await self._open_models()
             jobs = await self._open_jobs()
             await self._open_admin(jobs)
@@ -109,20 +109,9 @@ class Service:
             self._parts.push_async_callback(asyncio.to_thread, tracer.close)
         self._calls = Calls(self.metrics, settings.max_rpcs, tracer)
 
-    def _lock_state(self) -> None:
-        """No other server works on the same jobs; the lock dies with the process."""
-        state = self._settings.state
-        if state is None:
-            return
-        state.mkdir(parents=True, exist_ok=True)
-        file = self._parts.enter_context((state / "lock").open("w"))
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise Conflict(
-                f"another server is using the state folder {state}; stop it, or give this one a "
-                "--state of its own"
-            ) from error
+    def _hold_state(self) -> None:
+        if self._settings.state:
+            self._parts.enter_context(hold(self._settings.state))
 
     async def _open_models(self) -> None:
         settings = self._settings
@@ -181,7 +170,7 @@ class Service:
         server = self._server()
         add_admin(server, self._calls, self.registry, self.live, jobs, settings.data_roots)
         if settings.reflection:
-            describe(server, ADMIN_NAMES)
+            describe(server, self._calls, ADMIN_NAMES)
         self.admin_port = await listen(server, settings.admin_host, settings.admin_port)
         # one that watches a job would watch to the end of the grace
         self._parts.push_async_callback(server.stop, ADMIN_GRACE_S)
@@ -201,7 +190,7 @@ class Service:
             cache_entries=settings.cache_entries,
         )
         if settings.reflection:
-            describe(server, PUBLIC_NAMES)
+            describe(server, self._calls, PUBLIC_NAMES)
         self.port = await listen(server, settings.host, settings.port)
         self._parts.push_async_callback(server.stop, settings.grace_seconds)
         self._parts.callback(self._calls.leave)

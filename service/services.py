@@ -12,7 +12,6 @@ from service.admin import Admin
 from service.cache import Cache
 from service.calls import Calls
 from service.classifier import Classifier
-from service.handlers import as_it_is
 from service.health import Health
 from service.inference import Inference
 from service.jobs import Jobs
@@ -59,7 +58,7 @@ def add_public(
     classifier = Classifier(live, predictor, max_images)
     add_classifier = classifier_pb2_grpc.add_ClassifierServicer_to_server
     add_classifier(classifier, calls.on(server, CODES, checks))
-    health_pb2_grpc.add_HealthServicer_to_server(health, as_it_is(server))
+    health_pb2_grpc.add_HealthServicer_to_server(health, calls.beside(server))
 
 
 def add_admin(

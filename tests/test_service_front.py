@@ -72,26 +72,6 @@ def test_a_stream_that_is_cancelled_leaves_nothing_behind(server: RunningServer)
     assert best(server.classify(tiny.picture("green"))) == ["green"]
 
 
-def test_a_silent_stream_does_not_hold_up_the_end(start: Start, root: Path) -> None:
-    tiny.publish(root, promote=True)
-    server = start(grace_seconds=300)
-    silent = threading.Event()
-
-    def requests() -> Iterator[pb.ClassifyRequest]:
-        yield request(id="first")
-        silent.wait()
-
-    stream = server.classifier.ClassifyStream(requests(), timeout=200)
-    assert next(stream).request_id == "first"
-    server.end()
-    with pytest.raises(grpc.RpcError) as caught:
-        next(stream)
-    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
-    assert caught.value.details() == "this server is leaving; send the rest to another one"
-    silent.set()
-    wait_until(lambda: server.has_ended)
-
-
 def test_what_was_sent_over_a_stream_is_answered_before_it_ends(start: Start, root: Path) -> None:
     server = slow(start, root, work=0)
     over = threading.Event()
@@ -108,25 +88,6 @@ def test_what_was_sent_over_a_stream_is_answered_before_it_ends(start: Start, ro
     with pytest.raises(grpc.RpcError, match="leaving"):
         next(stream)
     over.set()
-
-
-@pytest.mark.parametrize("name", ["Classify", "ClassifyStream"])
-def test_what_is_no_message_is_a_bad_request(
-    server: RunningServer, name: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    method = f"/unfreeze.v1.Classifier/{name}"
-    with pytest.raises(grpc.RpcError) as caught:
-        list(server.channel.stream_stream(method)(iter([b"\xff not protobuf"]), timeout=20))
-    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-    assert f"not a request that unfreeze.v1.Classifier/{name} takes" in caught.value.details()
-    assert caplog.records == []
-
-
-def test_a_call_without_a_message_is_a_bad_request(server: RunningServer) -> None:
-    with pytest.raises(grpc.RpcError) as caught:
-        server.channel.stream_unary("/unfreeze.v1.Classifier/Classify")(iter(()), timeout=20)
-    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-    assert caught.value.details() == "the call has ended without a message"
 
 
 # Health, reflection, metrics
