@@ -59,7 +59,8 @@ def main() -> int:
     elif options.what == "fastai":
         scale = Scale(options.size, options.frozen, options.unfrozen, options.every)
         with_fastai = options.peers is not None
-        wanted = versus_runs(options.seeds, options.base, scale, fastai=with_fastai)
+        timed = not options.untimed
+        wanted = versus_runs(options.seeds, options.base, scale, fastai=with_fastai, timed=timed)
         check([run for run in wanted if run.name != FASTAI])
         failed = compare(place, wanted, scale, options.peers)
     elif options.what == "speed":
@@ -104,6 +105,7 @@ def read_flags() -> argparse.Namespace:
     kind.add_argument("--name", default="default", help="of the settings, for the table")
     kind = kinds.add_parser("fastai", parents=[runs], help="the same task, beside fastai")
     kind.add_argument("--peers", type=absolute, help="folder of setup.sh; without it, ours alone")
+    kind.add_argument("--untimed", action="store_true", help="the cores are shared; more fastai")
     for name, value in Scale().settings.items():
         kind.add_argument(f"--{name}", type=int, default=int(value), help="to rehearse it")
     kinds.add_parser("speed", parents=[runs], help="of head epochs, activations and a GPU")

@@ -216,6 +216,22 @@ def test_a_miss_beside_fastai_fails_its_condition(
     assert what in failed[0].what
 
 
+def test_further_runs_of_fastai_count_in_points_and_not_in_seconds() -> None:
+    timed, other = compared(1800, 0.80, 0.82), compared(9000, 0.82, 0.84)
+    full = [compared(800, 0.86, 0.88), compared(900, 0.88, 0.90)]
+    judged = {one.what: one for one in verdict(timed, {FULL: full}, [other])}
+    assert judged["all of it: points over fastai, plain"].measured == "+6.0 (-0.1 to +12.1)"
+    assert judged["all of it: of fastai's time"].measured.startswith("0.472 (")
+
+
+def test_further_runs_of_fastai_have_other_seeds_than_the_timed_one() -> None:
+    runs = versus_runs(3, {}, Scale(), fastai=True, timed=False)
+    assert {run.row for run in runs} == {UNTIMED}
+    assert [run.seed for run in runs if run.name == FASTAI] == [1, 2]
+    timed = versus_runs(3, {}, Scale(), fastai=True)
+    assert [run.seed for run in timed if run.name == FASTAI] == [0]
+
+
 def test_what_was_not_timed_is_told_in_points_and_not_in_seconds(tmp_path: Path) -> None:
     runs = Runs(tmp_path / "runs.jsonl")
     fastai = compared(1800, 0.80, 0.82) | {"seconds": 1810.0, "epochs": []}

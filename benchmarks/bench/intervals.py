@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from scipy.stats import t
+from scipy.stats import t, ttest_ind
 
 import training.intervals
 
@@ -41,6 +41,16 @@ def over_seeds(values: Sequence[float]) -> Interval:
 def paired(changed: Sequence[float], base: Sequence[float]) -> Interval:
     """Student's interval of the mean difference, run by run with the same seed."""
     return over_seeds([a - b for a, b in zip(changed, base, strict=True)])
+
+
+def apart(values: Sequence[float], others: Sequence[float]) -> Interval:
+    """The difference of two means of runs that do not belong together in pairs (Welch 1947); of a
+    single other one, Student's interval of the values alone: its own chance is not in it."""
+    if len(values) < 2 or len(others) < 2:
+        return over_seeds([one - statistics.fmean(others) for one in values])
+    bounds = ttest_ind(values, others, equal_var=False).confidence_interval(LEVEL)
+    difference = statistics.fmean(values) - statistics.fmean(others)
+    return Interval(difference, float(bounds.low), float(bounds.high))
 
 
 def wilson(share: float, n: int) -> Interval:

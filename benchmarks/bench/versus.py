@@ -2,14 +2,14 @@
 
 import json
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from bench.ablations import QUIET
 from bench.cells import COMPARED, read_cells
 from bench.fitting import end_with_parent, reached, trained
-from bench.intervals import over_seeds
+from bench.intervals import Interval, apart, over_seeds
 from bench.record import Measures
 from bench.results import Condition
 from bench.runs import Run, RunFailed, carry_out
@@ -45,15 +45,18 @@ class Scale:
         return {name: str(value) for name, value in vars(self).items()}
 
 
-def versus_runs(seeds: int, base: Mapping[str, str], scale: Scale, *, fastai: bool) -> list[Run]:
-    """Ours, and one of fastai."""
-    row = ROW if scale == Scale() else f"{ROW}, rehearsed"
+def versus_runs(
+    seeds: int, base: Mapping[str, str], scale: Scale, *, fastai: bool, timed: bool = True
+) -> list[Run]:
+    """Ours, and one of fastai; where nothing is timed, further ones of fastai, with other seeds."""
+    row = (ROW if timed else UNTIMED) if scale == Scale() else f"{ROW}, rehearsed"
     told = {"size": str(scale.size)} | QUIET | dict(base)
     head = {name: value for name, value in told.items() if name not in UNFROZEN} | HEAD_ALONE
     full = SMALL_FIRST if "sizes" in told else FULL
     ours = [Run(row, QUICK, seed, head) for seed in range(seeds)]
     ours += [Run(row, full, seed, told) for seed in range(seeds)]
-    return ours + ([Run(row, FASTAI, 0, scale.settings)] if fastai else [])
+    theirs = [0] if timed else range(1, seeds)
+    return ours + [Run(row, FASTAI, seed, scale.settings) for seed in theirs if fastai]
 
 
 def compare(place: Place, wanted: list[Run], scale: Scale, peers: Path | None) -> list[str]:
@@ -84,11 +87,15 @@ def ask_fastai(python: Path, table: Path, seed: int, scale: Scale) -> Measures:
     return measures
 
 
-def verdict(fastai: Measures, ours: Mapping[str, list[Measures]]) -> list[Condition]:
-    """What must hold of the means over seeds, against the one run of fastai.
+def verdict(
+    fastai: Measures, ours: Mapping[str, list[Measures]], more: Sequence[Measures] = ()
+) -> list[Condition]:
+    """What must hold of the means over seeds.
 
     Args:
+        fastai: the run whose seconds count.
         ours: runs of different seeds, by their name.
+        more: runs of fastai that were not timed; their accuracies count as well.
     """
     judged = []
     for name, (points, share) in WANTED.items():
@@ -96,11 +103,16 @@ def verdict(fastai: Measures, ours: Mapping[str, list[Measures]]) -> list[Condit
         if not runs:
             continue
         for how, measure in (("plain", "accuracy"), ("with views", "accuracy_tta")):
-            gains = [100 * (one[measure] - fastai[measure]) for one in runs]
-            judged.append(_at_least(f"{what}: points over fastai, {how}", gains, points, 1))
+            gain = points_over([fastai, *more], runs, measure)
+            judged.append(_at_least(f"{what}: points over fastai, {how}", gain, points, 1))
         shares = [one["fitted_s"] / fastai["fitted_s"] for one in runs]
         judged.append(_at_most(f"{what}: of fastai's time", shares, share))
     return judged
+
+
+def points_over(fastai: Sequence[Measures], ours: Sequence[Measures], measure: str) -> Interval:
+    """How many points the mean of ours is above that of fastai."""
+    return apart([100 * one[measure] for one in ours], [100 * one[measure] for one in fastai])
 
 
 def first_as_good(ours: Measures, fastai: Measures) -> float | None:
@@ -108,8 +120,7 @@ def first_as_good(ours: Measures, fastai: Measures) -> float | None:
     return reached(ours, fastai["accuracy"])
 
 
-def _at_least(what: str, values: list[float], bound: float, digits: int) -> Condition:
-    mean = over_seeds(values)
+def _at_least(what: str, mean: Interval, bound: float, digits: int) -> Condition:
     return Condition(what, f"at least {bound:g}", mean.show(digits, sign=True), mean.mean >= bound)
 
 
