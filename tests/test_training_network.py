@@ -123,9 +123,18 @@ def test_a_network_without_a_feature_map_is_refused():
         load_backbone("maxvit_t", pretrained=False)
 
 
-def test_an_unknown_backbone_is_named():
-    with pytest.raises(BadRequest, match="no backbone is called 'resnet35'"):
-        load_backbone("resnet35")
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("resnet35", "did you mean resnet.*"),
+        ("ResNet50", "did you mean resnet50 or .*"),
+        ("efficientnet-b0.ra_in1k", "did you mean efficientnet_b0 or .*"),
+        ("my own", "give a name of timm or torchvision, for example .*"),
+    ],
+)
+def test_an_unknown_backbone_is_named(name: str, told: str):
+    with pytest.raises(BadRequest, match=f"no backbone is called {name!r}; {told}"):
+        load_backbone(name)
 
 
 def test_weights_that_cannot_be_fetched_say_what_to_do(monkeypatch: pytest.MonkeyPatch):

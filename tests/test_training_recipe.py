@@ -26,7 +26,6 @@ from training.backbone import load_backbone, split_groups
 from training.compare import SPLIT
 from training.journal import JOURNAL
 from training.network import NETWORK, load_network
-from training.reading_settings import read_settings
 from training.recipe import count_stages, train
 from training.runtime import answering, open_session
 from training.settings import Settings
@@ -225,33 +224,6 @@ def test_stages_that_settings_leave_out_are_not_counted():
     assert count_stages(Settings()) == 13
     least = Settings(augmented_epochs=0, cycles=0, variants=(), label_noise=False)
     assert count_stages(least) == 8
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"sise": "224"}, "no setting is called 'sise'; there are: augmentation"),
-        ({"size": "large"}, r"size: Input should be a valid integer.*\(given: 'large'\)"),
-        (
-            {"dropout": "0.5,0.5,0.5"},
-            "3 dropout values for 1 hidden layers; give one for all, or 2",
-        ),
-        ({"group_rates": "0.1,1"}, r"group_rates.2: Field required"),
-        ({"recipe": "fastai2017"}, "recipe: Input should be '', 'fastai2018' or 'modern'"),
-        ({"cycles": "200"}, r"cycle_mult make 1.6e\+60 epochs; the most are 10000"),
-        ({"seed": str(2**32)}, "seed: Input should be less than 4294967296"),
-        ({"hidden": "512,0"}, "hidden.1: Input should be greater than or equal to 1"),
-        ({"augmentation": "wild"}, "augmentation: Input should be 'none', 'basic'"),
-    ],
-)
-def test_wrong_settings_are_named(settings: dict[str, str], message: str):
-    with pytest.raises(BadRequest, match=message):
-        read_settings(settings)
-
-
-def test_settings_are_read_from_text():
-    settings = read_settings({"hidden": "64,32", "dropout": "0.1,0.2,0.3", "learning_rate": ""})
-    assert (settings.hidden, settings.learning_rate) == ((64, 32), None)
 
 
 def command(tmp_path: Path, data: Path, *more: str) -> list[str]:

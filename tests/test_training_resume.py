@@ -171,6 +171,7 @@ def test_an_order_means_the_same_file_of_weights_wherever_it_is_gone_on_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "some.safetensors").touch()
     begun = given(tmp_path, weights="some.safetensors")
     assert begun.assignment.settings == {"weights": str(tmp_path / "some.safetensors")}
     assert find_order(begun.assignment.run) == begun
@@ -186,8 +187,9 @@ def test_a_folder_without_an_order_cannot_be_resumed(
 def test_an_order_that_cannot_work_leaves_its_folder_free(tmp_path: Path):
     folders = ["--run", str(tmp_path / "run"), "--registry", str(tmp_path / "models")]
     asked = ["--data", str(tmp_path), "--model", "photos", "--json", *folders]
-    assert main([*asked, "--set=sise=32"]) == 2
+    assert main(asked) == 2  # no images
     assert not (tmp_path / "run" / ORDER).exists()
+    assert (tmp_path / "run" / JOURNAL).exists()
 
 
 def test_who_asks_for_a_training_that_is_under_way_disturbs_nothing(

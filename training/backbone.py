@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from registry.errors import BadRequest, Unavailable
+from registry.near import did_you_mean
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -42,6 +43,7 @@ def load_backbone(name: str, *, pretrained: bool = True, weights: Path | None = 
         BadRequest: no such network, or `weights` is not for it.
         Unavailable: the weights cannot be downloaded.
     """
+    check_backbone(name, weights)
     if weights is not None:
         body, mean, std = _build(name, pretrained=False)
         _load_in_order(body, _read_weights(weights), str(weights))
@@ -55,6 +57,15 @@ def load_backbone(name: str, *, pretrained: bool = True, weights: Path | None = 
         body, mean, std = _build(name, pretrained=pretrained)
         origin = "library" if pretrained else "random"
     return Backbone(name, body.eval(), mean, std, origin, weights_digest(body))
+
+
+def check_backbone(name: str, weights: Path | None = None) -> None:
+    """Raises BadRequest if no network is called `name`, or there is no file `weights`: what can be
+    known before anything is loaded."""
+    if not timm.is_model(INSTALLED.get(name, name)) and name not in _torchvisions():
+        raise BadRequest(f"no backbone is called {name!r:.80}{_meant(name)}")
+    if weights is not None and not weights.is_file():
+        raise BadRequest(f"{weights}: no such file of weights")
 
 
 def weights_digest(module: nn.Module) -> str:
@@ -125,13 +136,22 @@ def _build(name: str, *, pretrained: bool) -> tuple[nn.Module, Triple, Triple]:
         )
         config: Any = model.pretrained_cfg
         return model, tuple(config["mean"]), tuple(config["std"])
-    if name in torchvision.models.list_models(module=torchvision.models):
-        weights = "DEFAULT" if pretrained else None
-        model = _download(name, lambda: torchvision.models.get_model(name, weights=weights))
-        return _without_classifier(model, name), IMAGENET_MEAN, IMAGENET_STD
-    raise BadRequest(
-        f"no backbone is called {name!r:.80}; give a name of timm or torchvision, for example "
-        "efficientnet_lite0 (its weights are installed), resnet34 or convnext_nano"
+    weights = "DEFAULT" if pretrained else None
+    model = _download(name, lambda: torchvision.models.get_model(name, weights=weights))
+    return _without_classifier(model, name), IMAGENET_MEAN, IMAGENET_STD
+
+
+def _torchvisions() -> list[str]:
+    """Names of its classifiers."""
+    names: list[str] = torchvision.models.list_models(module=torchvision.models)
+    return names
+
+
+def _meant(name: str) -> str:
+    known = [*INSTALLED, *timm.list_models(), *_torchvisions()]
+    return did_you_mean(name.partition(".")[0], known) or (
+        "; give a name of timm or torchvision, for example efficientnet_lite0 (its weights are "
+        "installed), resnet34 or convnext_nano"
     )
 
 

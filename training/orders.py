@@ -12,7 +12,9 @@ from registry.files import write_durably
 from registry.jobs import CHECKPOINT, Assignment
 from registry.schema import Record
 from registry.store import Registry
+from training.backbone import check_backbone
 from training.publishing import assign
+from training.reading_settings import read_settings
 
 ORDER = "order.json"  # in the folder of a training whose version is not yet published
 TOKEN = "run"  # in a bundle's provenance: the order that it came of
@@ -45,7 +47,7 @@ def order(
     first given.
 
     Raises:
-        BadRequest: `model` cannot name a model.
+        BadRequest: `model` cannot name a model, or the settings cannot work.
         Conflict: another order is in `run`.
     """
     if settings.get("weights"):
@@ -58,6 +60,8 @@ def order(
         cache.resolve(),
         run.resolve(),
     )
+    read = read_settings(settings)
+    check_backbone(read.backbone, read.weights)
     given = Order(
         assignment=assignment,
         registry=registry.resolve(),

@@ -3,9 +3,39 @@
 from pydantic import ValidationError
 
 from registry.errors import BadRequest
+from registry.near import did_you_mean
 from registry.schema import explain
 from training.presets import PRESETS
 from training.settings import MOST_EPOCHS, Settings
+
+# What fastai and others call a setting, and what it is called here.
+ELSEWHERE = {
+    "arch": "backbone",
+    "aug_tfms": "augmentation",
+    "bn_freeze": "freeze_batchnorm",
+    "bs": "batch_size",
+    "cat_separator": "label_separator",
+    "cv_idx": "fold",
+    "epochs": "head_epochs, augmented_epochs or cycle_len",
+    "label_delim": "label_separator",
+    "lr": "learning_rate",
+    "lin_ftrs": "hidden",
+    "moms": "cycle_momenta",
+    "n_epochs": "head_epochs, augmented_epochs or cycle_len",
+    "opt_func": "optimizer",
+    "pct_start": "cycle_rise",
+    "ps": "dropout",
+    "skip_header": "header",
+    "sz": "size",
+    "test_name": "test",
+    "train_bn": "freeze_batchnorm",
+    "use_wd_sched": "decay",
+    "val_pct": "valid_fraction",
+    "valid_pct": "valid_fraction",
+    "wd": "weight_decay",
+    "wds": "weight_decay",
+    "xtra_fc": "hidden",
+}
 
 
 def read_settings(given: dict[str, str]) -> Settings:
@@ -42,12 +72,18 @@ def write_setting(value: object) -> str:
 def _value(name: str, text: str) -> object:
     field = Settings.model_fields.get(name)
     if field is None:
-        known = ", ".join(sorted(Settings.model_fields))
-        raise BadRequest(f"no setting is called {name!r:.80}; there are: {known}")
+        raise BadRequest(f"no setting is called {name!r:.80}{_meant(name)}")
     if str(field.annotation).startswith("tuple"):
         return [part for part in text.split(",") if part.strip()]
     texts = field.annotation is str or name == "recipe"
     return None if text == "" and not texts else text
+
+
+def _meant(name: str) -> str:
+    """What may have been; all that there are, if nothing is near."""
+    known = sorted(Settings.model_fields)
+    elsewhere = f"; did you mean {ELSEWHERE[name]}?" if name in ELSEWHERE else ""
+    return elsewhere or did_you_mean(name, known) or f"; there are: {', '.join(known)}"
 
 
 def _dropouts(settings: Settings, *, said: bool) -> tuple[float, ...]:

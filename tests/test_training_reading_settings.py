@@ -1,0 +1,104 @@
+"""Settings from text, and what is told of those that make no sense, before anything else is."""
+
+import re
+from pathlib import Path
+
+import photos
+import pytest
+
+from registry.errors import BadRequest
+from training import read_images
+from training.__main__ import main
+from training.reading_settings import ELSEWHERE, read_settings
+from training.recipe import train
+from training.settings import Settings
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"nonsense": "224"}, "no setting is called 'nonsense'; there are: augmentation"),
+        ({"size": "large"}, r"size: Input should be a valid integer.*\(given: 'large'\)"),
+        (
+            {"dropout": "0.5,0.5,0.5"},
+            "3 dropout values for 1 hidden layers; give one for all, or 2",
+        ),
+        ({"group_rates": "0.1,1"}, r"group_rates.2: Field required"),
+        ({"recipe": "fastai2017"}, "recipe: Input should be '', 'fastai2018' or 'modern'"),
+        ({"cycles": "200"}, r"cycle_mult make 1.6e\+60 epochs; the most are 10000"),
+        ({"seed": str(2**32)}, "seed: Input should be less than 4294967296"),
+        ({"hidden": "512,0"}, "hidden.1: Input should be greater than or equal to 1"),
+        ({"augmentation": "wild"}, "augmentation: Input should be 'none', 'basic'"),
+    ],
+)
+def test_wrong_settings_are_named(settings: dict[str, str], message: str):
+    with pytest.raises(BadRequest, match=message):
+        read_settings(settings)
+
+
+def test_settings_are_read_from_text():
+    settings = read_settings({"hidden": "64,32", "dropout": "0.1,0.2,0.3", "learning_rate": ""})
+    assert (settings.hidden, settings.learning_rate) == ((64, 32), None)
+
+
+@pytest.mark.parametrize(
+    ("settings", "meant"),
+    [
+        ({"learning_rat": "1e-3"}, "learning_rate"),
+        ({"Learning-Rate": "1e-3"}, "learning_rate"),
+        ({"sise": "224"}, "size or sizes"),
+        ({"lr": "1e-3"}, "learning_rate"),
+        ({"epochs": "4"}, "head_epochs, augmented_epochs or cycle_len"),
+        ({"recipe": "modren"}, "modern"),
+        ({"split": "stratifed"}, "stratified"),
+        ({"schedule": "onecycle"}, "one_cycle"),
+        ({"variants": "int4"}, "int8"),
+    ],
+)
+def test_what_is_misspelt_is_told_what_was_meant(settings: dict[str, str], meant: str):
+    with pytest.raises(BadRequest) as refusal:
+        read_settings(settings)
+    assert str(refusal.value).endswith(f"; did you mean {meant}?")
+
+
+def test_what_others_call_a_setting_is_called_otherwise_here():
+    ours = set(Settings.model_fields)
+    assert not ours & set(ELSEWHERE)
+    assert set(re.findall(r"\w+", " ".join(ELSEWHERE.values()))) - {"or"} <= ours
+
+
+MISSPELT = [
+    ("--set=learning_rat=1e-3", "no setting is called 'learning_rat'; did you mean learning_rate?"),
+    ("--set=balance=wieghts", "(given: 'wieghts'); did you mean weights?"),
+    ("--backbone=efficientnet_lite", "did you mean efficientnet_lite4 or "),
+    ("--set=weights=nowhere.pt", "nowhere.pt: no such file of weights"),
+]
+
+
+@pytest.mark.parametrize(("argument", "message"), MISSPELT)
+def test_a_command_tells_that_alone_and_leaves_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], argument: str, message: str
+):
+    data = photos.folder(tmp_path / "data", per_class=1)
+    folders = [f"--{name}={tmp_path / name}" for name in ("cache", "registry", "run")]
+    assert main([f"--data={data}", "--model=photos", *folders, argument]) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.startswith("unfreeze train: ")
+    assert message in told.err
+    assert told.err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == [data]
+
+
+@pytest.mark.parametrize("settings", [{"learning_rat": "1"}, {"backbone": "resnet35"}])
+def test_a_services_child_tells_nothing_before(tmp_path: Path, settings: dict[str, str]):
+    heard = photos.Heard()
+    with pytest.raises(BadRequest, match=r"is called '.*'; did you mean .*\?"):
+        train(photos.assignment(tmp_path, tmp_path / "data", **settings), heard.append)
+    assert not heard
+
+
+def test_python_is_told_before_an_image_is_read(tmp_path: Path):
+    with pytest.raises(BadRequest, match=r"'learning_rat'; did you mean learning_rate\?"):
+        read_images(tmp_path / "nowhere", settings={"learning_rat": 1e-3}, cache=tmp_path / "cache")
+    assert not list(tmp_path.iterdir())
