@@ -14,7 +14,7 @@ from training.activations import Activations, compute
 from training.balance import class_weights, draw_shares
 from training.batches import ActivationBatches
 from training.fitting import validate_head
-from training.network import loss_function
+from training.loss import loss_function
 from training.recipe import train
 
 RARE = np.eye(2, dtype=np.float32)[[0] * 90 + [1] * 10]  # ninety of one class, ten of another

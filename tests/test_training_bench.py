@@ -15,7 +15,7 @@ from training.bench import Bench
 from training.evaluate import predict
 from training.fitting import judge, make_keeper
 from training.items import Layout, SplitRule
-from training.network import loss_function
+from training.loss import loss_function
 from training.optimizer import Optimizer
 from training.plan import plan_cycles
 from training.reading_settings import read_settings

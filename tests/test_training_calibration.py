@@ -26,7 +26,8 @@ from training.data import Dataset
 from training.evaluate import predict
 from training.items import Item
 from training.judging import set_apart, spare
-from training.network import NETWORK, build_network, load_network, loss_function, to_probabilities
+from training.loss import loss_function
+from training.network import NETWORK, build_network, load_network, to_probabilities
 from training.recipe import train
 from training.runtime import answering
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from training.backbone import load_backbone
 from training.bench import Bench
-from training.network import loss_function
+from training.loss import loss_function
 from training.opening import open_bench, open_images
 from training.preview import augmented
 from training.progress import Stages

@@ -17,7 +17,8 @@ from training import compiling, device
 from training.activations import Activations, Parts, compute
 from training.evaluate import predict
 from training.export import TOLERANCE, export
-from training.network import NETWORK, load_network, loss_function
+from training.loss import loss_function
+from training.network import NETWORK, load_network
 from training.presets import MODERN
 from training.recipe import train
 from training.runtime import open_session

@@ -23,8 +23,9 @@ from training.fit import Epoch
 from training.items import Part
 from training.judging import TrainingPart, deal_out
 from training.keeping import State
+from training.loss import loss_function
 from training.memory import Room
-from training.network import Network, loss_function, save_network
+from training.network import Network, save_network
 from training.progress import Stages
 from training.schedule import Shares
 from training.settings import Settings

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from registry.bundle import Task
 from registry.images import Float32Array
-from training.network import Network, loss_function
+from training.loss import loss_function
+from training.network import Network
 
 BINS = 15
 COLDEST, HOTTEST = 0.1, 10.0
