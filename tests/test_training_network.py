@@ -13,14 +13,8 @@ from torch import nn
 from registry.errors import BadRequest, Unavailable
 from training import backbone as backbones
 from training.backbone import load_backbone, split_groups, weights_digest
-from training.network import (
-    Network,
-    build_network,
-    concat_pool,
-    load_network,
-    make_head,
-    save_network,
-)
+from training.head import concat_pool, make_head
+from training.network import Network, build_network, load_network, save_network
 
 
 @pytest.fixture

@@ -11,7 +11,8 @@ from torch.nn import functional
 
 from registry.images import Float32Array, UInt8Array
 from training.activations import BATCH, to_device
-from training.network import Network, concat_pool, evaluating
+from training.head import concat_pool
+from training.network import Network, evaluating
 
 COLOURS = "inferno"  # its lightness grows with the heat, so that it is legible in print
 

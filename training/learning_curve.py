@@ -16,7 +16,7 @@ from training.data import Rows
 from training.finder import untouched
 from training.fit import Stage, Tally, train_epoch
 from training.fitting import head_on, settle, training_loss, validate_head
-from training.network import make_head
+from training.head import make_head
 from training.optimizer import Optimizer
 from training.plan import plan_head
 

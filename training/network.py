@@ -15,6 +15,7 @@ from registry.errors import BadRequest
 from training.backbone import Backbone, load_backbone, split_groups
 from training.collectives import common_statistics
 from training.device import autocast
+from training.head import concat_pool, make_head
 from training.parallel import ALONE, World
 from training.settings import Precision
 
@@ -101,41 +102,6 @@ def divided(network: Network, world: World) -> Iterator[None]:
     finally:
         network.world = ALONE
     world.wait()
-
-
-def concat_pool(features: Tensor, channel_axis: int) -> Tensor:
-    """Maximum and mean over all places: [n,…] with channels at `channel_axis` -> [n,2·channels].
-
-    The 2018 library's AdaptiveConcatPool2d; plain reductions, because adaptive modules export
-    badly to ONNX.
-    """
-    places = [axis for axis in range(1, features.dim()) if axis != channel_axis]
-    return torch.cat([features.amax(places), features.mean(places)], dim=1)
-
-
-def make_head(
-    n_features: int,
-    n_classes: int,
-    hidden: Sequence[int],
-    dropout: Sequence[float],
-    epsilon: float = 1e-5,
-) -> nn.Sequential:
-    """(BatchNorm, Dropout, Linear, ReLU) for each hidden width, then BatchNorm, Dropout, Linear.
-
-    Args:
-        epsilon: what the first normalisation adds to each feature's variance. Many features of a
-            pretrained backbone hardly ever answer to images of another kind, and one that does for
-            once is divided by the root of next to nothing.
-    """
-    widths = [n_features, *hidden, n_classes]
-    layers: list[nn.Module] = []
-    for wide, narrow, share in zip(widths, widths[1:], dropout, strict=False):
-        linear = nn.Linear(wide, narrow)
-        nn.init.kaiming_normal_(linear.weight)
-        nn.init.zeros_(linear.bias)
-        norm = nn.BatchNorm1d(wide, eps=1e-5 if layers else epsilon)
-        layers += [norm, nn.Dropout(share), linear, nn.ReLU()]
-    return nn.Sequential(*layers[:-1])
 
 
 def build_network(
