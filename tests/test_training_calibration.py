@@ -27,9 +27,10 @@ from training.evaluate import predict
 from training.items import Item
 from training.judging import set_apart, spare
 from training.loss import loss_function
-from training.network import NETWORK, build_network, load_network, to_probabilities
+from training.network import build_network, to_probabilities
 from training.recipe import train
 from training.runtime import answering
+from training.saving import NETWORK, load_network
 
 quietly = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 TASKS: tuple[Task, Task] = ("single", "multi")

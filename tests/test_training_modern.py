@@ -18,10 +18,10 @@ from training.activations import Activations, Parts, compute
 from training.evaluate import predict
 from training.export import TOLERANCE, export
 from training.loss import loss_function
-from training.network import NETWORK, load_network
 from training.presets import MODERN
 from training.recipe import train
 from training.runtime import open_session
+from training.saving import NETWORK, load_network
 from training.steps import fit_head
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")

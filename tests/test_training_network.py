@@ -14,7 +14,8 @@ from registry.errors import BadRequest, Unavailable
 from training import backbone as backbones
 from training.backbone import load_backbone, split_groups, weights_digest
 from training.head import concat_pool, make_head
-from training.network import Network, build_network, load_network, save_network
+from training.network import Network, build_network
+from training.saving import load_network, save_network
 
 
 @pytest.fixture

@@ -8,11 +8,11 @@ import photos
 import pytest
 
 from registry.errors import DataError
-from training.network import NETWORK
 from training.opening import Images, open_images
 from training.progress import Stages
 from training.reading_settings import read_settings
 from training.recipe import train
+from training.saving import NETWORK
 
 quiet = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 

@@ -22,9 +22,9 @@ from registry.store import Registry
 from training.__main__ import _take_part
 from training.collectives import common_statistics, explained, own_draws
 from training.event_files import FOLDER
-from training.network import NETWORK
 from training.parallel import ALONE, ROUNDING, World, joined, launch_name
 from training.recipe import take_part, train
+from training.saving import NETWORK
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 ROOT = Path(__file__).parent.parent

@@ -25,9 +25,9 @@ from training.activations import to_device
 from training.backbone import load_backbone, split_groups
 from training.compare import SPLIT
 from training.journal import JOURNAL
-from training.network import NETWORK, load_network
 from training.recipe import count_stages, train
 from training.runtime import answering, open_session
+from training.saving import NETWORK, load_network
 from training.settings import Settings
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")

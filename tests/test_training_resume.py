@@ -26,11 +26,11 @@ from training.__main__ import _train_and_publish, main
 from training.checkpoint import Checkpoint
 from training.fit import Tally
 from training.journal import JOURNAL, journaled
-from training.network import NETWORK
 from training.optimizer import Optimizer
 from training.orders import ORDER, Order, find_order, fulfil, order
 from training.parallel import ALONE
 from training.recipe import train
+from training.saving import NETWORK
 from training.settings import OptimizerSpec
 from training.state_file import read_state, write_state
 

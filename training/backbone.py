@@ -207,7 +207,7 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def _backbone_of(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The backbone's, if they are those of a whole network as `training/network.py` saves it."""
+    """The backbone's, if they are those of a whole network as `training/saving.py` saves it."""
     if not {"mean", "std"} <= set(tensors):
         return tensors
     return {

@@ -25,8 +25,9 @@ from training.judging import TrainingPart, deal_out
 from training.keeping import State
 from training.loss import loss_function
 from training.memory import Room
-from training.network import Network, save_network
+from training.network import Network
 from training.progress import Stages
+from training.saving import save_network
 from training.schedule import Shares
 from training.settings import Settings
 from training.stronger import Stronger

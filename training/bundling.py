@@ -23,12 +23,12 @@ from training.evaluate import Evaluation
 from training.export import TOLERANCE, export
 from training.findings import Findings
 from training.gradcam import heat_maps
-from training.network import NETWORK
 from training.preview import augmented
 from training.provenance import machine_facts, seconds_each
 from training.publishing import TOLERANCES, seal_stage
 from training.report import write_report
 from training.runtime import PARITY_BATCHES, answering
+from training.saving import NETWORK
 from training.split import write_split
 from training.summary import summarise
 from training.suspects import write_suspects

@@ -1,25 +1,19 @@
 """The classifier: a backbone, average and maximum pooling side by side, and a head."""
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from registry.bundle import Task
 from registry.errors import BadRequest
-from training.backbone import Backbone, load_backbone, split_groups
+from training.backbone import Backbone, split_groups
 from training.collectives import common_statistics
 from training.device import autocast
 from training.head import concat_pool, make_head
 from training.parallel import ALONE, World
 from training.settings import Precision
-
-NETWORK = "network.safetensors"  # in the folder of a training
 
 
 class Network(nn.Module):
@@ -146,43 +140,6 @@ def try_size(name: str, body: nn.Module, size: int) -> Tensor:
 
 def to_probabilities(logits: Tensor, task: Task) -> Tensor:
     return logits.sigmoid() if task == "multi" else logits.softmax(dim=1)
-
-
-# Saving
-
-
-def save_network(network: Network, path: Path, *, n_classes: int, size: int, task: Task) -> None:
-    """`path` holds the weights, and what is needed to build the network again; no pickle."""
-    hidden = [layer.out_features for layer in network.head if isinstance(layer, nn.Linear)][:-1]
-    shape = {
-        "backbone": network.name,
-        "classes": n_classes,
-        "size": size,
-        "hidden": hidden,
-        "epsilon": network.head[0].eps,
-        "task": task,
-    }
-    tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
-    save_file(tensors, path, metadata={"network": json.dumps(shape)})
-
-
-def load_network(path: Path) -> tuple[Network, Task]:
-    """What `save_network` saved, in evaluation mode, bit for bit; and its task."""
-    with safe_open(path, framework="pt") as file:
-        shape = json.loads(file.metadata()["network"])
-    backbone = load_backbone(shape["backbone"], pretrained=False)
-    dropout = [0.0] * (len(shape["hidden"]) + 1)
-    network = build_network(
-        backbone,
-        shape["classes"],
-        size=shape["size"],
-        hidden=shape["hidden"],
-        dropout=dropout,
-        epsilon=shape.get("epsilon", 1e-5),
-    )
-    network.load_state_dict(load_file(path))
-    task: Task = "multi" if shape["task"] == "multi" else "single"
-    return network.eval(), task
 
 
 @contextmanager

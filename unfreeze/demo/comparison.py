@@ -61,7 +61,7 @@ def offline(files: Sequence[Path], run: Path, bundle: Path, n_views: int) -> lis
     from registry.images import prepare
     from registry.tta import tta_views
     from training.evaluate import predict
-    from training.network import NETWORK, load_network
+    from training.saving import NETWORK, load_network
 
     network, task = load_network(run / NETWORK)
     spec = read_bundle(bundle)

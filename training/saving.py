@@ -1,0 +1,48 @@
+"""A network as a file: its weights and what it takes to build it again, in safetensors."""
+
+import json
+from pathlib import Path
+
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from registry.bundle import Task
+from training.backbone import load_backbone
+from training.network import Network, build_network
+
+NETWORK = "network.safetensors"  # in the folder of a training
+
+
+def save_network(network: Network, path: Path, *, n_classes: int, size: int, task: Task) -> None:
+    """`path` holds the weights, and what is needed to build the network again; no pickle."""
+    hidden = [layer.out_features for layer in network.head if isinstance(layer, nn.Linear)][:-1]
+    shape = {
+        "backbone": network.name,
+        "classes": n_classes,
+        "size": size,
+        "hidden": hidden,
+        "epsilon": network.head[0].eps,
+        "task": task,
+    }
+    tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    save_file(tensors, path, metadata={"network": json.dumps(shape)})
+
+
+def load_network(path: Path) -> tuple[Network, Task]:
+    """What `save_network` saved, in evaluation mode, bit for bit; and its task."""
+    with safe_open(path, framework="pt") as file:
+        shape = json.loads(file.metadata()["network"])
+    backbone = load_backbone(shape["backbone"], pretrained=False)
+    dropout = [0.0] * (len(shape["hidden"]) + 1)
+    network = build_network(
+        backbone,
+        shape["classes"],
+        size=shape["size"],
+        hidden=shape["hidden"],
+        dropout=dropout,
+        epsilon=shape.get("epsilon", 1e-5),
+    )
+    network.load_state_dict(load_file(path))
+    task: Task = "multi" if shape["task"] == "multi" else "single"
+    return network.eval(), task
