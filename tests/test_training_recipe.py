@@ -22,9 +22,10 @@ from registry.jobs import Assignment, Scored, StageStarted
 from registry.store import Registry
 from training.__main__ import main
 from training.activations import to_device
-from training.backbone import load_backbone, split_groups
+from training.backbone import load_backbone
 from training.compare import SPLIT
 from training.journal import JOURNAL
+from training.layer_groups import split_groups
 from training.recipe import count_stages, train
 from training.runtime import answering, open_session
 from training.saving import NETWORK, load_network

@@ -8,10 +8,11 @@ from torch import Tensor, nn
 
 from registry.bundle import Task
 from registry.errors import BadRequest
-from training.backbone import Backbone, split_groups
+from training.backbone import Backbone
 from training.collectives import common_statistics
 from training.device import autocast
 from training.head import concat_pool, make_head
+from training.layer_groups import split_groups
 from training.parallel import ALONE, World
 from training.settings import Precision
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from timm.models import group_parameters
 from torch import nn
 
-from training.backbone import stages_of
+from training.layer_groups import stages_of
 from training.network import Network
 
 # What families are fine-tuned with: ConvNeXt (arXiv 2201.03545, table 6) 0.7 to 0.9, transformers

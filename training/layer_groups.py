@@ -1,0 +1,51 @@
+"""A backbone's stages by the names of its parameters, and where it is cut into layer groups."""
+
+import re
+from collections import Counter
+
+from torch import nn
+
+
+def split_groups(body: nn.Module) -> tuple[set[str], set[str]]:
+    """Names of the early and of the late parameters, which learn at different rates.
+
+    The cut is before the middle one of the numbered stages, of those that are numbered alike and
+    have most layers: layer3 of a ResNet (where the 2018 library cut), stage 3 of 4 of a ConvNeXt,
+    block 4 of 7 of an EfficientNet.
+    """
+    stages = stages_of(body)
+    names = [name for _, members in stages for name in members]
+    families: dict[str, list[int]] = {}
+    for place, (family, _) in enumerate(stages):
+        if family is not None:
+            families.setdefault(family, []).append(place)
+    if not families:
+        half = len(names) // 2
+        return set(names[:half]), set(names[half:])
+    largest = max(families.values(), key=lambda places: sum(len(stages[at][1]) for at in places))
+    late_stages = stages[largest[len(largest) // 2] :]
+    late = {name for _, members in late_stages for name in members}
+    return set(names) - late, late
+
+
+def stages_of(body: nn.Module) -> list[tuple[str | None, list[str]]]:
+    """The stages in order, each with its parameters: what it is called apart from its number, if it
+    is one of several that are numbered alike, else None."""
+    members: dict[str, list[str]] = {}
+    for name, _ in body.named_parameters():
+        members.setdefault(_stage(name), []).append(name)
+    families = Counter(map(_family, members))
+    return [
+        (_family(stage) if families[_family(stage)] > 1 else None, names)
+        for stage, names in members.items()
+    ]
+
+
+def _stage(parameter: str) -> str:
+    found = re.match(r"layer\d+|features\.[a-z]+\d+|trunk_output\.block\d+|\w+\.\d+|\w+", parameter)
+    return found.group() if found else parameter
+
+
+def _family(stage: str) -> str:
+    """A number alone makes no family: conv1 and bn1 end in a digit too, but are one of a kind."""
+    return stage.rstrip("0123456789") if stage[-1].isdigit() else f"{stage} alone"
