@@ -14,7 +14,7 @@ from registry.bundle import Bundle, Task, read_bundle
 from registry.images import Float32Array, prepare
 from registry.jobs import Assignment
 from training import pretrained, read_images
-from training.backbone import load_backbone, weights_digest
+from training.backbone import load_backbone
 from training.calibration import (
     at_temperature,
     cool,
@@ -31,6 +31,7 @@ from training.network import build_network, to_probabilities
 from training.recipe import train
 from training.runtime import answering
 from training.saving import NETWORK, load_network
+from training.weights import weights_digest
 
 quietly = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 TASKS: tuple[Task, Task] = ("single", "multi")

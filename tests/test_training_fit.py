@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from registry.errors import TrainingError
-from training.backbone import weights_digest
 from training.finder import LOWEST, RateSearch, find_rate, suggest
 from training.fit import Epoch, Stage, Tally, train_epoch
 from training.optimizer import Optimizer
 from training.plan import Plan
 from training.schedule import Shares, cosine_restarts, restart_epochs
 from training.settings import OptimizerSpec
+from training.weights import weights_digest
 
 
 class TwoClouds:

@@ -12,11 +12,12 @@ from torch import nn
 
 from registry.errors import BadRequest, Unavailable
 from training import backbone as backbones
-from training.backbone import load_backbone, weights_digest
+from training.backbone import load_backbone
 from training.head import concat_pool, make_head
 from training.layer_groups import split_groups
 from training.network import Network, build_network
 from training.saving import load_network, save_network
+from training.weights import weights_digest
 
 
 @pytest.fixture

@@ -14,12 +14,12 @@ from torch import Tensor
 
 from registry.errors import BadRequest
 from registry.files import sync
-from training.backbone import weights_digest
 from training.data import Rows
 from training.decoded import Decoded
 from training.device import is_half
 from training.memory import Room, in_parts
 from training.network import Network, evaluating
+from training.weights import weights_digest
 
 BATCH = 32  # the fastest on a CPU; a GPU is busy enough with it too
 

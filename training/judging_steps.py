@@ -8,7 +8,6 @@ import torch
 from registry.images import Float32Array
 from training.activations import Parts
 from training.answers import answer_tests
-from training.backbone import weights_digest
 from training.bench import Bench
 from training.evaluate import Evaluation, flips, measure, predict, predict_rows
 from training.label_noise import doubt, too_many
@@ -16,6 +15,7 @@ from training.reads import describe_reads, note_read
 from training.runtime import Answer
 from training.suspects import describe
 from training.thresholds import fit_thresholds
+from training.weights import weights_digest
 
 
 def doubt_labels(bench: Bench, activations: Parts) -> None:

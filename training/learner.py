@@ -19,7 +19,7 @@ from registry.store import Registry
 from training import judging_steps, steps
 from training.activations import Parts, check_current
 from training.asking import ask
-from training.backbone import Backbone, weights_digest
+from training.backbone import Backbone
 from training.bench import Bench
 from training.evaluate import Evaluation, predict
 from training.finder import RateSearch
@@ -32,6 +32,7 @@ from training.reading_settings import write_setting
 from training.recipe import learn, prove
 from training.resizing import at_size
 from training.settings import Settings
+from training.weights import weights_digest
 
 
 @dataclass(frozen=True)
