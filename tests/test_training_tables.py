@@ -17,10 +17,10 @@ from training import classify
 from training.activations import Activations
 from training.batches import ActivationBatches
 from training.data import Dataset, read_dataset
+from training.draws import get_cv_idxs
 from training.items import Layout
 from training.reading_settings import read_settings
 from training.recipe import train
-from training.split import get_cv_idxs
 
 quiet = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 

@@ -8,9 +8,9 @@ import numpy as np
 
 from registry.errors import DataError
 from training.data import Dataset, Rows
+from training.draws import Unit, hashed
 from training.items import SplitRule
 from training.settings import Settings
-from training.split import Unit, hashed
 
 LEAST = 20  # images to calibrate by: fewer do not show what happens once in twenty
 
