@@ -5,7 +5,8 @@ from pathlib import Path
 import photos
 import pytest
 
-from training.data import inspect, list_items
+from training.data import list_items
+from training.inspecting import inspect
 from training.items import Item
 from training.reads import JOURNAL, describe_reads, note_read
 

@@ -11,8 +11,9 @@ from pathlib import Path
 from registry.errors import BadImage, DataError
 from registry.images import UInt8Array, prepare
 from training.alike import SPEC, alike, is_blank, look_at
-from training.data import THREADS, Dataset, assemble, identify, list_items
+from training.data import Dataset, assemble, list_items
 from training.decoded import Decoded
+from training.inspecting import THREADS, identify
 from training.items import Item, passed_over
 from training.settings import Settings
 

@@ -3,8 +3,7 @@
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -14,13 +13,13 @@ import numpy as np
 import numpy.typing as npt
 
 from registry.bundle import Task
-from registry.errors import BadImage, DataError
-from registry.images import Float32Array, image_info
+from registry.errors import DataError
+from registry.images import Float32Array
 from training.grouping import group_by_path
+from training.inspecting import inspect
 from training.items import (
     BY_HASH,
     PLAIN,
-    Facts,
     Item,
     Layout,
     Part,
@@ -34,7 +33,6 @@ from training.split import check_parts, split
 from training.table import list_table
 
 Rows = npt.NDArray[np.int64]
-THREADS = 4  # reading is mostly waiting, and Pillow releases the interpreter's lock
 
 
 @dataclass(frozen=True)
@@ -181,41 +179,3 @@ def list_items(
     if within:
         check_within([item.path for item in items], within)
     return root, items
-
-
-def inspect(
-    items: Sequence[Item],
-    advance: Callable[[int], None] = lambda n: None,
-    damaged: Mapping[Path, str] = MappingProxyType({}),
-) -> tuple[list[Item], list[str]]:
-    """Items with their digest and facts, and a line for each file that is not an image."""
-
-    def look(item: Item) -> Item | str:
-        return damaged.get(item.path) or _inspect(item)
-
-    good, bad = [], []
-    with ThreadPoolExecutor(THREADS) as pool:
-        for item, seen in zip(items, pool.map(look, items), strict=True):
-            if isinstance(seen, str):
-                bad.append(f"{item.path}: {seen}")
-            else:
-                good.append(seen)
-            advance(1)
-    return good, bad
-
-
-def _inspect(item: Item) -> Item | str:
-    try:
-        return identify(item, item.path.read_bytes())
-    except (OSError, BadImage) as error:
-        return str(error)
-
-
-def identify(item: Item, encoded: bytes) -> Item:
-    """The item with its digest and facts.
-
-    Raises:
-        BadImage: its header is not an image's.
-    """
-    facts = Facts(*image_info(encoded), n_bytes=len(encoded))
-    return replace(item, sha256=hashlib.sha256(encoded).hexdigest(), facts=facts)

@@ -13,7 +13,7 @@ import numpy as np
 from registry.errors import BadImage, DataError
 from registry.files import sync
 from registry.images import ImageSpec, UInt8Array, prepare
-from training.data import THREADS
+from training.inspecting import THREADS
 from training.items import Item
 
 
