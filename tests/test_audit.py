@@ -14,7 +14,8 @@ from PIL import Image
 
 from registry.images import prepare
 from training.alike import SPEC, alike, look_at
-from training.audit import Audit, Problem, audit_source
+from training.audit import Audit, audit_source
+from training.problems import Problem
 from training.settings import Settings
 from unfreeze.cli import main
 

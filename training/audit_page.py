@@ -15,8 +15,9 @@ from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 from PIL import Image
 
 from registry.images import ImageSpec, prepare
-from training.audit import Audit, Problem
+from training.audit import Audit
 from training.page import DPI, chart, charts, page, picture, table
+from training.problems import Problem
 
 COLOURS = {"train": "#2563a8", "valid": "#c2402d", "test": "#6b7280", "not split": "#2563a8"}
 SHOWN = 12  # examples of each problem
