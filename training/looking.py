@@ -11,7 +11,7 @@ from PIL import Image
 
 from registry.images import UInt8Array
 from registry.tta import tta_views
-from training.audit_page import draw_audit
+from training.audit_pictures import draw_audit
 from training.evaluate import Evaluation, confusions
 from training.galleries import galleries, in_question, tiles
 from training.gradcam import heat_maps

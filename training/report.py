@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from training import plots
 from training import report_answers as answers
 from training import report_training as story
-from training.audit_page import draw_audit
+from training.audit_pictures import draw_audit
 from training.decoded import Decoded
 from training.findings import Findings
 from training.galleries import SHOWN, describe, in_question, tiles

@@ -3,7 +3,8 @@
 import json
 from collections.abc import Mapping, Sequence
 
-from training.audit_page import AUDIT_PICTURES, class_table, problem_list
+from training.audit_page import class_table, problem_list
+from training.audit_pictures import AUDIT_PICTURES
 from training.findings import Findings
 from training.page import Section, chart, charts, folded, paragraph, table
 from training.thumbnails import tile_grid
