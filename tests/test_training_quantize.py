@@ -21,9 +21,11 @@ from training import fewer_bits, variants
 from training import quantize as quantizing
 from training.data import read_dataset
 from training.decoded import decode
-from training.quantize import answer_all, float_nodes, quantize, shift
+from training.graphs import float_nodes
+from training.quantize import quantize, shift
 from training.reading_settings import read_settings
 from training.recipe import train
+from training.runtime import answer_all
 from training.variants import Made, Proof, make_variant, measure_speedup, tolerances
 
 SIZE = 24

@@ -11,7 +11,7 @@ import registry.telemetry_off  # noqa: F401  # before onnxruntime
 import io
 import logging
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +30,8 @@ from onnxruntime.quantization import (
 )
 
 from registry.images import Float32Array, UInt8Array
-from training.runtime import answering
+from training.graphs import LAYERS, float_nodes, name_nodes, with_metadata_of
+from training.runtime import answer_all
 
 RANGE_IMAGES = 128
 TRIAL_IMAGES = 128
@@ -40,7 +41,6 @@ CLOSE = 0.02  # mean shift of an answer's probability that asks for no more laye
 ROUNDS = 3
 LAYERS_A_ROUND = 2
 
-LAYERS = ("Conv", "Gemm", "MatMul")
 Ranges = Literal["minmax", "entropy"]
 CALIBRATION: dict[Ranges, tuple[CalibrationMethod, dict[str, object]]] = {
     "minmax": (CalibrationMethod.MinMax, {}),
@@ -91,38 +91,9 @@ def quantize(model: Path, images: UInt8Array, path: Path) -> str:
     return str(best)
 
 
-def float_nodes(model: onnx.ModelProto) -> tuple[str, ...]:
-    """Names of the nodes that are never in 8 bits.
-
-    They are those up to the first layer with weights, those from the last one on, and those that
-    reckon with sizes instead of pixels, as exported padding does: rounded, it is another padding.
-    """
-    nodes = model.graph.node
-    layers = [i for i, node in enumerate(nodes) if node.op_type in LAYERS]
-    first, last = (layers[0], layers[-1]) if layers else (len(nodes), 0)
-    pixels = {model.graph.input[0].name}
-    names = []
-    for i, node in enumerate(nodes):
-        if node.op_type != "Shape" and pixels & set(node.input):
-            pixels |= set(node.output)
-            if first < i < last:
-                continue
-        names.append(node.name)
-    return tuple(names)
-
-
 def shift(answers: Float32Array, truth: Float32Array) -> float:
     """Mean over images of the probability that went from some classes to others."""
     return float(np.abs(answers - truth).sum(axis=1).mean() / 2)
-
-
-def with_metadata_of(source: onnx.ModelProto, model: onnx.ModelProto) -> bytes:
-    """`model` as bytes, saying of itself what `source` says."""
-    del model.metadata_props[:]
-    model.metadata_props.extend(source.metadata_props)
-    model.producer_name = source.producer_name
-    content: bytes = model.SerializeToString()
-    return content
 
 
 class _Bench:
@@ -135,7 +106,7 @@ class _Bench:
         self._n_attempts = 0
         self.model = folder / "prepared.onnx"
         quant_pre_process(str(model), str(self.model), skip_symbolic_shape=True)
-        _name_nodes(self.model)
+        name_nodes(self.model)
         self._truth = answer_all(self.model, trial)
 
     def attempt(self, ranges: Ranges, kept: tuple[str, ...]) -> Attempt:
@@ -207,23 +178,6 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]
     def get_next(self) -> dict[str, UInt8Array] | None:
         batch = next(self._left, None)
         return None if batch is None else {"image": batch}
-
-
-def answer_all(model: Path, images: UInt8Array, at_once: int = 16) -> Float32Array:
-    """Probabilities of all images, [n,classes], by the ONNX model at `model`."""
-    answer = answering(model)
-    parts: Sequence[UInt8Array] = [
-        images[start : start + at_once] for start in range(0, len(images), at_once)
-    ]
-    return np.concatenate([answer(np.ascontiguousarray(part)) for part in parts])
-
-
-def _name_nodes(path: Path) -> None:
-    """Nodes are left out by their names, so each has one."""
-    model = onnx.load(path)
-    for number, node in enumerate(model.graph.node):
-        node.name = node.name or f"node_{number}"
-    onnx.save(model, path)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ Knows nothing of torch, so that a foreign model can be imported without it.
 import registry.telemetry_off  # noqa: F401  # before onnxruntime
 
 # isort: split
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -48,3 +48,12 @@ def answering(model: bytes | Path) -> Answer:
         return np.concatenate(batches)[: len(pixels)]
 
     return run_by_the_batch if isinstance(fixed, int) else run
+
+
+def answer_all(model: Path, images: UInt8Array, at_once: int = 16) -> Float32Array:
+    """Probabilities of all images, [n,classes], by the ONNX model at `model`."""
+    answer = answering(model)
+    parts: Sequence[UInt8Array] = [
+        images[start : start + at_once] for start in range(0, len(images), at_once)
+    ]
+    return np.concatenate([answer(np.ascontiguousarray(part)) for part in parts])

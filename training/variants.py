@@ -13,7 +13,9 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 from registry.bundle import Reduced, Task, Variant
 from registry.images import Float32Array, UInt8Array
 from training.evaluate import measure
-from training.quantize import answer_all, quantize, shift, with_metadata_of
+from training.graphs import with_metadata_of
+from training.quantize import quantize, shift
+from training.runtime import answer_all
 
 MOST_POINTS = 0.5  # that the metric may lose
 LEAST_SPEEDUP = 1.05  # less is within the noise of the measurement
