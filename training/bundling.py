@@ -10,31 +10,27 @@ from pathlib import Path
 import numpy as np
 
 from registry.bundle import GOLDEN, MODEL, Bundle
-from registry.golden import write_golden
-from registry.images import UInt8Array
 from registry.jobs import Assignment
 from training.answers import measure_tests, write_answers
 from training.backbone import Backbone
 from training.bench import Bench
 from training.compare import SPLIT
-from training.data import Rows
 from training.device import pick_device
 from training.evaluate import Evaluation
 from training.export import TOLERANCE, export
 from training.findings import Findings
+from training.golden import write_golden_answers
 from training.gradcam import heat_maps
 from training.preview import augmented
 from training.provenance import machine_facts, seconds_each
 from training.publishing import TOLERANCES, seal_stage
 from training.report import write_report
-from training.runtime import PARITY_BATCHES, answering
+from training.runtime import PARITY_BATCHES
 from training.saving import NETWORK
 from training.split import write_split
 from training.summary import summarise
 from training.suspects import write_suspects
 from training.trust import Trust, trust_metrics
-
-GOLDEN_IMAGES = 8
 
 
 @dataclass(frozen=True)
@@ -93,7 +89,7 @@ def seal_bundle(
     stage = assignment.stage
     report = stage / "report"
     report.mkdir(exist_ok=True)
-    _write_golden(bench, exported, stage)
+    write_golden_answers(bench, exported.path, stage)
     facts = _provenance(bench, backbone, exported) | exported.stories | bench.facts
     write_split(bench.dataset.items, bench.dataset.root, stage / SPLIT)
     if evaluation.tests is not None and bench.dataset.tests:
@@ -158,28 +154,6 @@ def _parity_pixels(bench: Bench) -> np.ndarray[tuple[int, ...], np.dtype[np.uint
     rows = bench.dataset.rows("valid")[: max(PARITY_BATCHES)]
     places = np.resize(rows, max(PARITY_BATCHES))
     return np.array(bench.decoded.pixels[places])
-
-
-def _golden_rows(bench: Bench) -> Rows:
-    rows = bench.dataset.rows("valid")
-    return rows[evenly(len(rows), GOLDEN_IMAGES)]
-
-
-def golden_pixels(bench: Bench) -> UInt8Array:
-    """The images whose answers travel with the bundle, as the network gets them, [n,s,s,3]."""
-    return np.array(bench.decoded.pixels[_golden_rows(bench)])
-
-
-def _write_golden(bench: Bench, exported: Exported, stage: Path) -> None:
-    items = bench.dataset.items
-    encoded = [items[row].path.read_bytes() for row in _golden_rows(bench)]
-    answers = answering(exported.path)(golden_pixels(bench))
-    write_golden(stage / GOLDEN, encoded, answers)
-
-
-def evenly(n: int, most: int) -> Rows:
-    """Up to `most` of the numbers below `n`, evenly spread."""
-    return np.linspace(0, n - 1, min(most, n)).astype(int)
 
 
 def _findings(

@@ -6,8 +6,9 @@ import numpy as np
 
 from registry.bundle import FILES
 from training.bench import Bench
-from training.bundling import Exported, evenly, golden_pixels
+from training.bundling import Exported
 from training.evaluate import Evaluation
+from training.golden import evenly, golden_pixels
 from training.publishing import with_variants
 from training.quantize import RANGE_IMAGES, TRIAL_IMAGES
 from training.variants import Proof, make_variant, tolerances
