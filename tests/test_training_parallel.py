@@ -19,10 +19,10 @@ from torch import nn
 
 from registry.errors import BadRequest, DataError, Unavailable
 from registry.store import Registry
-from training.__main__ import _take_part
 from training.collectives import common_statistics, explained, own_draws
 from training.event_files import FOLDER
 from training.parallel import ALONE, ROUNDING, World, joined, launch_name
+from training.person import learn_along
 from training.recipe import take_part, train
 from training.saving import NETWORK
 
@@ -167,7 +167,7 @@ def test_a_launch_has_one_name_whenever_its_processes_are_started(monkeypatch: p
 def test_a_helping_process_says_which_it_is_and_where_it_failed(tmp_path: Path):
     assignment = photos.assignment(tmp_path, tmp_path / "nowhere")
     with pytest.raises(DataError, match=r"process 2 of 1, audit and split: .*no such folder"):
-        _take_part(assignment, World(rank=1, size=1))
+        learn_along(assignment, World(rank=1, size=1))
 
 
 def test_compiling_is_for_one_process(tmp_path: Path):

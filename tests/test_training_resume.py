@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-from argparse import Namespace
 from collections.abc import Callable, Sequence
 from itertools import count
 from pathlib import Path
@@ -22,13 +21,14 @@ from registry.errors import BadRequest, Conflict, DataError, Unavailable
 from registry.jobs import CHECKPOINT
 from registry.store import Registry
 from training import state_file
-from training.__main__ import _train_and_publish, main
+from training.__main__ import main
 from training.checkpoint import Checkpoint
 from training.fit import Tally
 from training.journal import JOURNAL, journaled
 from training.optimizer import Optimizer
 from training.orders import ORDER, Order, find_order, fulfil, order
 from training.parallel import ALONE
+from training.person import train_and_publish
 from training.recipe import train
 from training.saving import NETWORK
 from training.settings import OptimizerSpec
@@ -230,7 +230,7 @@ def test_an_order_that_was_fulfilled_in_the_meantime_is_not_trained_again(tmp_pa
     begun = given(tmp_path)
     fulfil(begun, tiny.stage(begun.assignment.stage, model="photos"))
     with pytest.raises(BadRequest, match="no training that is not over"):
-        _train_and_publish(begun, ALONE, Namespace(json=True))
+        train_and_publish(begun, ALONE, as_json=True)
 
 
 def test_an_order_is_published_and_promoted_once(tmp_path: Path):

@@ -6,14 +6,11 @@ the settings cannot work.
 
 import argparse
 import sys
-from contextlib import nullcontext
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from registry.errors import BadRequest, UnfreezeError
-from registry.jobs import Assignment, Event, Note, Scored, StageStarted
-from registry.store import Registry
 
 if TYPE_CHECKING:
     from training.orders import Order
@@ -48,13 +45,14 @@ def main(argv: list[str] | None = None) -> int:
     if missing and not arguments.resume:
         _parser().error(f"--{missing[0]} is needed")
     try:
-        return _work_for_person(arguments)
+        _work_for_person(arguments)
     except BadRequest as error:
         print(f"unfreeze train: {error}", file=sys.stderr)
         return 2
     except (UnfreezeError, OSError) as error:  # a disk that is full, for example
         print(f"unfreeze train: {error}", file=sys.stderr)
         return 1
+    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -99,15 +97,17 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _work_for_person(arguments: argparse.Namespace) -> int:
+def _work_for_person(arguments: argparse.Namespace) -> None:
     from training.parallel import joined
+    from training.person import learn_along, train_and_publish
 
     with joined() as world:
         order = world.told(_order(arguments, world) if world.first else None)
         assert order is not None
         if world.first:
-            return _train_and_publish(order, world, arguments)
-        return _take_part(order.assignment, world)
+            train_and_publish(order, world, as_json=arguments.json)
+        else:
+            learn_along(order.assignment, world)
 
 
 def _order(arguments: argparse.Namespace, world: "World") -> "Order":
@@ -137,67 +137,11 @@ def _order(arguments: argparse.Namespace, world: "World") -> "Order":
     )
 
 
-def _train_and_publish(order: "Order", world: "World", arguments: argparse.Namespace) -> int:
-    """What is trained is published, by the only process or the first of several."""
-    from training.journal import journaled
-    from training.orders import find_order, fulfil, withdraw
-    from training.progress import Terminal, json_lines
-    from training.recipe import train_alone
-
-    assignment = order.assignment
-    with (
-        nullcontext(json_lines(sys.stdout)) if arguments.json else Terminal() as tell,
-        journaled(assignment, tell) as tell_and_write,
-    ):
-        find_order(assignment.run)  # another process may have fulfilled it since
-        tell(Note(text=f"if it is interrupted: unfreeze train --resume {assignment.run}"))
-        try:
-            bundle, scored = train_alone(assignment, tell_and_write, world)
-        except UnfreezeError:  # so that its folder is free for what works
-            withdraw(order)
-            raise
-        version, promoted = fulfil(order, bundle)
-    if not arguments.json:
-        folder = Registry(order.registry).folder(assignment.model, version)
-        _summarise(folder, version, scored, promoted=promoted)
-    return 0
-
-
-def _take_part(assignment: Assignment, world: "World") -> int:
-    """Every other process learns with the first, and tells nothing unless it fails."""
-    from training.recipe import take_part
-
-    stages = ["before the first stage"]
-
-    def note(event: Event) -> None:
-        if isinstance(event, StageStarted):
-            stages.append(event.stage)
-
-    try:
-        take_part(assignment, note, world)
-    except UnfreezeError as error:
-        where = f"process {world.rank + 1} of {world.size}, {stages[-1]}"
-        raise type(error)(f"{where}: {error}") from error
-    return 0
-
-
 def _key_value(text: str) -> tuple[str, str]:
     key, equals, value = text.partition("=")
     if not equals:
         raise BadRequest(f"--set {text}: write it as key=value")
     return key.strip(), value.strip()
-
-
-def _summarise(folder: Path, version: int, scored: Scored, *, promoted: bool) -> None:
-    mine, rival = scored.candidate, scored.promoted
-    print(f"version {version}: {mine.metric} {mine.value:.4f}, log loss {mine.log_loss:.4f}")
-    if rival:
-        print(
-            f"version {scored.promoted_version} on the same {scored.images} images: "
-            f"{rival.metric} {rival.value:.4f}, log loss {rival.log_loss:.4f}"
-        )
-    print(f"report: {folder / 'report' / 'index.html'}")
-    print("promoted" if promoted else "published, not promoted; promote it with --promote")
 
 
 if __name__ == "__main__":

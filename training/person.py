@@ -1,0 +1,72 @@
+"""A training for a person: told on the terminal, and published. For a service: `training/child.py`.
+
+Of several processes the first one tells and publishes; the others learn with it.
+"""
+
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+
+from registry.errors import UnfreezeError
+from registry.jobs import Assignment, Event, Note, Scored, StageStarted
+from registry.store import Registry
+from training.journal import journaled
+from training.orders import Order, find_order, fulfil, withdraw
+from training.parallel import World
+from training.progress import Terminal, json_lines
+from training.recipe import take_part, train_alone
+
+
+def train_and_publish(order: Order, world: World, *, as_json: bool) -> None:
+    """What was ordered is trained and published, by the only process or the first of several.
+
+    Raises:
+        UnfreezeError: it failed; if nothing has been learnt, the folder is free again.
+    """
+    assignment = order.assignment
+    with (
+        nullcontext(json_lines(sys.stdout)) if as_json else Terminal() as tell,
+        journaled(assignment, tell) as tell_and_write,
+    ):
+        find_order(assignment.run)  # another process may have fulfilled it since
+        tell(Note(text=f"if it is interrupted: unfreeze train --resume {assignment.run}"))
+        try:
+            bundle, scored = train_alone(assignment, tell_and_write, world)
+        except UnfreezeError:  # so that its folder is free for what works
+            withdraw(order)
+            raise
+        version, promoted = fulfil(order, bundle)
+    if not as_json:
+        folder = Registry(order.registry).folder(assignment.model, version)
+        _summarise(folder, version, scored, promoted=promoted)
+
+
+def learn_along(assignment: Assignment, world: World) -> None:
+    """Every other process learns with the first, and tells nothing unless it fails.
+
+    Raises:
+        UnfreezeError: says in which process, and where.
+    """
+    stages = ["before the first stage"]
+
+    def note(event: Event) -> None:
+        if isinstance(event, StageStarted):
+            stages.append(event.stage)
+
+    try:
+        take_part(assignment, note, world)
+    except UnfreezeError as error:
+        where = f"process {world.rank + 1} of {world.size}, {stages[-1]}"
+        raise type(error)(f"{where}: {error}") from error
+
+
+def _summarise(folder: Path, version: int, scored: Scored, *, promoted: bool) -> None:
+    mine, rival = scored.candidate, scored.promoted
+    print(f"version {version}: {mine.metric} {mine.value:.4f}, log loss {mine.log_loss:.4f}")
+    if rival:
+        print(
+            f"version {scored.promoted_version} on the same {scored.images} images: "
+            f"{rival.metric} {rival.value:.4f}, log loss {rival.log_loss:.4f}"
+        )
+    print(f"report: {folder / 'report' / 'index.html'}")
+    print("promoted" if promoted else "published, not promoted; promote it with --promote")
