@@ -76,11 +76,12 @@ class Network(nn.Module):
         To be called before each epoch: `train()` alone would let frozen statistics drift.
         """
         self.train()
+        learns = next(self.body.parameters()).requires_grad
         for module in self.body.modules():
-            own = list(module.parameters(recurse=False))
-            if hasattr(module, "running_mean") and (
-                freeze_batchnorm or not any(parameter.requires_grad for parameter in own)
-            ):
+            if own := list(module.parameters(recurse=False)):
+                learns = any(parameter.requires_grad for parameter in own)
+            # one without scales learns as the layer before it does
+            if hasattr(module, "running_mean") and (freeze_batchnorm or not learns):
                 module.eval()
         if not any(parameter.requires_grad for parameter in self.body.parameters()):
             self.body.eval()
