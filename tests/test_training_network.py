@@ -66,11 +66,14 @@ def test_pixels_are_normalised_as_the_weights_were_learnt(
 
 @pytest.mark.parametrize(
     "name",
-    ["resnet18", "test_convnext", "test_vit", "shufflenet_v2_x0_5", "squeezenet1_0", "mnasnet0_5"],
+    [
+        *("resnet18", "test_convnext", "test_vit", "shufflenet_v2_x0_5", "squeezenet1_0"),
+        *("mnasnet0_5", "googlenet", "maxvit_t"),
+    ],
 )
 def test_networks_of_timm_and_torchvision_go_through_the_same_code(name: str):
     backbone = load_backbone(name, pretrained=False)
-    size = 160 if name == "test_vit" else 64
+    size = {"test_vit": 160, "maxvit_t": 224}.get(name, 64)
     network = build_network(backbone, 2, size=size, hidden=(8,), dropout=(0.0, 0.0))
     assert network(torch.zeros(2, 3, size, size)).shape == (2, 2)
 
@@ -115,9 +118,33 @@ def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path):
     assert not (tmp_path / "sentinel").exists()
 
 
-def test_a_network_without_a_feature_map_is_refused():
-    with pytest.raises(BadRequest, match=r"maxvit_t: .* has no feature map to train on; timm has"):
-        load_backbone("maxvit_t", pretrained=False)
+@pytest.mark.parametrize(("name", "other"), backbones.INSTEAD.items())
+def test_a_network_that_does_not_end_with_features_is_refused_with_one_that_does(
+    name: str, other: str
+):
+    told = f"{name}: .* has no features to train on; take timm's of the same kind, {other}"
+    with pytest.raises(BadRequest, match=told):
+        load_backbone(name, pretrained=False)
+    assert backbones.timm.is_model(other)
+
+
+def test_googlenet_is_torchvisions_up_to_its_features_and_sees_the_pixels_that_it_learnt_from():
+    """Its pretrained weights come with `transform_input`, which is not part of the body."""
+    whole = backbones.torchvision.models.googlenet(init_weights=True, transform_input=True).eval()
+    backbone = load_backbone("googlenet", pretrained=False)
+    backbone.body.load_state_dict(whole.state_dict(), strict=False)
+    pixels = torch.rand(1, 3, 64, 64)
+    seen = (pixels - torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)) / torch.tensor(
+        [0.229, 0.224, 0.225]
+    ).view(3, 1, 1)
+    ours = (pixels - torch.tensor(backbone.mean).view(3, 1, 1)) / torch.tensor(backbone.std).view(
+        3, 1, 1
+    )
+    found: list[torch.Tensor] = []
+    whole.inception5b.register_forward_hook(lambda module, inputs, output: found.append(output))
+    with torch.no_grad():
+        whole(seen)
+        torch.testing.assert_close(backbone.body.eval()(ours), found[0], rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -160,6 +187,7 @@ def test_groups_partition_the_parameters(network: Network):
         ("densenet121", "features.denseblock3"),
         ("squeezenet1_0", "7"),
         ("regnet_y_400mf", "trunk_output.block3"),
+        ("googlenet", "inception4a"),
     ],
 )
 def test_a_network_is_cut_before_the_middle_one_of_its_stages(name: str, late: str):
@@ -209,6 +237,16 @@ def test_unfrozen_normalisation_may_learn_its_statistics(network: Network):
     network.train_unfrozen(freeze_batchnorm=False)
     network(torch.rand(4, 3, photos.SIZE, photos.SIZE) * 255)
     assert digest(network.body) != before
+
+
+@pytest.mark.parametrize(("n_frozen", "learns"), [(0, True), (1, False)])
+def test_normalisation_without_scales_learns_as_the_layer_before_it(n_frozen: int, learns: bool):
+    early = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4, affine=False))
+    body = nn.Sequential(early, nn.Conv2d(4, 4, 1))
+    network = build(backbones.Backbone("own", body, (0.5,) * 3, (0.5,) * 3, "random", ""))
+    network.freeze_to(n_frozen)
+    network.train_unfrozen(freeze_batchnorm=False)
+    assert (early[1].training, early[0].training) == (learns, True)
 
 
 def test_pooling_is_the_maximum_beside_the_mean():

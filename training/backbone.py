@@ -14,9 +14,23 @@ from registry.near import did_you_mean
 from training.weights import installed_weights, load_in_order, read_weights, weights_digest
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+HALF = (0.5, 0.5, 0.5)
 
 # Our name -> timm's architecture, where the weights come from an installed package.
 INSTALLED = {"efficientnet_lite0": "tf_efficientnet_lite0"}
+
+# torchvision's vision transformers, which have no module that ends with features, and timm's name
+# for the same network.
+INSTEAD = {
+    "vit_b_16": "vit_base_patch16_224",
+    "vit_b_32": "vit_base_patch32_224",
+    "vit_l_16": "vit_large_patch16_224",
+    "vit_l_32": "vit_large_patch32_224",
+    "vit_h_14": "vit_huge_patch14_clip_224",
+}
+
+# What follows the feature map of torchvision's networks, or helps to train them.
+BEHIND = ("avgpool", "dropout", "fc", "aux1", "aux2")
 
 
 @dataclass(frozen=True)
@@ -56,10 +70,15 @@ def load_backbone(name: str, *, pretrained: bool = True, weights: Path | None = 
 
 
 def check_backbone(name: str, weights: Path | None = None) -> None:
-    """Raises BadRequest if no network is called `name`, or there is no file `weights`: what can be
-    known before anything is loaded."""
+    """Raises BadRequest if no network is called `name`, or it has no features to train on, or there
+    is no file `weights`: what can be known before anything is loaded."""
     if not timm.is_model(INSTALLED.get(name, name)) and name not in _torchvisions():
         raise BadRequest(f"no backbone is called {name!r:.80}{_meant(name)}")
+    if name in INSTEAD:
+        raise BadRequest(
+            f"{name}: this network of torchvision has no features to train on; take timm's of the "
+            f"same kind, {INSTEAD[name]}"
+        )
     if weights is not None and not weights.is_file():
         raise BadRequest(f"{weights}: no such file of weights")
 
@@ -78,9 +97,13 @@ def _build(name: str, *, pretrained: bool) -> tuple[nn.Module, Triple, Triple]:
         )
         config: Any = model.pretrained_cfg
         return model, tuple(config["mean"]), tuple(config["std"])
-    weights = "DEFAULT" if pretrained else None
-    model = _download(name, lambda: torchvision.models.get_model(name, weights=weights))
-    return _without_classifier(model, name), IMAGENET_MEAN, IMAGENET_STD
+    options: dict[str, Any] = {"weights": "DEFAULT" if pretrained else None}
+    mean, std = IMAGENET_MEAN, IMAGENET_STD
+    if name == "googlenet":  # its weights come from TensorFlow, and its classifier turns pixels
+        mean, std = HALF, HALF  # into what they learnt from
+        options |= {} if pretrained else {"init_weights": True}  # unsaid, it warns
+    model = _download(name, lambda: torchvision.models.get_model(name, **options))
+    return _without_classifier(model), mean, std
 
 
 def _torchvisions() -> list[str]:
@@ -110,15 +133,13 @@ def _download(name: str, build: object) -> nn.Module:
     return model
 
 
-def _without_classifier(model: nn.Module, name: str) -> nn.Module:
+def _without_classifier(model: nn.Module) -> nn.Module:
     layers = OrderedDict(model.named_children())
     for name_of_all in ("features", "layers"):
         if name_of_all in layers:
             return layers[name_of_all]
-    if "fc" in layers:
-        kept = [(key, layer) for key, layer in layers.items() if key not in ("avgpool", "fc")]
-        return nn.Sequential(OrderedDict(kept))
-    raise BadRequest(
-        f"{name}: this network of torchvision has no feature map to train on; timm has others of "
-        "its kind"
-    )
+    if {"stem", "blocks"} <= set(layers):  # MaxViT, whose blocks are a list
+        blocks = nn.Sequential(*layers["blocks"].children())
+        return nn.Sequential(OrderedDict(stem=layers["stem"], blocks=blocks))
+    kept = [(key, layer) for key, layer in layers.items() if key not in BEHIND]
+    return nn.Sequential(OrderedDict(kept))

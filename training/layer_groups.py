@@ -42,7 +42,9 @@ def stages_of(body: nn.Module) -> list[tuple[str | None, list[str]]]:
 
 
 def _stage(parameter: str) -> str:
-    found = re.match(r"layer\d+|features\.[a-z]+\d+|trunk_output\.block\d+|\w+\.\d+|\w+", parameter)
+    found = re.match(
+        r"(layer|inception|features\.[a-z]+|trunk_output\.block)\d+|\w+\.\d+|\w+", parameter
+    )
     return found.group() if found else parameter
 
 
