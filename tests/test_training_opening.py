@@ -7,7 +7,7 @@ from pathlib import Path
 import photos
 import pytest
 
-from registry.errors import DataError
+from registry.errors import BadRequest, DataError
 from training.opening import Images, open_images
 from training.progress import Stages
 from training.reading_settings import read_settings
@@ -102,3 +102,14 @@ def test_nothing_that_is_learnt_or_scored_depends_on_the_test_part(tested: Path,
         shutil.rmtree(tested / "test")
         photos.folder(tested / "test", 3, classes={"light": 40, "dark": 220})
     assert told[0] == told[1]
+
+
+@pytest.mark.parametrize("told", [{"size": "8"}, {"size": "32", "sizes": "8,32"}])
+def test_a_size_that_the_network_does_not_take_is_told_before_images_are_read(
+    tmp_path: Path, told: dict[str, str]
+):
+    heard = photos.Heard()
+    asked = photos.assignment(tmp_path, tmp_path / "nowhere", backbone="test_vit", **told)
+    with pytest.raises(BadRequest, match=r"test_vit does not take 8 x 8 pixels: .*another --size"):
+        train(asked, heard.append)
+    assert not heard

@@ -17,7 +17,7 @@ from training.device import pick_device
 from training.event_files import FOLDER, Curves, wanted
 from training.heap import keep_freed_memory
 from training.items import Part, is_within
-from training.network import build_network
+from training.network import build_network, try_size
 from training.progress import Stages
 from training.settings import Settings
 
@@ -33,6 +33,11 @@ class Images:
     decoded: Decoded  # what `prepare` gives: evaluation and activations
     roomy: Decoded  # larger, for augmentation alone
     audit: Audit
+
+    def __repr__(self) -> str:
+        """A line for a notebook, where a last line is shown."""
+        size = self.settings.size
+        return f"<{self.source}: {self.dataset.summary()}; {size} x {size} pixels>"
 
 
 def open_images(
@@ -115,7 +120,8 @@ def open_backbone(settings: Settings, *, within: Sequence[Path] = ()) -> Backbon
         within: folders in which a file of weights must lie, links followed; none: anywhere.
 
     Raises:
-        BadRequest: no such network, or its file of weights is not for it, or outside.
+        BadRequest: no such network, or its file of weights is not for it, or outside; or it does
+            not take images of a size that the settings name.
         Unavailable: the weights cannot be downloaded.
     """
     weights = settings.weights
@@ -125,7 +131,10 @@ def open_backbone(settings: Settings, *, within: Sequence[Path] = ()) -> Backbon
             f"settings: weights={weights} lies outside the folders that may be trained on; move "
             "it below one of them, or leave weights out"
         )
-    return load_backbone(settings.backbone, pretrained=settings.pretrained, weights=weights)
+    backbone = load_backbone(settings.backbone, pretrained=settings.pretrained, weights=weights)
+    for size in {settings.size, *settings.sizes}:  # before all images are decoded at it
+        try_size(backbone.name, backbone.body, size)
+    return backbone
 
 
 def open_bench(
