@@ -61,6 +61,19 @@ def test_what_is_misspelt_is_told_what_was_meant(settings: dict[str, str], meant
     assert str(refusal.value).endswith(f"; did you mean {meant}?")
 
 
+def test_help_lists_every_setting_with_its_default_and_its_choices(
+    capsys: pytest.CaptureFixture[str],
+):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    lines = capsys.readouterr().out.split("what a recipe sets):\n")[1].splitlines()
+    listed = dict(line.split("  (")[0].strip().split("=") for line in lines)
+    assert list(listed) == list(Settings.model_fields)
+    assert "  balance=none  (none, weights, sampling)" in lines
+    told = listed | {"label_separator": " ", "dropout": ""}  # a blank; and it follows from hidden
+    assert read_settings({name: text for name, text in told.items() if text}) == read_settings({})
+
+
 def test_what_others_call_a_setting_is_called_otherwise_here():
     ours = set(Settings.model_fields)
     assert not ours & set(ELSEWHERE)

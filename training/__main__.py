@@ -57,12 +57,16 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     from training.presets import PRESETS
-    from training.settings import Settings, default_cache
+    from training.reading_settings import list_settings
+    from training.settings import default_cache
 
+    listed = "\n  ".join(list_settings())
     parser = argparse.ArgumentParser(
         prog="unfreeze train",
         description="Fine-tunes an image classifier and publishes it as a new version.",
-        epilog=f"{EXAMPLES}\nsettings for --set: {', '.join(sorted(Settings.model_fields))}",
+        epilog=f"{EXAMPLES}\nsettings for --set, as they are without a recipe\n"
+        "(training/settings.py says what they do, training/presets.py what a recipe sets):\n"
+        f"  {listed}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--data", type=Path, metavar="PATH")

@@ -1,5 +1,7 @@
 """Settings from the text of a command line or a request, and values of Python as such text."""
 
+from typing import Literal, get_args, get_origin
+
 from pydantic import ValidationError
 
 from registry.errors import BadRequest
@@ -67,6 +69,18 @@ def write_setting(value: object) -> str:
     if isinstance(value, list | tuple):
         return ",".join(map(str, value))
     return "" if value is None else str(value)
+
+
+def list_settings() -> list[str]:
+    """Every setting as it is without being said, `name=text`, in the order of the recipe; and what
+    it may be, if that is one of a few words."""
+    lines = []
+    for name, field in Settings.model_fields.items():
+        text = write_setting(field.default)
+        words = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
+        choices = f"  ({', '.join(filter(None, words))})" if words else ""
+        lines.append(f"{name}={text!r}" if text == " " else f"{name}={text}{choices}")
+    return lines
 
 
 def _value(name: str, text: str) -> object:
