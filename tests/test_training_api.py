@@ -14,6 +14,7 @@ from registry.bundle import verify_bundle
 from registry.errors import BadRequest
 from registry.store import Registry
 from training import Learner, classify, pretrained, read_images
+from training.keeping import copy_state
 from training.recipe import train
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -120,7 +121,12 @@ def test_without_augmentation_it_learns_from_the_pixels_that_are_served(tmp_path
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"sise": 3}, "no setting is called 'sise'"), ({"cycles": -1}, "settings: cycles: ")],
+    [
+        ({"sise": 3}, "no setting is called 'sise'"),
+        ({"cycles": -1}, "settings: cycles: "),
+        ({"size": 64}, "settings: size is an argument of read_images; say it there"),
+        ({"backbone": "resnet34"}, "settings: backbone is an argument of pretrained; say it there"),
+    ],
 )
 def test_a_wrong_setting_is_named(tmp_path: Path, settings: dict[str, object], message: str):
     with pytest.raises(BadRequest, match=message):
@@ -130,6 +136,64 @@ def test_a_wrong_setting_is_named(tmp_path: Path, settings: dict[str, object], m
 def test_a_wrong_number_of_a_step_is_named(fitted: Learner):
     with pytest.raises(BadRequest, match="settings: cycle_mult: "):
         fitted.fit_unfrozen(1e-3, cycle_mult=0)
+
+
+def test_a_step_that_would_learn_nothing_says_so(tmp_path: Path):
+    learner = photos.learner(tmp_path, 4, cycles=0, augmented_epochs=0)
+    with pytest.raises(BadRequest, match="cycles=0: nothing would be learnt; say cycles"):
+        learner.fit_unfrozen(1e-3)
+    with pytest.raises(BadRequest, match="epochs=0: nothing would be learnt; say epochs"):
+        learner.fit_augmented_head(learner.precompute(), 1e-3)
+
+
+def test_fitting_again_goes_on_with_what_has_been_learnt(tmp_path: Path):
+    """Its activations are those of the backbone as it is, and are known by it in the cache."""
+    short = {"cycles": 0, "augmented_epochs": 0, "head_epochs": 1, "label_noise": False}
+    untaught = photos.learner(tmp_path / "one", 4, **short).precompute().train
+    learner = photos.learner(tmp_path / "two", 4, **short)
+    with torch.no_grad():
+        next(learner.bench.network.body.parameters()).mul_(2)
+    learner.fit()
+    fresh = photos.learner(tmp_path / "two", 4, **short).precompute().train
+    assert torch.equal(fresh.features, untaught.features)
+
+
+def test_a_saved_network_is_loaded_bit_for_bit_by_name_or_file(tmp_path: Path):
+    learner = photos.learner(tmp_path, 4, pretrained=False)
+    file = learner.save("224_lastlayer")
+    before = copy_state(learner.bench.network)
+    for saved in ("224_lastlayer", file, str(file)):
+        with torch.no_grad():
+            for parameter in learner.bench.network.parameters():
+                parameter.add_(1)
+        learner.load(saved)
+        after = learner.bench.network.state_dict()
+        assert all(torch.equal(after[name], before[name]) for name in before)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("nowhere", r"nowhere\.safetensors: not a saved network: "),
+        ("other", r"other\.safetensors: these are weights of another network, or for other labels"),
+    ],
+)
+def test_what_is_no_saved_network_of_this_kind_is_refused(tmp_path: Path, name: str, message: str):
+    learner = photos.learner(tmp_path, 4, hidden=())
+    learner.save("other")
+    wider = photos.learner(tmp_path, 4, hidden=(8,))
+    with pytest.raises(BadRequest, match=message):
+        wider.load(name)
+
+
+def test_images_and_learner_are_shown_in_a_line(tmp_path: Path):
+    photos.folder(tmp_path / "data", 4)
+    settings = photos.AS_PYTHON | {"valid_fraction": 0.5}
+    images = read_images(str(tmp_path / "data"), 16, settings=settings, cache=str(tmp_path / "c"))
+    assert repr(images).startswith(f"<{tmp_path / 'data'}: ")
+    assert repr(images).endswith("; 16 x 16 pixels>")
+    learner = pretrained("test_efficientnet", images, run=str(tmp_path / "run"))
+    assert repr(learner) == "<test_efficientnet for dark, light; 0 epochs so far>"
 
 
 def test_what_happens_is_printed_unless_it_is_told_elsewhere(

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from registry.errors import BadRequest
 from training.learner import Learner
 from training.opening import Images, open_backbone, open_bench, open_images
 from training.progress import Stages, Tell, print_lines
@@ -28,7 +29,7 @@ def read_images(
     size: int = 224,
     *,
     settings: Mapping[str, object] | None = None,
-    cache: Path | None = None,
+    cache: str | Path | None = None,
     tell: Tell = print_lines,
 ) -> Images:
     """The images at `source`, read, split into what is learnt from and what is held out, and
@@ -37,22 +38,26 @@ def read_images(
     Args:
         source: a folder of class folders, or one with train/ and valid/, or a table of file,label.
         size: side of the square that the network sees, in pixels.
-        settings: any others of `training/settings.py`, for all that follows.
+        settings: any others of `training/settings.py`, for all that follows; but for `backbone`,
+            which is an argument of `pretrained`.
         cache: a folder for what is computed once; the user's own if not said.
         tell: told what is done and found.
 
     Raises:
-        BadRequest: an unknown setting, or a value that is not of its kind.
+        BadRequest: an unknown setting, one that is an argument, or a value that is not of its kind.
         DataError: nothing to train on; says which file or class, and what to do.
     """
+    for name, taker in (("size", "read_images"), ("backbone", "pretrained")):
+        if name in (settings or {}):
+            raise BadRequest(f"settings: {name} is an argument of {taker}; say it there")
     given = {name: write_setting(value) for name, value in (settings or {}).items()}
     chosen = read_settings(given | {"size": str(size)})
     stages = Stages(tell, count_stages(chosen))
-    return open_images(chosen, Path(source), cache or default_cache(), stages)
+    return open_images(chosen, Path(source), Path(cache or default_cache()), stages)
 
 
 def pretrained(
-    backbone: str, images: Images, *, run: Path | None = None, tell: Tell = print_lines
+    backbone: str, images: Images, *, run: str | Path | None = None, tell: Tell = print_lines
 ) -> Learner:
     """The network that timm or torchvision calls `backbone`, as it learnt from ImageNet, with a
     fresh head for the labels of `images`.
@@ -67,7 +72,7 @@ def pretrained(
     settings = images.settings.model_copy(update={"backbone": backbone})
     torch.manual_seed(settings.seed)
     network = open_backbone(settings)
-    folder = run or images.cache / "runs" / f"{backbone}-{datetime.now():%Y%m%d-%H%M%S}"
+    folder = Path(run or images.cache / "runs" / f"{backbone}-{datetime.now():%Y%m%d-%H%M%S}")
     stages = Stages(tell, count_stages(settings))
     return Learner(
         open_bench(settings, images, network, stages, folder), network, images.source, images.cache

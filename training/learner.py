@@ -31,6 +31,7 @@ from training.publishing import assign, publish
 from training.reading_settings import write_setting
 from training.recipe import learn, prove
 from training.resizing import at_size
+from training.saving import restore
 from training.settings import Settings
 from training.weights import weights_digest
 
@@ -54,22 +55,27 @@ class Learner:
         """Every epoch so far."""
         return self.bench.history
 
+    def __repr__(self) -> str:
+        """A line for a notebook, where a last line is shown."""
+        told = f"{self.backbone.name} for {', '.join(self.labels[:5])}"
+        more = f" and {len(self.labels) - 5} more" if len(self.labels) > 5 else ""
+        return f"<{told}{more}; {len(self.history)} epochs so far>"
+
     # Learning
 
     def fit(self) -> None:
         """All that the recipe learns, as the settings say: the head from activations, the head from
-        augmented images, then every layer.
+        augmented images, then every layer. Again, it goes on with what has been learnt.
 
         Raises:
             TrainingError: the loss is no longer a number; says at which rate.
         """
-        learn(self.bench, self.backbone.digest, self.cache)
+        learn(self.bench, self._digest(), self.cache)
 
     def precompute(self) -> Parts:
         """What the frozen backbone makes of each image, from the cache if nothing has changed."""
         self.bench.stages.begin("precompute activations", len(self.bench.dataset.items))
-        as_it_is = weights_digest(self.bench.network.body)  # which may have learnt
-        return steps.precompute_parts(self.bench, as_it_is, self.cache)
+        return steps.precompute_parts(self.bench, self._digest(), self.cache)
 
     def at_size(self, size: int) -> "Learner":
         """The same network beside the same images in another size: small first, for example, and
@@ -107,6 +113,7 @@ class Learner:
         bench = self._with(augmented_epochs=epochs)
         bench.network.freeze_to(2)
         self._use("head", rate)
+        _refuse_none(bench.settings.augmented_epochs, "epochs")
         total = bench.n_train * bench.settings.augmented_epochs
         bench.stages.begin("head with augmentation", total)
         steps.fit_augmented_head(bench, activations, rate)
@@ -150,11 +157,30 @@ class Learner:
         bench = self._with(
             group_rates=group_rates, cycles=cycles, cycle_len=cycle_len, cycle_mult=cycle_mult
         )
+        _refuse_none(bench.settings.cycles, "cycles")
         bench.network.freeze_to(bench.settings.frozen_groups)
         self._use("unfrozen", rate)
         total = bench.n_train * len(bench.turn.epochs)
         bench.stages.begin("cosine restarts, differential rates", total)
         steps.fit_unfrozen(bench, rate)
+
+    def save(self, name: str) -> Path:
+        """The file in the run's folder that holds the network as it is now, bit for bit; without
+        pickle."""
+        return self.bench.save(f"{name}.safetensors")
+
+    def load(self, saved: str | Path) -> None:
+        """The network is as it was when it was saved.
+
+        Args:
+            saved: the name that was given to `save`, or the file that it gave, perhaps of another
+                learner: of another size, for example.
+
+        Raises:
+            BadRequest: there is no such file, or it is of another network or for other labels.
+        """
+        name = saved if Path(saved).suffix == ".safetensors" else f"{saved}.safetensors"
+        restore(self.bench.network, self.bench.run / name)
 
     # Answering
 
@@ -206,6 +232,10 @@ class Learner:
         shutil.rmtree(assignment.stage)
         return store.folder(model, version)
 
+    def _digest(self) -> str:
+        """Of the backbone as it is, which may have learnt."""
+        return weights_digest(self.bench.network.body)
+
     def _check(self, activations: Parts) -> None:
         """Raises BadRequest: they are not of the backbone and the images at hand."""
         bench = self.bench
@@ -232,3 +262,10 @@ class Learner:
         search = self.bench.searches.get(stage)
         if search and search.suggestion != rate:
             self.bench.searches[stage] = replace(search, suggestion=rate, reason="chosen by hand")
+
+
+def _refuse_none(number: int, name: str) -> None:
+    if not number:
+        raise BadRequest(
+            f"{name}=0: nothing would be learnt; say {name}, as the settings have none"
+        )

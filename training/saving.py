@@ -3,11 +3,12 @@
 import json
 from pathlib import Path
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from registry.bundle import Task
+from registry.errors import BadRequest
 from training.backbone import load_backbone
 from training.network import Network, build_network
 
@@ -46,3 +47,27 @@ def load_network(path: Path) -> tuple[Network, Task]:
     network.load_state_dict(load_file(path))
     task: Task = "multi" if shape["task"] == "multi" else "single"
     return network.eval(), task
+
+
+def restore(network: Network, path: Path) -> None:
+    """The network has the weights that `save_network` wrote to `path`, bit for bit.
+
+    Raises:
+        BadRequest: there are none, or they are of another network or for other labels.
+    """
+    try:
+        saved = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise BadRequest(f"{path}: not a saved network: {error}") from error
+    shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
+    differing = sorted(
+        name
+        for name in shapes.keys() | saved.keys()
+        if name not in saved or shapes.get(name) != saved[name].shape
+    )
+    if differing:
+        raise BadRequest(
+            f"{path}: these are weights of another network, or for other labels; {differing[0]} is "
+            f"the first of {len(differing)} that differ"
+        )
+    network.load_state_dict(saved)
