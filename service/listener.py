@@ -14,6 +14,8 @@ MAX_METADATA_BYTES = 16_384
 WINDOW_BYTES = 8 * MEGABYTE
 FRAME_BYTES = 4 * MEGABYTE
 READ_BYTES = 1 << 18
+SPEAK_WITHIN_MS = 10_000  # a connection on which nothing is said takes the place of others
+PING_EVERY_MS = 10_000  # no client of gRPC's own pings more often
 INT_MAX = (1 << 31) - 1
 
 
@@ -32,6 +34,10 @@ def new_server(
         ("grpc.max_metadata_size", MAX_METADATA_BYTES),
         ("grpc.max_concurrent_streams", max_streams),
         ("grpc.max_allowed_incoming_connections", max_connections()),
+        ("grpc.server_handshake_timeout_ms", SPEAK_WITHIN_MS),
+        # or whoever looks after a silent stream every half minute would lose it for too many pings
+        ("grpc.http2.min_ping_interval_without_data_ms", PING_EVERY_MS),
+        ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.so_reuseport", 0),  # or two servers would share a port and neither would know
         # an image arrives in one go, not a window of 64 KB and a frame of 16 KB at a time
         ("grpc.http2.lookahead_bytes", WINDOW_BYTES),

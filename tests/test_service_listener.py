@@ -1,6 +1,7 @@
 """What a port takes on: connections, calls of a connection, messages."""
 
 import resource
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,9 +11,11 @@ import grpc
 import pytest
 import tiny
 from conftest import Start, best, wait_until
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc as pb_grpc
 
+from service import listener
 from service.server import MIN_STREAMS
 from unfreeze.v1 import classifier_pb2, classifier_pb2_grpc
 
@@ -72,3 +75,32 @@ def test_a_message_is_not_unpacked_beyond_the_limit(start: Start, root: Path) ->
         stub.ModelInfer(bomb, timeout=20, compression=grpc.Compression.Gzip)
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert status(server.channel) == "OK"
+
+
+def test_a_connection_that_says_nothing_is_closed(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listener, "SPEAK_WITHIN_MS", 50)
+    server = start()
+    with socket.create_connection(("127.0.0.1", server.service.port), timeout=60) as silent:
+        while silent.recv(999):  # settings, until the end
+            pass
+
+
+def test_clients_may_ping_while_they_have_nothing_to_say(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listener, "PING_EVERY_MS", 10)
+    address, states = start().address, list[grpc.ChannelConnectivity]()
+    options = [("grpc.keepalive_time_ms", 1000), ("grpc.http2.max_pings_without_data", 0)]
+    options += [("grpc.keepalive_permit_without_calls", 1), *OF_ITS_OWN]
+    with (
+        grpc.insecure_channel(address, options) as idle,
+        grpc.insecure_channel(address, options) as waiting,
+    ):
+        idle.subscribe(states.append, try_to_connect=True)
+        stub = health_pb2_grpc.HealthStub(waiting)
+        with pytest.raises(grpc.RpcError) as caught:
+            list(stub.Watch(health_pb2.HealthCheckRequest(), timeout=5))  # the third was too many
+        assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert states[-1] is grpc.ChannelConnectivity.READY
