@@ -5,11 +5,11 @@ from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
-from registry.errors import NotFound
+from registry.errors import BundleError, NotFound
 from registry.store import Registry
 from service.loaded import Loaded
 from service.loader import Loader
-from service.model import Model
+from service.model import Model, Trouble
 
 # A version on a slow store holds up a thread. Those that are to go live do not wait for those that
 # somebody asked for by number, or tries.
@@ -36,9 +36,22 @@ class Loading:
             NotFound, BundleError, Unavailable: it cannot be served.
         """
         while not (found := entry.find(version)):
-            await self._load(name, entry, version, live=False)
+            await self._load_unless_broken(name, entry, version)
             entry.drop_oldest_pinned()
         return found
+
+    async def _load_unless_broken(self, name: str, entry: Model, version: int) -> None:
+        """A caller who asks again and again does not make it load again and again."""
+        trouble = entry.broken.setdefault(version, Trouble())
+        if trouble.waits(version):
+            raise BundleError(trouble.problem)
+        try:
+            await self._load(name, entry, version, live=False)
+        except BundleError as error:
+            if not trouble.waits(version):  # others may have waited for the same load
+                trouble.note(version, str(error))
+            raise
+        entry.broken.pop(version, None)
 
     @asynccontextmanager
     async def lease(

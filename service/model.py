@@ -47,6 +47,8 @@ class Model:
     current: Loaded | None = None
     previous: Loaded | None = None  # what it replaced; a rollback is instant
     pinned: OrderedDict[int, Loaded] = field(default_factory=OrderedDict)
+    # of versions that somebody asked for by number, why they do not load
+    broken: dict[int, Trouble] = field(default_factory=dict)
     pointer: int = 0  # number of the pointer that `current` follows
     coming: int = 0  # versions that are being loaded to be `current`
     unloaded: bool = False  # by order: nothing comes into memory until it is loaded again

@@ -203,6 +203,23 @@ def test_a_pointer_that_fails_is_left_alone_for_longer_each_time(
     assert not trouble.waits(8), "another pointer is tried at once"
 
 
+def test_asking_again_for_a_version_that_does_not_load_does_not_load_it_again(
+    server: RunningServer, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = broken(root, "golden")
+    loader, loads = server.service.live._loading._loader, []
+    load = loader.load
+    monkeypatch.setattr(loader, "load", lambda *facts: loads.append(facts) or load(*facts))
+    monkeypatch.setattr("service.model.FIRST_RETRY_S", 3600.0)
+    monkeypatch.setattr("service.model.LONGEST_RETRY_S", 3600.0)
+    for _ in range(9):
+        with pytest.raises(grpc.RpcError) as caught:
+            server.classify(tiny.picture(), version=version)
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert BROKEN["golden"] in caught.value.details()
+    assert len(loads) == 1
+
+
 def test_a_model_that_never_loaded_is_unavailable(start: Start, root: Path) -> None:
     tiny.publish(root, promote=True, golden_shift=0.1)
     server = start()
