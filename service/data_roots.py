@@ -26,7 +26,8 @@ def resolve_data(data: str, roots: Sequence[Path]) -> Path:
             f"data {data!r:.200} is outside the folders that this server may read; move it below "
             "one of them, or start the server with another --data-root"
         )
-    existing = [path for path in allowed if path.exists()]
+    # a Path would raise of one whose name is too long, or whose folder is closed to us
+    existing = [path for path in allowed if os.path.exists(path)]
     if not existing:
         raise NotFound(
             f"data {data!r:.200} does not exist on the server; a relative path is looked for in "
