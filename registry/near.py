@@ -8,6 +8,6 @@ LONGEST = 80  # names come over a network, and comparing takes longer with every
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:
     """The end of a sentence that names the nearest one or two of `known`; empty if none is near."""
-    name, names = given[:LONGEST].lower(), list(known)
+    name, names = given[:LONGEST].lower(), sorted(set(known))
     near = get_close_matches(name, names, 2, 0.85) or get_close_matches(name, names, 2, 0.6)
     return f"; did you mean {' or '.join(near)}?" if near else ""

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from registry.near import LONGEST, did_you_mean
 from registry.schema import Record, explain
 
-KNOWN = ["learning_rate", "learning_curve", "unfrozen_learning_rate", "size", "sizes"]
+KNOWN = ["learning_rate", "learning_curve", "unfrozen_learning_rate", "size", "sizes", "size"]
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """Probabilities for held-out images, and what they are worth."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -37,14 +37,15 @@ class Measures:
 class Evaluation:
     """Answers for the held-out rows, [n,classes] each: one view, and the mean over several."""
 
-    rows: Rows
-    plain: Float32Array
-    tta: Float32Array
+    rows: Rows = field(repr=False)
+    plain: Float32Array = field(repr=False)
+    tta: Float32Array = field(repr=False)
     plain_measures: Measures
     tta_measures: Measures
     gained: int  # answers that the views made right
     lost: int  # and wrong
-    tests: Float32Array | None = None  # answers for the test images, once they have been read
+    # answers for the test images, once they have been read
+    tests: Float32Array | None = field(default=None, repr=False)
 
 
 def predict(

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -29,8 +29,8 @@ MOST = {"sgd": math.inf, "adamw": 3e-3}
 class RateSearch:
     """Smoothed loss at each rate tried, the rate suggested, and why."""
 
-    rates: list[float]
-    losses: list[float]
+    rates: list[float] = field(repr=False)
+    losses: list[float] = field(repr=False)
     suggestion: float
     reason: str
 
