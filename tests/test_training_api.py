@@ -4,6 +4,7 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import photos
@@ -146,6 +147,16 @@ def test_a_step_that_would_learn_nothing_says_so(tmp_path: Path):
         learner.fit_augmented_head(learner.precompute(), 1e-3)
 
 
+@pytest.mark.parametrize("rate", [slice(1e-5, 1e-3), [1e-4, 1e-3, 1e-2], "1e-3", 0, float("nan")])
+def test_a_rate_that_is_none_is_told_with_how_layers_get_theirs(tmp_path: Path, rate: Any):
+    learner = photos.learner(tmp_path, 4)
+    with pytest.raises(
+        BadRequest, match=r"one number above 0.* group_rates=\(0.01, 0.1, 1\) gives"
+    ):
+        learner.fit_unfrozen(rate)
+    assert not learner.history
+
+
 def test_fitting_again_goes_on_with_what_has_been_learnt(tmp_path: Path):
     """Its activations are those of the backbone as it is, and are known by it in the cache."""
     short = {"cycles": 0, "augmented_epochs": 0, "head_epochs": 1, "label_noise": False}
@@ -193,6 +204,8 @@ def test_images_and_learner_are_shown_in_a_line(tmp_path: Path):
     assert repr(images).startswith(f"<{tmp_path / 'data'}: ")
     assert repr(images).endswith("; 16 x 16 pixels>")
     learner = pretrained("test_efficientnet", images, run=str(tmp_path / "run"))
+    assert len(repr(learner.search_head(learner.precompute()))) < 200
+    assert len(repr(learner.evaluate())) < 300
     assert repr(learner) == "<test_efficientnet for dark, light; 0 epochs so far>"
 
 

@@ -5,9 +5,11 @@ own `learn` and `publish` its `prove`. `training/looking.py`, `training/plots.py
 `training/tiles.py` show what comes of it.
 """
 
+import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from numbers import Real
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -258,7 +260,16 @@ class Learner:
         return replace(self.bench, settings=settings, turn=settings.turns()[0])
 
     def _use(self, stage: str, rate: float) -> None:
-        """The report marks the rate that is used, which need not be the one suggested."""
+        """The report marks the rate that is used, which need not be the one suggested.
+
+        Raises:
+            BadRequest: it is no rate; `slice(low, high)`, for example, is said otherwise here.
+        """
+        if not (isinstance(rate, Real) and 0 < rate < math.inf):
+            raise BadRequest(
+                f"a rate of {rate!r:.80}: say one number above 0, that of the head; where all "
+                "layers learn, group_rates=(0.01, 0.1, 1) gives the others their shares of it"
+            )
         search = self.bench.searches.get(stage)
         if search and search.suggestion != rate:
             self.bench.searches[stage] = replace(search, suggestion=rate, reason="chosen by hand")
