@@ -70,6 +70,37 @@ def test_every_setting_that_is_named_exists():
     assert named <= set(Settings.model_fields)
 
 
+def test_whoever_comes_from_fastai_is_told_of_what_exists():
+    import training
+    from training import looking, plots, tiles
+    from training.settings import Settings
+
+    page = (ROOT / "docs" / "from-fastai.md").read_text(encoding="utf-8")
+    homes = {"learner": training.Learner, "looking": looking, "plots": plots, "tiles": tiles}
+    named = [name for name in re.findall(r"\b(\w+)\.(\w+)", page) if name[0] in homes]
+    fields = training.Learner.__dataclass_fields__
+    missing = [
+        name for name in named if not hasattr(homes[name[0]], name[1]) and name[1] not in fields
+    ]
+    assert len(named) > 20
+    assert not missing
+    right = re.findall(r"^\| .+? \| (.+) \|$", page, flags=re.MULTILINE)
+    settings = set(re.findall(r"`(\w+)=[^`]+`", " ".join(right)))
+    assert {"valid_fraction", "schedule", "keep"} <= settings <= set(Settings.model_fields)
+    linked = re.findall(r"\]\((.+?)\)", page)
+    assert not [link for link in linked if not (ROOT / "docs" / link).exists()]
+
+
+def test_what_fastais_users_are_told_to_set_can_be_set():
+    from training.reading_settings import read_settings
+
+    page = (ROOT / "docs" / "from-fastai.md").read_text(encoding="utf-8")
+    right = re.findall(r"^\| .+? \| (.+) \|$", page, flags=re.MULTILINE)
+    for name, value in re.findall(r"`(\w+)=([^`]+)`", " ".join(right)):
+        size = {"size": "224"} if name == "sizes" else {}
+        read_settings({name: value} | size)
+
+
 def commands() -> list[list[str]]:
     """What the README would have a reader type, without `unfreeze`."""
     lines = [line.removesuffix("&").strip() for block in BLOCKS for line in block.splitlines()]
