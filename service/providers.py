@@ -25,7 +25,7 @@ INSTALL: dict[ActiveProvider, str] = {
     "cpu": "install unfreeze[cpu]",
     "openvino": "install onnxruntime-openvino in the place of onnxruntime",
     "cuda": "install unfreeze[gpu]",
-    "tensorrt": "install unfreeze[gpu] and TensorRT",
+    "tensorrt": "install unfreeze[gpu], and TensorRT 10 where LD_LIBRARY_PATH finds it",
 }
 PREFERRED: dict[ActiveProvider, Precision] = {
     "cpu": "int8",

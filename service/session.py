@@ -27,10 +27,12 @@ from service.providers import (
 
 log = logging.getLogger(__name__)
 
-# An ONNX graph of one node, `y = Identity(x)`: the cheapest way to learn if a provider comes up.
+# An ONNX graph of one node, `y = Conv(x)` with the weight 2: to run it takes a driver, kernels for
+# this very device and, on a GPU, cuDNN, which is looked for no sooner.
 PROBE = bytes.fromhex(
-    "08073a3b0a100a017812017922084964656e74697479120570726f62655a0f0a0178120a0a080801"
-    "12040a020801620f0a0179120a0a08080112040a02080142040a00100d"
+    "08073a670a0f0a01780a01771201792204436f6e76120570726f62652a1308010801080108011001"
+    "2204000000404201775a1b0a017812160a14080112100a0208010a0208010a0208010a020801621b"
+    "0a017912160a14080112100a0208010a0208010a0208010a02080142040a00100d"
 )
 # Whose memory is not ours: there, images are copied to places that are kept from run to run.
 DEVICES: dict[ActiveProvider, str] = {"cuda": "cuda", "tensorrt": "cuda"}
@@ -119,6 +121,8 @@ def choose_provider(asked: Literal["auto"] | ActiveProvider) -> ActiveProvider:
     Raises:
         Unavailable: it is not in the installed ONNX Runtime, or does not come up here.
     """
+    if asked in ("auto", *DEVICES):
+        ort.preload_dlls()  # CUDA's are where pip has put them, and the system does not look there
     offered = ort.get_available_providers()
     chosen: ActiveProvider
     if asked == "auto":
@@ -137,8 +141,11 @@ def choose_provider(asked: Literal["auto"] | ActiveProvider) -> ActiveProvider:
 
 def _probe(provider: ActiveProvider) -> None:
     try:
-        _open(PROBE, "first graph", Placement(provider), "fp32", threads=1)
-    except BundleError as error:
+        session = _open(PROBE, "first graph", Placement(provider), "fp32", threads=1)
+        session.run(None, {"x": np.ones((1, 1, 1, 1), np.float32)})
+    except Unavailable:
+        raise
+    except Exception as error:  # the runtime has a dozen kinds, all meaning this
         raise Unavailable(f"provider {provider} did not come up: {error}") from error
 
 
@@ -163,7 +170,8 @@ def _open(
     if session.get_providers()[0] != EXECUTION_PROVIDERS[placement.provider]:
         raise Unavailable(
             f"{where}: provider {placement.provider} did not come up (active: "
-            f"{', '.join(session.get_providers())}); check the driver and its libraries"
+            f"{', '.join(session.get_providers())}); check the driver and its libraries: on stderr "
+            "ONNX Runtime names the one that it misses"
         )
     return session
 

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import grpc
@@ -112,6 +113,34 @@ def test_a_provider_that_is_installed_and_does_not_come_up_is_no_silent_fall_bac
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: offered)
     with pytest.raises(Unavailable, match="provider cuda did not come up"):
         choose_provider("cuda")
+
+
+@pytest.mark.parametrize(
+    ("asked", "looked_for"), [("auto", 1), ("cuda", 1), ("tensorrt", 1), ("cpu", 0)]
+)
+def test_the_libraries_of_cuda_are_found_before_a_gpu_is_looked_for(
+    monkeypatch: pytest.MonkeyPatch, asked: str, looked_for: int
+) -> None:
+    steps: list[str] = []
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: steps.append("found"))
+    there = onnxruntime.get_available_providers()
+    monkeypatch.setattr(
+        onnxruntime, "get_available_providers", lambda: steps.append("asked") or there
+    )
+    with suppress(Unavailable):  # which none is here
+        choose_provider(asked)
+    assert steps[: looked_for + 1] == ["found"] * looked_for + ["asked"]
+
+
+def test_a_provider_that_comes_up_and_cannot_run_a_graph_is_an_error_at_the_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def run(*_: object) -> None:
+        raise RuntimeError("no kernel image is available for execution on the device")
+
+    monkeypatch.setattr(onnxruntime.InferenceSession, "run", run)
+    with pytest.raises(Unavailable, match="provider cpu did not come up: no kernel image"):
+        choose_provider("cpu")
 
 
 # Bound to places on a device; a CPU is a device too

@@ -81,9 +81,12 @@ def _affine(angle: Tensor, zoom: Tensor, shift: Tensor, symmetry: Tensor) -> Ten
 
 def _sample(pixels: Tensor, theta: Tensor, size: int) -> Tensor:
     n, channels = pixels.shape[:2]
-    grid = functional.affine_grid(theta, [n, channels, size, size], align_corners=False)
+    # six numbers an image travel to the device, and not two for each of its pixels
+    grid = functional.affine_grid(
+        theta.to(pixels.device), [n, channels, size, size], align_corners=False
+    )
     return functional.grid_sample(
-        pixels, grid.to(pixels.device), padding_mode="reflection", align_corners=False
+        pixels, grid, padding_mode="reflection", align_corners=False
     ).contiguous(memory_format=torch.channels_last)
 
 

@@ -14,8 +14,12 @@ from training.parallel import ALONE, World
 
 T = TypeVar("T")
 
-# Of a CPU's allocator, and of libraries that ask for memory of their own on a GPU.
-SAID_OF_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "_STATUS_ALLOC_FAILED")
+# Of a CPU's allocator, and of a GPU's driver and libraries, which ask for memory of their own.
+SAID_OF_MEMORY = (
+    "DefaultCPUAllocator: can't allocate memory",
+    "CUDA error: out of memory",
+    "_STATUS_ALLOC_FAILED",
+)
 
 
 class Room:

@@ -70,7 +70,7 @@ def search_head(bench: Bench, activations: Parts) -> float:
         [list(bench.network.head.parameters())],
         [1.0],
         bench.activation_batches(activations.train),
-        bench.training_loss(),
+        training_loss(bench),
         spec=bench.settings.optimizer_spec(),
         room=bench.room,
     )
@@ -132,7 +132,7 @@ def search_unfrozen(bench: Bench) -> float:
             learning.groups,
             learning.shares,
             bench.image_batches(),
-            bench.training_loss(),
+            training_loss(bench),
             spec=bench.settings.optimizer_spec(),
             max_steps=UNFROZEN_SEARCH_STEPS,
             room=bench.room,
