@@ -14,6 +14,7 @@ from torch import Tensor
 
 from registry.errors import BadRequest
 from registry.files import sync
+from training.ahead import read_each
 from training.data import Rows
 from training.decoded import Decoded
 from training.device import is_half
@@ -119,9 +120,10 @@ def compute(
 ) -> Tensor:
     """Features of `rows`, [n,d] float32 on the CPU, with the network in evaluation mode."""
     batches, size, room = [], BATCH * network.world.size, Room(network)
+    parts = [rows[start : start + size] for start in range(0, len(rows), size)]
     with evaluating(network), network.autocast():
-        for start in range(0, len(rows), size):
-            pixels = to_device(decoded.pixels[rows[start : start + size]], device)
+        for read in read_each(decoded, parts, device):
+            pixels = to_device(read, device)
             batches.append(in_parts(lambda p: network.features(p).float().cpu(), pixels, room))
             advance(len(pixels))
     return torch.cat(batches).clone()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from training.activations import Activations, to_device
+from training.ahead import read_each
 from training.augment import augment
 from training.balance import Float64Array
 from training.data import Rows
@@ -86,10 +87,10 @@ class ImageBatches:
         number += self.first_epoch
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + number)
         drawn = _drawn(self.n_images, self.batch_size, self.seed, number, self.shares)
-        for index, places in enumerate(drawn):
-            pixels = to_device(self.decoded.pixels[self.rows[places]], self.device)
+        read = read_each(self.decoded, [self.rows[places] for places in drawn], self.device)
+        for index, (places, pixels) in enumerate(zip(drawn, read, strict=True)):
             views = augment(
-                pixels,
+                to_device(pixels, self.device),
                 self.size,
                 self.augmentation,
                 max_zoom=self.max_zoom,

@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import onnxruntime
 
+from bench.limit import CPU
 from registry.bundle import GOLDEN, MODEL, Bundle, files_of, seal
 from registry.files import sha256_file
 from registry.golden import write_golden
@@ -43,7 +44,7 @@ def publish(root: Path, name: str, model: onnx.ModelProto, images: Sequence[byte
     with TemporaryDirectory() as folder:
         stage = Path(folder)
         (stage / MODEL).write_bytes(model.SerializeToString())
-        session = onnxruntime.InferenceSession(stage / MODEL)
+        session = onnxruntime.InferenceSession(stage / MODEL, providers=[CPU])
         pixels = np.stack([prepare(image, draft.image) for image in images])
         write_golden(stage / GOLDEN, images, session.run(None, {"image": pixels})[0])
         files = {file: sha256_file(stage / file) for file in sorted(files_of(stage))}

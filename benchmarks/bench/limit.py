@@ -22,6 +22,8 @@ import onnxruntime
 
 from registry.images import ImageSpec, prepare
 
+CPU = "CPUExecutionProvider"
+
 
 @dataclass(frozen=True)
 class Load:
@@ -32,7 +34,7 @@ class Load:
     runs: int = 2
     threads: int = 1
     batch: int = 1
-    provider: str = "CPUExecutionProvider"
+    provider: str = CPU
 
 
 def open_network(network: str, provider: str, threads: int) -> onnxruntime.InferenceSession:
@@ -45,6 +47,8 @@ def open_network(network: str, provider: str, threads: int) -> onnxruntime.Infer
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if provider != CPU:
+        onnxruntime.preload_dlls()  # CUDA's are where pip has put them
     session = onnxruntime.InferenceSession(network, options, providers=[provider])
     if session.get_providers()[0] != provider:
         raise SystemExit(f"{provider} did not come up: {session.get_providers()}")
@@ -65,14 +69,18 @@ def measure(load: Load) -> dict[str, Any]:
             return tensors[i % len(tensors)]
         return prepare(images[i % len(images)].tobytes(), spec)
 
+    def run(i: int) -> None:
+        batch = np.stack([pixels(load.batch * i + k) for k in range(load.batch)])
+        session.run(["probabilities"], {"image": batch})
+
     def work(number: int) -> None:
         for i in itertools.count(number):
             if stopped.is_set():
                 return
-            batch = np.stack([pixels(load.batch * i + k) for k in range(load.batch)])
-            session.run(["probabilities"], {"image": batch})
+            run(i)
             counts[number] += load.batch
 
+    run(0)  # a GPU tries all its kernels first, which can take longer than `warm_s`
     workers = [threading.Thread(target=work, args=(number,)) for number in range(load.runs)]
     for worker in workers:
         worker.start()

@@ -6,7 +6,6 @@ import re
 import statistics
 import subprocess
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +30,7 @@ from bench.rows import (
     TENSORS,
     TTA,
 )
+from bench.runs import installed
 
 TITLES = {
     IMAGES: f"JPEG files of 500x375 in, {IN_FLIGHT} in flight",
@@ -62,7 +62,7 @@ def facts(peers: Path | None) -> str:
     """The machine and the versions."""
     cpu = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     names = ("onnxruntime", "pillow", "numpy", "grpcio", "tritonclient")
-    ours = ", ".join(f"{name} {version(name)}" for name in names)
+    ours = ", ".join(f"{name} {installed(name)}" for name in names)
     lines = [
         f"{cpu[0] if cpu else platform.machine()}, {len(os.sched_getaffinity(0))} cores, "
         f"Python {platform.python_version()}; {ours}."

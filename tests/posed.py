@@ -1,0 +1,146 @@
+"""A device that poses as a GPU: `python posed.py FOLDER` has a network learn on it.
+
+What it computes is computed on the CPU, but as on a GPU its tensors mix with none of the CPU's, and
+nothing gets there or back unless it is copied.
+"""
+
+import sys
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import photos
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
+from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
+
+from training import opening
+from training.parallel import ALONE
+from training.recipe import take_part
+
+_setup_privateuseone_for_python_backend("posed")  # for this process, hence one of its own
+DEVICE = torch.device("posed", 0)
+COPIES = torch.ops.aten._to_copy.default
+# as with CUDA: these copy, and places to look at may be numbers on the CPU
+MIXING = {
+    torch.ops.aten.copy_.default,
+    torch.ops.aten._foreach_copy_.default,
+    torch.ops.aten.index.Tensor,
+    torch.ops.aten.index_put_.default,
+}
+# Whatever a training does on a device: each setting has steps of its own.
+EVERYTHING = {
+    "precision": "float32",
+    "label_noise": "true",
+    "learning_curve": "1",
+    "ema": "0.9",
+    "judge_share": "0.3",
+    "sam": "0.05",
+    "policy": "trivial",
+    "erasing": "0.5",
+    "mixup": "0.4",
+    "balance": "weights",
+    "freeze_batchnorm": "false",
+    "head_epochs": "1",
+    "augmented_epochs": "1",
+}
+
+
+class Posed(torch.Tensor):
+    """On the device, for all that it says of itself; `numbers` are on the CPU."""
+
+    @staticmethod
+    def __new__(cls, numbers: torch.Tensor) -> "Posed":
+        return torch.Tensor._make_wrapper_subclass(
+            cls,
+            numbers.size(),
+            strides=numbers.stride(),
+            storage_offset=numbers.storage_offset(),
+            dtype=numbers.dtype,
+            device=DEVICE,
+        )
+
+    def __init__(self, numbers: torch.Tensor) -> None:
+        self.numbers = numbers
+
+    def tolist(self) -> Any:
+        return self.numbers.tolist()
+
+    @classmethod
+    def __torch_dispatch__(cls, op, types, args=(), kwargs=None):
+        return compute(op, args, kwargs or {})
+
+
+class Pose(TorchDispatchMode):
+    """Within it, what is to be made on the device is; `met` counts operations there, and copies."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.met: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, op, types, args=(), kwargs=None):
+        answer = compute(op, args, kwargs or {})
+        if op is COPIES:
+            self.met["up" if isinstance(answer, Posed) else "down"] += 1
+        return answer
+
+
+def compute(op: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """What `op` gives, on the device if its tensors are there or it is told to.
+
+    Raises:
+        RuntimeError: some tensors are there and others are not, as CUDA has it.
+    """
+    flat, form = tree_flatten((args, kwargs))
+    tensors = [one for one in flat if isinstance(one, torch.Tensor)]
+    posed = [one for one in tensors if isinstance(one, Posed)]
+    # a single number may come from anywhere
+    others = [one for one in tensors if not isinstance(one, Posed) and one.dim()]
+    if posed and others and op not in MIXING:
+        raise RuntimeError(f"{op}: tensors on two devices, {DEVICE} and cpu")
+    there = bool(posed)
+    if (asked := kwargs.get("device")) is not None:
+        there = torch.device(asked).type == DEVICE.type
+    plain = [one.numbers if isinstance(one, Posed) else one for one in flat]
+    args, kwargs = tree_unflatten(plain, form)
+    if asked is not None:
+        kwargs = kwargs | {"device": torch.device("cpu")}
+    answer = op(*args, **kwargs)
+    if op is COPIES and answer is args[0]:
+        answer = answer.clone()
+    known = {id(one.numbers): one for one in posed}  # an operation in place gives what it was given
+
+    def pose(one: Any) -> Any:
+        if not isinstance(one, torch.Tensor):
+            return one
+        return known[id(one)] if id(one) in known else Posed(one)
+
+    return tree_map(pose, answer) if there else answer
+
+
+def check_that_it_mixes_with_nothing() -> None:
+    here = torch.ones(3)
+    there = here.to(DEVICE)
+    assert (there.device, (there + there).cpu().tolist()) == (DEVICE, [2, 2, 2])
+    try:
+        there + here
+    except RuntimeError:
+        return
+    raise AssertionError("a device that mixes with the CPU shows nothing")
+
+
+def main(folder: Path) -> None:
+    torch._C._set_only_lift_cpu_tensors(True)  # `torch.tensor(…, device=…)` is seen by the mode
+    torch.__future__.set_swap_module_params_on_conversion(True)  # `to` keeps parameters, as CUDA's
+    opening.pick_device = lambda: DEVICE
+    data = photos.folder(folder / "data", per_class=14)
+    with Pose() as pose:
+        check_that_it_mixes_with_nothing()
+        take_part(photos.assignment(folder, data, **EVERYTHING), lambda event: None, ALONE)
+    print(dict(pose.met))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

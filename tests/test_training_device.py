@@ -1,0 +1,55 @@
+"""Trainings beside a GPU: in what precision, from where, and that nothing is mixed up."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from registry.images import ImageSpec
+from training.ahead import read_each
+from training.decoded import Decoded
+from training.device import has_fast_bf16
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+
+
+def test_a_training_on_another_device_mixes_it_with_the_cpu_nowhere(tmp_path: Path) -> None:
+    script = [sys.executable, str(Path(__file__).with_name("posed.py")), str(tmp_path)]
+    done = subprocess.run(script, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "'up'" in done.stdout
+
+
+@pytest.mark.parametrize(("generation", "fast"), [(7, False), (8, True), (9, True)])
+def test_a_gpu_that_only_emulates_bfloat16_trains_in_float32(
+    generation: int, fast: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Properties:
+        major = generation
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: Properties)
+    monkeypatch.setattr(torch.cuda, "_check_bf16_tensor_supported", lambda _: True)
+    assert has_fast_bf16(GPU) is fast
+
+
+@pytest.mark.parametrize("device", [CPU, GPU], ids=str)
+def test_pixels_are_read_in_order_whoever_waits_for_them(device: torch.device) -> None:
+    pixels = np.arange(7 * 12, dtype=np.uint8).reshape(7, 2, 2, 3)
+    parts = [np.array([3, 1]), np.array([6]), np.array([0, 0, 2])]
+    read = list(read_each(Decoded(pixels, ImageSpec(size=2), ""), parts, device))
+    for got, rows in zip(read, parts, strict=True):
+        np.testing.assert_array_equal(got, pixels[rows])
+    assert not list(read_each(Decoded(pixels, ImageSpec(size=2), ""), [], device))
+
+
+def test_pixels_that_cannot_be_read_are_an_error_where_they_are_used() -> None:
+    decoded = Decoded(np.zeros((2, 2, 2, 3), np.uint8), ImageSpec(size=2), "")
+    read = read_each(decoded, [np.array([0]), np.array([5])], GPU)
+    assert next(read).shape == (1, 2, 2, 3)
+    with pytest.raises(IndexError):
+        next(read)
