@@ -3,10 +3,11 @@
 import io
 import time
 
+import pytest
 from photos import Heard
 
-from registry.jobs import EVENTS, EpochFinished, Note, Progress
-from training.progress import Stages, Terminal, json_lines
+from registry.jobs import EVENTS, EpochFinished, Note, Progress, StageStarted
+from training.progress import SECONDS_QUIET, Lines, Stages, Terminal, json_lines
 
 EPOCH = EpochFinished(
     stage="head",
@@ -69,3 +70,23 @@ def test_a_person_sees_a_line_for_each_stage_epoch_and_note():
     assert "1/1 head" in shown
     assert "epoch 2/5  train 0.5000  valid 0.4000  accuracy 0.9000  100 images/s" in shown
     assert "suggested learning rate 1e-2" in shown
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [
+        (10 * SECONDS_QUIET, ["decode", *(f"    {n} of 100 images" for n in (30, 50, 80)), "fit"]),
+        (SECONDS_QUIET / 2, ["decode", "fit"]),
+    ],
+)
+def test_a_notebook_is_told_of_each_quarter_of_a_long_stage(
+    capsys: pytest.CaptureFixture[str], seconds: float, told: list[str]
+):
+    tell = Lines()
+    tell(StageStarted(stage="decode", number=1, of=2))
+    for done in (10, 30, 40, 50, 80, 90, 100):
+        left = dict(images_per_second=100 / seconds, seconds_left=seconds - done * seconds / 100)
+        tell(Progress(stage="decode", done=done, total=100, **left))
+    tell(StageStarted(stage="fit", number=2, of=2))
+    tell(Progress(stage="fit", done=3, total=0, images_per_second=0, seconds_left=0))
+    assert [line.split(",")[0] for line in capsys.readouterr().out.splitlines()] == told

@@ -69,8 +69,8 @@ def _parser() -> argparse.ArgumentParser:
         f"  {listed}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--data", type=Path, metavar="PATH")
-    parser.add_argument("--model", metavar="NAME")
+    parser.add_argument("--data", type=Path, metavar="PATH", help="images and labels, see below")
+    parser.add_argument("--model", metavar="NAME", help="what its versions are published as")
     parser.add_argument(
         "--recipe",
         choices=sorted(filter(None, PRESETS)),
@@ -78,7 +78,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--backbone", metavar="NAME", help="default: efficientnet_lite0")
     parser.add_argument("--size", metavar="PIXELS", help="side of the network's input")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="settings",
+        help="one of the settings below; can be said again for another",
+    )
     parser.add_argument("--registry", type=Path, default=Path("models"), help="default: models")
     parser.add_argument("--cache", type=Path, default=default_cache(), help="default: %(default)s")
     parser.add_argument(

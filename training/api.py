@@ -18,7 +18,7 @@ import torch
 from registry.errors import BadRequest
 from training.learner import Learner
 from training.opening import Images, open_backbone, open_bench, open_images
-from training.progress import Stages, Tell, print_lines
+from training.progress import Lines, Stages, Tell
 from training.reading_settings import read_settings, write_setting
 from training.recipe import count_stages
 from training.settings import default_cache
@@ -30,7 +30,7 @@ def read_images(
     *,
     settings: Mapping[str, object] | None = None,
     cache: str | Path | None = None,
-    tell: Tell = print_lines,
+    tell: Tell | None = None,
 ) -> Images:
     """The images at `source`, read, split into what is learnt from and what is held out, and
     decoded once.
@@ -41,7 +41,7 @@ def read_images(
         settings: any others of `training/settings.py`, for all that follows; but for `backbone`,
             which is an argument of `pretrained`.
         cache: a folder for what is computed once; the user's own if not said.
-        tell: told what is done and found.
+        tell: told what is done and found; printed in lines if not said.
 
     Raises:
         BadRequest: an unknown setting, one that is an argument, or a value that is not of its kind.
@@ -52,12 +52,12 @@ def read_images(
             raise BadRequest(f"settings: {name} is an argument of {taker}; say it there")
     given = {name: write_setting(value) for name, value in (settings or {}).items()}
     chosen = read_settings(given | {"size": str(size)})
-    stages = Stages(tell, count_stages(chosen))
+    stages = Stages(tell or Lines(), count_stages(chosen))
     return open_images(chosen, Path(source), Path(cache or default_cache()), stages)
 
 
 def pretrained(
-    backbone: str, images: Images, *, run: str | Path | None = None, tell: Tell = print_lines
+    backbone: str, images: Images, *, run: str | Path | None = None, tell: Tell | None = None
 ) -> Learner:
     """The network that timm or torchvision calls `backbone`, as it learnt from ImageNet, with a
     fresh head for the labels of `images`.
@@ -73,7 +73,7 @@ def pretrained(
     torch.manual_seed(settings.seed)
     network = open_backbone(settings)
     folder = Path(run or images.cache / "runs" / f"{backbone}-{datetime.now():%Y%m%d-%H%M%S}")
-    stages = Stages(tell, count_stages(settings))
+    stages = Stages(tell or Lines(), count_stages(settings))
     return Learner(
         open_bench(settings, images, network, stages, folder), network, images.source, images.cache
     )

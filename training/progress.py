@@ -14,6 +14,7 @@ from registry.jobs import EpochFinished, Event, Note, Progress, StageStarted
 
 Tell = Callable[[Event], None]
 SECONDS_BETWEEN = 1.0  # progress events of a stage; each is a row in the service's database
+SECONDS_QUIET = 10.0  # of a stage, before a notebook is told how far it is
 
 
 class Stages:
@@ -110,15 +111,31 @@ def json_lines(stream: TextIO) -> Tell:
     return tell
 
 
-def print_lines(event: Event) -> None:
-    """Tells a person on standard output, in lines that stay: for a notebook."""
-    match event:
-        case StageStarted():
-            print(event.stage)
-        case EpochFinished() | Note():
-            print(f"    {_line(event)}")
-        case _:
-            pass
+class Lines:
+    """Tells a person on standard output, in lines that stay: for a notebook. A long stage is told
+    of at each quarter, so that silence is not taken for the end."""
+
+    def __init__(self) -> None:
+        self._quarters = 0
+
+    def __call__(self, event: Event) -> None:
+        match event:
+            case StageStarted():
+                self._quarters = 0
+                print(event.stage)
+            case Progress():
+                quarters = 4 * event.done // max(event.total, 1)
+                seconds = event.done / max(event.images_per_second, 1e-9)
+                if self._quarters < quarters < 4 and seconds > SECONDS_QUIET:
+                    self._quarters = quarters
+                    print(
+                        f"    {event.done} of {event.total} images, "
+                        f"{event.images_per_second:.0f} images/s, {event.seconds_left:.0f} s left"
+                    )
+            case EpochFinished() | Note():
+                print(f"    {_line(event)}")
+            case _:
+                pass
 
 
 def _line(event: EpochFinished | Note) -> str:

@@ -66,6 +66,8 @@ def read_settings(given: dict[str, str]) -> Settings:
 
 def write_setting(value: object) -> str:
     """A value of Python as `read_settings` reads it: `(0.1, 1)` is "0.1,1", and None is empty."""
+    if isinstance(value, bool):
+        return str(value).lower()
     if isinstance(value, list | tuple):
         return ",".join(map(str, value))
     return "" if value is None else str(value)
