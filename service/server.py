@@ -4,7 +4,7 @@ import asyncio
 import logging
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 
 import grpc
 
@@ -142,8 +142,11 @@ class Service:
         )
         self._parts.push_async_callback(self.live.close)
         await self.live.start()
-        if not self.registry.models():  # it may be filled later; or its path was mistyped
-            log.warning("registry_empty", extra={"registry": str(self.registry.root.absolute())})
+        with suppress(OSError):  # of which those who follow it have told
+            if not await asyncio.to_thread(self.registry.models):
+                # it may be filled later; or its path was mistyped
+                where = str(self.registry.root.absolute())
+                log.warning("registry_empty", extra={"registry": where})
 
     async def _open_jobs(self) -> Jobs | None:
         settings = self._settings

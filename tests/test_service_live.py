@@ -229,6 +229,17 @@ def test_a_model_that_never_loaded_is_unavailable(start: Start, root: Path) -> N
     assert "colours cannot be served: colours/1: golden answers differ" in caught.value.details()
 
 
+def test_a_registry_that_cannot_be_read_at_the_start_is_followed_once_it_can(
+    start: Start, root: Path
+) -> None:
+    root.rmdir()
+    root.symlink_to("x" * 999)
+    server = start()
+    root.unlink()
+    tiny.publish(root, promote=True)
+    wait_until(lambda: "colours" in server.service.live.ready())
+
+
 def test_labels_may_change_across_a_swap(server: RunningServer, root: Path) -> None:
     labels = ("rot", "grün", "blau")
     promote(server, tiny.publish(root, labels=labels, size=16))
