@@ -70,7 +70,7 @@ class Calls:
         return Registrar(server, partial(self.wrapped, codes=codes, checks=checks))
 
     def beside(self, server: grpc.aio.Server) -> Any:
-        """The same for what is neither counted nor limited, and raises no error but in messages."""
+        """The same for health and reflection, which are neither counted nor held to the limit."""
         return Registrar(server, partial(plain, incoming=self._incoming))
 
     def wrapped(

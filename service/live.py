@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from registry.errors import BundleError, NotFound, Overloaded, Unavailable
-from registry.store import Registry, check_name
+from registry.store import Registry, check_name, unreadable
 from service.candidacy import Candidacy, Content
 from service.changes import Changes
 from service.follower import Follower
@@ -77,14 +77,16 @@ class Live:
             return entry.current
         if entry and (found := entry.find(version)):
             return found
-        # NotFound adds no entry
-        await asyncio.to_thread(self._registry.folder, check_name(model), version)
         try:
+            # NotFound adds no entry
+            await asyncio.to_thread(self._registry.folder, check_name(model), version)
             entry = self._models.setdefault(model, Model())
             return await self._loading.find(model, entry, version)
         except BundleError as error:
             problem = f"version {version} of {model} cannot be served: {error}"
             raise Unavailable(problem) from error
+        except OSError as error:
+            raise unreadable(error) from error
 
     def ready(self) -> set[str]:
         """Models that answer now."""

@@ -7,7 +7,7 @@ from typing import Any
 from tritonclient.grpc import service_pb2 as pb
 
 from registry.errors import BundleError, NotOffered
-from registry.store import Registry
+from registry.store import Registry, unreadable
 from service.live import Live
 from service.names import both_names
 
@@ -22,10 +22,14 @@ async def index_message(live: Live, registry: Registry, request: Message) -> Mes
 
     Raises:
         NotOffered: a repository is named; there is one.
+        Unavailable: it cannot be read.
     """
     if request.repository_name:
         raise NotOffered("there is one repository; leave repository_name empty")
-    known = await asyncio.to_thread(_promoted_versions, registry)
+    try:
+        known = await asyncio.to_thread(_promoted_versions, registry)
+    except OSError as error:
+        raise unreadable(error) from error
     index = pb.RepositoryIndexResponse()
     for model in sorted({*known, *live.problems()}):
         for version, state, reason in _rows(live, model, known.get(model, "")):

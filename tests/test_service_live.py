@@ -9,9 +9,12 @@ import grpc
 import pytest
 import tiny
 from conftest import RunningServer, Start, best, wait_until
+from tritonclient.grpc import service_pb2 as triton_pb
+from tritonclient.grpc import service_pb2_grpc as triton_grpc
 
 from service.model import Trouble
 from unfreeze.v1 import admin_pb2 as pb
+from unfreeze.v1 import classifier_pb2
 
 RED = (9.0, 0.0, 0.0)
 GREEN = (0.0, 9.0, 0.0)
@@ -238,6 +241,22 @@ def test_a_registry_that_cannot_be_read_at_the_start_is_followed_once_it_can(
     root.unlink()
     tiny.publish(root, promote=True)
     wait_until(lambda: "colours" in server.service.live.ready())
+
+
+def test_a_registry_that_cannot_be_read_any_more_holds_up_nothing_that_is_in_memory(
+    start: Start, root: Path
+) -> None:
+    tiny.publish(root, promote=True)
+    server = start()
+    index = triton_grpc.GRPCInferenceServiceStub(server.channel).RepositoryIndex
+    root.rename(root.with_name("elsewhere"))
+    root.symlink_to("x" * 999)
+    assert [answers(server), answers(server, version=1)] == ["red", "red"]
+    problem = "the registry cannot be read now (File name too long); try again later"
+    unread = ("UNAVAILABLE", problem)
+    assert refusal(index, triton_pb.RepositoryIndexRequest()) == unread
+    other = classifier_pb2.ClassifyRequest(model="colours", version=9, images=[tiny.picture()])
+    assert refusal(server.classifier.Classify, other) == unread
 
 
 def test_labels_may_change_across_a_swap(server: RunningServer, root: Path) -> None:
