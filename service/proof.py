@@ -18,8 +18,8 @@ from service.shapes import Run
 TOLERANCES: dict[ActiveProvider, float] = {
     "cpu": 1e-4,
     "openvino": 1e-3,
-    "cuda": 5e-3,
-    "tensorrt": 1e-2,
+    "cuda": 5e-2,
+    "tensorrt": 5e-2,
 }
 
 

@@ -136,7 +136,10 @@ def test_a_compiled_training_has_the_same_names_and_its_mean_moves(
     assert load_network(bench.save(NETWORK))[0].name == "test_efficientnet"
 
 
-def test_compiling_without_a_compiler_says_so(monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize(("device", "language"), [("cpu", r"C\+\+"), ("cuda", "C")])
+def test_compiling_without_a_compiler_says_so(
+    device: str, language: str, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr(compiling.shutil, "which", lambda name: None)
-    with pytest.raises(BadRequest, match="needs a C\\+\\+ compiler"):
-        compiling.compiled(torch.relu, torch.device("cpu"))
+    with pytest.raises(BadRequest, match=f"needs a {language} compiler"):
+        compiling.compiled(torch.relu, torch.device(device))

@@ -9,7 +9,8 @@ from torch import Tensor
 from registry.errors import BadRequest
 
 BACKEND = "inductor"
-COMPILERS = ("g++", "clang++", "c++")
+# Inductor writes C++ for a CPU; for a GPU Triton has what launches its kernels compiled from C.
+COMPILERS = {"cpu": ("C++", ("g++", "clang++", "c++")), "cuda": ("C", ("gcc", "clang"))}
 
 
 def compiled(function: Callable[[Tensor], Tensor], device: torch.device) -> Callable[..., Tensor]:
@@ -19,11 +20,12 @@ def compiled(function: Callable[[Tensor], Tensor], device: torch.device) -> Call
     other names of its weights (`_orig_mod.`), and who follows the first would follow nothing.
 
     Raises:
-        BadRequest: there is no compiler for code on the CPU.
+        BadRequest: there is no compiler for it.
     """
-    if device.type == "cpu" and not any(map(shutil.which, COMPILERS)):
+    language, compilers = COMPILERS[device.type]
+    if not any(map(shutil.which, compilers)):
         raise BadRequest(
-            f"compile=true needs a C++ compiler ({', '.join(COMPILERS)}) and none is installed; "
-            "install one, or leave compile out"
+            f"compile=true needs a {language} compiler ({', '.join(compilers)}) and none is "
+            "installed; install one, or leave compile out"
         )
     return torch.compile(function, backend=BACKEND)

@@ -8,8 +8,9 @@ from registry.files import sha256_file
 from registry.jobs import Assignment
 from registry.store import Registry, check_name
 
-# Largest difference from the golden answers: other CPUs round otherwise, and GPUs use TF32.
-TOLERANCES = {f"{MODEL}/cpu": 1e-3, f"{MODEL}/cuda": 1e-2, f"{MODEL}/tensorrt": 1e-2}
+# Largest difference from the golden answers: other CPUs round otherwise, and GPUs use TF32. Rounded
+# as there, two trained EfficientNet-Lite0 moved the least sure of 24 answers by 0.008 and 0.012.
+TOLERANCES = {f"{MODEL}/cpu": 1e-3, f"{MODEL}/cuda": 5e-2, f"{MODEL}/tensorrt": 5e-2}
 
 
 def seal_stage(

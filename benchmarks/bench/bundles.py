@@ -20,7 +20,7 @@ from registry.images import ImageSpec, prepare
 from registry.store import Registry
 
 # FP16, and the TF32 of GPUs, round otherwise than the CPU that the golden answers are from.
-TOLERANCES = {f"{MODEL}/cpu": 1e-3, f"{MODEL}/cuda": 2e-2}
+TOLERANCES = {f"{MODEL}/cpu": 1e-3, f"{MODEL}/cuda": 5e-2}
 
 
 def publish(root: Path, name: str, model: onnx.ModelProto, images: Sequence[bytes]) -> None:
