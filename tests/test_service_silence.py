@@ -115,7 +115,10 @@ def test_a_call_that_says_nothing_does_not_hold_up_the_end(
     over.set()
 
 
-def test_a_message_on_its_way_when_the_end_begins_is_answered(start: Start, root: Path) -> None:
+def test_a_message_on_its_way_when_the_end_begins_is_answered(
+    start: Start, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams, "ON_ITS_WAY_S", 60.0)
     tiny.publish(root, promote=True)
     server, sent = start(grace_seconds=300), threading.Event()
 
