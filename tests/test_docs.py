@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "recipe.md").read_text(encoding="utf-8")
 ROWS = re.findall(r"^\| (\d+) \| (.+?) \| (.+) \|$", PAGE, flags=re.MULTILINE)
-SWITCHING = (ROOT / "docs" / "switching.md").read_text(encoding="utf-8")
+FROM_TRITON = (ROOT / "docs" / "from-triton.md").read_text(encoding="utf-8")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```sh\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
 TEST = re.compile(r"`(test_\w+\.py)::(test_\w+)`")
@@ -152,48 +152,37 @@ def test_every_page_that_the_readme_links_to_exists():
     assert not [name for name in linked if not (ROOT / name).exists()]
 
 
-def told_by_the_page_on_switching() -> list[str]:
+def told_by_the_page_for_triton() -> list[str]:
     """What its last columns have in code: ours."""
-    rows = [line.split(" | ")[1] for line in SWITCHING.splitlines() if line.startswith("| ")]
+    rows = [line.split(" | ")[1] for line in FROM_TRITON.splitlines() if line.startswith("| ")]
     return [code for row in rows for code in re.findall(r"`([^`]+)`", row)]
 
 
-def test_every_command_of_the_page_on_switching_is_understood():
-    commands = [shlex.split(code)[1:] for code in told_by_the_page_on_switching()]
+def test_every_command_of_the_page_for_triton_is_understood():
+    commands = [shlex.split(code)[1:] for code in told_by_the_page_for_triton()]
     commands = [words for words in commands if words and words[0] in ("promote", "candidate")]
     assert {name for name, *_ in commands} == {"promote", "candidate"}
     for words in commands:
         parser(words[0])(words)  # SystemExit if not
 
 
-def test_every_flag_of_the_page_on_switching_exists(capsys: pytest.CaptureFixture[str]):
+def test_every_flag_of_the_page_for_triton_exists(capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit):
         parser("serve")(["--help"])
     known = set(re.findall(r"--[a-z-]+", capsys.readouterr().out))
-    told = [code.split()[0] for code in told_by_the_page_on_switching() if code[:2] == "--"]
+    told = [code.split()[0] for code in told_by_the_page_for_triton() if code[:2] == "--"]
     of_the_candidate = {"--shadow"}
     assert len(set(told) & known) > 7
     assert set(told) <= known | of_the_candidate
 
 
-def test_every_metric_of_the_page_on_switching_is_exposed():
+def test_every_metric_of_the_page_for_triton_is_exposed():
     from prometheus_client import generate_latest
 
     from service.metrics import Metrics
 
-    named = set(re.findall(r"`((?:unfreeze|grpc_server)_\w+)`", SWITCHING))
+    named = set(re.findall(r"`((?:unfreeze|grpc_server)_\w+)`", FROM_TRITON))
     assert len(named) > 6
     page = generate_latest(Metrics().registry).decode()
     families = set(re.findall(r"^# TYPE (\S+)", page, flags=re.MULTILINE))
     assert {name.removesuffix("_count") for name in named} <= families
-
-
-def test_every_call_of_the_page_on_switching_is_there():
-    from training import classify, looking, plots, pretrained, read_images, tiles
-    from training.learner import Learner
-
-    modules = {"learner": Learner, "plots": plots, "looking": looking, "tiles": tiles}
-    named = set(re.findall(r"\b(learner|plots|looking|tiles)\.(\w+)\(", SWITCHING))
-    assert len(named) > 8
-    assert not [f"{room}.{name}" for room, name in named if not hasattr(modules[room], name)]
-    assert all(map(callable, (classify, pretrained, read_images)))
