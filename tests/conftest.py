@@ -10,6 +10,7 @@ import service.one_poller  # noqa: F401  # before grpc
 # isort: split
 import asyncio
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -36,6 +37,9 @@ from unfreeze.v1 import classifier_pb2 as pb
 TESTS = Path(__file__).parent
 STAND_IN_TRAINER = (sys.executable, str(TESTS / "stand_in_trainer.py"))
 PLAN = "1x2x4"  # measuring one takes a second
+
+# A shell that starts the tests in the background has them ignore it, and all that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 T = TypeVar("T")
 

@@ -115,10 +115,11 @@ def test_a_size_that_the_backbone_does_not_take_is_refused(tmp_path: Path):
 def test_a_learner_goes_on_at_another_size_with_activations_of_what_it_has_learnt(tmp_path: Path):
     def opened_at(size: int) -> Learner:
         images = read_images(data, size, settings=told, cache=tmp_path / "cache", tell=heard.append)
-        return pretrained(images.settings.backbone, images, run=tmp_path / "run", tell=heard.append)
+        return pretrained(photos.QUICK["backbone"], images, run=tmp_path / "run", tell=heard.append)
 
     data, heard = photos.folder(tmp_path / "data"), photos.Heard()
-    told = {name: text for name, text in photos.QUICK.items() if name != "size"}
+    arguments = ("size", "backbone")
+    told = {name: text for name, text in photos.QUICK.items() if name not in arguments}
     small = opened_at(16)
     untrained = opened_at(32).precompute()
     small.fit_unfrozen(0.1)
