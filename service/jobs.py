@@ -16,6 +16,7 @@ from service.job_records import JobRecords
 from service.job_run import MAX_ATTEMPTS, JobRunner
 from service.live import Live
 from service.metrics import Metrics
+from service.settings_check import SettingsCheck
 from service.trainer import kill_leftover
 
 log = logging.getLogger(__name__)
@@ -51,13 +52,19 @@ class Jobs:
             cache=state / "cache",
             data_roots=data_roots,
         )
+        self._settings = SettingsCheck(command)
         self._stopping = asyncio.Event()
         self._worker: asyncio.Task[None] | None = None
 
     # What callers can do
 
     async def start_job(self, request: JobRequest) -> tuple[Job, bool]:
-        """A queued job, on the disk; True when its idempotency key named one before."""
+        """A queued job, on the disk; True when its idempotency key named one before.
+
+        Raises:
+            BadRequest: its settings cannot work.
+        """
+        await self._settings.check(request.settings)
         return await self._records.create(request)
 
     async def get(self, job_id: str) -> Job:

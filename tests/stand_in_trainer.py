@@ -1,10 +1,12 @@
 """Obeys the contract of the training process in a blink, and misbehaves when the settings say so.
 
 Settings: `mode` is one of MODES; `bias` (three numbers, for tiny.stage), `accuracy`, `champion`
-(the accuracy that the promoted version is given) and `golden_shift` make the model.
+(the accuracy that the promoted version is given) and `golden_shift` make the model. Asked before
+the job, it objects to `refused` with the words that are its value, and never answers `silent`.
 """
 
 import argparse
+import json
 import os
 import signal
 import subprocess
@@ -12,6 +14,15 @@ import sys
 import threading
 import time
 from pathlib import Path
+
+if "--check-settings" in sys.argv:  # callers wait, so before what takes long to import
+    asked = json.load(sys.stdin)
+    if "silent" in asked:
+        time.sleep(600)
+    if "refused" in asked:
+        print("a library says hello")
+        print(json.dumps({"kind": "failed", "reason": asked["refused"]}))
+    sys.exit()
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 

@@ -256,6 +256,7 @@ def test_retrain_with_the_same_key_is_the_same_job(at, data: Path, capsys):
         (["retrain", "colours", "--data", "none"], 3),
         (["retrain", "colours", "--data", "colours", "--set", "size"], 2),
         (["retrain", "no/name", "--data", "colours"], 2),
+        (["retrain", "colours", "--data", "colours", "--set", "refused=no such mode"], 2),
         (["jobs", "show", "unknown"], 3),
         (["jobs", "watch", "unknown"], 3),
         (["jobs", "cancel", "unknown"], 3),

@@ -181,7 +181,7 @@ def test_a_trainer_that_cannot_be_started_fails_the_job(
     start: Start, state: Path, data: Path
 ) -> None:
     server = start(state=state, data_roots=(data,), trainer_command=("/no/such/program",))
-    job = finished(server, begin(server))
+    job = finished(server, begin(server, size="160"))
     assert job.state == pb.JOB_STATE_FAILED
     assert "/no/such/program cannot be started" in job.message
 

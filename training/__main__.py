@@ -1,4 +1,5 @@
-"""Trains a classifier: `unfreeze train …`, or as a service's child with `--assignment FILE`.
+"""Trains a classifier: `unfreeze train …`, or as a service's child with `--assignment FILE`
+or `--check-settings`.
 
 Exit codes: 0 a version was published (or staged, for a service), 1 training failed, 2 the data or
 the settings cannot work.
@@ -41,6 +42,10 @@ def main(argv: list[str] | None = None) -> int:
         from training.child import work_for_service
 
         return work_for_service(arguments.assignment)
+    if arguments.check_settings:
+        from training.checking import check_for_service
+
+        return check_for_service()
     missing = [name for name in ("data", "model") if getattr(arguments, name) is None]
     if missing and not arguments.resume:
         _parser().error(f"--{missing[0]} is needed")
@@ -105,6 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--json", action="store_true", help="events as JSON lines on stdout")
     parser.add_argument("--assignment", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--check-settings", action="store_true", help=argparse.SUPPRESS)
     return parser
 
 

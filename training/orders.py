@@ -12,9 +12,8 @@ from registry.files import write_durably
 from registry.jobs import CHECKPOINT, Assignment
 from registry.schema import Record
 from registry.store import Registry
-from training.backbone import check_backbone
+from training.checking import check_settings
 from training.publishing import assign
-from training.reading_settings import read_settings
 
 ORDER = "order.json"  # in the folder of a training whose version is not yet published
 TOKEN = "run"  # in a bundle's provenance: the order that it came of
@@ -60,8 +59,7 @@ def order(
         cache.resolve(),
         run.resolve(),
     )
-    read = read_settings(settings)
-    check_backbone(read.backbone, read.weights)
+    check_settings(settings)
     given = Order(
         assignment=assignment,
         registry=registry.resolve(),

@@ -1,0 +1,33 @@
+"""Whether settings can work: what can be known before any data or network is looked at."""
+
+import os
+import sys
+
+from pydantic import TypeAdapter
+
+from registry.errors import BadRequest
+from registry.jobs import Failed
+from training.reading_settings import read_settings
+
+GIVEN = TypeAdapter(dict[str, str])
+
+
+def check_settings(given: dict[str, str]) -> None:
+    """Raises BadRequest if a name or a value is wrong, or no network is called as the backbone."""
+    settings = read_settings(given)
+    if given.keys() & {"backbone", "weights"}:
+        from training.backbone import check_backbone  # imports torch and timm, which takes seconds
+
+        check_backbone(settings.backbone, settings.weights)
+
+
+def check_for_service() -> int:
+    """Tells of the settings on standard input, a JSON object, why they cannot work, if they cannot:
+    as the event on standard output with which a training would fail."""
+    os.nice(10)  # requests go first
+    try:
+        check_settings(GIVEN.validate_json(sys.stdin.buffer.read()))
+    except BadRequest as error:
+        print(Failed(reason=str(error)).model_dump_json(), flush=True)
+        return 2
+    return 0
