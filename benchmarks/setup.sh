@@ -9,6 +9,9 @@
 #     benchmarks/setup.sh DIR fastai               DIR/fastai, with torch some 6 GB
 #     benchmarks/training.py fastai --peers DIR
 #
+#     benchmarks/setup.sh DIR analyzer             DIR/analyzer, Triton's performance analyzer, 160 MB
+#     benchmarks/analyzer.py --peers DIR
+#
 # Run again, it only installs what has changed. ONNX Runtime, Pillow, torch and timm are of the
 # versions in requirements/dev.txt; the peers of serving have no torch.
 set -euo pipefail
@@ -33,6 +36,6 @@ for peer in "$@"; do
     "$environment/bin/python" -m pip check --disable-pip-version-check
     cp "$locked" "$environment/installed.txt"
     echo "$peer: $("$environment/bin/python" -c "from importlib.metadata import distributions
-names = ('$peer', 'onnxruntime', 'pillow', 'grpcio', 'torch')
+names = ('$peer', 'tritonclient', 'onnxruntime', 'pillow', 'grpcio', 'torch')
 print(*sorted(f'{d.name} {d.version}' for d in distributions() if d.name.lower() in names), sep=', ')")"
 done

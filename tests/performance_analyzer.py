@@ -2,6 +2,7 @@
 
 Its start-up and measuring windows, with each of its checks as an assertion; by its sources,
 perf_analyzer.cc, model_parser.cc, inference_profiler.cc and the C++ client's grpc_client.cc.
+benchmarks/analyzer.py has the analyzer itself ask a server, which takes 160 MB to install.
 
 Arguments: address, model, images in a request (-b), file with one element of input for BYTES
 (what `--input-data` gives as b64: an image with its length before it). Prints a summary as JSON.

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from load.debian import fetched
+
 ROOT = Path(__file__).parents[2]
-FETCHED = ROOT / ".venv" / "prometheus"
 READY_WITHIN_S = 30
 EVERY_S = 1
 
@@ -28,20 +29,10 @@ class Series:
 
 
 def program() -> Path:
-    """Prometheus, from the PATH or out of Debian's package.
-
-    Raises:
-        subprocess.CalledProcessError: there is neither, nor an apt to fetch it with.
-    """
+    """Prometheus, from the PATH or out of Debian's package."""
     if found := shutil.which("prometheus"):
         return Path(found)
-    fetched = FETCHED / "usr" / "bin" / "prometheus"
-    if not fetched.exists():
-        FETCHED.mkdir(parents=True, exist_ok=True)
-        subprocess.run(["apt-get", "download", "prometheus"], cwd=FETCHED, check=True)
-        (package,) = FETCHED.glob("prometheus_*.deb")
-        subprocess.run(["dpkg", "-x", package, FETCHED], check=True)
-    return fetched
+    return fetched("prometheus", ROOT / ".venv") / "usr" / "bin" / "prometheus"
 
 
 class Prometheus:
