@@ -4,6 +4,7 @@ import hashlib
 import os
 import uuid
 from pathlib import Path
+from typing import Literal
 
 
 def sha256_file(path: Path) -> str:
@@ -24,10 +25,7 @@ def sync(path: Path) -> None:
 def write_durably(path: Path, content: bytes) -> None:
     """`path` holds `content`, on the disk; a reader sees the old file or the new one."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    _write(temporary, "wb", content)
     temporary.replace(path)
     sync(path.parent)
 
@@ -42,22 +40,25 @@ def create_exclusively(path: Path, content: bytes) -> None:
         FileExistsError: somebody else created it first.
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    _write(temporary, "xb", content)
     try:
-        _create(temporary, content)
         os.link(temporary, path)
     except FileExistsError:
         raise
     except OSError:  # no links here, as on many network stores
-        _create(path, content)
+        _write(path, "xb", content)
     finally:
-        temporary.unlink(missing_ok=True)
+        temporary.unlink()
     sync(path.parent)
 
 
-def _create(path: Path, content: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-    try:
-        os.write(descriptor, content)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _write(path: Path, mode: Literal["wb", "xb"], content: bytes) -> None:
+    """All of it is on the disk, or the file is gone again, as when the disk is full."""
+    with path.open(mode) as file:
+        try:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        except BaseException:
+            path.unlink()
+            raise

@@ -20,13 +20,18 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 TENSOR_SUFFIX = "-tensor"  # NAME-tensor is how the protocol's tensor twin of NAME is called
 
 
+def is_name(text: str) -> bool:
+    """Whether it may name a model."""
+    return bool(NAME.fullmatch(text)) and not text.endswith(TENSOR_SUFFIX)
+
+
 def check_name(model: str) -> str:
     """`model`, if it may name a model.
 
     Raises:
         BadRequest: other than letters, digits, '.', '_', '-', or a reserved form.
     """
-    if not NAME.fullmatch(model) or model.endswith(TENSOR_SUFFIX):
+    if not is_name(model):
         raise BadRequest(
             f"{model!r:.80} cannot name a model: use 1 to 128 letters, digits, '.', '_' and '-', "
             f"beginning with a letter or digit and not ending in '{TENSOR_SUFFIX}'"
@@ -45,12 +50,14 @@ class Registry:
     def __init__(self, root: Path) -> None:
         self.root = root
 
+    def names(self) -> list[str]:
+        """Of all folders that may be models, whether they have versions or not."""
+        found = self.root.iterdir() if self.root.is_dir() else ()
+        return sorted(path.name for path in found if is_name(path.name))
+
     def models(self) -> list[str]:
         """Names of all models that have a version, sorted."""
-        if not self.root.is_dir():
-            return []
-        names = (path.name for path in self.root.iterdir() if NAME.fullmatch(path.name))
-        return sorted(name for name in names if self.versions(name))
+        return [name for name in self.names() if self.versions(name)]
 
     def versions(self, model: str) -> list[int]:
         """Published versions, oldest first; empty for an unknown model."""
@@ -85,20 +92,13 @@ class Registry:
         Raises:
             BundleError: the files are not those that `bundle` lists.
         """
-        model = check_name(bundle.model)
-        folder = self._claim(model)
-        for name in sorted(files_of(staged)):
-            target = folder / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(staged / name, target)
-            sync(target)
-            sync(target.parent)
-        copied = {name: sha256_file(folder / name) for name in files_of(folder)}
-        if copied != bundle.files:
-            changed = sorted(set(copied.items()) ^ set(bundle.files.items()))[0][0]
+        folder = self._claim(check_name(bundle.model))
+        try:
+            _copy(staged, folder, bundle)
+            seal(folder, bundle)
+        except BaseException:  # a full disk, say, which half a bundle would keep full
             shutil.rmtree(folder)
-            raise BundleError(f"{model}: {changed} changed while it was being published; try again")
-        seal(folder, bundle)
+            raise
         return int(folder.name)
 
     def _claim(self, model: str) -> Path:
@@ -171,19 +171,24 @@ class Registry:
             raise Conflict(f"{model}: nothing to roll back to; promote a version by its number")
         return current[0], current[1].replaced
 
-    def rollback(self, model: str, *, by: str, reason: str) -> tuple[int, Pointer]:
-        """`model` means again what the pointer in force replaced; gives the new pointer.
-
-        Raises:
-            Conflict: there is nothing to go back to.
-        """
-        number, version = self.rollback_target(model)
-        reason = reason or f"rollback to {version}"
-        return self.promote(model, version, by=by, reason=reason, expected=number)
-
     def _promotions(self, model: str) -> Pointers[Pointer]:
         return Pointers(self.root / check_name(model) / "aliases" / "promoted", PROMOTED)
 
     def candidates(self, model: str) -> Pointers[Candidate | Cleared]:
         """Every pointer to a version that is or was tried: see registry/candidates.py."""
         return Pointers(self.root / check_name(model) / "aliases" / "candidate", CANDIDATE)
+
+
+def _copy(staged: Path, folder: Path, bundle: Bundle) -> None:
+    for name in sorted(files_of(staged)):
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(staged / name, target)
+        sync(target)
+        sync(target.parent)
+    copied = {name: sha256_file(folder / name) for name in files_of(folder)}
+    if copied != bundle.files:
+        changed = sorted(set(copied.items()) ^ set(bundle.files.items()))[0][0]
+        raise BundleError(
+            f"{bundle.model}: {changed} changed while it was being published; try again"
+        )

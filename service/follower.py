@@ -3,17 +3,28 @@
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
-from registry.errors import BundleError
-from registry.pointers import Cleared
+from registry.errors import BundleError, UnfreezeError
+from registry.pointers import Candidate, Cleared, Pointer
 from registry.store import Registry
-from service.aliases import Aliases, read_aliases
 from service.loading import Loading
 from service.model import Model
 from service.swaps import Swaps
 
 log = logging.getLogger(__name__)
+
+P = TypeVar("P")
+
+
+@dataclass(frozen=True)
+class Aliases:
+    """The pointers of a model in force, with their numbers, or why they cannot be read; None: there
+    is none."""
+
+    promoted: tuple[int, Pointer] | BundleError | None
+    candidate: tuple[int, Candidate | Cleared] | BundleError | None
 
 
 class Follower:
@@ -48,9 +59,9 @@ class Follower:
                 log.exception("refresh_failed")
                 continue
             for name, aliases in found.items():
-                number, candidate_number = aliases.numbers
-                self._begin(("promoted", name, number), self._promoted, aliases)
-                self._begin(("candidate", name, candidate_number), self._candidate, aliases)
+                promoted, candidate = _number(aliases.promoted), _number(aliases.candidate)
+                self._begin(("promoted", name, promoted), self._promoted, aliases)
+                self._begin(("candidate", name, candidate), self._candidate, aliases)
 
     async def close(self) -> None:
         """What was under way has ended."""
@@ -115,3 +126,33 @@ class Follower:
                 self._swaps.try_out(name, entry, number, wanted, loaded)
         except Exception as error:
             self._swaps.candidate_problem(name, entry, number, error)
+
+
+def read_aliases(registry: Registry) -> dict[str, Aliases]:
+    """By model; a damaged pointer of one does not hide the others.
+
+    Raises:
+        OSError: the registry is not there now.
+    """
+
+    def candidate(name: str) -> tuple[int, Candidate | Cleared] | None:
+        return registry.candidates(name).in_force()
+
+    return {
+        name: Aliases(_attempt(registry.promoted, name), _attempt(candidate, name))
+        for name in registry.names()
+    }
+
+
+def _attempt(read: Callable[[str], P], name: str) -> P | BundleError:
+    try:
+        return read(name)
+    except BundleError as error:
+        return error
+    except (UnfreezeError, OSError) as error:
+        return BundleError(f"{name}: its pointers cannot be read: {error}")
+
+
+def _number(found: tuple[int, object] | BundleError | None) -> int:
+    """0 where there is no pointer, or none that can be read."""
+    return found[0] if isinstance(found, tuple) else 0

@@ -72,7 +72,7 @@ def test_whatever_is_promoted_ends_the_candidacy(registry: Registry, version: in
 def test_a_rollback_ends_the_candidacy_for_good(registry: Registry) -> None:
     promote(registry, 2)
     set_(registry, 3)
-    registry.rollback("colours", by="me", reason="trouble")
+    promote(registry, registry.rollback_target("colours")[1])
     assert tried(registry) is None
     promote(registry, 2)  # what it was tried beside, and yet another promotion
     assert tried(registry) is None

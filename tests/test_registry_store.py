@@ -1,8 +1,10 @@
 """Versions and pointers, also when many write at once or one dies half-way."""
 
+import resource
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -62,6 +64,34 @@ def test_files_that_differ_from_the_manifest_are_not_published(
     with pytest.raises(BundleError, match=r"report\.txt changed while it was being published"):
         registry.publish(tmp_path / "stage", bundle)
     assert registry.versions("colours") == []
+
+
+@contextmanager
+def room_for(n_bytes: int) -> Iterator[None]:
+    """A file can have no more bytes, as on a disk that is nearly full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_what_does_not_fit_is_published_nowhere_and_takes_no_room(
+    registry: Registry, root: Path, tmp_path: Path
+) -> None:
+    bundle = tiny.stage(tmp_path / "stage")
+    with room_for(100), pytest.raises(OSError, match="File too large"):
+        registry.publish(tmp_path / "stage", bundle)
+    assert list((root / "colours").iterdir()) == []
+
+
+def test_a_pointer_that_does_not_fit_is_not_there(registry: Registry, root: Path) -> None:
+    tiny.publish(root, promote=True)
+    with room_for(60), pytest.raises(OSError, match="File too large"):
+        promote(registry, 1)
+    assert [path.name for path in (root / "colours/aliases/promoted").iterdir()] == ["000001.json"]
+    assert promote(registry, 1) == 2
 
 
 def test_nothing_is_promoted_by_publishing(registry: Registry, root: Path) -> None:
@@ -136,16 +166,16 @@ def test_an_unknown_version_cannot_be_promoted(registry: Registry, root: Path) -
 def test_rollback_returns_to_what_was_replaced_and_back(registry: Registry, root: Path) -> None:
     for _ in range(2):
         tiny.publish(root, promote=True)
-    for expected in (1, 2, 1):
-        _, pointer = registry.rollback("colours", by="me", reason="")
-        assert pointer.version == expected
-    assert pointer.reason == "rollback to 1"
+    for replaced in (1, 2, 1):
+        number, version = registry.rollback_target("colours")
+        assert version == replaced
+        promote(registry, version, expected=number)
 
 
 def test_rollback_needs_something_to_go_back_to(registry: Registry, root: Path) -> None:
     tiny.publish(root, promote=True)
     with pytest.raises(Conflict, match="nothing to roll back to"):
-        registry.rollback("colours", by="me", reason="")
+        registry.rollback_target("colours")
 
 
 def test_prune_keeps_the_newest_the_promoted_and_its_rollback(
@@ -206,4 +236,5 @@ def test_what_is_not_a_model_is_passed_over(registry: Registry, root: Path) -> N
     (root / "README").write_text("hello")
     (root / ".cache").mkdir()
     (root / "empty").mkdir()
+    shutil.copytree(root / "colours", root / "colours-tensor")
     assert registry.models() == ["colours"]
