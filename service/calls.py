@@ -38,6 +38,7 @@ from service.tracing import CURRENT, Span, Tracer, trace_id_of
 log = logging.getLogger(__name__)
 
 PUSHBACK = "grpc-retry-pushback-ms"  # gRPC proposal A6: when a client may try again
+DEADLINE_STEP_S = 0.001  # gRPC keeps them in milliseconds
 
 Checks = Mapping[str, Callable[[float], Overloaded | None]]
 NO_CHECKS: Checks = {}
@@ -150,13 +151,13 @@ class Calls:
             self._leave(call, context.code())
             raise error
         if isinstance(error, asyncio.CancelledError | GeneratorExit):
-            left_s = context.time_remaining()
-            late = left_s is not None and left_s <= 0
-            self._leave(call, DEADLINE_EXCEEDED if late else CANCELLED)
+            self._leave(call, DEADLINE_EXCEEDED if is_over(context) else CANCELLED)
             raise error
         request_id = request_id_of(context)
         if isinstance(error, UnfreezeError):
             code, message = code_of(error, codes), message_of(error)
+            if isinstance(error, Overloaded | Unavailable) and is_over(context):
+                code = DEADLINE_EXCEEDED  # the others say that it may pass later
         else:
             trace_id = (
                 call.span.trace_id if call.span else trace_id_of(context.invocation_metadata())
@@ -192,3 +193,8 @@ def left_s(context: Context) -> float:
     """Seconds to the caller's deadline."""
     left: float | None = context.time_remaining()
     return math.inf if left is None else left
+
+
+def is_over(context: Context) -> bool:
+    """Whether the caller's deadline has passed."""
+    return left_s(context) < DEADLINE_STEP_S

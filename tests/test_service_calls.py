@@ -9,17 +9,20 @@ import pytest
 from registry.errors import Overloaded
 from service.calls import Calls
 from service.metrics import Metrics
-from service.status import CODES
+from service.status import PROTOCOL_CODES
 
 
 class Gone:
     """The context of a caller who has gone: nothing can be sent any more."""
 
+    def __init__(self, left_s: float | None = None) -> None:
+        self._left_s = left_s
+
     def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
         return ()
 
-    def time_remaining(self) -> None:
-        return None
+    def time_remaining(self) -> float | None:
+        return self._left_s
 
     async def read(self) -> bytes:
         return b""
@@ -32,18 +35,25 @@ async def refuse(request: bytes, context: Any) -> None:
     raise Overloaded("later")
 
 
-async def test_a_status_that_cannot_be_sent_is_no_error_of_the_server() -> None:
-    """gRPC would log it in full, once for each impatient caller of a busy server."""
+async def counted(context: Gone) -> list[str]:
+    """The status that a call which is refused has in the metrics."""
     metrics = Metrics()
     calls = Calls(metrics, max_calls=9)
     handler = grpc.unary_unary_rpc_method_handler(refuse, bytes, bytes)
-    wrapped = calls.wrapped("unfreeze.v1.Classifier", "Classify", handler, CODES).stream_unary
+    service = "inference.GRPCInferenceService"
+    wrapped = calls.wrapped(service, "ModelInfer", handler, PROTOCOL_CODES).stream_unary
     with pytest.raises(asyncio.CancelledError):
-        await wrapped(b"", Gone())
+        await wrapped(b"", context)
     metrics.notes.settle()
-    counted = {
-        sample.labels["grpc_code"]: sample.value
-        for sample in metrics.rpcs_handled.collect()[0].samples
-        if sample.name.endswith("_total")
-    }
-    assert counted["RESOURCE_EXHAUSTED"] == 1
+    samples = metrics.rpcs_handled.collect()[0].samples
+    return [one.labels["grpc_code"] for one in samples if one.name.endswith("_total") and one.value]
+
+
+async def test_a_status_that_cannot_be_sent_is_no_error_of_the_server() -> None:
+    """gRPC would log it in full, once for each impatient caller of a busy server."""
+    assert await counted(Gone()) == ["UNAVAILABLE"]
+
+
+async def test_a_call_whose_deadline_is_over_is_not_told_to_try_again() -> None:
+    assert await counted(Gone(left_s=2)) == ["UNAVAILABLE"]
+    assert await counted(Gone(left_s=0)) == ["DEADLINE_EXCEEDED"]
