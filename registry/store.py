@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from registry.bundle import MANIFEST, Bundle, files_of, read_bundle, seal
-from registry.errors import BadRequest, BundleError, Conflict, NotFound, Unavailable
+from registry.errors import BadRequest, BundleError, Conflict, NotFound
 from registry.files import sha256_file, sync
 from registry.pointers import CANDIDATE, PROMOTED, Candidate, Cleared, Pointer, Pointers
 
@@ -37,11 +37,6 @@ def check_name(model: str) -> str:
             f"beginning with a letter or digit and not ending in '{TENSOR_SUFFIX}'"
         )
     return model
-
-
-def unreadable(error: OSError) -> Unavailable:
-    """What callers are told, who need not know where the registry is."""
-    return Unavailable(f"the registry cannot be read now ({error.strerror}); try again later")
 
 
 class Registry:

@@ -26,6 +26,7 @@ from service.messages import (
     job_message,
     version_message,
 )
+from service.registry_calls import in_registry
 from unfreeze.v1 import admin_pb2 as pb
 from unfreeze.v1 import admin_pb2_grpc as pb_grpc
 
@@ -98,9 +99,9 @@ class Admin(pb_grpc.AdminServicer):
     async def ListModels(
         self, request: pb.ListModelsRequest, context: Context
     ) -> pb.ListModelsResponse:
-        names = await asyncio.to_thread(self._registry.models)
+        names = await in_registry(self._registry.models)
         known = sorted({*names, *self._live.problems()})
-        models = await asyncio.gather(*(asyncio.to_thread(self._model, name) for name in known))
+        models = await asyncio.gather(*(in_registry(self._model, name) for name in known))
         return pb.ListModelsResponse(models=models)
 
     def _model(self, name: str) -> pb.Model:
@@ -130,7 +131,7 @@ class Admin(pb_grpc.AdminServicer):
     async def ListVersions(
         self, request: pb.ListVersionsRequest, context: Context
     ) -> pb.ListVersionsResponse:
-        versions = await asyncio.to_thread(self._versions, request.model)
+        versions = await in_registry(self._versions, request.model)
         return pb.ListVersionsResponse(versions=versions)
 
     def _versions(self, model: str) -> list[pb.Version]:
@@ -184,7 +185,7 @@ class Admin(pb_grpc.AdminServicer):
     async def PruneVersions(
         self, request: pb.PruneVersionsRequest, context: Context
     ) -> pb.PruneVersionsResponse:
-        deleted = await asyncio.to_thread(prune, self._registry, request.model, request.keep)
+        deleted = await in_registry(prune, self._registry, request.model, request.keep)
         return pb.PruneVersionsResponse(deleted=deleted)
 
 

@@ -14,6 +14,7 @@ from registry.pointers import Candidate, Mode, Pointer
 from registry.store import Registry, check_name
 from service.loading import Loading
 from service.model import Model
+from service.registry_calls import in_registry
 from service.swaps import Swaps
 
 T = TypeVar("T")
@@ -41,7 +42,7 @@ class Changes:
             NotFound, BundleError, Unavailable: it cannot be served.
             Conflict: another pointer than `expected` is in force.
         """
-        await asyncio.to_thread(self._registry.folder, model, version)
+        await in_registry(self._registry.folder, model, version)
         return await self._to_the_end(self._promote(model, version, by, reason, expected))
 
     async def _promote(
@@ -49,7 +50,7 @@ class Changes:
     ) -> tuple[int, Pointer]:
         entry = self._models.setdefault(model, Model())
         async with self._loading.lease(model, entry, version, live=True) as loaded, entry.writing:
-            number, pointer = await asyncio.to_thread(
+            number, pointer = await in_registry(
                 self._registry.promote, model, version, by=by, reason=reason, expected=expected
             )
             self._swaps.go_live(model, entry, number, loaded)
@@ -61,7 +62,7 @@ class Changes:
         Raises:
             Conflict: there is nothing to go back to.
         """
-        number, version = await asyncio.to_thread(self._registry.rollback_target, model)
+        number, version = await in_registry(self._registry.rollback_target, model)
         reason = reason or f"rollback to {version}"
         return await self.promote(model, version, by=by, reason=reason, expected=number)
 
@@ -72,7 +73,7 @@ class Changes:
             NotFound: nothing is promoted.
             BundleError, Unavailable: it cannot be served; what answered before still does.
         """
-        promoted = await asyncio.to_thread(self._registry.promoted, check_name(model))
+        promoted = await in_registry(self._registry.promoted, check_name(model))
         if promoted is None:
             raise NotFound(f"no version of {model} is promoted; promote one, then load it")
         await self._to_the_end(self._load(model, *promoted))
@@ -102,7 +103,7 @@ class Changes:
             NotFound, BundleError, Unavailable: it cannot be served.
             BadRequest, Conflict: as `registry.candidates.set_candidate`.
         """
-        await asyncio.to_thread(self._registry.folder, model, version)
+        await in_registry(self._registry.folder, model, version)
         work = self._set_candidate(model, version, mode, percent, by, reason)
         return await self._to_the_end(work)
 
@@ -117,7 +118,7 @@ class Changes:
             )
 
         async with self._loading.lease(model, entry, version, live=False) as loaded, entry.writing:
-            number, wanted = await asyncio.to_thread(write)
+            number, wanted = await in_registry(write)
             self._swaps.try_out(model, entry, number, wanted, loaded)
         return wanted
 
@@ -128,7 +129,7 @@ class Changes:
     async def _clear_candidate(self, model: str, by: str, reason: str) -> int | None:
         entry = self._models.get(model) or Model()  # an unknown one adds no entry
         async with entry.writing:
-            cleared = await asyncio.to_thread(
+            cleared = await in_registry(
                 clear_candidate, self._registry, model, by=by, reason=reason
             )
             if cleared is None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from registry.errors import BundleError, NotFound, Overloaded, Unavailable
-from registry.store import Registry, check_name, unreadable
+from registry.store import Registry, check_name
 from service.candidacy import Candidacy, Content
 from service.changes import Changes
 from service.follower import Follower
@@ -18,6 +18,7 @@ from service.loader import Loader
 from service.loading import Loading
 from service.metrics import Metrics
 from service.model import Model
+from service.registry_calls import in_registry
 from service.swaps import Swaps
 
 
@@ -79,14 +80,12 @@ class Live:
             return found
         try:
             # NotFound adds no entry
-            await asyncio.to_thread(self._registry.folder, check_name(model), version)
+            await in_registry(self._registry.folder, check_name(model), version)
             entry = self._models.setdefault(model, Model())
             return await self._loading.find(model, entry, version)
         except BundleError as error:
             problem = f"version {version} of {model} cannot be served: {error}"
             raise Unavailable(problem) from error
-        except OSError as error:
-            raise unreadable(error) from error
 
     def ready(self) -> set[str]:
         """Models that answer now."""

@@ -10,6 +10,7 @@ from registry.store import Registry
 from service.loaded import Loaded
 from service.loader import Loader
 from service.model import Model, Trouble
+from service.registry_calls import unusable
 
 # A version on a slow store holds up a thread. Those that are to go live do not wait for those that
 # somebody asked for by number, or tries.
@@ -93,7 +94,10 @@ class Loading:
             return self._loader.load(self._registry.folder(name, version), version, like)
 
         _check_wanted(name, entry)
-        loaded = await asyncio.get_running_loop().run_in_executor(threads, load)
+        try:
+            loaded = await asyncio.get_running_loop().run_in_executor(threads, load)
+        except OSError as error:
+            raise unusable(error) from error
         if entry.unloaded:  # meanwhile
             loaded.retire()
         _check_wanted(name, entry)

@@ -1,15 +1,15 @@
 """The protocol's index of models: one row for each version, under each of a model's names."""
 
-import asyncio
 from collections.abc import Iterator
 from typing import Any
 
 from tritonclient.grpc import service_pb2 as pb
 
 from registry.errors import BundleError, NotOffered
-from registry.store import Registry, unreadable
+from registry.store import Registry
 from service.live import Live
 from service.names import both_names
+from service.registry_calls import in_registry
 
 READY, LOADING, UNAVAILABLE = "READY", "LOADING", "UNAVAILABLE"
 
@@ -26,10 +26,7 @@ async def index_message(live: Live, registry: Registry, request: Message) -> Mes
     """
     if request.repository_name:
         raise NotOffered("there is one repository; leave repository_name empty")
-    try:
-        known = await asyncio.to_thread(_promoted_versions, registry)
-    except OSError as error:
-        raise unreadable(error) from error
+    known = await in_registry(_promoted_versions, registry)
     index = pb.RepositoryIndexResponse()
     for model in sorted({*known, *live.problems()}):
         for version, state, reason in _rows(live, model, known.get(model, "")):

@@ -1,5 +1,7 @@
 """Versions go live, come back and break while requests flow."""
 
+import errno
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +21,11 @@ from unfreeze.v1 import classifier_pb2
 RED = (9.0, 0.0, 0.0)
 GREEN = (0.0, 9.0, 0.0)
 BLUE = (0.0, 0.0, 9.0)
+
+UNUSABLE = (
+    "UNAVAILABLE",
+    "the registry cannot be used now (File name too long); try again later",
+)
 
 
 def answers(server: RunningServer, version: int | None = None) -> str:
@@ -252,11 +259,45 @@ def test_a_registry_that_cannot_be_read_any_more_holds_up_nothing_that_is_in_mem
     root.rename(root.with_name("elsewhere"))
     root.symlink_to("x" * 999)
     assert [answers(server), answers(server, version=1)] == ["red", "red"]
-    problem = "the registry cannot be read now (File name too long); try again later"
-    unread = ("UNAVAILABLE", problem)
-    assert refusal(index, triton_pb.RepositoryIndexRequest()) == unread
+    assert refusal(index, triton_pb.RepositoryIndexRequest()) == UNUSABLE
     other = classifier_pb2.ClassifyRequest(model="colours", version=9, images=[tiny.picture()])
-    assert refusal(server.classifier.Classify, other) == unread
+    assert refusal(server.classifier.Classify, other) == UNUSABLE
+
+
+def test_an_administrator_is_told_that_the_registry_cannot_be_used(
+    server: RunningServer, root: Path
+) -> None:
+    load = triton_grpc.GRPCInferenceServiceStub(server.admin_channel).RepositoryModelLoad
+    root.rename(root.with_name("elsewhere"))
+    root.symlink_to("x" * 999)
+    try_out = pb.SetCandidateRequest(
+        model="colours", version=1, mode=pb.CANDIDATE_MODE_SHADOW, percent=9
+    )
+    calls = [
+        (server.admin.ListModels, pb.ListModelsRequest()),
+        (server.admin.ListVersions, pb.ListVersionsRequest(model="colours")),
+        (server.admin.Promote, pb.PromoteRequest(model="colours", version=1)),
+        (server.admin.Rollback, pb.RollbackRequest(model="colours")),
+        (server.admin.SetCandidate, try_out),
+        (server.admin.ClearCandidate, pb.ClearCandidateRequest(model="colours")),
+        (server.admin.PruneVersions, pb.PruneVersionsRequest(model="colours", keep=1)),
+        (load, triton_pb.RepositoryModelLoadRequest(model_name="colours")),
+    ]
+    for call, request in calls:
+        assert refusal(call, request) == UNUSABLE
+
+
+def test_a_promotion_that_a_full_disk_refuses_changes_nothing(
+    server: RunningServer, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    tiny.publish(root, bias=(0, 9, 0))
+    monkeypatch.setattr("registry.pointers.create_exclusively", refuse)
+    code, details = refusal(server.admin.Promote, pb.PromoteRequest(model="colours", version=2))
+    assert (code, "No space left on device" in details) == ("UNAVAILABLE", True)
+    assert answers(server) == "red"
 
 
 def test_labels_may_change_across_a_swap(server: RunningServer, root: Path) -> None:
