@@ -1,7 +1,7 @@
 """PNGs that cost more than their bytes and pixels tell.
 
 Pillow goes through the chunks one by one: 64 MB of empty ones took 12 s. It unpacks each that has
-a text or a profile, which took 1.6 s for a megabyte of them.
+a packed text or profile, up to a megabyte of it, which took 0.6 to 1.6 ms for a chunk of 1 KB.
 """
 
 import struct
@@ -14,6 +14,7 @@ PIXELS = (b"IDAT", b"fdAT", b"fcTL")  # the latter two are of animations
 END = b"IEND"
 MAX_CHUNKS = 20_000  # the usual encoder puts 8 KB of pixels into one
 MAX_OTHERS = 1_000
+MAX_PACKED = 50  # texts and profiles, of which a picture has a few
 
 
 def check_chunks(encoded: bytes) -> None:
@@ -22,7 +23,7 @@ def check_chunks(encoded: bytes) -> None:
     Raises:
         BadImage: it has more.
     """
-    at, n_others = len(SIGNATURE), 0
+    at, n_others, n_packed = len(SIGNATURE), 0, 0
     for _ in range(MAX_CHUNKS):
         if at + CHUNK.size > len(encoded):
             return
@@ -35,5 +36,19 @@ def check_chunks(encoded: bytes) -> None:
                 raise BadImage(
                     f"a PNG of more than {MAX_OTHERS} chunks besides its pixels; save it anew"
                 )
+            n_packed += _is_packed(encoded, at + CHUNK.size, n_bytes, name)
+            if n_packed > MAX_PACKED:
+                raise BadImage(
+                    f"a PNG of more than {MAX_PACKED} packed texts or profiles; save it anew"
+                )
         at += CHUNK.size + n_bytes + 4
     raise BadImage(f"a PNG of more than {MAX_CHUNKS} chunks; save it anew")
+
+
+def _is_packed(encoded: bytes, begin: int, n_bytes: int, name: bytes) -> bool:
+    """Whether the content of a chunk, which begins at `begin`, is unpacked. An international text
+    says so itself, behind the end of its keyword."""
+    if name != b"iTXt":
+        return name in (b"zTXt", b"iCCP")
+    flag = encoded.find(b"\0", begin, begin + n_bytes) + 1
+    return encoded[flag : flag + 1] != b"\0"

@@ -234,6 +234,25 @@ def test_a_png_has_no_more_chunks_than_a_picture_needs() -> None:
         prepare(with_chunks(*[text] * 1_000), SPEC)
 
 
+PACKED = zlib.compress(b"text")
+
+
+@pytest.mark.parametrize(
+    "packed",
+    [
+        chunk(b"zTXt", b"keyword\0\0" + PACKED),
+        chunk(b"iTXt", b"keyword\0\1\0\0\0" + PACKED),
+        chunk(b"iCCP", b"keyword\0\0" + PACKED),
+    ],
+)
+def test_a_png_has_few_texts_to_unpack(packed: bytes) -> None:
+    plain = chunk(b"iTXt", b"keyword\0\0\0\0\0text")
+    few, more = with_chunks(*[plain] * 500, *[packed] * 50), with_chunks(*[packed] * 51)
+    assert prepare(few, SPEC).shape == (32, 32, 3)
+    with pytest.raises(BadImage, match="more than 50 packed texts or profiles; save it anew"):
+        prepare(more, SPEC)
+
+
 def test_of_a_png_chunks_are_counted_to_its_end() -> None:
     plain = tiny.encode(scene(40, 30), "PNG")
     assert prepare(plain + bytes(999_999), SPEC).shape == (32, 32, 3)
