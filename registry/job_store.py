@@ -30,6 +30,8 @@ CREATE TABLE IF NOT EXISTS events (
 );
 """
 
+DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)  # rather than full, locked or not ours
+
 
 @dataclass(frozen=True)
 class NumberedEvent:
@@ -47,18 +49,14 @@ class JobStore:
         """Opens or creates the database.
 
         Raises:
-            Unavailable: the file is damaged; it is left untouched.
+            Unavailable: the file is damaged, and left untouched, or cannot be opened now.
         """
         self._lock = threading.Lock()
-        self._db = sqlite3.connect(path, timeout=10, check_same_thread=False, isolation_level=None)
         try:
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=FULL")  # acknowledged means on the disk
-            if self._db.execute("PRAGMA quick_check").fetchone()[0] != "ok":
-                raise sqlite3.DatabaseError("its pages do not add up")
-            self._db.executescript(TABLES)
+            self._db = _open(path)
         except sqlite3.DatabaseError as error:
-            self._db.close()
+            if getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF not in DAMAGED:
+                raise Unavailable(f"{path}: the job database cannot be opened: {error}") from error
             raise Unavailable(
                 f"{path}: the job database is damaged ({error}); put back a backup, or save what "
                 f"is left with: sqlite3 {path} .recover | sqlite3 recovered.db"
@@ -178,6 +176,20 @@ class JobStore:
                 if isinstance(error, sqlite3.Error):
                     raise Unavailable(f"the job database did not answer: {error}") from error
                 raise
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    db = sqlite3.connect(path, timeout=10, check_same_thread=False, isolation_level=None)
+    try:
+        db.execute("PRAGMA journal_mode=WAL")
+        db.execute("PRAGMA synchronous=FULL")  # acknowledged means on the disk
+        if db.execute("PRAGMA quick_check").fetchone()[0] != "ok":
+            raise sqlite3.DatabaseError("its pages do not add up")
+        db.executescript(TABLES)
+    except sqlite3.DatabaseError:
+        db.close()
+        raise
+    return db
 
 
 def _get(db: sqlite3.Connection, job_id: str) -> Job:

@@ -23,7 +23,8 @@ def explain(error: ValidationError) -> str:
 def _line(problem: Any) -> str:
     field = ".".join(str(part) for part in problem["loc"]) or "value"
     given = "" if problem["type"] == "missing" else f" (given: {problem['input']!r:.80})"
-    return f"{field}: {problem['msg']}{given}{_near(problem)}"
+    message = problem["msg"].removeprefix("Value error, ")  # our own words need no such heading
+    return f"{field}: {message}{given}{_near(problem)}"
 
 
 def _near(problem: Any) -> str:

@@ -17,12 +17,12 @@ from pathlib import Path
 import uvloop
 
 from registry.bundle import FILES
-from registry.errors import BadRequest, UnfreezeError
+from registry.errors import BadRequest, Unavailable, UnfreezeError
 from registry.files import write_durably
 from service.logs import log_as_json
 from service.providers import EXECUTION_PROVIDERS
 from service.server import Service
-from service.settings import Settings, read_settings
+from service.settings import Settings, misspelt, read_settings
 
 log = logging.getLogger("service")
 
@@ -39,10 +39,15 @@ def main(argv: list[str] | None = None) -> int:
         print(f"unfreeze serve: {error}", file=sys.stderr)
         return EXIT_USAGE
     log_as_json(settings.log_level)
+    for problem in misspelt(os.environ):
+        log.warning("variable_ignored", extra={"problem": problem})
     try:
         uvloop.run(serve(settings))
     except UnfreezeError as error:
         log.error("start_failed", extra={"problem": str(error)})
+        return EXIT_FAILED
+    except Exception:  # nobody knew of this one, and the log stays JSON all the same
+        log.exception("failed")
         return EXIT_FAILED
     return 0
 
@@ -53,10 +58,12 @@ async def serve(settings: Settings) -> None:
     longest_s = settings.drain_seconds + settings.grace_seconds + settings.cancel_seconds
     ended = listen_for_signals(longest_s + CLOSING_S)
     if await has_started(service, ended):
-        announce(service, settings.ports_file)
-        if await ended is signal.SIGTERM:
-            await service.drain()
-        await service.stop()
+        try:
+            announce(service, settings.ports_file)
+            if await ended is signal.SIGTERM:
+                await service.drain()
+        finally:
+            await service.stop()
     log.info("stopped")
 
 
@@ -102,7 +109,11 @@ async def has_started(service: Service, ended: asyncio.Future[signal.Signals]) -
 
 
 def announce(service: Service, ports_file: Path | None) -> None:
-    """Whoever waits for this server knows that it is ready, and where."""
+    """Whoever waits for this server knows that it is ready, and where.
+
+    Raises:
+        Unavailable: the ports file cannot be written.
+    """
     ports = {
         "port": service.port,
         "metrics_port": service.metrics_port,
@@ -110,7 +121,10 @@ def announce(service: Service, ports_file: Path | None) -> None:
     }
     log.info("ready", extra=ports)
     if ports_file:  # last: who has seen it finds the rest done
-        write_durably(ports_file, json.dumps(ports).encode() + b"\n")
+        try:
+            write_durably(ports_file, json.dumps(ports).encode() + b"\n")
+        except OSError as error:
+            raise Unavailable(f"{ports_file} cannot be written: {error.strerror}") from error
 
 
 def read_flags(argv: Sequence[str] | None) -> dict[str, object]:

@@ -188,7 +188,13 @@ class Plans:
             self._known[key] = plan
             if self._path:
                 content = {key: asdict(plan) for key, plan in self._known.items()}
-                write_durably(self._path, json.dumps(content, indent=1).encode())
+                self._keep(self._path, json.dumps(content, indent=1).encode())
+
+    def _keep(self, path: Path, content: bytes) -> None:
+        try:
+            write_durably(path, content)
+        except OSError as error:  # a cache: the model answers all the same
+            log.warning("plans_not_kept", extra={"path": str(path), "problem": str(error)})
 
 
 def _read(path: Path) -> dict[str, Plan]:

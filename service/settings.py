@@ -5,21 +5,43 @@ Every field has a variable: `drain_seconds` is UNFREEZE_DRAIN_SECONDS. A flag wi
 
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError
 
 from registry.bundle import Precision
 from registry.errors import BadRequest
 from registry.images import MAX_PIXELS
+from registry.near import did_you_mean
 from registry.schema import Record, explain
 from service.providers import ActiveProvider
 
 PREFIX = "UNFREEZE_"
+OF_CLIENTS = ("address", "admin_address")  # variables that `unfreeze predict` and others read
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _at_home(host: str) -> str:
+    if not _is_loopback(host):
+        raise ValueError(
+            f"{host} can be reached from other machines and this server has no authentication; "
+            "use 127.0.0.1 and forward the port"
+        )
+    return host
+
+
 Host = Annotated[str, AfterValidator(lambda host: host.strip("[]"))]  # brackets are for URLs
+AdminHost = Annotated[Host, AfterValidator(_at_home)]
+Seconds = Annotated[float, Field(ge=0, le=86_400)]  # a day: timers overflow at some length
 
 
 class Settings(Record):
@@ -32,7 +54,7 @@ class Settings(Record):
     host: Host = "127.0.0.1"
     port: int = Field(default=8001, ge=0, le=65535)  # 0: any free one, for all three
     metrics_port: int = Field(default=8002, ge=0, le=65535)
-    admin_host: Host = "127.0.0.1"
+    admin_host: AdminHost = "127.0.0.1"
     admin_port: int = Field(default=8003, ge=0, le=65535)
     ports_file: Path | None = None
     reflection: bool = True
@@ -40,12 +62,12 @@ class Settings(Record):
     provider: Literal["auto"] | ActiveProvider = "auto"
     precision: Literal["auto"] | Precision = "fp32"  # the one that was scored
     gpu_memory_mb: int | None = Field(default=None, ge=1)  # for one network; None: no limit
-    plan: str | None = Field(default=None, pattern=r"^[1-9]\d*x[1-9]\d*x[1-9]\d*$")
-    poll_seconds: float = Field(default=1, gt=0)
+    plan: str | None = Field(default=None, pattern=r"^[1-9]\d{0,3}x[1-9]\d{0,3}x[1-9]\d{0,3}$")
+    poll_seconds: Seconds = Field(default=1, gt=0)
 
-    drain_seconds: float = Field(default=5, ge=0)
-    grace_seconds: float = Field(default=20, ge=0)
-    max_connection_age_seconds: float = Field(default=1800, ge=0)  # 0: no end
+    drain_seconds: Seconds = 5
+    grace_seconds: Seconds = 20
+    max_connection_age_seconds: Seconds = 1800  # 0: no end
 
     max_message_mb: int = Field(default=64, ge=1, le=2047)
     max_images: int = Field(default=128, ge=1)
@@ -63,17 +85,8 @@ class Settings(Record):
     trace_ratio: float = Field(default=1, ge=0, le=1)
 
     trainer_command: tuple[str, ...] = ()  # empty: this Python, `-m training`
-    cancel_seconds: float = Field(default=10, ge=0)
+    cancel_seconds: Seconds = 10
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
-
-    @model_validator(mode="after")
-    def _admin_stays_home(self) -> "Settings":
-        if not _is_loopback(self.admin_host):
-            raise ValueError(
-                f"admin_host {self.admin_host} can be reached from other machines and this server "
-                "has no authentication; use 127.0.0.1 and forward the port"
-            )
-        return self
 
 
 def read_settings(flags: Mapping[str, object]) -> Settings:
@@ -108,8 +121,15 @@ def _environment(variables: Mapping[str, str]) -> dict[str, object]:
     return found
 
 
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False
+def misspelt(variables: Iterable[str]) -> list[str]:
+    """What may be wrong with each variable that nobody reads, though it begins like ours.
+
+    Kubernetes sets some for a Service of our name, so they are no error.
+    """
+    known = {*Settings.model_fields, *OF_CLIENTS}
+    given = {name: name.removeprefix(PREFIX).lower() for name in sorted(variables)}
+    return [
+        f"{variable} sets nothing{did_you_mean(name, known)}"
+        for variable, name in given.items()
+        if variable.startswith(PREFIX) and name not in known
+    ]

@@ -114,6 +114,13 @@ def test_a_damaged_file_is_refused_and_left_untouched(path: Path) -> None:
     assert path.read_bytes() == before
 
 
+def test_a_file_that_cannot_be_opened_is_not_called_damaged(path: Path) -> None:
+    """Nobody should put back a backup because a disk is full, or a folder not ours."""
+    path.mkdir()
+    with pytest.raises(Unavailable, match="the job database cannot be opened: unable to open"):
+        JobStore(path)
+
+
 def test_damaged_pages_are_refused(store: JobStore, path: Path) -> None:
     for _ in range(200):
         store.create(request())

@@ -69,6 +69,17 @@ def test_plans_are_remembered_and_a_damaged_memory_is_none(tmp_path: Path) -> No
     assert Plans(path).get("key") is None
 
 
+def test_a_plan_that_cannot_be_kept_is_a_plan_all_the_same(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A full disk does not keep a model from answering."""
+    (tmp_path / "file").touch()
+    plans = Plans(tmp_path / "file" / "plans.json")
+    plans.put("key", Plan(1, 2, 4))
+    assert plans.get("key") == Plan(1, 2, 4)
+    assert [record.message for record in caplog.records] == ["plans_not_kept"]
+
+
 def test_a_network_too_slow_for_the_budget_is_planned_by_its_latency() -> None:
     n_timed = 0
 

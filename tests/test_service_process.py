@@ -308,7 +308,7 @@ def test_a_wrong_flag_is_named(root: Path) -> None:
 def test_an_admin_listener_that_others_can_reach_is_refused(root: Path) -> None:
     done = serve("--registry", str(root), "--admin-host", "0.0.0.0")
     assert done.returncode == 2
-    assert "admin_host 0.0.0.0 can be reached from other machines" in done.stderr
+    assert "admin_host: 0.0.0.0 can be reached from other machines" in done.stderr
 
 
 def test_a_provider_that_is_not_there_is_an_error_at_the_start(root: Path) -> None:
@@ -349,6 +349,33 @@ def test_a_damaged_job_database_stops_the_start_and_stays_as_it_is(root: Path, s
     assert done.returncode == 1
     assert "the job database is damaged" in done.stderr
     assert (state / "jobs.db").read_bytes() == before
+
+
+def test_what_cannot_be_written_ends_the_start_in_one_line_of_json(
+    root: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    (tmp_path / "state" / "jobs.db").mkdir(parents=True)
+    zero = ("--registry", str(root), "--port", "0", "--metrics-port", "0", "--admin-port", "0")
+    for flag, path, problem in (
+        ("--state", file / "below", "cannot be written to (Not a directory); give another --state"),
+        ("--state", tmp_path / "state", "cannot be opened: unable to open database file"),
+        ("--ports-file", tmp_path / "none" / "ports.json", "cannot be written: No such file"),
+    ):
+        done = serve(*zero, flag, str(path))
+        last = json.loads(done.stderr.splitlines()[-1])
+        assert (done.returncode, last["event"]) == (1, "start_failed")
+        assert problem in last["problem"]
+
+
+def test_a_variable_that_sets_nothing_is_told(
+    root: Path, start_process: StartProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UNFREEZE_MAX_QUEU", "5")
+    told = [line for line in log_lines(start_process()) if line["event"] == "variable_ignored"]
+    (problem,) = (line["problem"] for line in told)
+    assert problem == "UNFREEZE_MAX_QUEU sets nothing; did you mean max_queue?"
 
 
 def test_a_model_published_by_another_process_is_taken_up(

@@ -12,6 +12,8 @@ from conftest import RunningServer, ServerProcess, Start, held, in_flight, wait_
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc as pb_grpc
 
+from registry.errors import BadRequest
+from service.settings import read_settings
 from unfreeze.v1 import classifier_pb2
 
 REQUEST = classifier_pb2.ClassifyRequest(model="colours", images=[tiny.picture()])
@@ -150,3 +152,10 @@ def test_the_log_can_be_told_to_hold_errors_alone(root: Path, tmp_path: Path) ->
     process = ServerProcess(root, tmp_path, "--log-level", "ERROR")
     process.stop()
     assert process.log.read_text() == ""
+
+
+@pytest.mark.parametrize("name", ["drain", "grace", "cancel", "poll", "max_connection_age"])
+def test_a_time_without_end_is_refused(name: str) -> None:
+    """Timers overflow, and the server would not end any more."""
+    with pytest.raises(BadRequest, match=f"{name}_seconds: .* less than or equal to 86400"):
+        read_settings({"registry": "models", f"{name}_seconds": "inf"})
