@@ -68,10 +68,11 @@ class Registry:
         Raises:
             NotFound: there is no such version.
         """
-        if version not in self.versions(model):
+        folder = self.root / check_name(model) / str(version)
+        if version < 1 or not (folder / MANIFEST).is_file():
             known = ", ".join(map(str, self.versions(model)[-5:])) or "none"
             raise NotFound(f"no version {version} of {model}; published: {known}")
-        return self.root / model / str(version)
+        return folder
 
     def bundle(self, model: str, version: int) -> Bundle:
         """The manifest of a published version."""

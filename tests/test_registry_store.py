@@ -31,6 +31,17 @@ def test_versions_count_from_one(registry: Registry, root: Path) -> None:
     assert registry.models() == ["colours"]
 
 
+def test_a_version_is_found_without_looking_at_the_others(root: Path) -> None:
+    """Else to list a thousand of them takes a million looks."""
+
+    class Listed(Registry):
+        def versions(self, model: str) -> list[int]:
+            raise AssertionError("all were looked at")
+
+    assert tiny.publish(root) == 1
+    assert Listed(root).bundle("colours", 1).labels == tiny.LABELS
+
+
 def test_an_absent_registry_is_empty(tmp_path: Path) -> None:
     registry = Registry(tmp_path / "absent")
     assert registry.models() == []
