@@ -102,14 +102,17 @@ class JobRecords:
         """The job as it has ended: like this, or as it had before."""
         checkpoint = self.folder(job_id) / "run" / CHECKPOINT
         await asyncio.to_thread(checkpoint.unlink, missing_ok=True)
+        now = datetime.now(UTC)
         job = await self.change(
             job_id,
             state=state,
             message=message,
             version=version,
             promoted=promoted,
-            finished_at=datetime.now(UTC),
+            finished_at=now,
         )
+        if job.finished_at != now:  # it had ended before
+            return job
         self._metrics.jobs_ended.labels(job.state.value).inc()
         self.count_success(job)
         log.info("job_ended", extra={"job": job_id, "state": job.state, "problem": message})

@@ -5,17 +5,13 @@ queued -> running: train, publish, gate, promote -> succeeded, failed or cancell
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import suppress
-from pathlib import Path
 
-from registry.job_store import JobStore, NumberedEvent
+from registry.job_store import NumberedEvent
 from registry.jobs import Job, JobRequest, JobState
-from registry.store import Registry
 from service.job_records import JobRecords
 from service.job_run import MAX_ATTEMPTS, JobRunner
-from service.live import Live
-from service.metrics import Metrics
 from service.settings_check import SettingsCheck
 from service.trainer import kill_leftover
 
@@ -29,30 +25,10 @@ FIRST_BREATH_S, LONGEST_BREATH_S = 5.0, 300.0
 class Jobs:
     """Accepts, runs and tells of jobs. Used from one event loop; the database in threads."""
 
-    def __init__(
-        self,
-        state: Path,
-        store: JobStore,
-        registry: Registry,
-        live: Live,
-        metrics: Metrics,
-        command: Sequence[str],
-        cancel_s: float,
-        data_roots: Sequence[Path],
-    ) -> None:
-        """`command` starts a trainer, which may read below `data_roots`; `cancel_s` is what it gets
-        to end by itself."""
-        self._records = JobRecords(state, store, metrics)
-        self._runner = JobRunner(
-            self._records,
-            registry,
-            live,
-            command=command,
-            cancel_s=cancel_s,
-            cache=state / "cache",
-            data_roots=data_roots,
-        )
-        self._settings = SettingsCheck(command)
+    def __init__(self, records: JobRecords, runner: JobRunner, settings: SettingsCheck) -> None:
+        self._records = records
+        self._runner = runner
+        self._settings = settings
         self._stopping = asyncio.Event()
         self._worker: asyncio.Task[None] | None = None
 
@@ -80,13 +56,11 @@ class Jobs:
     async def cancel(self, job_id: str) -> Job:
         """The job has ended: cancelled, or as it did before this could reach it."""
         job = await self.get(job_id)
-        if await self._runner.cancel(job_id):
-            return await self._wait_for_end(job_id)
         if job.state.ended:
             return job
-        return await self._records.end(job_id, JobState.CANCELLED, "cancelled before it began")
-
-    async def _wait_for_end(self, job_id: str) -> Job:
+        if not await self._runner.cancel(job_id):
+            await self._records.end(job_id, JobState.CANCELLED, "cancelled before it began")
+            await self._runner.cancel(job_id)  # it may have begun at that very moment
         async for _ in self.watch(job_id, 1):
             pass
         return await self.get(job_id)

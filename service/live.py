@@ -106,10 +106,11 @@ class Live:
         entry = self._models.get(model)
         return (entry.candidate, entry.candidate_trouble.problem) if entry else (None, "")
 
-    def queue_depth(self) -> dict[str, int]:
-        """Images that wait, by model."""
-        entries = self._models.items()
-        return {name: entry.current.executor.depth for name, entry in entries if entry.current}
+    def queue_depth(self, model: str) -> int:
+        """Images that wait; whoever scrapes asks from another thread."""
+        entry = self._models.get(model)
+        current = entry and entry.current
+        return current.executor.depth if current else 0
 
     def refusal(self, answer_s: float) -> Overloaded | None:
         """Why no live model takes an image that has to be answered in `answer_s` seconds; None if

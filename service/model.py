@@ -80,10 +80,12 @@ class Model:
         return next((loaded for loaded in self.versions() if loaded.version == version), None)
 
     def pin(self, loaded: Loaded) -> None:
-        """It is in memory until it is the one that was not asked for the longest."""
-        twin = self.pinned.pop(loaded.version, None)
-        self.pinned[loaded.version] = loaded
-        self.release(twin)
+        """It is in memory until it is the one that was not asked for the longest. Not so if another
+        load was faster, as when a version goes live that somebody asks for by its number."""
+        if self.find(loaded.version):
+            loaded.retire()
+        else:
+            self.pinned[loaded.version] = loaded
 
     def drop_oldest_pinned(self) -> None:
         """At most MAX_PINNED are left; the others are freed when their readers have gone."""

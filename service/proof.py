@@ -53,7 +53,7 @@ def warm(folder: Path, run: Run, size: int, batches: Sequence[int], n_runs: int)
     """Memory is allocated for every batch that can come, as often as it can at the same time.
 
     Raises:
-        BundleError: the network of the bundle in `folder` fails on a batch.
+        BundleError: the network of the bundle in `folder` fails on a batch, or leaves images out.
     """
     where = f"{folder.parent.name}/{folder.name}"
     with ThreadPoolExecutor(n_runs) as pool:
@@ -64,7 +64,10 @@ def warm(folder: Path, run: Run, size: int, batches: Sequence[int], n_runs: int)
 
 def _answers(where: str, run: Run, images: UInt8Array) -> Float32Array:
     try:
-        return run(images)
+        answers = run(images)
     except Exception as error:  # the runtime has a dozen kinds, all meaning this
         problem = f"{where}: it cannot run {len(images)} images at a time: {error}"
         raise BundleError(problem) from error
+    if len(answers) != len(images):
+        raise BundleError(f"{where}: it gives {len(answers)} answers to {len(images)} images")
+    return answers

@@ -14,6 +14,8 @@ from registry.store import Registry
 from service.calls import Calls
 from service.cpus import usable_cpus
 from service.health import Health
+from service.job_records import JobRecords
+from service.job_run import JobRunner
 from service.jobs import Jobs
 from service.listener import MEGABYTE, describe, listen, new_server
 from service.live import Live
@@ -25,6 +27,7 @@ from service.providers import Placement
 from service.services import ADMIN_NAMES, CLASSIFIER, PUBLIC_NAMES, add_admin, add_public
 from service.session import choose_provider
 from service.settings import Settings
+from service.settings_check import SettingsCheck
 from service.state import hold
 from service.tracing import Tracer
 
@@ -152,18 +155,20 @@ class Service:
         settings = self._settings
         if settings.state is None:
             return None
-        store = await asyncio.to_thread(JobStore, settings.state / "jobs.db")
+        state, command = settings.state.resolve(), settings.trainer_command or TRAINER
+        store = await asyncio.to_thread(JobStore, state / "jobs.db")
         self._parts.callback(store.close)
-        jobs = Jobs(
-            settings.state.resolve(),
-            store,
+        records = JobRecords(state, store, self.metrics)
+        runner = JobRunner(
+            records,
             self.registry,
             self.live,
-            self.metrics,
-            settings.trainer_command or TRAINER,
-            settings.cancel_seconds,
-            settings.data_roots,
+            command=command,
+            cancel_s=settings.cancel_seconds,
+            cache=state / "cache",
+            data_roots=settings.data_roots,
         )
+        jobs = Jobs(records, runner, SettingsCheck(command))
         await jobs.start()
         self._parts.push_async_callback(jobs.stop)
         return jobs
@@ -217,5 +222,5 @@ class Service:
 
     def _on_ready(self, model: str) -> None:
         depth = self.metrics.queue_depth.labels(model)
-        depth.set_function(lambda: self.live.queue_depth().get(model, 0))
+        depth.set_function(lambda: self.live.queue_depth(model))
         self._health.model_ready(model)

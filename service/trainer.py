@@ -54,24 +54,17 @@ class Trainer:
     async def start(
         cls, command: Sequence[str], assignment: Path, log: Path, pid: Path
     ) -> "Trainer":
-        """The process runs, and `pid` holds its number for a server that comes after this one."""
-        with log.open("ab") as errors:
-            try:
-                # Not the event loop's own: uvloop forks, and gRPC does not survive that. Of 300
-                # children that it started beside a busy server 26 crashed; of those that asyncio's
-                # loop started, which goes through Popen, none.
-                process = await asyncio.to_thread(
-                    subprocess.Popen,
-                    [*command, "--assignment", str(assignment)],
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=errors,
-                    start_new_session=True,
-                    env=os.environ | PATIENT,
-                )
-            except OSError as error:
-                raise TrainingError(f"{command[0]} cannot be started: {error}") from error
-        write_durably(pid, str(process.pid).encode())
+        """The process runs, and `pid` holds its number for a server that comes after this one.
+
+        Raises:
+            TrainingError: it cannot be started.
+        """
+        try:
+            process = await asyncio.to_thread(
+                _spawn, [*command, "--assignment", str(assignment)], log, pid
+            )
+        except OSError as error:
+            raise TrainingError(f"{command[0]} cannot be started: {error}") from error
         return cls(process, await open_output(process), log)
 
     async def follow(self, tell: Callable[[Event], Awaitable[None]]) -> Outcome:
@@ -132,6 +125,23 @@ class Trainer:
             return Outcome(True)
         reason = f"{_ending(code)}; the end of its log: {_tail(self._log)}"
         return Outcome(False, reason, killed=code is not None and code < 0)
+
+
+def _spawn(command: Sequence[str], log: Path, pid: Path) -> subprocess.Popen[bytes]:
+    # Not the event loop's own: uvloop forks, and gRPC does not survive that. Of 300 children that
+    # it started beside a busy server 26 crashed; of those that asyncio's loop started, which goes
+    # through Popen, none.
+    with log.open("ab") as errors:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            start_new_session=True,
+            env=os.environ | PATIENT,
+        )
+    write_durably(pid, str(process.pid).encode())
+    return process
 
 
 def kill_leftover(pid_file: Path, assignment: Path) -> None:

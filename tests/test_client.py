@@ -398,6 +398,21 @@ def test_training_is_started_with_a_key_that_survives_repetition(start):
     assert job.id == "j1"
 
 
+def test_any_number_of_images_is_taken_a_few_requests_ahead(start):
+    taken = []
+
+    def images() -> Iterator[bytes]:
+        for number in range(10_000):
+            taken.append(number)
+            yield f"{number}".encode()
+
+    with Client(start(Echo()), concurrent_requests=2) as client:
+        answers = client.classify_each(images(), model="m")
+        assert next(answers).label.name == "0"
+        assert len(taken) <= 6 * MAX_REQUEST_IMAGES
+        assert [answer.label.name for answer in answers] == [str(n) for n in range(1, 10_000)]
+
+
 def test_a_rollback_is_sent_once(start):
     admin = Admin(Code.UNAVAILABLE)
     with AdminClient(start(admin=admin)) as client, pytest.raises(unfreeze.Unavailable):
@@ -413,6 +428,25 @@ def test_a_watch_goes_on_where_the_connection_broke(start):
     assert told == [1, 2, 3]
     assert [request.from_sequence for request in admin.requests[:2]] == [1, 3]
     assert (job.state, job.version) == ("succeeded", 2)
+
+
+class Silent(Admin):
+    """Has nothing to tell for a while, and then goes away."""
+
+    def WatchJob(self, request, context):
+        self._called(request, context)
+        if self.breaks:
+            self.breaks -= 1
+            threading.Event().wait(1)
+            context.abort(Code.UNAVAILABLE, "going away")
+        yield admin_pb2.JobEvent(sequence=1, note=admin_pb2.Note(text="1"))
+
+
+def test_a_watch_of_a_silent_job_outlives_the_server_too(start, monkeypatch):
+    monkeypatch.setattr("unfreeze.admin.WATCH_PATIENCE_S", 0.5)
+    monkeypatch.setattr("unfreeze.admin.CONNECTED_S", 0.5)
+    with AdminClient(start(admin=Silent())) as client:
+        assert [event.sequence for event in client.watch("j1")] == [1]
 
 
 def test_a_watch_of_an_unknown_job_ends_at_once(start):

@@ -59,9 +59,9 @@ def test_a_stream_reads_no_further_than_eight_requests_ahead(start: Start, root:
 
     stream = server.classifier.ClassifyStream(requests(), timeout=30)
     next(stream)
-    assert server.service.live.queue_depth()["colours"] <= 2 * 8
+    assert server.service.live.queue_depth("colours") <= 2 * 8
     stream.cancel()
-    wait_until(lambda: server.service.live.queue_depth()["colours"] == 0)
+    wait_until(lambda: server.service.live.queue_depth("colours") == 0)
 
 
 def test_a_stream_that_is_cancelled_leaves_nothing_behind(server: RunningServer) -> None:

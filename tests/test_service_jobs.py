@@ -1,5 +1,6 @@
 """Training jobs from request to promotion, with a stand-in for the trainer."""
 
+import os
 import sqlite3
 import threading
 import time
@@ -161,6 +162,42 @@ def test_a_job_cancelled_while_it_is_queued_again_does_not_run_again(
     begin(server, mode="killed once")
     ended = answers.get(timeout=20)
     assert (ended.state, ended.attempt) == (pb.JOB_STATE_CANCELLED, 1)
+
+
+def test_a_job_that_begins_while_it_is_cancelled_does_not_run_on(
+    server: RunningServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = begin(server, mode="hang"), begin(server, mode="hang")
+    update, begun = JobStore.update, threading.Event()
+
+    def update_when_it_has_begun(self, job_id, event=None, **changes):
+        if (job_id, changes.get("state")) == (second.id, JobState.CANCELLED) and not begun.is_set():
+            begun.set()
+            server.admin.CancelJob(pb.CancelJobRequest(job_id=first.id), timeout=20)
+            assert running(server, second)
+        return update(self, job_id, event, **changes)
+
+    monkeypatch.setattr(JobStore, "update", update_when_it_has_begun)
+    assert running(server, first)
+    ended = server.admin.CancelJob(pb.CancelJobRequest(job_id=second.id), timeout=30)
+    assert ended.state == pb.JOB_STATE_CANCELLED
+    assert finished(server, begin(server)).state == pb.JOB_STATE_SUCCEEDED
+    assert 'unfreeze_jobs_ended_total{state="cancelled"} 2.0' in server.metrics()
+
+
+def test_the_event_loop_waits_for_no_disk(
+    server: RunningServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fsync, threads = os.fsync, set()
+
+    def note(file: int) -> None:
+        threads.add(threading.current_thread().name)
+        fsync(file)
+
+    monkeypatch.setattr(os, "fsync", note)
+    assert finished(server, begin(server, bias="0,9,0")).promoted
+    assert threads
+    assert "server" not in threads
 
 
 def test_a_crash_shows_the_end_of_the_log(server: RunningServer) -> None:

@@ -2,9 +2,12 @@
 
 import asyncio
 import threading
+from collections import OrderedDict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import tiny
 
 from registry.store import Registry
@@ -17,6 +20,7 @@ class OneOfAKind:
 
     def __init__(self, version: int) -> None:
         self.version = version
+        self.is_retired = False
 
     def __enter__(self) -> "OneOfAKind":
         return self
@@ -25,7 +29,7 @@ class OneOfAKind:
         """Nothing is counted."""
 
     def retire(self) -> None:
-        """Nothing is freed."""
+        self.is_retired = True
 
 
 class StandIn:
@@ -68,3 +72,17 @@ def test_a_load_that_has_just_ended_is_not_waited_for(root: Path) -> None:
     asking.join(20)
     assert not asking.is_alive()
     assert loader.loads == 2
+
+
+@pytest.mark.parametrize("place", ["current", "candidate", "pinned"])
+def test_a_version_that_two_loads_bring_is_in_memory_once(place: str) -> None:
+    entry, first, second = Model(), OneOfAKind(1), OneOfAKind(1)
+    tried = SimpleNamespace(loaded=first)
+    setattr(
+        entry,
+        place,
+        {"current": first, "candidate": tried, "pinned": OrderedDict({1: first})}[place],
+    )
+    entry.pin(second)  # type: ignore[arg-type]
+    assert list(entry.versions()) == [first]
+    assert (first.is_retired, second.is_retired) == (False, True)

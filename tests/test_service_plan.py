@@ -9,9 +9,11 @@ import pytest
 import tiny
 from conftest import Start
 
+from registry.errors import BundleError
 from registry.images import Float32Array, UInt8Array
 from service.kind import Kind
 from service.plan import Plan, Plans, Trial, candidates, choose, measure_plan, parse_plan
+from service.proof import warm
 from service.shapes import batch_sizes, shaped
 
 
@@ -78,6 +80,11 @@ def test_a_plan_that_cannot_be_kept_is_a_plan_all_the_same(
     plans.put("key", Plan(1, 2, 4))
     assert plans.get("key") == Plan(1, 2, 4)
     assert [record.message for record in caplog.records] == ["plans_not_kept"]
+
+
+def test_a_network_that_leaves_images_of_a_batch_out_does_not_go_live(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="colours/1: it gives 1 answers to 4 images"):
+        warm(tmp_path / "colours" / "1", lambda images: sums(images)[:1], 2, (1, 4), 2)
 
 
 def test_a_network_too_slow_for_the_budget_is_planned_by_its_latency() -> None:

@@ -23,6 +23,7 @@ WATCH_ATTEMPTS = 36
 WATCH_PATIENCE_S = 90.0
 # One stream lasts no longer than this and is then asked for again: a dead connection is noticed.
 WATCH_STREAM_S = 300.0
+CONNECTED_S = 30.0  # what fails later had reached a server: to connect takes 20 s at most
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
@@ -106,6 +107,7 @@ class AdminClient:
         patience = self._patience_to_watch()
         while True:
             request = admin_pb2.WatchJobRequest(job_id=job_id, from_sequence=sequence)
+            asked_at = time.monotonic()
             try:
                 for told in self._stub.WatchJob(request, timeout=WATCH_STREAM_S):
                     sequence = told.sequence + 1
@@ -115,6 +117,8 @@ class AdminClient:
                     return
                 time.sleep(FIRST_PAUSE_S)
             except grpc.RpcError as failed:
+                if time.monotonic() - asked_at > CONNECTED_S:  # a job may be silent for hours
+                    patience = self._patience_to_watch()
                 if failed.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:
                     time.sleep(patience.pause_s(failed, cancelled_here=self._closed))
 

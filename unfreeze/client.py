@@ -2,8 +2,9 @@
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Self
 
 import grpc
@@ -103,14 +104,19 @@ class Client:
         priority: int = 0,
         timeout_s: float = TIMEOUT_S,
     ) -> Iterator[Prediction]:
-        """As `classify`, but gives each prediction as soon as those before it are there."""
+        """As `classify`, but gives each prediction as soon as those before it are there, and takes
+        images a few requests ahead: there may be any number of them."""
         question = Question(model, version, top_k, tta_views, priority)
         trace = trace_metadata()  # here, for the threads know nothing of it
         pool = ThreadPoolExecutor(self._concurrent_requests, "unfreeze-client")
+        asked: deque[Future[list[Prediction]]] = deque()
         try:
-            ask = lambda chunk: self._ask(question, chunk, timeout_s, trace)  # noqa: E731
-            for answers in pool.map(ask, chunks(images)):
-                yield from answers
+            for chunk in chunks(images):
+                asked.append(pool.submit(self._ask, question, chunk, timeout_s, trace))
+                while asked and (asked[0].done() or len(asked) > 2 * self._concurrent_requests):
+                    yield from asked.popleft().result()
+            while asked:
+                yield from asked.popleft().result()
         finally:
             # no waiting: whoever is interrupted leaves now, and `close` ends what is under way
             pool.shutdown(wait=False, cancel_futures=True)
