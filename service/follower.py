@@ -10,6 +10,7 @@ from registry.errors import BundleError, UnfreezeError
 from registry.pointers import Candidate, Cleared, Pointer
 from registry.store import Registry
 from service.loading import Loading
+from service.metrics import Metrics
 from service.model import Model
 from service.swaps import Swaps
 
@@ -31,9 +32,16 @@ class Follower:
     """Each model is followed on its own, and its candidate apart from its promoted version."""
 
     def __init__(
-        self, registry: Registry, models: dict[str, Model], loading: Loading, swaps: Swaps
+        self,
+        registry: Registry,
+        models: dict[str, Model],
+        loading: Loading,
+        swaps: Swaps,
+        metrics: Metrics,
     ) -> None:
         self._registry = registry
+        self._metrics = metrics
+        self._unreadable = ""  # why, if it is
         self._models = models
         self._loading = loading
         self._swaps = swaps
@@ -79,10 +87,17 @@ class Follower:
 
     async def _look(self) -> dict[str, Aliases]:
         try:
-            return await asyncio.to_thread(read_aliases, self._registry)
+            found = await asyncio.to_thread(read_aliases, self._registry)
         except OSError as error:
-            log.error("registry_unreadable", extra={"problem": str(error)})
+            if str(error) != self._unreadable:  # a line for each look would say no more
+                log.error("registry_unreadable", extra={"problem": str(error)})
+            self._unreadable = str(error)
             return {}
+        if self._unreadable:
+            log.info("registry_readable")
+        self._unreadable = ""
+        self._metrics.registry_read.set_to_current_time()
+        return found
 
     async def _promoted(self, name: str, aliases: Aliases) -> None:
         if aliases.promoted is None:

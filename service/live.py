@@ -43,7 +43,7 @@ class Live:
         self._loading = Loading(registry, loader)
         self._models: dict[str, Model] = {}
         swaps = Swaps(metrics, on_ready, on_gone)
-        self._follower = Follower(registry, self._models, self._loading, swaps)
+        self._follower = Follower(registry, self._models, self._loading, swaps, metrics)
         self.changes = Changes(registry, self._models, self._loading, swaps)
 
     # Reading

@@ -116,6 +116,9 @@ class Metrics:
             "precision",
             "plan",
         )
+        self.registry_read = self._gauge(
+            "unfreeze_registry_read_timestamp_seconds", "When the registry was last read."
+        )
         self.swaps = self._counter("unfreeze_swaps", "Changes of the live version.", "model")
         self.load_problem = self._gauge(
             "unfreeze_load_problem", "1 while the promoted version cannot be loaded.", "model"

@@ -28,7 +28,7 @@ MONITORING = ROOT / "deploy" / "components" / "monitoring"
 RUNBOOK = ROOT / "deploy" / "RUNBOOK.md"
 DASHBOARD = json.loads((MONITORING / "dashboard.json").read_text())
 RULES = yaml.safe_load((MONITORING / "rules.yaml").read_text())["spec"]
-GIVEN_BY_PROMETHEUS = {"job", "instance"}
+GIVEN_BY_PROMETHEUS = {"namespace", "job", "instance"}
 
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 ENTRIES = [rule for group in RULES["groups"] for rule in group["rules"]]

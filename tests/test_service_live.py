@@ -264,6 +264,26 @@ def test_a_registry_that_cannot_be_read_any_more_holds_up_nothing_that_is_in_mem
     assert refusal(server.classifier.Classify, other) == UNUSABLE
 
 
+def test_a_registry_that_cannot_be_read_is_told_once_and_seen_in_the_metrics(
+    start: Start, root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = start(poll_seconds=0.01)
+    caplog.set_level("INFO", "service.follower")
+    read = server.service.metrics.registry_read._value.get
+    root.rmdir()
+    root.symlink_to("x" * 999)
+    wait_until(lambda: told(caplog))
+    last = read()
+    server.refresh()  # another look says no more
+    assert (told(caplog), read()) == (["registry_unreadable"], last)
+    root.unlink()
+    wait_until(lambda: told(caplog)[1:] == ["registry_readable"] and read() > last)
+
+
+def told(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.message for record in caplog.records if record.name == "service.follower"]
+
+
 def test_an_administrator_is_told_that_the_registry_cannot_be_used(
     server: RunningServer, root: Path
 ) -> None:
