@@ -118,6 +118,23 @@ def test_weights_of_another_network_are_refused(tmp_path: Path):
         load_backbone("test_efficientnet", weights=tmp_path / "other.safetensors")
 
 
+def test_weights_of_another_network_whose_layers_are_called_the_same_are_refused(tmp_path: Path):
+    deeper = backbones.timm.create_model("resnet26", pretrained=False)  # of bottlenecks
+    save_file(deeper.state_dict(), tmp_path / "deeper.safetensors")
+    with pytest.raises(BadRequest, match=r"conv1.weight .*these are weights of another network"):
+        load_backbone("resnet18", weights=tmp_path / "deeper.safetensors")
+
+
+def test_weights_from_before_batches_were_counted_are_read(tmp_path: Path):
+    """As PyTorch wrote them before 0.4.1."""
+    whole = backbones.timm.create_model("test_resnet", pretrained=False).state_dict()
+    old = {name: value for name, value in whole.items() if "num_batches_tracked" not in name}
+    assert len(old) < len(whole)
+    torch.save(old, tmp_path / "old.pth")
+    body = load_backbone("test_resnet", weights=tmp_path / "old.pth").body.state_dict()
+    assert all(torch.equal(body[name], whole[name]) for name in body)
+
+
 class Bomb:
     def __init__(self, path: Path) -> None:
         self.path = path

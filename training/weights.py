@@ -67,22 +67,24 @@ def _backbone_of(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def load_in_order(body: nn.Module, tensors: dict[str, Tensor], origin: str) -> None:
     """By name where the names agree, else one to one in order, as two libraries that name the same
-    network differently need; the classifier's tensors come last and are left over.
+    network differently need; the classifier's tensors come last and are left over. Only counts of
+    batches, which older files do not have, may be missing.
 
     Raises:
         BadRequest: a tensor has another shape than the network's.
     """
     own = body.state_dict()
-    if set(own) <= set(tensors):
-        body.load_state_dict({name: tensors[name] for name in own})
-        return
-    given = list(tensors.items())
-    for (name, mine), (theirs, tensor) in zip(own.items(), given, strict=False):
-        if mine.shape != tensor.shape:
+    needed = {name for name in own if not name.endswith("num_batches_tracked")}
+    if needed <= set(tensors):
+        theirs = {name: name for name in own if name in tensors}
+    else:
+        theirs = dict(zip(own, tensors, strict=False))
+    for name, other in theirs.items():
+        if own[name].shape != tensors[other].shape:
             raise BadRequest(
-                f"{origin}: {theirs} is {tuple(tensor.shape)} and {name} of the network is "
-                f"{tuple(mine.shape)}; these are weights of another network"
+                f"{origin}: {other} is {tuple(tensors[other].shape)} and {name} of the network is "
+                f"{tuple(own[name].shape)}; these are weights of another network"
             )
-    if len(given) < len(own):
-        raise BadRequest(f"{origin}: {len(given)} tensors for a network of {len(own)}")
-    body.load_state_dict(dict(zip(own, tensors.values(), strict=False)))
+    if not needed <= set(theirs):
+        raise BadRequest(f"{origin}: {len(tensors)} tensors for a network of {len(own)}")
+    body.load_state_dict(own | {name: tensors[other] for name, other in theirs.items()})
