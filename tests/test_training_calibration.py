@@ -59,9 +59,16 @@ def test_a_few_images_that_are_all_answered_rightly_do_not_make_every_answer_cer
     assert 0.2 < fit_temperature(logits, torch.eye(2).repeat(10, 1), "single") < 1
 
 
-def test_answers_as_sure_as_they_are_right_are_mostly_left_alone():
-    found = [fit_temperature(*answers("single", 200, 1, seed), "single") for seed in range(40)]
+@pytest.mark.parametrize("task", TASKS)
+def test_answers_as_sure_as_they_are_right_are_mostly_left_alone(task: Task):
+    found = [fit_temperature(*answers(task, 200, 1, seed), task) for seed in range(40)]
     assert sum(each == 1 for each in found) >= 34  # 38 are expected
+
+
+def test_each_label_of_an_image_tells_how_sure_answers_may_be():
+    """Four labels each of 100 images tell what 400 images would, not what 100 would."""
+    found = [fit_temperature(*answers("multi", 100, 1.3, seed), "multi") for seed in range(6)]
+    assert found == pytest.approx([1.3] * 6, rel=0.2)
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -60,9 +60,10 @@ def fit_temperature(logits: Tensor, targets: Tensor, task: Task) -> float:
     against 1, it is 1.
     """
     wide, truth, loss = logits.double(), targets.double(), loss_function(task)
+    n_answers = truth.numel() if task == "multi" else len(truth)  # the loss is the mean over them
 
     def unlikely(log_temperature: float) -> float:
-        return len(wide) * float(loss(wide / exp(log_temperature), truth))
+        return n_answers * float(loss(wide / exp(log_temperature), truth))
 
     def cost(log_temperature: float) -> float:
         return unlikely(log_temperature) + (log_temperature / PRIOR) ** 2 / 2
