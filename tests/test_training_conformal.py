@@ -137,6 +137,14 @@ def test_answers_given_alone_are_right_as_often_as_wanted():
     assert (said.argmax(1) == truth.argmax(1)).mean() < 0.85
 
 
+def test_answers_of_equal_probability_are_given_alone_all_or_none():
+    """Certain ones, for example: float32 has many that are exactly 1."""
+    said = np.tile(np.array([[1, 0]], dtype=np.float32), (100, 1))
+    truth = np.eye(2, dtype=np.float32)[[0] * 90 + [1] * 10]
+    assert least_confidence(said, truth) is None
+    assert least_confidence(said[:90], truth[:90]) == 1
+
+
 def test_nothing_is_answered_alone_where_even_the_surest_are_wrong():
     said = np.tile(np.array([[0.9, 0.1]], dtype=np.float32), (100, 1))
     truth = np.eye(2, dtype=np.float32)[np.arange(100) % 2]

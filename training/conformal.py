@@ -112,14 +112,15 @@ def least_probabilities(quantiles: Iterable[Quantile]) -> dict[str, float]:
 def least_confidence(
     probabilities: Float32Array, targets: Float32Array, wanted: float = ALONE
 ) -> float | None:
-    """The lowest probability of a likeliest label above which the share of right answers is at
+    """The lowest probability of a likeliest label from which on the share of right answers is at
     least `wanted`, counting one wrong answer that was not seen; None: even the surest are too few.
     """
     confidence = probabilities.max(axis=1)
     order = np.argsort(-confidence, kind="stable")
     wrong = (probabilities.argmax(axis=1) != targets.argmax(axis=1))[order]
     risks = (wrong.cumsum() + 1) / (np.arange(len(wrong)) + 2)
-    enough = np.flatnonzero(risks <= 1 - wanted + 1e-9)
+    least_of = np.diff(confidence[order], append=-1) != 0  # who answers at it answers its equals
+    enough = np.flatnonzero((risks <= 1 - wanted + 1e-9) & least_of)
     return float(confidence[order[enough[-1]]]) if len(enough) else None
 
 
