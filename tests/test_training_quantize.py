@@ -210,6 +210,17 @@ def test_a_variant_that_answers_worse_is_refused_and_not_left_behind(model: Path
     assert not path.exists()
 
 
+def test_a_variant_is_judged_by_the_thresholds_that_are_served(model: Path, tmp_path: Path):
+    """Its labels are right from 0.5 on, and wrong from those that were fitted on."""
+    proof = replace(proof_of(model), task="multi")
+    plain = make_variant("fp16", model, pictures(8), proof, tmp_path / "model.fp16.onnx")
+    least = tuple(proof.answers.max(axis=0) + 0.01)  # no label is ever likely enough
+    strict = replace(proof, answers=proof.targets * np.float32(2), thresholds=least)
+    made = make_variant("fp16", model, pictures(8), strict, tmp_path / "model.fp16.onnx")
+    assert plain.variant is not None
+    assert made.story.startswith("fp16 was refused: f2 -100.00 points")
+
+
 @pytest.mark.parametrize(("n_images", "accepted"), [(200, True), (199, False)])
 def test_half_a_point_is_the_most_that_a_variant_may_cost(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n_images: int, accepted: bool

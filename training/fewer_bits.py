@@ -31,6 +31,7 @@ def add_variants(bench: Bench, exported: Exported, evaluation: Evaluation) -> Ex
         bench.dataset.targets[rows[places]],
         evaluation.plain[places],
         bench.dataset.task,
+        bench.label_thresholds,
     )
     variants, tolerated, stories = {}, dict(exported.draft.tolerances), {}
     for precision in bench.settings.variants:

@@ -12,7 +12,7 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from registry.bundle import Reduced, Task, Variant
 from registry.images import Float32Array, UInt8Array
-from training.evaluate import measure
+from training.evaluate import THRESHOLD, Thresholds, measure
 from training.graphs import with_metadata_of
 from training.quantize import quantize, shift
 from training.runtime import answer_all
@@ -44,6 +44,7 @@ class Proof:
     targets: Float32Array
     answers: Float32Array
     task: Task
+    thresholds: Thresholds = THRESHOLD  # from which labels count, as they will be served
 
 
 def make_variant(
@@ -74,8 +75,8 @@ def tolerances(model: Path, path: Path, golden: UInt8Array) -> dict[str, float]:
 
 def _judge(precision: Reduced, model: Path, path: Path, proof: Proof, how: str) -> Made:
     answers = answer_all(path, proof.pixels)
-    before = measure(proof.answers, proof.targets, proof.task)
-    after = measure(answers, proof.targets, proof.task)
+    before = measure(proof.answers, proof.targets, proof.task, proof.thresholds)
+    after = measure(answers, proof.targets, proof.task, proof.thresholds)
     points = round(100 * (after.value - before.value), 6)
     off = shift(answers, proof.answers)
     speedup = measure_speedup(model, path, proof.pixels[:1]) if precision == "int8" else None
