@@ -64,6 +64,15 @@ def test_overfitting_is_flagged_with_what_shows_it():
     )
 
 
+def test_overfitting_is_looked_for_where_the_training_was_last_though_it_was_so_called_before():
+    """As in a notebook that fits twice."""
+    first, second = epochs((0.9, 0.2)), epochs((0.8, 0.3), (0.5, 0.6))
+    between = [Epoch("head on activations", 0.8, 0.8, 0.5, 1.0, 1.0)]
+    told = overfitting([*first, *between, *second])
+    assert told is not None
+    assert told.epoch == 3
+
+
 @pytest.mark.parametrize(
     "losses",
     [

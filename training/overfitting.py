@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 from training.fit import Epoch
 
@@ -21,7 +22,8 @@ def overfitting(history: Sequence[Epoch]) -> Overfitting | None:
     training loss has fallen, and the held-out loss has risen by a twentieth or more."""
     if not history:
         return None
-    stage = [epoch for epoch in history if epoch.stage == history[-1].stage]
+    same = takewhile(lambda epoch: epoch.stage == history[-1].stage, reversed(history))
+    stage = [*same][::-1]  # an earlier one may have had the same name, in a notebook
     place = min(range(len(stage)), key=lambda number: stage[number].valid_loss)
     best, last = stage[place], stage[-1]
     if last.train_loss >= best.train_loss or last.valid_loss < WORSE * best.valid_loss:
