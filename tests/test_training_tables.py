@@ -242,6 +242,20 @@ def test_parts_of_packed_images_are_those_of_the_files_names(tmp_path: Path):
     assert dataset.labels == ("0", "1")
 
 
+def test_packed_images_may_have_a_test_folder_beside_them(tmp_path: Path):
+    pa = pytest.importorskip("pyarrow")
+    pq = pytest.importorskip("pyarrow.parquet")
+    table = pa.table(columns(photos.folder(tmp_path / "images", per_class=6), as_struct=False))
+    pq.write_table(table, tmp_path / "data.parquet")
+    photos.photo(tmp_path / "held" / "a.jpg", 100, 1)
+    layout, cache = Layout(test="held"), tmp_path / "cache"
+    dataset = read_dataset(tmp_path / "data.parquet", layout=layout, cache=cache)
+    assert [item.path.name for item in dataset.tests] == ["a.jpg"]
+    for within in ([tmp_path / "images"], [tmp_path / "data.parquet"]):
+        with pytest.raises(DataError, match="lies outside the folders"):
+            read_dataset(tmp_path / "data.parquet", layout=layout, cache=cache, within=within)
+
+
 @pytest.mark.parametrize("content", [b"no parquet at all", None])
 def test_a_packed_file_that_cannot_be_used_says_why(tmp_path: Path, content: bytes | None):
     pa = pytest.importorskip("pyarrow")

@@ -165,10 +165,13 @@ def list_items(
 ) -> tuple[Path, list[Item]]:
     """Every image of `source`, and the folder that their names are relative to."""
     if packed := packed_files(source):
+        beside = source if source.is_dir() else source.parent
+        test = str(beside.absolute() / layout.test) if layout.test else ""
         if within:
-            check_within(packed, within)
+            check_within([*packed, beside / test], within)
         table = unpack(packed, cache or packed[0].parent)
-        return table.parent, list_table(table, Layout(separator=SEPARATOR, group=layout.group))
+        unpacked = Layout(separator=SEPARATOR, group=layout.group, test=test)
+        return table.parent, list_table(table, unpacked)
     if source.suffix.lower() == ".csv":
         root, items = source.parent, list_table(source, layout, within)
     else:
