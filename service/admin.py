@@ -11,8 +11,7 @@ from pydantic import ValidationError
 from registry.candidates import candidate_of, check_percent
 from registry.errors import BadRequest, BundleError, Conflict, NotFound
 from registry.jobs import JobRequest
-from registry.pointers import Pointer
-from registry.prune import prune
+from registry.pointers import Candidate, Pointer
 from registry.schema import explain
 from registry.store import Registry, check_name
 from service.data_roots import resolve_data
@@ -101,32 +100,34 @@ class Admin(pb_grpc.AdminServicer):
     ) -> pb.ListModelsResponse:
         names = await in_registry(self._registry.models)
         known = sorted({*names, *self._live.problems()})
-        models = await asyncio.gather(*(in_registry(self._model, name) for name in known))
+        published = await asyncio.gather(*(in_registry(self._published, name) for name in known))
+        ready, problems = self._live.ready(), self._live.problems()
+        models = []
+        for model, wanted in published:
+            model.ready = model.name in ready
+            problem = model.problem or problems.get(model.name, "")
+            model.problem = problem or ("" if model.promoted_version else "nothing is promoted")
+            if wanted:
+                here = self._live.candidate(model.name)
+                model.candidate.CopyFrom(candidate_message(wanted, *here))
+            models.append(model)
         return pb.ListModelsResponse(models=models)
 
-    def _model(self, name: str) -> pb.Model:
+    def _published(self, name: str) -> tuple[pb.Model, Candidate | None]:
+        """What the registry says of a model and of its candidate."""
         versions = self._registry.versions(name)
-        problem = self._live.problems().get(name, "")
+        model = pb.Model(name=name, newest_version=max(versions, default=0), versions=len(versions))
+        wanted = None
         try:
             promoted = self._registry.promoted(name)
+            model.promoted_version = promoted[1].version if promoted else 0
         except BundleError as error:
-            promoted, problem = None, str(error)
-        return pb.Model(
-            candidate=self._candidate(name),
-            name=name,
-            promoted_version=promoted[1].version if promoted else 0,
-            newest_version=max(versions, default=0),
-            versions=len(versions),
-            ready=name in self._live.ready(),
-            problem=problem or ("" if promoted else "nothing is promoted"),
-        )
-
-    def _candidate(self, model: str) -> pb.Candidate | None:
+            model.problem = str(error)
         try:
-            wanted = candidate_of(self._registry, model)
+            _, wanted = candidate_of(self._registry, name) or (0, None)
         except BundleError as error:
-            return pb.Candidate(problem=str(error))
-        return candidate_message(wanted[1], *self._live.candidate(model)) if wanted else None
+            model.candidate.problem = str(error)
+        return model, wanted
 
     async def ListVersions(
         self, request: pb.ListVersionsRequest, context: Context
@@ -185,7 +186,7 @@ class Admin(pb_grpc.AdminServicer):
     async def PruneVersions(
         self, request: pb.PruneVersionsRequest, context: Context
     ) -> pb.PruneVersionsResponse:
-        deleted = await in_registry(prune, self._registry, request.model, request.keep)
+        deleted = await self._live.changes.prune(request.model, request.keep)
         return pb.PruneVersionsResponse(deleted=deleted)
 
 

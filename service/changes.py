@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from registry.candidates import clear_candidate, set_candidate
 from registry.errors import NotFound
 from registry.pointers import Candidate, Mode, Pointer
+from registry.prune import prune
 from registry.store import Registry, check_name
 from service.loading import Loading
 from service.model import Model
@@ -137,6 +138,15 @@ class Changes:
             number, candidate = cleared
             self._swaps.clear(model, entry, number)
         return candidate.version
+
+    async def prune(self, model: str, keep: int) -> list[int]:
+        """As `registry.prune.prune`, and nothing that goes is promoted or tried meanwhile."""
+        return await self._to_the_end(self._prune(model, keep))
+
+    async def _prune(self, model: str, keep: int) -> list[int]:
+        entry = self._models.get(model) or Model()  # an unknown one adds no entry
+        async with entry.writing:
+            return await in_registry(prune, self._registry, model, keep)
 
     async def _to_the_end(self, work: Coroutine[Any, Any, T]) -> T:
         """The result of `work`, which goes on when the caller is cancelled, so that the registry

@@ -1,6 +1,6 @@
 """The protocol's index of models: one row for each version, under each of a model's names."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from tritonclient.grpc import service_pb2 as pb
@@ -27,9 +27,10 @@ async def index_message(live: Live, registry: Registry, request: Message) -> Mes
     if request.repository_name:
         raise NotOffered("there is one repository; leave repository_name empty")
     known = await in_registry(_promoted_versions, registry)
-    index = pb.RepositoryIndexResponse()
-    for model in sorted({*known, *live.problems()}):
-        for version, state, reason in _rows(live, model, known.get(model, "")):
+    index, problems = pb.RepositoryIndexResponse(), live.problems()
+    for model in sorted({*known, *problems}):
+        ready = [str(loaded.version) for loaded in live.in_memory(model)]
+        for version, state, reason in _rows(ready, known.get(model, ""), problems.get(model, "")):
             for name in both_names(model):
                 if state == READY or not request.ready:
                     index.models.add(name=name, version=version, state=state, reason=reason)
@@ -48,14 +49,13 @@ def _promoted_versions(registry: Registry) -> dict[str, str]:
     return found
 
 
-def _rows(live: Live, model: str, promoted: str) -> Iterator[Row]:
-    ready = [str(loaded.version) for loaded in live.in_memory(model)]
+def _rows(ready: Sequence[str], promoted: str, problem: str) -> Iterator[Row]:
     for version in ready:
         yield version, READY, ""
     if promoted in ready:
         return
-    if reason := live.problems().get(model):
-        yield promoted, UNAVAILABLE, reason
+    if problem:
+        yield promoted, UNAVAILABLE, problem
     elif promoted:
         yield promoted, LOADING, ""
     elif not ready:  # nothing was ever promoted, nor asked for by its number

@@ -3,7 +3,7 @@
 import errno
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -175,6 +175,31 @@ def test_a_broken_version_promoted_elsewhere_keeps_the_old_one_live(
     assert (model.promoted_version, model.ready) == (2, True)
     assert BROKEN[how] in model.problem
     assert 'unfreeze_load_problem{model="colours"} 1.0' in server.metrics()
+
+
+def test_models_in_memory_are_looked_at_by_the_event_loop_alone(
+    server: RunningServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live, threads = server.service.live, set()
+    for name in ("ready", "problems", "candidate"):
+        look = getattr(live, name)
+
+        def note(*arguments: object, look: Callable[..., object] = look) -> object:
+            threads.add(threading.current_thread().name)
+            return look(*arguments)
+
+        monkeypatch.setattr(live, name, note)
+    set_candidate(server, tiny.publish(server.registry.root))
+    (model,) = server.admin.ListModels(pb.ListModelsRequest(), timeout=20).models
+    assert (model.ready, model.candidate.ready) == (True, True)
+    assert threads == {"server"}
+
+
+def set_candidate(server: RunningServer, version: int) -> None:
+    request = pb.SetCandidateRequest(
+        model="colours", version=version, mode=pb.CANDIDATE_MODE_SHADOW, percent=1
+    )
+    server.admin.SetCandidate(request, timeout=20)
 
 
 def test_a_better_pointer_ends_the_problem(server: RunningServer, root: Path) -> None:

@@ -9,7 +9,7 @@ import shutil
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tritonclient.grpc import service_pb2 as oip
 from tritonclient.grpc import service_pb2_grpc as pb_grpc
 
-from registry.bundle import MODEL, read_bundle, seal
+from registry.bundle import MODEL, Bundle, read_bundle, seal
 from registry.files import sha256_file
+from registry.store import Registry
 from service.loader import Loader
 from service.session import Session
 from unfreeze.v1 import admin_pb2 as pb
@@ -224,6 +225,30 @@ def test_a_rollback_waits_for_no_load(
     gate.open()
     assert (asked.result(20), promoted.result(20).version) == (3, 3)
     assert server.registry.promoted("colours")[1].version == version_of(server) == 3
+
+
+def test_what_is_promoted_while_old_versions_are_deleted_stays(
+    server: RunningServer, root: Path, aside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle, looked, go = Registry.bundle, threading.Event(), threading.Event()
+
+    def look_and_wait(self: Registry, model: str, version: int) -> Bundle:
+        found = bundle(self, model, version)
+        looked.set()
+        assert go.wait(20)
+        return found
+
+    tiny.publish(root)
+    tiny.publish(root, promote=True)
+    monkeypatch.setattr(Registry, "bundle", look_and_wait)
+    promotion = aside(promote, server, 2)
+    assert looked.wait(20)
+    pruning = aside(server.admin.PruneVersions, pb.PruneVersionsRequest(model="colours", keep=1))
+    wait([pruning], timeout=1)  # it waits for the promotion, or is over
+    go.set()
+    assert promotion.result().version == 2
+    pruning.result()
+    assert server.registry.versions("colours") == [2, 3]
 
 
 def test_a_promotion_whose_caller_has_gone_ends_as_the_registry_says(

@@ -9,7 +9,7 @@ import grpc
 
 from unfreeze import candidates, events, jobs, versions
 from unfreeze.candidates import Candidate, CandidateMode
-from unfreeze.channel import ADMIN_OPTIONS, FIRST_PAUSE_S, Patience, target
+from unfreeze.channel import ADMIN_OPTIONS, FIRST_PAUSE_S, Patience, connect
 from unfreeze.errors import call_error
 from unfreeze.events import JobEvent
 from unfreeze.jobs import Job, Promotion
@@ -49,12 +49,7 @@ class AdminClient:
         self._attempts = attempts
         self._timeout_s = timeout_s
         self._closed = False
-        where = target(address)
-        self._channel = (
-            grpc.secure_channel(where, credentials, ADMIN_OPTIONS)
-            if credentials
-            else grpc.insecure_channel(where, ADMIN_OPTIONS)
-        )
+        self._channel = connect(address, credentials, ADMIN_OPTIONS)
         self._stub = admin_pb2_grpc.AdminStub(self._channel)
 
     def start_training(

@@ -24,11 +24,6 @@ class Candidate:
     compared: int  # images that this server has put to both versions
     agreed: int  # those that both label alike
 
-    @property
-    def agreement(self) -> float | None:
-        """Share of the compared images that both versions label alike."""
-        return self.agreed / self.compared if self.compared else None
-
 
 def candidate(told: admin_pb2.Candidate) -> Candidate:
     return Candidate(

@@ -16,9 +16,10 @@ from unfreeze.errors import call_error
 # one photograph) and knows no CANCELLED that came from the server. `Patience` does both.
 IN_TURN: dict[str, object] = {"loadBalancingConfig": [{"round_robin": {}}]}
 HEALTHY_IN_TURN = IN_TURN | {"healthCheckConfig": {"serviceName": ""}}
+Options = list[tuple[str, int | str]]
 MAX_SEND_BYTES = 64 << 20
 MAX_RECEIVE_BYTES = 64 << 20
-COMMON: list[tuple[str, int | str]] = [
+COMMON: Options = [
     ("grpc.max_send_message_length", MAX_SEND_BYTES),
     ("grpc.max_receive_message_length", MAX_RECEIVE_BYTES),
     # a server that restarts is found again within seconds (the default waits up to two minutes)
@@ -42,6 +43,15 @@ def target(address: str) -> str:
     """`address` as gRPC wants it: a bare host:port is looked up, and all it resolves to is used."""
     has_scheme = "://" in address or address.startswith(("unix:", "ipv4:", "ipv6:", "dns:"))
     return address if has_scheme else f"dns:///{address}"
+
+
+def connect(
+    address: str, credentials: grpc.ChannelCredentials | None, options: Options
+) -> grpc.Channel:
+    """No connection is made before the first call; without credentials nothing is encrypted."""
+    if credentials:
+        return grpc.secure_channel(target(address), credentials, options)
+    return grpc.insecure_channel(target(address), options)
 
 
 def worth_repeating(failed: grpc.RpcError) -> bool:

@@ -9,7 +9,7 @@ from typing import Self
 
 import grpc
 
-from unfreeze.channel import OPTIONS, Patience, target
+from unfreeze.channel import OPTIONS, Patience, connect, target
 from unfreeze.predictions import Chunk, Image, Prediction, Question, chunks, predictions
 from unfreeze.trace_context import Metadata, trace_metadata
 from unfreeze.v1 import classifier_pb2, classifier_pb2_grpc
@@ -46,12 +46,7 @@ class Client:
         self._attempts = attempts
         self._concurrent_requests = concurrent_requests
         self._closed = False
-        where = target(address)
-        self._channel = (
-            grpc.secure_channel(where, credentials, OPTIONS)
-            if credentials
-            else grpc.insecure_channel(where, OPTIONS)
-        )
+        self._channel = connect(address, credentials, OPTIONS)
         self._stub = classifier_pb2_grpc.ClassifierStub(self._channel)
 
     def classify(

@@ -8,9 +8,8 @@ from unfreeze.commands.shared import (
     OK,
     Commands,
     UsageError,
-    add_admin_address,
     add_command,
-    add_json,
+    ask_admin,
     show_json,
 )
 
@@ -44,9 +43,7 @@ def add_to(commands: Commands) -> None:
     )
     how.add_argument("--clear", action="store_true", help="try no version any more")
     parser.add_argument("--reason", default="", metavar="TEXT", help="kept for whoever asks later")
-    add_admin_address(parser)
-    add_json(parser, 'one document, the candidate; with --clear {"model", "cleared"}')
-    parser.set_defaults(run=run)
+    ask_admin(parser, 'one document, the candidate; with --clear {"model", "cleared"}', run)
 
 
 def run(options: argparse.Namespace) -> int:

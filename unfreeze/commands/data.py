@@ -24,7 +24,9 @@ from unfreeze.commands.shared import (
     UsageError,
     add_command,
     add_json,
+    add_settings,
     say,
+    settings_of,
     show_json,
 )
 from unfreeze.fetch import FetchError, check_digest, check_url, digest_of, fetch, local_file
@@ -104,7 +106,7 @@ def _add_audit(commands: Commands) -> None:
     )
     parser.add_argument("source", type=Path, metavar="FOLDER_OR_TABLE")
     parser.add_argument("--out", type=Path, default=Path("audit"), help="default: %(default)s")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings")
+    add_settings(parser, "how the data are read, as in training")
     parser.add_argument("--strict", action="store_true", help="exit with 1 if there are problems")
     add_json(parser, "audit.json instead of the summary")
     parser.set_defaults(run=_audit)
@@ -122,9 +124,8 @@ def _audit(options: argparse.Namespace) -> int:
     from training.audit_page import figures, summary, write_audit
     from training.reading_settings import read_settings
 
-    given = dict(text.partition("=")[::2] for text in options.settings)
     try:
-        settings = read_settings(given)
+        settings = read_settings(settings_of(options.settings))
         with _bar("  images") as bar:
             task = bar.add_task("", total=None)
             audit = audit_source(

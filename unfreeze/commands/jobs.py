@@ -1,7 +1,6 @@
 """`unfreeze retrain` and `unfreeze jobs`: training that a server runs."""
 
 import argparse
-from collections.abc import Sequence
 
 from unfreeze.admin import AdminClient
 from unfreeze.commands.shared import (
@@ -9,11 +8,11 @@ from unfreeze.commands.shared import (
     INTERRUPTED,
     OK,
     Commands,
-    UsageError,
-    add_admin_address,
     add_command,
-    add_json,
+    add_settings,
+    ask_admin,
     say,
+    settings_of,
     show_json,
     show_table,
     when,
@@ -41,14 +40,7 @@ def add_to(commands: Commands) -> None:
     retrain_parser.add_argument(
         "--data", required=True, metavar="PATH", help="below one of the server's data roots"
     )
-    retrain_parser.add_argument(
-        "--set",
-        dest="settings",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="a setting of the recipe",
-    )
+    add_settings(retrain_parser, "a setting of the recipe")
     retrain_parser.add_argument(
         "--promotion",
         choices=sorted(PROMOTIONS),
@@ -57,9 +49,8 @@ def add_to(commands: Commands) -> None:
     )
     retrain_parser.add_argument("--key", metavar="TEXT", help="two requests with one key: one job")
     retrain_parser.add_argument("--watch", action="store_true", help="follow it to its end")
-    add_admin_address(retrain_parser)
-    add_json(retrain_parser, "the job as one document; with --watch JSON lines: job, events, job")
-    retrain_parser.set_defaults(run=retrain)
+    output = "the job as one document; with --watch JSON lines: job, events, job"
+    ask_admin(retrain_parser, output, retrain)
 
     group = add_command(
         commands,
@@ -70,7 +61,7 @@ def add_to(commands: Commands) -> None:
     listed = add_command(group, "list", "list jobs, newest first", "  unfreeze jobs --limit 5\n")
     listed.add_argument("--model", default="", metavar="MODEL", help="of this model only")
     listed.add_argument("--limit", type=int, default=20, metavar="N", help="at most so many (20)")
-    _finish(listed, "one document, an array of jobs", show_jobs)
+    ask_admin(listed, "one document, an array of jobs", show_jobs)
 
     for name, summary, output, run in (
         ("show", "show one job", "one document, the job", show_job),
@@ -79,7 +70,7 @@ def add_to(commands: Commands) -> None:
     ):
         parser = add_command(group, name, summary, f"  unfreeze jobs {name} ID\n")
         parser.add_argument("job_id", metavar="ID")
-        _finish(parser, output, run)
+        ask_admin(parser, output, run)
 
 
 def retrain(options: argparse.Namespace) -> int:
@@ -88,7 +79,7 @@ def retrain(options: argparse.Namespace) -> int:
         job = admin.start_training(
             options.model,
             options.data,
-            settings=_settings(options.settings),
+            settings=settings_of(options.settings),
             promotion=options.promotion,
             idempotency_key=options.key,
         )
@@ -143,19 +134,6 @@ def _follow(admin: AdminClient, job_id: str, *, as_json: bool) -> int:
     else:
         print(_outcome(job))
     return OK if job.state == "succeeded" else FAILED
-
-
-def _settings(given: Sequence[str]) -> dict[str, str]:
-    for setting in given:
-        if not setting.partition("=")[0] or "=" not in setting:
-            raise UsageError(f"--set {setting}: write it as KEY=VALUE")
-    return {key: value for key, _, value in (setting.partition("=") for setting in given)}
-
-
-def _finish(parser: argparse.ArgumentParser, output: str, run: object) -> None:
-    add_admin_address(parser)
-    add_json(parser, output)
-    parser.set_defaults(run=run)
 
 
 def _row(job: Job) -> list[object]:

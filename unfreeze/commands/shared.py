@@ -4,7 +4,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from datetime import datetime
 from typing import Any, TextIO
@@ -12,6 +12,7 @@ from typing import Any, TextIO
 OK, FAILED, USAGE, NOT_FOUND, UNREACHABLE, INTERRUPTED, OUTPUT_CLOSED = 0, 1, 2, 3, 4, 130, 141
 
 Commands = Any  # argparse's type for this is private
+Run = Callable[[argparse.Namespace], int]  # gives the exit code
 
 
 class UsageError(Exception):
@@ -41,17 +42,38 @@ def add_address(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_admin_address(parser: argparse.ArgumentParser) -> None:
+def add_json(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument("--json", action="store_true", help=f"print {what}")
+
+
+def ask_admin(parser: argparse.ArgumentParser, output: str, run: Run) -> None:
+    """The command asks the admin listener; with --json it prints `output`."""
     parser.add_argument(
         "--admin-address",
         default=os.environ.get("UNFREEZE_ADMIN_ADDRESS") or "127.0.0.1:8003",
         metavar="HOST:PORT",
         help="the server's admin listener (UNFREEZE_ADMIN_ADDRESS; now %(default)s)",
     )
+    add_json(parser, output)
+    parser.set_defaults(run=run)
 
 
-def add_json(parser: argparse.ArgumentParser, what: str) -> None:
-    parser.add_argument("--json", action="store_true", help=f"print {what}")
+def add_settings(parser: argparse.ArgumentParser, help: str) -> None:
+    parser.add_argument(
+        "--set", dest="settings", action="append", default=[], metavar="KEY=VALUE", help=help
+    )
+
+
+def settings_of(given: Sequence[str]) -> dict[str, str]:
+    """What `--set` was given.
+
+    Raises:
+        UsageError: one is not KEY=VALUE.
+    """
+    for setting in given:
+        if not setting.partition("=")[0] or "=" not in setting:
+            raise UsageError(f"--set {setting}: write it as KEY=VALUE")
+    return {key: value for key, _, value in (setting.partition("=") for setting in given)}
 
 
 def show_json(value: object) -> None:

@@ -7,9 +7,8 @@ from unfreeze.commands.candidate import in_words
 from unfreeze.commands.shared import (
     OK,
     Commands,
-    add_admin_address,
     add_command,
-    add_json,
+    ask_admin,
     show_json,
     show_table,
     when,
@@ -26,7 +25,7 @@ def add_to(commands: Commands) -> None:
         "list the models of a server",
         "  unfreeze models\n  unfreeze models --json | jq -r '.[] | select(.ready) | .name'\n",
     )
-    _finish(models, "one document, an array of models", show_models)
+    ask_admin(models, "one document, an array of models", show_models)
 
     group = add_command(
         commands,
@@ -38,7 +37,7 @@ def add_to(commands: Commands) -> None:
         group, "list", "list the versions of a model, newest first", "  unfreeze versions solar\n"
     )
     listed.add_argument("model", metavar="MODEL")
-    _finish(listed, "one document, an array of versions", show_versions)
+    ask_admin(listed, "one document, an array of versions", show_versions)
 
     pruned = add_command(
         group,
@@ -48,7 +47,7 @@ def add_to(commands: Commands) -> None:
     )
     pruned.add_argument("model", metavar="MODEL")
     pruned.add_argument("--keep", type=int, required=True, metavar="N", help="at least 1")
-    _finish(pruned, 'one document, {"model", "deleted"}', prune)
+    ask_admin(pruned, 'one document, {"model", "deleted"}', prune)
 
     promoted = add_command(
         commands, "promote", "make a published version live", "  unfreeze promote solar 3\n"
@@ -56,7 +55,7 @@ def add_to(commands: Commands) -> None:
     promoted.add_argument("model", metavar="MODEL")
     promoted.add_argument("version", metavar="VERSION", type=int)
     _add_reason(promoted)
-    _finish(promoted, "one document, the new pointer", promote)
+    ask_admin(promoted, "one document, the new pointer", promote)
 
     rolled = add_command(
         commands,
@@ -66,7 +65,7 @@ def add_to(commands: Commands) -> None:
     )
     rolled.add_argument("model", metavar="MODEL")
     _add_reason(rolled)
-    _finish(rolled, "one document, the new pointer", rollback)
+    ask_admin(rolled, "one document, the new pointer", rollback)
 
 
 def show_models(options: argparse.Namespace) -> int:
@@ -114,12 +113,6 @@ def rollback(options: argparse.Namespace) -> int:
 
 def _add_reason(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--reason", default="", metavar="TEXT", help="kept for whoever asks later")
-
-
-def _finish(parser: argparse.ArgumentParser, output: str, run: object) -> None:
-    add_admin_address(parser)
-    add_json(parser, output)
-    parser.set_defaults(run=run)
 
 
 def _model_row(model: Model) -> list[object]:
