@@ -13,8 +13,9 @@ import numpy as np
 from registry.bundle import FILES, Bundle, Precision, verify_bundle
 from service.admission import Admission
 from service.counting import VersionCounts
-from service.cpus import cpu_set, usable_cpus
+from service.cpus import usable_cpus
 from service.executor import Executor
+from service.hardware import processors
 from service.kind import Kind, kind_of
 from service.loaded import Loaded
 from service.memory import give_back
@@ -95,6 +96,8 @@ class Loader:
             "seconds": seconds,
         }
         log.info("version_loaded", extra=facts)
+        if session.elsewhere:  # their data are copied there and back, which nobody sees otherwise
+            log.warning("nodes_elsewhere", extra=facts | {"nodes": session.elsewhere})
         give_back()  # the file as it was read, and the networks that were only measured
         return Loaded(version, bundle, kind, plan, executor, counts)
 
@@ -104,13 +107,15 @@ class Loader:
         """The plan, how it came about, and the network opened for it."""
         opened: dict[int, Session] = {}
         file = FILES[kind.precision]
+        digest, hardware = bundle.files[file], processors(kind.provider)
+        placement = self.placement.of(digest, hardware)
 
         def session(threads: int) -> Session:
             if threads not in opened:
                 opened[threads] = Session(
                     folder / file,
                     bundle,
-                    placement=self.placement,
+                    placement=placement,
                     threads=threads,
                     precision=kind.precision,
                 )
@@ -120,10 +125,10 @@ class Loader:
             run = session(threads).run
             return shaped(run, (kind.fixed_batch,)) if kind.fixed_batch else run
 
-        key = f"{bundle.files[file]} {kind.provider} {cpu_set()}"
+        key = f"{digest} {kind.provider} {hardware}"
         if self._pinned:
             plan, origin = self._pinned, "pinned"
-        elif known := self._plans.get(key):
+        elif hardware and (known := self._plans.get(key)):
             plan, origin = known, "remembered"
         elif like and like.kind.same_as(kind):  # to measure would disturb what is live
             plan, origin = like.plan, "inherited"
@@ -134,7 +139,8 @@ class Loader:
             # side by side, batches took more memory than the chosen plan ever will
             smallest = np.zeros((kind.fixed_batch or 1, size, size, 3), np.uint8)
             session(plan.threads).run_and_shrink(smallest)
-            self._plans.put(key, plan)
+            if hardware:
+                self._plans.put(key, plan)
             origin = "measured"
         return plan, origin, session(plan.threads)
 

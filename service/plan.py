@@ -17,7 +17,7 @@ import numpy as np
 
 from registry.files import write_durably
 from registry.images import UInt8Array
-from service.providers import ActiveProvider
+from service.providers import GPUS, ActiveProvider
 from service.shapes import BATCHES, Run
 
 log = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ def parse_plan(text: str) -> Plan:
 
 def candidates(provider: ActiveProvider, cpus: int) -> list[tuple[int, int]]:
     """(threads, runs) worth trying: the cores are split evenly; a GPU overlaps two runs."""
-    if provider in ("cuda", "tensorrt"):
+    if provider in GPUS:
         return [(1, 1), (1, 2)]
     return [(cpus // runs, runs) for runs in range(cpus, 0, -1) if cpus % runs == 0][:6]
 
@@ -75,9 +75,12 @@ def measure_plan(
     """
     splits = candidates(provider, cpus)
     runs = {threads: open_run(threads) for threads, _ in splits}
+    batches = (fixed_batch,) if fixed_batch else BATCHES[provider]
+    if provider == "tensorrt":  # it compiles anew, for minutes, for each batch above all before
+        for run in runs.values():
+            run(np.zeros((max(batches), size, size, 3), np.uint8))
     share_s = BUDGET_S / 4 / len(runs)
     latencies = {threads: _latency(run, size, share_s) for threads, run in runs.items()}
-    batches = (fixed_batch,) if fixed_batch else BATCHES[provider]
     plans = [
         Plan(threads, n_runs, batch)
         for batch in batches

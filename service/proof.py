@@ -50,14 +50,15 @@ def check_golden(folder: Path, bundle: Bundle, kind: Kind, run: Run) -> None:
 
 
 def warm(folder: Path, run: Run, size: int, batches: Sequence[int], n_runs: int) -> None:
-    """Memory is allocated for every batch that can come, as often as it can at the same time.
+    """Memory is allocated for every batch that can come, as often as it can at the same time. The
+    largest comes first, so that TensorRT does not compile again for the others.
 
     Raises:
         BundleError: the network of the bundle in `folder` fails on a batch, or leaves images out.
     """
     where = f"{folder.parent.name}/{folder.name}"
     with ThreadPoolExecutor(n_runs) as pool:
-        for n_images in batches:
+        for n_images in sorted(batches, reverse=True):
             images = np.zeros((n_images, size, size, 3), np.uint8)
             list(pool.map(lambda images: _answers(where, run, images), [images] * n_runs))
 

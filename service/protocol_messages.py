@@ -11,6 +11,7 @@ from tritonclient.grpc import service_pb2 as pb
 
 from registry.bundle import FILES
 from service.loaded import Loaded
+from service.providers import GPUS
 from service.statistics import Statistics, Total
 from service.tensors import INPUT, OUTPUT
 from service.work import LOW, NORMAL
@@ -18,7 +19,6 @@ from service.work import LOW, NORMAL
 PLATFORM = "onnxruntime_onnx"
 BACKEND = "onnxruntime"
 LABELS = "labels.txt"  # clients look whether there is a name, and find the labels in the answers
-GPU = ("cuda", "tensorrt")
 
 Message = Any  # the stubs of tritonclient come without types
 
@@ -111,7 +111,7 @@ def _image_input() -> Message:
 
 def _instances(loaded: Loaded) -> Message:
     group = config_pb.ModelInstanceGroup
-    kind = group.KIND_GPU if loaded.kind.provider in GPU else group.KIND_CPU
+    kind = group.KIND_GPU if loaded.kind.provider in GPUS else group.KIND_CPU
     return group(name=loaded.model, kind=kind, count=loaded.plan.runs)
 
 

@@ -1,6 +1,7 @@
 """Where networks run: what each provider of ONNX Runtime is called, is told, and prefers."""
 
-from dataclasses import dataclass
+import hashlib
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -33,6 +34,7 @@ PREFERRED: dict[ActiveProvider, Precision] = {
     "cuda": "fp16",
     "tensorrt": "fp16",
 }
+GPUS = ("cuda", "tensorrt")
 MEGABYTE = 1 << 20
 
 
@@ -42,7 +44,21 @@ class Placement:
 
     provider: ActiveProvider
     gpu_memory_mb: int | None = None  # for one network; None: all that there is
-    engines: Path | None = None  # where TensorRT keeps what it compiled; None: nowhere
+    # where TensorRT keeps what it compiled, and above that what it measured; None: nowhere
+    engines: Path | None = None
+
+    def of(self, digest: str, processors: str) -> "Placement":
+        """The same for one network on these processors, whose engines are apart from all others:
+        TensorRT knows a network by the names in it, not by its weights, and would run for a new
+        version what it compiled for the one before. Unknown processors: none are kept.
+
+        Args:
+            digest: SHA-256 of the network's file.
+        """
+        if not (self.engines and processors):
+            return replace(self, engines=None)
+        place = hashlib.sha256(processors.encode()).hexdigest()
+        return replace(self, engines=self.engines / place[:16] / digest[:16])
 
 
 def provider_options(
@@ -80,6 +96,6 @@ def _tensorrt(placement: Placement, precision: Precision) -> dict[str, str]:
             "trt_engine_cache_enable": "1",
             "trt_engine_cache_path": str(placement.engines),
             "trt_timing_cache_enable": "1",
-            "trt_timing_cache_path": str(placement.engines),
+            "trt_timing_cache_path": str(placement.engines.parent),
         }
     return told

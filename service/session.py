@@ -6,6 +6,7 @@ import registry.telemetry_off  # noqa: F401  # before onnxruntime
 import functools
 import logging
 import threading
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -62,6 +63,9 @@ class Session:
         device = DEVICES.get(placement.provider)
         self._bound = Bound(self._session, device, len(bundle.labels)) if device else None
         self._usual = ort.RunOptions()  # or every run would make one
+        own = EXECUTION_PROVIDERS[placement.provider]
+        # the nodes that the provider does not take, by who does: how many of each kind
+        self.elsewhere = {name: it for name, it in _nodes(self._session).items() if name != own}
 
     def run(self, images: UInt8Array) -> Float32Array:  # [n,s,s,3] -> [n,classes]
         if self._bound:
@@ -176,11 +180,20 @@ def _open(
     return session
 
 
+def _nodes(session: Any) -> dict[str, dict[str, int]]:
+    """How many nodes of each kind every provider was given."""
+    found: dict[str, Counter[str]] = defaultdict(Counter)
+    for part in session.get_provider_graph_assignment_info():
+        found[part.ep_name].update(node.op_type for node in part.get_nodes())
+    return {name: dict(kinds) for name, kinds in found.items()}
+
+
 def _options(threads: int) -> Any:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3  # errors; a warning is not JSON
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     _share_memory()
     options.add_session_config_entry("session.use_env_allocators", "1")
     # weights come and go with their network; in the pool they would leave holes

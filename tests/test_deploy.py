@@ -172,6 +172,9 @@ def test_a_gpu_is_asked_for_and_insisted_on(others: tuple[str, ...], tmp_path: P
     (container,) = pod(manifests)["containers"]
     assert container["resources"]["limits"]["nvidia.com/gpu"] == "1"
     assert container["image"].endswith(":0.1.0-gpu")
+    probe = container["startupProbe"]
+    assert probe["periodSeconds"] * probe["failureThreshold"] == 30 * 60  # to compile networks
+    assert probe["grpc"]["service"] == "readiness"
     assert variables(manifests)["UNFREEZE_PROVIDER"] == "cuda"
 
 

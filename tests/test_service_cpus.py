@@ -1,11 +1,13 @@
 """Processors: what the affinity mask and the control groups leave, whichever version they are."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from service import cpus
 from service.cpus import usable_cpus
+from service.hardware import processors
 
 
 @pytest.fixture(autouse=True)
@@ -59,3 +61,36 @@ def test_a_quota_counts_for_fewer_processors(tmp_path: Path, case: str) -> None:
 
 def test_a_machine_that_tells_nothing_has_its_affinity_mask(tmp_path: Path) -> None:
     assert usable_cpus(tmp_path) == 16
+
+
+# What processors are called
+
+DRIVER = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.65.06  Sun Jul 27 06:54:38 UTC 2025"
+
+
+def machine(root: Path, cpu: str = "", gpus: tuple[str, ...] = ()) -> Path:
+    proc = root / "proc"
+    (proc / "driver" / "nvidia").mkdir(parents=True)
+    (proc / "cpuinfo").write_text(f"processor\t: 0\nmodel name\t: {cpu}\nflags\t\t: fpu\n")
+    if gpus:
+        (proc / "driver" / "nvidia" / "version").write_text(f"{DRIVER}\nGCC version:  gcc 13.2\n")
+    for number, gpu in enumerate(gpus):
+        folder = proc / "driver" / "nvidia" / "gpus" / f"0000:0{number}:00.0"
+        folder.mkdir(parents=True)
+        text = f"Model: \t\t {gpu}\nIRQ:   \t\t 0\nBus Type: \t PCIe\n"
+        (folder / "information").write_text(text)
+    return root
+
+
+def test_a_cpu_is_named_by_its_model_and_by_what_of_it_may_be_used(tmp_path: Path) -> None:
+    root = machine(tmp_path, cpu="AMD EPYC 9B14")
+    assert processors("cpu", root) == f"{cpus.cpu_set()} AMD EPYC 9B14"
+    assert processors("openvino", root) == processors("cpu", root)
+    assert processors("cpu", tmp_path / "none") == f"{cpus.cpu_set()} "
+
+
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
+def test_gpus_are_named_by_their_models_and_their_driver(tmp_path: Path, provider: Any) -> None:
+    root = machine(tmp_path, gpus=("NVIDIA L4", "NVIDIA H200"))
+    assert processors(provider, root) == f"NVIDIA H200, NVIDIA L4; {DRIVER}"
+    assert processors(provider, tmp_path / "none") == ""

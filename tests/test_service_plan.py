@@ -127,6 +127,32 @@ def test_threads_that_make_one_image_wait_are_not_tried_in_batches() -> None:
     assert {threads for threads, batch in tried if batch > 1} == {4}
 
 
+class Compiled:
+    """Compiles as TensorRT does: anew for each batch beyond the smallest and largest so far."""
+
+    def __init__(self) -> None:
+        self.times, self._from, self._to = 0, 99, 0
+
+    def run(self, batch: UInt8Array) -> Float32Array:
+        if not self._from <= len(batch) <= self._to:
+            self.times += 1
+            self._from, self._to = min(self._from, len(batch)), max(self._to, len(batch))
+        return sums(batch)
+
+
+def test_a_network_that_is_measured_is_compiled_twice_and_not_for_every_batch() -> None:
+    compiled = Compiled()
+    measure_plan(lambda threads: compiled.run, "tensorrt", 1, 2)
+    assert compiled.times == 2
+
+
+def test_a_network_whose_plan_is_known_is_compiled_twice_at_most(tmp_path: Path) -> None:
+    compiled = Compiled()
+    compiled.run(images(1))  # the golden answers
+    warm(tmp_path, compiled.run, 2, batch_sizes("tensorrt", 32, None), n_runs=1)
+    assert compiled.times == 2
+
+
 # Batches
 
 SIZES = {
@@ -212,19 +238,24 @@ def test_a_plan_is_remembered_by_the_next_server_and_can_be_pinned(
     assert 'plan="2x1x3",precision="fp32",provider="cpu"' in server.metrics()
 
 
+@pytest.mark.parametrize(
+    ("later", "origin"), [("a GPU", "remembered"), ("another GPU", "measured"), ("", "measured")]
+)
 def test_a_plan_that_was_measured_on_other_processors_is_not_taken(
     start: Start,
     root: Path,
     state: Path,
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
+    later: str,
+    origin: str,
 ) -> None:
     caplog.set_level("INFO")
     tiny.publish(root, promote=True)
-    start(plan=None, state=state).stop()
-    monkeypatch.setattr("service.loader.cpu_set", lambda: "of another machine")
-    start(plan=None, state=state).stop()
-    assert origins(caplog) == ["measured", "measured"]
+    for named in ("a GPU", later):
+        monkeypatch.setattr("service.loader.processors", lambda provider, named=named: named)
+        start(plan=None, state=state).stop()
+    assert origins(caplog) == ["measured", origin]
 
 
 def test_plans_are_measured_one_after_the_other(

@@ -5,6 +5,8 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import grpc
 import numpy as np
@@ -17,7 +19,7 @@ from conftest import Start, best
 from registry.bundle import read_bundle
 from registry.errors import BundleError, Unavailable
 from service.providers import EXECUTION_PROVIDERS, Placement, provider_options
-from service.session import Bound, Session, choose_provider
+from service.session import Bound, Session, _nodes, choose_provider
 from service.settings import Settings
 
 CPU = Placement("cpu")
@@ -183,8 +185,60 @@ def test_a_gpu_is_told_its_limit_and_an_engine_is_kept(tmp_path: Path) -> None:
     assert cuda["gpu_mem_limit"] == str(512 << 20)
     assert cuda["cudnn_conv_algo_search"] == "HEURISTIC"
     assert tensorrt["trt_engine_cache_path"] == str(tmp_path / "engines")
+    assert tensorrt["trt_timing_cache_path"] == str(tmp_path)
     assert tensorrt["trt_fp16_enable"] == "1"
     assert (tmp_path / "engines").is_dir()
+
+
+def test_what_was_compiled_for_another_network_or_gpu_is_not_taken(tmp_path: Path) -> None:
+    placement = Placement("tensorrt", engines=tmp_path)
+    asked = [("1", "A"), ("2", "A"), ("1", "B")]
+    folders = [placement.of(digest * 64, gpu).engines for digest, gpu in asked]
+    assert len(set(folders)) == 3
+    assert placement.of("1" * 64, "A").engines == folders[0]
+    measured = [Path(folder or "").parent for folder in folders]
+    assert (measured[0] == measured[1], measured[0] == measured[2]) == (True, False)
+    assert placement.of("1" * 64, "").engines is None  # a GPU without a name
+
+
+def test_each_network_is_compiled_into_a_folder_of_its_own(
+    start: Start, root: Path, state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[Path | None] = []
+
+    class Watched(Session):
+        def __init__(self, *args: Any, placement: Placement, **more: Any) -> None:
+            opened.append(placement.engines)
+            super().__init__(*args, placement=placement, **more)
+
+    monkeypatch.setattr("service.loader.Session", Watched)
+    for name, bias in (("a", GREEN), ("b", BLUE)):
+        tiny.publish(root, model=name, bias=bias, promote=True)
+    start(state=state)
+    assert len(set(opened)) == 2
+    assert all(folder and folder.is_relative_to(state / "engines") for folder in opened)
+
+
+def test_every_node_of_a_graph_is_counted_where_it_runs(tmp_path: Path) -> None:
+    bundle = tiny.stage(tmp_path)
+    session = Session(tmp_path / "model.onnx", bundle, placement=CPU, threads=1)
+    kinds = ("Cast", "ReduceMean", "Gather", "Mul", "Add", "Softmax")
+    assert _nodes(session._session) == {"CPUExecutionProvider": dict.fromkeys(kinds, 1)}
+    assert session.elsewhere == {}
+
+
+def test_nodes_that_the_provider_does_not_take_are_told(
+    start: Start, root: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tiny.publish(root, promote=True)
+    start()
+    assert "nodes_elsewhere" not in caplog.text
+    left = SimpleNamespace(ep_name="Other", get_nodes=lambda: [SimpleNamespace(op_type="Resize")])
+    told = "get_provider_graph_assignment_info"
+    monkeypatch.setattr(onnxruntime.InferenceSession, told, lambda session: [left, left])
+    start()
+    (record,) = (one for one in caplog.records if one.message == "nodes_elsewhere")
+    assert vars(record)["nodes"] == {"Other": {"Resize": 2}}
 
 
 # Variants: the tiny ones answer otherwise on purpose, so that they can be told apart
