@@ -80,6 +80,8 @@ class Protocol(pb_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
     # The models
 
     async def ModelReady(self, request: Message, context: Context) -> Message:
+        """Whether it answers at once. A version that would be loaded first is not ready, as with
+        Triton; whoever asks for its metadata has it loaded, and it is."""
         model, _ = split_name(request.name)
         version = read_version(request.version)
         if version is None:

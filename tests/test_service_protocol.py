@@ -352,6 +352,17 @@ def test_a_load_that_fails_keeps_what_answers(start: Start, root: Path) -> None:
         assert {row.state for row in index} == states
 
 
+def test_a_version_is_ready_once_its_metadata_were_asked_for(server: RunningServer) -> None:
+    tiny.publish(server.registry.root)
+    stub = pb_grpc.GRPCInferenceServiceStub(server.channel)
+    asked = pb.ModelReadyRequest(name="colours", version="2")
+    assert not stub.ModelReady(asked).ready
+    stub.ModelMetadata(pb.ModelMetadataRequest(name="colours", version="2"), timeout=20)
+    assert stub.ModelReady(asked).ready
+    index = stub.RepositoryIndex(pb.RepositoryIndexRequest(ready=True)).models
+    assert {row.version for row in index} == {"1", "2"}
+
+
 def test_many_threads_may_load_and_unload_one_model(told: Told) -> None:
     outcomes, answer = told["loading_and_unloading_from_many_threads"]
     assert {one and one["status"] for one in outcomes} <= {None, "StatusCode.NOT_FOUND"}
