@@ -99,6 +99,14 @@ def test_a_training_draws_every_batch_and_epoch_its_report_and_its_settings(tmp_
     assert f"tensorboard --logdir {assignment.run / FOLDER}" in str(heard.of("note"))
 
 
+def test_a_network_that_learns_once_more_draws_on_where_it_was(tmp_path: Path):
+    learner = photos.learner(tmp_path, cycles=0, head_epochs=1, label_noise=False, tensorboard=True)
+    learner.fit()
+    learner.fit()
+    losses = points(read(learner.bench.run), "batch/loss")
+    assert sorted(losses) == list(range(learner.bench.n_planned))
+
+
 def test_a_training_told_not_to_draws_nothing(tmp_path: Path):
     told = {"cycles": "0", "augmented_epochs": "0", "tensorboard": "false"}
     assignment = photos.assignment(tmp_path, photos.folder(tmp_path / "data"), **told)

@@ -51,6 +51,7 @@ class Bench:
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     searches: dict[str, RateSearch] = field(default_factory=dict)
     schedules: dict[str, Shares] = field(default_factory=dict)
+    planned: list[int] = field(default_factory=list)  # batches of each stage so far
     history: list[Epoch] = field(default_factory=list)
     snapshots: list[State] = field(default_factory=list)
     thresholds: list[float] = field(default_factory=list)  # of a multi-label task, once fitted
@@ -73,8 +74,8 @@ class Bench:
 
     @property
     def n_planned(self) -> int:
-        """Batches of all stages so far, as they were planned."""
-        return sum(map(len, self.schedules.values()))
+        """Batches of all stages so far, as they were planned; a stage may come more than once."""
+        return sum(self.planned)
 
     def rows(self, part: Part) -> Rows:
         """What is learnt from, which is less than the training part if some of it judges or

@@ -39,6 +39,7 @@ def fit_stage(
     """
     network, n_epochs = bench.network, stage.plan.n_epochs
     before = bench.n_planned  # batches, of the stages so far
+    bench.planned.append(len(stage.plan.shares))
     bench.schedules[stage.name] = stage.plan.shares
     if not bench.checkpoint.begin(stage.name):
         bench.stages.note(f"{stage.name}: was over before the interruption")
