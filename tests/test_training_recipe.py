@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -272,14 +273,34 @@ def test_a_folder_that_cannot_be_written_to_is_named(
     assert "Not a directory: '/dev/null/cache'" in capsys.readouterr().err
 
 
-def test_that_the_images_are_missing_is_all_that_is_told(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def one_class(data: Path) -> None:
+    photos.folder(data, per_class=1, classes={"dark": 60})
+
+
+def a_list_of_nothing(data: Path) -> None:
+    data.write_text("file,label\n00.png,dark\n")
+
+
+NO_DATA: dict[str, tuple[Callable[[Path], object], str]] = {
+    "nowhere": (lambda data: None, "no such folder or file; "),
+    "empty": (Path.mkdir, "no images; put JPEG, PNG or WebP files into one folder for each class"),
+    "photos": (one_class, "a classifier needs at least two classes; found only 'dark'"),
+    "labels.csv": (a_list_of_nothing, "line 2: "),
+}
+
+
+@pytest.mark.parametrize("name", NO_DATA)
+def test_that_there_is_nothing_to_learn_from_is_all_that_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
 ):
-    assert main([*command(tmp_path, tmp_path / "nowhere"), "--json"]) == 2
+    data, (make, message) = tmp_path / name, NO_DATA[name]
+    make(data)
+    assert main([*command(tmp_path, data), "--json"]) == 2
     told = capsys.readouterr()
     assert told.out == ""
-    assert told.err.startswith(f"unfreeze train: {tmp_path / 'nowhere'}: no such folder or file; ")
-    assert not (tmp_path / "cache").exists()
+    assert told.err.startswith("unfreeze train: ")
+    assert message in told.err
+    assert {path.name for path in tmp_path.iterdir()} <= {name}
 
 
 @pytest.mark.parametrize(

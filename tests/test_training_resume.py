@@ -153,7 +153,7 @@ def given(tmp_path: Path, **settings: str) -> Order:
     return order(
         tmp_path / "models",
         "photos",
-        tmp_path,
+        photos.folder(tmp_path / "data", per_class=1),
         settings,
         tmp_path / "cache",
         tmp_path / "run",
@@ -185,9 +185,10 @@ def test_a_folder_without_an_order_cannot_be_resumed(
 
 
 def test_an_order_that_cannot_work_leaves_its_folder_free(tmp_path: Path):
+    data = photos.folder(tmp_path / "data", per_class=1)
+    (data / "dark" / "00.png").write_bytes(b"nothing")  # which only reading it shows
     folders = ["--run", str(tmp_path / "run"), "--registry", str(tmp_path / "models")]
-    asked = ["--data", str(tmp_path), "--model", "photos", "--json", *folders]
-    assert main(asked) == 2  # no images
+    assert main(["--data", str(data), "--model", "photos", "--json", *folders]) == 2
     assert not (tmp_path / "run" / ORDER).exists()
     assert (tmp_path / "run" / JOURNAL).exists()
 

@@ -137,7 +137,6 @@ def _order(arguments: argparse.Namespace, world: "World") -> "Order":
         found = find_order(arguments.resume)
         check_there(found.assignment.data)
         return found
-    check_there(arguments.data)
     given = dict(_key_value(text) for text in arguments.settings)
     for name in ("recipe", "backbone", "size"):
         if getattr(arguments, name) is not None:

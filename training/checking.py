@@ -8,17 +8,23 @@ from pydantic import TypeAdapter
 from registry.errors import BadRequest
 from registry.jobs import Failed
 from training.reading_settings import read_settings
+from training.settings import Settings
 
 GIVEN = TypeAdapter(dict[str, str])
 
 
-def check_settings(given: dict[str, str]) -> None:
-    """Raises BadRequest if a name or a value is wrong, or no network is called as the backbone."""
+def check_settings(given: dict[str, str]) -> Settings:
+    """The settings as a training reads them.
+
+    Raises:
+        BadRequest: a name or a value is wrong, or no network is called as the backbone.
+    """
     settings = read_settings(given)
     if given.keys() & {"backbone", "weights"}:
         from training.backbone import check_backbone  # imports torch and timm, which takes seconds
 
         check_backbone(settings.backbone, settings.weights)
+    return settings
 
 
 def check_for_service() -> int:

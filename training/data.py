@@ -24,6 +24,7 @@ from training.items import (
     Layout,
     Part,
     SplitRule,
+    check_there,
     check_within,
     list_folder,
 )
@@ -32,6 +33,7 @@ from training.parquet import SEPARATOR, packed_files, unpack
 from training.split import check_parts, split
 from training.table import list_table
 
+AskedTask = Literal["auto", "single", "multi"]
 Rows = npt.NDArray[np.int64]
 
 
@@ -95,7 +97,7 @@ class Dataset:
 def read_dataset(
     source: Path,
     *,
-    task: Literal["auto", "single", "multi"] = "auto",
+    task: AskedTask = "auto",
     layout: Layout = PLAIN,
     rule: SplitRule = BY_HASH,
     max_unreadable: int = 0,
@@ -134,7 +136,7 @@ def assemble(
     source: Path,
     audited: Sequence[Item],
     left_out: Sequence[str],
-    task: Literal["auto", "single", "multi"],
+    task: AskedTask,
     rule: SplitRule,
     known_parts: Mapping[str, Part],
 ) -> Dataset:
@@ -144,8 +146,7 @@ def assemble(
         DataError: it cannot be trained on.
     """
     items = [item for item in audited if item.part != "test"]
-    kind: Task = detect_task(items, source) if task == "auto" else task
-    labels = check_labels(items, kind, source)
+    kind, labels = _task_and_labels(items, task, source)
     if kind == "multi" and any(item.weight != 1 for item in items):
         raise DataError(
             f"{source}: images with several labels cannot have a weight; leave the column empty"
@@ -154,6 +155,26 @@ def assemble(
     check_parts(items, labels)
     tests = label_tests((item for item in audited if item.part == "test"), labels)
     return Dataset(root, tuple(items), labels, kind, tuple(left_out), tuple(tests))
+
+
+def check_listed(source: Path, layout: Layout, task: AskedTask) -> None:
+    """What can be known of `source` before a file is read speaks for a training. Of Parquet files
+    that is nothing: they have to be unpacked.
+
+    Raises:
+        DataError: there are no images, or fewer than two classes.
+    """
+    check_there(source)
+    if not packed_files(source):
+        _, listed = list_items(source, layout)
+        _task_and_labels([item for item in listed if item.part != "test"], task, source)
+
+
+def _task_and_labels(
+    items: Sequence[Item], task: AskedTask, source: Path
+) -> tuple[Task, tuple[str, ...]]:
+    kind: Task = detect_task(items, source) if task == "auto" else task
+    return kind, check_labels(items, kind, source)
 
 
 def list_items(

@@ -13,6 +13,7 @@ from registry.jobs import CHECKPOINT, Assignment
 from registry.schema import Record
 from registry.store import Registry
 from training.checking import check_settings
+from training.data import check_listed
 from training.publishing import assign
 
 ORDER = "order.json"  # in the folder of a training whose version is not yet published
@@ -46,7 +47,7 @@ def order(
     first given.
 
     Raises:
-        BadRequest: `model` cannot name a model, or the settings cannot work.
+        BadRequest: `model` cannot name a model, or the settings or the data cannot work.
         Conflict: another order is in `run`.
     """
     if settings.get("weights"):
@@ -59,7 +60,8 @@ def order(
         cache.resolve(),
         run.resolve(),
     )
-    check_settings(settings)
+    read = check_settings(settings)
+    check_listed(data, read.layout(), read.task)
     given = Order(
         assignment=assignment,
         registry=registry.resolve(),
