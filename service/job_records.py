@@ -59,6 +59,15 @@ class JobRecords:
                 return
             await self.change_after(seen)
 
+    async def ended(self, job_id: str) -> Job:
+        """The job, once it has ended."""
+        while True:
+            seen = self.n_changes
+            job = await self.get(job_id)
+            if job.state.ended:
+                return job
+            await self.change_after(seen)
+
     async def change_after(self, seen: int) -> None:
         """`n_changes` is another number than `seen`."""
         async with self._changed:

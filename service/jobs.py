@@ -61,9 +61,7 @@ class Jobs:
         if not await self._runner.cancel(job_id):
             await self._records.end(job_id, JobState.CANCELLED, "cancelled before it began")
             await self._runner.cancel(job_id)  # it may have begun at that very moment
-        async for _ in self.watch(job_id, 1):
-            pass
-        return await self.get(job_id)
+        return await self._records.ended(job_id)
 
     # The life of the supervisor
 

@@ -141,15 +141,17 @@ def test_a_trainer_that_is_killed_every_time_is_given_up(server: RunningServer) 
 def test_a_job_cancelled_while_it_is_queued_again_does_not_run_again(
     server: RunningServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    update, events, waits = JobStore.update, JobStore.events, threading.Event()
+    update, get, looks, waits = JobStore.update, JobStore.get, Queue(), threading.Event()
     answers: Queue[pb.Job] = Queue()
 
     def cancel(job_id: str) -> None:
         answers.put(server.admin.CancelJob(pb.CancelJobRequest(job_id=job_id), timeout=20))
 
-    def events_for_who_cancels(self, *arguments):
-        waits.set()
-        return events(self, *arguments)
+    def get_for_who_cancels(self, job_id):
+        looks.put(job_id)
+        if looks.qsize() == 2:  # at first to see whether it can be cancelled
+            waits.set()
+        return get(self, job_id)
 
     def update_while_somebody_cancels(self, job_id, event=None, **changes):
         if changes.get("state") is JobState.QUEUED:
@@ -157,7 +159,7 @@ def test_a_job_cancelled_while_it_is_queued_again_does_not_run_again(
             assert waits.wait(20)
         return update(self, job_id, event, **changes)
 
-    monkeypatch.setattr(JobStore, "events", events_for_who_cancels)
+    monkeypatch.setattr(JobStore, "get", get_for_who_cancels)
     monkeypatch.setattr(JobStore, "update", update_while_somebody_cancels)
     begin(server, mode="killed once")
     ended = answers.get(timeout=20)
