@@ -1,11 +1,8 @@
 """Old versions make room."""
 
-import shutil
-
-from registry.bundle import MANIFEST
 from registry.candidates import candidate_of
 from registry.errors import BadRequest
-from registry.store import Registry
+from registry.store import Registry, remove
 
 
 def prune(registry: Registry, model: str, keep: int) -> list[int]:
@@ -22,7 +19,5 @@ def prune(registry: Registry, model: str, keep: int) -> list[int]:
         needed.add(candidate[1].version)
     doomed = [version for version in registry.versions(model)[:-keep] if version not in needed]
     for version in doomed:
-        folder = registry.root / model / str(version)
-        (folder / MANIFEST).unlink()  # the version ends here; the rest is rubbish
-        shutil.rmtree(folder)
+        remove(registry.root / model / str(version))
     return doomed

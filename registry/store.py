@@ -93,7 +93,7 @@ class Registry:
             _copy(staged, folder, bundle)
             seal(folder, bundle)
         except BaseException:  # a full disk, say, which half a bundle would keep full
-            shutil.rmtree(folder)
+            remove(folder)
             raise
         return int(folder.name)
 
@@ -173,6 +173,12 @@ class Registry:
     def candidates(self, model: str) -> Pointers[Candidate | Cleared]:
         """Every pointer to a version that is or was tried: see registry/candidates.py."""
         return Pointers(self.root / check_name(model) / "aliases" / "candidate", CANDIDATE)
+
+
+def remove(folder: Path) -> None:
+    """The version in `folder` is no more, also if not all of its files can be deleted."""
+    (folder / MANIFEST).unlink(missing_ok=True)
+    shutil.rmtree(folder)
 
 
 def _copy(staged: Path, folder: Path, bundle: Bundle) -> None:

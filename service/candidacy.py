@@ -18,7 +18,6 @@ Content = Sequence[bytes | memoryview]  # images, encoded or as flat pixels
 class Candidacy:
     """The candidate of a model while this server tries it."""
 
-    number: int  # of its pointer
     beside: int  # number of the promotion that it is tried beside
     mode: Mode
     percent: float

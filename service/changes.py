@@ -49,12 +49,12 @@ class Changes:
     async def _promote(
         self, model: str, version: int, by: str, reason: str, expected: int | None
     ) -> tuple[int, Pointer]:
-        entry = self._models.setdefault(model, Model())
-        async with self._loading.lease(model, entry, version, live=True) as loaded, entry.writing:
+        entry = self._models.setdefault(model, Model(model))
+        async with self._loading.lease(entry, version, live=True) as loaded, entry.writing:
             number, pointer = await in_registry(
                 self._registry.promote, model, version, by=by, reason=reason, expected=expected
             )
-            self._swaps.go_live(model, entry, number, loaded)
+            self._swaps.go_live(entry, number, loaded)
         return number, pointer
 
     async def rollback(self, model: str, *, by: str, reason: str) -> tuple[int, Pointer]:
@@ -80,19 +80,19 @@ class Changes:
         await self._to_the_end(self._load(model, *promoted))
 
     async def _load(self, model: str, number: int, pointer: Pointer) -> None:
-        entry = self._models.setdefault(model, Model())
+        entry = self._models.setdefault(model, Model(model))
         entry.unloaded = False
         try:
-            async with self._loading.lease(model, entry, pointer.version, live=True) as loaded:
-                self._swaps.go_live(model, entry, number, loaded)
+            async with self._loading.lease(entry, pointer.version, live=True) as loaded:
+                self._swaps.go_live(entry, number, loaded)
         except Exception as error:
-            self._swaps.problem(model, entry, number, error)
+            self._swaps.problem(entry, number, error)
             raise
 
     def unload(self, model: str) -> None:
         """No version of it answers here until it is loaded; requests under way are answered."""
         if entry := self._models.get(model):
-            self._swaps.unload(model, entry)
+            self._swaps.unload(entry)
 
     async def set_candidate(
         self, model: str, version: int, mode: Mode, percent: float, *, by: str, reason: str
@@ -111,16 +111,16 @@ class Changes:
     async def _set_candidate(
         self, model: str, version: int, mode: Mode, percent: float, by: str, reason: str
     ) -> Candidate:
-        entry = self._models.setdefault(model, Model())
+        entry = self._models.setdefault(model, Model(model))
 
         def write() -> tuple[int, Candidate]:
             return set_candidate(
                 self._registry, model, version, mode, percent, by=by, reason=reason
             )
 
-        async with self._loading.lease(model, entry, version, live=False) as loaded, entry.writing:
+        async with self._loading.lease(entry, version, live=False) as loaded, entry.writing:
             number, wanted = await in_registry(write)
-            self._swaps.try_out(model, entry, number, wanted, loaded)
+            self._swaps.try_out(entry, number, wanted, loaded)
         return wanted
 
     async def clear_candidate(self, model: str, *, by: str, reason: str) -> int | None:
@@ -128,7 +128,7 @@ class Changes:
         return await self._to_the_end(self._clear_candidate(model, by, reason))
 
     async def _clear_candidate(self, model: str, by: str, reason: str) -> int | None:
-        entry = self._models.get(model) or Model()  # an unknown one adds no entry
+        entry = self._models.get(model) or Model(model)  # an unknown one adds no entry
         async with entry.writing:
             cleared = await in_registry(
                 clear_candidate, self._registry, model, by=by, reason=reason
@@ -136,7 +136,7 @@ class Changes:
             if cleared is None:
                 return None
             number, candidate = cleared
-            self._swaps.clear(model, entry, number)
+            self._swaps.clear(entry, number)
         return candidate.version
 
     async def prune(self, model: str, keep: int) -> list[int]:
@@ -144,7 +144,7 @@ class Changes:
         return await self._to_the_end(self._prune(model, keep))
 
     async def _prune(self, model: str, keep: int) -> list[int]:
-        entry = self._models.get(model) or Model()  # an unknown one adds no entry
+        entry = self._models.get(model) or Model(model)  # an unknown one adds no entry
         async with entry.writing:
             return await in_registry(prune, self._registry, model, keep)
 

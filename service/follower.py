@@ -102,45 +102,45 @@ class Follower:
     async def _promoted(self, name: str, aliases: Aliases) -> None:
         if aliases.promoted is None:
             return
-        entry = self._models.setdefault(name, Model())
+        entry = self._models.setdefault(name, Model(name))
         if isinstance(aliases.promoted, BundleError):
-            self._swaps.problem(name, entry, 0, aliases.promoted)
+            self._swaps.problem(entry, 0, aliases.promoted)
             return
         if entry.unloaded:
             return
         number, pointer = aliases.promoted
         if number <= entry.pointer:
-            self._swaps.no_problem(name, entry)
+            self._swaps.no_problem(entry)
             return
         if entry.trouble.waits(number):
             return
         try:
-            async with self._loading.lease(name, entry, pointer.version, live=True) as loaded:
-                self._swaps.go_live(name, entry, number, loaded)
+            async with self._loading.lease(entry, pointer.version, live=True) as loaded:
+                self._swaps.go_live(entry, number, loaded)
         except Exception as error:  # whatever it is, the others go on
-            self._swaps.problem(name, entry, number, error)
+            self._swaps.problem(entry, number, error)
 
     async def _candidate(self, name: str, aliases: Aliases) -> None:
         entry = self._models.get(name)
         if aliases.candidate is None or entry is None:
             return
         if isinstance(aliases.candidate, BundleError):
-            self._swaps.candidate_problem(name, entry, 0, aliases.candidate)
+            self._swaps.candidate_problem(entry, 0, aliases.candidate)
             return
         number, wanted = aliases.candidate
         if isinstance(wanted, Cleared):
-            self._swaps.clear(name, entry, number)
+            self._swaps.clear(entry, number)
             return
         if number <= entry.candidate_pointer or wanted.beside != entry.pointer:
-            self._swaps.no_candidate_problem(name, entry)
+            self._swaps.no_candidate_problem(entry)
             return
         if entry.candidate_trouble.waits(number):
             return
         try:
-            async with self._loading.lease(name, entry, wanted.version, live=False) as loaded:
-                self._swaps.try_out(name, entry, number, wanted, loaded)
+            async with self._loading.lease(entry, wanted.version, live=False) as loaded:
+                self._swaps.try_out(entry, number, wanted, loaded)
         except Exception as error:
-            self._swaps.candidate_problem(name, entry, number, error)
+            self._swaps.candidate_problem(entry, number, error)
 
 
 def read_aliases(registry: Registry) -> dict[str, Aliases]:

@@ -30,8 +30,8 @@ class Live:
         registry: Registry,
         loader: Loader,
         metrics: Metrics,
-        on_ready: Callable[[str], None] = lambda model: None,
-        on_gone: Callable[[str], None] = lambda model: None,
+        on_ready: Callable[[str], None],
+        on_gone: Callable[[str], None],
     ) -> None:
         """
         Args:
@@ -81,8 +81,8 @@ class Live:
         try:
             # NotFound adds no entry
             await in_registry(self._registry.folder, check_name(model), version)
-            entry = self._models.setdefault(model, Model())
-            return await self._loading.find(model, entry, version)
+            entry = self._models.setdefault(model, Model(model))
+            return await self._loading.find(entry, version)
         except BundleError as error:
             problem = f"version {version} of {model} cannot be served: {error}"
             raise Unavailable(problem) from error

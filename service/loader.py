@@ -76,6 +76,8 @@ class Loader:
         """
         started = time.monotonic()
         bundle = verify_bundle(folder)
+        if bundle.model != folder.parent.name:  # somebody has copied or renamed the folder
+            bundle = bundle.model_copy(update={"model": folder.parent.name})
         kind = kind_of(folder, bundle, self.placement.provider, self._precision)
         plan, origin, session = self._open(folder, bundle, kind, like)
         sizes = batch_sizes(kind.provider, plan.batch, bundle.fixed_batch)

@@ -28,7 +28,7 @@ class Loading:
         self._other = ThreadPoolExecutor(OTHER_LOADS, thread_name_prefix="load-other")
         self._under_way: dict[tuple[str, int, bool], asyncio.Task[None]] = {}
 
-    async def find(self, name: str, entry: Model, version: int) -> Loaded:
+    async def find(self, entry: Model, version: int) -> Loaded:
         """The version, from memory or loaded among those that were asked for by number.
 
         Enter it (`with loaded:`) before the next await: from then on it stays until it is left.
@@ -37,17 +37,17 @@ class Loading:
             NotFound, BundleError, Unavailable: it cannot be served.
         """
         while not (found := entry.find(version)):
-            await self._load_unless_broken(name, entry, version)
+            await self._load_unless_broken(entry, version)
             entry.drop_oldest_pinned()
         return found
 
-    async def _load_unless_broken(self, name: str, entry: Model, version: int) -> None:
+    async def _load_unless_broken(self, entry: Model, version: int) -> None:
         """A caller who asks again and again does not make it load again and again."""
         trouble = entry.broken.setdefault(version, Trouble())
         if trouble.waits(version):
             raise BundleError(trouble.problem)
         try:
-            await self._load(name, entry, version, live=False)
+            await self._load(entry, version, live=False)
         except BundleError as error:
             if not trouble.waits(version):  # others may have waited for the same load
                 trouble.note(version, str(error))
@@ -55,9 +55,7 @@ class Loading:
         entry.broken.pop(version, None)
 
     @asynccontextmanager
-    async def lease(
-        self, name: str, entry: Model, version: int, *, live: bool
-    ) -> AsyncIterator[Loaded]:
+    async def lease(self, entry: Model, version: int, *, live: bool) -> AsyncIterator[Loaded]:
         """The version stays in memory while it is given its place in `entry`.
 
         Args:
@@ -66,41 +64,39 @@ class Loading:
         entry.coming += live
         try:
             while not (found := entry.find(version)):
-                await self._load(name, entry, version, live=live)
+                await self._load(entry, version, live=live)
             with found:
                 yield found
         finally:
             entry.coming -= live
             entry.drop_oldest_pinned()
 
-    async def _load(self, name: str, entry: Model, version: int, *, live: bool) -> None:
+    async def _load(self, entry: Model, version: int, *, live: bool) -> None:
         """It goes on when the caller is cancelled, so that nothing loaded is lost."""
-        key = name, version, live
+        key = entry.name, version, live
         task = self._under_way.get(key)
         # to await one that has ended would give nobody else a turn, not even `_ended`
         if task is None or task.done():
             task = self._under_way[key] = asyncio.create_task(
-                self._load_now(name, entry, version, self._live if live else self._other)
+                self._load_now(entry, version, self._live if live else self._other)
             )
             task.add_done_callback(lambda task: self._ended(key, task))
         await asyncio.shield(task)
 
-    async def _load_now(
-        self, name: str, entry: Model, version: int, threads: ThreadPoolExecutor
-    ) -> None:
+    async def _load_now(self, entry: Model, version: int, threads: ThreadPoolExecutor) -> None:
         like = entry.current
 
         def load() -> Loaded:
-            return self._loader.load(self._registry.folder(name, version), version, like)
+            return self._loader.load(self._registry.folder(entry.name, version), version, like)
 
-        _check_wanted(name, entry)
+        _check_wanted(entry)
         try:
             loaded = await asyncio.get_running_loop().run_in_executor(threads, load)
         except OSError as error:
             raise unusable(error) from error
         if entry.unloaded:  # meanwhile
             loaded.retire()
-        _check_wanted(name, entry)
+        _check_wanted(entry)
         entry.pin(loaded)
 
     def _ended(self, key: tuple[str, int, bool], task: asyncio.Task[None]) -> None:
@@ -116,6 +112,6 @@ class Loading:
         await asyncio.gather(*self._under_way.values(), return_exceptions=True)
 
 
-def _check_wanted(name: str, entry: Model) -> None:
+def _check_wanted(entry: Model) -> None:
     if entry.unloaded:
-        raise NotFound(f"{name} was unloaded on this server; load it again")
+        raise NotFound(f"{entry.name} was unloaded on this server; load it again")

@@ -44,6 +44,7 @@ class Trouble:
 class Model:
     """Its versions in memory. Changed by the event loop alone, and never half across an await."""
 
+    name: str
     current: Loaded | None = None
     previous: Loaded | None = None  # what it replaced; a rollback is instant
     pinned: OrderedDict[int, Loaded] = field(default_factory=OrderedDict)

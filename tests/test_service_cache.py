@@ -1,8 +1,11 @@
 """Answers that are remembered."""
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 import tiny
-from conftest import Start
+from conftest import Start, best
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc as pb_grpc
 
@@ -72,3 +75,15 @@ def test_pixels_are_not_taken_for_an_image_of_the_same_bytes(start: Start, root)
     np.testing.assert_allclose(np.frombuffer(answer, np.float32), tiny.answer(pixels)[0], atol=1e-6)
     red = server.classify(both).results[0].prediction.labels[0]
     assert (red.name, red.probability > 0.9) == ("red", True)
+
+
+def test_a_model_whose_folder_was_copied_answers_by_its_own_name(start: Start, root: Path) -> None:
+    tiny.publish(root, bias=(9, 0, 0), promote=True)
+    tiny.publish(root, bias=(0, 9, 0))
+    shutil.copytree(root / "colours" / "2", root / "copied" / "1")
+    server = start(cache_entries=10)
+    server.registry.promote("copied", 1, by="test", reason="")
+    server.refresh()
+    assert best(server.classify(tiny.picture("white"))) == ["red"]
+    assert best(server.classify(tiny.picture("white"), model="copied")) == ["green"]
+    assert 'unfreeze_images_total{model="copied",outcome="ok",version="1"} 1.0' in server.metrics()

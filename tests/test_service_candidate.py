@@ -371,7 +371,6 @@ class Scene:
         self.comparison = Comparison(bundle, bundle, 2, self.metrics.candidates)
         self.shadow = Shadow(self.live, self.candidate, self.comparison)
         self.live.candidate = Candidacy(
-            number=1,
             beside=1,
             mode="shadow",
             percent=100,

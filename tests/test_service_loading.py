@@ -45,17 +45,17 @@ class StandIn:
 
 async def ask_twice(registry: Registry, loader: StandIn) -> None:
     """A version is taken away, and asked for again, before its load is quite over."""
-    loading, entry = Loading(registry, loader), Model()  # type: ignore[arg-type]
+    loading, entry = Loading(registry, loader), Model(tiny.MODEL_NAME)  # type: ignore[arg-type]
     again: asyncio.Task[Any] | None = None
     pin = entry.pin
 
     def pin_and_lose(loaded: Any) -> None:
         nonlocal again
         entry.pin = pin  # type: ignore[method-assign]
-        again = asyncio.create_task(loading.find(tiny.MODEL_NAME, entry, 1))
+        again = asyncio.create_task(loading.find(entry, 1))
 
     entry.pin = pin_and_lose  # type: ignore[method-assign]
-    await loading.find(tiny.MODEL_NAME, entry, 1)
+    await loading.find(entry, 1)
     assert again
     await again
     await loading.close()
@@ -76,7 +76,7 @@ def test_a_load_that_has_just_ended_is_not_waited_for(root: Path) -> None:
 
 @pytest.mark.parametrize("place", ["current", "candidate", "pinned"])
 def test_a_version_that_two_loads_bring_is_in_memory_once(place: str) -> None:
-    entry, first, second = Model(), OneOfAKind(1), OneOfAKind(1)
+    entry, first, second = Model(tiny.MODEL_NAME), OneOfAKind(1), OneOfAKind(1)
     tried = SimpleNamespace(loaded=first)
     setattr(
         entry,
