@@ -40,7 +40,7 @@ def finished(server: RunningServer, job: pb.Job) -> pb.Job:
 def refusal(server: RunningServer, **fields: Any) -> tuple[str, str]:
     request = pb.StartTrainingRequest(**({"model": "colours", "data": "colours"} | fields))
     with pytest.raises(grpc.RpcError) as caught:
-        server.admin.StartTraining(request, timeout=20)
+        server.admin.StartTraining(request, timeout=60)
     return caught.value.code().name, caught.value.details()
 
 

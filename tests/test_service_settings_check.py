@@ -14,8 +14,11 @@ TRAINER = (sys.executable, "-m", "training")
 
 
 @pytest.fixture
-def training_server(start: Start, state: Path, data: Path) -> RunningServer:
-    """One whose trainer is the real one."""
+def training_server(
+    start: Start, state: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> RunningServer:
+    """One whose trainer is the real one, which takes its time where the machine is busy."""
+    monkeypatch.setattr("service.settings_check.LONGEST_S", 60)
     return start(state=state, data_roots=(data,), trainer_command=TRAINER)
 
 
