@@ -13,7 +13,7 @@ ENV PATH=/opt/unfreeze/bin:$PATH
 FROM build AS wheel
 COPY requirements/build.txt requirements/
 RUN pip install --require-hashes -r requirements/build.txt
-COPY pyproject.toml README.md ./
+COPY pyproject.toml README.md LICENSE ./
 COPY registry registry
 COPY service service
 COPY training training

@@ -10,8 +10,12 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
+from prometheus_client import generate_latest
 
+from service.__main__ import CLOSING_S
 from service.health import LIVENESS, READINESS
+from service.metrics import Metrics
+from service.server import ADMIN_GRACE_S
 from service.settings import Settings
 
 ROOT = Path(__file__).parent.parent
@@ -22,6 +26,7 @@ SETS = [
     (),
     ("gpu",),
     ("monitoring",),
+    ("monitoring", "autoscaling"),
     ("gpu", "no-surge"),
     ("retraining",),
     ("retraining", "gpu", "monitoring"),
@@ -107,6 +112,7 @@ def test_the_grace_period_covers_the_whole_drain():
     drain = float(told["UNFREEZE_DRAIN_SECONDS"])
     pre_stop = pod(manifests)["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
     needed = pre_stop + drain + float(told["UNFREEZE_GRACE_SECONDS"])
+    needed += Settings.model_fields["cancel_seconds"].default + ADMIN_GRACE_S + CLOSING_S
     assert pod(manifests)["terminationGracePeriodSeconds"] >= needed + 10
     # gRPC lengthens the age by up to a tenth, so that connections do not all end together
     assert drain > 1.1 * float(told["UNFREEZE_MAX_CONNECTION_AGE_SECONDS"])
@@ -130,6 +136,24 @@ def test_nothing_goes_out_and_only_predictions_come_in():
     assert policy["egress"] == []
     assert sorted(policy["policyTypes"]) == ["Egress", "Ingress"]
     assert [port["port"] for rule in policy["ingress"] for port in rule["ports"]] == ["grpc"]
+
+
+@each_set
+def test_a_pod_knows_how_many_processors_are_its_own(components: tuple[str, ...], tmp_path: Path):
+    (container,) = pod(render(tmp_path, components))["containers"]
+    limits, requests = (container["resources"][kind] for kind in ("limits", "requests"))
+    assert int(limits["cpu"]) >= int(requests["cpu"])
+
+
+def test_replicas_are_scaled_by_a_metric_that_the_server_has(tmp_path: Path):
+    manifests = render(tmp_path, ("monitoring", "autoscaling"))
+    scaler = only(manifests, "HorizontalPodAutoscaler")["spec"]
+    deployment = only(manifests, "Deployment")
+    aim = scaler["scaleTargetRef"]
+    assert (aim["kind"], aim["name"]) == ("Deployment", deployment["metadata"]["name"])
+    assert "replicas" not in deployment["spec"]  # or each `kubectl apply` would set them again
+    (metric,) = (one["pods"]["metric"]["name"] for one in scaler["metrics"])
+    assert f"# TYPE {metric} gauge" in generate_latest(Metrics().registry).decode()
 
 
 @each_set
@@ -219,6 +243,7 @@ def test_the_dockerfile_copies_files_that_exist_and_are_sent():
     copied = [
         line.split()[1:-1] for line in lines if line.startswith("COPY") and "--from" not in line
     ]
+    assert "LICENSE" in itertools.chain(*copied)  # whoever passes an image on has to pass it on, too
     for name in itertools.chain(*copied):
         assert (ROOT / name).exists(), name
         assert name.split("/")[0] in sent
