@@ -25,14 +25,14 @@ ARG VARIANT=cpu
 COPY requirements/${VARIANT}.txt requirements.txt
 RUN pip install --require-hashes -r requirements.txt
 COPY --from=wheel /wheels /wheels
-RUN pip install --no-deps --no-index /wheels/*.whl
+RUN pip install --no-deps --no-index /wheels/*.whl && pip uninstall --yes setuptools pip
 
 FROM build AS training-packages
 ARG VARIANT=cpu
 COPY requirements/train-${VARIANT}.txt requirements.txt
 RUN pip install --require-hashes -r requirements.txt
 COPY --from=wheel /wheels /wheels
-RUN pip install --no-deps --no-index /wheels/*.whl
+RUN pip install --no-deps --no-index /wheels/*.whl && pip uninstall --yes pip
 
 FROM ${PYTHON_IMAGE} AS runtime
 ARG VERSION=0.1.0

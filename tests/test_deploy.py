@@ -131,6 +131,18 @@ def test_the_service_named_unfreeze_does_not_set_our_variables():
     assert pod(kustomize(DEPLOY / "base"))["enableServiceLinks"] is False
 
 
+def test_kserve_starts_a_server_that_it_can_ask():
+    runtime = yaml.safe_load((DEPLOY / "kserve" / "serving-runtime.yaml").read_text())["spec"]
+    (container,) = runtime["containers"]
+    assert container["name"] == "kserve-container"  # KServe looks for it by this name
+    told = {each["name"]: each["value"] for each in container["env"]}
+    names = {name.removeprefix("UNFREEZE_").lower() for name in told}
+    assert names <= set(Settings.model_fields)
+    assert told["UNFREEZE_REGISTRY"] == "/mnt/models"  # where it puts what `storageUri` names
+    asked = {container[probe]["grpc"]["service"] for probe in container if probe.endswith("Probe")}
+    assert asked == {LIVENESS, READINESS}
+
+
 def test_nothing_goes_out_and_only_predictions_come_in():
     policy = only(kustomize(DEPLOY / "base"), "NetworkPolicy")["spec"]
     assert policy["egress"] == []
@@ -243,7 +255,9 @@ def test_the_dockerfile_copies_files_that_exist_and_are_sent():
     copied = [
         line.split()[1:-1] for line in lines if line.startswith("COPY") and "--from" not in line
     ]
-    assert "LICENSE" in itertools.chain(*copied)  # whoever passes an image on has to pass it on, too
+    assert "LICENSE" in itertools.chain(
+        *copied
+    )  # whoever passes an image on has to pass it on, too
     for name in itertools.chain(*copied):
         assert (ROOT / name).exists(), name
         assert name.split("/")[0] in sent
