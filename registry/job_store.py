@@ -8,29 +8,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeVar
+
+from pydantic import TypeAdapter, ValidationError
 
 from registry.errors import NotFound, Unavailable
+from registry.job_database import open_database
 from registry.jobs import EVENTS, Event, Job, JobRequest, JobState, StateChanged
+from registry.schema import explain
 
-TABLES = """
-CREATE TABLE IF NOT EXISTS jobs (
-    id TEXT PRIMARY KEY,
-    model TEXT NOT NULL,
-    idempotency_key TEXT UNIQUE,
-    state TEXT NOT NULL,
-    created_at TEXT NOT NULL,
-    record TEXT NOT NULL
-);
-CREATE TABLE IF NOT EXISTS events (
-    job_id TEXT NOT NULL REFERENCES jobs(id),
-    sequence INTEGER NOT NULL,
-    at TEXT NOT NULL,
-    event TEXT NOT NULL,
-    PRIMARY KEY (job_id, sequence)
-);
-"""
+T = TypeVar("T")
 
-DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)  # rather than full, locked or not ours
+JOBS: TypeAdapter[Job] = TypeAdapter(Job)
 
 
 @dataclass(frozen=True)
@@ -52,15 +41,7 @@ class JobStore:
             Unavailable: the file is damaged, and left untouched, or cannot be opened now.
         """
         self._lock = threading.Lock()
-        try:
-            self._db = _open(path)
-        except sqlite3.DatabaseError as error:
-            if getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF not in DAMAGED:
-                raise Unavailable(f"{path}: the job database cannot be opened: {error}") from error
-            raise Unavailable(
-                f"{path}: the job database is damaged ({error}); put back a backup, or save what "
-                f"is left with: sqlite3 {path} .recover | sqlite3 recovered.db"
-            ) from error
+        self._db = open_database(path)
 
     def close(self) -> None:
         with self._lock:
@@ -75,7 +56,7 @@ class JobStore:
             key = request.idempotency_key or None
             row = db.execute("SELECT record FROM jobs WHERE idempotency_key = ?", [key]).fetchone()
             if row:
-                return Job.model_validate_json(row[0]), True
+                return _read(JOBS, row[0]), True
             job = Job(
                 id=uuid.uuid4().hex,
                 request=request,
@@ -108,7 +89,7 @@ class JobStore:
                 "SELECT record FROM jobs WHERE ? IN ('', model) ORDER BY rowid DESC LIMIT ?",
                 [model, limit],
             )
-            return [Job.model_validate_json(record) for (record,) in rows]
+            return [_read(JOBS, record) for (record,) in rows]
 
     def unfinished(self) -> list[Job]:
         """Queued and running jobs, oldest first."""
@@ -117,7 +98,7 @@ class JobStore:
                 "SELECT record FROM jobs WHERE state IN (?, ?) ORDER BY rowid",
                 [JobState.QUEUED, JobState.RUNNING],
             )
-            return [Job.model_validate_json(record) for (record,) in rows]
+            return [_read(JOBS, record) for (record,) in rows]
 
     def update(self, job_id: str, event: Event | None = None, **changes: object) -> Job:
         """Changes fields of a job's record and appends an event, both or neither.
@@ -159,7 +140,7 @@ class JobStore:
                 [job_id, from_sequence],
             )
             return [
-                NumberedEvent(sequence, datetime.fromisoformat(at), EVENTS.validate_json(event))
+                NumberedEvent(sequence, datetime.fromisoformat(at), _read(EVENTS, event))
                 for sequence, at, event in rows
             ]
 
@@ -178,25 +159,21 @@ class JobStore:
                 raise
 
 
-def _open(path: Path) -> sqlite3.Connection:
-    db = sqlite3.connect(path, timeout=10, check_same_thread=False, isolation_level=None)
+def _read(kind: TypeAdapter[T], record: str) -> T:
     try:
-        db.execute("PRAGMA journal_mode=WAL")
-        db.execute("PRAGMA synchronous=FULL")  # acknowledged means on the disk
-        if db.execute("PRAGMA quick_check").fetchone()[0] != "ok":
-            raise sqlite3.DatabaseError("its pages do not add up")
-        db.executescript(TABLES)
-    except sqlite3.DatabaseError:
-        db.close()
-        raise
-    return db
+        return kind.validate_json(record)
+    except ValidationError as error:
+        raise Unavailable(
+            f"the job database holds what this program does not know ({explain(error)}); it was "
+            "written by a newer unfreeze: upgrade, or start with another state folder"
+        ) from error
 
 
 def _get(db: sqlite3.Connection, job_id: str) -> Job:
     row = db.execute("SELECT record FROM jobs WHERE id = ?", [job_id]).fetchone()
     if row is None:
         raise NotFound(f"no job {job_id!r:.80}")
-    return Job.model_validate_json(row[0])
+    return _read(JOBS, row[0])
 
 
 def _append(db: sqlite3.Connection, job_id: str, event: Event) -> None:

@@ -121,6 +121,14 @@ def test_a_file_that_cannot_be_opened_is_not_called_damaged(path: Path) -> None:
         JobStore(path)
 
 
+def test_what_a_newer_program_wrote_is_said_to_be_that(store: JobStore) -> None:
+    """Whoever goes back to an older image is not left with a trace."""
+    job, _ = store.create(request())
+    store._db.execute("UPDATE jobs SET record = json_set(record, '$.priority', 3)")
+    with pytest.raises(Unavailable, match=r"priority: .*written by a newer unfreeze: upgrade"):
+        store.get(job.id)
+
+
 def test_damaged_pages_are_refused(store: JobStore, path: Path) -> None:
     for _ in range(200):
         store.create(request())
