@@ -1,5 +1,10 @@
 """The gRPC server: classifies images on ONNX Runtime, and runs training jobs when asked.
 
-`__main__.py` tells its life from start to end. Nothing here imports torch, `training` or anything
-of `unfreeze` but the generated `unfreeze.v1`.
+`__main__.py` tells its life from start to end, `server.py` puts it together. After that, follow
+
+a request   calls.py, classifier.py or protocol.py, live.py, predict.py, executor.py, session.py
+a swap      changes.py or follower.py, loading.py, loader.py, proof.py, swaps.py, loaded.py
+a job       admin.py, jobs.py, job_run.py, trainer.py, publication.py, gate.py
+
+Nothing here imports torch, `training` or anything of `unfreeze` but the generated `unfreeze.v1`.
 """

@@ -145,7 +145,7 @@ class Admin(pb_grpc.AdminServicer):
         for number in reversed(numbers):
             try:
                 bundle = self._registry.bundle(model, number)
-                messages.append(version_message(number, bundle, number == live))
+                messages.append(version_message(model, number, bundle, number == live))
             except BundleError as error:
                 broken = pb.Version(model=model, version=number, promoted=number == live)
                 broken.provenance["problem"] = str(error)

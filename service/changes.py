@@ -4,10 +4,6 @@ A version is loaded first, then the registry is told, then requests go there: wh
 changes nothing.
 """
 
-import asyncio
-from collections.abc import Coroutine
-from typing import Any, TypeVar
-
 from registry.candidates import clear_candidate, set_candidate
 from registry.errors import NotFound
 from registry.pointers import Candidate, Mode, Pointer
@@ -17,8 +13,7 @@ from service.loading import Loading
 from service.model import Model
 from service.registry_calls import in_registry
 from service.swaps import Swaps
-
-T = TypeVar("T")
+from service.unbroken import Unbroken
 
 
 class Changes:
@@ -31,7 +26,7 @@ class Changes:
         self._models = models
         self._loading = loading
         self._swaps = swaps
-        self._under_way: set[asyncio.Task[Any]] = set()
+        self._unbroken = Unbroken()  # so that the registry and this server agree
 
     async def promote(
         self, model: str, version: int, *, by: str, reason: str, expected: int | None = None
@@ -44,7 +39,7 @@ class Changes:
             Conflict: another pointer than `expected` is in force.
         """
         await in_registry(self._registry.folder, model, version)
-        return await self._to_the_end(self._promote(model, version, by, reason, expected))
+        return await self._unbroken.run(self._promote(model, version, by, reason, expected))
 
     async def _promote(
         self, model: str, version: int, by: str, reason: str, expected: int | None
@@ -77,7 +72,7 @@ class Changes:
         promoted = await in_registry(self._registry.promoted, check_name(model))
         if promoted is None:
             raise NotFound(f"no version of {model} is promoted; promote one, then load it")
-        await self._to_the_end(self._load(model, *promoted))
+        await self._unbroken.run(self._load(model, *promoted))
 
     async def _load(self, model: str, number: int, pointer: Pointer) -> None:
         entry = self._models.setdefault(model, Model(model))
@@ -106,7 +101,7 @@ class Changes:
         """
         await in_registry(self._registry.folder, model, version)
         work = self._set_candidate(model, version, mode, percent, by, reason)
-        return await self._to_the_end(work)
+        return await self._unbroken.run(work)
 
     async def _set_candidate(
         self, model: str, version: int, mode: Mode, percent: float, by: str, reason: str
@@ -125,7 +120,7 @@ class Changes:
 
     async def clear_candidate(self, model: str, *, by: str, reason: str) -> int | None:
         """No version is tried any more; gives the one that was."""
-        return await self._to_the_end(self._clear_candidate(model, by, reason))
+        return await self._unbroken.run(self._clear_candidate(model, by, reason))
 
     async def _clear_candidate(self, model: str, by: str, reason: str) -> int | None:
         entry = self._models.get(model) or Model(model)  # an unknown one adds no entry
@@ -141,28 +136,13 @@ class Changes:
 
     async def prune(self, model: str, keep: int) -> list[int]:
         """As `registry.prune.prune`, and nothing that goes is promoted or tried meanwhile."""
-        return await self._to_the_end(self._prune(model, keep))
+        return await self._unbroken.run(self._prune(model, keep))
 
     async def _prune(self, model: str, keep: int) -> list[int]:
         entry = self._models.get(model) or Model(model)  # an unknown one adds no entry
         async with entry.writing:
             return await in_registry(prune, self._registry, model, keep)
 
-    async def _to_the_end(self, work: Coroutine[Any, Any, T]) -> T:
-        """The result of `work`, which goes on when the caller is cancelled, so that the registry
-        and this server agree."""
-        task = asyncio.create_task(work)
-        self._under_way.add(task)
-        task.add_done_callback(self._under_way.discard)
-        task.add_done_callback(_look_at_error)
-        return await asyncio.shield(task)
-
     async def close(self) -> None:
         """What was under way has ended."""
-        await asyncio.gather(*self._under_way, return_exceptions=True)
-
-
-def _look_at_error(task: asyncio.Task[Any]) -> None:
-    """Whoever waited may have gone; asyncio complains of errors that nobody looked at."""
-    if not task.cancelled():
-        task.exception()
+        await self._unbroken.close()

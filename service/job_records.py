@@ -12,6 +12,8 @@ from service.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
+LARGEST = (1 << 63) - 1  # of SQLite's integers
+
 
 class JobRecords:
     """The database seen from one event loop, which it never holds up."""
@@ -48,7 +50,7 @@ class JobRecords:
 
     async def watch(self, job_id: str, from_sequence: int) -> AsyncIterator[NumberedEvent]:
         """Every event from there on, as it happens; ends when the job has."""
-        expected = max(1, from_sequence)
+        expected = min(max(1, from_sequence), LARGEST)
         while True:
             seen = self.n_changes
             job = await self.get(job_id)  # before its events, so that none is missed at the end

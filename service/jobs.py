@@ -14,6 +14,7 @@ from service.job_records import JobRecords
 from service.job_run import MAX_ATTEMPTS, JobRunner
 from service.settings_check import SettingsCheck
 from service.trainer import kill_leftover
+from service.unbroken import Unbroken
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +30,7 @@ class Jobs:
         self._records = records
         self._runner = runner
         self._settings = settings
+        self._unbroken = Unbroken()  # so that the worker hears of all that is recorded
         self._stopping = asyncio.Event()
         self._worker: asyncio.Task[None] | None = None
 
@@ -41,7 +43,7 @@ class Jobs:
             BadRequest: its settings cannot work.
         """
         await self._settings.check(request.settings)
-        return await self._records.create(request)
+        return await self._unbroken.run(self._records.create(request))
 
     async def get(self, job_id: str) -> Job:
         return await self._records.get(job_id)
@@ -56,12 +58,14 @@ class Jobs:
     async def cancel(self, job_id: str) -> Job:
         """The job has ended: cancelled, or as it did before this could reach it."""
         job = await self.get(job_id)
-        if job.state.ended:
-            return job
+        if not job.state.ended:
+            await self._unbroken.run(self._cancel(job_id))
+        return await self._records.ended(job_id)
+
+    async def _cancel(self, job_id: str) -> None:
         if not await self._runner.cancel(job_id):
             await self._records.end(job_id, JobState.CANCELLED, "cancelled before it began")
             await self._runner.cancel(job_id)  # it may have begun at that very moment
-        return await self._records.ended(job_id)
 
     # The life of the supervisor
 
@@ -92,6 +96,7 @@ class Jobs:
         await self._records.tell()
         if self._worker:
             await self._worker
+        await self._unbroken.close()
 
     async def _work(self) -> None:
         breath_s = FIRST_BREATH_S

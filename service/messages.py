@@ -71,9 +71,9 @@ def event_message(job_id: str, numbered: NumberedEvent) -> pb.JobEvent:
     return message
 
 
-def version_message(version: int, bundle: Bundle, promoted: bool) -> pb.Version:
+def version_message(model: str, version: int, bundle: Bundle, promoted: bool) -> pb.Version:
     return pb.Version(
-        model=bundle.model,
+        model=model,
         version=version,
         promoted=promoted,
         created_at=timestamp(bundle.created_at),

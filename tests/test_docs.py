@@ -56,6 +56,13 @@ def test_every_test_that_is_named_exists():
     assert not missing
 
 
+def test_the_way_through_the_service_names_files_that_exist():
+    text = (ROOT / "service" / "__init__.py").read_text(encoding="utf-8")
+    named = re.findall(r"\w+\.py", text)
+    assert len(named) > 20
+    assert [name for name in named if not (ROOT / "service" / name).is_file()] == []
+
+
 def test_every_file_that_is_named_exists():
     named = set(re.findall(r"`(\w+/[\w/]+\.\w+)`", PAGE)) - {"report/test.csv"}
     assert {"training/presets.py", "training/recipe.py"} <= named

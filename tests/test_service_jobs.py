@@ -96,6 +96,7 @@ def test_the_story_of_a_job_is_told_in_order(server: RunningServer) -> None:
     assert states == [pb.JOB_STATE_QUEUED, pb.JOB_STATE_RUNNING, pb.JOB_STATE_SUCCEEDED]
     assert told[-2].gate_decided.promote
     assert events(server, job, from_sequence=4) == told[3:]
+    assert events(server, job, from_sequence=2**64 - 1) == []
 
 
 def test_events_arrive_while_the_job_runs(server: RunningServer) -> None:
@@ -185,6 +186,36 @@ def test_a_job_that_begins_while_it_is_cancelled_does_not_run_on(
     assert ended.state == pb.JOB_STATE_CANCELLED
     assert finished(server, begin(server)).state == pb.JOB_STATE_SUCCEEDED
     assert 'unfreeze_jobs_ended_total{state="cancelled"} 2.0' in server.metrics()
+
+
+def test_a_job_whose_caller_has_gone_is_run(
+    server: RunningServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create, comes, goes_on = JobStore.create, threading.Event(), threading.Event()
+
+    def create_when_the_caller_has_gone(self, request):
+        comes.set()
+        assert goes_on.wait(20)
+        return create(self, request)
+
+    monkeypatch.setattr(JobStore, "create", create_when_the_caller_has_gone)
+    request = pb.StartTrainingRequest(model="colours", data="colours")
+    call = server.admin.StartTraining.future(request)
+    assert comes.wait(20)
+    call.cancel()
+    wait_until(lambda: 'grpc_code="CANCELLED",grpc_method="StartTraining"' in server.metrics())
+    goes_on.set()
+    wait_until(lambda: server.registry.versions("colours") == [1, 2])
+
+
+def test_a_stubborn_trainer_ends_though_whoever_cancelled_it_has_gone(
+    server: RunningServer,
+) -> None:
+    job = begin(server, mode="stubborn")
+    assert running(server, job)
+    with pytest.raises(grpc.RpcError, match="DEADLINE_EXCEEDED"):
+        server.admin.CancelJob(pb.CancelJobRequest(job_id=job.id), timeout=0.5)
+    assert finished(server, job).state == pb.JOB_STATE_CANCELLED
 
 
 def test_the_event_loop_waits_for_no_disk(

@@ -407,7 +407,7 @@ def test_a_warm_up_that_fails_keeps_the_old_version(server: RunningServer, root:
     with pytest.raises(grpc.RpcError) as caught:
         promote(server, 2)
     assert caught.value.code().name == "FAILED_PRECONDITION"
-    assert "colours/2: it cannot run 2 images at a time" in caught.value.details()
+    assert "colours/2: it cannot run 4 images at a time" in caught.value.details()
     assert version_of(server) == server.registry.promoted("colours")[1].version == 1
 
 
