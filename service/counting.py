@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from prometheus_client import Counter, Histogram
 
-from service.metrics import Metrics
+from service.metrics import LIMITS, Metrics
 from service.statistics import Statistics
 from service.tracing import CURRENT
 from service.work import Answer
@@ -71,6 +71,7 @@ class VersionCounts:
         self._compute = metrics.compute_seconds.labels(model)
         self._encode = metrics.encode_seconds.labels(model)
         self._batch_size = metrics.batch_size.labels(model)
+        self._rejected = {reason: metrics.rejected.labels(reason) for reason in LIMITS}
         self._dropped = {reason: metrics.dropped.labels(model, reason) for reason in REASONS}
         self._ok, self._bad, self._nan = (
             metrics.images.labels(*key, outcome) for outcome in OUTCOMES
@@ -98,7 +99,7 @@ class VersionCounts:
 
     def rejected(self, reason: str) -> None:
         """A request was turned away at a limit of this model."""
-        self._metrics.rejected.labels(reason).inc()
+        self._note(self._rejected[reason].inc)
 
     # Called in the event loop
 

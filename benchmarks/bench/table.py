@@ -23,6 +23,7 @@ from bench.rows import (
     OURS,
     OVERLOAD,
     OVERLOAD_DEADLINE_S,
+    OVERLOAD_TOGETHER_S,
     PLAN,
     PROTOCOL,
     SETTINGS,
@@ -105,7 +106,8 @@ def throughput(record: Record, row: str) -> str:
 def overload(record: Record) -> str:
     """Peak in a closed loop, and what comes of three times as many requests."""
     lines = [["", "offered per s", f"answered within {OVERLOAD_DEADLINE_S:g} s, per s"]]
-    lines[0] += ["p99 ms", "outcomes", "rejected in ms", "MB at the end"]
+    lines[0] += ["p99 ms", "outcomes", "rejected in ms", "server CPU ms a call"]
+    lines[0] += ["client CPU ms a call", "MB at the end"]
     for name in record.contestants(OVERLOAD):
         outcomes: dict[str, int] = {}
         for measures in record.rounds(OVERLOAD, name):
@@ -119,6 +121,8 @@ def overload(record: Record) -> str:
                 _cell(record.values(OVERLOAD, name, "p99_ms"), 0),
                 ", ".join(f"{n:,} {outcome}" for outcome, n in sorted(outcomes.items())),
                 _cell(record.values(OVERLOAD, name, "rejection_ms"), 1),
+                _cell(record.values(OVERLOAD, name, "server_cpu_ms"), 2),
+                _cell(record.values(OVERLOAD, name, "client_cpu_ms"), 2),
                 _cell([one / 1e6 for one in record.values(OVERLOAD, name, "rss_end")], 0),
             ]
         )
@@ -153,8 +157,12 @@ def _how(pace: Pace) -> str:
         "ONNX Runtime from two threads of one process, after `registry.images.prepare` where files "
         "are sent, and has no client to share the cores with. The bare server is grpc.aio, the "
         "same two calls in two threads, and nothing else. Clients are a process of their own "
-        "on the same cores. The pictures are 64 windows of scikit-learn's two colour photographs, "
-        "JPEG quality 90. A peer as documented answers one request at a time and logs each; "
+        "on the same cores, with gRPC's sockets left to one thread. They go through tritonclient; "
+        "under overload, peak and flood alike, they make each request once, the same bytes, and "
+        "send it by gRPC alone; of the flood, what falls due within "
+        f"{1000 * OVERLOAD_TOGETHER_S:g} ms leaves together. The pictures are 64 windows of "
+        "scikit-learn's two colour photographs, JPEG quality 90. A peer as documented answers one "
+        "request at a time and logs each; "
         "tuned, it logs none, leaves gRPC's sockets to one thread as Unfreeze does, and its user "
         "has moved the work to threads or has mlserver "
         f"start processes. Median of {pace.rounds} interleaved rounds of {pace.seconds:g} s "
