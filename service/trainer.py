@@ -84,7 +84,7 @@ class Trainer:
             reader.result()  # an event that could not be written down is not passed over
         reader.cancel()
         self._pipe.close()
-        return self._outcome(endings[-1] if endings else None)
+        return await asyncio.to_thread(self._outcome, endings[-1] if endings else None)
 
     def signal(self, number: signal.Signals) -> None:
         """The whole group gets the signal; nothing happens when it has gone."""
@@ -123,7 +123,7 @@ class Trainer:
             return Outcome(False, ending.reason)
         if isinstance(ending, Staged) and code == 0:
             return Outcome(True)
-        reason = f"{_ending(code)}; the end of its log: {_tail(self._log)}"
+        reason = f"{_ending(code)}; the end of its log: {tail(self._log)}"
         return Outcome(False, reason, killed=code is not None and code < 0)
 
 
@@ -164,9 +164,12 @@ def _ending(code: int | None) -> str:
     return f"training was ended by {name}{hint}"
 
 
-def _tail(log: Path) -> str:
+def tail(log: Path) -> str:
+    """What stands at the end of a log, however long it is."""
     try:
-        text = log.read_bytes()[-TAIL:].decode(errors="replace").strip()
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - TAIL))
+            text = file.read(TAIL).decode(errors="replace").strip()
     except OSError:
         text = ""
     return text or "(empty)"

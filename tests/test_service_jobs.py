@@ -16,6 +16,7 @@ from conftest import RunningServer, Start, best, wait_until
 from registry.job_store import JobStore
 from registry.jobs import GateDecided, JobState, PromotionPolicy, Score, Scored
 from service.gate import decide
+from service.trainer import tail
 from unfreeze.v1 import admin_pb2 as pb
 
 
@@ -231,6 +232,15 @@ def test_the_event_loop_waits_for_no_disk(
     assert finished(server, begin(server, bias="0,9,0")).promoted
     assert threads
     assert "server" not in threads
+
+
+def test_of_a_long_log_the_end_alone_is_read(tmp_path: Path) -> None:
+    log = tmp_path / "log.txt"
+    log.touch()
+    os.truncate(log, 1 << 40)  # takes no room: nothing is written there
+    with log.open("ab") as file:
+        file.write(b"the end")
+    assert tail(log).endswith("the end")
 
 
 def test_a_crash_shows_the_end_of_the_log(server: RunningServer) -> None:
