@@ -149,7 +149,8 @@ def answers(prometheus: Prometheus, panel: Panel, begin: float, end: float) -> F
 
 def filled_in(expression: str) -> str:
     """As Grafana sends it, with every model chosen."""
-    return expression.replace("$__rate_interval", RATE_INTERVAL).replace("$model", ".*")
+    filled = expression.replace("$__rate_interval", RATE_INTERVAL)
+    return filled.replace("$namespace", ".*").replace("$model", ".*")
 
 
 if __name__ == "__main__":

@@ -30,6 +30,12 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
+def _no_file(path: Path) -> Path:
+    if os.path.isfile(path):
+        raise ValueError("this is a file, and should be a folder")
+    return path
+
+
 def _at_home(host: str) -> str:
     if not _is_loopback(host):
         raise ValueError(
@@ -40,6 +46,7 @@ def _at_home(host: str) -> str:
 
 
 Host = Annotated[str, AfterValidator(lambda host: host.strip("[]"))]  # brackets are for URLs
+Folder = Annotated[Path, AfterValidator(_no_file)]
 AdminHost = Annotated[Host, AfterValidator(_at_home)]
 Seconds = Annotated[float, Field(ge=0, le=86_400)]  # a day: timers overflow at some length
 
@@ -47,9 +54,9 @@ Seconds = Annotated[float, Field(ge=0, le=86_400)]  # a day: timers overflow at 
 class Settings(Record):
     """Checked settings of one server."""
 
-    registry: Path
-    state: Path | None = None  # jobs and caches; None: no training
-    data_roots: tuple[Path, ...] = ()
+    registry: Folder
+    state: Folder | None = None  # jobs and caches; None: no training
+    data_roots: tuple[Folder, ...] = ()
 
     host: Host = "127.0.0.1"
     port: int = Field(default=8001, ge=0, le=65535)  # 0: any free one, for all three

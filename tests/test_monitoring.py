@@ -41,7 +41,9 @@ each_panel = pytest.mark.parametrize("panel", PANELS, ids=lambda panel: panel["t
 
 def expression(text: str) -> Any:
     """The parsed expression, with what Grafana fills in."""
-    return promql.parse(text.replace("$__rate_interval", "1m").replace("$model", ".*"))
+    return promql.parse(
+        re.sub(r"\$(namespace|model)", ".*", text.replace("$__rate_interval", "1m"))
+    )
 
 
 def all_expressions() -> Iterator[Any]:
@@ -232,6 +234,14 @@ def test_panels_do_not_overlap_and_fit_the_page():
         assert at["x"] + at["w"] <= 24
         assert not taken & cells
         taken |= cells
+
+
+@each_panel
+def test_a_panel_shows_the_chosen_deployments_alone(panel: dict[str, Any]):
+    for target in panel["targets"]:
+        for selector in selectors(promql.parse(target["expr"].replace("$__rate_interval", "1m"))):
+            chosen = {one.name: one.value for one in selector.matchers.matchers}
+            assert chosen["namespace"] == "$namespace"
 
 
 def test_variables_of_expressions_are_defined():

@@ -159,3 +159,12 @@ def test_a_time_without_end_is_refused(name: str) -> None:
     """Timers overflow, and the server would not end any more."""
     with pytest.raises(BadRequest, match=f"{name}_seconds: .* less than or equal to 86400"):
         read_settings({"registry": "models", f"{name}_seconds": "inf"})
+
+
+@pytest.mark.parametrize("name", ["registry", "state", "data_roots"])
+def test_a_file_is_not_taken_for_an_empty_folder(tmp_path: Path, name: str) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    given = {"registry": tmp_path, name: (file,) if name == "data_roots" else file}
+    with pytest.raises(BadRequest, match=rf"{name}.*: this is a file, and should be a folder"):
+        read_settings(given)
