@@ -145,7 +145,7 @@ class JobRunner:
             return await trainer.follow(tell)
         finally:
             running.trainer = None
-            (folder / "pid").unlink(missing_ok=True)
+            await asyncio.to_thread((folder / "pid").unlink, missing_ok=True)
 
     def _prepare(self, job: Job) -> Path:
         """The job's folder holds its assignment, and nothing staged by an attempt before."""

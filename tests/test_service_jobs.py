@@ -4,6 +4,7 @@ import os
 import sqlite3
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from queue import Queue
 from typing import Any
@@ -219,16 +220,22 @@ def test_a_stubborn_trainer_ends_though_whoever_cancelled_it_has_gone(
     assert finished(server, job).state == pb.JOB_STATE_CANCELLED
 
 
+def noted(call: Callable[..., Any], threads: set[str]) -> Callable[..., Any]:
+    """The same, which notes the threads that call it."""
+
+    def note(*arguments: object, **more: object) -> Any:
+        threads.add(threading.current_thread().name)
+        return call(*arguments, **more)
+
+    return note
+
+
 def test_the_event_loop_waits_for_no_disk(
     server: RunningServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fsync, threads = os.fsync, set()
-
-    def note(file: int) -> None:
-        threads.add(threading.current_thread().name)
-        fsync(file)
-
-    monkeypatch.setattr(os, "fsync", note)
+    threads: set[str] = set()
+    for name in ("fsync", "unlink", "mkdir", "rmdir"):
+        monkeypatch.setattr(os, name, noted(getattr(os, name), threads))
     assert finished(server, begin(server, bias="0,9,0")).promoted
     assert threads
     assert "server" not in threads
