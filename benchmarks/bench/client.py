@@ -39,7 +39,6 @@ class Load:
     seconds: float
     in_flight: int = 0  # closed loop
     rate: float = 0  # open loop: requests per second, whatever becomes of them
-    together_s: float = 0  # open loop: what falls due within so many seconds leaves together
     deadline_s: float = 10.0
     parameters: dict[str, int] = field(default_factory=dict)
     made_once: bool = False  # requests are the same bytes again and again, without tritonclient
@@ -118,8 +117,7 @@ def closed_loop(asker: Asker, stopped: threading.Event) -> None:
 
 
 def open_loop(asker: Asker, stopped: threading.Event) -> None:
-    """Requests arrive independently of each other and of the answers (a Poisson process), but for
-    those that are held back to leave together, so that this process wakes up less often."""
+    """Requests arrive independently of each other and of the answers (a Poisson process)."""
     draw = random.Random(0)
 
     def arrive() -> None:
@@ -127,7 +125,7 @@ def open_loop(asker: Asker, stopped: threading.Event) -> None:
         while not stopped.is_set():
             due += draw.expovariate(asker.load.rate)
             if (wait_s := due - time.perf_counter()) > 0:
-                time.sleep(max(wait_s, asker.load.together_s))
+                time.sleep(wait_s)
             asker.send(lambda: None)
 
     threading.Thread(target=arrive, daemon=True).start()

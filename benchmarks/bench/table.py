@@ -23,7 +23,6 @@ from bench.rows import (
     OURS,
     OVERLOAD,
     OVERLOAD_DEADLINE_S,
-    OVERLOAD_TOGETHER_S,
     PLAN,
     PROTOCOL,
     SETTINGS,
@@ -159,12 +158,10 @@ def _how(pace: Pace) -> str:
         "same two calls in two threads, and nothing else. Clients are a process of their own "
         "on the same cores, with gRPC's sockets left to one thread. They go through tritonclient; "
         "under overload, peak and flood alike, they make each request once, the same bytes, and "
-        "send it by gRPC alone; of the flood, what falls due within "
-        f"{1000 * OVERLOAD_TOGETHER_S:g} ms leaves together. The pictures are 64 windows of "
-        "scikit-learn's two colour photographs, JPEG quality 90. A peer as documented answers one "
-        "request at a time and logs each; "
-        "tuned, it logs none, leaves gRPC's sockets to one thread as Unfreeze does, and its user "
-        "has moved the work to threads or has mlserver "
+        "send it by gRPC alone. The pictures are 64 windows of scikit-learn's two colour "
+        "photographs, JPEG quality 90. A peer as documented answers one request at a time and logs "
+        "each; tuned, it logs none, leaves gRPC's sockets to one thread as Unfreeze does, and its "
+        "user has moved the work to threads or has mlserver "
         f"start processes. Median of {pace.rounds} interleaved rounds of {pace.seconds:g} s "
         "(lowest and highest in parentheses); ratios are taken round by round. Written by "
         "`benchmarks/serving.py --write`."
