@@ -6,6 +6,7 @@ is served. Scaling, mean and standard deviation are inside the ONNX graph.
 
 import hashlib
 import io
+import re
 import threading
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
@@ -105,7 +106,11 @@ def _open(encoded: bytes, max_pixels: int) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(encoded), formats=FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise BadImage(f"too many pixels, the limit is {max_pixels}: {error}") from error
+        found = re.search(r"\d+ pixels", str(error))  # Pillow's sentence has a limit of its own
+        size = found.group() if found else str(error)
+        raise BadImage(
+            f"too many pixels, the limit is {max_pixels}: {size}; send a smaller picture"
+        ) from error
     except UnidentifiedImageError as error:
         start = encoded[:12]
         raise BadImage(

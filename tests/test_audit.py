@@ -56,7 +56,8 @@ def test_pictures_in_other_formats_are_told_and_not_passed_over_in_silence(data:
     (data / "notes.txt").write_text("not a picture")
     audit = audit_source(data, Settings())
     (told,) = audit.problems
-    assert told.text == "pictures that are no JPEG, PNG or WebP, and passed over: 2"
+    assert told.text.startswith("pictures that are not JPEG, PNG or WebP, and passed over; save")
+    assert told.text.endswith(": 2")
     assert [Path(file).name for file in told.files] == ["old.bmp", "scan.TIFF"]
     assert len(audit.items) == 24
 
@@ -66,6 +67,25 @@ def test_the_same_image_with_two_labels_is_a_conflict(data: Path):
     audit = audit_source(data, Settings())
     assert names(audit, "equal conflict") == [["dark/00.png", "light/copy.png"]]
     assert found(audit)["equal conflict"].severe
+
+
+def test_a_file_that_a_table_names_twice_keeps_both_of_its_labels(data: Path):
+    files = sorted(data.rglob("*.*"))
+    rows = [f"{file},{file.parent.name}" for file in files] + [f"{files[0]},light"]
+    (data / "labels.csv").write_text("\n".join(["file,label", *rows]))
+    audit = audit_source(data / "labels.csv", Settings())
+    assert names(audit, "equal conflict") == [["dark/00.png", "dark/00.png"]]
+
+
+def test_names_with_spaces_that_were_taken_for_several_labels_are_remarked_on(data: Path):
+    rows = [f"{file},rather {file.parent.name}" for file in sorted(data.rglob("*.*"))]
+    (data / "labels.csv").write_text("\n".join(["file,label", *rows]))
+    (remark,) = audit_source(data / "labels.csv", Settings()).problems
+    assert remark.text == (
+        "2 labels of one image are 'rather', 'dark'; if that is one name with spaces in it, set "
+        "task=single"
+    )
+    assert not audit_source(data / "labels.csv", Settings(task="single")).problems
 
 
 def test_copies_in_one_class_are_worth_a_remark(data: Path):

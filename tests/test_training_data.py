@@ -112,7 +112,37 @@ def test_a_class_missing_from_valid_keeps_its_place_and_is_told(tmp_path: Path):
     dataset = read_dataset(tmp_path)
     assert dataset.labels == ("dark", "grey", "light")
     assert dataset.targets[dataset.rows("valid")].sum(axis=0).tolist() == [1, 0, 1]
-    assert "'grey' has no held-out images, so how well it is told is not known" in dataset.summary()
+    assert "'grey' has no held-out images, so no score speaks of them" in dataset.summary()
+
+
+@pytest.mark.parametrize("name", ["train", "Train", "TRAIN"])
+def test_parts_are_known_whatever_their_capitals(tmp_path: Path, name: str):
+    photos.folder(tmp_path / name, classes={"dark": 60, "light": 190})
+    photos.folder(tmp_path / "Validation", per_class=3, classes={"dark": 70, "light": 180})
+    dataset = read_dataset(tmp_path)
+    assert dataset.labels == ("dark", "light")
+    assert len(dataset.rows("valid")) == 6
+
+
+def test_what_is_held_out_is_drawn_where_only_train_and_test_are_given(tmp_path: Path):
+    photos.folder(tmp_path / "train", per_class=10)
+    photos.folder(tmp_path / "test", per_class=3, classes={"dark": 70, "light": 180})
+    dataset = read_dataset(tmp_path)
+    assert 0 < len(dataset.rows("valid")) < 20
+    assert {item.path.parts[-3] for item in dataset.items} == {"train"}
+    assert len(dataset.tests) == 6
+
+
+def test_a_class_may_be_called_train(tmp_path: Path):
+    photos.folder(tmp_path, per_class=6, classes={"bus": 60, "train": 190})
+    assert read_dataset(tmp_path).labels == ("bus", "train")
+
+
+def test_hidden_files_and_folders_are_no_images(tmp_path: Path):
+    photos.folder(tmp_path, per_class=6)
+    (tmp_path / "dark" / "._00.png").write_bytes(b"\0\5\x16\7 macOS")
+    photos.photo(tmp_path / "dark" / ".ipynb_checkpoints" / "00-checkpoint.png", 60, seed=9)
+    assert len(read_dataset(tmp_path).items) == 12
 
 
 WRONG = {
@@ -130,9 +160,20 @@ WRONG = {
         lambda data: [shutil.rmtree(data / name) for name in ("dark", "light")],
         "no images; put JPEG, PNG or WebP files into one folder for each class",
     ),
+    "no class folders": (
+        lambda data: [path.rename(data / path.name) for path in data.glob("*/*")],
+        "6 images, but none in a folder of its class; put JPEG",
+    ),
     "no valid": (
-        lambda data: (data / "train").mkdir(),
-        "there is train/ but no valid/; add it, or use class folders",
+        lambda data: photos.folder(data / "train"),
+        "there is train/ but no valid/, and beside it dark/; call the held-out part valid",
+    ),
+    "a competition's folders": (
+        lambda data: [
+            (data / before).rename(data / after)
+            for before, after in (("dark", "train"), ("light", "test"))
+        ],
+        "train: no class folders; .* name them in a CSV of file,label, with .* images=train",
     ),
 }
 
@@ -192,6 +233,14 @@ def test_files_outside_the_allowed_folders_are_refused(tmp_path: Path):
     (data / "dark" / "link.png").symlink_to(secret)
     with pytest.raises(DataError, match=r"link\.png: lies outside the folders"):
         read_dataset(data, within=[data])
+
+
+def test_a_file_that_is_no_table_is_not_called_a_folder(tmp_path: Path):
+    one = photos.photo(tmp_path / "one.png", 100, seed=0)
+    with pytest.raises(
+        DataError, match=r"one\.png: a file that is no table; give a folder of class"
+    ):
+        read_dataset(one)
 
 
 def test_a_csv_that_names_a_missing_file_says_which_line(tmp_path: Path):

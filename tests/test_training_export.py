@@ -20,6 +20,7 @@ from training.decoded import decode
 from training.evaluate import confusions, flips, measure, predict, predict_rows
 from training.export import TOLERANCE, check_parity, export
 from training.network import Network, build_network
+from training.per_class import score_interval
 from training.runtime import open_session
 from training.settings import Settings
 
@@ -127,6 +128,13 @@ def test_multi_label_answers_are_measured_by_f2():
     targets = np.array([[1, 0, 1], [0, 1, 0]], dtype=np.float32)
     assert measure(targets, targets, "multi").value == 1
     assert measure(1 - targets, targets, "multi").value == 0
+
+
+def test_to_say_nothing_of_an_image_without_labels_is_right():
+    targets = np.array([[1, 0], [0, 0]], dtype=np.float32)
+    assert measure(targets, targets, "multi").value == 1
+    assert score_interval(targets, targets, "multi", (0.5, 0.5))[1] == 1
+    assert measure(np.ones_like(targets), targets, "multi").value < 0.5
 
 
 def test_views_are_averaged_as_a_server_does(network: Network, tmp_path: Path):

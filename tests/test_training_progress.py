@@ -72,6 +72,14 @@ def test_a_person_sees_a_line_for_each_stage_epoch_and_note():
     assert "suggested learning rate 1e-2" in shown
 
 
+def test_lines_are_told_as_they_are_whatever_is_in_them():
+    stream = io.StringIO()
+    path = "/" + "a long folder/" * 20 + "run"
+    with Terminal(stream) as tell:
+        tell(Note(text=f"[/bold] and [red] :smile: of {path}"))
+    assert f"[/bold] and [red] :smile: of {path}" in stream.getvalue()
+
+
 @pytest.mark.parametrize(
     ("seconds", "told"),
     [

@@ -246,7 +246,10 @@ def test_the_command_publishes_and_promotes_a_first_version(
     assert registry.versions("photos") == [1, 2]
     assert pointer is not None
     assert pointer[1].version == 1
-    assert "published, not promoted" in capsys.readouterr().out
+    assert (
+        "published, not promoted: unfreeze promote photos 2 makes it live"
+        in capsys.readouterr().out
+    )
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 
 import findings as made
@@ -20,7 +21,9 @@ from training.findings import Findings
 from training.fit import Epoch
 from training.picture import Picture
 from training.report import write_report
+from training.report_answers import views
 from training.report_words import in_words
+from training.suspects import LabelNoise
 from training.tiles import Tile, gallery, images
 
 
@@ -68,6 +71,17 @@ def test_nothing_of_a_confusion_matrix_is_cut_off():
         assert min(place.x0, place.y0) > 0
 
 
+@pytest.mark.parametrize("n", [2, 3, 4, 8])
+def test_long_names_of_classes_do_not_run_into_one_another(n: int):
+    picture = plots.confusion(
+        np.eye(n, dtype=np.int64), [f"a rather long name {i}" for i in range(n)]
+    )
+    picture.png()
+    (axis,) = picture.axes
+    places = [label.get_window_extent() for label in axis.get_xticklabels()]
+    assert all(one.x1 <= other.x0 for one, other in pairwise(places))
+
+
 def test_the_rate_chosen_is_marked_on_its_curve():
     red = [(plots.BLUE, False), (plots.RED, True)]
     (axis,) = plots.learning_rate(SEARCH).axes
@@ -113,7 +127,6 @@ def test_a_section_without_content_is_left_out(written: Written):
     assert headings(written["everything"][0]) == [
         *shared,
         "Sets of labels",
-        "Views",
         *story[:2],
         "Doubted labels",
         story[2],
@@ -203,7 +216,8 @@ def test_words_tell_how_good_it_is_and_what_it_confuses():
     assert told["Accuracy"][0].startswith(f"{right:.3f} on 150 held-out images (95 % interval ")
     assert "“kind 000”" in told["Confuses"][0]
     assert told["Overfitting"] == (
-        "none seen: the held-out loss has not turned up while training.",
+        "none seen: the held-out loss has not turned up; "
+        "in the end it is 0.500, in training 0.400.",
         False,
     )
 
@@ -217,14 +231,40 @@ def test_words_are_concerned_about_overfitting_and_nothing_learnt():
     assert not words()["Accuracy"][1]
 
 
+def test_words_tell_when_the_last_stage_made_it_worse():
+    worse = [Epoch("head", 0.9, 0.5, 0.5, 1, 1), Epoch("all layers", 0.8, 0.7, 0.5, 1, 1)]
+    text, concern = words(history=worse)["Overfitting"]
+    assert "was 0.500 after epoch 1 (head) and 0.700 in the end" in text
+    assert concern
+
+
+def test_words_say_how_little_a_few_images_prove():
+    found, _ = made.findings(2, 6)
+    said = np.asarray(found.targets, np.float32)
+    told = {one.topic: one for one in in_words(replace(found, probabilities=said))}
+    assert "The interval does not rule out that this is as good." in told["Accuracy"].text
+    assert told["Accuracy"].concern
+
+
+def test_words_say_that_no_label_is_doubted():
+    nothing = LabelNoise(150, 0, (), (), ())
+    assert words(noise=nothing)["Labels"] == ("none of 150 seems to be wrong.", False)
+    assert "Labels" not in words(noise=LabelNoise(0, 0, (), (), ()))
+
+
+def test_views_have_a_section_only_if_they_change_an_answer():
+    found, _ = made.findings(3, 300)
+    assert views(replace(found, tta_probabilities=found.targets), {}) is not None
+    assert views(replace(found, tta_probabilities=found.probabilities), {}) is None
+
+
 def test_words_say_whether_views_pay():
     found, _ = made.findings(3, 300)
     perfect, inverted = found.targets, 1 - found.targets
     assert "they pay, at 4 times the work" in words(tta_probabilities=perfect)["Views"][0]
     assert "they do harm" in words(tta_probabilities=inverted)["Views"][0]
     same = words(tta_probabilities=found.probabilities)["Views"][0]
-    assert same.startswith("averaging 4 views makes 0 answers right and 0 wrong")
-    assert same.endswith("they do not pay.")
+    assert same == "averaging 4 views changes no answer."
     assert "Views" not in words(n_views=1)
 
 

@@ -26,7 +26,8 @@ quiet = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::Future
 
 
 def write(table: Path, *lines: str) -> Path:
-    table.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    content = "\n".join(lines) + "\n"
+    table.write_bytes(content.encode(errors="surrogateescape"))  # \udce4 is a byte that is no UTF-8
     return table
 
 
@@ -100,6 +101,25 @@ def test_a_split_column_wins(tmp_path: Path):
     assert [item.labels for item in dataset.tests] == [("dark",), ("light",)]
 
 
+def test_fastais_column_is_valid_says_what_is_held_out(tmp_path: Path):
+    photos.folder(tmp_path, per_class=6)
+    files = sorted(tmp_path.rglob("*.*"))
+    rows = [f"{file},{file.parent.name},{n % 3 == 0}" for n, file in enumerate(files)]
+    dataset = read_dataset(write(tmp_path / "labels.csv", "name,label,is_valid", *rows))
+    held_out = [file for n, file in enumerate(files) if n % 3 == 0]
+    assert [dataset.items[row].path for row in dataset.rows("valid")] == held_out
+
+
+@pytest.mark.parametrize("separator", [";", "\t", ","], ids=["semicolon", "tab", "comma"])
+def test_columns_may_be_separated_as_spreadsheets_do(tmp_path: Path, separator: str):
+    photos.folder(tmp_path, per_class=6)
+    files = sorted(tmp_path.rglob("*.*"))
+    rows = [f'"{file}"{separator}"the {file.parent.name}, one"' for file in files]
+    table = write(tmp_path / "labels.tsv", f"file{separator}label", *rows)
+    dataset = read_dataset(table, task="single", layout=Layout(separator=""))
+    assert dataset.labels == ("the dark, one", "the light, one")
+
+
 def test_a_test_folder_beside_train_may_have_labels_or_none(tmp_path: Path):
     photos.folder(tmp_path / "train", per_class=4)
     photos.folder(tmp_path / "val", per_class=2, classes={"dark": 80, "light": 170})
@@ -140,7 +160,16 @@ def test_continuous_labels_are_refused_unless_each_is_a_class(tmp_path: Path):
 WRONG = {
     "no header after all": (["dog0,basset", "dog1,beagle"], "the first line already names a file"),
     "missing file": (["id,breed", "cat,basset"], "line 2: no such file: cat.jpg; looked in"),
-    "missing cell": (["id,breed", "dog0"], "line 2: 1 cells for 2 columns"),
+    "missing files": (
+        ["id,breed", "dog0,basset", "cat,basset", "cow,beagle"],
+        "line 3: no such file: cat.jpg; looked in .*train, and so are 1 of the other 2. The",
+    ),
+    "not in UTF-8": (["id,breed", "dog0,basset\udce4"], "not UTF-8 text; save it as CSV in UTF-8"),
+    "is_valid": (
+        ["id,breed,is_valid", "dog0,basset,later"],
+        "line 2: is_valid is 'later'; it can be True or False",
+    ),
+    "missing cell": (["id,breed", "dog0"], "line 2: too few cells, 1 for 2 columns"),
     "one column": (["id", "dog0"], "one column; there have to be two"),
     "unknown part": (["id,breed,split", "dog0,basset,later"], "split is 'later'; it can be train"),
     "half a split": (

@@ -15,7 +15,7 @@ from training.data import Dataset, assemble, list_items
 from training.decoded import Decoded
 from training.inspecting import THREADS, identify
 from training.items import Item, passed_over
-from training.problems import Problem, odd_pictures, repeated, unbalanced, unusable
+from training.problems import Problem, odd_pictures, parted, repeated, unbalanced, unusable
 from training.settings import Settings
 
 
@@ -50,6 +50,7 @@ class Audit:
             *unusable(self.refusal, self.unreadable, self.passed_over),
             *repeated(self.items, self.looks),
             *odd_pictures(self.items, self.looks),
+            *parted(self.items),
             *unbalanced(self.counts),
         ]
         return tuple(sorted(found, key=lambda problem: not problem.severe))
@@ -87,8 +88,10 @@ def audit_source(
         dataset = assemble(
             root, source, items, unreadable, settings.task, settings.split_rule(), {}
         )
-        parts = {item.path: item for item in (*dataset.items, *dataset.tests)}
-        items = [parts[item.path] for item in items]
+        # a table may name a file twice, with other labels each time
+        parts = {(item.path, item.labels): item for item in dataset.items}
+        tests = {item.path: item for item in dataset.tests}
+        items = [parts.get((item.path, item.labels)) or tests[item.path] for item in items]
     except DataError as error:
         refusal = str(error)
     return Audit(root, tuple(items), tuple(looks), tuple(unreadable), passed_over(source), refusal)

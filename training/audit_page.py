@@ -61,11 +61,9 @@ def _counted(values: Any) -> dict[str, int]:
 def summary(audit: Audit) -> list[str]:
     """Lines for a terminal."""
     told = figures(audit)
-    parts = Counter(item.part or "not split" for item in audit.items)
+    parts: Counter[str] = Counter(item.part or "not split" for item in audit.items)
     lines = [
-        f"{told['images']} images of {len(told['classes'])} classes, "
-        f"{told['bytes'] / 1e6:.1f} MB: "
-        + ", ".join(f"{count} {part}" for part, count in parts.items()),
+        f"{_size(told)}: " + ", ".join(f"{parts[part]} {part}" for part in COLOURS if parts[part]),
         f"sizes {_most(told['sizes'])}; modes {_most(told['modes'])}; "
         f"formats {_most(told['formats'])}",
     ]
@@ -73,6 +71,12 @@ def summary(audit: Audit) -> list[str]:
         lines.append(f"{'PROBLEM' if problem.severe else 'remark '}  {problem.text}")
         lines += [f"           {line}" for line in _files(audit, problem)[:3]]
     return lines if audit.problems else [*lines, "nothing wrong was found"]
+
+
+def _size(told: dict[str, Any]) -> str:
+    n = len(told["classes"])
+    classes = "class" if n == 1 else "classes"
+    return f"{told['images']} images of {n} {classes}, {told['bytes'] / 1e6:.1f} MB"
 
 
 def _most(counts: dict[str, int]) -> str:
@@ -91,8 +95,7 @@ def _page(audit: Audit, folder: Path) -> str:
     name = audit.root.resolve().name
     parts = [
         f"<h1>{html.escape(name)}: data audit</h1>",
-        f"<p>{told['images']} images of {len(told['classes'])} classes, "
-        f"{told['bytes'] / 1e6:.1f} MB. Modes {html.escape(_most(told['modes']))}; formats "
+        f"<p>{_size(told)}. Modes {html.escape(_most(told['modes']))}; formats "
         f"{html.escape(_most(told['formats']))}; sizes {html.escape(_most(told['sizes']))}.</p>",
         problem_list(audit),
         charts([chart((folder / each).read_bytes(), alt) for each, alt in AUDIT_PICTURES.items()]),

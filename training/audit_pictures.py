@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, ScalarFormatter
 
 from training.audit import Audit
 
@@ -41,6 +41,7 @@ def _bars(axis: Axes, audit: Audit) -> None:
             axis.barh(range(len(labels)), lengths, high, left=begun, color=colour, label=part)
             begun += lengths
     axis.set(xlabel="images")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.invert_yaxis()
     if len(labels) <= MANY_CLASSES:
         axis.set_yticks(range(len(labels)), [label[:24] for label in labels])
@@ -67,5 +68,7 @@ def _sizes(axis: Axes, audit: Audit) -> None:
             side.set_major_formatter(ScalarFormatter())
             side.set_minor_formatter(NullFormatter())
     if len(counts) == 1:
+        axis.set_xticks(sizes[:, 0])
+        axis.set_yticks(sizes[:, 1])
         axis.annotate(f"all are {sizes[0, 0]} x {sizes[0, 1]}", sizes[0], ha="center", va="top",
                       xytext=(0, -14), textcoords="offset points")  # fmt: skip

@@ -127,6 +127,7 @@ def _metrics(bench: Bench, evaluation: Evaluation) -> dict[str, float]:
 
 def _provenance(bench: Bench, backbone: Backbone, exported: Exported) -> dict[str, str]:
     return {
+        "trained": f"{exported.draft.created_at:%Y-%m-%d %H:%M} UTC",
         "backbone": backbone.name,
         "weights": backbone.weights,
         "weights_sha256": backbone.digest,

@@ -20,6 +20,7 @@ from training.inspecting import inspect
 from training.items import (
     BY_HASH,
     PLAIN,
+    TABLES,
     Item,
     Layout,
     Part,
@@ -76,9 +77,8 @@ class Dataset:
         left_out += f"; {len(self.tests)} test images for the end" if self.tests else ""
         unheld = [name for name in self.labels if not counts[name, "valid"]]
         if unheld:
-            left_out += (
-                f"; {unheld[0]!r} has no held-out images, so how well it is told is not known"
-            )
+            others = f" and {len(unheld) - 1} others have" if len(unheld) > 1 else " has"
+            left_out += f"; {unheld[0]!r}{others} no held-out images, so no score speaks of them"
         return (
             f"{len(self.rows('train'))} images to learn from + {len(self.rows('valid'))} held out, "
             f"{self.task}-label: {', '.join(shown[:10])}{more}{left_out}"
@@ -193,8 +193,13 @@ def list_items(
         table = unpack(packed, cache or packed[0].parent)
         unpacked = Layout(separator=SEPARATOR, group=layout.group, test=test)
         return table.parent, list_table(table, unpacked)
-    if source.suffix.lower() == ".csv":
+    if source.suffix.lower() in TABLES:
         root, items = source.parent, list_table(source, layout, within)
+    elif source.is_file():
+        raise DataError(
+            f"{source}: a file that is no table; give a folder of class folders, a CSV or TSV of "
+            "file,label, or Parquet files"
+        )
     else:
         if within:
             check_within([source / layout.test], within)

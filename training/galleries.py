@@ -82,7 +82,7 @@ def tiles(
         heat = heats[place] if heats is not None else None
         said = describe(answers[place], dataset, thresholds)
         truth = ", ".join(dataset.items[row].labels) or "nothing"
-        caption = (dataset.items[row].path.name, f"is {truth}", f"said {said}")
+        caption = (caption_name(dataset, row), f"is {truth}", f"said {said}")
         over = None if heat is None or not heat.any() else overlay(image, heat)
         shown.append(Tile(image, caption, wrong=not correct[place], overlay=over))
     return shown
@@ -91,6 +91,12 @@ def tiles(
 def name_of(dataset: Dataset, row: int) -> str:
     """An image's file, below the data set's folder."""
     return os.path.relpath(dataset.items[row].path, dataset.root)
+
+
+def caption_name(dataset: Dataset, row: int) -> str:
+    """The same as short as it is found by: without the folder of its class."""
+    item = dataset.items[row]
+    return item.path.name if item.labels == (item.path.parent.name,) else name_of(dataset, row)
 
 
 def describe(answer: Float32Array, dataset: Dataset, thresholds: Thresholds) -> str:

@@ -1,8 +1,12 @@
 """Which images there are, and what is said of them: folders and tables, listed.
 
 PATH/train/<class>/…, PATH/valid/<class>/…     the parts are given; test/ may stand beside them
+PATH/train/<class>/…                           the same, but what is held out is drawn
 PATH/<class>/…                                 the parts are drawn
-PATH.csv, PATH.parquet                         one row an image; see `training/table.py`
+PATH.csv, PATH.tsv, PATH.parquet               one row an image; see `training/table.py`
+
+Hidden files and folders are no images: macOS leaves `._1.jpg` beside 1.jpg, Jupyter copies of its
+own in `.ipynb_checkpoints`.
 """
 
 import re
@@ -15,6 +19,7 @@ from registry.errors import DataError
 
 Part = Literal["train", "valid", "test"]
 Drawing = Literal["hash", "stratified", "cv", "blocks"]
+TABLES = {".csv", ".tsv"}
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 OTHERS = {".avif", ".bmp", ".dcm", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".tif", ".tiff"}
 PARTS: dict[str, Part] = {
@@ -96,29 +101,53 @@ def list_folder(root: Path, layout: Layout = PLAIN) -> list[Item]:
     Drawn ones come in the order of their file names, whatever their class; others by path.
 
     Raises:
-        DataError: there is none, or the layout is not one of the two.
+        DataError: there is none, or the layout is not one of those above.
     """
     if not root.is_dir():
         raise DataError(f"{root}: no such folder; give a folder of class folders, or a CSV file")
-    test = root / (layout.test or "test")
-    if not (root / "train").is_dir():
-        drawn = _list_classes(root, None, test if layout.test else None)
-        drawn.sort(key=lambda item: (_natural(item.path.name), item.path))
-        return drawn + (list_test(test) if layout.test else [])
-    valid = next(
-        (root / name for name, part in PARTS.items() if part == "valid" and (root / name).is_dir()),
-        None,
-    )
-    if valid is None:
-        raise DataError(f"{root}: there is train/ but no valid/; add it, or use class folders")
-    given = _list_classes(root / "train", "train") + _list_classes(valid, "valid")
-    return given + (list_test(test) if layout.test or test.is_dir() else [])
+    given = _part_folders(root)
+    test = root / layout.test if layout.test else given.get("test")
+    tests = list_test(test) if test else []
+    if "valid" in given:
+        return (
+            _list_classes(given["train"], "train") + _list_classes(given["valid"], "valid") + tests
+        )
+    drawn = _list_classes(given.get("train", root), None, test)
+    drawn.sort(key=lambda item: (_natural(item.path.name), item.path))
+    return drawn + tests
+
+
+def _part_folders(root: Path) -> dict[Part, Path]:
+    """The folders of the parts below `root`, whatever their capitals; none if it has class folders,
+    one of which may be called train, like the vehicle."""
+    folders = _folders(root)
+    names = {folder.name.casefold(): folder for folder in folders}
+    found: dict[Part, Path] = {}
+    for name, part in PARTS.items():
+        if name in names:
+            found.setdefault(part, names[name])
+    if "train" not in found:
+        return {}
+    others = [folder.name for folder in folders if folder not in found.values()]
+    if not _folders(found["train"]):
+        if others and len(found) == 1:
+            return {}
+        raise DataError(
+            f"{found['train']}: no class folders; put the images of each class into one, or name "
+            f"them in a CSV of file,label, with the setting images={found['train'].name}"
+        )
+    if "valid" not in found and others:
+        raise DataError(
+            f"{root}: there is {found['train'].name}/ but no valid/, and beside it {others[0]}/; "
+            "call the held-out part valid, or put all classes into folders side by side"
+        )
+    return found
 
 
 def passed_over(source: Path) -> tuple[Path, ...]:
     """Pictures below a folder in formats that are not read; none of a table, which names its
     files."""
-    return tuple(sorted(path for path in source.rglob("*") if path.suffix.lower() in OTHERS))
+    return tuple(_files(source, OTHERS))
 
 
 def list_test(folder: Path) -> list[Item]:
@@ -129,19 +158,34 @@ def list_test(folder: Path) -> list[Item]:
 
 
 def _list_classes(root: Path, part: Part | None, without: Path | None = None) -> list[Item]:
-    folders = sorted(
-        path for path in root.iterdir() if path.is_dir() and path.name[0] != "." and path != without
-    )
+    folders = [folder for folder in _folders(root) if folder != without]
     items = [Item(path, (folder.name,), part) for folder in folders for path in _images(folder)]
     if not items:
+        beside = sum(path.suffix.lower() in SUFFIXES for path in root.iterdir())
+        there = f"{beside} images, but none in a folder of its class" if beside else "no images"
         raise DataError(
-            f"{root}: no images; put JPEG, PNG or WebP files into one folder for each class"
+            f"{root}: {there}; put JPEG, PNG or WebP files into one folder for each class, or name "
+            "them in a CSV of file,label"
         )
     return items
 
 
+def _folders(root: Path) -> list[Path]:
+    return sorted(path for path in root.iterdir() if path.is_dir() and path.name[0] != ".")
+
+
 def _images(folder: Path) -> list[Path]:
-    return [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in SUFFIXES]
+    return _files(folder, SUFFIXES)
+
+
+def _files(folder: Path, suffixes: set[str]) -> list[Path]:
+    """Those with one of the suffixes, sorted; hidden ones, and those in hidden folders, are not."""
+    return [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.suffix.lower() in suffixes
+        and not any(name[0] == "." for name in path.relative_to(folder).parts)
+    ]
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

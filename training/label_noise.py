@@ -27,6 +27,7 @@ FOLDS = 5
 COMPONENTS = 256  # of the features, which keeps ten thousand images to seconds
 STRENGTH = 0.1  # of the head's fit, as scikit-learn's C: features outnumber images often
 MOST_ROUNDS = 300
+TRUSTED = 0.5  # of the labels, the share that heads have to agree with before they doubt others
 # Images times labels: each round of each fold's fit goes through so many numbers, and several
 # tables have as many of 8 bytes. Half a million took a second of one core, classes well apart.
 MOST_ANSWERS = 5_000_000
@@ -111,10 +112,12 @@ def out_of_fold(features: Float32Array, given: Ints, groups: Ints, seed: int) ->
 
 def better_than_chance(said: Ints, given: Ints) -> bool:
     """Whether answers agree with the labels clearly more often than the commonest label does: two
-    standard deviations. Heads that know nothing cannot doubt."""
+    standard deviations, and with half of them at least. Heads that know nothing cannot doubt, and
+    what doubts most labels knows too little of any."""
     commonest = float(np.bincount(given).max() / len(given))
     spread = np.sqrt(commonest * (1 - commonest) / len(given))
-    return bool((said == given).mean() > commonest + 2 * spread)
+    agreement = (said == given).mean()
+    return bool(agreement > commonest + 2 * spread and agreement >= TRUSTED)
 
 
 def confident_classes(probabilities: Float64Array, given: Ints) -> Ints:

@@ -123,7 +123,7 @@ def table(rows: Sequence[Sequence[str]], kind: str = "", caption: str = "table")
     head, *body = rows
     cells = "".join(f'<th scope="col">{html.escape(cell)}</th>' for cell in head)
     lines = "".join(
-        f'<tr><th scope="row">{html.escape(first)}</th>' + "".join(map(_cell, rest)) + "</tr>"
+        f'<tr><th scope="row">{breakable(first)}</th>' + "".join(map(_cell, rest)) + "</tr>"
         for first, *rest in body
     )
     return (
@@ -135,7 +135,12 @@ def table(rows: Sequence[Sequence[str]], kind: str = "", caption: str = "table")
 def _cell(text: str) -> str:
     value, *small = text.split("\n")
     below = "".join(f"<small>{html.escape(line)}</small>" for line in small)
-    return f"<td>{html.escape(value)}{below}</td>"
+    return f"<td>{breakable(value)}{below}</td>"
+
+
+def breakable(text: str) -> str:
+    """HTML of a name that may go on in another line where its words end."""
+    return re.sub(r"(?<=[_/])", "<wbr>", html.escape(text))
 
 
 def folded(summary: str, body: str, *, printed: bool = True) -> str:

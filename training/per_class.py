@@ -109,7 +109,7 @@ def score_interval(
         return wilson(int(correct.sum()), len(correct))
     said, truth = said_labels(probabilities, task, thresholds), targets > 0
     weighed = 4 * truth.sum(axis=1) + said.sum(axis=1)
-    scores = 5 * (truth & said).sum(axis=1) / weighed.clip(1)
+    scores = np.where(weighed, 5 * (truth & said).sum(axis=1) / weighed.clip(1), 1)
     return mean_interval(scores.astype(np.float32))
 
 

@@ -3,6 +3,7 @@
 Of several processes the first one tells and publishes; the others learn with it.
 """
 
+import shlex
 import sys
 from contextlib import nullcontext
 from pathlib import Path
@@ -29,7 +30,8 @@ def train_and_publish(order: Order, world: World, *, as_json: bool) -> None:
         journaled(assignment, tell) as tell_and_write,
     ):
         find_order(assignment.run)  # another process may have fulfilled it since
-        tell(Note(text=f"if it is interrupted: unfreeze train --resume {assignment.run}"))
+        resumed = shlex.quote(str(assignment.run))
+        tell(Note(text=f"if it is interrupted: unfreeze train --resume {resumed}"))
         try:
             bundle, scored = train_alone(assignment, tell_and_write, world)
         except UnfreezeError:  # so that its folder is free for what works
@@ -62,11 +64,19 @@ def learn_along(assignment: Assignment, world: World) -> None:
 
 def _summarise(folder: Path, version: int, scored: Scored, *, promoted: bool) -> None:
     mine, rival = scored.candidate, scored.promoted
-    print(f"version {version}: {mine.metric} {mine.value:.4f}, log loss {mine.log_loss:.4f}")
+    print(
+        f"version {version}: {mine.metric} {mine.value:.4f}, log loss {mine.log_loss:.4f} "
+        f"on {scored.images} held-out images"
+    )
     if rival:
         print(
-            f"version {scored.promoted_version} on the same {scored.images} images: "
+            f"version {scored.promoted_version} on the same images: "
             f"{rival.metric} {rival.value:.4f}, log loss {rival.log_loss:.4f}"
         )
     print(f"report: {folder / 'report' / 'index.html'}")
-    print("promoted" if promoted else "published, not promoted; promote it with --promote")
+    model, registry = folder.parent.name, folder.parents[1]
+    print(
+        f"promoted: unfreeze serve --registry {shlex.quote(str(registry))} answers with it"
+        if promoted
+        else f"published, not promoted: unfreeze promote {model} {version} makes it live"
+    )

@@ -24,6 +24,7 @@ from training.schedule import Shares
 SKIP_FIRST, SKIP_LAST = 10, 5  # of the finder's points: the noisy start and the leap at the end
 MANY_LABELS = 24  # above this a confusion matrix goes without names and numbers
 FEW_LABELS = 4  # up to this it has its zeros
+BESIDE = 28  # letters of a confusion matrix's names for which there is room side by side
 STYLES = ("-", "--", "-.", ":")
 
 
@@ -57,6 +58,7 @@ def schedule(schedules: Mapping[str, Shares]) -> Picture:
         axis.plot(places, shares, style, label=stage, markersize=3 if len(shares) == 1 else 0)
         start += len(shares)
     axis.set(xlabel="batch", ylabel="share of the rate", ylim=(0, 1.05))
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.legend(frameon=False, fontsize=9, loc="outside lower left")
     return figure
 
@@ -126,7 +128,8 @@ def confusion(counts: npt.NDArray[np.int64], labels: Sequence[str]) -> Picture:
     if n > MANY_LABELS:
         return figure
     names = [short(label) for label in labels]
-    axis.set_xticks(range(n), names, rotation=90 if n > 4 else 0)
+    wide = n * max(map(len, names)) > BESIDE
+    axis.set_xticks(range(n), names, rotation=90 if wide else 0)
     axis.set_yticks(range(n), names)
     size = 10 if n <= 8 else 7
     for row, column in np.ndindex(n, n) if n <= FEW_LABELS else np.argwhere(counts):

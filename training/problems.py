@@ -54,7 +54,10 @@ def unusable(
         text = f"files that cannot be read: {len(unreadable)}"
         found.append(Problem("unreadable", text, True, files=unreadable))
     if passed_over:
-        text = f"pictures that are no JPEG, PNG or WebP, and passed over: {len(passed_over)}"
+        text = (
+            "pictures that are not JPEG, PNG or WebP, and passed over; save them as PNG: "
+            f"{len(passed_over)}"
+        )
         found.append(Problem("passed over", text, True, files=tuple(map(str, passed_over))))
     return found
 
@@ -111,6 +114,20 @@ def _pixels(item: Item) -> int:
 def _is_dim(item: Item, look: UInt8Array) -> bool:
     deep = item.facts is not None and item.facts.mode.startswith("I")
     return deep and int(look.max()) < DIM and not is_blank(look)
+
+
+def parted(items: Sequence[Item]) -> list[Problem]:
+    """Names with spaces that were taken for several labels each: images with several labels have
+    more different sets of them than there are labels, as a rule."""
+    sets = {item.labels for item in items if item.labels}
+    several = sorted(labels for labels in sets if len(labels) > 1)
+    if not several or len(sets) > len({label for labels in sets for label in labels}):
+        return []
+    text = (
+        f"{len(several[0])} labels of one image are {', '.join(map(repr, several[0]))}; if that is "
+        "one name with spaces in it, set task=single"
+    )
+    return [Problem("parted", text, False)]
 
 
 def unbalanced(counts: Mapping[str, Counter[str]]) -> list[Problem]:

@@ -175,7 +175,7 @@ class Terminal:
     def _tell(self, event: Event) -> None:
         match event:
             case StageStarted():
-                self._console.print(f"[bold]{event.number}/{event.of} {event.stage}[/bold]")
+                self._print(f"{event.number}/{event.of} {event.stage}", style="bold")
                 self._bars.update(self._bar, visible=False)
             case Progress():
                 self._bars.update(
@@ -187,6 +187,10 @@ class Terminal:
                     visible=event.done < event.total,
                 )
             case EpochFinished() | Note():
-                self._console.print(f"    {_line(event)}")
+                self._print(f"    {_line(event)}")
             case _:
                 pass
+
+    def _print(self, line: str, style: str | None = None) -> None:
+        """As it is: a label may be called [/b], and a path is copied in one piece."""
+        self._console.print(line, style=style, markup=False, emoji=False, soft_wrap=True)

@@ -22,8 +22,8 @@ from training import report_training as story
 from training.audit_pictures import draw_audit
 from training.decoded import Decoded
 from training.findings import Findings
-from training.galleries import SHOWN, describe, in_question, tiles
-from training.page import DPI, document
+from training.galleries import SHOWN, caption_name, describe, in_question, tiles
+from training.page import DPI, document, paragraph
 from training.report_json import to_json
 from training.report_words import in_words
 from training.tiles import Tile, gallery
@@ -60,7 +60,8 @@ def to_page(
         story.doubts(findings, shown),
         story.provenance(findings),
     ]
-    return document(findings.model, [_lead(findings)], [each for each in sections if each])
+    lead = [_origin(findings), _lead(findings)]
+    return document(findings.model, lead, [each for each in sections if each])
 
 
 def draw(findings: Findings, shown: Mapping[str, Sequence[Tile]]) -> dict[str, Figure]:
@@ -100,7 +101,7 @@ def collect_tiles(findings: Findings, decoded: Decoded) -> Tiles:
             Tile(
                 np.asarray(decoded.pixels[each.row]),
                 (
-                    findings.dataset.items[each.row].path.name,
+                    caption_name(findings.dataset, each.row),
                     f"called {each.given}",
                     f"seems {each.suggested}",
                 ),
@@ -131,6 +132,14 @@ def _turned(findings: Findings, decoded: Decoded, places: npt.NDArray[np.int64])
         told = (f"1 view: {before}", f"{findings.n_views} views: {after}")
         shown.append(replace(tile, caption=(*tile.caption[:2], *told)))
     return shown
+
+
+def _origin(findings: Findings) -> str:
+    """HTML: which of a model's versions this is, as far as it was known before it had a number."""
+    told = [
+        findings.facts[name] for name in ("trained", "backbone", "data") if name in findings.facts
+    ]
+    return paragraph(" · ".join(told))
 
 
 def _lead(findings: Findings) -> str:

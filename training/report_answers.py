@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from training import plots
 from training.calibration import Reliability
 from training.findings import Findings
 from training.intervals import Interval, sign_test
@@ -51,7 +52,9 @@ def mistakes(findings: Findings, pictures: Mapping[str, bytes]) -> Section | Non
         return Section("Labels said too much", paragraph(said) + _pairs(pairs)) if pairs else None
     wrong = sum(pair.count for pair in pairs)
     alt = f"Confusion matrix of {len(findings.rows)} held-out images, {wrong} of them wrong"
-    parts = [paragraph("Rows are what an image is, columns what was said.")]
+    numbered = len(findings.labels) > plots.MANY_LABELS
+    said = "Rows are what an image is, columns what was said"
+    parts = [paragraph(said + (", by the number of the name in order." if numbered else "."))]
     parts.append(chart(pictures["confusion.png"], alt))
     if len(findings.labels) > 2 and pairs:
         parts += ["<h3>Most confused</h3>", _pairs(pairs)]
@@ -129,6 +132,8 @@ def views(findings: Findings, tiles: Mapping[str, Sequence[Tile]]) -> Section | 
     if findings.n_views < 2:
         return None
     gained, lost = findings.n_turned
+    if not gained and not lost:
+        return None
     said = (
         f"The mean of {findings.n_views} views made {gained} answers right and {lost} "
         f"wrong; by chance alone a difference this large has p = {sign_test(gained, lost):.2g}."

@@ -89,7 +89,7 @@ def data(
 def doubts(findings: Findings, tiles: Mapping[str, Sequence[Tile]]) -> Section | None:
     """Labels that may be wrong."""
     noise = findings.noise
-    if noise is None or not noise.images:
+    if noise is None or not noise.suspects:
         return None
     said = (
         f"Heads that learnt from the other images only were asked about {noise.images} of them. "

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from training.findings import Findings
 from training.intervals import sign_test
+from training.overfitting import WORSE
 from training.per_class import score_interval
 
 FEW = 20  # held-out images of a class, below which its figures say little
@@ -53,6 +54,8 @@ def _score(findings: Findings) -> Remark:
     text += f" Always saying “{usual}” would be right for {share:.3f} of them."
     if plain.value <= share:
         text += " It has learnt nothing that is worth more."
+    elif low <= share:
+        text += " The interval does not rule out that this is as good."
     return Remark(METRICS[plain.metric], text, concern=low <= share)
 
 
@@ -79,6 +82,8 @@ def _weakest(findings: Findings) -> Remark | None:
     if len(findings.labels) < 3 or not known:
         return None
     worst = min(known, key=lambda one: one.recall or 0)
+    if worst.hits == worst.n:
+        return None
     low, high = worst.recall_interval
     return Remark(
         "Weakest class",
@@ -91,15 +96,30 @@ def _overfitting(findings: Findings) -> Remark | None:
     if findings.overfit:
         text = f"{findings.overfit.text}. Fewer epochs, more augmentation or keep=best would help."
         return Remark("Overfitting", text, concern=True)
-    if len(findings.history) < 2:
+    history = findings.history
+    if len(history) < 2:
         return None
-    return Remark("Overfitting", "none seen: the held-out loss has not turned up while training.")
+    best = min(range(len(history)), key=lambda number: history[number].valid_loss)
+    if history[-1].valid_loss > WORSE * history[best].valid_loss:
+        before, after = history[best], history[-1]
+        text = (
+            "none in the last stage, but the network was better before it: the held-out loss was "
+            f"{before.valid_loss:.3f} after epoch {best + 1} ({before.stage}) and "
+            f"{after.valid_loss:.3f} in the end. A lower rate may help."
+        )
+        return Remark("Overfitting", text, concern=True)
+    last = (
+        f"in the end it is {history[-1].valid_loss:.3f}, in training {history[-1].train_loss:.3f}"
+    )
+    return Remark("Overfitting", f"none seen: the held-out loss has not turned up; {last}.")
 
 
 def _views(findings: Findings) -> Remark | None:
     if findings.n_views < 2:
         return None
     gained, lost = findings.n_turned
+    if not gained and not lost:
+        return Remark("Views", f"averaging {findings.n_views} views changes no answer.")
     chance = sign_test(gained, lost)
     text = f"averaging {findings.n_views} views makes {gained} answers right and {lost} wrong"
     if chance >= CHANCE:
@@ -121,14 +141,16 @@ def _calibration(findings: Findings) -> Remark:
     if abs(sure - right) < error / 2:
         return Remark("Calibrated", f"no: {text}.", concern=True)
     how = "too sure" if sure > right else "not sure enough"
-    text += f", for the network is {how}: it says {sure:.2f} and {right:.2f} are right"
+    text += f", for the network is {how}: {sure:.2f} on average, and {right:.2f} are right"
     return Remark("Calibrated", f"no: {text}.", concern=True)
 
 
 def _doubts(findings: Findings) -> Remark | None:
     noise = findings.noise
-    if noise is None or not noise.suspects:
+    if noise is None or not noise.images:
         return None
+    if not noise.suspects:
+        return Remark("Labels", f"none of {noise.images} seems to be wrong.")
     text = f"about {noise.expected} of {noise.images} seem to be wrong; the likeliest are below."
     return Remark("Labels", text)
 
@@ -138,8 +160,8 @@ def _data(findings: Findings) -> Remark | None:
     if severe:
         shown = "; ".join(problem.text for problem in severe[:NAMED])
         return Remark("Data", f"{shown}.", concern=True)
-    n = len(findings.audit.problems)
-    return Remark("Data", f"{n} remarks, none severe." if n else "nothing wrong was found.")
+    remarks = "; ".join(problem.text for problem in findings.audit.problems[:NAMED])
+    return Remark("Data", f"{remarks}." if remarks else "nothing wrong was found.")
 
 
 def _few(findings: Findings) -> Remark | None:

@@ -45,10 +45,13 @@ class LabelNoise:
 def describe(noise: LabelNoise, dataset: Dataset) -> str:
     """One line for people."""
     if not noise.images:
-        return "labels were not doubted: too few images, or told no better than by chance"
-    said = f"about {noise.expected} labels of {noise.images} images seem to be wrong"
+        return (
+            "labels were not doubted: there are too few images, or what was learnt from the others "
+            "agrees with too few of the labels"
+        )
     if not noise.suspects:
-        return said
+        return f"none of the labels of {noise.images} images seems to be wrong"
+    said = f"about {noise.expected} labels of {noise.images} images seem to be wrong"
     first = noise.suspects[0]
     name = _name(dataset, first)
     return f"{said}; the most suspect is {name}, called {first.given!r}, not {first.suggested!r}"

@@ -1,12 +1,14 @@
-"""Tables of images: CSV, as most competitions give them.
+"""Tables of images: CSV, as most competitions give them, with commas, semicolons or tabs.
 
 file,label           columns by name; else the first two are the file's name and its labels
 split (or part)      train, valid or test; in every row or in none
+is_valid             the same as fastai has it: True for what is held out, False for the others
 weight               how much the image counts in learning, 1 if empty: 0.5 for a doubtful label
 any other column     may be the setting `group`
 """
 
 import csv
+import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,9 +16,12 @@ from pathlib import Path
 
 from registry.errors import DataError
 from training.grouping import group_by_path
-from training.items import PARTS, PLAIN, Item, Layout, check_within, list_test
+from training.items import PARTS, PLAIN, Item, Layout, Part, check_within, list_test
 
 FILE, LABEL, SPLIT, WEIGHT = "file", "label", "split", "weight"
+IS_VALID = "is_valid"
+ANSWERS: dict[str, Part] = {"true": "valid", "1": "valid", "false": "train", "0": "train"}
+SEPARATORS = (",", ";", "\t")  # of columns; the first by which there are two of them
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,7 @@ def list_table(path: Path, layout: Layout = PLAIN, within: Sequence[Path] = ()) 
     if within:
         files = [_file(path, row[FILE], layout) for _, row in table.rows]
         check_within([*files, path.parent / layout.test], within)
+    _check_files(table, layout)
     items = [_item(table, number, row, layout) for number, row in table.rows]
     without = [number for (number, _), item in zip(table.rows, items, strict=True) if not item.part]
     if 0 < len(without) < len(items) and any(item.part != "test" for item in items if item.part):
@@ -56,22 +62,40 @@ def list_table(path: Path, layout: Layout = PLAIN, within: Sequence[Path] = ()) 
 
 
 def _read(path: Path, layout: Layout) -> Table:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file)
-            lines = [(reader.line_num, cells) for cells in reader if any(cells)]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from error
+    lines = _lines(path)
     columns = _columns(path, lines[0][1], layout) if lines else ()
     rows = lines[1:] if layout.header else lines
     if not rows:
         raise DataError(f"{path}: no rows")
     for number, cells in rows:
         if len(cells) < len(columns):
-            raise DataError(f"{path}, line {number}: {len(cells)} cells for {len(columns)} columns")
+            raise DataError(
+                f"{path}, line {number}: too few cells, {len(cells)} for {len(columns)} columns"
+            )
     return Table(
         path, columns, tuple((n, dict(zip(columns, row, strict=False))) for n, row in rows)
     )
+
+
+def _lines(path: Path) -> list[tuple[int, list[str]]]:
+    """Every line that is not empty, in cells, with its number."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 text; save it as CSV in UTF-8: {error}") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error}") from error
+    found: list[tuple[int, list[str]]] = []
+    for separator in SEPARATORS:
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+        try:
+            lines = [(reader.line_num, cells) for cells in reader if any(cells)]
+        except csv.Error as error:
+            raise DataError(f"{path}, line {reader.line_num}: cannot be read: {error}") from error
+        found = found or lines
+        if lines and len(lines[0][1]) > 1:
+            return lines
+    return found
 
 
 def _columns(path: Path, first: list[str], layout: Layout) -> tuple[str, ...]:
@@ -95,31 +119,46 @@ def _file(path: Path, name: str, layout: Layout) -> Path:
     return path.parent / layout.images / f"{name}{layout.suffix}"
 
 
+def _check_files(table: Table, layout: Layout) -> None:
+    missing = [
+        (number, file)
+        for number, row in table.rows
+        if not (file := _file(table.path, row[FILE], layout)).is_file()
+    ]
+    if missing:
+        number, file = missing[0]
+        others = f", and so are {len(missing) - 1} of the other {len(table.rows) - 1}"
+        raise DataError(
+            f"{table.path}, line {number}: no such file: {file.name}; looked in {file.parent}"
+            f"{others if len(missing) > 1 else ''}. "
+            "The settings images=FOLDER and suffix=.jpg complete the names"
+        )
+
+
 def _item(table: Table, number: int, row: dict[str, str], layout: Layout) -> Item:
-    file = _file(table.path, row[FILE], layout)
-    if not file.is_file():
-        raise DataError(
-            f"{table.path}, line {number}: no such file: {row[FILE]}{layout.suffix}; looked in "
-            f"{file.parent}. The settings images=FOLDER and suffix=.jpg complete the names"
-        )
-    given = row.get(SPLIT, "").strip()
-    if given and given not in PARTS:
-        raise DataError(
-            f"{table.path}, line {number}: {SPLIT} is {given!r}; it can be train, valid or test"
-        )
     text = row[LABEL]
     labels = [
         part.strip() for part in (text.split(layout.separator) if layout.separator else [text])
     ]
-    part = PARTS[given] if given else None
     group = row[layout.group].strip() if layout.group in table.columns else ""
     return Item(
-        file,
+        _file(table.path, row[FILE], layout),
         tuple(label for label in labels if label),
-        part,
+        _part(table, number, row),
         group=group,
         weight=_weight(table, number, row.get(WEIGHT, "").strip()),
     )
+
+
+def _part(table: Table, number: int, row: dict[str, str]) -> Part | None:
+    if SPLIT in row or IS_VALID not in row:
+        name, words, choice = SPLIT, PARTS, "train, valid or test"
+    else:
+        name, words, choice = IS_VALID, ANSWERS, "True or False"
+    given = row.get(name, "").strip()
+    if given and given.casefold() not in words:
+        raise DataError(f"{table.path}, line {number}: {name} is {given!r}; it can be {choice}")
+    return words[given.casefold()] if given else None
 
 
 def _weight(table: Table, number: int, text: str) -> float:

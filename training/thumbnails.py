@@ -1,13 +1,12 @@
 """Images in a page: small JPEGs, so that a page of many stays light."""
 
-import html
 import io
 from collections.abc import Sequence
 
 from PIL import Image
 
 from registry.images import UInt8Array
-from training.page import picture
+from training.page import breakable, picture
 from training.tiles import Tile
 
 SIDE = 160  # pixels; about 5 kB
@@ -33,7 +32,7 @@ def _tile(tile: Tile) -> str:
     images = picture(thumbnail(tile.pixels), "jpeg", alt)
     if tile.overlay is not None:
         images += picture(thumbnail(tile.overlay), "jpeg", f"{tile.caption[0]}: where it looked")
-    lines = "".join(f"<span>{html.escape(line)}</span>" for line in tile.caption)
+    lines = "".join(f"<span>{breakable(line)}</span>" for line in tile.caption)
     below = f"<figcaption>{lines}</figcaption>" if lines else ""
     kind = ' class="wrong"' if tile.wrong else ""
     return f'<figure{kind}><div class="pair">{images}</div>{below}</figure>'
