@@ -1,5 +1,6 @@
 """Training from Python: three calls, the steps one by one, and what they leave."""
 
+import re
 import subprocess
 import sys
 from functools import partial
@@ -14,7 +15,8 @@ import torch
 from registry.bundle import verify_bundle
 from registry.errors import BadRequest
 from registry.store import Registry
-from training import Learner, classify, pretrained, read_images
+from training import Learner, classify, looking, pretrained, read_images
+from training.elsewhere import STEPS
 from training.keeping import copy_state
 from training.recipe import train
 
@@ -50,6 +52,34 @@ def test_a_version_is_published_and_answers_as_the_network_does(fitted: Learner,
     with_views = classify(version, image, views=3)
     assert with_views == pytest.approx(fitted.classify(image, views=3), abs=1e-4)
     assert with_views != said
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("lr_find", "a Learner has no 'lr_find'; here it is search_head(activations) or"),
+        ("fine_tune", "here it is fit(); the settings say how long"),
+        ("precomputed", "did you mean precompute?"),
+        ("_repr_html_", "a Learner has no '_repr_html_'"),
+    ],
+)
+def test_what_fastai_calls_a_step_is_answered_with_its_name_here(
+    fitted: Learner, name: str, said: str
+):
+    with pytest.raises(AttributeError, match=re.escape(said)):
+        getattr(fitted, name)
+
+
+def test_every_step_that_is_named_instead_exists(fitted: Learner):
+    for said in STEPS.values():
+        assert hasattr(fitted, re.match(r"\w+", said).group())  # type: ignore[union-attr]
+
+
+def test_the_most_confused_are_those_of_the_matrix(fitted: Learner):
+    evaluation = fitted.evaluate()
+    counts = looking.confusion(fitted, evaluation)
+    pairs = looking.most_confused(fitted, evaluation)
+    assert sum(pair.count for pair in pairs) == counts.sum() - counts.trace()
 
 
 def test_the_eight_steps_can_be_taken_one_by_one_with_other_numbers(tmp_path: Path, version: Path):

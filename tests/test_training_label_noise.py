@@ -137,6 +137,11 @@ def test_heads_that_know_nothing_do_not_doubt():
     assert (found.images, found.suspects, found.unknown) == (0, (), LABELS)
 
 
+def test_heads_that_agree_with_few_labels_doubt_none():
+    x, targets, _ = planted(600, 0.6)
+    assert single(x, targets).images == 0
+
+
 def test_every_image_is_answered_by_a_head_that_has_not_seen_its_group():
     """Features that only tell the group: known groups would be answered perfectly."""
     groups = np.repeat(np.arange(40), 5)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from numbers import Real
 from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
 
 from pydantic import ValidationError
 
@@ -23,6 +24,7 @@ from training.activations import Parts, check_current
 from training.asking import ask
 from training.backbone import Backbone
 from training.bench import Bench
+from training.elsewhere import meant
 from training.evaluate import Evaluation, predict
 from training.finder import RateSearch
 from training.fit import Epoch
@@ -62,6 +64,11 @@ class Learner:
         told = f"{self.backbone.name} for {', '.join(self.labels[:5])}"
         more = f" and {len(self.labels) - 5} more" if len(self.labels) > 5 else ""
         return f"<{told}{more}; {len(self.history)} epochs so far>"
+
+    if not TYPE_CHECKING:  # which is to know what a learner has not
+
+        def __getattr__(self, name: str) -> NoReturn:
+            raise AttributeError(meant(name, [each for each in dir(self) if each[0] != "_"]))
 
     # Learning
 

@@ -17,6 +17,7 @@ from training.galleries import galleries, in_question, tiles
 from training.gradcam import heat_maps
 from training.learner import Learner
 from training.opening import Images
+from training.per_class import Pair, confused_pairs, said_labels, taken_for
 from training.picture import Picture
 from training.tiles import Tile
 
@@ -67,6 +68,14 @@ def answered(image: Path, said: Mapping[str, float]) -> Tile:
 def confusion(learner: Learner, evaluation: Evaluation) -> npt.NDArray[np.int64]:
     """[classes,classes] counts of held-out images, true class by row, in a single-label task."""
     return confusions(evaluation.plain, learner.bench.dataset.targets[evaluation.rows])
+
+
+def most_confused(learner: Learner, evaluation: Evaluation) -> list[Pair]:
+    """Which labels are said of held-out images that are something else, the most frequent first."""
+    data, limits = learner.bench.dataset, learner.bench.label_thresholds
+    said = said_labels(evaluation.plain, data.task, limits)
+    targets = data.targets[evaluation.rows]
+    return confused_pairs(taken_for(said, targets), targets, data.labels)
 
 
 def gallery(learner: Learner, evaluation: Evaluation, name: str) -> list[Tile]:
