@@ -67,11 +67,19 @@ def test_help_lists_every_setting_with_its_default_and_its_choices(
     with pytest.raises(SystemExit):
         main(["--help"])
     lines = capsys.readouterr().out.split("what a recipe sets):\n")[1].splitlines()
-    listed = dict(line.split("  (")[0].strip().split("=") for line in lines)
+    named = [line for line in lines if line[2] != " "]
+    listed = dict(line.split("  (")[0].strip().split("=") for line in named)
     assert list(listed) == list(Settings.model_fields)
     assert {"  balance=none  (none, weights, sampling)", "  freeze_batchnorm=true"} <= set(lines)
     told = listed | {"label_separator": " ", "dropout": ""}  # a blank; and it follows from hidden
     assert read_settings({name: text for name, text in told.items() if text}) == read_settings({})
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_help_says_of_every_setting_what_it_does(name: str):
+    assert re.fullmatch(
+        r"[A-Z0-9t].{10,}\.", Settings.model_fields[name].description or "", re.DOTALL
+    )
 
 
 def test_what_others_call_a_setting_is_called_otherwise_here():

@@ -70,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="unfreeze train",
         description="Fine-tunes an image classifier and publishes it as a new version.",
         epilog=f"{EXAMPLES}\nsettings for --set, as they are without a recipe\n"
-        "(training/settings.py says what they do, training/presets.py what a recipe sets):\n"
+        "(training/presets.py says what a recipe sets):\n"
         f"  {listed}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

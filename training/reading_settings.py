@@ -1,5 +1,6 @@
 """Settings from the text of a command line or a request, and values of Python as such text."""
 
+from textwrap import wrap
 from typing import Literal, get_args, get_origin
 
 from pydantic import ValidationError
@@ -9,6 +10,8 @@ from registry.near import did_you_mean
 from registry.schema import explain
 from training.presets import PRESETS
 from training.settings import MOST_EPOCHS, Settings
+
+WIDTH = 88  # letters of a line that says what a setting does
 
 # What fastai and others call a setting, and what it is called here.
 ELSEWHERE = {
@@ -74,14 +77,15 @@ def write_setting(value: object) -> str:
 
 
 def list_settings() -> list[str]:
-    """Every setting as it is without being said, `name=text`, in the order of the recipe; and what
-    it may be, if that is one of a few words."""
+    """Every setting as it is without being said, `name=text`, in the order of the recipe; what it
+    may be, if that is one of a few words; and below that what it does."""
     lines = []
     for name, field in Settings.model_fields.items():
         text = write_setting(field.default)
         words = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
         choices = f"  ({', '.join(filter(None, words))})" if words else ""
         lines.append(f"{name}={text!r}" if text == " " else f"{name}={text}{choices}")
+        lines += [f"    {line}" for line in wrap(field.description or "", WIDTH)]
     return lines
 
 
