@@ -201,6 +201,7 @@ def test_the_command_tells_and_writes_a_page_that_needs_nothing_else(
     assert page.count("data:image/jpeg;base64,") == 2
     assert page.count("data:image/png;base64,") == 2
     assert "copy&lt;b&gt;.png" in page
+    assert "<h2>The same image with different labels: 1</h2>" in page
     assert "http" not in page
     figures = json.loads((tmp_path / "out" / "audit.json").read_text())
     assert figures["problems"][0]["files"] == [["dark/00.png", "light/copy<b>.png"]]

@@ -13,7 +13,7 @@ from PIL import Image
 from registry.images import ImageSpec, prepare
 from training.audit import Audit
 from training.audit_pictures import AUDIT_PICTURES, COLOURS, draw_audit
-from training.page import DPI, chart, charts, page, picture, table
+from training.page import DPI, breakable, chart, charts, page, picture, table
 from training.problems import Problem
 
 SHOWN = 12  # examples of each problem
@@ -102,7 +102,7 @@ def _page(audit: Audit, folder: Path) -> str:
     ]
     for problem in audit.problems:
         if problem.rows or problem.files:
-            parts += [f"<h2>{html.escape(problem.text)}</h2>", _examples(audit, problem)]
+            parts += [f"<h2>{html.escape(_sentence(problem))}</h2>", _examples(audit, problem)]
     parts += ["<h2>Classes</h2>", class_table(audit)]
     return page(f"{name}: data audit", parts)
 
@@ -112,7 +112,7 @@ def problem_list(audit: Audit) -> str:
     if not audit.problems:
         return "<p>Nothing wrong was found.</p>"
     lines = (
-        f'<li class="{"severe" if problem.severe else ""}">{html.escape(problem.text)}</li>'
+        f'<li class="{"severe" if problem.severe else ""}">{html.escape(_sentence(problem))}</li>'
         for problem in audit.problems
     )
     return f"<ul>{''.join(lines)}</ul>"
@@ -129,14 +129,21 @@ def class_table(audit: Audit) -> str:
 
 def _examples(audit: Audit, problem: Problem) -> str:
     if problem.files:
-        return table([["file and reason"], *([line] for line in problem.files[:SHOWN])], "facts")
+        lines = "".join(f"<li>{breakable(line)}</li>" for line in problem.files[:SHOWN])
+        return f"<ul>{lines}</ul>{_rest(len(problem.files))}"
     shown = (
         '<div class="example">' + "".join(_figure(audit, row) for row in rows[:TOGETHER]) + "</div>"
         for rows in problem.rows[:SHOWN]
     )
-    more = len(problem.rows) - SHOWN
-    rest = f"<p>… and {more} more, in audit.json.</p>" if more > 0 else ""
-    return f'<div class="examples">{"".join(shown)}</div>{rest}'
+    return f'<div class="examples">{"".join(shown)}</div>{_rest(len(problem.rows))}'
+
+
+def _rest(n: int) -> str:
+    return f"<p>… and {n - SHOWN} more, in audit.json.</p>" if n > SHOWN else ""
+
+
+def _sentence(problem: Problem) -> str:
+    return problem.text[:1].upper() + problem.text[1:]
 
 
 def _figure(audit: Audit, row: int) -> str:

@@ -21,6 +21,7 @@ h2 { font-size: 1.25rem; margin: 2.5rem 0 .5rem; padding-top: .5rem;
        border-top: 2px solid #d1d5db; }
 h3 { font-size: 1rem; margin: 1.25rem 0 .25rem; }
 p { max-width: 45rem; margin: .5rem 0; }
+li { overflow-wrap: anywhere; }
 a { color: #1d4f91; } a:focus-visible, summary:focus-visible { outline: 2px solid #1d4f91; }
 img { max-width: 100%; height: auto; }
 nav ul { display: flex; flex-wrap: wrap; gap: .25rem 1.25rem; padding: 0; list-style: none; }

@@ -141,7 +141,7 @@ def _audit(options: argparse.Namespace) -> int:
     if options.json:
         show_json(figures(audit))
     else:
-        print("\n".join([*summary(audit), f"pictures: {options.out / 'audit.html'}"]))
+        print("\n".join([*summary(audit), f"page: {options.out / 'audit.html'}"]))
     return FAILED if options.strict and any(p.severe for p in audit.problems) else OK
 
 
