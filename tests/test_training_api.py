@@ -75,6 +75,15 @@ def test_every_step_that_is_named_instead_exists(fitted: Learner):
         assert hasattr(fitted, re.match(r"\w+", said).group())  # type: ignore[union-attr]
 
 
+def test_what_is_shown_in_a_notebook_is_a_line(fitted: Learner):
+    assert re.fullmatch(r"<\d+ numbers of each of \d+ images>", repr(fitted.precompute().valid))
+
+
+def test_a_gallery_that_is_not_there_is_answered_with_those_that_are(fitted: Learner):
+    with pytest.raises(BadRequest, match="no gallery is called 'top_losses'; there are: most_in"):
+        looking.gallery(fitted, fitted.evaluate(), "top_losses")
+
+
 def test_the_most_confused_are_those_of_the_matrix(fitted: Learner):
     evaluation = fitted.evaluate()
     counts = looking.confusion(fitted, evaluation)

@@ -17,6 +17,7 @@ from PIL import Image
 from training import plots
 from training.decoded import Decoded
 from training.finder import RateSearch
+from training.evaluate import measure
 from training.findings import Findings
 from training.fit import Epoch
 from training.picture import Picture
@@ -155,7 +156,7 @@ class Outline(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if tag == "img":
             self.alts.append(dict(attrs).get("alt"))
-        elif tag not in ("meta", "br"):
+        elif tag not in ("meta", "br", "wbr"):
             self.open.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
@@ -241,7 +242,8 @@ def test_words_tell_when_the_last_stage_made_it_worse():
 def test_words_say_how_little_a_few_images_prove():
     found, _ = made.findings(2, 6)
     said = np.asarray(found.targets, np.float32)
-    told = {one.topic: one for one in in_words(replace(found, probabilities=said))}
+    measured = measure(said, said, "single")
+    told = {one.topic: one for one in in_words(replace(found, probabilities=said, plain=measured))}
     assert "The interval does not rule out that this is as good." in told["Accuracy"].text
     assert told["Accuracy"].concern
 

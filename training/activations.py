@@ -32,6 +32,11 @@ class Activations:
     features: Tensor
     key: str
 
+    def __repr__(self) -> str:
+        """A line for a notebook, where a last line is shown."""
+        n_images, n_numbers = self.features.shape
+        return f"<{n_numbers} numbers of each of {n_images} images>"
+
 
 @dataclass(frozen=True)
 class Parts:

@@ -9,6 +9,7 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 from PIL import Image
 
+from registry.errors import BadRequest
 from registry.images import UInt8Array
 from registry.tta import tta_views
 from training.audit_pictures import draw_audit
@@ -80,9 +81,15 @@ def most_confused(learner: Learner, evaluation: Evaluation) -> list[Pair]:
 
 def gallery(learner: Learner, evaluation: Evaluation, name: str) -> list[Tile]:
     """Held-out images, and where the network looked: most_incorrect, most_uncertain or
-    most_correct, and with more than two classes most_entropy."""
+    most_correct, and with more than two classes most_entropy.
+
+    Raises:
+        BadRequest: there is none of this name.
+    """
     bench, data, limits = learner.bench, learner.bench.dataset, learner.bench.label_thresholds
     found = galleries(evaluation.plain, data.targets[evaluation.rows], data.task, limits)
+    if name not in found:
+        raise BadRequest(f"no gallery is called {name!r}; there are: {', '.join(found)}")
     rows, answers = evaluation.rows[found[name]], evaluation.plain[found[name]]
     asked = in_question(answers, data.targets[rows], data.task)
     heats = heat_maps(bench.network, np.array(bench.decoded.pixels[rows]), asked)

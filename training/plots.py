@@ -70,7 +70,7 @@ def losses(history: Sequence[Epoch], overfit_from: int | None = None) -> Picture
         overfit_from: the epoch, counted from 1, since which the network overfits; it is marked.
     """
     spans = _stages(history)
-    figure, axis = _figure(5.2, 2.7 + 0.17 * len(spans))
+    figure, axis = _figure(5.2, 3 + 0.17 * len(spans))
     places = np.arange(1, len(history) + 1)
     axis.plot(places, [epoch.train_loss for epoch in history], "o-", color=BLUE, label="training")
     held_out = [epoch.valid_loss for epoch in history]
@@ -92,7 +92,7 @@ def losses(history: Sequence[Epoch], overfit_from: int | None = None) -> Picture
                       xycoords=("data", "axes fraction"))  # fmt: skip
     axis.set(xlabel="epoch", ylabel="loss", xlim=(0.5, max(len(history), 1) + 0.5))
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axis.legend(frameon=False, fontsize=9)
+    figure.legend(frameon=False, fontsize=9, ncols=2, loc="outside lower left")
     return figure
 
 
@@ -157,7 +157,7 @@ def reliability(bins: Sequence[Bin], before: Sequence[Bin] = ()) -> Picture:
         upper.plot(places, shares, "-" if each is bins else "--", color=colour, linewidth=0.8)
         upper.scatter(places, shares, areas, colour, marker=marker, label=label)
     if before:
-        upper.legend(frameon=False, fontsize=9)
+        upper.legend(frameon=False, fontsize=9, loc="upper left")
     for one in bins:
         lower.bar(one.low, one.n, one.high - one.low, align="edge", color=BLUE, edgecolor="white")
     upper.set(ylabel="share that is right", xlim=(0, 1), ylim=(0, 1.03))
