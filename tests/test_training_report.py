@@ -16,8 +16,8 @@ from PIL import Image
 
 from training import plots
 from training.decoded import Decoded
-from training.finder import RateSearch
 from training.evaluate import measure
+from training.finder import RateSearch
 from training.findings import Findings
 from training.fit import Epoch
 from training.picture import Picture
