@@ -138,6 +138,14 @@ def test_a_class_may_be_called_train(tmp_path: Path):
     assert read_dataset(tmp_path).labels == ("bus", "train")
 
 
+def test_a_folder_around_the_classes_is_taken_for_what_it_may_be(tmp_path: Path):
+    photos.folder(tmp_path / "unpacked" / "photos", per_class=4)
+    with pytest.raises(
+        DataError, match=r"only 'photos'; if its folders are the classes, give .*d/p"
+    ):
+        read_dataset(tmp_path / "unpacked")
+
+
 def test_hidden_files_and_folders_are_no_images(tmp_path: Path):
     photos.folder(tmp_path, per_class=6)
     (tmp_path / "dark" / "._00.png").write_bytes(b"\0\5\x16\7 macOS")

@@ -46,6 +46,9 @@ def check_labels(items: Sequence[Item], task: Task, source: Path) -> tuple[str, 
     labels = tuple(sorted({label for item in items for label in item.labels}))
     if len(labels) < 2:
         found = f"only {labels[0]!r}" if labels else "none"
+        inner = source / labels[0] if labels else source
+        if labels and inner.is_dir() and any(path.is_dir() for path in inner.iterdir()):
+            found += f"; if its folders are the classes, give {inner}"
         raise DataError(f"{source}: a classifier needs at least two classes; found {found}")
     if task == "single":
         for item in items:
