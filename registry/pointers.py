@@ -6,6 +6,7 @@
 Nothing is overwritten, so readers need no lock and two writers cannot both win.
 """
 
+import os
 from datetime import datetime
 from pathlib import Path
 from typing import Generic, Literal, TypeVar
@@ -51,6 +52,7 @@ class Cleared(Record):
     reason: str
 
 
+SUFFIX = ".json"
 PROMOTED: TypeAdapter[Pointer] = TypeAdapter(Pointer)
 CANDIDATE: TypeAdapter[Candidate | Cleared] = TypeAdapter(Candidate | Cleared)
 
@@ -61,12 +63,13 @@ class Pointers(Generic[P]):
     def __init__(self, folder: Path, kind: TypeAdapter[P]) -> None:
         self._folder = folder
         self._kind = kind
-        files = folder.glob("*.json") if folder.is_dir() else ()
-        self._files = sorted((int(p.stem), p) for p in files if p.stem.isdecimal())
+        # names, not paths: a server looks every second, and there is one for each change ever made
+        names = os.listdir(folder) if folder.is_dir() else ()
+        self._names = sorted((name for name in names if _is_pointer(name)), key=_number)
 
     def history(self) -> list[tuple[int, P]]:
         """Every pointer with its number, oldest first."""
-        pointers = ((number, self._read(path)) for number, path in self._files)
+        pointers = ((_number(name), self._read(name)) for name in self._names)
         return [(number, pointer) for number, pointer in pointers if pointer is not None]
 
     def in_force(self) -> tuple[int, P] | None:
@@ -75,9 +78,9 @@ class Pointers(Generic[P]):
         Raises:
             BundleError: the file is damaged.
         """
-        for number, path in reversed(self._files):
-            if pointer := self._read(path):
-                return number, pointer
+        for name in reversed(self._names):
+            if pointer := self._read(name):
+                return _number(name), pointer
         return None
 
     def append(self, pointer: P) -> int:
@@ -88,9 +91,9 @@ class Pointers(Generic[P]):
         Raises:
             Conflict: somebody else came since.
         """
-        number = self._files[-1][0] + 1 if self._files else 1
+        number = _number(self._names[-1]) + 1 if self._names else 1
         self._folder.mkdir(parents=True, exist_ok=True)
-        path = self._folder / f"{number:06d}.json"
+        path = self._folder / f"{number:06d}{SUFFIX}"
         try:
             create_exclusively(path, pointer.model_dump_json().encode())
         except FileExistsError as error:
@@ -100,7 +103,8 @@ class Pointers(Generic[P]):
             ) from error
         return number
 
-    def _read(self, path: Path) -> P | None:
+    def _read(self, name: str) -> P | None:
+        path = self._folder / name
         content = path.read_bytes()
         if not content:  # being written, or its writer died: it never took effect
             return None
@@ -110,3 +114,11 @@ class Pointers(Generic[P]):
             raise BundleError(
                 f"{path}: not a pointer: {explain(error)}; remove the file"
             ) from error
+
+
+def _is_pointer(name: str) -> bool:
+    return name.endswith(SUFFIX) and name.removesuffix(SUFFIX).isdecimal()
+
+
+def _number(name: str) -> int:
+    return int(name.removesuffix(SUFFIX))

@@ -1,7 +1,9 @@
 """Versions and pointers, also when many write at once or one dies half-way."""
 
+import os
 import resource
 import shutil
+import tracemalloc
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -136,6 +138,20 @@ def test_a_damaged_pointer_is_named(registry: Registry, root: Path) -> None:
     (root / "colours" / "aliases" / "promoted" / "000002.json").write_text("{}")
     with pytest.raises(BundleError, match=r"000002\.json: not a pointer: version: Field required"):
         registry.promoted("colours")
+
+
+def test_a_look_at_many_pointers_takes_little_memory(registry: Registry, root: Path) -> None:
+    tiny.publish(root, promote=True)
+    pointers, n = root / "colours" / "aliases" / "promoted", 1000
+    for number in range(2, n + 1):
+        os.link(pointers / "000001.json", pointers / f"{number:06d}.json")
+    tracemalloc.start()
+    try:
+        assert registry.promoted("colours")[0] == n
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak / n < 200  # bytes; a server looks every second, for as long as it lives
 
 
 def test_a_promotion_expects_the_pointer_that_it_was_decided_on(
