@@ -102,13 +102,13 @@ class Calls:
             self._leave(call, OK)
             return response
 
-        async def stream(messages: Any, context: Context) -> AsyncIterator[Any]:
+        async def stream(_: object, context: Context) -> AsyncIterator[Any]:
             call = self._enter(counts, context)
             try:
                 self._make_room()
                 give_back_id(context)
                 if handler.request_streaming:
-                    request = incoming.requests(parse, messages)
+                    request = incoming.requests(parse, context.read)
                 else:
                     request = parse(await incoming.only(context.read))
                 async for response in inner(request, context):

@@ -66,20 +66,20 @@ def plain(service: str, name: str, handler: Any, incoming: Incoming) -> Any:
     _, inner = shape(handler)
     parse = parser(handler.request_deserializer, f"{service}/{name}")
 
-    async def request(messages: Any, context: Any) -> Any:
+    async def request(context: Any) -> Any:
         if handler.request_streaming:
-            return incoming.requests(parse, messages)
+            return incoming.requests(parse, context.read)
         return parse(await incoming.only(context.read))
 
-    async def unary(messages: Any, context: Any) -> Any:
+    async def unary(_: object, context: Any) -> Any:
         try:
-            return await inner(await request(messages, context), context)
+            return await inner(await request(context), context)
         except UnfreezeError as error:
             await context.abort(code_of(error), message_of(error))
 
-    async def stream(messages: Any, context: Any) -> AsyncIterator[Any]:
+    async def stream(_: object, context: Any) -> AsyncIterator[Any]:
         try:
-            async for response in inner(await request(messages, context), context):
+            async for response in inner(await request(context), context):
                 yield response
         except UnfreezeError as error:
             await context.abort(code_of(error), message_of(error))

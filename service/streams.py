@@ -1,19 +1,25 @@
 """Requests as they come in: how waiting for them ends, and how several are answered in order."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, TypeVar
 
+import grpc
+
 from registry.errors import Unavailable
 
-Message = TypeVar("Message")
 Request = TypeVar("Request")
 Response = TypeVar("Response")
 
 IN_FLIGHT = 8  # requests of one stream that are worked on at a time
 ON_ITS_WAY_S = 2.0  # for the message of a call that has come before the order to stop
+# When a caller goes, their messages end, and a moment later gRPC cancels the call. A status that is
+# sent in between it never frees (1.85, grpc/grpc#43360), and neither a read that is cut short.
+GOING_S = 0.001
+
+Read = Callable[[], Coroutine[Any, Any, Any]]  # gives bytes, or gRPC's EOF
 
 
 class Incoming:
@@ -29,7 +35,7 @@ class Incoming:
         self._of_streams.end()
         asyncio.get_running_loop().call_later(ON_ITS_WAY_S, self._of_others.end)
 
-    async def only(self, read: Callable[[], Awaitable[Message]]) -> Message:
+    async def only(self, read: Read) -> Any:
         """The message of a call that has one, or the end in its place.
 
         Raises:
@@ -38,48 +44,57 @@ class Incoming:
         return await self._of_others.next(read)
 
     async def requests(
-        self, parse: Callable[[bytes], Request], messages: AsyncIterator[bytes]
+        self, parse: Callable[[bytes], Request], read: Read
     ) -> AsyncIterator[Request]:
         """The requests of a stream, until either side ends it.
 
         Raises:
             Unavailable: the server does.
         """
-        read = partial(anext, aiter(messages))
-        while True:
-            try:
-                message = await self._of_streams.next(read)
-            except StopAsyncIteration:
-                return
+        while (message := await self._of_streams.next(read)) is not grpc.aio.EOF:
             yield parse(message)
 
 
 class _Waiting:
-    """Tasks that wait for a message, for as long as messages are taken."""
+    """Those who wait for a message, for as long as messages are taken."""
 
     def __init__(self) -> None:
         self._ended = False
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._waiting: set[asyncio.Future[asyncio.Task[Any]]] = set()
 
     def end(self) -> None:
         self._ended = True
-        for task in self._tasks:
-            task.cancel()
+        for one in self._waiting:
+            if not one.done():
+                one.set_exception(_leaving())
 
-    async def next(self, read: Callable[[], Awaitable[Message]]) -> Message:
-        task = asyncio.current_task()
-        assert task
-        if not self._ended:
-            self._tasks.add(task)
-            try:
-                return await read()
-            except asyncio.CancelledError:
-                if not self._ended:
-                    raise
-                task.uncancel()
-            finally:
-                self._tasks.discard(task)
-        raise Unavailable("this server is leaving; send the rest to another one")
+    async def next(self, read: Read) -> Any:
+        """What comes next. A caller who has gone is no end of the messages: their call is
+        cancelled. The read is not, and ends with the call."""
+        if self._ended:
+            raise _leaving()
+        loop = asyncio.get_running_loop()
+        has_read: asyncio.Future[asyncio.Task[Any]] = loop.create_future()
+        loop.create_task(read()).add_done_callback(partial(_tell, has_read))
+        self._waiting.add(has_read)
+        try:
+            message = (await has_read).result()
+        finally:
+            self._waiting.discard(has_read)
+        if message is grpc.aio.EOF:
+            await asyncio.sleep(GOING_S)
+        return message
+
+
+def _tell(has_read: asyncio.Future[asyncio.Task[Any]], reading: asyncio.Task[Any]) -> None:
+    if not has_read.done():
+        has_read.set_result(reading)
+    elif not reading.cancelled():
+        reading.exception()  # nobody waits any more; asyncio complains of unseen errors
+
+
+def _leaving() -> Unavailable:
+    return Unavailable("this server is leaving; send the rest to another one")
 
 
 @asynccontextmanager

@@ -1,5 +1,7 @@
 """What is sent in the place of a message, to any service: garbage, an end, or nothing at all."""
 
+import asyncio
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -73,6 +75,30 @@ def test_a_watch_of_a_job_that_ends_without_its_message_is_a_bad_request(
     assert refused(answers)[0] == "INVALID_ARGUMENT"
 
 
+# Going
+
+
+@pytest.mark.parametrize("method", [CLASSIFY, STREAMS[0]])
+def test_a_caller_who_goes_before_the_message_has_not_sent_a_bad_request(
+    server: RunningServer, method: str
+) -> None:
+    over = threading.Event()
+
+    def nothing() -> Iterator[bytes]:
+        over.wait()
+        yield from ()
+
+    tasks = len(asyncio.all_tasks(server._loop))
+    for _ in range(20):
+        caller = call(server.channel, method, nothing())
+        wait_until(lambda: len(asyncio.all_tasks(server._loop)) > tasks)
+        caller.cancel()
+        wait_until(lambda: len(asyncio.all_tasks(server._loop)) == tasks)
+    over.set()
+    codes = re.findall(r'grpc_server_handled_total{grpc_code="(\w+)".* [1-9]', server.metrics())
+    assert set(codes) <= {"CANCELLED"}
+
+
 # Silence
 
 
@@ -128,7 +154,7 @@ def test_a_message_on_its_way_when_the_end_begins_is_answered(
 
     answers = call(server.channel, CLASSIFY, slowly())
     incoming = server.service._calls._incoming
-    wait_until(lambda: incoming._of_others._tasks)
+    wait_until(lambda: incoming._of_others._waiting)
     server.end()
     wait_until(lambda: incoming._of_streams._ended)
     sent.set()

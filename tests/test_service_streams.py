@@ -3,7 +3,10 @@
 import asyncio
 from collections.abc import AsyncIterator
 
-from service.streams import in_order
+import grpc
+import pytest
+
+from service.streams import Incoming, in_order
 
 
 async def test_no_more_requests_are_taken_than_are_worked_on_at_a_time() -> None:
@@ -27,3 +30,32 @@ async def test_no_more_requests_are_taken_than_are_worked_on_at_a_time() -> None
         assert (working, taken) == ([0, 1, 2], [0, 1, 2, 3])
         go.set()
         assert [one async for one in answers] == list(range(20))
+
+
+async def test_an_end_that_comes_before_the_news_that_the_caller_has_gone_is_none() -> None:
+    async def read() -> object:
+        return grpc.aio.EOF
+
+    call = asyncio.create_task(Incoming().only(read))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+
+
+async def test_a_read_goes_on_when_its_call_is_cancelled() -> None:
+    gone, ended = asyncio.Event(), asyncio.Event()
+
+    async def read() -> object:
+        await gone.wait()
+        ended.set()
+        return grpc.aio.EOF
+
+    call = asyncio.create_task(Incoming().only(read))
+    await asyncio.sleep(0.01)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    gone.set()
+    await ended.wait()
