@@ -90,6 +90,8 @@ class Calls:
                 message = None if refusal else await incoming.only(context.read)
             except Unavailable as leaving:
                 message, refusal = None, leaving
+            except asyncio.CancelledError as gone:  # they have said nothing, and count all the same
+                await self._failed(gone, self._enter(counts, context), context, codes)
             call = self._enter(counts, context)
             try:
                 if refusal:
