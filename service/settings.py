@@ -20,7 +20,7 @@ from registry.schema import Record, explain
 from service.providers import ActiveProvider
 
 PREFIX = "UNFREEZE_"
-OF_CLIENTS = ("address", "admin_address")  # variables that `unfreeze predict` and others read
+OF_CLIENTS = ("address", "admin_address", "ca")  # variables that `unfreeze predict` and others read
 
 
 def _is_loopback(host: str) -> bool:

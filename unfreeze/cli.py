@@ -48,6 +48,7 @@ exit codes:
 environment:
   UNFREEZE_ADDRESS         server that classifies (127.0.0.1:8001)
   UNFREEZE_ADMIN_ADDRESS   its admin listener (127.0.0.1:8003)
+  UNFREEZE_CA              authorities to trust, where TLS is in front of it
 """
 
 

@@ -1,8 +1,11 @@
 """`unfreeze predict`: images in, labels out."""
 
 import argparse
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+import grpc
 
 from unfreeze.client import TIMEOUT_S, Client
 from unfreeze.commands.shared import (
@@ -45,6 +48,13 @@ def add_to(commands: Commands) -> None:
         "--timeout", type=float, default=TIMEOUT_S, metavar="SECONDS", help="for 32 images (60)"
     )
     add_address(parser)
+    parser.add_argument(
+        "--ca",
+        type=Path,
+        default=os.environ.get("UNFREEZE_CA") or None,
+        metavar="FILE",
+        help="speak TLS, and trust the authorities in this PEM file (UNFREEZE_CA)",
+    )
     add_json(parser, "JSON lines, one object for each image, as the answers come")
     parser.set_defaults(run=run)
 
@@ -52,7 +62,7 @@ def add_to(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> int:
     """Exit code 1 when an image could not be classified."""
     images = list(_images(options.files))
-    with Client(options.address) as client:
+    with Client(options.address, credentials=_credentials(options.ca)) as client:
         answers = client.classify_each(
             images,
             model=options.model,
@@ -65,6 +75,15 @@ def run(options: argparse.Namespace) -> int:
     if n_failed:
         say(f"{n_failed} of {len(images)} images could not be classified")
     return FAILED if n_failed else OK
+
+
+def _credentials(authorities: Path | None) -> grpc.ChannelCredentials | None:
+    if authorities is None:
+        return None
+    try:
+        return grpc.ssl_channel_credentials(authorities.read_bytes())
+    except OSError as error:
+        raise UsageError(f"--ca {authorities}: {error.strerror}") from error
 
 
 def _images(given: Iterable[Path]) -> Iterator[Path]:
