@@ -70,6 +70,8 @@ class Follower:
                 promoted, candidate = _number(aliases.promoted), _number(aliases.candidate)
                 self._begin(("promoted", name, promoted), self._promoted, aliases)
                 self._begin(("candidate", name, candidate), self._candidate, aliases)
+            if not self._unreadable:
+                self._metrics.registry_read.set_to_current_time()
 
     async def close(self) -> None:
         """What was under way has ended."""
@@ -96,7 +98,6 @@ class Follower:
         if self._unreadable:
             log.info("registry_readable")
         self._unreadable = ""
-        self._metrics.registry_read.set_to_current_time()
         return found
 
     async def _promoted(self, name: str, aliases: Aliases) -> None:

@@ -117,7 +117,8 @@ class Metrics:
             "plan",
         )
         self.registry_read = self._gauge(
-            "unfreeze_registry_read_timestamp_seconds", "When the registry was last read."
+            "unfreeze_registry_read_timestamp_seconds",
+            "When the registry was last looked at; 0 before the server is ready.",
         )
         self.swaps = self._counter("unfreeze_swaps", "Changes of the live version.", "model")
         self.load_problem = self._gauge(

@@ -295,6 +295,7 @@ def test_a_registry_that_cannot_be_read_is_told_once_and_seen_in_the_metrics(
     server = start(poll_seconds=0.01)
     caplog.set_level("INFO", "service.follower")
     read = server.service.metrics.registry_read._value.get
+    wait_until(read)
     root.rmdir()
     root.symlink_to("x" * 999)
     wait_until(lambda: told(caplog))
