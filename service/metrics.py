@@ -18,10 +18,9 @@ from prometheus_client.core import CounterMetricFamily
 from prometheus_client.exposition import ThreadingWSGIServer
 from prometheus_client.registry import Collector
 
-from service.candidate_metrics import CandidateMetrics
+from service.candidate_metrics import SECONDS, CandidateMetrics
 from service.notebook import Notebook
 
-SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 LOAD_SECONDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 SLO_SECONDS = 0.25
 BATCH = (1, 2, 4, 8, 16, 32, 64)
