@@ -2,7 +2,7 @@
 # docker build --target service  -t unfreeze-service:gpu --build-arg VARIANT=gpu .
 # docker build --target training -t unfreeze-training .                       also trains
 #
-# docker run --rm -p 8001:8001 -p 8002:8002 -v "$PWD/models:/models:ro" --name unfreeze unfreeze-service
+# docker run --rm --init -p 8001:8001 -p 8002:8002 -v "$PWD/models:/models:ro" --name unfreeze unfreeze-service
 # docker exec unfreeze unfreeze models                                        administers it
 
 ARG PYTHON_IMAGE=python:3.11-slim

@@ -197,6 +197,7 @@ def test_retraining_is_one_pod_that_alone_has_its_volumes(tmp_path: Path):
     assert deployment["replicas"] == 1
     assert deployment["strategy"] == {"type": "Recreate"}
     assert container["image"] == "unfreeze-training:0.1.0"
+    assert pod(manifests)["shareProcessNamespace"] is True
     assert {"/models": False, "/state": False, "/data": True}.items() <= mounts.items()
     claims = [m["spec"]["accessModes"] for m in manifests if m["kind"] == "PersistentVolumeClaim"]
     assert claims == [["ReadWriteOnce"]] * 3
