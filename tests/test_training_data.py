@@ -200,7 +200,7 @@ def test_unreadable_files_may_be_left_out_when_allowed(tmp_path: Path):
     (data / "dark" / "00.png").write_bytes(b"")
     dataset = read_dataset(data, max_unreadable=1)
     assert len(dataset.items) == 11
-    assert "1 unreadable files left out" in dataset.summary()
+    assert "1 unreadable file left out" in dataset.summary()
 
 
 def test_a_class_only_in_valid_is_refused(tmp_path: Path):

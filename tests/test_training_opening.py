@@ -78,6 +78,7 @@ def test_pictures_that_a_training_passes_over_are_told(data: Path):
     heard = photos.Heard()
     opened(data, heard)
     assert "not JPEG, PNG or WebP, and passed over; save them as PNG: 1" in str(heard)
+    assert "which ones: unfreeze data audit " in str(heard)
 
 
 def test_what_is_learnt_from_and_tested_by_is_told(tested: Path):

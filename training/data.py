@@ -73,7 +73,8 @@ class Dataset:
         counts = Counter((label, item.part) for item in self.items for label in item.labels)
         shown = [f"{name} {counts[name, 'train']}+{counts[name, 'valid']}" for name in self.labels]
         more = f", and {len(shown) - 10} more" if len(shown) > 10 else ""
-        left_out = f"; {len(self.left_out)} unreadable files left out" if self.left_out else ""
+        files = "file" if len(self.left_out) == 1 else "files"
+        left_out = f"; {len(self.left_out)} unreadable {files} left out" if self.left_out else ""
         left_out += f"; {len(self.tests)} test images for the end" if self.tests else ""
         unheld = [name for name in self.labels if not counts[name, "valid"]]
         if unheld:

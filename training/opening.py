@@ -1,6 +1,7 @@
 """What a training begins with: images read, split and decoded, and a network with a fresh head."""
 
 import hashlib
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,6 +85,8 @@ def open_images(
     audit = audit_decoded(source, dataset, decoded, tests)
     for problem in audit.problems:
         stages.note(problem.text)
+    if any(problem.rows or problem.files for problem in audit.problems):
+        stages.note(f"which ones: unfreeze data audit {shlex.quote(str(source))}")
     return Images(settings, source, cache, dataset, decoded, roomy, audit)
 
 

@@ -151,7 +151,7 @@ def _doubts(findings: Findings) -> Remark | None:
         return None
     if not noise.suspects:
         return Remark("Labels", f"none of {noise.images} seems to be wrong.")
-    text = f"about {noise.expected} of {noise.images} seem to be wrong; the likeliest are below."
+    text = f"about {noise.expected} of {noise.images} may be wrong; the likeliest are below."
     return Remark("Labels", text)
 
 

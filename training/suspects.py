@@ -50,8 +50,8 @@ def describe(noise: LabelNoise, dataset: Dataset) -> str:
             "agrees with too few of the labels"
         )
     if not noise.suspects:
-        return f"none of the labels of {noise.images} images seems to be wrong"
-    said = f"about {noise.expected} labels of {noise.images} images seem to be wrong"
+        return f"of the labels of {noise.images} images none seems to be wrong"
+    said = f"of the labels of {noise.images} images about {noise.expected} may be wrong"
     first = noise.suspects[0]
     name = _name(dataset, first)
     return f"{said}; the most suspect is {name}, called {first.given!r}, not {first.suggested!r}"
