@@ -1,7 +1,8 @@
 """Schedules, the rate search, and fitting."""
 
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from types import SimpleNamespace
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 from registry.errors import TrainingError
 from training.finder import LOWEST, RateSearch, find_rate, suggest
 from training.fit import Epoch, Stage, Tally, train_epoch
+from training.fitting import validate_head
+from training.loss import loss_function
 from training.optimizer import Optimizer
 from training.plan import Plan
 from training.schedule import Shares, cosine_restarts, restart_epochs
@@ -234,3 +237,18 @@ def test_a_flat_loss_suggests_a_tenth_of_where_it_begins_to_rise():
 
 def test_a_loss_that_diverges_at_once_suggests_the_lowest_rate():
     assert suggest([LOWEST, 2 * LOWEST], [1.0, 9.0])[0] == LOWEST
+
+
+def test_the_loss_of_answers_that_are_sure_and_right_is_nothing_and_not_less():
+    certain = nn.Module()
+    certain.head = nn.Identity()
+    targets = torch.eye(2)
+    bench: Any = SimpleNamespace(
+        network=certain,
+        device="cpu",
+        dataset=SimpleNamespace(task="single"),
+        loss=lambda: loss_function("single"),
+        targets=lambda part: targets,
+    )
+    loss, accuracy = validate_head(bench, 1e4 * targets)
+    assert (f"{loss:.4f}", accuracy) == ("0.0000", 1)

@@ -72,6 +72,13 @@ def test_nothing_of_a_confusion_matrix_is_cut_off():
         assert min(place.x0, place.y0) > 0
 
 
+@pytest.mark.parametrize("name", ["losses of one epoch", "a schedule"])
+def test_epochs_and_batches_are_whole_numbers(name: str):
+    picture = PICTURES[name]()
+    (axis,) = picture.axes
+    assert all(float(tick).is_integer() for tick in axis.get_xticks())
+
+
 @pytest.mark.parametrize("n", [2, 3, 4, 8])
 def test_long_names_of_classes_do_not_run_into_one_another(n: int):
     picture = plots.confusion(

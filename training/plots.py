@@ -58,7 +58,7 @@ def schedule(schedules: Mapping[str, Shares]) -> Picture:
         axis.plot(places, shares, style, label=stage, markersize=3 if len(shares) == 1 else 0)
         start += len(shares)
     axis.set(xlabel="batch", ylabel="share of the rate", ylim=(0, 1.05))
-    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     figure.legend(frameon=False, fontsize=9, loc="outside lower left")
     return figure
 
@@ -91,7 +91,7 @@ def losses(history: Sequence[Epoch], overfit_from: int | None = None) -> Picture
         axis.annotate(" overfitting from here", (overfit_from, 0.02), color=GREY, fontsize=8,
                       xycoords=("data", "axes fraction"))  # fmt: skip
     axis.set(xlabel="epoch", ylabel="loss", xlim=(0.5, max(len(history), 1) + 0.5))
-    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     figure.legend(frameon=False, fontsize=9, ncols=2, loc="outside lower left")
     return figure
 
