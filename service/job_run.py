@@ -8,22 +8,26 @@ import logging
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from registry.errors import Conflict, UnfreezeError
+from registry.errors import Conflict, Unavailable, UnfreezeError
 from registry.files import write_durably
-from registry.jobs import Assignment, Event, Job, JobState, Progress
+from registry.jobs import Assignment, Event, Job, JobState, Note, Progress
 from registry.store import Registry
 from service.job_records import JobRecords
 from service.live import Live
 from service.publication import promote_if_good, publish, published_before
+from service.registry_calls import in_registry
 from service.trainer import Outcome, Trainer
 
 log = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 3
 PROGRESS_EVERY_S = 0.25  # every event costs a write that must reach the disk
+# Until a registry that cannot be used, full or out of reach, is tried again: two hours in all.
+PAUSES_S = tuple(2.0**i for i in range(13))
 
 
 @dataclass
@@ -33,6 +37,7 @@ class Running:
     job_id: str
     trainer: Trainer | None = None
     cancelled: bool = False
+    interrupted: asyncio.Event = field(default_factory=asyncio.Event)  # cancelled, or by a stop
 
 
 class JobRunner:
@@ -72,6 +77,7 @@ class JobRunner:
         if not running or running.job_id != job_id:
             return False
         running.cancelled = True
+        running.interrupted.set()
         if running.trainer:
             await running.trainer.stop(self._cancel_s)
         return True
@@ -79,8 +85,10 @@ class JobRunner:
     async def stop(self) -> None:
         """No trainer runs, and none will; a job that did is queued again."""
         self._stopping = True
-        if self._running and self._running.trainer:
-            await self._running.trainer.stop(self._cancel_s)
+        if self._running:
+            self._running.interrupted.set()
+            if self._running.trainer:
+                await self._running.trainer.stop(self._cancel_s)
 
     async def run(self, job: Job) -> None:
         """The job has ended, or is queued again."""
@@ -110,8 +118,7 @@ class JobRunner:
 
     async def _attempt(self, job: Job, running: Running) -> tuple[JobState, str]:
         """What became of the job, and why."""
-        version = await asyncio.to_thread(published_before, self._registry, job)
-        if version is None:
+        if await in_registry(published_before, self._registry, job) is None:
             outcome = await self._train(job, running)
             if running.cancelled:
                 return JobState.CANCELLED, "cancelled while it ran"
@@ -121,8 +128,22 @@ class JobRunner:
                 return JobState.QUEUED, f"{outcome.reason}; it goes on where it was"
             if not outcome.staged:
                 return JobState.FAILED, outcome.reason
-        await self._publish_and_promote(job, version)
-        return JobState.SUCCEEDED, ""
+        for pause_s in PAUSES_S:
+            try:
+                await self._publish_and_promote(job)
+                return JobState.SUCCEEDED, ""
+            except Unavailable as error:
+                log.warning("registry_unusable", extra={"job": job.id, "problem": str(error)})
+                text = f"{error}; it is tried again in {pause_s:g} s"
+                await self._records.append(job.id, Note(text=text))
+            with suppress(TimeoutError):
+                await asyncio.wait_for(running.interrupted.wait(), pause_s)
+            if running.cancelled:
+                return JobState.CANCELLED, "cancelled before it was published"
+            if self._stopping:
+                return JobState.QUEUED, "the server stopped; it goes on with the next one"
+        stage = self._records.folder(job.id) / "stage"
+        return JobState.FAILED, f"the registry could not be used; what was trained is in {stage}"
 
     async def _train(self, job: Job, running: Running) -> Outcome:
         assignment = await asyncio.to_thread(self._prepare, job)
@@ -173,10 +194,16 @@ class JobRunner:
         write_durably(path, assignment.model_dump_json(indent=2).encode())
         return path
 
-    async def _publish_and_promote(self, job: Job, version: int | None) -> None:
+    async def _publish_and_promote(self, job: Job) -> None:
+        """The job has ended well.
+
+        Raises:
+            Unavailable: the registry cannot be used; another attempt goes on from there.
+        """
+        version = await in_registry(published_before, self._registry, job)
         if version is None:
             stage = self._records.folder(job.id) / "stage"
-            version = await asyncio.to_thread(publish, self._registry, job, stage)
+            version = await in_registry(publish, self._registry, job, stage)
         scored = await self._records.scored(job.id)
         decision = await promote_if_good(self._registry, self._live, job, version, scored)
         await self._records.change(job.id, decision)

@@ -4,16 +4,16 @@ Each step asks first whether an earlier attempt at the job has done it, so that 
 server is killed at, the next one goes on from there.
 """
 
-import asyncio
 import shutil
 from pathlib import Path
 
 from registry.bundle import verify_bundle
-from registry.errors import BundleError, Conflict, UnfreezeError
+from registry.errors import BundleError, Conflict, Unavailable, UnfreezeError
 from registry.jobs import GateDecided, Job, Scored
 from registry.store import Registry
 from service.gate import decide
 from service.live import Live
+from service.registry_calls import in_registry
 
 JOB = "job"  # in a bundle's provenance: the job that made it
 
@@ -49,12 +49,16 @@ def publish(registry: Registry, job: Job, stage: Path) -> int:
 async def promote_if_good(
     registry: Registry, live: Live, job: Job, version: int, scored: Scored | None
 ) -> GateDecided:
-    """What was decided; a version that is to be promoted is live when this returns."""
+    """What was decided; a version that is to be promoted is live when this returns.
+
+    Raises:
+        Unavailable: the registry cannot be used.
+    """
     model = job.request.model
-    for _, pointer in await asyncio.to_thread(registry.history, model):
+    for _, pointer in await in_registry(registry.history, model):
         if pointer.version == version:  # decided by an attempt that could not write it down
             return GateDecided(promote=True, reason=pointer.reason)
-    promoted = await asyncio.to_thread(registry.promoted, model)
+    promoted = await in_registry(registry.promoted, model)
     number, current = (promoted[0], promoted[1].version) if promoted else (0, None)
     decision = decide(job.request.promotion, scored, current)
     if not decision.promote:
@@ -65,6 +69,8 @@ async def promote_if_good(
         )
     except Conflict as error:
         return GateDecided(promote=False, reason=str(error))
+    except Unavailable:
+        raise
     except UnfreezeError as error:
         reason = f"the version that was live stays, for this one does not load: {error}"
         return GateDecided(promote=False, reason=reason)

@@ -1,5 +1,6 @@
 """Training jobs from request to promotion, with a stand-in for the trainer."""
 
+import errno
 import os
 import sqlite3
 import threading
@@ -358,6 +359,61 @@ def test_a_job_whose_end_cannot_be_recorded_is_not_repeated_for_ever(
     assert job.message == "3 times its end could not be recorded: see the log"
     monkeypatch.undo()
     assert finished(server, begin(server)).state == pb.JOB_STATE_SUCCEEDED
+
+
+def fill_the_disk(monkeypatch: pytest.MonkeyPatch, function: str) -> Callable[[], int]:
+    """`function` finds the disk full; gives how often it has."""
+    calls = []
+
+    def refuse(*_: object) -> None:
+        calls.append(1)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("service.job_run.PAUSES_S", (0.01,) * 1000)
+    monkeypatch.setattr(function, refuse)
+    return lambda: len(calls)
+
+
+# what copies a version into the registry, and what promotes it there
+@pytest.mark.parametrize(
+    "function", ["registry.store._copy", "registry.pointers.create_exclusively"]
+)
+def test_what_was_trained_waits_for_room_in_the_registry(
+    server: RunningServer, monkeypatch: pytest.MonkeyPatch, function: str
+) -> None:
+    with monkeypatch.context() as full:
+        refusals = fill_the_disk(full, function)
+        job = begin(server, bias="0,9,0", accuracy="0.9", champion="0.8")
+        wait_until(lambda: refusals() >= 2)
+    told = [event.note.text for event in events(server, job) if event.HasField("note")]
+    assert any("No space left on device" in text and "tried again" in text for text in told)
+    job = finished(server, job)
+    assert (job.state, job.version, job.promoted) == (pb.JOB_STATE_SUCCEEDED, 2, True)
+    assert best(server.classify(tiny.picture("white"))) == ["green"]
+
+
+def test_a_job_that_waits_for_room_can_be_cancelled(
+    server: RunningServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusals = fill_the_disk(monkeypatch, "registry.store._copy")
+    job = begin(server)
+    wait_until(lambda: refusals() >= 1)
+    assert server.admin.CancelJob(pb.CancelJobRequest(job_id=job.id)).state == (
+        pb.JOB_STATE_CANCELLED
+    )
+
+
+def test_a_job_that_waits_for_room_is_kept_for_the_next_server(
+    start: Start, root: Path, state: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny.publish(root, promote=True)
+    server = start(state=state, data_roots=(data,))
+    with monkeypatch.context() as full:
+        refusals = fill_the_disk(full, "registry.store._copy")
+        job = begin(server)
+        wait_until(lambda: refusals() >= 1)
+        server.stop()
+    assert finished(start(state=state, data_roots=(data,)), job).state == pb.JOB_STATE_SUCCEEDED
 
 
 def test_a_server_whose_disk_is_full_can_be_stopped(
