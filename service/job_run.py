@@ -139,7 +139,7 @@ class JobRunner:
             with suppress(TimeoutError):
                 await asyncio.wait_for(running.interrupted.wait(), pause_s)
             if running.cancelled:
-                return JobState.CANCELLED, "cancelled before it was published"
+                return JobState.CANCELLED, "cancelled while the registry could not be used"
             if self._stopping:
                 return JobState.QUEUED, "the server stopped; it goes on with the next one"
         stage = self._records.folder(job.id) / "stage"
