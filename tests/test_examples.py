@@ -98,4 +98,4 @@ def test_a_plotted_signal_is_learnt_and_told(tmp_path: Path, capsys: pytest.Capt
         for file in sorted(fresh.rglob("*.png"))
     ]
     assert sum(right) >= 5
-    assert "cosine restarts, differential rates" in capsys.readouterr().out
+    assert "all layers" in capsys.readouterr().out

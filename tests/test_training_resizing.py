@@ -146,9 +146,9 @@ def test_the_recipe_of_2018_trains_at_each_size(tmp_path: Path):
     assert [stage.number for stage in stages] == list(range(1, stages[0].of + 1))
     assert told_epochs(heard)[4:] == [
         "head with augmentation at 16 pixels",
-        "cosine restarts, differential rates at 16 pixels",
+        "all layers at 16 pixels",
         "head with augmentation at 32 pixels",
-        "cosine restarts, differential rates at 32 pixels",
+        "all layers at 32 pixels",
     ]
     assert bundle.image.size == 32
 

@@ -50,6 +50,7 @@ def export_and_prove(assignment: Assignment, bench: Bench) -> Exported:
     Raises:
         TrainingError: the ONNX model does not answer as the network does; it is not written.
     """
+    bench.stages.begin("export and prove", 0)
     settings, dataset = bench.settings, bench.dataset
     stage = assignment.stage
     stage.mkdir(parents=True, exist_ok=True)

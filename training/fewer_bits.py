@@ -22,6 +22,7 @@ def add_variants(bench: Bench, exported: Exported, evaluation: Evaluation) -> Ex
 
     Held-out images decide; what is measured on training images are the ranges of the numbers.
     """
+    bench.stages.begin("the same in fewer bits", 0)
     learnt, rows = bench.dataset.rows("train"), evaluation.rows
     chosen = np.random.default_rng(bench.settings.seed).permutation(len(learnt))[:SHOWN_IMAGES]
     shown = np.array(bench.decoded.pixels[np.sort(learnt[chosen])])

@@ -126,7 +126,6 @@ def untouched(model: nn.Module) -> Iterator[None]:
     """Afterwards weights, buffers, gradients and random numbers are bit for bit as before."""
     state = deepcopy(model.state_dict())
     gradients = [parameter.grad for parameter in model.parameters()]
-    generator = torch.get_rng_state()
     devices = range(torch.cuda.device_count())
     with torch.random.fork_rng(devices=devices):
         try:
@@ -135,4 +134,3 @@ def untouched(model: nn.Module) -> Iterator[None]:
             model.load_state_dict(state)
             for parameter, gradient in zip(model.parameters(), gradients, strict=True):
                 parameter.grad = gradient
-    torch.set_rng_state(generator)

@@ -21,6 +21,7 @@ from training.weights import weights_digest
 def doubt_labels(bench: Bench, activations: Parts) -> None:
     """The bench has the labels that are likely to be wrong, learnt from or not, unless there are
     too many to look at; nothing else has changed, and nothing will for it."""
+    bench.stages.begin("doubt the labels", 0)
     dataset = bench.dataset
     rows = [bench.rows("train"), bench.rows("valid")]
     features = [activations.train, activations.valid]
@@ -59,7 +60,9 @@ def choose_thresholds(bench: Bench) -> None:
 def evaluate(bench: Bench, answer: Answer) -> Evaluation:
     """The held-out images answered once plainly and once with views, by what will be served."""
     settings, dataset = bench.settings, bench.dataset
-    rows = dataset.rows("valid")
+    rows, averages = dataset.rows("valid"), settings.tta_views > 1
+    n_answers = len(rows) * (1 + settings.tta_views if averages else 1)
+    bench.stages.begin("evaluate with and without views", n_answers)
 
     def answers(n_views: int) -> Float32Array:
         return predict_rows(
@@ -73,7 +76,7 @@ def evaluate(bench: Bench, answer: Answer) -> Evaluation:
         )
 
     plain = answers(1)
-    tta = answers(settings.tta_views) if settings.tta_views > 1 else plain
+    tta = answers(settings.tta_views) if averages else plain
     targets = dataset.targets[rows]
     gained, lost = flips(plain, tta, targets, dataset.task, bench.label_thresholds)
     return Evaluation(

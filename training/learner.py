@@ -83,7 +83,6 @@ class Learner:
 
     def precompute(self) -> Parts:
         """What the frozen backbone makes of each image, from the cache if nothing has changed."""
-        self.bench.stages.begin("precompute activations", len(self.bench.dataset.items))
         return steps.precompute_parts(self.bench, self._digest(), self.cache)
 
     def at_size(self, size: int) -> "Learner":
@@ -101,7 +100,6 @@ class Learner:
         """How the head's loss answers to ever higher rates; it suggests one, and changes nothing.
         Only the head learns from now on."""
         self._check(activations)
-        self.bench.stages.begin("find the learning rate", 0)
         steps.search_head(self.bench, activations)
         return self.bench.searches["head"]
 
@@ -109,9 +107,7 @@ class Learner:
         """The head has learnt from activations; unsaid numbers are those of the settings."""
         self._check(activations)
         bench = self._with(head_epochs=epochs)
-        bench.network.freeze_to(2)
         self._use("head", rate)
-        bench.stages.begin("head on activations", bench.n_train * bench.settings.head_epochs)
         steps.fit_head(bench, activations, rate)
 
     def fit_augmented_head(
@@ -120,18 +116,14 @@ class Learner:
         """The head has learnt from augmented images, a cycle an epoch."""
         self._check(activations)
         bench = self._with(augmented_epochs=epochs)
-        bench.network.freeze_to(2)
-        self._use("head", rate)
         _refuse_none(bench.settings.augmented_epochs, "epochs")
-        total = bench.n_train * bench.settings.augmented_epochs
-        bench.stages.begin("head with augmentation", total)
+        self._use("head", rate)
         steps.fit_augmented_head(bench, activations, rate)
 
     def learning_curve(self, activations: Parts, rate: float, *, draws: int = 3) -> Curve:
         """How well heads do that learnt from an eighth, a quarter, half and all of the images: the
         metric on the held-out part, a value a draw. The network is as before."""
         self._check(activations)
-        self.bench.stages.begin("learning curve", 0)
         self.bench.curve.clear()
         draw_curve(self.bench, activations, rate, draws)
         return self.bench.curve
@@ -143,7 +135,6 @@ class Learner:
             group_rates: of early layers, late layers and head, as shares of the head's rate.
         """
         bench = self._with(group_rates=group_rates)
-        bench.stages.begin("unfreeze, find the rate again", 0)
         steps.search_unfrozen(bench)
         return bench.searches["unfrozen"]
 
@@ -167,10 +158,7 @@ class Learner:
             group_rates=group_rates, cycles=cycles, cycle_len=cycle_len, cycle_mult=cycle_mult
         )
         _refuse_none(bench.settings.cycles, "cycles")
-        bench.network.freeze_to(bench.settings.frozen_groups)
         self._use("unfrozen", rate)
-        total = bench.n_train * len(bench.turn.epochs)
-        bench.stages.begin("cosine restarts, differential rates", total)
         steps.fit_unfrozen(bench, rate)
 
     def save(self, name: str) -> Path:
@@ -199,8 +187,6 @@ class Learner:
 
     def evaluate(self) -> Evaluation:
         """The held-out images, answered once plainly and once with views; never the test images."""
-        total = self.bench.n_valid * (1 + self.bench.settings.tta_views)
-        self.bench.stages.begin("evaluate with and without views", total)
         return judging_steps.evaluate(self.bench, self._answer)
 
     def classify(self, image: str | Path, *, views: int = 1) -> dict[str, float]:

@@ -37,6 +37,7 @@ def draw_curve(bench: Bench, activations: Parts, rate: float, n_draws: int) -> N
     Raises:
         TrainingError: the loss is no longer a number; says at which rate.
     """
+    bench.stages.begin("learning curve", 0)
     settings, targets = bench.settings, bench.targets("train")
     weighted = bench.learning_targets()
     n_features, n_classes = activations.train.features.shape[1], targets.shape[1]

@@ -74,30 +74,6 @@ class Stages:
     def note(self, text: str) -> None:
         self.tell(Note(text=text))
 
-    def epoch(
-        self,
-        epoch: int,
-        epochs: int,
-        *,
-        train_loss: float,
-        valid_loss: float,
-        metric: str,
-        metric_value: float,
-        images_per_second: float,
-    ) -> None:
-        self.tell(
-            EpochFinished(
-                stage=self._name,
-                epoch=epoch,
-                epochs=epochs,
-                train_loss=train_loss,
-                valid_loss=valid_loss,
-                metric=metric,
-                metric_value=metric_value,
-                images_per_second=images_per_second,
-            )
-        )
-
 
 def json_lines(stream: TextIO) -> Tell:
     """Tells each event as one line of JSON."""

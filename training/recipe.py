@@ -122,45 +122,27 @@ def learn(bench: Bench, weights_digest: str, cache: Path) -> None:
     Raises:
         TrainingError: the loss is no longer a number; the run has the weights of the epoch before.
     """
-    settings, stages, n_train = bench.settings, bench.stages, bench.n_train
-    if settings.sizes:
-        n_others = len(settings.sizes) - 1
-        stages.begin("decode at the other sizes", 2 * len(bench.dataset.items) * n_others)
+    settings = bench.settings
     # one for each size in turn, of the same network; `bench` alone, unless the settings name sizes
     benches = bench.network.world.in_turn(lambda: at_each_size(bench, cache))
     first = benches[0]
 
-    stages.begin("precompute activations", len(bench.dataset.items))
     activations = precompute_parts(first, weights_digest, cache)
-
     if settings.label_noise:
-        stages.begin("doubt the labels", 0)
         doubt_labels(first, activations)
 
-    stages.begin("find the learning rate", 0)
     head_rate = search_head(first, activations)
-
-    stages.begin("head on activations", n_train * settings.head_epochs)
     fit_head(first, activations, head_rate)
-
     if settings.learning_curve:
-        stages.begin("learning curve", 0)
         draw_curve(first, activations, head_rate, settings.learning_curve)
 
     # 0 until it is found; what is told is not searched: through all layers, that takes an epoch
     body_rate = settings.unfrozen_learning_rate or 0.0
     for sized in benches:
-        at_size, head_epochs, epochs = sized.turn.name, sized.turn.head_epochs, sized.turn.epochs
-        if head_epochs:
-            stages.begin("head with augmentation" + at_size, n_train * head_epochs)
+        if sized.turn.head_epochs:
             fit_augmented_head(sized, activations, head_rate)
-
-        if epochs and not body_rate:
-            stages.begin("unfreeze, find the rate again", 0)
-            body_rate = search_unfrozen(sized)
-
-        if epochs:
-            stages.begin("cosine restarts, differential rates" + at_size, n_train * len(epochs))
+        if sized.turn.epochs:
+            body_rate = body_rate or search_unfrozen(sized)
             fit_unfrozen(sized, body_rate)
     average_snapshots(bench)
 
@@ -171,39 +153,31 @@ def prove(bench: Bench, assignment: Assignment, backbone: Backbone) -> tuple[Bun
     Raises:
         TrainingError: the ONNX model does not answer as the network does; nothing is staged.
     """
-    stages = bench.stages
-    calibrated = None
-    if bench.settings.calibrate:
-        stages.begin("calibrate", len(bench.spared))
-        calibrated = calibrate(bench)
-
-    stages.begin("export and prove", 0)
+    calibrated = calibrate(bench) if bench.settings.calibrate else None
     choose_thresholds(bench)
     exported = export_and_prove(assignment, bench)
 
-    stages.begin("evaluate with and without views", bench.n_valid * (1 + bench.settings.tta_views))
     answer = answering(exported.path)
     evaluation = evaluate(bench, answer)
     tests = read_tests(bench, answer, assignment.cache, assignment.model)
     evaluation = replace(evaluation, tests=tests)
 
     if bench.settings.variants:
-        stages.begin("the same in fewer bits", 0)
         exported = add_variants(bench, exported, evaluation)
     trust = measure_trust(bench, calibrated, evaluation)
     bundle = seal_bundle(assignment, bench, exported, evaluation, trust, backbone)
 
-    stages.begin("score beside the promoted version", bench.n_valid)
-    scored = score(bench.dataset, bundle, evaluation.plain, assignment, stages)
-    stages.tell(scored)
+    scored = score(bench.dataset, bundle, evaluation.plain, assignment, bench.stages)
+    bench.stages.tell(scored)
     return bundle, scored
 
 
 def count_stages(settings: Settings) -> int:
-    """How many stages `train` begins: eight always, the others as the settings say."""
+    """How many stages `train` begins: eight always, the others as the settings say. Each is begun
+    by the step that it is of."""
     turns = settings.turns()
     fitted = sum((turn.head_epochs > 0) + (len(turn.epochs) > 0) for turn in turns)
     searched = settings.cycles > 0 and not settings.unfrozen_learning_rate
-    others = (settings.sizes, settings.learning_curve, searched, settings.variants)
+    others = (len(turns) > 1, settings.learning_curve, searched, settings.variants)
     trusted = settings.label_noise + settings.calibrate
     return 8 + fitted + trusted + sum(map(bool, others))

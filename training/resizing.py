@@ -17,6 +17,9 @@ def at_each_size(bench: Bench, cache: Path) -> list[Bench]:
         BadRequest: the backbone does not take images of a size.
     """
     *earlier, _ = bench.settings.turns()
+    if earlier:
+        total = 2 * len(bench.dataset.items) * len(earlier)
+        bench.stages.begin("decode at the other sizes", total)
     return [*(replace(at_size(bench, turn.size, cache), turn=turn) for turn in earlier), bench]
 
 

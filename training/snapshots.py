@@ -3,15 +3,15 @@
 import numpy as np
 
 from training.bench import Bench
-from training.evaluate import Measures, measure, predict
+from training.evaluate import measure, predict
 from training.keeping import copy_state
 
 
-def average_snapshots(bench: Bench) -> Measures | None:
+def average_snapshots(bench: Bench) -> None:
     """The run's folder has cycle-1.safetensors and so on, and the mean of their answers to the
-    held-out images is measured; none: None. The network is afterwards as it was."""
+    held-out images is measured and told, if there are any. The network is afterwards as it was."""
     if not bench.snapshots:
-        return None
+        return
     kept, dataset, rows = copy_state(bench.network), bench.dataset, bench.rows("valid")
     pixels = bench.decoded.pixels[rows]
     answers = []
@@ -24,4 +24,3 @@ def average_snapshots(bench: Bench) -> Measures | None:
     measures = measure(mean, dataset.targets[rows], dataset.task)
     story = f"{len(answers)} answers averaged: {measures.metric} {measures.value:.4f}"
     bench.note("snapshots", f"{story}, log loss {measures.log_loss:.4f}")
-    return measures

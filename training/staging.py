@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from torch import nn
 
 from registry.errors import TrainingError
+from registry.jobs import EpochFinished
 from training.bench import Bench
 from training.ema import Ema
 from training.evaluate import METRICS
@@ -38,6 +39,7 @@ def fit_stage(
         TrainingError: the loss is no longer a number; the run has the last good weights.
     """
     network, n_epochs = bench.network, stage.plan.n_epochs
+    bench.stages.begin(stage.name, n_epochs * stage.batches.n_images)
     before = bench.n_planned  # batches, of the stages so far
     bench.planned.append(len(stage.plan.shares))
     bench.schedules[stage.name] = stage.plan.shares
@@ -96,12 +98,15 @@ def tell_where(bench: Bench, stage: Stage, tally: Tally) -> None:
 
 
 def tell_epoch(bench: Bench, number: int, n_epochs: int, epoch: Epoch) -> None:
-    bench.stages.epoch(
-        number,
-        n_epochs,
-        train_loss=epoch.train_loss,
-        valid_loss=epoch.valid_loss,
-        metric=METRICS[bench.dataset.task],
-        metric_value=epoch.metric_value,
-        images_per_second=epoch.images_per_second,
+    bench.stages.tell(
+        EpochFinished(
+            stage=epoch.stage,
+            epoch=number,
+            epochs=n_epochs,
+            train_loss=epoch.train_loss,
+            valid_loss=epoch.valid_loss,
+            metric=METRICS[bench.dataset.task],
+            metric_value=epoch.metric_value,
+            images_per_second=epoch.images_per_second,
+        )
     )

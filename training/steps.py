@@ -40,6 +40,7 @@ PARTS: tuple[Part, Part] = ("train", "valid")
 def precompute_parts(bench: Bench, weights_digest: str, cache: Path) -> Parts:
     """The frozen backbone's features of both parts, from the cache if nothing has changed; and of
     what is set apart, if its labels are to be doubted too."""
+    bench.stages.begin("precompute activations", len(bench.dataset.items))
     wanted = [bench.rows(part) for part in PARTS]
     if bench.settings.label_noise and len(bench.apart):
         wanted.append(bench.apart)
@@ -60,6 +61,7 @@ def precompute_parts(bench: Bench, weights_digest: str, cache: Path) -> Parts:
 
 def search_head(bench: Bench, activations: Parts) -> float:
     """The head's learning rate: what the settings say, or else what the range test suggests."""
+    bench.stages.begin("find the learning rate", 0)
     bench.network.freeze_to(2)
     if not bench.checkpoint.begin("find the head's rate"):
         return bench.searches["head"].suggestion
@@ -79,6 +81,7 @@ def search_head(bench: Bench, activations: Parts) -> float:
 
 def fit_head(bench: Bench, activations: Parts, rate: float) -> None:
     """The head has learnt from activations for `head_epochs`."""
+    bench.network.freeze_to(2)
     batches = bench.activation_batches(activations.train)
 
     def validate() -> tuple[float, float]:
@@ -120,6 +123,7 @@ def fit_augmented_head(bench: Bench, activations: Parts, rate: float) -> None:
 
 def search_unfrozen(bench: Bench) -> float:
     """The network is unfrozen, and its rate chosen likewise; the groups keep their ratio."""
+    bench.stages.begin("unfreeze, find the rate again", 0)
     bench.network.freeze_to(bench.settings.frozen_groups)
     if not bench.checkpoint.begin("find the unfrozen rate"):
         return bench.searches["unfrozen"].suggestion

@@ -56,6 +56,7 @@ class Trust:
 def calibrate(bench: Bench) -> Calibrated | None:
     """The network's logits are divided by the temperature that makes its answers as sure as they
     are right; None: there are too few images to tell, and the network is as it was."""
+    bench.stages.begin("calibrate", len(bench.spared))
     if not len(bench.spared):
         bench.note("calibration", f"left out: it takes {LEAST} images; raise calibrate_share")
         return None

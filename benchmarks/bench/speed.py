@@ -111,7 +111,6 @@ def lesson_head(recipe: str) -> Measures:
     torch.manual_seed(0)
     parts = Parts(*(Activations(torch.rand(n, 1024), "") for n in (LESSON_TRAIN, LESSON_VALID)))
     keep_freed_memory()  # as every training does
-    bench.stages.begin("head on activations", LESSON_TRAIN * LESSON_EPOCHS)
     began = time.perf_counter()
     fit_head(bench, parts, settings.learning_rate or 1e-2)
     return {"seconds": time.perf_counter() - began}
