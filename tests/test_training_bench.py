@@ -12,8 +12,8 @@ from sklearn.metrics import log_loss
 from torch import nn
 
 from training.bench import Bench
+from training.choosing import judge, make_keeper
 from training.evaluate import predict
-from training.fitting import judge, make_keeper
 from training.items import Layout, SplitRule
 from training.loss import loss_function
 from training.optimizer import Optimizer

@@ -20,7 +20,6 @@ from training.calibration import (
     cool,
     fit_temperature,
     measure_reliability,
-    reliability,
 )
 from training.data import Dataset
 from training.evaluate import predict
@@ -109,7 +108,7 @@ def test_a_cooled_network_says_the_same_less_surely():
 def test_every_answer_is_in_one_bin_and_empty_ones_are_left_out():
     said = np.array([[0.9, 0.1], [0.95, 0.05], [0.4, 0.6], [1.0, 0.0]], dtype=np.float32)
     truth = np.eye(2, dtype=np.float32)[[0, 1, 1, 0]]
-    bins = reliability(said, truth, "single")
+    bins = measure_reliability(said, truth, "single").bins
     assert [each.n for each in bins] == [1, 1, 2]
     assert bins[1].confidence == pytest.approx(0.9)
     assert (bins[2].confidence, bins[2].accuracy) == (pytest.approx(0.975), 0.5)
@@ -119,7 +118,7 @@ def test_every_answer_is_in_one_bin_and_empty_ones_are_left_out():
 def test_each_label_of_a_multi_label_answer_counts():
     said = np.array([[0.9, 0.1], [0.95, 0.05]], dtype=np.float32)
     truth: Float32Array = np.array([[1, 0], [1, 1]], dtype=np.float32)
-    bins = reliability(said, truth, "multi")
+    bins = measure_reliability(said, truth, "multi").bins
     assert [(each.n, each.accuracy) for each in bins] == [(1, 1.0), (1, 0.0), (1, 1.0), (1, 1.0)]
 
 

@@ -242,13 +242,12 @@ def test_a_loss_that_diverges_at_once_suggests_the_lowest_rate():
 def test_the_loss_of_answers_that_are_sure_and_right_is_nothing_and_not_less():
     certain = nn.Module()
     certain.head = nn.Identity()
-    targets = torch.eye(2)
+    targets = np.eye(2, dtype=np.float32)
     bench: Any = SimpleNamespace(
         network=certain,
         device="cpu",
-        dataset=SimpleNamespace(task="single"),
+        dataset=SimpleNamespace(task="single", targets=targets, rows=lambda part: [0, 1]),
         loss=lambda: loss_function("single"),
-        targets=lambda part: targets,
     )
-    loss, accuracy = validate_head(bench, 1e4 * targets)
+    loss, accuracy = validate_head(bench, torch.from_numpy(1e4 * targets))
     assert (f"{loss:.4f}", accuracy) == ("0.0000", 1)

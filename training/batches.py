@@ -17,10 +17,12 @@ from training.decoded import Decoded
 from training.settings import Augmentation, TrainCrop
 from training.stronger import PLAIN, Stronger
 
+CPU = torch.device("cpu")
+
 
 class Batches(Protocol):
-    """Shuffled (inputs, targets) of one epoch after another; the same epoch number, the same
-    batches."""
+    """Shuffled (inputs, targets) of one epoch after another, on the device that learns; the same
+    epoch number, the same batches."""
 
     @property
     def n_images(self) -> int: ...
@@ -39,6 +41,7 @@ class ActivationBatches:
     batch_size: int
     seed: int
     shares: Float64Array | None = None  # how likely each image is drawn; None: each once an epoch
+    device: torch.device = CPU
 
     @property
     def n_images(self) -> int:
@@ -52,14 +55,14 @@ class ActivationBatches:
             index = torch.from_numpy(places)
             # twice as fast as indexing with brackets
             yield (
-                self.activations.features.index_select(0, index),
-                self.targets.index_select(0, index),
+                self.activations.features.index_select(0, index).to(self.device),
+                self.targets.index_select(0, index).to(self.device),
             )
 
 
 @dataclass(frozen=True)
 class ImageBatches:
-    """Augmented pixels [b,3,s,s] in 0…255 and targets [b,classes], on the device."""
+    """Augmented pixels [b,3,s,s] in 0…255 and targets [b,classes]."""
 
     decoded: Decoded  # larger than `size`, so that a zoomed view is still sharp
     rows: Rows

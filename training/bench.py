@@ -199,4 +199,5 @@ class Bench:
             self.settings.batch_size,
             self.settings.seed,
             self.draw_shares(),
+            self.device,
         )

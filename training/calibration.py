@@ -94,23 +94,15 @@ def at_temperature(probabilities: Float32Array, temperature: float, task: Task) 
     return np.asarray(powers / total, np.float32)
 
 
-def reliability(probabilities: Float32Array, targets: Float32Array, task: Task) -> tuple[Bin, ...]:
-    """Confidence beside the share that is right, in bins of equal width; those that nothing is in
-    are left out.
-
-    An answer is the likeliest label; in a multi-label task each label is one, and its confidence
-    is the probability that it is there.
-
-    Args:
-        probabilities, targets: [n,classes].
-    """
-    return _binned(*_answers(probabilities, targets, task), np.linspace(0, 1, BINS + 1))
-
-
 def measure_reliability(
     probabilities: Float32Array, targets: Float32Array, task: Task
 ) -> Reliability:
-    """Of answers [n,classes] to images that the network has not learnt from."""
+    """Of answers [n,classes] to images that the network has not learnt from. Bins that nothing is
+    in are left out.
+
+    An answer is the likeliest label; in a multi-label task each label is one, and its confidence
+    is the probability that it is there.
+    """
     confidence, right = _answers(probabilities, targets, task)
     bins = _binned(confidence, right, np.linspace(0, 1, BINS + 1))
     masses = np.quantile(confidence, np.linspace(0, 1, BINS + 1))

@@ -1,9 +1,9 @@
 """An exponential mean of a network's weights, beside the network that learns."""
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-State = dict[str, Tensor]
+from training.keeping import State, copy_state
 
 MEAN = "mean."  # before the names of the averaged tensors in a checkpoint
 
@@ -20,14 +20,14 @@ class Ema:
         self._network = network
         self._decay = decay
         self._n_steps = 0
-        self._mean = {name: tensor.clone() for name, tensor in _tensors(network).items()}
+        self._mean = copy_state(network)
 
     def update(self) -> None:
         """To be called after each step of the optimizer."""
         self._n_steps += 1
         share = 1 - warm_decay(self._n_steps, self._decay)
         means, values = [], []
-        for name, tensor in _tensors(self._network).items():
+        for name, tensor in self._network.state_dict().items():
             if tensor.is_floating_point():
                 means.append(self._mean[name])
                 values.append(tensor)
@@ -61,7 +61,3 @@ def warm_decay(step: int, decay: float) -> float:
     """What of the mean is kept at `step`, counted from 1: (1 + step) / (10 + step) as long as that
     is less than `decay` (TensorFlow's `ExponentialMovingAverage`, `num_updates`)."""
     return min(decay, (1 + step) / (10 + step))
-
-
-def _tensors(network: nn.Module) -> State:
-    return {name: tensor.detach() for name, tensor in network.state_dict().items()}

@@ -15,7 +15,7 @@ from training.bench import Bench
 from training.data import Rows
 from training.finder import untouched
 from training.fit import Stage, Tally, train_epoch
-from training.fitting import head_on, settle, training_loss, validate_head
+from training.fitting import settle, validate_head
 from training.head import make_head
 from training.optimizer import Optimizer
 from training.plan import plan_head
@@ -107,6 +107,7 @@ def _subset(bench: Bench, features: Tensor, targets: Tensor, chosen: Rows) -> Ac
         bench.settings.batch_size,
         bench.settings.seed,
         draw_shares(targets[chosen].numpy()) if balanced else None,
+        bench.device,
     )
 
 
@@ -115,7 +116,7 @@ def _fit(bench: Bench, batches: ActivationBatches, rate: float, n_steps: int) ->
     n_epochs = max(1, round(n_steps / len(batches)))
     settings = bench.settings.model_copy(update={"head_epochs": n_epochs})
     plan, head = plan_head(settings, len(batches)), bench.network.head
-    stage = Stage("learning curve", head_on(bench), training_loss(bench), batches, [rate], plan)
+    stage = Stage("learning curve", head, bench.training_loss(), batches, [rate], plan)
     optimizer = Optimizer([list(head.parameters())], settings.optimizer_spec())
     for number in range(n_epochs):
         head.train()

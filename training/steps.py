@@ -9,18 +9,14 @@ import torch
 from torch import Tensor
 
 from training.activations import Parts, compute, precompute
-from training.averaging import begin_ema, keep_better
 from training.bench import Bench
+from training.choosing import begin_ema, keep_better, keep_chosen, make_keeper
 from training.finder import RateSearch, find_rate
 from training.fit import Stage
 from training.fitting import (
     augmented_features,
     folding,
-    head_on,
-    keep_chosen,
-    make_keeper,
     settle,
-    training_loss,
     validate_head,
     whole,
 )
@@ -68,11 +64,11 @@ def search_head(bench: Bench, activations: Parts) -> float:
     bench.network.head.train()
     search = find_rate(
         bench.network.head,
-        head_on(bench),
+        bench.network.head,
         [list(bench.network.head.parameters())],
         [1.0],
         bench.activation_batches(activations.train),
-        training_loss(bench),
+        bench.training_loss(),
         spec=bench.settings.optimizer_spec(),
         room=bench.room,
     )
@@ -90,8 +86,8 @@ def fit_head(bench: Bench, activations: Parts, rate: float) -> None:
         return validate_head(bench, activations.valid.features)
 
     plan = plan_head(bench.settings, len(batches))
-    loss = training_loss(bench)
-    stage = Stage("head on activations", head_on(bench), loss, batches, [rate], plan)
+    loss = bench.training_loss()
+    stage = Stage("head on activations", bench.network.head, loss, batches, [rate], plan)
     fit_stage(bench, stage, [list(bench.network.head.parameters())], validate)
 
 
@@ -116,7 +112,7 @@ def fit_augmented_head(bench: Bench, activations: Parts, rate: float) -> None:
         return validate_head(bench, held_out())
 
     plan = plan_cycles(bench.settings, len(batches), [1] * bench.turn.head_epochs)
-    name, loss = "head with augmentation" + bench.turn.name, training_loss(bench)
+    name, loss = "head with augmentation" + bench.turn.name, bench.training_loss()
     stage = Stage(name, forward, loss, batches, [rate], plan)
     fit_stage(bench, stage, [list(bench.network.head.parameters())], validate)
 
@@ -136,7 +132,7 @@ def search_unfrozen(bench: Bench) -> float:
             learning.groups,
             learning.shares,
             bench.image_batches(),
-            training_loss(bench),
+            bench.training_loss(),
             spec=bench.settings.optimizer_spec(),
             max_steps=UNFROZEN_SEARCH_STEPS,
             room=bench.room,
@@ -160,7 +156,7 @@ def fit_unfrozen(bench: Bench, rate: float) -> None:
     learning = rates_of(bench)
     rates = [rate * share for share in learning.shares]
     name, forward = "all layers" + bench.turn.name, whole(bench)
-    stage = Stage(name, forward, training_loss(bench), batches, rates, plan, make_sam(bench))
+    stage = Stage(name, forward, bench.training_loss(), batches, rates, plan, make_sam(bench))
     with folding(bench):
         if not fit_stage(bench, stage, learning.groups, validate, keeper, ema):
             return

@@ -9,7 +9,7 @@ import torch
 from benches import little, unfrozen
 from torch import nn
 
-from training import averaging
+from training import choosing
 from training.ema import Ema, warm_decay
 from training.keeping import copy_state
 
@@ -92,7 +92,7 @@ def test_the_better_weights_are_kept_in_the_stated_direction(
 ):
     """Of two values in the order own, mean, the mean's is the higher one."""
     values = iter([0.5, 0.7])
-    monkeypatch.setattr(averaging, "judge", lambda bench: next(values))
+    monkeypatch.setattr(choosing, "judge", lambda bench: next(values))
     bench = unfrozen(tmp_path, ema="0.99", judge_share="0.3", judge_by=judge_by)
     assert bench.facts["ema"].startswith(f"kept the {kept}")
 

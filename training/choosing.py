@@ -1,10 +1,54 @@
-"""Whether the network goes on with its own weights or with their exponential mean."""
+"""Which weights the network goes on with: the last, the best, their mean or an exponential one."""
 
+from itertools import islice
+
+from training.activations import compute
 from training.batches import ImageBatches
 from training.bench import Bench
 from training.ema import Ema
-from training.fitting import augmented_features, judge, settle
-from training.keeping import DIRECTIONS, copy_state
+from training.fitting import SETTLING_BATCHES, augmented_features, score_head, settle, whole
+from training.keeping import DIRECTIONS, Keeper, copy_state, recompute_statistics
+from training.plan import Plan
+
+
+def make_keeper(bench: Bench, plan: Plan) -> Keeper:
+    """What looks at the network after each epoch of `plan`, as the settings say; at a size before
+    the last one it keeps nothing but the last weights."""
+    settings, last = bench.settings, bench.turn.last
+    return Keeper(
+        bench.network,
+        settings.keep if last else "last",
+        plan.cycle_ends,
+        lambda: judge(bench),
+        direction=DIRECTIONS[settings.judge_by],
+        patience=settings.patience if last else 0,
+        snapshots=settings.snapshots and last,
+    )
+
+
+def judge(bench: Bench) -> float:
+    """What the images set apart say of the network, by `judge_by`."""
+    features = compute(bench.network, bench.decoded, bench.judged, bench.device)
+    loss, metric = score_head(bench, features, bench.judged)
+    return loss if bench.settings.judge_by == "log_loss" else metric
+
+
+def keep_chosen(bench: Bench, keeper: Keeper, batches: ImageBatches) -> None:
+    """The network has the weights that the settings keep; snapshots are on the bench."""
+    keeper.restore()
+    bench.snapshots.extend(keeper.at_cycle_ends)
+    if keeper.best_epoch:
+        bench.note(
+            "best_epoch",
+            f"epoch {keeper.best_epoch} was the best by {bench.settings.judge_by} of "
+            f"{len(bench.judged)} images set apart",
+        )
+    if keeper.keep == "swa":
+        bench.network.train_unfrozen(freeze_batchnorm=bench.settings.freeze_batchnorm)
+        pixels = (pixels for pixels, _ in islice(batches.epoch(0), SETTLING_BATCHES))
+        recompute_statistics(bench.network, whole(bench), pixels)
+        settle(bench, augmented_features(bench, batches))
+        bench.note("averaged", "the network is the mean of all unfrozen epochs, statistics anew")
 
 
 def begin_ema(bench: Bench) -> Ema | None:
