@@ -5,25 +5,20 @@ own `learn` and `publish` its `prove`. `training/looking.py`, `training/plots.py
 `training/tiles.py` show what comes of it.
 """
 
-import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from pydantic import ValidationError
-
-from registry.errors import BadRequest
 from registry.images import Float32Array, UInt8Array
-from registry.schema import explain
 from registry.store import Registry
 from training import judging_steps, steps
 from training.activations import Parts, check_current
 from training.asking import ask
 from training.backbone import Backbone
 from training.bench import Bench
+from training.by_hand import refuse_none, use_rate, with_settings
 from training.elsewhere import meant
 from training.evaluate import Evaluation, predict
 from training.finder import RateSearch
@@ -32,11 +27,9 @@ from training.keeping import copy_state
 from training.learning_curve import Curve, draw_curve
 from training.preview import augmented
 from training.publishing import assign, publish
-from training.reading_settings import write_setting
 from training.recipe import learn, prove
 from training.resizing import at_size
 from training.saving import restore
-from training.settings import Settings
 from training.weights import weights_digest
 
 
@@ -92,7 +85,7 @@ class Learner:
         Raises:
             BadRequest: the network does not take images of this size.
         """
-        bench = self._with(size=size)
+        bench = with_settings(self.bench, size=size)
         bench.stages.begin(f"decode at {size} pixels", 2 * len(bench.dataset.items))
         return replace(self, bench=at_size(bench, size, self.cache))
 
@@ -106,8 +99,8 @@ class Learner:
     def fit_head(self, activations: Parts, rate: float, *, epochs: int | None = None) -> None:
         """The head has learnt from activations; unsaid numbers are those of the settings."""
         self._check(activations)
-        bench = self._with(head_epochs=epochs)
-        self._use("head", rate)
+        bench = with_settings(self.bench, head_epochs=epochs)
+        use_rate(bench, "head", rate)
         steps.fit_head(bench, activations, rate)
 
     def fit_augmented_head(
@@ -115,9 +108,9 @@ class Learner:
     ) -> None:
         """The head has learnt from augmented images, a cycle an epoch."""
         self._check(activations)
-        bench = self._with(augmented_epochs=epochs)
-        _refuse_none(bench.settings.augmented_epochs, "epochs")
-        self._use("head", rate)
+        bench = with_settings(self.bench, augmented_epochs=epochs)
+        refuse_none(bench.settings.augmented_epochs, "epochs")
+        use_rate(bench, "head", rate)
         steps.fit_augmented_head(bench, activations, rate)
 
     def learning_curve(self, activations: Parts, rate: float, *, draws: int = 3) -> Curve:
@@ -134,7 +127,7 @@ class Learner:
         Args:
             group_rates: of early layers, late layers and head, as shares of the head's rate.
         """
-        bench = self._with(group_rates=group_rates)
+        bench = with_settings(self.bench, group_rates=group_rates)
         steps.search_unfrozen(bench)
         return bench.searches["unfrozen"]
 
@@ -154,11 +147,15 @@ class Learner:
             cycles, cycle_len, cycle_mult: so many cosines, the first of `cycle_len` epochs, each
                 `cycle_mult` times as long as the one before.
         """
-        bench = self._with(
-            group_rates=group_rates, cycles=cycles, cycle_len=cycle_len, cycle_mult=cycle_mult
+        bench = with_settings(
+            self.bench,
+            group_rates=group_rates,
+            cycles=cycles,
+            cycle_len=cycle_len,
+            cycle_mult=cycle_mult,
         )
-        _refuse_none(bench.settings.cycles, "cycles")
-        self._use("unfrozen", rate)
+        refuse_none(bench.settings.cycles, "cycles")
+        use_rate(bench, "unfrozen", rate)
         steps.fit_unfrozen(bench, rate)
 
     def save(self, name: str) -> Path:
@@ -236,40 +233,3 @@ class Learner:
         bench = self.bench
         rows = bench.rows("train")
         check_current(activations.train, bench.network, bench.decoded, rows, bench.device)
-
-    def _with(self, **changed: object) -> Bench:
-        """The same bench with these settings, unless they are None; the provenance says so.
-        Steps by hand are steps at one size."""
-        told = {name: value for name, value in changed.items() if value is not None}
-        try:
-            one_size: dict[str, object] = {"sizes": (), "size_epochs": ()}
-            settings = Settings.model_validate(self.bench.settings.model_dump() | one_size | told)
-        except ValidationError as error:
-            raise BadRequest(f"settings: {explain(error)}") from error
-        said = [f"{name}={write_setting(value)}" for name, value in told.items()]
-        before = [self.bench.facts["by_hand"]] if "by_hand" in self.bench.facts else []
-        if said:
-            self.bench.facts["by_hand"] = ", ".join(before + said)
-        return replace(self.bench, settings=settings, turn=settings.turns()[0])
-
-    def _use(self, stage: str, rate: float) -> None:
-        """The report marks the rate that is used, which need not be the one suggested.
-
-        Raises:
-            BadRequest: it is no rate; `slice(low, high)`, for example, is said otherwise here.
-        """
-        if not (isinstance(rate, Real) and 0 < rate < math.inf):
-            raise BadRequest(
-                f"a rate of {rate!r:.80}: say one number above 0, that of the head; where all "
-                "layers learn, group_rates=(0.01, 0.1, 1) gives the others their shares of it"
-            )
-        search = self.bench.searches.get(stage)
-        if search and search.suggestion != rate:
-            self.bench.searches[stage] = replace(search, suggestion=rate, reason="chosen by hand")
-
-
-def _refuse_none(number: int, name: str) -> None:
-    if not number:
-        raise BadRequest(
-            f"{name}=0: nothing would be learnt; say {name}, as the settings have none"
-        )
