@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import photos
 import pytest
-import torch
 
 from registry.errors import TrainingError
 from training.data import read_dataset
@@ -42,7 +41,7 @@ def test_the_recipe_of_2018_trains_with_snapshots_and_the_best_epoch(tmp_path: P
     dataset = read_dataset(data, rule=rule)
     rows = dataset.rows("valid")
     pixels = decode(dataset.items, bundle.image, tmp_path, lambda n: None).pixels[rows]
-    answers = [predict(network, pixels, "single", torch.device("cpu")) for network in networks]
+    answers = [predict(network, pixels, "single") for network in networks]
     mean = measure(np.mean(answers, axis=0), dataset.targets[rows], "single")
     assert bundle.provenance["snapshots"] == (
         f"2 answers averaged: accuracy {mean.value:.4f}, log loss {mean.log_loss:.4f}"

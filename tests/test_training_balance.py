@@ -97,7 +97,7 @@ def test_held_out_images_are_not_weighted(tmp_path: Path):
     data = photos.folder(tmp_path / "data", per_class=30, classes={"dark": 60})
     photos.folder(data, per_class=6, classes={"light": 190})
     bench = opened(tmp_path, data, photos.QUICK | {"balance": "weights", "split": "stratified"})
-    features = compute(bench.network, bench.decoded, bench.rows("valid"), bench.device)
+    features = compute(bench.network, bench.decoded, bench.rows("valid"))
     loss, _ = validate_head(bench, features)
     with torch.no_grad():
         logits = bench.network.eval().head(features)

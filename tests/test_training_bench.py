@@ -92,7 +92,7 @@ def test_what_is_kept_of_the_unfrozen_epochs_is_told(tmp_path: Path):
 def test_images_set_apart_judge_and_no_others(tmp_path: Path):
     bench = bench_of(tmp_path, keep="best", judge_share="0.4")
     pixels = bench.decoded.pixels[bench.judged]
-    answers = predict(bench.network, pixels, "single", bench.device).astype(float)
+    answers = predict(bench.network, pixels, "single").astype(float)
     answers /= answers.sum(axis=1, keepdims=True)
     truth = bench.dataset.targets[bench.judged].argmax(axis=1)
     assert judge(bench) == pytest.approx(log_loss(truth, answers), abs=0.01)

@@ -57,7 +57,7 @@ def features(
     decoded = decode(dataset.items, spec, cache, Counter())
     counter = Counter()
     rows = dataset.rows("train")
-    return precompute(network, weights, decoded, rows, cache, CPU, counter), counter.n
+    return precompute(network, weights, decoded, rows, cache, counter), counter.n
 
 
 def test_decoded_pixels_are_those_of_the_one_preparation(dataset: Dataset, tmp_path: Path):
@@ -108,7 +108,7 @@ def test_cached_and_uncached_activations_give_the_same_logits(
 ):
     cached, _ = features(network, dataset, tmp_path)
     decoded = decode(dataset.items, SPEC, tmp_path, Counter())
-    fresh = compute(network, decoded, dataset.rows("train"), CPU)
+    fresh = compute(network, decoded, dataset.rows("train"))
     with torch.no_grad():
         assert torch.equal(network.head(cached.features), network.head(fresh))
 

@@ -97,9 +97,9 @@ def test_a_cooled_network_says_the_same_less_surely():
     backbone = load_backbone("test_efficientnet", pretrained=False)
     network = build_network(backbone, 3, size=photos.SIZE, hidden=(8,), dropout=(0.0, 0.0))
     pixels = np.random.default_rng(0).integers(0, 255, (9, photos.SIZE, photos.SIZE, 3), np.uint8)
-    before = predict(network, pixels, "single", torch.device("cpu"))
+    before = predict(network, pixels, "single")
     cool(network, 2.5)
-    after = predict(network, pixels, "single", torch.device("cpu"))
+    after = predict(network, pixels, "single")
     np.testing.assert_allclose(after, at_temperature(before, 2.5, "single"), atol=1e-5)
     assert (after.argmax(1) == before.argmax(1)).all()
     assert (after.max(1) < before.max(1)).all()
@@ -208,12 +208,12 @@ def test_what_is_served_is_what_was_calibrated(trained: Trained):
     files = sorted(assignment.data.rglob("*.*"))[:20]
     pixels = np.stack([prepare(path.read_bytes(), bundle.image) for path in files])
     served = answering(assignment.stage / "model.onnx")(pixels)
-    calibrated = predict(network, pixels, task, torch.device("cpu"))
+    calibrated = predict(network, pixels, task)
     np.testing.assert_allclose(served, calibrated, atol=1e-5)
     temperature = bundle.metrics["temperature"]
     assert temperature > 1.2
     cool(network, 1 / temperature)
-    raw = predict(network, pixels, task, torch.device("cpu"))
+    raw = predict(network, pixels, task)
     assert np.abs(served - raw).max() > 1e-3
     np.testing.assert_allclose(served, at_temperature(raw, temperature, task), atol=1e-5)
 

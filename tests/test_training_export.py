@@ -24,8 +24,6 @@ from training.per_class import score_interval
 from training.runtime import open_session
 from training.settings import Settings
 
-CPU = torch.device("cpu")
-
 
 @pytest.fixture(scope="module")
 def network() -> Network:
@@ -49,7 +47,7 @@ def test_the_exported_model_answers_as_torch_does_in_any_batch(
     answers = session.run(["probabilities"], {"image": pixels})[0]
     assert difference <= TOLERANCE
     assert exporter in ("dynamo", "torchscript")
-    np.testing.assert_allclose(answers, predict(network, pixels, "single", CPU), atol=TOLERANCE)
+    np.testing.assert_allclose(answers, predict(network, pixels, "single"), atol=TOLERANCE)
     assert {prop.key: prop.value for prop in onnx.load(path).metadata_props} == {
         "unfreeze.task": "single"
     }
@@ -99,7 +97,7 @@ def test_the_fastest_exporter_that_passes_parity_is_kept(
 
 def test_parity_is_checked_in_every_batch(network: Network, pixels: UInt8Array, tmp_path: Path):
     export(network, "single", pixels, {}, tmp_path / "model.onnx")
-    truth = predict(network, pixels, "single", CPU)
+    truth = predict(network, pixels, "single")
     truth[6] += 2 * TOLERANCE
     with pytest.raises(TrainingError, match=r"differ by 2\.0e-04, allowed 1e-04"):
         check_parity((tmp_path / "model.onnx").read_bytes(), pixels, truth)
@@ -143,7 +141,7 @@ def test_views_are_averaged_as_a_server_does(network: Network, tmp_path: Path):
     decoded = decode(dataset.items, spec, tmp_path, lambda n: None)
     rows, tta = dataset.rows("valid"), TtaSpec(symmetries="dihedral")
     answers = predict_rows(
-        lambda pixels: predict(network, pixels, "single", CPU),
+        lambda pixels: predict(network, pixels, "single"),
         dataset,
         decoded,
         rows,
@@ -152,5 +150,5 @@ def test_views_are_averaged_as_a_server_does(network: Network, tmp_path: Path):
     )
     for row, answer in zip(rows, answers, strict=True):
         views = tta_views(decoded.pixels[row], dataset.items[row].path.read_bytes(), tta, 4)
-        expected = predict(network, views, "single", CPU).mean(axis=0)
+        expected = predict(network, views, "single").mean(axis=0)
         np.testing.assert_allclose(answer, expected, atol=1e-6)

@@ -75,7 +75,7 @@ def test_the_corner_that_decides_is_highlighted(layout: tuple[nn.Module, ...]):
     network = sees_red(*layout)
     for name, corner in CORNERS.items():
         shown = images(8, corner, seed=1)
-        answers = predict(network, shown, "single", torch.device("cpu"))
+        answers = predict(network, shown, "single")
         heats = heat_maps(network, shown[1::2], [1] * 4)
         assert heats is not None
         assert (answers.argmax(1) == np.arange(8) % 2).all(), name

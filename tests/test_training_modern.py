@@ -89,12 +89,12 @@ def test_features_in_half_precision_lead_to_the_same_answers(
     for half, precision in ((True, "auto"), (False, "float32")):
         bench = opened(tmp_path, data, told | {"precision": precision})
         rows = [bench.rows(part) for part in ("train", "valid")]
-        found = [compute(bench.network, bench.decoded, each, bench.device) for each in rows]
+        found = [compute(bench.network, bench.decoded, each) for each in rows]
         features[half] = found[1]
         bench.network.freeze_to(2)
         fit_head(bench, Parts(*(Activations(each, "") for each in found)), 0.001)
         pixels = bench.decoded.pixels[rows[1]]
-        answers[half] = predict(bench.network, pixels, "single", bench.device)
+        answers[half] = predict(bench.network, pixels, "single")
     assert not torch.equal(features[True], features[False])
     assert nn.functional.cosine_similarity(features[True], features[False]).min() > 0.99
     assert np.abs(answers[True] - answers[False]).mean() < 0.05
@@ -110,7 +110,7 @@ def test_every_family_is_fitted_and_exported_with_parity(tmp_path: Path, backbon
     difference, _ = export(bench.network, "single", pixels, {}, tmp_path / "model.onnx")
     assert difference <= TOLERANCE
     answers = open_session(str(tmp_path / "model.onnx")).run(None, {"image": pixels})[0]
-    truth = predict(bench.network, pixels, "single", bench.device)
+    truth = predict(bench.network, pixels, "single")
     np.testing.assert_allclose(answers, truth, atol=TOLERANCE)
 
 

@@ -60,7 +60,7 @@ def test_thresholds_are_fitted_on_images_neither_learnt_from_nor_scored(tmp_path
     torch.nn.init.normal_(bench.network.head[-1].weight, std=20)  # not a half throughout
 
     def fitted(rows: Rows) -> tuple[float, ...]:
-        answers = predict(bench.network, bench.decoded.pixels[rows], "multi", bench.device)
+        answers = predict(bench.network, bench.decoded.pixels[rows], "multi")
         return fit_thresholds(answers, bench.dataset.targets[rows])
 
     choose_thresholds(bench)

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import photos
 import pytest
-import torch
 from conftest import Start
 
 import unfreeze
@@ -41,7 +40,7 @@ def offline(run: Path, registry: Registry, version: int, file: Path, n_views: in
     bundle = registry.bundle("photos", version)
     encoded = file.read_bytes()
     views = tta_views(prepare(encoded, bundle.image), encoded, bundle.tta, n_views)
-    return predict(network, views, task, torch.device("cpu")).mean(axis=0)
+    return predict(network, views, task).mean(axis=0)
 
 
 @pytest.mark.parametrize("n_views", [1, 4])

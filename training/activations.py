@@ -47,14 +47,13 @@ class Parts:
     apart: Activations | None = None  # of what is set apart, where labels are doubted
 
 
-def activations_key(
-    network: Network, digest: str, decoded: Decoded, rows: Rows, device: torch.device
-) -> str:
+def activations_key(network: Network, digest: str, decoded: Decoded, rows: Rows) -> str:
     """SHA-256 over all that the features depend on: image contents, their order and preparation
     (`decoded.key`), which rows, the arithmetic, and the backbone: besides the `digest` of its
     weights its name and normalisation, for weights alone do not say what is done with them.
     """
-    precision = f"{device.type} {'bf16' if is_half(device, network.precision) else 'f32'}"
+    half = is_half(network.device, network.precision)
+    precision = f"{network.device.type} {'bf16' if half else 'f32'}"
     normalisation = [network.mean.flatten().tolist(), network.std.flatten().tolist()]
     backbone = f"{network.name} {digest} {normalisation}"
     key = hashlib.sha256(f"pooled-2 {decoded.key} {backbone} {precision} ".encode())
@@ -62,12 +61,10 @@ def activations_key(
     return key.hexdigest()
 
 
-def check_current(
-    activations: Activations, network: Network, decoded: Decoded, rows: Rows, device: torch.device
-) -> None:
+def check_current(activations: Activations, network: Network, decoded: Decoded, rows: Rows) -> None:
     """Raises BadRequest unless they are what the network, as it is now, makes of `rows`."""
     now = weights_digest(network.body)
-    if activations.key != activations_key(network, now, decoded, rows, device):
+    if activations.key != activations_key(network, now, decoded, rows):
         raise BadRequest(
             "these activations are of other images, or of the backbone before it learnt; "
             "precompute them anew"
@@ -80,7 +77,6 @@ def precompute(
     decoded: Decoded,
     rows: Rows,
     cache: Path,
-    device: torch.device,
     advance: Callable[[int], None] = lambda n: None,
 ) -> Activations:
     """Features of `rows`, from the cache when nothing they depend on has changed.
@@ -90,13 +86,13 @@ def precompute(
     Args:
         digest: of the backbone's weights.
     """
-    key = activations_key(network, digest, decoded, rows, device)
+    key = activations_key(network, digest, decoded, rows)
     path = cache / f"activations-{key}.safetensors"
     found = _read(path)
     everywhere = network.world.all(found is not None)  # else all have to divide the work
     if found is not None and everywhere:
         return Activations(found, key)
-    features = compute(network, decoded, rows, device, advance)
+    features = compute(network, decoded, rows, advance)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
     save_file({"features": features}, temporary)
@@ -120,15 +116,14 @@ def compute(
     network: Network,
     decoded: Decoded,
     rows: Rows,
-    device: torch.device,
     advance: Callable[[int], None] = lambda n: None,
 ) -> Tensor:
     """Features of `rows`, [n,d] float32 on the CPU, with the network in evaluation mode."""
     batches, size, room = [], BATCH * network.world.size, Room(network)
     parts = [rows[start : start + size] for start in range(0, len(rows), size)]
     with evaluating(network), network.autocast():
-        for read in read_each(decoded, parts, device):
-            pixels = to_device(read, device)
+        for read in read_each(decoded, parts, network.device):
+            pixels = to_device(read, network.device)
             batches.append(in_parts(lambda p: network.features(p).float().cpu(), pixels, room))
             advance(len(pixels))
     return torch.cat(batches).clone()

@@ -62,7 +62,7 @@ class Bench:
 
     @property
     def device(self) -> torch.device:
-        return self.network.mean.device
+        return self.network.device
 
     @property
     def n_train(self) -> int:

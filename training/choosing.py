@@ -28,7 +28,7 @@ def make_keeper(bench: Bench, plan: Plan) -> Keeper:
 
 def judge(bench: Bench) -> float:
     """What the images set apart say of the network, by `judge_by`."""
-    features = compute(bench.network, bench.decoded, bench.judged, bench.device)
+    features = compute(bench.network, bench.decoded, bench.judged)
     loss, metric = score_head(bench, features, bench.judged)
     return loss if bench.settings.judge_by == "log_loss" else metric
 

@@ -109,31 +109,29 @@ def least_probabilities(quantiles: Iterable[Quantile]) -> dict[str, float]:
     }
 
 
-def least_confidence(
-    probabilities: Float32Array, targets: Float32Array, wanted: float = ALONE
-) -> float | None:
+def least_confidence(probabilities: Float32Array, targets: Float32Array) -> float | None:
     """The lowest probability of a likeliest label from which on the share of right answers is at
-    least `wanted`, counting one wrong answer that was not seen; None: even the surest are too few.
+    least `ALONE`, counting one wrong answer that was not seen; None: even the surest are too few.
     """
     confidence = probabilities.max(axis=1)
     order = np.argsort(-confidence, kind="stable")
     wrong = (probabilities.argmax(axis=1) != targets.argmax(axis=1))[order]
     risks = (wrong.cumsum() + 1) / (np.arange(len(wrong)) + 2)
     least_of = np.diff(confidence[order], append=-1) != 0  # who answers at it answers its equals
-    enough = np.flatnonzero((risks <= 1 - wanted + 1e-9) & least_of)
+    enough = np.flatnonzero((risks <= 1 - ALONE + 1e-9) & least_of)
     return float(confidence[order[enough[-1]]]) if len(enough) else None
 
 
 def measure_abstention(
-    least: float | None, probabilities: Float32Array, targets: Float32Array, wanted: float = ALONE
+    least: float | None, probabilities: Float32Array, targets: Float32Array
 ) -> Abstention:
     """How many held-out images are answered from `least` on, and how well."""
     if least is None:
-        return Abstention(wanted, None, 0.0, None)
+        return Abstention(ALONE, None, 0.0, None)
     answered = probabilities.max(axis=1) >= least
     right = probabilities.argmax(axis=1) == targets.argmax(axis=1)
     share = float(right[answered].mean()) if answered.any() else None
-    return Abstention(wanted, least, float(answered.mean()), share)
+    return Abstention(ALONE, least, float(answered.mean()), share)
 
 
 def _measure(

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from sklearn.metrics import confusion_matrix, fbeta_score, log_loss
-from torch import Tensor, nn
+from torch import Tensor
 
 from registry.bundle import Task
 from registry.images import Float32Array, UInt8Array
@@ -16,7 +16,7 @@ from training.activations import BATCH, to_device
 from training.data import Dataset, Rows
 from training.decoded import Decoded
 from training.memory import Room, in_parts
-from training.network import evaluating, to_probabilities
+from training.network import Network, evaluating, to_probabilities
 from training.runtime import Answer
 
 METRICS: dict[Task, str] = {"single": "accuracy", "multi": "f2"}
@@ -48,24 +48,19 @@ class Evaluation:
     tests: Float32Array | None = field(default=None, repr=False)
 
 
-def predict(
-    network: nn.Module, pixels: UInt8Array, task: Task, device: torch.device
-) -> Float32Array:
+def predict(network: Network, pixels: UInt8Array, task: Task) -> Float32Array:
     """float32 arithmetic throughout: [n,s,s,3] -> probabilities [n,classes]."""
-    return to_probabilities(answer_logits(network, pixels, device), task).numpy()
+    return to_probabilities(answer_logits(network, pixels), task).numpy()
 
 
 def answer_logits(
-    network: nn.Module,
-    pixels: UInt8Array,
-    device: torch.device,
-    advance: Callable[[int], None] = lambda n: None,
+    network: Network, pixels: UInt8Array, advance: Callable[[int], None] = lambda n: None
 ) -> Tensor:
     """float32 arithmetic throughout: [n,s,s,3] -> logits [n,classes] on the CPU."""
     batches, room = [], Room(network)
     with evaluating(network):
         for start in range(0, len(pixels), BATCH):
-            batch = to_device(np.array(pixels[start : start + BATCH]), device)
+            batch = to_device(np.array(pixels[start : start + BATCH]), network.device)
             batches.append(in_parts(network, batch, room).float().cpu())
             advance(len(batch))
     return torch.cat(batches).clone()

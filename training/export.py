@@ -52,7 +52,7 @@ def export(
         TrainingError: no exporter passes parity; nothing is written.
     """
     servable = Servable(network.cpu().eval(), task).eval()
-    truth = predict(network, pixels, task, torch.device("cpu"))
+    truth = predict(network, pixels, task)
     passed, problems = [], []
     for name, run in EXPORTERS.items():
         try:

@@ -1,7 +1,7 @@
 """The learning-rate range test (Smith 2015, arXiv 1506.01186), as the 2018 library runs it."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -46,7 +46,6 @@ def find_rate(
     spec: OptimizerSpec,
     max_steps: int = 100,
     room: Room | None = None,
-    advance: Callable[[int], None] = lambda n: None,
 ) -> RateSearch:
     """Trains with a rate that rises exponentially until the loss diverges, then puts everything
     back: weights, buffers, gradients and random numbers are bit for bit as before.
@@ -67,7 +66,6 @@ def find_rate(
                 break
             used.append(rate)
             losses.append(value)
-            advance(len(targets))
             if len(losses) > ARMED_AFTER and value > DIVERGED * min(losses[ARMED_AFTER:]):
                 break
             optimizer.step([rate * share for share in group_rates])

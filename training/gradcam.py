@@ -36,7 +36,7 @@ def heat_maps(
     heats = []
     for start in range(0, len(pixels), BATCH):
         chosen = torch.as_tensor(np.asarray(classes[start : start + BATCH]), dtype=torch.int64)
-        batch = to_device(np.array(pixels[start : start + BATCH]), network.mean.device)
+        batch = to_device(np.array(pixels[start : start + BATCH]), network.device)
         heat = _heat(network, batch, chosen.to(batch.device))
         if heat is None:
             return None

@@ -51,7 +51,7 @@ def choose_thresholds(bench: Bench) -> None:
     if bench.dataset.task == "single" or bench.settings.thresholds == "half":
         return
     pixels = bench.decoded.pixels[bench.judged]
-    answers = predict(bench.network, pixels, bench.dataset.task, bench.device)
+    answers = predict(bench.network, pixels, bench.dataset.task)
     bench.thresholds[:] = fit_thresholds(answers, bench.dataset.targets[bench.judged])
     shown = ", ".join(f"{value:.2f}" for value in bench.thresholds[:10])
     bench.note("thresholds", f"fitted on {len(bench.judged)} images set apart: {shown}")

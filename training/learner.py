@@ -197,7 +197,7 @@ class Learner:
         return ask(self._answer, self.labels, spec, tta, Path(image), views)
 
     def _answer(self, pixels: UInt8Array) -> Float32Array:
-        return predict(self.bench.network, pixels, self.bench.dataset.task, self.bench.device)
+        return predict(self.bench.network, pixels, self.bench.dataset.task)
 
     # Handing on
 
@@ -231,5 +231,4 @@ class Learner:
     def _check(self, activations: Parts) -> None:
         """Raises BadRequest: they are not of the backbone and the images at hand."""
         bench = self.bench
-        rows = bench.rows("train")
-        check_current(activations.train, bench.network, bench.decoded, rows, bench.device)
+        check_current(activations.train, bench.network, bench.decoded, bench.rows("train"))

@@ -46,9 +46,13 @@ class Network(nn.Module):
         maps = self.world.call(self.body, share)
         return self.world.gather(concat_pool(maps, self.channel_axis), pixels)
 
+    @property
+    def device(self) -> torch.device:
+        return self.mean.device
+
     def autocast(self) -> AbstractContextManager[None]:
         """Within it, `features` are computed in the network's precision, else in float32."""
-        return autocast(self.mean.device, self.precision)
+        return autocast(self.device, self.precision)
 
     def forward(self, pixels: Tensor) -> Tensor:
         logits: Tensor = self.head(self.features(pixels))

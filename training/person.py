@@ -15,7 +15,7 @@ from training.journal import journaled
 from training.orders import Order, find_order, fulfil, withdraw
 from training.parallel import World
 from training.progress import Terminal, json_lines
-from training.recipe import take_part, train_alone
+from training.recipe import learn_and_prove, take_part
 
 
 def train_and_publish(order: Order, world: World, *, as_json: bool) -> None:
@@ -33,7 +33,7 @@ def train_and_publish(order: Order, world: World, *, as_json: bool) -> None:
         resumed = shlex.quote(str(assignment.run))
         tell(Note(text=f"if it is interrupted: unfreeze train --resume {resumed}"))
         try:
-            bundle, scored = train_alone(assignment, tell_and_write, world)
+            bundle, scored = learn_and_prove(assignment, tell_and_write, world)
         except UnfreezeError:  # so that its folder is free for what works
             withdraw(order)
             raise

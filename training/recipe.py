@@ -51,22 +51,23 @@ from training.steps import (
 from training.trust import calibrate, measure_trust
 
 
-def train(assignment: Assignment, tell: Tell, world: World = ALONE) -> tuple[Bundle, Scored]:
+def train(assignment: Assignment, tell: Tell) -> tuple[Bundle, Scored]:
     """`assignment.stage` is a complete bundle, and `assignment.run` has the torch weights.
-
-    Args:
-        world: if there are other processes, they are to call `take_part`.
 
     Raises:
         BadRequest: the data or the settings cannot work; says why.
         TrainingError: training or export failed; nothing is staged.
     """
     with journaled(assignment, tell) as tell_and_write:
-        return train_alone(assignment, tell_and_write, world)
+        return learn_and_prove(assignment, tell_and_write, ALONE)
 
 
-def train_alone(assignment: Assignment, tell: Tell, world: World) -> tuple[Bundle, Scored]:
-    """The same, for a caller that has `assignment.run` to itself and keeps it: see `journaled`."""
+def learn_and_prove(assignment: Assignment, tell: Tell, world: World) -> tuple[Bundle, Scored]:
+    """The same, for a caller that has `assignment.run` to itself and keeps it: see `journaled`.
+
+    Args:
+        world: its first process; the others are to call `take_part`.
+    """
     # of a process that was killed; here, because before that another may be at work there
     shutil.rmtree(assignment.stage, ignore_errors=True)
     bench, backbone = take_part(assignment, tell, world)

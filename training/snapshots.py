@@ -17,7 +17,7 @@ def average_snapshots(bench: Bench) -> None:
     answers = []
     for number, state in enumerate(bench.snapshots, start=1):
         bench.network.load_state_dict(state)
-        answers.append(predict(bench.network, pixels, dataset.task, bench.device))
+        answers.append(predict(bench.network, pixels, dataset.task))
         bench.save(f"cycle-{number}.safetensors")
     bench.network.load_state_dict(kept)
     mean = np.stack(answers).mean(axis=0)

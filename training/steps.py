@@ -47,7 +47,6 @@ def precompute_parts(bench: Bench, weights_digest: str, cache: Path) -> Parts:
             bench.decoded,
             rows,
             cache,
-            bench.device,
             bench.stages.advance,
         )
         for rows in wanted
@@ -177,7 +176,7 @@ def make_sam(bench: Bench) -> Sam | None:
 
 def _held_out_features(bench: Bench) -> Tensor:
     """Of the backbone as it is now."""
-    return compute(bench.network, bench.decoded, bench.dataset.rows("valid"), bench.device)
+    return compute(bench.network, bench.decoded, bench.dataset.rows("valid"))
 
 
 def _chosen(bench: Bench, stage: str, search: RateSearch, told: float | None = None) -> float:

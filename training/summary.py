@@ -44,7 +44,7 @@ def summarise(network: Network, size: int) -> list[Layer]:
     hooks = [module.register_forward_hook(seen) for module in leaves]
     try:
         with evaluating(network):
-            network(torch.zeros(1, 3, size, size, device=network.mean.device))
+            network(torch.zeros(1, 3, size, size, device=network.device))
     finally:
         for hook in hooks:
             hook.remove()

@@ -62,7 +62,7 @@ def calibrate(bench: Bench) -> Calibrated | None:
         return None
     task, pixels = bench.dataset.task, bench.decoded.pixels[bench.spared]
     targets = bench.dataset.targets[bench.spared]
-    logits = answer_logits(bench.network, pixels, bench.device, bench.stages.advance)
+    logits = answer_logits(bench.network, pixels, bench.stages.advance)
     temperature = fit_temperature(logits, torch.from_numpy(targets), task)
     cool(bench.network, temperature)
     bench.note("calibration", f"temperature {temperature:.3f}, by {len(pixels)} images set apart")

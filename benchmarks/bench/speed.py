@@ -54,7 +54,7 @@ def head_epoch() -> Measures:
     decoded = open_cells(N_IMAGES, SIZE)
     rows = np.arange(N_IMAGES)
     targets = torch.eye(N_CLASSES)[torch.arange(N_IMAGES) % N_CLASSES]
-    features = compute(network, decoded, rows, CPU)
+    features = compute(network, decoded, rows)
     cached = ActivationBatches(Activations(features, ""), targets, BATCH_SIZE, seed=0)
     numbers = Activations(torch.from_numpy(rows)[:, None], "")
     # the same batches, by row number instead of by features
@@ -130,7 +130,7 @@ def forward_passes(backbone: str) -> Measures:
                 plain.features(pixels.permute(0, 3, 1, 2).contiguous().float())
 
     rates = []
-    for forward in (lambda rows: compute(network, decoded, rows, CPU), plainly):
+    for forward in (lambda rows: compute(network, decoded, rows), plainly):
         forward(rows[:BATCH])  # warms up
         began = time.perf_counter()
         forward(rows)

@@ -55,7 +55,6 @@ def ask_and_compare(
 def offline(files: Sequence[Path], run: Path, bundle: Path, n_views: int) -> list[dict[str, float]]:
     """Label -> probability for each file, by the torch network: no ONNX and no server."""
     import numpy as np
-    import torch
 
     from registry.bundle import read_bundle
     from registry.images import prepare
@@ -69,7 +68,7 @@ def offline(files: Sequence[Path], run: Path, bundle: Path, n_views: int) -> lis
     for file in files:
         encoded = file.read_bytes()
         views = tta_views(prepare(encoded, spec.image), encoded, spec.tta, n_views)
-        mean = predict(network, views, task, torch.device("cpu")).mean(axis=0)
+        mean = predict(network, views, task).mean(axis=0)
         answers.append(dict(zip(spec.labels, np.asarray(mean).tolist(), strict=True)))
     return answers
 
