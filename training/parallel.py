@@ -118,7 +118,7 @@ ALONE = World()
 
 
 @contextmanager
-def joined(patience: timedelta = PATIENCE) -> Iterator[World]:
+def joined() -> Iterator[World]:
     """The processes that torchrun has started, or this one alone.
 
     They are connected by NCCL where each has a GPU of its own, else by gloo.
@@ -132,11 +132,11 @@ def joined(patience: timedelta = PATIENCE) -> Iterator[World]:
     if n_gpus >= int(os.environ["LOCAL_WORLD_SIZE"]):
         backend = "cpu:gloo,cuda:nccl"
     with explained():
-        store, rank, size = next(rendezvous("env://", timeout=patience))
+        store, rank, size = next(rendezvous("env://", timeout=PATIENCE))
         # the store of torchrun keeps the addresses of processes that it has started before
         attempt = PrefixStore(os.environ["TORCHELASTIC_RESTART_COUNT"], store)
         dist.init_process_group(
-            backend, timeout=patience, store=attempt, rank=rank, world_size=size
+            backend, timeout=PATIENCE, store=attempt, rank=rank, world_size=size
         )
     yield World(dist.get_rank(), dist.get_world_size())
     dist.destroy_process_group()

@@ -46,25 +46,18 @@ def plan_head(settings: Settings, n_batches: int) -> Plan:
 
 def plan_cycles(settings: Settings, n_batches: int, epochs: list[int]) -> Plan:
     """Cycles of so many epochs each on augmented images."""
-    ends = tuple(accumulate(epochs))
-    taken_off = _decays(settings, n_batches, epochs)
+    div, rise, tail = settings.cycle_div, settings.cycle_rise, settings.cycle_tail
+    momenta: Shares | None = None
     if settings.schedule == "cosine":
-        return Plan(cosine_restarts(n_batches, epochs), None, taken_off, ends)
-    if settings.schedule == "cosine_cycle":
-        rise, div = settings.cycle_rise, settings.cycle_div
-        return Plan(
-            cosine_cycles(n_batches, epochs, div, rise),
-            cosine_cycle_momenta(n_batches, epochs, settings.cycle_momenta, rise),
-            taken_off,
-            ends,
-        )
-    tail = settings.cycle_tail
-    return Plan(
-        one_cycles(n_batches, epochs, settings.cycle_div, tail),
-        one_cycle_momenta(n_batches, epochs, settings.cycle_momenta, tail),
-        taken_off,
-        ends,
-    )
+        shares = cosine_restarts(n_batches, epochs)
+    elif settings.schedule == "cosine_cycle":
+        shares = cosine_cycles(n_batches, epochs, div, rise)
+        momenta = cosine_cycle_momenta(n_batches, epochs, settings.cycle_momenta, rise)
+    else:
+        shares = one_cycles(n_batches, epochs, div, tail)
+        momenta = one_cycle_momenta(n_batches, epochs, settings.cycle_momenta, tail)
+    taken_off = _decays(settings, n_batches, epochs)
+    return Plan(shares, momenta, taken_off, tuple(accumulate(epochs)))
 
 
 def _decays(settings: Settings, n_batches: int, epochs: list[int]) -> Shares | None:

@@ -13,14 +13,7 @@ from training.bench import Bench
 from training.choosing import begin_ema, keep_better, keep_chosen, make_keeper
 from training.finder import RateSearch, find_rate
 from training.fit import Stage
-from training.fitting import (
-    augmented_features,
-    folding,
-    settle,
-    validate_head,
-    whole,
-)
-from training.items import Part
+from training.fitting import augmented_features, folding, settle, validate_head, whole
 from training.plan import plan_cycles, plan_head
 from training.rates import RateGroups, rate_groups
 from training.resizing import dealt
@@ -30,28 +23,18 @@ from training.staging import fit_stage
 SETTLING_BATCHES_HEAD = 64  # all of a small data set; of a large one a third of the time is saved
 UNFROZEN_SEARCH_STEPS = 30  # where a step costs a backward pass through everything
 
-PARTS: tuple[Part, Part] = ("train", "valid")
-
 
 def precompute_parts(bench: Bench, weights_digest: str, cache: Path) -> Parts:
     """The frozen backbone's features of both parts, from the cache if nothing has changed; and of
     what is set apart, if its labels are to be doubted too."""
     bench.stages.begin("precompute activations", len(bench.dataset.items))
-    wanted = [bench.rows(part) for part in PARTS]
+    wanted = [bench.rows("train"), bench.rows("valid")]
     if bench.settings.label_noise and len(bench.apart):
         wanted.append(bench.apart)
-    found = (
-        precompute(
-            bench.network,
-            weights_digest,
-            bench.decoded,
-            rows,
-            cache,
-            bench.stages.advance,
-        )
-        for rows in wanted
+    network, decoded, advance = bench.network, bench.decoded, bench.stages.advance
+    return Parts(
+        *(precompute(network, weights_digest, decoded, rows, cache, advance) for rows in wanted)
     )
-    return Parts(*found)
 
 
 def search_head(bench: Bench, activations: Parts) -> float:
@@ -140,8 +123,8 @@ def search_unfrozen(bench: Bench) -> float:
 
 
 def fit_unfrozen(bench: Bench, rate: float) -> None:
-    """All unfrozen layers have learnt, with differential rates and cosine restarts; of what they
-    were after each epoch, the network has what `keep` says, or the mean if that is better."""
+    """All unfrozen layers have learnt, each group at its own rate; of what they were after each
+    epoch, the network has what `keep` says, or the mean if that is better."""
     bench.network.freeze_to(bench.settings.frozen_groups)
     batches = bench.image_batches()
     schedule = plan_cycles(bench.settings, len(batches), bench.settings.unfrozen_cycles)
