@@ -6,7 +6,7 @@ import signal
 import sys
 from typing import Any
 
-from training import fit, staging
+from training import fit, fit_stage
 from training.__main__ import main
 
 STAGE = "all layers"
@@ -25,5 +25,5 @@ def die(*_: object, **__: object) -> float:
 
 if __name__ == "__main__":
     if os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
-        staging.train_epoch = train_epoch
+        fit_stage.train_epoch = train_epoch
     sys.exit(main())

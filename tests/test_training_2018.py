@@ -10,11 +10,11 @@ from registry.errors import TrainingError
 from training.data import read_dataset
 from training.decoded import decode
 from training.evaluate import measure, predict
+from training.fit_stage import LAST_GOOD
 from training.presets import FASTAI2018
 from training.reading_settings import read_settings
 from training.recipe import train
 from training.saving import NETWORK, load_network
-from training.staging import LAST_GOOD
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 

@@ -14,6 +14,7 @@ from registry.bundle import Bundle, Task, read_bundle
 from registry.images import Float32Array, prepare
 from registry.jobs import Assignment
 from training import pretrained, read_images
+from training.apart import set_apart, spare
 from training.backbone import load_backbone
 from training.calibration import (
     at_temperature,
@@ -24,7 +25,6 @@ from training.calibration import (
 from training.data import Dataset
 from training.evaluate import predict
 from training.items import Item
-from training.judging import set_apart, spare
 from training.loss import loss_function
 from training.network import build_network, to_probabilities
 from training.recipe import train

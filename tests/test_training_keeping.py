@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from registry.errors import DataError
+from training.apart import set_apart
 from training.data import Dataset
 from training.items import Item
-from training.judging import set_apart
 from training.keeping import DIRECTIONS, Keep, Keeper, copy_state, recompute_statistics
 
 

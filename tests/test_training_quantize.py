@@ -17,8 +17,8 @@ from service.kind import Kind
 from service.proof import check_golden
 from service.providers import Placement
 from service.session import Session
-from training import fewer_bits, variants
 from training import quantize as quantizing
+from training import variants
 from training.data import read_dataset
 from training.decoded import decode
 from training.graphs import float_nodes
@@ -278,7 +278,7 @@ def test_a_training_publishes_variants_that_a_server_takes(
         shown.append((images, proof.pixels))
         return make_variant(precision, model, images, proof, path)
 
-    monkeypatch.setattr(fewer_bits, "make_variant", looked_at)
+    monkeypatch.setattr(variants, "make_variant", looked_at)
     assignment = photos.assignment(
         tmp_path, data, cycles="0", augmented_epochs="0", variants="fp16,int8"
     )

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from training.activations import Activations
+from training.apart import TrainingPart, deal_out
 from training.audit import Audit
 from training.balance import Float64Array, class_weights, draw_shares
 from training.batches import ActivationBatches, ImageBatches
@@ -21,7 +22,6 @@ from training.event_files import Curves
 from training.finder import RateSearch
 from training.fit import Epoch
 from training.items import Part
-from training.judging import TrainingPart, deal_out
 from training.keeping import State
 from training.loss import loss_function
 from training.memory import Room

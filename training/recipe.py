@@ -27,7 +27,6 @@ from training.bench import Bench
 from training.bundling import export_and_prove, seal_bundle
 from training.compare import known_parts, score
 from training.event_files import FOLDER, Curves, wanted
-from training.fewer_bits import add_variants
 from training.journal import journaled
 from training.judging_steps import choose_thresholds, doubt_labels, evaluate, read_tests
 from training.learning_curve import draw_curve
@@ -49,6 +48,7 @@ from training.steps import (
     search_unfrozen,
 )
 from training.trust import calibrate, measure_trust
+from training.variants import add_variants
 
 
 def train(assignment: Assignment, tell: Tell) -> tuple[Bundle, Scored]:

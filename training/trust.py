@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
+from training.apart import LEAST
 from training.bench import Bench
 from training.calibration import (
     Reliability,
@@ -28,7 +29,6 @@ from training.conformal import (
     measure_sets,
 )
 from training.evaluate import Evaluation, answer_logits
-from training.judging import LEAST
 from training.network import to_probabilities
 
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,17 +10,23 @@ import onnx
 import onnxruntime
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
-from registry.bundle import Reduced, Task, Variant
+from registry.bundle import FILES, Reduced, Task, Variant
 from registry.images import Float32Array, UInt8Array
-from training.evaluate import THRESHOLD, Thresholds, measure
+from training.bench import Bench
+from training.bundling import Exported
+from training.evaluate import THRESHOLD, Evaluation, Thresholds, measure
+from training.golden import evenly, golden_pixels
 from training.graphs import with_metadata_of
-from training.quantize import quantize, shift
+from training.publishing import with_variants
+from training.quantize import RANGE_IMAGES, TRIAL_IMAGES, quantize, shift
 from training.runtime import answer_all
 
 MOST_POINTS = 0.5  # that the metric may lose
 LEAST_SPEEDUP = 1.05  # less is within the noise of the measurement
 MOST_SHIFT_FP16 = 0.005  # mean shift of an answer's probability; rounding alone shifts it by less
 TIMED_RUNS = 30
+SHOWN_IMAGES = RANGE_IMAGES + TRIAL_IMAGES  # of the training part, to a quantiser
+PROOF_IMAGES = 1000  # held-out ones that a variant is judged on
 
 # Answers of a variant differ between processors more than those of float32 do.
 TOLERANCE_FACTOR, TOLERANCE_MARGIN = 2.0, 0.02
@@ -45,6 +51,36 @@ class Proof:
     answers: Float32Array
     task: Task
     thresholds: Thresholds = THRESHOLD  # from which labels count, as they will be served
+
+
+def add_variants(bench: Bench, exported: Exported, evaluation: Evaluation) -> Exported:
+    """Beside the model are those copies of it in fewer bits that cost next to nothing.
+
+    Held-out images decide; what is measured on training images are the ranges of the numbers.
+    """
+    bench.stages.begin("the same in fewer bits", 0)
+    learnt, rows = bench.dataset.rows("train"), evaluation.rows
+    chosen = np.random.default_rng(bench.settings.seed).permutation(len(learnt))[:SHOWN_IMAGES]
+    shown = np.array(bench.decoded.pixels[np.sort(learnt[chosen])])
+    places = evenly(len(rows), PROOF_IMAGES)
+    proof = Proof(
+        np.array(bench.decoded.pixels[rows[places]]),
+        bench.dataset.targets[rows[places]],
+        evaluation.plain[places],
+        bench.dataset.task,
+        bench.label_thresholds,
+    )
+    variants, tolerated, stories = {}, dict(exported.draft.tolerances), {}
+    for precision in bench.settings.variants:
+        path = exported.path.with_name(FILES[precision])
+        made = make_variant(precision, exported.path, shown, proof, path)
+        bench.stages.note(made.story)
+        stories[f"variant_{precision}"] = made.story
+        if made.variant:
+            variants[precision] = made.variant
+            tolerated |= tolerances(exported.path, path, golden_pixels(bench))
+    draft = with_variants(exported.draft, variants, tolerated)
+    return replace(exported, draft=draft, stories=stories)
 
 
 def make_variant(
