@@ -12,8 +12,8 @@ from conftest import TESTS
 
 sys.path.append(str(TESTS.parent / "benchmarks"))
 
-from load.flat import growth
-from load.verdict import series
+from load.flat import Usage, growth
+from load.verdict import check_flat, series
 
 SOAK = TESTS.parent / "benchmarks" / "soak.py"
 
@@ -64,6 +64,22 @@ SHAPES = {
 def test_growth_is_what_stays(shape: str) -> None:
     values, expected, tolerance = SHAPES[shape]
     assert growth(TIMES, values).grown == pytest.approx(expected, abs=tolerance)
+
+
+LEAKS = {"none": (0.0, True), "half a megabyte a minute": (0.5, False)}
+
+
+@pytest.mark.parametrize("leak", LEAKS)
+def test_half_an_hour_shows_a_leak_that_a_minute_does_not(leak: str) -> None:
+    mb_a_minute, is_flat = LEAKS[leak]
+
+    def memory_is_flat(seconds: int) -> bool:
+        looks = [150 + mb_a_minute * t / 60 + NOISE.gauss(0, 6) for t in range(seconds)]
+        samples = [Usage(t, mb, 29, 30, 0) for t, mb in enumerate(looks)]
+        return {check.name: check.holds for check in check_flat(samples)}["memory flat"]
+
+    assert memory_is_flat(60)
+    assert memory_is_flat(1800) == is_flat
 
 
 def test_too_few_looks_say_nothing() -> None:
