@@ -116,7 +116,7 @@ def test_the_report_is_one_page_that_needs_nothing_else(trained: Trained):
     assert layers[-1]["output"] == [2]
     assert layers[-1]["learns"]
     assert figures["audit"]["images"] == 40
-    for section in ("Mistakes", "Classes", "Calibration", "Views", "Training", "Provenance"):
+    for section in ("Mistakes", "Classes", "Calibration", "Training", "Provenance"):
         assert f"<h2>{section}</h2>" in page
     assert figures["history"]["columns"] == ["epoch", "train", "valid", "accuracy"]
     assert [row[0] for row in figures["history"]["rows"]] == [1, 2, 3, 4, 5, 6]
