@@ -90,7 +90,7 @@ def test_a_command_that_is_killed_and_resumed_leaves_the_same_weights(
     kill_when(first, lambda event: event["kind"] == "epoch_finished" and event["epoch"] == 2)
     kill_when(
         ["--resume", run],
-        lambda event: event["kind"] == "epoch_finished" and event["stage"].startswith("cosine"),
+        lambda event: event["kind"] == "epoch_finished" and event["stage"].startswith("all layers"),
     )
     events = kill_when(["--resume", run])
     assert any(event.get("text", "").startswith("all layers: goes on") for event in events)
