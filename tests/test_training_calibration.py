@@ -241,7 +241,8 @@ def test_labels_are_doubted_in_every_training(trained: Trained):
     figures = json.loads((assignment.stage / "report" / "report.json").read_text())
     noise = figures["label_noise"]
     assert noise["images"] == 120  # also those that are set apart
-    assert f"of 120 images about {noise['expected']} may be wrong" in bundle.provenance["label_noise"]
+    told = bundle.provenance["label_noise"]
+    assert f"of 120 images about {noise['expected']} may be wrong" in told
     with (assignment.stage / "report" / "label_issues.csv").open(newline="") as file:
         lines = list(csv.DictReader(file))
     assert [line["file"] for line in lines[:50]] == [each["file"] for each in noise["suspects"]]
