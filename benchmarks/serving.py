@@ -13,6 +13,8 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # `training` is the package, not training.py
+
 from bench import rows
 from bench.contest import Pace
 from bench.judge import conditions, wrong_answers

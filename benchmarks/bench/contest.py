@@ -13,8 +13,6 @@ from bench import client, limit
 from bench.record import Measures, Record
 from bench.servers import ENVIRONMENT, ROOT, Server
 
-# Those who ask share the cores with the server: they leave their sockets to one thread too.
-ASKING = ENVIRONMENT | {"GRPC_EXPERIMENTS": "-event_engine_client"}
 PAUSE_S = 60  # on top of what a measurement lasts, before it is given up
 
 
@@ -106,7 +104,7 @@ def _in_process(module: str, load: Mapping[str, Any], lasts_s: float) -> Measure
         text=True,
         timeout=lasts_s + PAUSE_S,
         cwd=ROOT,
-        env=ASKING,
+        env=ENVIRONMENT,
         check=False,
     )
     if ran.returncode:

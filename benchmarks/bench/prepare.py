@@ -18,6 +18,9 @@ from bench.networks import CLASSES, SIZE, export_lite0, linear
 from bench.photographs import jpegs
 from registry.bundle import MODEL
 from registry.images import ImageSpec, prepare
+from training.foreign.__main__ import main as import_model
+from training.quantize import quantize
+from training.variants import to_fp16
 
 N_IMAGES, N_IMAGES_QUICK = 64, 4
 QUICK_SIZE, QUICK_CLASSES = 32, 10
@@ -55,8 +58,6 @@ def prepare_work(work: Path, *, quick: bool, gpu: bool) -> None:
 
 def _lite0(work: Path, pictures: list[bytes]) -> None:
     """The bundles of EfficientNet-Lite0, made with what a user has: `unfreeze import`."""
-    from training.foreign.__main__ import main as import_model
-
     exports = {"torchscript": work / "lite0.onnx", "dynamo": work / "dynamo.onnx"}
     export_lite0(exports)
     labels, golden = work / "labels.txt", work / "golden.jpg"
@@ -76,8 +77,6 @@ def _lite0(work: Path, pictures: list[bytes]) -> None:
 
 
 def _int8(work: Path, pictures: list[bytes]) -> None:
-    from training.quantize import quantize
-
     path, spec = work / "int8.onnx", ImageSpec(size=SIZE)
     pixels = np.stack([prepare(one, spec) for one in pictures])
     quantize(work / "registry" / "lite0-dynamo" / "1" / MODEL, pixels, path)
@@ -85,8 +84,6 @@ def _int8(work: Path, pictures: list[bytes]) -> None:
 
 
 def _fp16(work: Path, served: Path, pictures: list[bytes]) -> None:
-    from training.variants import to_fp16
-
     path = work / "fp16.onnx"
     to_fp16(served, np.empty((0, SIZE, SIZE, 3), np.uint8), path)
     for name, file in (("lite0", served), ("lite0-fp16", path)):
