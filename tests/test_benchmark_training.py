@@ -190,7 +190,7 @@ def compared(seconds: float, accuracy: float, with_views: float) -> dict[str, An
 
 def test_both_conditions_beside_fastai_are_of_means_over_seeds() -> None:
     fastai = compared(1800, 0.80, 0.82)
-    quick = [compared(60, 0.79, 0.82), compared(100, 0.83, 0.84)]
+    quick = [compared(60, 0.81, 0.79), compared(100, 0.83, 0.80)]
     full = [compared(800, 0.85, 0.88), compared(900, 0.88, 0.90)]
     judged = {one.what: one for one in verdict(fastai, {QUICK: quick, FULL: full})}
     assert all(one.holds for one in judged.values())
@@ -201,10 +201,11 @@ def test_both_conditions_beside_fastai_are_of_means_over_seeds() -> None:
 @pytest.mark.parametrize(
     ("quick", "full", "what"),
     [
-        (compared(91, 0.81, 0.83), compared(800, 0.87, 0.89), "head on activations: of fastai's"),
-        (compared(80, 0.79, 0.83), compared(800, 0.87, 0.89), "points over fastai, plain"),
-        (compared(80, 0.81, 0.83), compared(901, 0.87, 0.89), "all of it: of fastai's time"),
-        (compared(80, 0.81, 0.83), compared(800, 0.87, 0.87), "points over fastai, with views"),
+        (compared(91, 0.83, 0.79), compared(800, 0.87, 0.89), "head on activations: of fastai's"),
+        (compared(80, 0.81, 0.83), compared(800, 0.87, 0.89), "points over fastai, one view over"),
+        (compared(80, 0.83, 0.79), compared(901, 0.87, 0.89), "all of it: of fastai's time"),
+        (compared(80, 0.83, 0.79), compared(800, 0.85, 0.89), "all of it: points over fastai, pla"),
+        (compared(80, 0.83, 0.79), compared(800, 0.87, 0.87), "points over fastai, with views"),
     ],
 )
 def test_a_miss_beside_fastai_fails_its_condition(
