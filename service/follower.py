@@ -16,6 +16,10 @@ from service.swaps import Swaps
 
 log = logging.getLogger(__name__)
 
+NOTHING_PROMOTED = (
+    "the registry has no promoted version of it any more; the one in memory goes on answering"
+)
+
 P = TypeVar("P")
 
 
@@ -26,6 +30,9 @@ class Aliases:
 
     promoted: tuple[int, Pointer] | BundleError | None
     candidate: tuple[int, Candidate | Cleared] | BundleError | None
+
+
+GONE = Aliases(promoted=None, candidate=None)  # of a model that was in the registry
 
 
 class Follower:
@@ -98,10 +105,14 @@ class Follower:
         if self._unreadable:
             log.info("registry_readable")
         self._unreadable = ""
-        return found
+        live = (name for name, entry in self._models.items() if entry.current)
+        return dict.fromkeys(live, GONE) | found
 
     async def _promoted(self, name: str, aliases: Aliases) -> None:
         if aliases.promoted is None:
+            known = self._models.get(name)
+            if known and known.current:
+                self._swaps.problem(known, 0, BundleError(f"{name}: {NOTHING_PROMOTED}"))
             return
         entry = self._models.setdefault(name, Model(name))
         if isinstance(aliases.promoted, BundleError):

@@ -306,6 +306,23 @@ def test_a_registry_that_cannot_be_read_is_told_once_and_seen_in_the_metrics(
     wait_until(lambda: told(caplog)[1:] == ["registry_readable"] and read() > last)
 
 
+def test_an_empty_folder_in_the_registrys_place_is_a_problem_of_every_model_that_answers(
+    server: RunningServer, root: Path
+) -> None:
+    elsewhere = root.rename(root.with_name("elsewhere"))
+    root.mkdir()
+    server.refresh()
+    (model,) = server.admin.ListModels(pb.ListModelsRequest()).models
+    assert "no promoted version of it any more" in model.problem
+    assert server.service.metrics.load_problem.labels("colours")._value.get() == 1
+    assert answers(server) == "red"
+    root.rmdir()
+    elsewhere.rename(root)
+    server.refresh()
+    assert server.admin.ListModels(pb.ListModelsRequest()).models[0].problem == ""
+    assert server.service.metrics.load_problem.labels("colours")._value.get() == 0
+
+
 def told(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.message for record in caplog.records if record.name == "service.follower"]
 
