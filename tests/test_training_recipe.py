@@ -222,6 +222,17 @@ def test_the_champion_is_scored_only_on_images_it_never_learnt_from(
     assert told in str(heard.of("note"))
 
 
+def test_a_training_outlives_the_version_that_it_was_to_be_compared_with(tmp_path: Path):
+    data = photos.folder(tmp_path / "data")
+    assignment = photos.assignment(tmp_path, data, cycles="0", augmented_epochs="0")
+    pruned = {"champion": tmp_path / "registry" / "photos" / "1", "champion_version": 1}
+    heard = Heard()
+    bundle, scored = train(assignment.model_copy(update=pruned), heard.append)
+    assert verify_bundle(assignment.stage) == bundle
+    assert scored.promoted is None
+    assert "version 1 cannot be compared: " in str(heard.of("note"))
+
+
 def test_stages_that_settings_leave_out_are_not_counted():
     assert count_stages(Settings()) == 13
     least = Settings(augmented_epochs=0, cycles=0, variants=(), label_noise=False)

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from registry.bundle import MODEL, Bundle, read_bundle, verify_bundle
+from registry.errors import BundleError
 from registry.images import Float32Array, prepare
 from registry.jobs import Assignment, Score, Scored
 from training.data import Dataset, Rows
@@ -71,7 +72,11 @@ def _fresh(
     champion, version = assignment.champion, assignment.champion_version
     if champion is None:
         return np.zeros(len(rows), dtype=bool)
-    rival = verify_bundle(champion)
+    try:
+        rival = verify_bundle(champion)
+    except BundleError as error:  # pruned meanwhile, or damaged; what was learnt stays worth having
+        note(f"version {version} cannot be compared: {error}")
+        return np.zeros(len(rows), dtype=bool)
     if (rival.labels, rival.task) != (bundle.labels, bundle.task):
         note(f"version {version} has other labels: it cannot be compared")
         return np.zeros(len(rows), dtype=bool)
