@@ -146,6 +146,16 @@ def test_a_folder_around_the_classes_is_taken_for_what_it_may_be(tmp_path: Path)
         read_dataset(tmp_path / "unpacked")
 
 
+def test_linked_folders_are_looked_into_and_a_link_in_a_circle_ends(tmp_path: Path):
+    data = photos.folder(tmp_path / "data", per_class=6)
+    photos.photo(tmp_path / "more" / "a.png", 60, seed=9)
+    (data / "dark" / "more").symlink_to(tmp_path / "more")
+    (data / "dark" / "circle").symlink_to(data / "dark")
+    files = [item.path.relative_to(data).as_posix() for item in read_dataset(data).items]
+    assert len(files) == 13
+    assert "dark/more/a.png" in files
+
+
 def test_hidden_files_and_folders_are_no_images(tmp_path: Path):
     photos.folder(tmp_path, per_class=6)
     (tmp_path / "dark" / "._00.png").write_bytes(b"\0\5\x16\7 macOS")

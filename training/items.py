@@ -9,6 +9,7 @@ Hidden files and folders are no images: macOS leaves `._1.jpg` beside 1.jpg, Jup
 own in `.ipynb_checkpoints`.
 """
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -179,13 +180,19 @@ def _images(folder: Path) -> list[Path]:
 
 
 def _files(folder: Path, suffixes: set[str]) -> list[Path]:
-    """Those with one of the suffixes, sorted; hidden ones, and those in hidden folders, are not."""
-    return [
-        path
-        for path in sorted(folder.rglob("*"))
-        if path.suffix.lower() in suffixes
-        and not any(name[0] == "." for name in path.relative_to(folder).parts)
-    ]
+    """Those with one of the suffixes, sorted, also in linked folders, but each folder once; hidden
+    ones, and those in hidden folders, are not."""
+    found, seen = [], set()
+    for where, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(where)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if name[0] != ".")
+        paths = (Path(where, name) for name in names if name[0] != ".")
+        found += [path for path in paths if path.suffix.lower() in suffixes]
+    return sorted(found)
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
