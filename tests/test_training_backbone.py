@@ -81,12 +81,15 @@ def test_an_unknown_backbone_is_named(name: str, told: str):
         load_backbone(name)
 
 
-def test_weights_that_cannot_be_fetched_say_what_to_do(monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("reason", ["no route to host", "", "first line\nsecond " + 99 * "more "])
+def test_weights_that_cannot_be_fetched_say_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, reason: str
+):
     def unreachable(*_: object, **__: object) -> nn.Module:
-        raise OSError("no route to host")
+        raise OSError(reason)
 
     monkeypatch.setattr(backbones.timm, "create_model", unreachable)
-    message = "weights of resnet34 could not be fetched .*no route to host.*use efficientnet_lite0"
+    message = f"weights of resnet34 .*fetched .OSError: {reason[:10]}.*use efficientnet_lite0"
     with pytest.raises(Unavailable, match=message):
         load_backbone("resnet34")
 

@@ -3,6 +3,7 @@
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import timm
@@ -127,7 +128,7 @@ def _download(name: str, build: object) -> nn.Module:
     except Exception as error:  # each library and each network fails in its own way
         raise Unavailable(
             f"the weights of {name} could not be fetched ({type(error).__name__}: "
-            f"{str(error).splitlines()[0]:.160}); connect to the network, give a file with "
+            f"{shorten(str(error), 160)}); connect to the network, give a file with "
             "--set weights=FILE, or use efficientnet_lite0, whose weights are installed"
         ) from error
     return model
