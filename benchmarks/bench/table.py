@@ -156,7 +156,7 @@ def _how(pace: Pace) -> str:
         "ONNX Runtime from two threads of one process, after `registry.images.prepare` where files "
         "are sent, and has no client to share the cores with. The bare server is grpc.aio, the "
         "same two calls in two threads, and nothing else. Clients are a process of their own "
-        "on the same cores, with gRPC's sockets left to one thread. They go through tritonclient; "
+        "on the same cores, and gRPC is in them as it comes. They go through tritonclient; "
         "under overload, peak and flood alike, they make each request once, the same bytes, and "
         "send it by gRPC alone. The pictures are 64 windows of scikit-learn's two colour "
         "photographs, JPEG quality 90. A peer as documented answers one request at a time and logs "
