@@ -14,6 +14,7 @@ MAX_METADATA_BYTES = 16_384
 WINDOW_BYTES = 8 * MEGABYTE
 FRAME_BYTES = 4 * MEGABYTE
 READ_BYTES = 1 << 18
+MAX_PENDING = 8192  # calls that the event loop has not seen yet; some 13 kB each
 SPEAK_WITHIN_MS = 10_000  # a connection on which nothing is said takes the place of others
 PING_EVERY_MS = 10_000  # no client of gRPC's own pings more often
 INT_MAX = (1 << 31) - 1
@@ -34,6 +35,9 @@ def new_server(
         ("grpc.max_metadata_size", MAX_METADATA_BYTES),
         ("grpc.max_concurrent_streams", max_streams),
         ("grpc.max_allowed_incoming_connections", max_connections()),
+        # beyond a thousand, gRPC would cancel calls before anything here could say why
+        ("grpc.server.max_pending_requests", MAX_PENDING),
+        ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING),
         ("grpc.server_handshake_timeout_ms", SPEAK_WITHIN_MS),
         # or whoever looks after a silent stream every half minute would lose it for too many pings
         ("grpc.http2.min_ping_interval_without_data_ms", PING_EVERY_MS),

@@ -87,6 +87,10 @@ class RunningServer:
         """The result of something that must run in the server's loop."""
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(60)
 
+    def call_soon(self, work: Callable[[], object]) -> None:
+        """It runs in the server's loop, which stands still meanwhile."""
+        self._loop.call_soon_threadsafe(work)
+
     def refresh(self) -> None:
         """The server has taken up what the registry says now."""
         self.call(self.service.live.refresh())

@@ -66,6 +66,24 @@ def test_one_connection_cannot_fill_the_memory_with_calls_that_say_nothing(
         assert {one.code() for one in silent} == {grpc.StatusCode.INVALID_ARGUMENT}
 
 
+def test_calls_that_come_while_the_event_loop_is_behind_are_answered_and_not_cancelled(
+    start: Start, root: Path
+) -> None:
+    tiny.publish(root, promote=True)
+    server, over = start(), threading.Event()
+    channels = [grpc.insecure_channel(server.address, OF_ITS_OWN) for _ in range(4)]
+    stubs = [classifier_pb2_grpc.ClassifierStub(one) for one in channels]
+    assert {status(one) for one in channels} == {"OK"}
+    server.call_soon(over.wait)
+    calls = [stubs[i % 4].Classify.future(REQUEST, timeout=60) for i in range(3000)]
+    over.set()
+    codes = {one.code() for one in calls}
+    assert grpc.StatusCode.OK in codes
+    assert codes <= {grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED}
+    for one in channels:
+        one.close()
+
+
 def test_a_message_is_not_unpacked_beyond_the_limit(start: Start, root: Path) -> None:
     tiny.publish(root, promote=True)
     server = start(max_message_mb=1)
