@@ -221,7 +221,7 @@ def test_words_tell_how_good_it_is_and_what_it_confuses():
     told = words()
     found, _ = made.findings(3, 300)
     right = found.plain.value
-    assert told["Accuracy"][0].startswith(f"{right:.3f} on 150 held-out images (95 % interval ")
+    assert told["Accuracy"][0].startswith(f"{right:.3f} on 150 held-out images (95% interval ")
     assert "“kind 000”" in told["Confuses"][0]
     assert told["Overfitting"] == (
         "none seen: the held-out loss has not turned up; "

@@ -38,7 +38,7 @@ def results(findings: Findings) -> Section:
     train, valid = (len(findings.dataset.rows(part)) for part in ("train", "valid"))
     said = (
         f"{train} images to learn from, {valid} held out, {len(findings.labels)} "
-        f"{'classes' if findings.task == 'single' else 'labels'}. Below a figure is its 95 % "
+        f"{'classes' if findings.task == 'single' else 'labels'}. Below a figure is its 95% "
         "interval."
     )
     return Section("Results", paragraph(said) + table(rows, caption="Results"))

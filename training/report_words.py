@@ -45,7 +45,7 @@ def _score(findings: Findings) -> Remark:
     )
     text = (
         f"{plain.value:.3f} on {len(findings.rows)} held-out images "
-        f"(95 % interval {low:.3f} to {high:.3f})."
+        f"(95% interval {low:.3f} to {high:.3f})."
     )
     if findings.task == "multi":
         return Remark(METRICS[plain.metric], text)
