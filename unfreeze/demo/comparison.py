@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rich.progress import track
+
 from unfreeze.client import Client
 from unfreeze.demo.photographs import Photographs
 from unfreeze.predictions import Prediction
@@ -65,7 +67,7 @@ def offline(files: Sequence[Path], run: Path, bundle: Path, n_views: int) -> lis
     network, task = load_network(run / NETWORK)
     spec = read_bundle(bundle)
     answers = []
-    for file in files:
+    for file in track(files, "the same images by PyTorch alone", transient=True):
         encoded = file.read_bytes()
         views = tta_views(prepare(encoded, spec.image), encoded, spec.tta, n_views)
         mean = predict(network, views, task).mean(axis=0)
