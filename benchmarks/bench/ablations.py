@@ -53,6 +53,7 @@ CHANGES: dict[str, dict[str, str]] = {
     "batches of 16": {"batch_size": "16"},
     "no rotation": {"max_rotate": "0"},
     "no zoom": {"max_zoom": "1"},
+    "no clipping": {"clip_norm": ""},
     "no decay": {"weight_decay": "0"},
     "decay 0.1": {"weight_decay": "0.1"},
     "mixup": {"mixup": "0.2"},
