@@ -1,9 +1,12 @@
 """Which files are learnt from, which are held out, and what is wrong with the rest."""
 
 import csv
+import errno
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import photos
 import pytest
@@ -154,6 +157,22 @@ def test_linked_folders_are_looked_into_and_a_link_in_a_circle_ends(tmp_path: Pa
     files = [item.path.relative_to(data).as_posix() for item in read_dataset(data).items]
     assert len(files) == 13
     assert "dark/more/a.png" in files
+
+
+def test_a_folder_that_cannot_be_looked_into_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    data, scandir = photos.folder(tmp_path, per_class=6), os.scandir
+    photos.photo(data / "dark" / "closed" / "00.png", 60, seed=9)
+
+    def as_another_user(path: str) -> Any:  # whoever runs the tests may be allowed everything
+        if str(path).endswith("closed"):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", as_another_user)
+    with pytest.raises(DataError, match=r"dark/closed: cannot be looked into \(Permission denied"):
+        read_dataset(data)
 
 
 def test_hidden_files_and_folders_are_no_images(tmp_path: Path):

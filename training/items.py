@@ -14,7 +14,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NoReturn
 
 from registry.errors import DataError
 
@@ -181,9 +181,13 @@ def _images(folder: Path) -> list[Path]:
 
 def _files(folder: Path, suffixes: set[str]) -> list[Path]:
     """Those with one of the suffixes, sorted, also in linked folders, but each folder once; hidden
-    ones, and those in hidden folders, are not."""
+    ones, and those in hidden folders, are not.
+
+    Raises:
+        DataError: a folder cannot be looked into.
+    """
     found, seen = [], set()
-    for where, folders, names in os.walk(folder, followlinks=True):
+    for where, folders, names in os.walk(folder, followlinks=True, onerror=_closed):
         real = os.path.realpath(where)
         if real in seen:
             folders.clear()
@@ -193,6 +197,13 @@ def _files(folder: Path, suffixes: set[str]) -> list[Path]:
         paths = (Path(where, name) for name in names if name[0] != ".")
         found += [path for path in paths if path.suffix.lower() in suffixes]
     return sorted(found)
+
+
+def _closed(error: OSError) -> NoReturn:
+    raise DataError(
+        f"{error.filename}: cannot be looked into ({error.strerror}); let this user read it, or "
+        "move it away"
+    ) from error
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
