@@ -148,7 +148,7 @@ def _part_folders(root: Path) -> dict[Part, Path]:
 def passed_over(source: Path) -> tuple[Path, ...]:
     """Pictures below a folder in formats that are not read; none of a table, which names its
     files."""
-    return tuple(_files(source, OTHERS))
+    return tuple(_files(source, OTHERS)) if source.is_dir() else ()
 
 
 def list_test(folder: Path) -> list[Item]:
