@@ -111,8 +111,8 @@ def test_a_connection_that_is_old_is_told_to_connect_anew(start: Start) -> None:
     seen: list[grpc.ChannelConnectivity] = []
     server.channel.subscribe(seen.append)
     server.classify(tiny.picture())
-    state = grpc.ChannelConnectivity
-    wait_until(lambda: state.IDLE in seen[seen.index(state.READY) :])
+    # as it was in the beginning; some of the states between may be told late, or never
+    wait_until(lambda: len(seen) > 1 and seen[-1] is grpc.ChannelConnectivity.IDLE)
     server.classify(tiny.picture())
 
 
