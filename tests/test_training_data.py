@@ -13,7 +13,7 @@ import pytest
 
 from registry.errors import DataError
 from training.data import Dataset, read_dataset
-from training.items import SplitRule
+from training.items import SplitRule, passed_over
 from training.split import read_split, write_split
 
 
@@ -157,6 +157,15 @@ def test_linked_folders_are_looked_into_and_a_link_in_a_circle_ends(tmp_path: Pa
     files = [item.path.relative_to(data).as_posix() for item in read_dataset(data).items]
     assert len(files) == 13
     assert "dark/more/a.png" in files
+
+
+def test_what_is_passed_over_is_not_looked_for_behind_links(tmp_path: Path):
+    data = photos.folder(tmp_path / "data", per_class=6)
+    (tmp_path / "secret").mkdir()
+    for folder in (tmp_path / "secret", data / "dark"):
+        (folder / "scan.tif").touch()
+    (data / "dark" / "link").symlink_to(tmp_path / "secret")
+    assert passed_over(data) == (data / "dark" / "scan.tif",)
 
 
 def test_a_folder_that_cannot_be_looked_into_is_named(

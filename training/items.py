@@ -147,8 +147,8 @@ def _part_folders(root: Path) -> dict[Part, Path]:
 
 def passed_over(source: Path) -> tuple[Path, ...]:
     """Pictures below a folder in formats that are not read; none of a table, which names its
-    files."""
-    return tuple(_files(source, OTHERS)) if source.is_dir() else ()
+    files, and none behind links, which nobody has checked to stay within what may be trained on."""
+    return tuple(_files(source, OTHERS, links=False)) if source.is_dir() else ()
 
 
 def list_test(folder: Path) -> list[Item]:
@@ -176,18 +176,18 @@ def _folders(root: Path) -> list[Path]:
 
 
 def _images(folder: Path) -> list[Path]:
-    return _files(folder, SUFFIXES)
+    return _files(folder, SUFFIXES, links=True)
 
 
-def _files(folder: Path, suffixes: set[str]) -> list[Path]:
-    """Those with one of the suffixes, sorted, also in linked folders, but each folder once; hidden
-    ones, and those in hidden folders, are not.
+def _files(folder: Path, suffixes: set[str], *, links: bool) -> list[Path]:
+    """Those with one of the suffixes, sorted; with `links` also in linked folders, but each folder
+    once. Hidden ones, and those in hidden folders, are not among them.
 
     Raises:
         DataError: a folder cannot be looked into.
     """
     found, seen = [], set()
-    for where, folders, names in os.walk(folder, followlinks=True, onerror=_closed):
+    for where, folders, names in os.walk(folder, followlinks=links, onerror=_closed):
         real = os.path.realpath(where)
         if real in seen:
             folders.clear()
