@@ -18,6 +18,8 @@ CHANGES: dict[str, dict[str, str]] = {
     "no augmentation": {"augmentation": "none"},
     "half the unfrozen rate": {"unfrozen_learning_rate": "2.5e-4"},
     "twice the unfrozen rate": {"unfrozen_learning_rate": "1e-3"},
+    "half the head's rate": {"learning_rate": "5e-4"},
+    "twice the head's rate": {"learning_rate": "2e-3"},
     "rates as found": {"learning_rate": "", "unfrozen_learning_rate": ""},
     "SGD at rates as found": {
         "optimizer": "sgd",
