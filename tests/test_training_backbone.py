@@ -57,6 +57,21 @@ def test_googlenet_is_torchvisions_up_to_its_features_and_sees_the_pixels_that_i
         torch.testing.assert_close(backbone.body.eval()(ours), found[0], rtol=1e-3, atol=1e-5)
 
 
+def test_torchvisions_swin_keeps_the_normalisation_behind_its_stages():
+    whole = backbones.torchvision.models.swin_t().eval()
+    body = load_backbone("swin_t", pretrained=False).body.eval()
+    body.load_state_dict(whole.state_dict(), strict=False)
+    pixels = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(body(pixels), whole.norm(whole.features(pixels)))
+
+
+@pytest.mark.parametrize("name", ["inception_next_atto", "efficientvit_b0"])
+def test_a_network_that_always_pools_is_refused_in_its_own_words(name: str):
+    with pytest.raises(BadRequest, match=r"no feature map to train on .Cannot disable pooling"):
+        load_backbone(name, pretrained=False)
+
+
 @pytest.mark.parametrize(("name", "other"), backbones.INSTEAD.items())
 def test_a_network_that_does_not_end_with_features_is_refused_with_one_that_does(
     name: str, other: str
@@ -164,6 +179,9 @@ def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path):
         ("squeezenet1_0", "7"),
         ("regnet_y_400mf", "trunk_output.block3"),
         ("googlenet", "inception4a"),
+        ("inception_v3", "Mixed_6c"),  # its blocks have no numbers
+        ("vgg11_bn", "features.15"),  # not before features.12, the normalisation of features.11
+        ("swin_t", "features.4"),
     ],
 )
 def test_a_network_is_cut_before_the_middle_one_of_its_stages(name: str, late: str):

@@ -37,6 +37,10 @@ FAMILIES = {
     "test_convnext": 32,
     "test_vit": 160,
     "alexnet": 64,
+    "vgg11": 32,
+    "resnext26ts": 32,
+    "inception_v3": 96,
+    "densenet121": 32,
 }
 
 

@@ -13,7 +13,7 @@ from training import backbone as backbones
 from training.backbone import load_backbone
 from training.head import concat_pool
 from training.layer_groups import split_groups
-from training.network import Network, build_network
+from training.network import Network, build_network, channel_axis
 from training.saving import load_network, save_network
 from training.weights import weights_digest
 
@@ -123,6 +123,40 @@ def test_the_head_takes_twice_the_channels_at_any_size_of_image(network: Network
     with torch.no_grad():
         shapes = [network(torch.zeros(2, 3, side, side)).shape for side in (32, 48, 65)]
     assert set(shapes) == {(2, 3)}
+
+
+@pytest.mark.parametrize(
+    ("name", "channels"),
+    [
+        ("vgg11_bn", 512),  # without the two layers of 4,096, whose map is of one place
+        ("mobilenetv3_small_050", 1024),  # `num_features` tells what comes before its last layer
+        ("resnext26ts", 2048),
+        ("inception_v3", 2048),
+        ("densenet121", 1024),
+        ("swin_t", 768),  # channels last
+    ],
+)
+def test_the_head_of_every_family_takes_its_channels_and_not_its_places(name: str, channels: int):
+    network = build_network(
+        load_backbone(name, pretrained=False), 3, size=96, hidden=(), dropout=(0.0,)
+    ).eval()
+    assert network.head[0].num_features == 2 * channels
+    with torch.no_grad():
+        assert network(torch.zeros(1, 3, 128, 128)).shape == (1, 3)
+
+
+@pytest.mark.parametrize(
+    ("shape", "axis"),
+    [((2, 512, 7, 7), 1), ((2, 512, 1, 1), 1), ((2, 7, 7, 768), 3), ((2, 1, 1, 768), 3)],
+)
+def test_channels_are_told_from_places_by_the_two_axes_of_one_length(
+    shape: tuple[int, ...], axis: int
+):
+    assert channel_axis(shape) == axis
+
+
+def test_tokens_have_their_channels_last():
+    assert channel_axis((2, 197, 192)) == 2
 
 
 def test_a_saved_network_comes_back_bit_for_bit(network: Network, tmp_path: Path):

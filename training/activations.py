@@ -56,7 +56,7 @@ def activations_key(network: Network, digest: str, decoded: Decoded, rows: Rows)
     precision = f"{network.device.type} {'bf16' if half else 'f32'}"
     normalisation = [network.mean.flatten().tolist(), network.std.flatten().tolist()]
     backbone = f"{network.name} {digest} {normalisation}"
-    key = hashlib.sha256(f"pooled-2 {decoded.key} {backbone} {precision} ".encode())
+    key = hashlib.sha256(f"pooled-3 {decoded.key} {backbone} {precision} ".encode())
     key.update(rows.astype(np.int64).tobytes())
     return key.hexdigest()
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import timm
 import torchvision
+from timm.models import VGG
 from torch import nn
 
 from registry.errors import BadRequest, Unavailable
@@ -96,6 +97,8 @@ def _build(name: str, *, pretrained: bool) -> tuple[nn.Module, Triple, Triple]:
                 architecture, pretrained=pretrained, num_classes=0, global_pool=""
             ),
         )
+        if isinstance(model, VGG):  # its two layers of 4,096 belong to the classifier
+            model.add_module("pre_logits", nn.Identity())
         config: Any = model.pretrained_cfg
         return model, tuple(config["mean"]), tuple(config["std"])
     options: dict[str, Any] = {"weights": "DEFAULT" if pretrained else None}
@@ -125,6 +128,11 @@ def _download(name: str, build: object) -> nn.Module:
     assert callable(build)
     try:
         model: nn.Module = build()
+    except AssertionError as error:  # timm's word for networks that always pool
+        raise BadRequest(
+            f"{name}: this network has no feature map to train on ({shorten(str(error), 80)}); "
+            "take another, for example efficientnet_lite0, resnet34 or convnext_nano"
+        ) from error
     except Exception as error:  # each library and each network fails in its own way
         raise Unavailable(
             f"the weights of {name} could not be fetched ({type(error).__name__}: "
@@ -136,6 +144,8 @@ def _download(name: str, build: object) -> nn.Module:
 
 def _without_classifier(model: nn.Module) -> nn.Module:
     layers = OrderedDict(model.named_children())
+    if {"features", "norm"} <= set(layers):  # Swin, normalised once more behind its stages
+        return nn.Sequential(OrderedDict(features=layers["features"], norm=layers["norm"]))
     for name_of_all in ("features", "layers"):
         if name_of_all in layers:
             return layers[name_of_all]

@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from itertools import accumulate
 
 from torch import nn
 
@@ -11,7 +12,7 @@ def split_groups(body: nn.Module) -> tuple[set[str], set[str]]:
 
     The cut is before the middle one of the numbered stages, of those that are numbered alike and
     have most layers: layer3 of a ResNet (where the 2018 library cut), stage 3 of 4 of a ConvNeXt,
-    block 4 of 7 of an EfficientNet.
+    block 4 of 7 of an EfficientNet. A layer is never parted from the normalisation behind it.
     """
     stages = stages_of(body)
     names = [name for _, members in stages for name in members]
@@ -19,13 +20,23 @@ def split_groups(body: nn.Module) -> tuple[set[str], set[str]]:
     for place, (family, _) in enumerate(stages):
         if family is not None:
             families.setdefault(family, []).append(place)
-    if not families:
-        half = len(names) // 2
-        return set(names[:half]), set(names[half:])
-    largest = max(families.values(), key=lambda places: sum(len(stages[at][1]) for at in places))
-    late_stages = stages[largest[len(largest) // 2] :]
+    if families:
+        largest = max(families.values(), key=lambda those: sum(len(stages[at][1]) for at in those))
+        cut = largest[len(largest) // 2]
+    else:  # before the one that the middle one of the parameters is in
+        ends = accumulate(len(members) for _, members in stages)
+        cut = next(place for place, end in enumerate(ends) if end > len(names) // 2)
+    while cut + 1 < len(stages) and _is_normalisation(body, stages[cut][1]):
+        cut += 1  # it belongs to the layer before it
+    late_stages = stages[cut:]
     late = {name for _, members in late_stages for name in members}
     return set(names) - late, late
+
+
+def _is_normalisation(body: nn.Module, names: list[str]) -> bool:
+    """Whether these parameters are all of one layer, which scales and shifts channels."""
+    layers = {name.rpartition(".")[0] for name in names}
+    return len(layers) == 1 and hasattr(body.get_submodule(layers.pop()), "running_mean")
 
 
 def stages_of(body: nn.Module) -> list[tuple[str | None, list[str]]]:

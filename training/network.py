@@ -119,11 +119,18 @@ def build_network(
         BadRequest: the backbone does not take images of this size.
     """
     features = try_size(backbone.name, backbone.body, size)
-    wide = int(getattr(backbone.body, "num_features", features.shape[1]))
-    axis = 1 if features.dim() == 4 and features.shape[1] == wide else features.dim() - 1
+    axis = channel_axis(features.shape)
     head = make_head(2 * features.shape[axis], n_classes, hidden, dropout, epsilon)
     # convolutions are up to twice as fast with channels last, on CPUs and GPUs alike
     return Network(backbone, head, axis).to(memory_format=torch.channels_last)
+
+
+def channel_axis(shape: Sequence[int]) -> int:
+    """Which axis of a feature map has the channels, if the image was square: of [n,c,h,w] the
+    first, of [n,h,w,c] the last, known by the other two, which are of one length; of tokens [n,t,c]
+    the last."""
+    channels_first = len(shape) == 4 and shape[2] == shape[3]
+    return 1 if channels_first else len(shape) - 1
 
 
 def try_size(name: str, body: nn.Module, size: int) -> Tensor:
@@ -141,6 +148,8 @@ def try_size(name: str, body: nn.Module, size: int) -> Tensor:
             f"{name} does not take {size} x {size} pixels: {str(error).splitlines()[0]}; "
             "try another --size"
         ) from error
+    if not isinstance(features, Tensor):
+        raise BadRequest(f"{name} answers with several feature maps, and a head needs one")
     return features
 
 
