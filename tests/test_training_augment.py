@@ -85,6 +85,17 @@ def test_none_only_resizes():
     assert torch.allclose(views("none", image)[0], image, atol=1e-3)
 
 
+@pytest.mark.parametrize("finer", [2, 4])
+def test_a_finer_picture_is_averaged_and_not_skipped_through(finer: int):
+    """Every second column is white: a view that took single pixels would be striped."""
+    stripes = torch.zeros(3, finer * SIZE, finer * SIZE)
+    stripes[:, :, ::2] = 200
+    seen = augment(
+        stripes[None], SIZE, "none", max_zoom=1, max_rotate=0, generator=torch.Generator()
+    )
+    assert torch.allclose(seen, torch.full_like(seen, 100), atol=1e-3)
+
+
 def test_light_changes_by_a_twentieth_at_most():
     grey = torch.full((3, SIZE, SIZE), 127.5)
     values = views("basic", grey).flatten()

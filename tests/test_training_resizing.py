@@ -53,6 +53,7 @@ def test_one_schedule_can_be_dealt_to_the_sizes():
 @pytest.mark.parametrize(
     ("told", "message"),
     [
+        ({"cache_size": "200"}, "cache_size=200 is smaller than what the network sees, 224 pixels"),
         ({"sizes": "128,192"}, "sizes end with 192 and size is 224; make them the same"),
         ({"sizes": "1,224"}, "sizes are different numbers from 2 to 1024"),
         ({"sizes": "224,224"}, "sizes are different numbers from 2 to 1024"),
@@ -104,6 +105,19 @@ def test_the_backbone_is_frozen_anew_at_each_size_and_its_weights_are_kept(tmp_p
     }
     assert small.network is large.network
     assert changed == {"head"}
+
+
+def test_images_on_disk_can_have_one_size_whatever_the_network_sees(tmp_path: Path):
+    small, large = at_each_size(
+        opened(tmp_path, sizes="16,32", cache_size="48"), tmp_path / "cache"
+    )
+    assert small.roomy.pixels.shape[1:] == (48, 48, 3)
+    assert small.roomy.key == large.roomy.key
+    assert len(list((tmp_path / "cache").glob("decoded-*"))) == 3
+    for bench, size in ((small, 16), (large, 32)):
+        views, _ = next(bench.image_batches().epoch(0))
+        assert views.shape[1:] == (3, size, size)
+        assert bench.decoded.spec.size == size  # what is measured is what will be served
 
 
 def test_a_size_that_the_backbone_does_not_take_is_refused(tmp_path: Path):

@@ -81,13 +81,16 @@ def _affine(angle: Tensor, zoom: Tensor, shift: Tensor, symmetry: Tensor) -> Ten
 
 def _sample(pixels: Tensor, theta: Tensor, size: int) -> Tensor:
     n, channels = pixels.shape[:2]
+    # of a picture with several pixels for one of the view, it takes their mean
+    finer = max(1, round(pixels.shape[2] / size))
+    side = finer * size
     # six numbers an image travel to the device, and not two for each of its pixels
     grid = functional.affine_grid(
-        theta.to(pixels.device), [n, channels, size, size], align_corners=False
+        theta.to(pixels.device), [n, channels, side, side], align_corners=False
     )
-    return functional.grid_sample(
-        pixels, grid, padding_mode="reflection", align_corners=False
-    ).contiguous(memory_format=torch.channels_last)
+    views = functional.grid_sample(pixels, grid, padding_mode="reflection", align_corners=False)
+    views = functional.avg_pool2d(views, finer) if finer > 1 else views
+    return views.contiguous(memory_format=torch.channels_last)
 
 
 def _symmetries(n: int, kind: Augmentation, generator: torch.Generator) -> Tensor:

@@ -64,7 +64,7 @@ class ActivationBatches:
 class ImageBatches:
     """Augmented pixels [b,3,s,s] in 0…255 and targets [b,classes]."""
 
-    decoded: Decoded  # larger than `size`, so that a zoomed view is still sharp
+    decoded: Decoded  # as large as `size` or larger, so that a zoomed view is still sharp
     rows: Rows
     targets: Tensor
     size: int

@@ -39,9 +39,11 @@ class Damaged(DataError):
 ROOM = 1.15  # so that a view zoomed by 1.1 and turned by 10 degrees is still sharp
 
 
-def larger(spec: ImageSpec) -> ImageSpec:
-    """The same picture with more pixels, for augmentation to choose from."""
-    return spec.model_copy(update={"size": math.ceil(spec.size * ROOM)})
+def larger(spec: ImageSpec, side: int | None) -> ImageSpec:
+    """The same picture with more pixels for augmentation to choose from: `side` of them, if that is
+    said and not fewer."""
+    room = math.ceil(spec.size * ROOM) if side is None else max(spec.size, side)
+    return spec.model_copy(update={"size": room})
 
 
 def decode(

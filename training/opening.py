@@ -80,7 +80,7 @@ def open_images(
     stages.begin("decode once", 2 * len(dataset.items) + len(dataset.tests))
     spec = settings.image_spec()
     dataset, decoded, tests = decode_whole(dataset, read, spec, cache, stages.advance)
-    roomy = decode(dataset.items, larger(spec), cache, stages.advance)
+    roomy = decode(dataset.items, larger(spec, settings.cache_size), cache, stages.advance)
 
     audit = audit_decoded(source, dataset, decoded, tests)
     for problem in audit.problems:

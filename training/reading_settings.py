@@ -21,6 +21,7 @@ ELSEWHERE = {
     "bs": "batch_size",
     "cat_separator": "label_separator",
     "cv_idx": "fold",
+    "targ_sz": "cache_size",
     "epochs": "head_epochs, augmented_epochs or cycle_len",
     "label_delim": "label_separator",
     "lr": "learning_rate",
@@ -64,6 +65,12 @@ def read_settings(given: dict[str, str]) -> Settings:
             f"{MOST_EPOCHS}, so lower one of them"
         )
     settings.turns()  # sizes that do not fit are refused
+    largest = max(settings.size, *settings.sizes, 0)
+    if settings.cache_size is not None and settings.cache_size < largest:
+        raise BadRequest(
+            f"settings: cache_size={settings.cache_size} is smaller than what the network sees, "
+            f"{largest} pixels; give that or more"
+        )
     return settings.model_copy(update={"dropout": _dropouts(settings, said="dropout" in told)})
 
 

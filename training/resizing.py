@@ -37,7 +37,7 @@ def at_size(bench: Bench, size: int, cache: Path) -> Bench:
         bench,
         settings=settings,
         decoded=decode(items, spec, cache, advance),
-        roomy=decode(items, larger(spec), cache, advance),
+        roomy=decode(items, larger(spec, settings.cache_size), cache, advance),
     )
 
 

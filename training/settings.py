@@ -96,6 +96,9 @@ class Settings(Record):
     size_epochs: tuple[int, ...] = ()
     """Of the unfrozen epochs, how many at each of sizes; none: as in 2018, at each size all of
     them."""
+    cache_size: int | None = Field(default=None, ge=SMALLEST, le=LARGEST)
+    """Side of the images on disk that views for training are cut from, in pixels, whatever `size`
+    is: larger is sharper where train_crop=googlenet enlarges; unsaid: 1.15 of `size`."""
     crop: Literal["center", "squash"] = "center"
     """What is seen of an oblong image: the square in its middle, or all of it, squashed."""
     crop_fraction: float = Field(default=1.0, gt=0, le=1)
