@@ -54,6 +54,7 @@ CHANGES: dict[str, dict[str, str]] = {
     "batches of 32": {"batch_size": "32"},
     "batches of 16": {"batch_size": "16"},
     "no rotation": {"max_rotate": "0"},
+    "turned by up to 10 degrees": {"max_rotate": "10"},
     "no zoom": {"max_zoom": "1"},
     "no clipping": {"clip_norm": ""},
     "no decay": {"weight_decay": "0"},
@@ -69,4 +70,5 @@ CHANGES: dict[str, dict[str, str]] = {
     "float32": {"precision": "float32"},
     "class weights": {"balance": "weights"},
     "balanced sampling": {"balance": "sampling"},
+    "a temperature": {"calibrate": "true"},
 }
