@@ -3,6 +3,7 @@
 Of several processes the first one tells and publishes; the others learn with it.
 """
 
+import json
 import shlex
 import sys
 from contextlib import nullcontext
@@ -38,7 +39,10 @@ def train_and_publish(order: Order, world: World, *, as_json: bool) -> None:
             withdraw(order)
             raise
         version, promoted = fulfil(order, bundle)
-    if not as_json:
+    if as_json:
+        said = {"kind": "published", "model": assignment.model, "version": version}
+        print(json.dumps(said | {"promoted": promoted}), flush=True)
+    else:
         folder = Registry(order.registry).folder(assignment.model, version)
         _summarise(folder, version, scored, promoted=promoted)
 
