@@ -231,6 +231,7 @@ def test_strict_fails_on_problems_and_not_on_remarks(data: Path, tmp_path: Path)
         (["nowhere"], "nowhere: no such folder"),
         (["nowhere", "--set", "valid=1"], "no setting is called 'valid'"),
         (["nowhere", "--set", "valid"], "--set valid: write it as KEY=VALUE"),
+        (["nowhere", "--set", " =1"], "--set  =1: write it as KEY=VALUE"),
     ],
 )
 def test_wrong_usage_is_explained(

@@ -13,6 +13,7 @@ import tiny
 from conftest import TESTS, RunningServer, Start, wait_until
 
 from unfreeze.cli import main
+from unfreeze.commands.shared import settings_of
 from unfreeze.commands.story import in_words
 from unfreeze.events import Unknown
 
@@ -233,6 +234,11 @@ def test_retrain_watched_as_json_is_job_events_job(at, data: Path, capsys):
     assert [event["sequence"] for event in events] == list(range(1, len(events) + 1))
     assert "epoch_finished" in {event["kind"] for event in events}
     assert (last["state"], last["version"], last["promoted"]) == ("succeeded", 2, False)
+
+
+def test_a_setting_may_be_a_blank():
+    told = settings_of([" size =128", "label_separator= ", "suffix="])
+    assert told == {"size": "128", "label_separator": " ", "suffix": ""}
 
 
 def test_retrain_exits_with_the_outcome_of_the_job(at, data: Path, capsys):

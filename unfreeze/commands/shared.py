@@ -70,10 +70,14 @@ def settings_of(given: Sequence[str]) -> dict[str, str]:
     Raises:
         UsageError: one is not KEY=VALUE.
     """
-    for setting in given:
-        if not setting.partition("=")[0] or "=" not in setting:
-            raise UsageError(f"--set {setting}: write it as KEY=VALUE")
-    return {key: value for key, _, value in (setting.partition("=") for setting in given)}
+    return dict(_key_value(setting) for setting in given)
+
+
+def _key_value(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise UsageError(f"--set {text}: write it as KEY=VALUE")
+    return key.strip(), value  # which may be a blank, such as label_separator
 
 
 def show_json(value: object) -> None:
