@@ -266,7 +266,8 @@ def test_the_command_publishes_and_promotes_a_first_version(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--set=nonsense"], "--set nonsense: write it as key=value"),
+        (["--set=nonsense"], "--set nonsense: write it as KEY=VALUE"),
+        (["--set= =1"], "--set  =1: write it as KEY=VALUE"),
         (["--model", "../escape"], "'../escape' cannot name a model"),
         (["--data", "nowhere"], "nowhere: no such folder"),
     ],

@@ -99,6 +99,8 @@ def test_a_command_that_is_killed_and_resumed_leaves_the_same_weights(
     assert not (run / CHECKPOINT).exists()
     begun = [line["what"] for line in journal(run) if line["what"] in ("begins", "goes on")]
     assert begun == ["begins", "goes on", "goes on"]
+    published = {"kind": "published", "model": "photos", "version": 1, "promoted": True}
+    assert events[-1] == published
 
 
 def kill_when(
@@ -184,6 +186,24 @@ def test_a_folder_without_an_order_cannot_be_resumed(
     assert "no training that is not over" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("more", "named"),
+    [
+        (["--promote"], "--promote"),
+        (["--set", "size=32", "--json"], "--set"),
+        (["--registry", "models", "--size=32"], "--size and --registry"),
+    ],
+)
+def test_what_resume_would_pass_over_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str], named: str
+):
+    run = given(tmp_path).assignment.run
+    with pytest.raises(SystemExit, match="2"):
+        main(["--resume", str(run), *more])
+    said = f"--resume goes on with what was asked for in {run}; leave out {named}\n"
+    assert capsys.readouterr().err.endswith(said)
+
+
 def test_an_order_that_cannot_work_leaves_its_folder_free(tmp_path: Path):
     data = photos.folder(tmp_path / "data", per_class=1)
     (data / "dark" / "00.png").write_bytes(b"nothing")  # which only reading it shows
@@ -191,6 +211,14 @@ def test_an_order_that_cannot_work_leaves_its_folder_free(tmp_path: Path):
     assert main(["--data", str(data), "--model", "photos", "--json", *folders]) == 2
     assert not (tmp_path / "run" / ORDER).exists()
     assert (tmp_path / "run" / JOURNAL).exists()
+
+
+def test_a_setting_may_be_a_blank(tmp_path: Path):
+    data = photos.folder(tmp_path / "data", per_class=1)
+    folders = ["--run", str(tmp_path / "run"), "--registry", str(tmp_path / "models")]
+    blank = ["--set", " label_separator =\t", "--set=hidden="]
+    assert main(["--data", str(data), "--model", "photos", "--json", *folders, *blank]) == 2
+    assert journal(tmp_path / "run")[0]["settings"] == {"label_separator": "\t", "hidden": ""}
 
 
 def test_who_asks_for_a_training_that_is_under_way_disturbs_nothing(

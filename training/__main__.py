@@ -26,8 +26,8 @@ EXAMPLES = """examples:
   unfreeze train --data scans/ --model lungs --set group='patient(\\d+)' --set balance=weights
   unfreeze train --resume ~/.cache/unfreeze/runs/birds-20260102-030405
 
-PATH is a folder with train/ and valid/ (and perhaps test/), a folder of class folders, a CSV of
-file,label, or Parquet files of image,label.
+PATH is a folder of class folders; one with train/, perhaps with valid/ and test/; a CSV or TSV of
+file,label; or Parquet or Arrow files of image,label.
 The first version of a model is promoted; later ones with --promote.
 
 Several processes, a GPU each, divide the work of one training:
@@ -47,7 +47,9 @@ def main(argv: list[str] | None = None) -> int:
 
         return check_for_service()
     missing = [name for name in ("data", "model") if getattr(arguments, name) is None]
-    if missing and not arguments.resume:
+    if arguments.resume:
+        _check_nothing_else(argv)
+    elif missing:
         _parser().error(f"--{missing[0]} is needed")
     try:
         _work_for_person(arguments)
@@ -79,9 +81,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--recipe",
         choices=sorted(filter(None, PRESETS)),
-        help="settings by name, from training/presets.py; --set goes before them",
+        help="settings by name, see training/presets.py; what --set says wins",
     )
-    parser.add_argument("--backbone", metavar="NAME", help="default: efficientnet_lite0")
+    parser.add_argument(
+        "--backbone",
+        metavar="NAME",
+        help="a name in timm or torchvision (efficientnet_lite0; with --recipe fastai2018 "
+        "resnet34)",
+    )
     parser.add_argument("--size", metavar="PIXELS", help="side of the network's input")
     parser.add_argument(
         "--set",
@@ -97,21 +104,41 @@ def _parser() -> argparse.ArgumentParser:
         "--run",
         "--run-folder",  # torchrun takes the short name for an abbreviation of its own
         type=Path,
-        help="keeps torch weights; default: below the cache",
+        help="folder for torch weights and checkpoint; default: below the cache",
     )
     parser.add_argument(
         "--resume",
         type=Path,
         metavar="RUN",
-        help="goes on with an interrupted training, from the folder that was its --run",
+        help="goes on with an interrupted training, from the folder that was its --run; everything "
+        "else is as it was asked for then",
     )
     parser.add_argument(
-        "--promote", action="store_true", help="also if it is not the first version"
+        "--promote",
+        action="store_true",
+        help="make it live even if the model has a live version",
     )
-    parser.add_argument("--json", action="store_true", help="events as JSON lines on stdout")
+    parser.add_argument(
+        "--json", action="store_true", help="events as JSON lines, the last one what was published"
+    )
     parser.add_argument("--assignment", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--check-settings", action="store_true", help=argparse.SUPPRESS)
     return parser
+
+
+def _check_nothing_else(argv: list[str] | None) -> None:
+    """Ends the program if the command asks for something that `--resume` would pass over."""
+    parser = _parser()
+    parser.set_defaults(**dict.fromkeys(vars(parser.parse_args(argv))))
+    given = parser.parse_args(argv)
+    flags = [
+        f"--{'set' if name == 'settings' else name}"
+        for name, value in vars(given).items()
+        if value is not None and name not in ("resume", "json")
+    ]
+    if flags:
+        asked = f"--resume goes on with what was asked for in {given.resume}"
+        parser.error(f"{asked}; leave out {' and '.join(flags)}")
 
 
 def _work_for_person(arguments: argparse.Namespace) -> None:
@@ -155,9 +182,9 @@ def _order(arguments: argparse.Namespace, world: "World") -> "Order":
 
 def _key_value(text: str) -> tuple[str, str]:
     key, equals, value = text.partition("=")
-    if not equals:
-        raise BadRequest(f"--set {text}: write it as key=value")
-    return key.strip(), value.strip()
+    if not equals or not key.strip():
+        raise BadRequest(f"--set {text}: write it as KEY=VALUE")
+    return key.strip(), value  # which may be a blank, such as label_separator
 
 
 if __name__ == "__main__":

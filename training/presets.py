@@ -1,4 +1,4 @@
-"""Recipes by name: what `--recipe NAME` sets, before what `--set` says.
+"""Recipes by name: what `--recipe NAME` sets; what `--set` says wins.
 
 The default recipe has no name: it is what `training/settings.py` says. Values are text, as `--set`
 takes them; what a setting does is said there, too.

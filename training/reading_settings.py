@@ -47,7 +47,7 @@ ELSEWHERE = {
 def read_settings(given: dict[str, str]) -> Settings:
     """Settings from text, as a command line or a request gives it; lists are comma-separated.
 
-    `recipe` names a preset; whatever else is given goes before what it sets.
+    `recipe` names a preset; whatever else is given wins over what it sets.
 
     Raises:
         BadRequest: an unknown name, or a value that is not of its kind; names the field.
