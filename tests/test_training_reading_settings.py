@@ -28,6 +28,13 @@ from training.settings import Settings
         ({"cycles": "200"}, r"cycle_mult make 1.6e\+60 epochs; the most are 10000"),
         ({"seed": str(2**32)}, "seed: Input should be less than 4294967296"),
         ({"hidden": "512,0"}, "hidden.1: Input should be greater than or equal to 1"),
+        ({"dropout": "2"}, r"dropout.0: Input should be less than 1"),
+        ({"dropout": "0.5,-1"}, r"dropout.1: Input should be greater than or equal to 0"),
+        ({"group_rates": "-1,0,1"}, r"group_rates.0: Input should be greater than or equal to 0"),
+        ({"group_rates": "0,0,nan"}, r"group_rates.2: Input should be a finite number"),
+        ({"cycle_momenta": "0.95,1"}, r"cycle_momenta.1: Input should be less than 1"),
+        ({"learning_rate": "inf"}, "learning_rate: Input should be a finite number"),
+        ({"mixup": "inf"}, "mixup: Input should be a finite number"),
         ({"augmentation": "wild"}, "augmentation: Input should be 'none', 'basic'"),
     ],
 )

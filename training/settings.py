@@ -24,6 +24,8 @@ TrainCrop = Literal["window", "googlenet"]
 Policy = Literal["none", "trivial", "rand"]
 Precision = Literal["auto", "float32"]
 Width = Annotated[int, Field(ge=1, le=2**14)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+RateShare = Annotated[float, Field(ge=0)]
 MOST_EPOCHS = 10_000  # of a stage: requests come over a network
 
 # What training has shown the network, its views at test time may show it too.
@@ -54,7 +56,7 @@ class Settings(Record):
     """The recipe's numbers, in the order in which the recipe uses them. What is said below each is
     what `unfreeze train --help` says of it."""
 
-    model_config = ConfigDict(use_attribute_docstrings=True)
+    model_config = ConfigDict(use_attribute_docstrings=True, allow_inf_nan=False)
 
     recipe: Recipe = ""
     """A preset of the settings below; see training/presets.py."""
@@ -133,7 +135,7 @@ class Settings(Record):
     """Begin with weights that have learnt, or with weights drawn anew."""
     hidden: tuple[Width, ...] = (512,)
     """Widths of the head's hidden layers; none: a linear head."""
-    dropout: tuple[float, ...] = (0.25, 0.5)
+    dropout: tuple[Share, ...] = (0.25, 0.5)
     """Before each linear layer of the head; one number counts for all; unsaid: 0.25, the last
     0.5."""
     epsilon: float = Field(default=0.01, gt=0)
@@ -183,7 +185,7 @@ class Settings(Record):
     """Share of the steps of cosine_cycle in which the rate goes up."""
     cycle_tail: float = Field(default=10, ge=0, lt=100)
     """Percent of one_cycle's steps in which the rate falls below where it began."""
-    cycle_momenta: tuple[float, float] = (0.95, 0.85)
+    cycle_momenta: tuple[Share, Share] = (0.95, 0.85)
     """The momentum where the rate is low, and where it is high."""
     cycles: int = Field(default=2, ge=0, le=200)
     """Through all layers; 0 stops at the head."""
@@ -191,7 +193,7 @@ class Settings(Record):
     """Epochs of the first cycle."""
     cycle_mult: int = Field(default=2, ge=1, le=10)
     """Every cycle is so many times as long as the last."""
-    group_rates: tuple[float, float, float] = (0.1, 0.3, 1.0)
+    group_rates: tuple[RateShare, RateShare, RateShare] = (0.1, 0.3, 1.0)
     """The rate of early layers, late layers and head, as shares of the head's."""
 
     # learning: the unfrozen epochs
