@@ -185,6 +185,18 @@ def test_it_says_what_was_published_and_how_to_serve_it(
     assert (code, err) == (0, "")
     assert out.startswith("net version 1: 3 labels, 8 pixels; differs from the original by ")
     assert f"serve it:  unfreeze serve --registry {root}\n" in out
+    assert out.endswith("ask it:    unfreeze predict PHOTO.JPG --model net\n")
+
+
+def test_a_version_that_is_not_live_is_promoted_and_asked_by_its_number(
+    tmp_path: Path, import_onnx: ImportOnnx
+):
+    path = foreign.write(tmp_path / "net.onnx")
+    registry = tmp_path / "my models"
+    _, out, _ = [import_onnx(path, *LOGITS, "--registry", registry) for _ in range(2)][1]
+    assert "\npublished, not promoted: unfreeze promote net 2 makes it live\n" in out
+    assert f"serve it:  unfreeze serve --registry '{registry}'\n" in out
+    assert out.endswith("ask it:    unfreeze predict PHOTO.JPG --model net --model-version 2\n")
 
 
 def test_the_manifest_says_where_the_model_comes_from(

@@ -78,9 +78,17 @@ def _parser() -> argparse.ArgumentParser:
     add("--crop-fraction", default=1.0, type=float, metavar="SHARE", help="of the side kept (1)")
 
     add = parser.add_argument_group("publishing").add_argument
-    add("--golden", nargs="+", default=[], type=Path, metavar="IMAGE", help="default: drawn ones")
+    add(
+        "--golden",
+        nargs="+",
+        default=[],
+        type=Path,
+        metavar="IMAGE",
+        help="images whose answers are checked before a version goes live; default: eight drawn "
+        "ones",
+    )
     add("--registry", type=Path, default=Path("models"), help="default: models")
-    add("--promote", action="store_true", help="also if it is not the first version")
+    add("--promote", action="store_true", help="make it live even if the model has a live version")
     add("--json", action="store_true", help="print one document, what was published")
     return parser
 
@@ -153,9 +161,11 @@ def _summarise(adopted: "Adopted", version: int, root: Path, *, promoted: bool) 
         f"{bundle.model} version {version}: {len(bundle.labels)} labels, {bundle.image.size} "
         f"pixels{batch}; differs from the original by {adopted.difference:.1e} at most"
     )
-    print("promoted" if promoted else "published, not promoted; promote it with --promote")
-    print(f"serve it:  unfreeze serve --registry {root}")
-    print(f"ask it:    unfreeze predict PHOTO.JPG --model {bundle.model}")
+    lives = f"unfreeze promote {bundle.model} {version} makes it live"
+    print("promoted" if promoted else f"published, not promoted: {lives}")
+    which = "" if promoted else f" --model-version {version}"
+    print(f"serve it:  unfreeze serve --registry {shlex.quote(str(root))}")
+    print(f"ask it:    unfreeze predict PHOTO.JPG --model {bundle.model}{which}")
 
 
 if __name__ == "__main__":
