@@ -6,6 +6,7 @@ from registry.errors import Overloaded
 
 SMOOTHING = 0.1  # weight of the newest batch in the running mean of what an image takes
 MEGABYTE = 1 << 20
+OF_THE_QUEUE = ("queue_full", "queue_bytes", "expected_wait")  # told with Triton's words before
 MARGIN = 0.7  # of a deadline; what takes all of it by that mean misses it half of the time
 
 
@@ -73,8 +74,8 @@ class Admission:
             return None
         reason, problem = found
         room_s = max(self.expected_wait_s / 2, self._view_s)
-        message = f"Exceeds maximum queue size: {problem}; try again later"
-        return Overloaded(message, room_s, reason)
+        heading = "Exceeds maximum queue size: " if reason in OF_THE_QUEUE else ""
+        return Overloaded(f"{heading}{problem}; try again later", room_s, reason)
 
     def leave(self, n_views: int, n_bytes: int = 0) -> None:
         """A request that had entered has ended."""
@@ -89,8 +90,8 @@ class Admission:
         if self._max_requests and self._n_requests >= self._max_requests:
             problem = f"{self._n_requests} requests are under way, which is this model's limit"
             return "model_requests", problem
-        if (under_way := self._n_views) + n_views > self._max_queue:
-            problem = f"{under_way} images are under way and the limit is {self._max_queue}"
+        if (n := self._n_views) + n_views > self._max_queue:
+            problem = f"{n} views of images are under way and the limit is {self._max_queue}"
             return "queue_full", problem
         if self._n_bytes + n_bytes > self._max_bytes:
             mb, most_mb = self._n_bytes / MEGABYTE, self._max_bytes / MEGABYTE

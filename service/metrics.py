@@ -1,4 +1,5 @@
-"""What Prometheus sees. Label values come from the catalogue only, so nobody can add series."""
+"""What Prometheus sees. Label values come from the registry and from this code, never from a
+request."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -86,7 +87,7 @@ class Metrics:
         self.queue_seconds = self._stage("queue", "Waiting of a batch's oldest image.")
         self.compute_seconds = self._stage("compute", "Running one batch.")
         self.encode_seconds = self._stage("encode", "Making a reply of the answers.")
-        self.batch_size = self._histogram("unfreeze_batch_size", "Images in a run.", BATCH, "model")
+        self.batch_size = self._histogram("unfreeze_batch_size", "Views in a run.", BATCH, "model")
         self.queue_depth = self._gauge("unfreeze_queue_depth", "Images that wait now.", "model")
         self.dropped = self._counter(
             "unfreeze_dropped_images",

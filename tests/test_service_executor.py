@@ -329,7 +329,9 @@ async def test_a_full_queue_refuses_and_has_room_again(start: Start) -> None:
     gate = Gate()
     executor = start(gate, max_queue=3)
     asked = [await queued(executor, 1, 2)]
-    with pytest.raises(Overloaded, match="2 images are under way and the limit is 3"):
+    with pytest.raises(
+        Overloaded, match="size: 2 views of images are under way and the limit is 3"
+    ):
         await ask(executor, 1, 2)
     asked.append(await queued(executor, 3))
     gate.open()
@@ -342,7 +344,7 @@ async def test_views_take_room_and_not_images(start: Start) -> None:
     executor = start(gate, max_queue=4)
     first = asyncio.create_task(executor.run(1, lambda i: image(1, 2, 3), Terms(n_views=3)))
     await gate.is_busy()
-    with pytest.raises(Overloaded, match="3 images are under way and the limit is 4"):
+    with pytest.raises(Overloaded, match="3 views of images are under way and the limit is 4"):
         await executor.run(1, lambda i: image(1, 2), Terms(n_views=2))
     gate.open()
     await first
@@ -369,7 +371,7 @@ def test_requests_of_a_model_are_counted() -> None:
     few = admission(max_requests=2)
     few.enter(1)
     few.enter(1)
-    with pytest.raises(Overloaded, match="2 requests are under way, which is this model") as caught:
+    with pytest.raises(Overloaded, match=r"^2 requests are under way, which is this") as caught:
         few.enter(1)
     assert caught.value.reason == "model_requests"
     few.leave(1)
@@ -410,7 +412,7 @@ def test_a_deadline_that_cannot_be_met_is_refused_at_once() -> None:
     busy = admission()
     busy.learn(0.25)
     busy.enter(3)
-    with pytest.raises(Overloaded, match=r"an answer would take 1 s, the deadline is in 0\.9 s"):
+    with pytest.raises(Overloaded, match=r"^an answer would take 1 s, the deadline is in 0\.9 s"):
         busy.enter(1, answer_s=0.9)
     busy.enter(1, answer_s=1.5)
 
