@@ -4,6 +4,7 @@ Every field has a variable: `drain_seconds` is UNFREEZE_DRAIN_SECONDS. A flag wi
 """
 
 import os
+import re
 import shlex
 from collections.abc import Iterable, Mapping
 from ipaddress import ip_address
@@ -45,9 +46,16 @@ def _at_home(host: str) -> str:
     return host
 
 
+def _as_plan(text: str) -> str:
+    if not re.fullmatch(r"[1-9]\d{0,3}x[1-9]\d{0,3}x[1-9]\d{0,3}", text, re.ASCII):
+        raise ValueError("write it as THREADSxRUNSxBATCH, such as 1x2x1")
+    return text
+
+
 Host = Annotated[str, AfterValidator(lambda host: host.strip("[]"))]  # brackets are for URLs
 Folder = Annotated[Path, AfterValidator(_no_file)]
 AdminHost = Annotated[Host, AfterValidator(_at_home)]
+Plan = Annotated[str, AfterValidator(_as_plan)]
 Seconds = Annotated[float, Field(ge=0, le=86_400)]  # a day: timers overflow at some length
 
 
@@ -69,7 +77,7 @@ class Settings(Record):
     provider: Literal["auto"] | ActiveProvider = "auto"
     precision: Literal["auto"] | Precision = "fp32"  # the one that was scored
     gpu_memory_mb: int | None = Field(default=None, ge=1)  # for one network; None: no limit
-    plan: str | None = Field(default=None, pattern=r"^[1-9]\d{0,3}x[1-9]\d{0,3}x[1-9]\d{0,3}$")
+    plan: Plan | None = None
     poll_seconds: Seconds = Field(default=1, gt=0)
 
     drain_seconds: Seconds = 5
@@ -115,7 +123,7 @@ def read_settings(flags: Mapping[str, object]) -> Settings:
 def _environment(variables: Mapping[str, str]) -> dict[str, object]:
     found: dict[str, object] = {}
     for name in Settings.model_fields:
-        text = variables.get(PREFIX + name.upper(), "")
+        text = variables.get(_variable(name), "")
         match name:
             case _ if not text:
                 continue
@@ -128,6 +136,10 @@ def _environment(variables: Mapping[str, str]) -> dict[str, object]:
     return found
 
 
+def _variable(name: str) -> str:
+    return PREFIX + name.upper()
+
+
 def misspelt(variables: Iterable[str]) -> list[str]:
     """What may be wrong with each variable that nobody reads, though it begins like ours.
 
@@ -136,7 +148,7 @@ def misspelt(variables: Iterable[str]) -> list[str]:
     known = {*Settings.model_fields, *OF_CLIENTS}
     given = {name: name.removeprefix(PREFIX).lower() for name in sorted(variables)}
     return [
-        f"{variable} sets nothing{did_you_mean(name, known)}"
+        f"{variable} sets nothing{did_you_mean(name, known, _variable)}"
         for variable, name in given.items()
         if variable.startswith(PREFIX) and name not in known
     ]

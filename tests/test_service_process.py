@@ -375,7 +375,7 @@ def test_a_variable_that_sets_nothing_is_told(
     monkeypatch.setenv("UNFREEZE_MAX_QUEU", "5")
     told = [line for line in log_lines(start_process()) if line["event"] == "variable_ignored"]
     (problem,) = (line["problem"] for line in told)
-    assert problem == "UNFREEZE_MAX_QUEU sets nothing; did you mean max_queue?"
+    assert problem == "UNFREEZE_MAX_QUEU sets nothing; did you mean UNFREEZE_MAX_QUEUE?"
 
 
 def test_a_model_published_by_another_process_is_taken_up(
