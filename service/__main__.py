@@ -24,6 +24,17 @@ from service.providers import EXECUTION_PROVIDERS
 from service.server import Service
 from service.settings import Settings, misspelt, read_settings
 
+EPILOG = """examples:
+  unfreeze serve --registry models
+  unfreeze serve --registry models --state state --data-root photos     trains, too
+  UNFREEZE_REGISTRY=models unfreeze serve --precision auto
+
+A flag's variable is its name behind UNFREEZE_, as UNFREEZE_DRAIN_SECONDS; a flag wins over it.
+Otherwise named: UNFREEZE_DATA_ROOTS, for --data-root, has all of them with colons between, and
+UNFREEZE_REFLECTION=false is --no-reflection. Without a flag: UNFREEZE_TRAINER_COMMAND, the program
+that trains.
+"""
+
 log = logging.getLogger("service")
 
 EXIT_FAILED = 1
@@ -132,7 +143,8 @@ def read_flags(argv: Sequence[str] | None) -> dict[str, object]:
     parser = argparse.ArgumentParser(
         prog="unfreeze serve",
         description="Serves the promoted version of every model in a registry.",
-        epilog="Each flag has an environment variable: --drain-seconds is UNFREEZE_DRAIN_SECONDS.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add("--registry", metavar="PATH", help="folder of models (required)")
@@ -166,14 +178,23 @@ def read_flags(argv: Sequence[str] | None) -> dict[str, object]:
         "--precision",
         choices=("auto", *FILES),
         help="which of a version's models runs; auto: int8 on a CPU and fp16 on a GPU, where a "
-        "version has them: as accurate, faster, and single probabilities move (fp32)",
+        "version has them: at most half a point less accurate when they were made, usually faster; "
+        "single probabilities move (fp32)",
     )
     add("--gpu-memory-mb", metavar="N", help="most that one model may take of a GPU (all)")
     add("--plan", metavar="THREADSxRUNSxBATCH", help="execution plan; otherwise it is measured")
     add("--poll-seconds", metavar="S", help="how often the registry is looked at (1)")
     add("--drain-seconds", metavar="S", help="how long to serve on after SIGTERM (5)")
-    add("--grace-seconds", metavar="S", help="what requests under way get to finish (20)")
-    add("--max-connection-age-seconds", metavar="S", help="0: connections may stay (1800)")
+    add(
+        "--grace-seconds",
+        metavar="S",
+        help="how long requests under way may still take after that (20)",
+    )
+    add(
+        "--max-connection-age-seconds",
+        metavar="S",
+        help="after which clients have to connect anew; 0: never (1800)",
+    )
     add("--max-message-mb", metavar="N", help="largest request (64)")
     add("--max-images", metavar="N", help="images in a request (128)")
     add("--max-pixels", metavar="N", help="pixels in an image, of a WebP a quarter (100000000)")
@@ -184,11 +205,23 @@ def read_flags(argv: Sequence[str] | None) -> dict[str, object]:
     add("--max-wait-ms", metavar="MS", help="how long an image waits to make up a batch (0)")
     add("--cache-entries", metavar="N", help="answers remembered, by image content; 0: none (0)")
     add("--max-rpcs", metavar="N", help="calls under way (1024)")
-    add("--slo-seconds", metavar="S", help="latency that is promised, an edge of buckets (0.25)")
+    add(
+        "--slo-seconds",
+        metavar="S",
+        help="promised latency; becomes a bucket's edge in the metrics (0.25)",
+    )
     add("--otlp-endpoint", metavar="URL", help="collector of traces, such as http://host:4317")
-    add("--trace-ratio", metavar="R", help="of the traces that begin here (1)")
-    add("--cancel-seconds", metavar="S", help="what a cancelled job gets to end by itself (10)")
-    add("--log-level", choices=("DEBUG", "INFO", "WARNING", "ERROR"), help="(INFO)")
+    add("--trace-ratio", metavar="R", help="share of the traces beginning here that is sent (1)")
+    add(
+        "--cancel-seconds",
+        metavar="S",
+        help="how long a cancelled job may take to end by itself (10)",
+    )
+    add(
+        "--log-level",
+        choices=("DEBUG", "INFO", "WARNING", "ERROR"),
+        help="the least severe that is logged (INFO)",
+    )
     return vars(parser.parse_args(argv))
 
 

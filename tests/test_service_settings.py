@@ -13,7 +13,8 @@ from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc as pb_grpc
 
 from registry.errors import BadRequest
-from service.settings import read_settings
+from service.__main__ import read_flags
+from service.settings import Settings, read_settings
 from unfreeze.v1 import classifier_pb2
 
 REQUEST = classifier_pb2.ClassifyRequest(model="colours", images=[tiny.picture()])
@@ -168,3 +169,21 @@ def test_a_file_is_not_taken_for_an_empty_folder(tmp_path: Path, name: str) -> N
     given = {"registry": tmp_path, name: (file,) if name == "data_roots" else file}
     with pytest.raises(BadRequest, match=rf"{name}.*: this is a file, and should be a folder"):
         read_settings(given)
+
+
+@pytest.mark.parametrize("plan", ["fast", "1x2", "0x1x1", "1x2x99999"])
+def test_a_plan_that_is_none_is_told_how_to_write_one(plan: str) -> None:
+    with pytest.raises(BadRequest, match=r"^plan: write it as THREADSxRUNSxBATCH, such as 1x2x1 "):
+        read_settings({"registry": "models", "plan": plan})
+
+
+def test_help_names_a_flag_or_a_variable_for_every_setting(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        read_flags(["--help"])
+    told = capsys.readouterr().out
+    flags = {flag.replace("-", "_") for flag in re.findall(r"\n  --([a-z-]+)", told)}
+    variables = {name.lower() for name in re.findall(r"UNFREEZE_([A-Z_]+)", told)}
+    assert variables | flags == {*Settings.model_fields, "data_root", "no_reflection"}
+    assert {"data_roots", "reflection", "trainer_command"} <= variables
