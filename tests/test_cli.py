@@ -18,6 +18,11 @@ from unfreeze.commands.story import in_words
 from unfreeze.events import Unknown
 
 COMMANDS = [
+    ["train"],
+    ["import"],
+    ["demo"],
+    ["data"],
+    *(["data", name] for name in ("fetch", "audit")),
     ["predict"],
     ["retrain"],
     ["jobs"],
@@ -324,14 +329,14 @@ def test_a_watch_outlives_a_restart_of_the_server(
 def test_every_command_has_help_with_examples(command: list[str], capsys):
     with pytest.raises(SystemExit, match="0"):
         main([*command, "--help"])
-    assert "examples:\n  unfreeze " in capsys.readouterr().out
+    assert re.search(r"examples:\n(  # .*\n)?  unfreeze ", capsys.readouterr().out)
 
 
 def test_help_names_all_commands_and_exit_codes(capsys):
     with pytest.raises(SystemExit, match="0"):
         main(["--help"])
     out = capsys.readouterr().out
-    names = {"train", "serve", "demo", *(command[0] for command in COMMANDS)}
+    names = {"serve", *(command[0] for command in COMMANDS)}
     assert all(re.search(rf"\n    {name}\s", out) for name in names)
     assert "no server could be reached" in out
 
@@ -343,16 +348,16 @@ def test_wrong_usage_exits_with_2(arguments: list[str], capsys):
 
 
 @pytest.mark.parametrize(
-    ("room", "missing", "install"),
+    ("program", "missing", "install"),
     [
         ("serve", "onnxruntime", "pip install 'unfreeze[cpu]'"),
         ("train", "torch", "pip install 'unfreeze[train,cpu]'"),
         ("demo", "elpv_dataset", "pip install 'unfreeze[train,cpu]' elpv-dataset"),
     ],
 )
-def test_a_room_that_is_not_installed_says_how_to(room: str, missing: str, install: str):
+def test_a_program_that_is_not_installed_says_how_to(program: str, missing: str, install: str):
     hide = f"import sys; sys.modules[{missing!r}] = None; from unfreeze.cli import main"
-    command = [sys.executable, "-c", f"{hide}; sys.exit(main([{room!r}]))"]
+    command = [sys.executable, "-c", f"{hide}; sys.exit(main([{program!r}]))"]
     ended = subprocess.run(command, capture_output=True, text=True)
     assert ended.returncode == 2
     assert f"needs {missing}, which is not installed; install it with: {install}" in ended.stderr
@@ -365,6 +370,7 @@ def test_serve_gets_its_own_arguments_and_nothing_from_the_folder_of_its_caller(
     ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert (ended.returncode, ended.stderr) == (0, "")
     assert "--drain-seconds" in ended.stdout
+    assert "examples:\n  unfreeze serve " in ended.stdout
 
 
 def test_output_that_nobody_reads_ends_the_command_quietly(at, photos: Path):

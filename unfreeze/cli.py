@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 
-from unfreeze.commands import candidate, data, jobs, predict, rooms, versions
+from unfreeze.commands import candidate, data, jobs, predict, programs, versions
 from unfreeze.commands.shared import (
     FAILED,
     INTERRUPTED,
@@ -72,8 +72,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: list[str]) -> int:
     # these parse their own arguments, with an installation that may have more than this one
-    if arguments and arguments[0] in rooms.ROOMS:
-        return rooms.enter(arguments[0], arguments[1:])
+    if arguments and arguments[0] in programs.PROGRAMS:
+        return programs.enter(arguments[0], arguments[1:])
     options = _parser().parse_args(_spelled_out(arguments))
     command: Callable[[argparse.Namespace], int] = options.run
     return command(options)
@@ -98,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"unfreeze {_version()}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    rooms.add_to(commands)
+    programs.add_to(commands)
     data.add_to(commands)
     predict.add_to(commands)
     jobs.add_to(commands)

@@ -37,8 +37,12 @@ AUDIT_NEEDS = ("numpy", "PIL", "pydantic", "sklearn", "matplotlib")
 
 
 def add_to(commands: Commands) -> None:
-    group = commands.add_parser("data", help="fetch archives of images, look data sets over")
-    kinds = group.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    kinds = add_command(
+        commands,
+        "data",
+        "fetch archives of images, look data sets over",
+        "  unfreeze data fetch file:///mnt/scans.zip --into scans\n  unfreeze data audit photos/",
+    ).add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_fetch(kinds)
     _add_audit(kinds)
 
@@ -54,7 +58,13 @@ def _add_fetch(commands: Commands) -> None:
     parser.add_argument("url", metavar="URL", help="https://, http:// or file:///; zip or tar")
     parser.add_argument("--sha256", metavar="HEX", help="what the file has to be; lets it resume")
     parser.add_argument("--into", type=Path, required=True, metavar="FOLDER", help="new or empty")
-    parser.add_argument("--max-gigabytes", type=float, default=100, help="default: %(default)s")
+    parser.add_argument(
+        "--max-gigabytes",
+        type=float,
+        default=100,
+        metavar="N",
+        help="most that may be downloaded or unpacked (100)",
+    )
     add_json(parser, "what came, as JSON")
     parser.set_defaults(run=_fetch)
 
@@ -105,7 +115,13 @@ def _add_audit(commands: Commands) -> None:
         "  unfreeze data audit labels.csv --set images=train --set suffix=.jpg --strict",
     )
     parser.add_argument("source", type=Path, metavar="FOLDER_OR_TABLE")
-    parser.add_argument("--out", type=Path, default=Path("audit"), help="default: %(default)s")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("audit"),
+        metavar="FOLDER",
+        help="folder for the page and its pictures (audit)",
+    )
     add_settings(parser, "how the data are read, as in training")
     parser.add_argument("--strict", action="store_true", help="exit with 1 if there are problems")
     add_json(parser, "audit.json instead of the summary")

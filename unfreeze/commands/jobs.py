@@ -25,7 +25,7 @@ GROUP = ("list", "show", "watch", "cancel")
 RETRAIN_EXAMPLES = """\
   unfreeze retrain solar --data photos --watch
   unfreeze retrain solar --data photos --set size=160 --set cycles=1 --promotion never
-  unfreeze retrain solar --data photos --key nightly-2026-03-01     twice is once
+  unfreeze retrain solar --data photos --key nightly-2026-03-01     asked twice, it runs once
 """
 
 

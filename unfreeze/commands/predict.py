@@ -36,7 +36,9 @@ def add_to(commands: Commands) -> None:
     parser.add_argument(
         "files", nargs="+", metavar="FILE", type=Path, help="JPEG, PNG or WebP, or a folder of them"
     )
-    parser.add_argument("--model", required=True)
+    parser.add_argument(
+        "--model", required=True, metavar="NAME", help="which of the server's models"
+    )
     parser.add_argument(
         "--model-version", type=int, metavar="N", help="instead of the promoted one"
     )

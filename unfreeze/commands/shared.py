@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from datetime import datetime
-from typing import Any, TextIO
+from typing import Any
 
 OK, FAILED, USAGE, NOT_FOUND, UNREACHABLE, INTERRUPTED, OUTPUT_CLOSED = 0, 1, 2, 3, 4, 130, 141
 
@@ -115,9 +115,9 @@ def show_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None
     Console(markup=False, highlight=False).print(table)
 
 
-def say(text: str, file: TextIO | None = None) -> None:
+def say(text: str) -> None:
     """A remark for people, on standard error: standard output is for what was asked for."""
-    print(text, file=file or sys.stderr, flush=True)
+    print(text, file=sys.stderr, flush=True)
 
 
 def when(moment: datetime | None) -> str:

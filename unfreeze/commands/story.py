@@ -81,7 +81,8 @@ def _comparison(scored: events.Scored) -> str:
     lines = [f"  on {scored.images} held-out images", _score("new version", scored.candidate)]
     if scored.promoted:
         lines.append(_score(f"version {scored.promoted_version}", scored.promoted))
-        lines.append(f"    only the new one is right {scored.gained}, only the old {scored.lost}")
+        only = f"{scored.gained} images; in the old only: {scored.lost}"
+        lines.append(f"    right in the new version only: {only}")
     return "\n".join(lines)
 
 

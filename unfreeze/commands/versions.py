@@ -42,7 +42,7 @@ def add_to(commands: Commands) -> None:
     pruned = add_command(
         group,
         "prune",
-        "delete all but the newest versions; the live one and its predecessor always stay",
+        "delete all but the newest versions; the live one, its predecessor and a candidate stay",
         "  unfreeze versions prune solar --keep 3\n",
     )
     pruned.add_argument("model", metavar="MODEL")

@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="unfreeze demo",
         description="Trains, publishes, serves, retrains and swaps a classifier of solar cells.",
-        epilog="example:\n  unfreeze demo --out demo-out",
+        epilog="examples:\n  unfreeze demo --out demo-out",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--out", type=Path, default=Path("demo-out"), help="default: demo-out")
