@@ -91,9 +91,8 @@ def _complete(
         if failures < ATTEMPTS:
             time.sleep(pause_s * 2 ** (failures - 1))
     size = partial.stat().st_size if partial.exists() else 0
-    raise FetchError(
-        f"{url}: {problem}; {size} bytes are here. The same command, with --sha256, goes on there"
-    )
+    kept = f"{size} bytes are in {partial}, and the same command with --sha256 goes on from there"
+    raise FetchError(f"{url}: {problem}{f'; {kept}' if size else ''}")
 
 
 def _attempt(

@@ -27,7 +27,10 @@ class Names:
         path = inside(name)
         key = _folded(path)
         if key in self.files:
-            raise ArchiveError(f"{name!r}: twice in the archive, or but for upper and lower case")
+            raise ArchiveError(
+                f"{name!r}: is in the archive twice (names that differ only in case or accents' "
+                "form count as one)"
+            )
         for folder in list(path.parents)[:-1]:
             folded = _folded(folder)
             if folded in self.files or self.folders.setdefault(folded, str(folder)) != str(folder):
@@ -47,7 +50,10 @@ def inside(name: str) -> PurePosixPath:
     path = PurePosixPath(name)
     strange = "\\" in name or ":" in name or any(ord(sign) < 32 for sign in name)
     if path.is_absolute() or ".." in path.parts or not path.parts or strange:
-        raise ArchiveError(f"{name!r}: would be written outside the folder, or cannot be a name")
+        raise ArchiveError(
+            f"{name!r}: not a safe name: absolute, with '..', a backslash, a colon or a control "
+            "character"
+        )
     return path
 
 

@@ -132,7 +132,7 @@ class _Counted(io.RawIOBase):
 
     def read(self, size: int = -1) -> bytes:
         if size < 0 or size > LONGEST_READ:
-            raise ArchiveError(f"a header of {size} bytes is no honest one")
+            raise ArchiveError(f"a header claims {size} bytes; the archive is damaged or malicious")
         content: bytes = self._file.read(size)
         self._check()
         return content
