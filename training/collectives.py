@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from registry.errors import Unavailable
+from training.folding import own_activation
 
 
 @contextmanager
@@ -20,8 +21,8 @@ def explained() -> Iterator[None]:
         yield
     except RuntimeError as error:
         raise Unavailable(
-            "another process of this training has ended, or has not answered for too long; what it "
-            f"says itself counts more than this ({str(error).splitlines()[0]})"
+            "another process of this training has ended or stopped answering "
+            f"({str(error).splitlines()[0]}); its own message says why"
         ) from error
 
 
@@ -105,11 +106,7 @@ def _normalising(norm: _BatchNorm) -> Callable[[Tensor], Tensor]:
     def forward(features: Tensor) -> Tensor:
         if not norm.training:
             return alone(features)
-        features = _normalise(norm, features)
-        # timm's normalisations have an activation of their own
-        for name in ("drop", "act"):
-            features = getattr(norm, name, nn.Identity())(features)
-        return features
+        return own_activation(norm, _normalise(norm, features))
 
     return forward
 

@@ -113,14 +113,16 @@ def _fold(convolution: nn.Conv2d, norm: _BatchNorm) -> None:
             own["weight"], own["bias"] = weight, bias
 
     def activate(features: Tensor) -> Tensor:
-        if norm.training:
-            return normalise(features)
-        # timm's normalisations have an activation of their own
-        for name in ("drop", "act"):
-            features = getattr(norm, name, nn.Identity())(features)
-        return features
+        return normalise(features) if norm.training else own_activation(norm, features)
 
     vars(convolution)["forward"], vars(norm)["forward"] = forward, activate
+
+
+def own_activation(norm: _BatchNorm, features: Tensor) -> Tensor:
+    """What timm's normalisations do to `features` once these are normal; others do nothing."""
+    for name in ("drop", "act"):
+        features = getattr(norm, name, nn.Identity())(features)
+    return features
 
 
 def _scale_and_shift(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
