@@ -60,12 +60,12 @@ REFUSED: dict[str, tuple[dict[str, Any], tuple[str, ...], str]] = {
     "grey": (
         {"takes": "float[n,1,8,8] x", "gives": "float[n,1] y"},
         LOGITS,
-        "has not three channels; images are RGB",
+        "does not have three channels; images are RGB",
     ),
     "the other layout": (
         {},
         (*LOGITS, "--layout", "nhwc"),
-        "not three channels in the layout nhwc",
+        "not have three channels in the layout nhwc",
     ),
     "no layout": (
         {"takes": "float[n,?,8,8] x"},
@@ -304,5 +304,10 @@ def test_files_that_are_not_there_are_named(tmp_path: Path, import_onnx: ImportO
     missing = f"{nowhere}: cannot be read: No such file"
     assert missing in import_onnx(nowhere, *LOGITS)[2]
     assert missing in import_onnx(path, *LOGITS, labels=nowhere)[2]
-    assert f"{nowhere}: no golden image: " in import_onnx(path, *LOGITS, "--golden", nowhere)[2]
-    assert f"{path}: no golden image: not" in import_onnx(path, *LOGITS, "--golden", path)[2]
+    assert (
+        f"{nowhere}: cannot be a golden image: "
+        in import_onnx(path, *LOGITS, "--golden", nowhere)[2]
+    )
+    assert (
+        f"{path}: cannot be a golden image: not" in import_onnx(path, *LOGITS, "--golden", path)[2]
+    )

@@ -114,7 +114,7 @@ def _read(path: Path, spec: ImageSpec) -> bytes:
         encoded = path.read_bytes()
         prepare(encoded, spec)
     except (OSError, BadImage) as error:
-        raise BadRequest(f"{path}: no golden image: {error}") from error
+        raise BadRequest(f"{path}: cannot be a golden image: {error}") from error
     return encoded
 
 

@@ -29,7 +29,6 @@ class Foreign:
 
     path: Path
     proto: ModelProto
-    opset: int
     input: str
     dtype: int  # of the input, a TensorProto.DataType
     layout: Layout
@@ -49,7 +48,7 @@ def read_foreign(
     """
     proto = _parse(path)
     _check_alone(proto, path)
-    opset = _opset(proto, path)
+    _check_opset(proto, path)
     source = _input(proto, path)
     kind = source.type.tensor_type
     if kind.elem_type not in INPUTS:
@@ -67,7 +66,6 @@ def read_foreign(
     return Foreign(
         path=path,
         proto=proto,
-        opset=opset,
         input=source.name,
         dtype=kind.elem_type,
         layout=layout,
@@ -111,7 +109,7 @@ def _check_alone(proto: ModelProto, path: Path) -> None:
         )
 
 
-def _opset(proto: ModelProto, path: Path) -> int:
+def _check_opset(proto: ModelProto, path: Path) -> None:
     versions = [one.version for one in proto.opset_import if one.domain in ("", "ai.onnx")]
     opset = versions[0] if versions else 0
     if opset < OLDEST_OPSET:
@@ -119,7 +117,6 @@ def _opset(proto: ModelProto, path: Path) -> int:
             f"{path}: opset {opset} is older than {OLDEST_OPSET}; export it again, or convert it "
             "with onnx.version_converter"
         )
-    return opset
 
 
 def _input(proto: ModelProto, path: Path) -> ValueInfoProto:
@@ -156,9 +153,9 @@ def _layout(dims: Sequence[int | str], asked: Layout | None, where: str) -> Layo
     fitting: list[Layout] = [one for one, axis in CHANNELS.items() if dims[axis] == 3]
     possible: list[Layout] = [one for one, axis in CHANNELS.items() if not _is_other(dims[axis], 3)]
     if asked and asked not in possible:
-        raise BadRequest(f"{where} has not three channels in the layout {asked}")
+        raise BadRequest(f"{where} does not have three channels in the layout {asked}")
     if not possible:
-        raise BadRequest(f"{where} has not three channels; images are RGB")
+        raise BadRequest(f"{where} does not have three channels; images are RGB")
     if asked or len(fitting) == 1:
         return asked or fitting[0]
     raise BadRequest(f"{where} does not tell where the channels are; say --layout nchw or nhwc")
