@@ -13,7 +13,7 @@ from pydantic import Field, TypeAdapter
 
 from registry.schema import Record
 
-CHECKPOINT = "checkpoint.safetensors"  # in the folder of a training that is not over
+CHECKPOINT = "checkpoint.safetensors"  # in the folder of an unfinished training
 
 
 class JobState(StrEnum):
@@ -126,7 +126,10 @@ class Score(Record):
 
 
 class Scored(Record):
-    """Candidate and promoted version on the same held-out images, each as ONNX."""
+    """Candidate and promoted version on the same held-out images, each as ONNX.
+
+    The candidate is the newly trained version, and has nothing to do with SetCandidate.
+    """
 
     kind: Literal["scored"] = "scored"
     candidate: Score

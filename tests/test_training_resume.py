@@ -165,7 +165,9 @@ def given(tmp_path: Path, **settings: str) -> Order:
 
 def test_an_order_that_is_given_again_is_the_same_and_another_is_refused(tmp_path: Path):
     assert given(tmp_path, size="32") == given(tmp_path, size="32")
-    with pytest.raises(Conflict, match="not over, with other settings; go on with the same"):
+    with pytest.raises(
+        Conflict, match="an unfinished training with other settings; go on with the same"
+    ):
         given(tmp_path, size="64")
 
 
@@ -183,7 +185,7 @@ def test_a_folder_without_an_order_cannot_be_resumed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     assert main(["--resume", str(tmp_path)]) == 2
-    assert "no training that is not over" in capsys.readouterr().err
+    assert "no unfinished training" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -258,7 +260,7 @@ def test_nobody_goes_on_with_a_training_that_is_being_published(
 def test_an_order_that_was_fulfilled_in_the_meantime_is_not_trained_again(tmp_path: Path):
     begun = given(tmp_path)
     fulfil(begun, tiny.stage(begun.assignment.stage, model="photos"))
-    with pytest.raises(BadRequest, match="no training that is not over"):
+    with pytest.raises(BadRequest, match="no unfinished training"):
         train_and_publish(begun, ALONE, as_json=True)
 
 
@@ -322,7 +324,7 @@ def test_another_training_is_not_gone_on_with(tmp_path: Path):
     checkpoint = opened(tmp_path / CHECKPOINT, settings="size=32", images="abc")
     checkpoint.begin("head")
     checkpoint.save(checkpoint.enter({}))
-    with pytest.raises(Conflict, match=r"has a training that is not over, with other images; go"):
+    with pytest.raises(Conflict, match=r"has an unfinished training with other images; go"):
         opened(tmp_path / CHECKPOINT, settings="size=32", images="abd")
 
 

@@ -12,8 +12,8 @@ from typing import Any, Protocol
 
 import torch
 
-from registry.errors import Conflict
 from training.fit import Tally
+from training.journal import check_same
 from training.state_file import discard_unfinished, read_state, write_state
 
 FORMAT = "1"  # of the file; another one when the same steps would do something else
@@ -139,8 +139,4 @@ class RandomNumbers:
 
 def _check_key(path: Path, found: Mapping[str, str], wanted: Mapping[str, str]) -> None:
     differing = [name for name in wanted if found.get(name) != wanted[name]]
-    if differing:
-        raise Conflict(
-            f"{path.parent} has a training that is not over, with other {' and '.join(differing)}; "
-            "go on with the same, or choose another --run"
-        )
+    check_same(path.parent, differing)

@@ -9,12 +9,13 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import IO
 
-from registry.errors import Unavailable
+from registry.errors import Conflict, Unavailable
 from registry.jobs import CHECKPOINT, Assignment, EpochFinished, Event, Note, StageStarted
 from training.progress import Tell
 
@@ -23,6 +24,15 @@ JOURNAL = "journal.jsonl"
 
 class Busy(Unavailable):
     """Somebody else's training is in the folder."""
+
+
+def check_same(run: Path, differing: Sequence[str]) -> None:
+    """Raises Conflict if the unfinished training in `run` is another one, by what differs."""
+    if differing:
+        raise Conflict(
+            f"{run} has an unfinished training with other {' and '.join(differing)}; go on with "
+            "the same, or choose another --run"
+        )
 
 
 @contextmanager

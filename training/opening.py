@@ -177,7 +177,7 @@ def keep_checkpoint(bench: Bench, weights_digest: str) -> None:
     killed there, they go on where it was.
 
     Raises:
-        Conflict: a training of something else is there, and not over.
+        Conflict: an unfinished training of something else is there.
     """
     key = {
         "settings": bench.settings.model_dump_json(),

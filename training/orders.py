@@ -7,13 +7,14 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from registry.bundle import Bundle
-from registry.errors import BadRequest, BundleError, Conflict
+from registry.errors import BadRequest, BundleError
 from registry.files import write_durably
 from registry.jobs import CHECKPOINT, Assignment
 from registry.schema import Record
 from registry.store import Registry
 from training.checking import check_settings
 from training.data import check_listed
+from training.journal import check_same
 from training.publishing import assign
 
 ORDER = "order.json"  # in the folder of a training whose version is not yet published
@@ -75,11 +76,7 @@ def order(
         return given
     found = find_order(run)
     differing = [name for name, value in _asked(found).items() if value != _asked(given)[name]]
-    if differing:
-        raise Conflict(
-            f"{run} has a training that is not over, with other {' and '.join(differing)}; go on "
-            "with the same, or choose another --run"
-        )
+    check_same(run, differing)
     return found
 
 
@@ -93,7 +90,7 @@ def find_order(run: Path) -> Order:
         return Order.model_validate_json((run / ORDER).read_bytes())
     except (OSError, ValidationError) as error:
         raise BadRequest(
-            f"{run}: no training that is not over (no {ORDER}); give the folder of an interrupted "
+            f"{run}: no unfinished training (no {ORDER}); give the folder of an interrupted "
             "one, or --data and --model to begin one"
         ) from error
 

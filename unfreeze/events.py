@@ -58,7 +58,10 @@ class Score:
 
 @dataclass(frozen=True)
 class Scored:
-    """Candidate and promoted version on the same held-out images."""
+    """Candidate and promoted version on the same held-out images.
+
+    The candidate is the newly trained version, and has nothing to do with SetCandidate.
+    """
 
     candidate: Score
     promoted: Score | None
