@@ -17,7 +17,10 @@ def resolve_data(data: str, roots: Sequence[Path]) -> Path:
     if not roots:
         raise NotAllowed("this server reads no training data; start it with --data-root PATH")
     if not data or "\0" in data:
-        raise BadRequest("data is empty or not a path; name a folder or a CSV file")
+        raise BadRequest(
+            "data is empty or not a path; give a folder of class folders, a CSV or TSV, or Parquet "
+            "files"
+        )
     real_roots = [Path(os.path.realpath(root)) for root in roots]
     paths = [Path(os.path.realpath(root / data)) for root in real_roots]
     allowed = [path for path in paths if any(path.is_relative_to(root) for root in real_roots)]

@@ -92,7 +92,8 @@ def check_there(source: Path) -> None:
     """Raises DataError if there is nothing at `source`."""
     if not source.exists():
         raise DataError(
-            f"{source}: no such folder or file; give a folder of class folders, or a CSV file"
+            f"{source}: no such folder or file; give a folder of class folders, a CSV or TSV, or "
+            "Parquet files"
         )
 
 
@@ -104,8 +105,7 @@ def list_folder(root: Path, layout: Layout = PLAIN) -> list[Item]:
     Raises:
         DataError: there is none, or the layout is not one of those above.
     """
-    if not root.is_dir():
-        raise DataError(f"{root}: no such folder; give a folder of class folders, or a CSV file")
+    check_there(root)
     given = _part_folders(root)
     test = root / layout.test if layout.test else given.get("test")
     tests = list_test(test) if test else []

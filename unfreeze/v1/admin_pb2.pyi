@@ -128,7 +128,7 @@ class StartTrainingRequest(_message.Message):
     PROMOTION_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     data: _builtins.str
-    """A folder or CSV below one of the server's data roots."""
+    """A folder of class folders, a CSV or TSV, or Parquet files, below a data root of the server."""
     idempotency_key: _builtins.str
     """Two requests with the same key are one job. Empty: no such protection."""
     promotion: Global___PromotionPolicy.ValueType
