@@ -1,7 +1,7 @@
 """A bundle: one published version of a model, an immutable folder that serving needs alone.
 
 model.onnx    input `image` uint8 [n,s,s,3] RGB, output `probabilities` float32 [n,classes]
-model.int8.onnx, model.fp16.onnx   the same in numbers of fewer bits, where that was found to do
+model.int8.onnx, model.fp16.onnx   the same in fewer bits, where that costs next to nothing
 golden.npz    a few encoded images and their answers
 report/       pictures and figures of the evaluation, for people
 bundle.json   everything else, and the SHA-256 of every file above; written last

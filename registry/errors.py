@@ -6,7 +6,7 @@ UnfreezeError
 │   └── DataError       a data set that cannot be trained on
 ├── NotFound            a model, version or job that does not exist
 ├── NotAllowed          outside what this server was told to touch
-├── Conflict            true of the request, but not in this state of affairs
+├── Conflict            a request that makes sense, but not in the present state
 ├── NotOffered          a part of a protocol that this server does not have
 ├── Overloaded          over a limit now; the same request may pass later
 │   └── Expired         it waited in the queue for longer than it wanted to

@@ -29,8 +29,8 @@ def count_scans(encoded: bytes) -> int:
             return n_scans
         if not n_scans and found.start() > MAX_METADATA:
             raise BadImage(
-                f"a JPEG whose picture comes after {MAX_METADATA >> 20} MB of something else; "
-                "save it without"
+                f"a JPEG with more than {MAX_METADATA >> 20} MB before its picture; save it "
+                "without that metadata"
             )
         segment = encoded[found.end() : found.end() + 8]
         if found[1] in SEQUENTIAL:

@@ -168,7 +168,7 @@ class Admin(pb_grpc.AdminServicer):
     ) -> pb.SetCandidateResponse:
         model = check_name(request.model)
         if request.mode not in MODE_OF:
-            raise BadRequest(f"mode {request.mode} is none; use SPLIT or SHADOW")
+            raise BadRequest(f"mode {request.mode} is not a candidate mode; use SPLIT or SHADOW")
         mode, percent = MODE_OF[request.mode], check_percent(request.percent)
         candidate = await self._live.changes.set_candidate(
             model, request.version, mode, percent, by=BY, reason=request.reason

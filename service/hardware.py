@@ -1,5 +1,5 @@
-"""What networks run on, by name: a plan that was measured on other processors is not for these, nor
-is what was compiled for another GPU."""
+"""Names the processors or GPUs that networks run on, so that plans and compiled engines are not
+reused on others."""
 
 import re
 from pathlib import Path
@@ -9,7 +9,7 @@ from service.providers import GPUS, ActiveProvider
 
 
 def processors(provider: ActiveProvider, root: Path = ROOT) -> str:
-    """What `provider` runs on, as the system tells; empty: it does not.
+    """What `provider` runs on, by name; empty where the system does not tell.
 
     Args:
         root: where `proc` is.

@@ -76,6 +76,9 @@ async def listen(server: grpc.aio.Server, host: str, port: int) -> int:
     try:
         actual: int = server.add_insecure_port(address)
     except RuntimeError as error:
-        raise Unavailable(f"cannot listen on {address}: it is taken, or not ours") from error
+        raise Unavailable(
+            f"cannot listen on {address}: the port is in use, or this user or machine may not open "
+            "it"
+        ) from error
     await server.start()
     return actual

@@ -15,7 +15,7 @@ from service.providers import ActiveProvider
 from service.shapes import Run
 
 # Where a bundle states none for a provider: float32 on a CPU, TF32 and FP16 on a GPU.
-TOLERANCES: dict[ActiveProvider, float] = {
+UNSTATED_TOLERANCES: dict[ActiveProvider, float] = {
     "cpu": 1e-4,
     "openvino": 1e-3,
     "cuda": 5e-2,
@@ -39,7 +39,8 @@ def check_golden(folder: Path, bundle: Bundle, kind: Kind, run: Run) -> None:
             f"{golden.probabilities.shape}; publish again"
         )
     file = FILES[kind.precision]
-    tolerance = bundle.tolerances.get(f"{file}/{kind.provider}", TOLERANCES[kind.provider])
+    unstated = UNSTATED_TOLERANCES[kind.provider]
+    tolerance = bundle.tolerances.get(f"{file}/{kind.provider}", unstated)
     difference = float(np.abs(answers - golden.probabilities).max())
     if not difference <= tolerance:  # also when it is not a number
         hint = "" if kind.precision == "fp32" else ", but might with --precision fp32"

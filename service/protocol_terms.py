@@ -86,7 +86,9 @@ def _read_outputs(outputs: Any) -> int:
         raise BadRequest(f"output {OUTPUT!r} is requested more than once")
     parameters = outputs[0].parameters
     if SHARED_MEMORY in parameters:
-        raise BadRequest("shared memory is not offered; leave the output's region away")
+        raise BadRequest(
+            "shared memory is not offered; leave the output's shared-memory region out"
+        )
     if "classification" not in parameters:
         return 0
     kind = parameters["classification"].WhichOneof("parameter_choice")

@@ -1,4 +1,4 @@
-"""ONNX Runtime, and the only file that knows of it."""
+"""ONNX Runtime, and the only file of the service that knows of it."""
 
 import registry.telemetry_off  # noqa: F401  # before onnxruntime
 

@@ -1,4 +1,4 @@
-"""The recipe of the fast.ai course of 2018, in the order in which things happen.
+"""Every recipe (default, fastai2018, modern), in the order in which things happen.
 
 `train` is the whole story, from a folder of images to a sealed bundle and its score beside the
 promoted version:

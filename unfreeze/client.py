@@ -149,7 +149,7 @@ class Client:
 
 
 class AsyncClient:
-    """`Client` for asyncio: the same arguments, results and errors."""
+    """`Client` for asyncio, with the same `classify`: arguments, results and errors."""
 
     def __init__(
         self,
