@@ -297,7 +297,10 @@ def a_list_of_nothing(data: Path) -> None:
 
 
 NO_DATA: dict[str, tuple[Callable[[Path], object], str]] = {
-    "nowhere": (lambda data: None, "no such folder or file; "),
+    "nowhere": (
+        lambda data: None,
+        "no such folder or file; give a folder of class folders, a CSV or TSV, or Parquet files",
+    ),
     "empty": (Path.mkdir, "no images; put JPEG, PNG or WebP files into one folder for each class"),
     "photos": (one_class, "a classifier needs at least two classes; found only 'dark'"),
     "labels.csv": (a_list_of_nothing, "line 2: "),
