@@ -204,7 +204,7 @@ def read_flags(argv: Sequence[str] | None) -> dict[str, object]:
     add("--max-model-requests", metavar="N", help="requests under way for a model; 0: any (0)")
     add("--max-wait-ms", metavar="MS", help="how long an image waits to make up a batch (0)")
     add("--cache-entries", metavar="N", help="answers remembered, by image content; 0: none (0)")
-    add("--max-rpcs", metavar="N", help="calls under way (1024)")
+    add("--max-rpcs", metavar="N", help="calls under way; of administration as many again (1024)")
     add(
         "--slo-seconds",
         metavar="S",

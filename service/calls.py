@@ -38,6 +38,8 @@ from service.tracing import CURRENT, Span, Tracer, trace_id_of
 log = logging.getLogger(__name__)
 
 PUSHBACK = "grpc-retry-pushback-ms"  # gRPC proposal A6: when a client may try again
+# What watches a server asks these, and should not take one that is full for one that is dead.
+NEVER_FULL = frozenset({"ServerLive", "ServerReady", "ModelReady"})
 DEADLINE_STEP_S = 0.001  # gRPC keeps them in milliseconds
 
 Checks = Mapping[str, Callable[[float], Overloaded | None]]
@@ -47,7 +49,7 @@ Context = Any  # grpc.aio's is generic in messages that nothing here looks at
 
 
 class Calls:
-    """The calls under way on all listeners, and the limit of their number."""
+    """The calls under way on one listener, and the limit of their number."""
 
     def __init__(self, metrics: Metrics, max_calls: int, tracer: Tracer | None = None) -> None:
         self._metrics = metrics
@@ -83,6 +85,7 @@ class Calls:
         parse = parser(handler.request_deserializer, f"{service}/{name}")
         check = checks.get(name)
         incoming = self._incoming
+        limited = name not in NEVER_FULL
 
         async def unary(_: object, context: Context) -> Any:
             refusal: UnfreezeError | None = check(left_s(context)) if check else None
@@ -96,7 +99,8 @@ class Calls:
             try:
                 if refusal:
                     raise refusal
-                self._make_room()
+                if limited:
+                    self._make_room()
                 response = await inner(parse(message), context)
                 give_back_id(context)
             except BaseException as error:

@@ -51,6 +51,7 @@ class Service:
         self.registry = Registry(settings.registry)
         self.metrics = Metrics(settings.slo_seconds)
         self._calls: Calls
+        self._admin_calls: Calls
         self.live: Live
         self.port = self.admin_port = self.metrics_port = 0
 
@@ -110,7 +111,9 @@ class Service:
         if settings.otlp_endpoint:
             tracer = Tracer(settings.otlp_endpoint, settings.trace_ratio)
             self._parts.push_async_callback(asyncio.to_thread, tracer.close)
+        # two limits: whoever rolls back what overloads this server does not queue up behind it
         self._calls = Calls(self.metrics, settings.max_rpcs, tracer)
+        self._admin_calls = Calls(self.metrics, settings.max_rpcs, tracer)
 
     def _hold_state(self) -> None:
         if self._settings.state:
@@ -176,9 +179,10 @@ class Service:
     async def _open_admin(self, jobs: Jobs | None) -> None:
         settings = self._settings
         server = self._server()
-        add_admin(server, self._calls, self.registry, self.live, jobs, settings.data_roots)
+        calls = self._admin_calls
+        add_admin(server, calls, self.registry, self.live, jobs, settings.data_roots)
         if settings.reflection:
-            describe(server, self._calls, ADMIN_NAMES)
+            describe(server, calls, ADMIN_NAMES)
         self.admin_port = await listen(server, settings.admin_host, settings.admin_port)
         # one that watches a job would watch to the end of the grace
         self._parts.push_async_callback(server.stop, ADMIN_GRACE_S)
@@ -202,6 +206,7 @@ class Service:
         self.port = await listen(server, settings.host, settings.port)
         self._parts.push_async_callback(server.stop, settings.grace_seconds)
         self._parts.callback(self._calls.leave)
+        self._parts.callback(self._admin_calls.leave)
         self._parts.callback(self._health.end)
 
     async def _follow_registry(self) -> None:

@@ -12,6 +12,7 @@ from conftest import RunningServer, Start, best, held, in_flight, wait_until
 from tritonclient.grpc import service_pb2 as triton_pb
 from tritonclient.grpc import service_pb2_grpc as triton_grpc
 
+from unfreeze.v1 import admin_pb2 as admin_pb
 from unfreeze.v1 import classifier_pb2 as pb
 
 
@@ -100,6 +101,25 @@ def test_calls_over_the_limit_are_turned_away(start: Start, root: Path) -> None:
             server.classify(tiny.picture())
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert first.result().version == 1
+
+
+def test_a_full_server_is_still_administered_and_tells_that_it_lives(
+    start: Start, root: Path
+) -> None:
+    tiny.publish(root, promote=True)
+    tiny.publish(root, promote=True)
+    server = start(max_rpcs=1)
+    protocol = triton_grpc.GRPCInferenceServiceStub(server.channel)
+    model = triton_pb.ModelReadyRequest(name="colours")
+    with held(server):
+        first = server.classifier.Classify.future(request(), timeout=60)
+        wait_until(lambda: in_flight(server, 1))
+        assert protocol.ServerLive(triton_pb.ServerLiveRequest(), timeout=20).live
+        assert protocol.ServerReady(triton_pb.ServerReadyRequest(), timeout=20).ready
+        assert protocol.ModelReady(model, timeout=20).ready
+        back = admin_pb.RollbackRequest(model="colours", reason="it is too slow")
+        assert server.admin.Rollback(back, timeout=20).version == 1
+    assert first.result().version == 2
 
 
 def test_a_call_whose_message_is_still_to_come_takes_nobodys_place(
