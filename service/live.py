@@ -113,14 +113,13 @@ class Live:
         return current.executor.depth if current else 0
 
     def refusal(self, answer_s: float) -> Overloaded | None:
-        """Why no live model takes an image that has to be answered in `answer_s` seconds; None if
-        one may. It is counted as told."""
+        """Why no version takes an image that has to be answered in `answer_s` seconds; None if one
+        may, as each has a queue of its own. It is counted as told."""
         refusal = None
         for entry in self._models.values():
-            if entry.candidate:  # it may have room
-                return None
-            if entry.current and not (refusal := entry.current.executor.refusal(answer_s)):
-                return None
+            for loaded in entry.versions():
+                if not (refusal := loaded.executor.refusal(answer_s)):
+                    return None
         if refusal:
             self._metrics.rejected.labels(refusal.reason).inc()
         return refusal

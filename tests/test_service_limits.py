@@ -68,6 +68,24 @@ def test_a_full_model_does_not_refuse_what_is_for_another(start: Start, root: Pa
     assert first.result().version == 1
 
 
+@pytest.mark.parametrize("other", ["asked for by number", "what a rollback returns to"])
+def test_a_full_version_does_not_refuse_what_is_for_another(
+    start: Start, root: Path, other: str
+) -> None:
+    server = slow(start, root, work=200, max_queue=1)
+    tiny.publish(root, promote=other != "asked for by number", work=200)
+    server.refresh()
+    idle = 2 if other == "asked for by number" else 1
+    server.classify(tiny.picture(), version=idle)
+    with held(server):
+        first = server.classifier.Classify.future(request(), timeout=60)
+        wait_until(lambda: in_flight(server, 1))
+        assert server.classify(tiny.picture(), version=idle).version == idle
+        with pytest.raises(grpc.RpcError, match="no promoted version of a model 'unknown'"):
+            server.classify(tiny.picture(), model="unknown")
+    assert first.result().version == 3 - idle
+
+
 def test_a_full_model_refuses_before_it_looks_at_the_images(start: Start, root: Path) -> None:
     tiny.publish(root, model="other", promote=True, work=200)
     server = slow(start, root, work=200, max_queue=1)
