@@ -114,14 +114,18 @@ class Live:
 
     def refusal(self, answer_s: float) -> Overloaded | None:
         """Why no version takes an image that has to be answered in `answer_s` seconds; None if one
-        may, as each has a queue of its own. It is counted as told."""
-        refusal = None
+        may, as each has a queue of its own. It is counted as told; as a failure of a version where
+        there is but one, for nobody knows which one the others meant."""
+        refusal, full = None, set()
         for entry in self._models.values():
             for loaded in entry.versions():
                 if not (refusal := loaded.executor.refusal(answer_s)):
                     return None
+                full.add(loaded)
         if refusal:
             self._metrics.rejected.labels(refusal.reason).inc()
+        if len(full) == 1:
+            full.pop().counts.statistics.failed(0)
         return refusal
 
     # Following

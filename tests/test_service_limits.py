@@ -53,6 +53,9 @@ def test_a_call_is_refused_before_its_message_is_read_when_no_model_has_room(
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert "1 views of images are under way and the limit is 1" in caught.value.details()
     assert 'unfreeze_rejected_total{reason="queue_full"} 1.0' in server.metrics()
+    stub = triton_grpc.GRPCInferenceServiceStub(server.channel)
+    told = stub.ModelStatistics(triton_pb.ModelStatisticsRequest(name="colours"), timeout=20)
+    assert told.model_stats[0].inference_stats.fail.count == 1
     assert first.result().version == 1
     with pytest.raises(grpc.RpcError, match="not a request"):
         classify(b"\xff not protobuf", timeout=20)
