@@ -12,7 +12,8 @@ UnfreezeError
 │   └── Expired         it waited in the queue for longer than it wanted to
 ├── Unavailable         something this needs is not there now
 ├── BundleError         a published bundle that is damaged, or newer than this program
-└── TrainingError       training ran and could not give a model worth publishing
+├── TrainingError       training ran and could not give a model worth publishing
+└── InternalError       nobody expected it, and the log alone tells what it was
 
 `service/status.py` alone turns them into gRPC status codes.
 """
@@ -74,4 +75,8 @@ class BundleError(UnfreezeError):
 
 
 class TrainingError(UnfreezeError):
+    pass
+
+
+class InternalError(UnfreezeError):
     pass

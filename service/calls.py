@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, NoReturn
 import grpc
 from grpc.aio import AbortError
 
-from registry.errors import Overloaded, Unavailable, UnfreezeError
+from registry.errors import InternalError, Overloaded, Unavailable, UnfreezeError
 from service.counting import RpcCounts
 from service.handlers import Registrar, parser, plain, shape, unread
 from service.metrics import Metrics
@@ -26,7 +26,6 @@ from service.request_id import REQUEST_ID, give_back_id, request_id_of
 from service.status import (
     CANCELLED,
     DEADLINE_EXCEEDED,
-    INTERNAL,
     OK,
     Codes,
     code_of,
@@ -161,17 +160,16 @@ class Calls:
             raise error
         request_id = request_id_of(context)
         if isinstance(error, UnfreezeError):
-            code, message = code_of(error, codes), message_of(error)
-            if isinstance(error, Overloaded | Unavailable) and is_over(context):
-                code = DEADLINE_EXCEEDED  # the others say that it may pass later
+            told = error
         else:
             trace_id = (
                 call.span.trace_id if call.span else trace_id_of(context.invocation_metadata())
             )
             request_id = request_id or uuid.uuid4().hex
-            facts = {"request_id": request_id, "method": call.counts.method, "trace_id": trace_id}
-            log.error("internal_error", extra=facts, exc_info=error)
-            code, message = INTERNAL, f"internal error (request id {request_id})"
+            told = unexpected(error, call.counts.method, request_id, trace_id)
+        code, message = code_of(told, codes), message_of(told)
+        if isinstance(error, Overloaded | Unavailable) and is_over(context):
+            code = DEADLINE_EXCEEDED  # the others say that it may pass later
         trailers = [(REQUEST_ID, request_id)] if request_id else []
         if isinstance(error, Overloaded):
             trailers.append((PUSHBACK, str(max(1, round(1000 * error.retry_after_s)))))
@@ -193,6 +191,21 @@ class Call(NamedTuple):
     counts: RpcCounts
     began: float
     span: Span | None = None
+
+
+def as_told(error: Exception, method: str) -> UnfreezeError:
+    """The error of one request of a stream, as its caller is told of it; the stream goes on."""
+    if isinstance(error, UnfreezeError):
+        return error
+    span = CURRENT.get()
+    return unexpected(error, method, uuid.uuid4().hex, span.trace_id if span else "")
+
+
+def unexpected(error: BaseException, method: str, request_id: str, trace_id: str) -> InternalError:
+    """What callers see of an error that is none of ours; the log has it in full."""
+    facts = {"request_id": request_id, "method": method, "trace_id": trace_id}
+    log.error("internal_error", extra=facts, exc_info=error)
+    return InternalError(f"internal error (request id {request_id})")
 
 
 def left_s(context: Context) -> float:

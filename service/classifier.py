@@ -9,7 +9,7 @@ from grpc.aio import ServicerContext
 
 from registry.errors import BadRequest, UnfreezeError
 from registry.tta import MAX_VIEWS
-from service.calls import left_s
+from service.calls import as_told, left_s
 from service.live import Live
 from service.loaded import Loaded
 from service.predict import Predictor, top
@@ -49,8 +49,9 @@ class Classifier(pb_grpc.ClassifierServicer):
         request_id = request.request_id
         try:
             response = await self._classify(request)
-        except UnfreezeError as error:
-            return pb.ClassifyStreamResponse(error=_error(error), request_id=request_id)
+        except Exception as error:
+            told = _error(as_told(error, "ClassifyStream"))
+            return pb.ClassifyStreamResponse(error=told, request_id=request_id)
         return pb.ClassifyStreamResponse(response=response, request_id=request_id)
 
     async def _classify(

@@ -10,9 +10,9 @@ from typing import Any, NoReturn
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc as pb_grpc
 
-from registry.errors import NotFound, NotOffered, Unavailable, UnfreezeError
+from registry.errors import NotFound, NotOffered, Unavailable
 from registry.store import Registry
-from service.calls import left_s
+from service.calls import as_told, left_s
 from service.inference import Inference
 from service.live import Live
 from service.names import both_names, find, read_version, split_name
@@ -142,11 +142,10 @@ class Protocol(pb_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
         """The response, or the error that answers for it while the stream goes on."""
         try:
             return await self._infer_in_stream(request)
-        except UnfreezeError as error:
+        except Exception as error:
             answer = pb.ModelInferResponse(id=request.id)
-            return pb.ModelStreamInferResponse(
-                error_message=message_of(error), infer_response=answer
-            )
+            message = message_of(as_told(error, "ModelStreamInfer"))
+            return pb.ModelStreamInferResponse(error_message=message, infer_response=answer)
 
     # What is not here
 

@@ -9,6 +9,7 @@ from registry.errors import (
     BadRequest,
     BundleError,
     Conflict,
+    InternalError,
     NotAllowed,
     NotFound,
     NotOffered,
@@ -30,6 +31,7 @@ CODES: Codes = {
     Unavailable: grpc.StatusCode.UNAVAILABLE,
     BundleError: grpc.StatusCode.FAILED_PRECONDITION,
     TrainingError: grpc.StatusCode.ABORTED,
+    InternalError: grpc.StatusCode.INTERNAL,
 }
 # The Open Inference Protocol's clients know a full queue, and a model that does not load, by the
 # status that Triton gives them.
@@ -39,7 +41,6 @@ PROTOCOL_CODES: Codes = {
     BundleError: grpc.StatusCode.INTERNAL,
 }
 
-INTERNAL = grpc.StatusCode.INTERNAL
 OK = grpc.StatusCode.OK
 CANCELLED = grpc.StatusCode.CANCELLED
 DEADLINE_EXCEEDED = grpc.StatusCode.DEADLINE_EXCEEDED

@@ -13,7 +13,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from unfreeze.v1 import classifier_pb2 as pb
 
-OK, NOT_FOUND, INVALID = 0, 5, 3
+OK, NOT_FOUND, INVALID, INTERNAL = 0, 5, 3, 13
 
 
 def request(colour: str = "red", id: str = "", **fields: object) -> pb.ClassifyRequest:
@@ -44,6 +44,21 @@ def test_a_failing_request_is_answered_by_its_error_and_the_stream_goes_on(
     first, unknown, too_many, last = server.classifier.ClassifyStream(iter(requests), timeout=20)
     assert (unknown.error.code, unknown.request_id) == (NOT_FOUND, "b")
     assert (too_many.error.code, too_many.request_id) == (INVALID, "c")
+    assert first.HasField("response")
+    assert last.HasField("response")
+
+
+def test_an_error_of_our_own_is_not_shown_to_callers_and_the_stream_goes_on(
+    server: RunningServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    executor = server.service.live._models["colours"].current.executor
+    run = executor._run
+    executor._run = lambda images: 1 / 0 if 1 in images[:, 4, 4].argmax(axis=1) else run(images)
+    requests = [request(id="a"), request("green", id="b"), request(id="c")]
+    first, failed, last = server.classifier.ClassifyStream(iter(requests), timeout=20)
+    assert (failed.error.code, failed.request_id) == (INTERNAL, "b")
+    assert failed.error.message.startswith("internal error (request id ")
+    assert "ZeroDivisionError" in caplog.text
     assert first.HasField("response")
     assert last.HasField("response")
 

@@ -367,6 +367,22 @@ def test_an_error_in_a_stream_has_the_id_of_its_request(served: RunningServer) -
     assert response.infer_response.id == "mine"
 
 
+def test_an_error_of_our_own_in_a_stream_is_not_shown_to_callers_and_the_stream_goes_on(
+    start: Start, root: Any
+) -> None:
+    tiny.publish(root, promote=True)
+    server = start()
+    executor = server.service.live.in_memory(tiny.MODEL_NAME)[0].executor
+    run = executor._run
+    executor._run = lambda pixels: 1 / 0 if 1 in pixels[:, 4, 4].argmax(axis=1) else run(pixels)
+    stub = pb_grpc.GRPCInferenceServiceStub(server.channel)
+    asked = [images(tiny.picture(colour)) for colour in ("red", "green", "blue")]
+    first, failed, last = stub.ModelStreamInfer(iter(asked), timeout=20)
+    assert failed.error_message.startswith("internal error (request id ")
+    assert probabilities(first.infer_response).argmax() == 0
+    assert probabilities(last.infer_response).argmax() == 2
+
+
 def test_a_client_that_leaves_its_stream_leaves_nothing_behind(start: Start, root: Any) -> None:
     tiny.publish(root, promote=True, work=2_000)
     server = start(plan="1x1x1")
