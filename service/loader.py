@@ -21,7 +21,7 @@ from service.loaded import Loaded
 from service.memory import give_back
 from service.metrics import Metrics
 from service.plan import Plan, Plans, is_quick, measure_plan
-from service.proof import check_golden, warm
+from service.proof import check_golden, proving, warm
 from service.providers import Placement
 from service.session import Session
 from service.shapes import Run, batch_sizes, shaped
@@ -124,7 +124,7 @@ class Loader:
             return opened[threads]
 
         def open_run(threads: int) -> Run:
-            run = session(threads).run
+            run = proving(f"{bundle.model}/{folder.name}", session(threads).run)
             return shaped(run, (kind.fixed_batch,)) if kind.fixed_batch else run
 
         key = f"{digest} {kind.provider} {hardware}"

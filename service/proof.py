@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +63,11 @@ def warm(folder: Path, run: Run, size: int, batches: Sequence[int], n_runs: int)
         for n_images in sorted(batches, reverse=True):
             images = np.zeros((n_images, size, size, 3), np.uint8)
             list(pool.map(lambda images: _answers(where, run, images), [images] * n_runs))
+
+
+def proving(where: str, run: Run) -> Run:
+    """`run`, which raises BundleError of the version `where` when it fails."""
+    return partial(_answers, where, run)
 
 
 def _answers(where: str, run: Run, images: UInt8Array) -> Float32Array:

@@ -18,7 +18,7 @@ import grpc
 import onnx
 import pytest
 import tiny
-from conftest import RunningServer, Start, best, wait_until
+from conftest import PLAN, RunningServer, Start, best, wait_until
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tritonclient.grpc import service_pb2 as oip
 from tritonclient.grpc import service_pb2_grpc as pb_grpc
@@ -403,7 +403,7 @@ def finishing(ended: threading.Event) -> Iterator[None]:
 
 def test_a_warm_up_that_fails_keeps_the_old_version(server: RunningServer, root: Path) -> None:
     folder = root / "colours" / str(tiny.publish(root))
-    take_one_image_at_a_time(folder)
+    take_so_many_images_at_a_time(folder, 1)
     with pytest.raises(grpc.RpcError) as caught:
         promote(server, 2)
     assert caught.value.code().name == "FAILED_PRECONDITION"
@@ -411,11 +411,28 @@ def test_a_warm_up_that_fails_keeps_the_old_version(server: RunningServer, root:
     assert version_of(server) == server.registry.promoted("colours")[1].version == 1
 
 
-def take_one_image_at_a_time(folder: Path) -> None:
-    """The golden answers are right, which are asked for one by one, and no batch can run."""
+@pytest.mark.parametrize("plan", [PLAN, None], ids=["pinned", "measured"])
+def test_a_network_that_cannot_run_keeps_the_old_version(
+    start: Start, root: Path, plan: str | None
+) -> None:
+    tiny.publish(root, promote=True)
+    server = start(plan=plan)
+    folder = root / "colours" / str(tiny.publish(root, size=16))  # of another kind
+    take_so_many_images_at_a_time(folder, 2)
+    with pytest.raises(grpc.RpcError) as caught:
+        promote(server, 2)
+    assert caught.value.code().name == "FAILED_PRECONDITION"
+    assert "colours/2: it cannot run 1 images at a time" in caught.value.details()
+    with pytest.raises(grpc.RpcError, match="version 2 of colours cannot be served"):
+        server.classify(tiny.picture(), version=2)
+    assert version_of(server) == 1
+
+
+def take_so_many_images_at_a_time(folder: Path, n_images: int) -> None:
+    """No other number can run. Golden answers are asked for one by one."""
     graph = onnx.load(folder / MODEL)
     for value in (*graph.graph.input, *graph.graph.output):
-        value.type.tensor_type.shape.dim[0].dim_value = 1
+        value.type.tensor_type.shape.dim[0].dim_value = n_images
     onnx.save(graph, folder / MODEL)
     bundle = read_bundle(folder)
     files = bundle.files | {MODEL: sha256_file(folder / MODEL)}
