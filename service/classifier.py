@@ -68,8 +68,8 @@ class Classifier(pb_grpc.ClassifierServicer):
             terms = Terms(n_views, request.priority, answer_s=answer_s)
             try:
                 answers = await self._predictor.predict(loaded, images, terms)
-            except BaseException:
-                loaded.counts.statistics.failed(time.perf_counter() - started)
+            except BaseException as error:
+                loaded.counts.failed(error, time.perf_counter() - started)
                 raise
             answered = time.perf_counter()
             response = pb.ClassifyResponse(
@@ -80,7 +80,7 @@ class Classifier(pb_grpc.ClassifierServicer):
                 request_id=request.request_id,
             )
             ended = time.perf_counter()
-            loaded.counts.encoded(answered, ended)
+            loaded.counts.replied(started, answered, ended)
             loaded.counts.statistics.answered(
                 answers, began=started, read_at=started, answered_at=answered, ended=ended
             )

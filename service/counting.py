@@ -1,10 +1,12 @@
 """What those who count on every request keep: looking a label up costs more than counting does."""
 
+import asyncio
 import math
 from collections.abc import Sequence
 
 from prometheus_client import Counter, Histogram
 
+from registry.errors import BadRequest, Overloaded
 from service.metrics import LIMITS, Metrics
 from service.statistics import Statistics
 from service.tracing import CURRENT
@@ -15,6 +17,7 @@ CODES = ("OK", "INTERNAL", "UNAVAILABLE", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEED
 REASONS = ("cancelled", "expired")
 # Of an image. Numbers that are none come from 16 bits that overflow, and would spoil every sum.
 OUTCOMES = ("ok", "bad_image", "not_a_number")
+REQUESTS = ("ok", "bad_request", "rejected", "cancelled", "error")  # the last is the version's own
 
 
 class RpcCounts:
@@ -76,6 +79,8 @@ class VersionCounts:
         self._ok, self._bad, self._nan = (
             metrics.images.labels(*key, outcome) for outcome in OUTCOMES
         )
+        self._requests = {outcome: metrics.requests.labels(*key, outcome) for outcome in REQUESTS}
+        self._request = metrics.request_seconds.labels(*key)
         self._confidence = metrics.confidence.labels(*key)
         self._predictions = metrics.predictions.show(*key, classes)
         self.statistics = Statistics()
@@ -107,11 +112,16 @@ class VersionCounts:
         """Images have their answers, whatever becomes of the request."""
         self._note(self._count_answers, answers)
 
-    def encoded(self, began: float, ended: float) -> None:
-        """A reply has been made of the answers, between two moments of `time.perf_counter`."""
-        self._note(self._encode.observe, ended - began)
+    def replied(self, began: float, answered_at: float, ended: float) -> None:
+        """A request had its answers and then its reply, at these moments of `time.perf_counter`."""
+        self._note(self._count_reply, ended - began, ended - answered_at)
         if span := CURRENT.get():
-            span.stage("encode", began, ended)
+            span.stage("encode", answered_at, ended)
+
+    def failed(self, error: BaseException, seconds: float) -> None:
+        """A request was refused, given up or went wrong, after so long."""
+        self.statistics.failed(seconds)
+        self._note(self._requests[_outcome(error)].inc)
 
     def close(self) -> None:
         """Nothing of this version is shown any more, unless it was loaded again meanwhile; what
@@ -125,6 +135,9 @@ class VersionCounts:
             return
         for outcome in OUTCOMES:
             self._metrics.images.remove(*self._key, outcome)
+        for outcome in REQUESTS:
+            self._metrics.requests.remove(*self._key, outcome)
+        self._metrics.request_seconds.remove(*self._key)
         self._metrics.confidence.remove(*self._key)
         self._metrics.predictions.hide(*self._key)
 
@@ -134,6 +147,11 @@ class VersionCounts:
         self._batch_size.observe(n_images)
         self._queue.observe(queue_s)
         self._compute.observe(compute_s)
+
+    def _count_reply(self, request_s: float, encode_s: float) -> None:
+        self._requests["ok"].inc()
+        self._request.observe(request_s)
+        self._encode.observe(encode_s)
 
     def _count_answers(self, answers: Sequence[Answer]) -> None:
         for answer in answers:
@@ -147,3 +165,15 @@ class VersionCounts:
             self._ok.inc()
             self._predictions[best] += 1
             self._confidence.observe(float(probabilities[best]))
+
+
+def _outcome(error: BaseException) -> str:
+    match error:
+        case BadRequest():
+            return "bad_request"
+        case Overloaded():
+            return "rejected"
+        case asyncio.CancelledError():
+            return "cancelled"
+        case _:
+            return "error"

@@ -47,11 +47,11 @@ class Inference:
                 answers, read_at = await self._answers(request, loaded, takes_pixels, wanted)
                 answered_at = time.perf_counter()
                 response = _response(request, loaded, _probabilities(answers), wanted)
-            except BaseException:
-                loaded.counts.statistics.failed(time.perf_counter() - began)
+            except BaseException as error:
+                loaded.counts.failed(error, time.perf_counter() - began)
                 raise
             ended = time.perf_counter()
-            loaded.counts.encoded(answered_at, ended)
+            loaded.counts.replied(began, answered_at, ended)
             loaded.counts.statistics.answered(
                 answers, began=began, read_at=read_at, answered_at=answered_at, ended=ended
             )

@@ -124,8 +124,8 @@ class Live:
                 full.add(loaded)
         if refusal:
             self._metrics.rejected.labels(refusal.reason).inc()
-        if len(full) == 1:
-            full.pop().counts.statistics.failed(0)
+        if refusal and len(full) == 1:
+            full.pop().counts.failed(refusal, 0)
         return refusal
 
     # Following

@@ -60,7 +60,7 @@ class Metrics:
         ProcessCollector(registry=self.registry)
         self._define_rpcs(tuple(sorted({*SECONDS, slo_s})))
         self._define_stages()
-        self._define_versions()
+        self._define_versions(tuple(sorted({*SECONDS, slo_s})))
         self._define_jobs()
         self.candidates = CandidateMetrics(self.registry)
         self.draining = self._gauge("unfreeze_draining", "1 from the order to stop on.")
@@ -96,8 +96,16 @@ class Metrics:
             "reason",
         )
 
-    def _define_versions(self) -> None:
+    def _define_versions(self, buckets: Sequence[float]) -> None:
         version = ("model", "version")
+        self.requests = self._counter(
+            "unfreeze_requests",
+            "Requests to a version: ok, bad_request, rejected, cancelled (or too late) or error.",
+            *version,
+            "outcome",
+        )
+        help = "Time from a request's arrival at a version to its reply."
+        self.request_seconds = self._histogram("unfreeze_request_seconds", help, buckets, *version)
         self.images = self._counter(
             "unfreeze_images", "Images: ok, bad_image or not_a_number.", *version, "outcome"
         )

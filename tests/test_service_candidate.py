@@ -157,6 +157,22 @@ def test_the_protocol_has_no_candidate_of_another_shape_than_its_metadata_says(
         assert (infer(green, name), version_of(green)) == (1, version)
 
 
+def test_a_candidate_that_answers_its_share_has_latency_and_failures_of_its_own(
+    green: RunningServer,
+) -> None:
+    try_(green, 2, SPLIT)
+    executor = green.service.live._models["colours"].candidate.loaded.executor
+    run, executor._run = executor._run, lambda images: 1 / 0
+    with pytest.raises(grpc.RpcError, match="internal error"):
+        infer(green, "colours")
+    executor._run = run
+    assert version_of(green) == 2
+    shown, one = green.metrics(), 'model="colours",version="2"'
+    assert 'unfreeze_requests_total{model="colours",outcome="error",version="2"} 1.0' in shown
+    assert 'unfreeze_requests_total{model="colours",outcome="error",version="1"} 0.0' in shown
+    assert f"unfreeze_request_seconds_count{{{one}}} 1.0" in shown
+
+
 ENDS: dict[str, Callable[[RunningServer], Any]] = {
     "cleared": clear,
     "live pointer renewed": lambda server: promote(server, 1),
