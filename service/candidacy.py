@@ -1,7 +1,7 @@
 """A version on trial: which requests it is tried on."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from registry.pointers import Mode
@@ -37,9 +37,10 @@ class Candidacy:
         labels = len(self.loaded.bundle.labels), len(self.live.bundle.labels)
         return self.same_size and labels[0] == labels[1]
 
-    def answers(self, content: Content) -> bool:
-        """The request with these images is one of those that it answers."""
-        return self.mode == "split" and self._draws(content)
+    def answers(self, content: Callable[[], Content]) -> bool:
+        """The request with these images, which are read only for this, is one of those that it
+        answers."""
+        return self.mode == "split" and self._draws(content())
 
     def sample(self, content: Content, draw: DrawFor, n_views: int) -> Sample | None:
         """The request with these images, if it is one of those on which it is compared."""

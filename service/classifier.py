@@ -61,7 +61,7 @@ class Classifier(pb_grpc.ClassifierServicer):
         images = request.images
         self._check(request)
         version = request.version if request.HasField("version") else None
-        with await self._live.get(request.model, version, request.images) as loaded:
+        with await self._live.get(request.model, version, lambda: images) as loaded:
             k = _top_k(request, loaded)
             default = loaded.bundle.tta.default_views
             n_views = request.tta_views if request.HasField("tta_views") else default

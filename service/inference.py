@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from tritonclient.grpc import service_pb2 as pb
@@ -14,7 +15,13 @@ from service.loaded import Loaded
 from service.names import find
 from service.predict import Predictor
 from service.protocol_terms import Wanted, read_wanted
-from service.tensors import classification_output, probabilities_output, read_images, read_pixels
+from service.tensors import (
+    classification_output,
+    lot_content,
+    probabilities_output,
+    read_images,
+    read_pixels,
+)
 from service.work import Answer
 
 Message = Any  # the stubs of tritonclient come without types
@@ -38,8 +45,10 @@ class Inference:
             Overloaded: it would wait for too long, or has.
         """
         began = time.perf_counter()
-        name, content = request.model_name, request.raw_input_contents
-        loaded, takes_pixels = await find(self._live, name, request.model_version, content)
+        content = partial(lot_content, request, self._max_images)
+        loaded, takes_pixels = await find(
+            self._live, request.model_name, request.model_version, content
+        )
         with loaded:
             try:
                 self._predictor.make_sure_of_room(loaded, answer_s)

@@ -52,7 +52,7 @@ class Live:
         self,
         model: str,
         version: int | None,
-        content: Content = (),
+        content: Callable[[], Content] = tuple,
         *,
         same_shape: bool = False,
     ) -> Loaded:
@@ -62,7 +62,7 @@ class Live:
         Enter it (`with loaded:`) before the next await: from then on it stays until it is left.
 
         Args:
-            content: the images, which decide whether a candidate answers; none: it does not.
+            content: gives the images, which decide whether a candidate answers; none: it does not.
             same_shape: one whose input or output is shaped otherwise does not.
 
         Raises:

@@ -1,5 +1,7 @@
 """How the Open Inference Protocol calls models and versions."""
 
+from collections.abc import Callable
+
 from registry.errors import BadRequest, NotFound
 from registry.store import TENSOR_SUFFIX, check_name
 from service.candidacy import Content
@@ -34,13 +36,15 @@ def read_version(text: str) -> int | None:
     return int(text)
 
 
-async def find(live: Live, name: str, version: str, content: Content = ()) -> tuple[Loaded, bool]:
+async def find(
+    live: Live, name: str, version: str, content: Callable[[], Content] = tuple
+) -> tuple[Loaded, bool]:
     """The version that answers, and whether this name takes pixels.
 
     Enter it (`with loaded:`) before the next await.
 
     Args:
-        content: what is to be answered, which decides whether a candidate does it.
+        content: gives what is to be answered, which decides whether a candidate does it.
 
     Raises:
         BadRequest: the name can be none, or the version is no number.

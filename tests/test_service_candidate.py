@@ -120,18 +120,24 @@ def test_a_candidate_may_have_other_labels_and_another_size(server: RunningServe
     assert (best(response), len(response.results[0].prediction.labels)) == (["grün"], 4)
 
 
-def infer(server: RunningServer, name: str, colour: str = "red") -> int:
+def infer(
+    server: RunningServer, name: str, *, image: bytes | None = None, typed: bool = False
+) -> int:
     """The version that answers over the Open Inference Protocol."""
     if name.endswith("-tensor"):
         kind, shape = "UINT8", (1, tiny.SIZE, tiny.SIZE, 3)
-        content = np.full(shape, tiny.COLOURS[colour], np.uint8).tobytes()
+        raw = np.full(shape, tiny.COLOURS["red"], np.uint8).tobytes()
+        contents = infer_pb2.InferTensorContents(uint_contents=raw)
     else:
-        kind, shape, image = "BYTES", (1, 1), tiny.picture(colour)
-        content = struct.pack("<I", len(image)) + image
-    one = infer_pb2.ModelInferRequest.InferInputTensor(name="image", datatype=kind, shape=shape)
-    request = infer_pb2.ModelInferRequest(
-        model_name=name, inputs=[one], raw_input_contents=[content]
-    )
+        kind, shape, image = "BYTES", (1, 1), image or tiny.picture("red")
+        raw = struct.pack("<I", len(image)) + image
+        contents = infer_pb2.InferTensorContents(bytes_contents=[image])
+    tensor = infer_pb2.ModelInferRequest.InferInputTensor(name="image", datatype=kind, shape=shape)
+    request = infer_pb2.ModelInferRequest(model_name=name, inputs=[tensor])
+    if typed:
+        request.inputs[0].contents.CopyFrom(contents)
+    else:
+        request.raw_input_contents.append(raw)
     stub = infer_pb2_grpc.GRPCInferenceServiceStub(server.channel)
     return int(stub.ModelInfer(request, timeout=20).model_version)
 
@@ -143,6 +149,21 @@ def test_both_names_of_the_protocol_are_split_and_shadowed(green: RunningServer,
     try_(green, 2, SHADOW)
     assert infer(green, name) == 1
     wait_until(lambda: listed(green).candidate.compared == 1)
+
+
+@pytest.mark.parametrize("name", ["colours", "colours-tensor"])
+def test_typed_contents_are_split_too(green: RunningServer, name: str) -> None:
+    try_(green, 2, SPLIT)
+    assert infer(green, name, typed=True) == 2
+
+
+def test_an_image_meets_the_same_version_however_it_comes(green: RunningServer) -> None:
+    try_(green, 2, SPLIT, 50)
+    images = [tiny.noise(seed) for seed in range(16)]
+    ours = [version_of(green, image) for image in images]
+    assert set(ours) == {1, 2}
+    assert [infer(green, "colours", image=image) for image in images] == ours
+    assert [infer(green, "colours", image=image, typed=True) for image in images] == ours
 
 
 @pytest.mark.parametrize("name", ["colours", "colours-tensor"])
