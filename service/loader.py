@@ -63,12 +63,10 @@ class Loader:
         self._pool = pool
         self._metrics = metrics
         self._measuring = threading.Lock()  # plans that are measured side by side are wrong
+        self._planned: list[tuple[str, Kind, Plan]] = []  # by model; inherited ones are not here
 
-    def load(self, folder: Path, version: int, like: Loaded | None) -> Loaded:
+    def load(self, folder: Path, version: int) -> Loaded:
         """The version, ready: its files are intact, its golden answers right, its memory warm.
-
-        Args:
-            like: a version whose plan it takes over when they are of one kind.
 
         Raises:
             BundleError: it must not go live, and why.
@@ -79,11 +77,13 @@ class Loader:
         if bundle.model != folder.parent.name:  # somebody has copied or renamed the folder
             bundle = bundle.model_copy(update={"model": folder.parent.name})
         kind = kind_of(folder, bundle, self.placement.provider, self._precision)
-        plan, origin, session = self._open(folder, bundle, kind, like)
+        plan, origin, session = self._open(folder, bundle, kind)
         sizes = batch_sizes(kind.provider, plan.batch, bundle.fixed_batch)
         run = shaped(session.run, sizes)
         check_golden(folder, bundle, kind, run)
         warm(folder, run, bundle.image.size, sizes, plan.runs)
+        if origin != "inherited":
+            self._planned.append((bundle.model, kind, plan))
         counts = VersionCounts(self._metrics, bundle.model, version, bundle.labels)
         executor = self._executor(run, plan, counts, is_quick(run, bundle.image.size))
         seconds = time.monotonic() - started
@@ -103,9 +103,7 @@ class Loader:
         give_back()  # the file as it was read, and the networks that were only measured
         return Loaded(version, bundle, kind, plan, executor, counts)
 
-    def _open(
-        self, folder: Path, bundle: Bundle, kind: Kind, like: Loaded | None
-    ) -> tuple[Plan, str, Session]:
+    def _open(self, folder: Path, bundle: Bundle, kind: Kind) -> tuple[Plan, str, Session]:
         """The plan, how it came about, and the network opened for it."""
         opened: dict[int, Session] = {}
         file = FILES[kind.precision]
@@ -132,8 +130,8 @@ class Loader:
             plan, origin = self._pinned, "pinned"
         elif hardware and (known := self._plans.get(key)):
             plan, origin = known, "remembered"
-        elif like and like.kind.same_as(kind):  # to measure would disturb what is live
-            plan, origin = like.plan, "inherited"
+        elif inherited := self._inherited(bundle.model, kind):
+            plan, origin = inherited, "inherited"  # to measure would disturb what is live
         else:
             cpus, size = usable_cpus(), kind.size
             with self._measuring:
@@ -145,6 +143,14 @@ class Loader:
                 self._plans.put(key, plan)
             origin = "measured"
         return plan, origin, session(plan.threads)
+
+    def _inherited(self, model: str, kind: Kind) -> Plan | None:
+        """The plan of what was loaded here before and is of this kind; of another model only where
+        the network says what it is, for two that do not may have their size alone in common."""
+        for other, planned, plan in reversed(self._planned):
+            if planned.same_as(kind) and (other == model or kind.backbone):
+                return plan
+        return None
 
     def _executor(self, run: Run, plan: Plan, counts: VersionCounts, quick: bool) -> Executor:
         limits = self._limits

@@ -84,10 +84,8 @@ class Loading:
         await asyncio.shield(task)
 
     async def _load_now(self, entry: Model, version: int, threads: ThreadPoolExecutor) -> None:
-        like = entry.current
-
         def load() -> Loaded:
-            return self._loader.load(self._registry.folder(entry.name, version), version, like)
+            return self._loader.load(self._registry.folder(entry.name, version), version)
 
         _check_wanted(entry)
         try:

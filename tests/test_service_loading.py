@@ -38,7 +38,7 @@ class StandIn:
     def __init__(self) -> None:
         self.loads = 0
 
-    def load(self, folder: Path, version: int, like: Any) -> Any:
+    def load(self, folder: Path, version: int) -> Any:
         self.loads += 1
         return OneOfAKind(version)
 

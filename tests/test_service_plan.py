@@ -226,6 +226,25 @@ def test_a_swap_inherits_the_plan_and_another_kind_is_measured(
     assert origins(caplog) == ["measured", "inherited", "measured"]
 
 
+@pytest.mark.parametrize(
+    ("provenance", "origin"),
+    [({"backbone": "mean-colour"}, "inherited"), ({"imported_from": "net.onnx"}, "measured")],
+)
+def test_a_model_inherits_the_plan_of_another_if_both_say_that_they_are_of_one_kind(
+    start: Start,
+    root: Path,
+    caplog: pytest.LogCaptureFixture,
+    provenance: dict[str, str],
+    origin: str,
+) -> None:
+    caplog.set_level("INFO")
+    tiny.publish(root, promote=True, provenance=provenance)
+    server = start(plan=None)
+    tiny.publish(root, model="other", bias=(1.0, 0.0, 0.0), promote=True, provenance=provenance)
+    server.refresh()
+    assert origins(caplog) == ["measured", origin]
+
+
 def test_a_plan_is_remembered_by_the_next_server_and_can_be_pinned(
     start: Start, root: Path, state: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -42,13 +42,13 @@ class Gate:
         self._closed: dict[tuple[str, int], threading.Event] = {}
         really_load = Loader.load
 
-        def load(loader: Loader, folder: Path, version: int, like: Any) -> Any:
+        def load(loader: Loader, folder: Path, version: int) -> Any:
             key = folder.parent.name, version
             if closed := self._closed.get(key):
                 self.waiting.add(key)
                 closed.wait(30)
             self.passed.add(key)
-            return really_load(loader, folder, version, like)
+            return really_load(loader, folder, version)
 
         monkeypatch.setattr(Loader, "load", load)
 
