@@ -1,6 +1,7 @@
 """Versions come into memory: one load of each at a time, in threads whose number is bounded."""
 
 import asyncio
+from collections import defaultdict
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -26,6 +27,8 @@ class Loading:
         self._loader = loader
         self._live = ThreadPoolExecutor(LIVE_LOADS, thread_name_prefix="load-live")
         self._other = ThreadPoolExecutor(OTHER_LOADS, thread_name_prefix="load-other")
+        # by model: whoever asks for one number after the other does not keep all threads busy
+        self._turns: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._under_way: dict[tuple[str, int, bool], asyncio.Task[None]] = {}
 
     async def find(self, entry: Model, version: int) -> Loaded:
@@ -77,13 +80,20 @@ class Loading:
         task = self._under_way.get(key)
         # to await one that has ended would give nobody else a turn, not even `_ended`
         if task is None or task.done():
-            task = self._under_way[key] = asyncio.create_task(
-                self._load_now(entry, version, self._live if live else self._other)
-            )
+            load = self._load_now if live else self._load_in_turn
+            task = self._under_way[key] = asyncio.create_task(load(entry, version))
             task.add_done_callback(lambda task: self._ended(key, task))
         await asyncio.shield(task)
 
-    async def _load_now(self, entry: Model, version: int, threads: ThreadPoolExecutor) -> None:
+    async def _load_in_turn(self, entry: Model, version: int) -> None:
+        """One at a time of each model."""
+        async with self._turns[entry.name]:
+            await self._load_in(self._other, entry, version)
+
+    async def _load_now(self, entry: Model, version: int) -> None:
+        await self._load_in(self._live, entry, version)
+
+    async def _load_in(self, threads: ThreadPoolExecutor, entry: Model, version: int) -> None:
         def load() -> Loaded:
             return self._loader.load(self._registry.folder(entry.name, version), version)
 

@@ -74,6 +74,36 @@ def test_a_load_that_has_just_ended_is_not_waited_for(root: Path) -> None:
     assert loader.loads == 2
 
 
+class Gated(StandIn):
+    """A loader whose loads of the model `colours` wait until they are let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.under_way: set[tuple[str, int]] = set()
+        self.go = threading.Event()
+
+    def load(self, folder: Path, version: int) -> Any:
+        self.under_way.add((folder.parent.name, version))
+        if folder.parent.name == tiny.MODEL_NAME:
+            self.go.wait(20)
+        return super().load(folder, version)
+
+
+async def test_whoever_asks_for_one_number_after_the_other_holds_up_no_other_model(
+    root: Path,
+) -> None:
+    for model in ("colours", "colours", "colours", "other"):
+        tiny.publish(root, model=model)
+    loader = Gated()
+    loading, colours, other = Loading(Registry(root), loader), Model("colours"), Model("other")  # type: ignore[arg-type]
+    asked = [asyncio.create_task(loading.find(colours, version)) for version in (1, 2, 3)]
+    await asyncio.wait_for(loading.find(other, 1), 20)
+    assert loader.under_way == {("colours", 1), ("other", 1)}
+    loader.go.set()
+    assert [loaded.version for loaded in await asyncio.gather(*asked)] == [1, 2, 3]
+    await loading.close()
+
+
 @pytest.mark.parametrize("place", ["current", "candidate", "pinned"])
 def test_a_version_that_two_loads_bring_is_in_memory_once(place: str) -> None:
     entry, first, second = Model(tiny.MODEL_NAME), OneOfAKind(1), OneOfAKind(1)
