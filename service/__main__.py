@@ -183,6 +183,11 @@ def read_flags(argv: Sequence[str] | None) -> dict[str, object]:
     )
     add("--gpu-memory-mb", metavar="N", help="most that one model may take of a GPU (all)")
     add("--plan", metavar="THREADSxRUNSxBATCH", help="execution plan; otherwise it is measured")
+    add(
+        "--max-batch",
+        metavar="N",
+        help="most images in a run that a measured plan may have (8 on a CPU, 32 on a GPU)",
+    )
     add("--poll-seconds", metavar="S", help="how often the registry is looked at (1)")
     add("--drain-seconds", metavar="S", help="how long to serve on after SIGTERM (5)")
     add(

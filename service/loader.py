@@ -49,15 +49,21 @@ class Loader:
         placement: Placement,
         precision: Literal["auto"] | Precision,
         pinned: Plan | None,
+        max_batch: int | None,
         plans: Plans,
         limits: Limits,
         pool: Pool,
         metrics: Metrics,
     ) -> None:
-        """`pool` decodes for versions that run batches."""
+        """
+        Args:
+            max_batch: images in a run, of a plan that is measured; None: what pays.
+            pool: decodes for versions that run batches.
+        """
         self.placement = placement
         self._precision = precision
         self._pinned = pinned
+        self._max_batch = max_batch
         self._plans = plans
         self._limits = limits
         self._pool = pool
@@ -126,6 +132,8 @@ class Loader:
             return shaped(run, (kind.fixed_batch,)) if kind.fixed_batch else run
 
         key = f"{digest} {kind.provider} {hardware}"
+        if self._max_batch:
+            key += f" {self._max_batch}"
         if self._pinned:
             plan, origin = self._pinned, "pinned"
         elif hardware and (known := self._plans.get(key)):
@@ -134,8 +142,9 @@ class Loader:
             plan, origin = inherited, "inherited"  # to measure would disturb what is live
         else:
             cpus, size = usable_cpus(), kind.size
+            batches = kind.fixed_batch, self._max_batch
             with self._measuring:
-                plan = measure_plan(open_run, kind.provider, cpus, size, kind.fixed_batch)
+                plan = measure_plan(open_run, kind.provider, cpus, size, *batches)
             # side by side, batches took more memory than the chosen plan ever will
             smallest = np.zeros((kind.fixed_batch or 1, size, size, 3), np.uint8)
             session(plan.threads).run_and_shrink(smallest)

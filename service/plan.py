@@ -18,7 +18,7 @@ import numpy as np
 from registry.files import write_durably
 from registry.images import UInt8Array
 from service.providers import GPUS, ActiveProvider
-from service.shapes import BATCHES, Run
+from service.shapes import Run, tried_batches
 
 log = logging.getLogger(__name__)
 
@@ -66,16 +66,18 @@ def measure_plan(
     cpus: int,
     size: int,
     fixed_batch: int | None = None,
+    max_batch: int | None = None,
 ) -> Plan:
     """The best plan for a network, after at most BUDGET_S of timed runs.
 
     Args:
         open_run: gives the network with n threads.
         fixed_batch: the only number of images that it takes, if it is such a one.
+        max_batch: the largest number of images in a run that is tried; None: that of the provider.
     """
     splits = candidates(provider, cpus)
     runs = {threads: open_run(threads) for threads, _ in splits}
-    batches = (fixed_batch,) if fixed_batch else BATCHES[provider]
+    batches = tried_batches(provider, max_batch, fixed_batch)
     if provider == "tensorrt":  # it compiles anew, for minutes, for each batch above all before
         for run in runs.values():
             run(np.zeros((max(batches), size, size, 3), np.uint8))

@@ -132,6 +132,7 @@ class Service:
             ),
             precision=settings.precision,
             pinned=parse_plan(settings.plan) if settings.plan else None,
+            max_batch=settings.max_batch,
             plans=Plans(settings.state / "plans.json" if settings.state else None),
             limits=Limits(
                 max_queue=settings.max_queue,

@@ -78,6 +78,7 @@ class Settings(Record):
     precision: Literal["auto"] | Precision = "fp32"  # the one that was scored
     gpu_memory_mb: int | None = Field(default=None, ge=1)  # for one network; None: no limit
     plan: Plan | None = None
+    max_batch: int | None = Field(default=None, ge=1, le=1024)  # images in a run that is planned
     poll_seconds: Seconds = Field(default=1, gt=0)
 
     drain_seconds: Seconds = 5

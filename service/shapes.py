@@ -18,6 +18,21 @@ BATCHES: dict[ActiveProvider, tuple[int, ...]] = {
 }
 
 
+def tried_batches(
+    provider: ActiveProvider, most: int | None, fixed_batch: int | None
+) -> tuple[int, ...]:
+    """The numbers of images that a measurement tries, smallest first.
+
+    Args:
+        most: the largest one, which is tried too; None: that of the provider.
+        fixed_batch: the only number that the network takes, if it is such a one.
+    """
+    if fixed_batch:
+        return (fixed_batch,)
+    known = BATCHES[provider]
+    return known if most is None else (*(size for size in known if size < most), most)
+
+
 def batch_sizes(provider: ActiveProvider, most: int, fixed_batch: int | None) -> tuple[int, ...]:
     """Every number of images that a run may have, smallest first.
 

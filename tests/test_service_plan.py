@@ -112,6 +112,27 @@ def test_a_fixed_batch_is_the_only_one_that_is_tried() -> None:
     assert (plan.batch, sizes) == (3, {3})
 
 
+@pytest.mark.parametrize("max_batch", [1, 2, 8, 16])
+def test_no_batch_is_tried_that_is_larger_than_the_largest_wanted(max_batch: int) -> None:
+    tried: set[int] = set()
+
+    def run(batch: UInt8Array) -> Float32Array:
+        tried.add(len(batch))
+        return sums(batch)
+
+    measure_plan(lambda threads: run, "cpu", 1, 2, max_batch=max_batch)
+    assert max(tried) == max_batch
+
+
+def test_a_server_plans_no_larger_batch_than_it_is_told(
+    start: Start, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.plan.choose", lambda trials: trials[-1].plan)
+    tiny.publish(root, promote=True)
+    loaded = start(plan=None, max_batch=3).service.live.in_memory(tiny.MODEL_NAME)
+    assert [one.plan.batch for one in loaded] == [3]
+
+
 def test_threads_that_make_one_image_wait_are_not_tried_in_batches() -> None:
     tried: set[tuple[int, int]] = set()
 
