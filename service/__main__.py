@@ -203,10 +203,23 @@ def read_flags(argv: Sequence[str] | None) -> dict[str, object]:
     add("--max-message-mb", metavar="N", help="largest request (64)")
     add("--max-images", metavar="N", help="images in a request (128)")
     add("--max-pixels", metavar="N", help="pixels in an image, of a WebP a quarter (100000000)")
-    add("--max-queue", metavar="N", help="images under way for a model (1024)")
-    add("--max-queue-mb", metavar="N", help="megabytes of images under way for a model (512)")
+    add(
+        "--max-queue",
+        metavar="N",
+        help="views under way of each loaded version of a model; without test-time augmentation, "
+        "images (1024)",
+    )
+    add(
+        "--max-queue-mb",
+        metavar="N",
+        help="megabytes of images under way of each loaded version (512)",
+    )
     add("--max-queue-seconds", metavar="S", help="expected wait at which more are refused (5)")
-    add("--max-model-requests", metavar="N", help="requests under way for a model; 0: any (0)")
+    add(
+        "--max-model-requests",
+        metavar="N",
+        help="requests under way of each loaded version of a model; 0: any number (0)",
+    )
     add("--max-wait-ms", metavar="MS", help="how long an image waits to make up a batch (0)")
     add("--cache-entries", metavar="N", help="answers remembered, by image content; 0: none (0)")
     add("--max-rpcs", metavar="N", help="calls under way; of administration as many again (1024)")

@@ -88,10 +88,10 @@ class Settings(Record):
     max_message_mb: int = Field(default=64, ge=1, le=2047)
     max_images: int = Field(default=128, ge=1)
     max_pixels: int = Field(default=MAX_PIXELS, ge=1)
-    max_queue: int = Field(default=1024, ge=1)  # images of one model
-    max_queue_mb: int = Field(default=512, ge=1)  # of images of one model, as they came
+    max_queue: int = Field(default=1024, ge=1)  # views, of each loaded version
+    max_queue_mb: int = Field(default=512, ge=1)  # of images as they came, of each loaded version
     max_queue_seconds: float = Field(default=5, gt=0)  # expected wait
-    max_model_requests: int = Field(default=0, ge=0)  # 0: any number
+    max_model_requests: int = Field(default=0, ge=0)  # of each loaded version; 0: any number
     max_wait_ms: float = Field(default=0, ge=0, le=1000)  # for others to make up a batch
     cache_entries: int = Field(default=0, ge=0)  # 0: off
     max_rpcs: int = Field(default=1024, ge=1)
