@@ -436,13 +436,45 @@ def loading_what_is_broken() -> Any:
 
 @case
 def loading_and_unloading_from_many_threads() -> Any:
-    def turn(i: int) -> Any:
-        return outcome(lambda: (admin.load_model if i % 2 else admin.unload_model)("busy"))
+    def infer(name: str) -> None:
+        assert answer(client.infer(name, images(picture(RED))))["shape"] == [1, 3]
 
-    with ThreadPoolExecutor(16) as pool:
-        found = list(pool.map(turn, range(64)))
+    acts = (admin.load_model, infer, admin.unload_model, infer)
+    with ThreadPoolExecutor(32) as pool:
+        found = list(pool.map(lambda i: outcome(lambda: acts[i % 4]("busy")), range(128)))
     admin.load_model("busy")
     return found, answer(client.infer("busy-tensor", pixels(RED)))
+
+
+# Of a server that holds back its answers, so each is asked for by its name
+
+
+def a_timeout_that_passes() -> Any:
+    return outcome(lambda: client.infer("colours", images(picture(RED)), client_timeout=0.3))
+
+
+def a_request_that_is_cancelled() -> Any:
+    done: queue.Queue[Any] = queue.Queue()
+    call = client.async_infer(
+        "colours", images(picture(RED)), lambda result, error: done.put((result, error))
+    )
+    client.is_server_live()  # it has come after the request, over the same connection
+    call.cancel()
+    result, error = done.get(timeout=20)
+    return result, error.status()
+
+
+def a_full_queue() -> Any:
+    try:
+        client.infer("colours", images(picture(RED)))
+    except InferenceServerException as error:
+        refused = error.__context__  # which the client leaves out, and with it the metadata
+        return error.status(), error.message(), dict(refused.trailing_metadata())
+
+
+def unloading_what_answers() -> Any:
+    admin.unload_model("colours")
+    return client.is_model_ready("colours"), outcome(lambda: client.infer("colours", images(b"")))
 
 
 # What is not offered
@@ -468,4 +500,4 @@ def outcome(function: Callable[[], Any]) -> Any:
 
 if __name__ == "__main__":
     only = sys.argv[3:] or CASES
-    print(json.dumps({name: outcome(CASES[name]) for name in only}))
+    print(json.dumps({name: outcome(CASES.get(name) or globals()[name]) for name in only}))

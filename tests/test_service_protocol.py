@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import grpc
 import numpy as np
 import pytest
 import tiny
-from conftest import TESTS, RunningServer, Start, settings
+from conftest import TESTS, RunningServer, Start, held, in_flight, settings, wait_until
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc as pb_grpc
 
@@ -38,8 +39,13 @@ Told = dict[str, Any]
 @pytest.fixture(scope="module")
 def told(served: RunningServer) -> Told:
     """What each case of `protocol_cases.py` told, which is a process of its own."""
+    return ask(served)
+
+
+def ask(server: RunningServer, *cases: str) -> Told:
+    """What these cases told, or all those of a server that answers."""
     script = str(TESTS / "protocol_cases.py")
-    command = [sys.executable, script, served.address, served.admin_address]
+    command = [sys.executable, script, server.address, server.admin_address, *cases]
     found: Told = json.loads(subprocess.check_output(command))
     return found
 
@@ -363,9 +369,10 @@ def test_a_version_is_ready_once_its_metadata_were_asked_for(server: RunningServ
     assert {row.version for row in index} == {"1", "2"}
 
 
-def test_many_threads_may_load_and_unload_one_model(told: Told) -> None:
+def test_thirty_two_threads_may_load_and_unload_a_model_and_ask_it(told: Told) -> None:
     outcomes, answer = told["loading_and_unloading_from_many_threads"]
-    assert {one and one["status"] for one in outcomes} <= {None, "StatusCode.NOT_FOUND"}
+    gone = {"StatusCode.NOT_FOUND", "StatusCode.UNAVAILABLE"}
+    assert {one and one["status"] for one in outcomes} <= {None, *gone}
     assert answer["shape"] == [1, 3]
 
 
@@ -380,3 +387,42 @@ def test_what_is_not_offered_says_so(told: Told) -> None:
     for error in told["what_is_not_offered"]:
         assert error["status"] == "StatusCode.UNIMPLEMENTED"
         assert "is not offered" in error["message"] or "when it starts" in error["message"]
+
+
+# A server that holds back its answers
+
+
+def test_what_a_client_gives_up_fails_and_the_server_goes_on(start: Start, root: Path) -> None:
+    tiny.publish(root, promote=True)
+    server = start(plan="1x1x1")
+    with held(server):
+        told = ask(server, "a_timeout_that_passes", "a_request_that_is_cancelled")
+        wait_until(lambda: in_flight(server, 0))
+    assert told["a_timeout_that_passes"]["status"] == "StatusCode.DEADLINE_EXCEEDED"
+    assert told["a_request_that_is_cancelled"] == [None, "StatusCode.CANCELLED"]
+    statistics = server.service.live.in_memory(tiny.MODEL_NAME)[0].counts.statistics
+    assert (statistics.success.count, statistics.fail.count) == (0, 2)
+    assert ask(server, "one_image")["one_image"]["version"] == "1"
+
+
+def test_a_full_queue_is_unavailable_and_says_when_to_try_again(start: Start, root: Path) -> None:
+    tiny.publish(root, promote=True)
+    server = start(plan="1x1x1", max_queue=1)
+    with ThreadPoolExecutor() as aside, held(server):
+        first = aside.submit(ask, server, "one_image")
+        wait_until(lambda: in_flight(server, 1))
+        status, message, trailers = ask(server, "a_full_queue")["a_full_queue"]
+    assert (status, "Exceeds maximum queue size" in message) == ("StatusCode.UNAVAILABLE", True)
+    assert int(trailers["grpc-retry-pushback-ms"]) >= 1
+    assert first.result()["one_image"]["version"] == "1"
+
+
+def test_a_model_that_is_unloaded_answers_what_is_under_way(start: Start, root: Path) -> None:
+    tiny.publish(root, promote=True)
+    server = start(plan="1x1x1")
+    with ThreadPoolExecutor() as aside, held(server):
+        first = aside.submit(ask, server, "one_image")
+        wait_until(lambda: in_flight(server, 1))
+        ready, refused = ask(server, "unloading_what_answers")["unloading_what_answers"]
+    assert (ready, refused["status"]) == (False, "StatusCode.NOT_FOUND")
+    assert first.result()["one_image"]["version"] == "1"
