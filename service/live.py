@@ -114,11 +114,12 @@ class Live:
 
     def refusal(self, answer_s: float) -> Overloaded | None:
         """Why no version takes an image that has to be answered in `answer_s` seconds; None if one
-        may, as each has a queue of its own. It is counted as told; as a failure of a version where
-        there is but one, for nobody knows which one the others meant."""
+        may, as each has a queue of its own. The one before the live one is not asked: it is there
+        after every promotion, and next to nobody means it. It is counted as told; as a failure of a
+        version where there is but one, for nobody knows which one the others meant."""
         refusal, full = None, set()
         for entry in self._models.values():
-            for loaded in entry.versions():
+            for loaded in set(entry.versions()) - {entry.previous}:
                 if not (refusal := loaded.executor.refusal(answer_s)):
                     return None
                 full.add(loaded)
