@@ -11,14 +11,15 @@ import photos
 import pytest
 import torch
 
-from registry.bundle import verify_bundle
+from registry.bundle import Task, verify_bundle
 from registry.errors import DataError
 from training import classify
 from training.activations import Activations
+from training.answers import write_answers
 from training.batches import ActivationBatches
 from training.data import Dataset, read_dataset
 from training.draws import get_cv_idxs
-from training.items import Layout
+from training.items import Item, Layout
 from training.reading_settings import read_settings
 from training.recipe import train
 
@@ -203,6 +204,25 @@ def test_test_images_are_answered_in_the_order_of_their_files(breeds: Path, tmp_
         assert row["answer"] == max(said, key=lambda name: said[name])
     assert len({row["basset"] for row in rows}) == 4
     assert "accuracy_test" not in bundle.metrics
+
+
+@pytest.mark.parametrize(
+    ("task", "thresholds", "said"),
+    [
+        ("single", (), ["a", "c"]),
+        ("multi", (0.5, 0.5, 0.5), ["a b", ""]),
+        ("multi", (0.95, 0.5, 0.1), ["b c", "c"]),
+    ],
+)
+def test_the_answer_to_a_test_image_is_every_label_from_its_threshold_on(
+    tmp_path: Path, task: Task, thresholds: tuple[float, ...], said: list[str]
+):
+    tests = [Item(tmp_path / name, (), "test") for name in ("1.jpg", "2.jpg")]
+    dataset = Dataset(tmp_path, (), ("a", "b", "c"), task, tests=tuple(tests))
+    answers = np.array([[0.9, 0.8, 0.1], [0.1, 0.2, 0.4]], np.float32)
+    write_answers(tmp_path / "test.csv", dataset, answers, thresholds)
+    with (tmp_path / "test.csv").open(newline="") as file:
+        assert [row["answer"] for row in csv.DictReader(file)] == said
 
 
 @quiet

@@ -10,6 +10,7 @@ from registry.images import Float32Array, ImageSpec
 from training.data import Dataset
 from training.decoded import decode
 from training.evaluate import Measures, Thresholds, measure
+from training.per_class import said_labels
 from training.runtime import Answer
 
 
@@ -31,12 +32,15 @@ def measure_tests(
     return measure(answers, np.array(targets, dtype=np.float32), dataset.task, thresholds)
 
 
-def write_answers(path: Path, dataset: Dataset, answers: Float32Array) -> None:
-    """`path` is a CSV: file, true labels, the likeliest label, and every label's probability."""
+def write_answers(
+    path: Path, dataset: Dataset, answers: Float32Array, thresholds: Thresholds
+) -> None:
+    """`path` is a CSV: file, true labels, the labels said, and every label's probability."""
+    said = said_labels(answers, dataset.task, thresholds)
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["file", "labels", "answer", *dataset.labels])
-        for item, row in zip(dataset.tests, answers, strict=True):
+        for item, row, chosen in zip(dataset.tests, answers, said, strict=True):
             name = os.path.relpath(item.path, dataset.root)
-            said = dataset.labels[int(row.argmax())]
-            writer.writerow([name, " ".join(item.labels), said, *(f"{p:.6f}" for p in row)])
+            answer = " ".join(np.array(dataset.labels)[chosen])
+            writer.writerow([name, " ".join(item.labels), answer, *(f"{p:.6f}" for p in row)])
