@@ -206,6 +206,19 @@ def test_test_images_are_answered_in_the_order_of_their_files(breeds: Path, tmp_
     assert "accuracy_test" not in bundle.metrics
 
 
+def test_test_images_of_a_table_are_answered_in_the_order_of_its_rows(tmp_path: Path):
+    photos.folder(tmp_path, per_class=6)
+    files = [f"{path.parent.name}/{path.name}" for path in sorted(tmp_path.rglob("*.*"))]
+    parts = ["train", "valid", "test"]
+    rows = [f"{file},{Path(file).parent},{parts[n % 3]}" for n, file in enumerate(files)]
+    rows.reverse()
+    dataset = read_dataset(write(tmp_path / "labels.csv", "file,label,split", *rows))
+    asked = [row.split(",")[0] for row in rows if row.endswith("test")]
+    write_answers(tmp_path / "test.csv", dataset, np.eye(4, 2, dtype=np.float32), ())
+    with (tmp_path / "test.csv").open(newline="") as file:
+        assert [row["file"] for row in csv.DictReader(file)] == asked
+
+
 @pytest.mark.parametrize(
     ("task", "thresholds", "said"),
     [

@@ -40,7 +40,8 @@ Rows = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Dataset:
-    """Audited, labelled images, each in one part; order and labels are sorted and final."""
+    """Audited, labelled images, each in one part; order and labels are sorted and final. Test
+    images keep the order in which a table names them."""
 
     root: Path
     items: tuple[Item, ...]

@@ -58,7 +58,7 @@ def check_labels(items: Sequence[Item], task: Task, source: Path) -> tuple[str, 
 
 
 def label_tests(tests: Iterable[Item], labels: tuple[str, ...]) -> list[Item]:
-    """Test images by path; without labels unless all of theirs are classes."""
-    ordered = sorted(tests, key=lambda item: item.path)
-    known = all(item.labels and set(item.labels) <= set(labels) for item in ordered)
-    return ordered if known else [replace(item, labels=()) for item in ordered]
+    """Test images as they are given; without labels unless all of theirs are classes."""
+    given = list(tests)
+    known = all(item.labels and set(item.labels) <= set(labels) for item in given)
+    return given if known else [replace(item, labels=()) for item in given]
