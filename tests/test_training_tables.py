@@ -15,7 +15,7 @@ from registry.bundle import Task, verify_bundle
 from registry.errors import DataError
 from training import classify
 from training.activations import Activations
-from training.answers import write_answers
+from training.answers import measure_tests, write_answers
 from training.batches import ActivationBatches
 from training.data import Dataset, read_dataset
 from training.draws import get_cv_idxs
@@ -128,8 +128,45 @@ def test_a_test_folder_beside_train_may_have_labels_or_none(tmp_path: Path):
     dataset = read_dataset(tmp_path)
     assert counts(dataset) == (8, 4, 6)
     assert {item.labels for item in dataset.tests} == {("dark",), ("light",)}
-    photos.photo(tmp_path / "test" / "who knows.png", 100, seed=9)
-    assert {item.labels for item in read_dataset(tmp_path).tests} == {()}
+    shutil.rmtree(tmp_path / "test")
+    photos.photo(tmp_path / "test" / "images" / "who knows.png", 100, seed=9)
+    dataset = read_dataset(tmp_path)
+    assert [item.labels for item in dataset.tests] == [()]
+    assert dataset.summary().endswith(
+        "1 test images for the end, none labelled with one of these classes"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [("grey/a.png", "'grey' is no class here"), ("who knows.png", "it has no label")],
+)
+def test_a_test_image_of_no_known_class_is_not_scored_and_it_is_told(
+    tmp_path: Path, name: str, why: str
+):
+    photos.folder(tmp_path / "train", per_class=6)
+    photos.folder(tmp_path / "test", per_class=3, classes={"dark": 90, "light": 150})
+    stranger = photos.photo(tmp_path / "test" / name, 100, seed=9)
+    dataset = read_dataset(tmp_path)
+    told = f"7 test images for the end, 1 of them not scored, such as {stranger}: {why}"
+    assert told in dataset.summary()
+    answers = np.array(
+        [[item.path != stranger and "dark" in item.labels, 0.5] for item in dataset.tests]
+    )
+    measures = measure_tests(dataset, answers.astype(np.float32), ())
+    assert measures is not None
+    assert measures.value == 1
+
+
+def test_a_test_image_without_labels_is_scored_where_others_have_several(tmp_path: Path):
+    tests = [Item(tmp_path / name, tuple(name), "test") for name in ("ab", "", "a!")]
+    dataset = Dataset(tmp_path, (), ("a", "b"), "multi", tests=tuple(tests))
+    assert dataset.scored_tests.tolist() == [0, 1]
+    assert "1 of them not scored" in dataset.unscored_tests
+    assert "'a !' is no class here" in dataset.unscored_tests
+    measures = measure_tests(dataset, np.array([[1, 1], [0, 0], [0, 0]], np.float32), 0.5)
+    assert measures is not None
+    assert measures.value == 1
 
 
 def test_labels_with_spaces_are_kept_whole_in_a_single_label_task(breeds: Path):

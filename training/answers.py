@@ -25,11 +25,13 @@ def answer_tests(dataset: Dataset, answer: Answer, spec: ImageSpec, cache: Path)
 def measure_tests(
     dataset: Dataset, answers: Float32Array, thresholds: Thresholds
 ) -> Measures | None:
-    """None where the test images have no labels."""
-    if not any(item.labels for item in dataset.tests):
+    """Of the test images whose labels are known; None where no image's are."""
+    rows = dataset.scored_tests
+    if not len(rows):
         return None
-    targets = [[label in item.labels for label in dataset.labels] for item in dataset.tests]
-    return measure(answers, np.array(targets, dtype=np.float32), dataset.task, thresholds)
+    tests = [dataset.tests[row] for row in rows]
+    targets = [[label in item.labels for label in dataset.labels] for item in tests]
+    return measure(answers[rows], np.array(targets, np.float32), dataset.task, thresholds)
 
 
 def write_answers(

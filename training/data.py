@@ -69,6 +69,29 @@ class Dataset:
         """Row numbers of a part, ascending."""
         return np.array([row for row, item in enumerate(self.items) if item.part == part])
 
+    @cached_property
+    def scored_tests(self) -> Rows:
+        """Row numbers of the test images whose labels are known. Where an image may have several,
+        none are as good a label as in the other parts, unless no test image has any."""
+        if not any(item.labels for item in self.tests):
+            return np.zeros(0, np.int64)
+        known = [
+            (self.task == "multi" or len(item.labels) == 1) and set(item.labels) <= set(self.labels)
+            for item in self.tests
+        ]
+        return np.flatnonzero(known)
+
+    @cached_property
+    def unscored_tests(self) -> str:
+        """How many test images have no labels to score them by, and one of them, for people."""
+        scored = set(self.scored_tests)
+        others = [item for row, item in enumerate(self.tests) if row not in scored]
+        if not others or len(others) == len(self.tests):
+            return "none labelled with one of these classes" if others else ""
+        one = max(others, key=lambda item: bool(item.labels))
+        labels = f"{' '.join(one.labels)!r} is no class here" if one.labels else "it has no label"
+        return f"{len(others)} of them not scored, such as {one.path}: {labels}"
+
     def summary(self) -> str:
         """One line for people: how many images of each class are in each part."""
         counts = Counter((label, item.part) for item in self.items for label in item.labels)
@@ -77,6 +100,7 @@ class Dataset:
         files = "file" if len(self.left_out) == 1 else "files"
         left_out = f"; {len(self.left_out)} unreadable {files} left out" if self.left_out else ""
         left_out += f"; {len(self.tests)} test images for the end" if self.tests else ""
+        left_out += f", {self.unscored_tests}" if self.unscored_tests else ""
         unheld = [name for name in self.labels if not counts[name, "valid"]]
         if unheld:
             others = f" and {len(unheld) - 1} others have" if len(unheld) > 1 else " has"

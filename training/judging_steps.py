@@ -96,5 +96,6 @@ def read_tests(bench: Bench, answer: Answer, cache: Path, model: str) -> Float32
     dataset = bench.dataset
     if dataset.tests:
         reads = note_read(cache, dataset.tests, model, weights_digest(bench.network))
-        bench.note("test_part", describe_reads(reads))
+        unscored = f"; {dataset.unscored_tests}" if dataset.unscored_tests else ""
+        bench.note("test_part", describe_reads(reads) + unscored)
     return answer_tests(dataset, answer, bench.decoded.spec, cache)

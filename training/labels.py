@@ -58,7 +58,7 @@ def check_labels(items: Sequence[Item], task: Task, source: Path) -> tuple[str, 
 
 
 def label_tests(tests: Iterable[Item], labels: tuple[str, ...]) -> list[Item]:
-    """Test images as they are given; without labels unless all of theirs are classes."""
+    """Test images as they are given; without labels if none of theirs is a class."""
     given = list(tests)
-    known = all(item.labels and set(item.labels) <= set(labels) for item in given)
+    known = any(label in labels for item in given for label in item.labels)
     return given if known else [replace(item, labels=()) for item in given]
