@@ -2,6 +2,7 @@
 
 import csv
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,21 @@ def drawn(items: list[Item], rule: SplitRule = BY_HASH) -> dict[str, Part | None
 def test_data_that_grows_moves_nothing():
     small, large = drawn(some(300) + some(300, "b")), drawn(some(3000) + some(3000, "b"))
     assert small.items() <= large.items()
+
+
+def test_of_a_small_class_that_grows_one_image_may_move_and_none_held_out_by_its_own_hash():
+    others, n_moved = some(100, "b"), 0
+    for seed in range(20):
+        rule = SplitRule(seed=seed)
+        alike = [replace(item, labels=("b",)) for item in some(12)]  # of a class that is large
+        own = drawn(alike + others, rule)
+        for n in range(1, 12):
+            small, large = drawn(some(n) + others, rule), drawn(some(n + 1) + others, rule)
+            moved = [name for name, part in small.items() if large[name] != part]
+            assert len(moved) <= 1
+            assert not any(small[name] == own[name] == "valid" for name in moved)
+            n_moved += len(moved)
+    assert n_moved
 
 
 def test_the_held_out_share_of_every_class_is_near_the_asked_one():
