@@ -124,6 +124,14 @@ def test_cv_holds_out_the_rows_that_get_cv_idxs_names():
     assert {row for row, item in enumerate(parts) if item.part == "valid"} == set(FOLD_0)
 
 
+def test_cv_draws_contents_so_copies_are_never_on_both_sides():
+    copies = [replace(item, path=Path(f"copy {n}.png")) for n, item in enumerate(some(10))]
+    parts = split(some(90) + copies, SplitRule("cv"), {})
+    held_out = {row for row, item in enumerate(parts) if item.part == "valid"}
+    contents = set(get_cv_idxs(90).tolist())
+    assert held_out == contents | {90 + row for row in contents if row < 10} != set(FOLD_0)
+
+
 def test_blocks_hold_out_neighbours():
     parts = split(some(50) + some(50, "b"), SplitRule("blocks", fold=2), {})
     assert [row for row, item in enumerate(parts) if item.part == "valid"] == list(range(40, 60))
