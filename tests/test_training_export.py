@@ -128,6 +128,16 @@ def test_multi_label_answers_are_measured_by_f2():
     assert measure(1 - targets, targets, "multi").value == 0
 
 
+def test_of_several_labels_the_share_that_is_rightly_said_or_not_is_measured_too():
+    """fastai's accuracy_multi, or accuracy_thresh."""
+    targets = np.array([[1, 0, 1], [0, 1, 0]], dtype=np.float32)
+    answers = np.array([[0.9, 0.6, 0.2], [0.1, 0.6, 0.4]], dtype=np.float32)
+    limits = (0.5, 0.5, 0.3)
+    assert measure(answers, targets, "multi").label_accuracy == pytest.approx(4 / 6)
+    assert measure(answers, targets, "multi", limits).label_accuracy == pytest.approx(3 / 6)
+    assert measure(answers, targets, "single").label_accuracy is None
+
+
 def test_to_say_nothing_of_an_image_without_labels_is_right():
     targets = np.array([[1, 0], [0, 0]], dtype=np.float32)
     assert measure(targets, targets, "multi").value == 1

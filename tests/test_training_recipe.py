@@ -192,11 +192,13 @@ def test_a_multi_label_table_trains(tmp_path: Path):
         for index, path in enumerate(sorted((tmp_path / "images").rglob("*.*")))
     ]
     (tmp_path / "labels.csv").write_text("\n".join(["file,label", *rows]))
-    bundle, scored = train(
-        photos.assignment(tmp_path, tmp_path / "labels.csv", cycles="0"), lambda event: None
-    )
+    assignment = photos.assignment(tmp_path, tmp_path / "labels.csv", cycles="0")
+    bundle, scored = train(assignment, lambda event: None)
     assert (bundle.task, bundle.thresholds) == ("multi", (0.5, 0.5, 0.5))
     assert scored.candidate.metric == "f2"
+    assert 0 <= bundle.metrics["label_accuracy"] <= 1
+    shown = f"<td>{bundle.metrics['label_accuracy']:.4f}</td>"
+    assert shown in (assignment.stage / "report" / "index.html").read_text()
 
 
 def test_the_champion_is_scored_only_on_images_it_never_learnt_from(

@@ -16,7 +16,7 @@ from training.backbone import Backbone
 from training.bench import Bench
 from training.compare import SPLIT
 from training.device import pick_device
-from training.evaluate import Evaluation
+from training.evaluate import Evaluation, Measures
 from training.export import TOLERANCE, export
 from training.findings import Findings
 from training.golden import write_golden_answers
@@ -110,21 +110,24 @@ def seal_bundle(
 
 
 def _metrics(bench: Bench, evaluation: Evaluation) -> dict[str, float]:
-    plain, tta = evaluation.plain_measures, evaluation.tta_measures
     test = None
     if evaluation.tests is not None:
         test = measure_tests(bench.dataset, evaluation.tests, bench.label_thresholds)
-    tested = {f"{test.metric}_test": test.value, "log_loss_test": test.log_loss} if test else {}
     return {
-        plain.metric: plain.value,
-        "log_loss": plain.log_loss,
-        f"{tta.metric}_tta": tta.value,
-        "log_loss_tta": tta.log_loss,
+        **_named(evaluation.plain_measures, ""),
+        **_named(evaluation.tta_measures, "_tta"),
         "tta_views": float(bench.settings.tta_views),
         "images_train": float(bench.n_train),
         "images_valid": float(bench.n_valid),
-        **tested,
+        **(_named(test, "_test") if test else {}),
     }
+
+
+def _named(measures: Measures, suffix: str) -> dict[str, float]:
+    named = {measures.metric: measures.value, "log_loss": measures.log_loss}
+    if measures.label_accuracy is not None:
+        named["label_accuracy"] = measures.label_accuracy
+    return {name + suffix: value for name, value in named.items()}
 
 
 def _provenance(bench: Bench, backbone: Backbone, exported: Exported) -> dict[str, str]:

@@ -31,6 +31,7 @@ class Measures:
     metric: str
     value: float
     log_loss: float
+    label_accuracy: float | None = None  # how often a label is rightly said or not; multi-label
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ def measure(
         chosen = probabilities >= np.asarray(thresholds, np.float32)
         # to say nothing of an image that has no label is right
         value = fbeta_score(targets, chosen, beta=2, average="samples", zero_division=1)
-        return Measures("f2", float(value), float(loss))
+        return Measures("f2", float(value), float(loss), float((chosen == (targets > 0)).mean()))
     truth = targets.argmax(axis=1)
     exact = probabilities.astype(np.float64)
     exact /= exact.sum(axis=1, keepdims=True)

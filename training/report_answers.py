@@ -35,6 +35,9 @@ def results(findings: Findings) -> Section:
     ]
     if findings.n_views > 1:
         rows.append([f"{findings.n_views} views", f"{tta.value:.4f}", f"{tta.log_loss:.4f}"])
+    if plain.label_accuracy is not None:
+        shares = (f"{each.label_accuracy:.4f}" for each in (plain, tta))
+        rows = [[*row, last] for row, last in zip(rows, ("labels right", *shares), strict=False)]
     train, valid = (len(findings.dataset.rows(part)) for part in ("train", "valid"))
     said = (
         f"{train} images to learn from, {valid} held out, {len(findings.labels)} "
