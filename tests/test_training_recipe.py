@@ -178,6 +178,11 @@ def test_settings_reach_what_is_trained_and_what_is_served(tmp_path: Path):
     now = network.body.state_dict()
     assert all(torch.equal(now[name], begun.state_dict()[name]) for name in early)
     assert not any(torch.equal(now[name], begun.state_dict()[name]) for name in late)
+    layers = {name.rpartition(".")[0] for name in early}  # their statistics are no parameters
+    same = {name for name, value in begun.named_buffers() if torch.equal(now[name], value)}
+    frozen = {name for name, _ in begun.named_buffers() if name.rpartition(".")[0] in layers}
+    assert frozen == same
+    assert frozen < {name for name, _ in begun.named_buffers()}
     assert network.head[0].eps == 0.1
     figures = json.loads((assignment.stage / "report" / "report.json").read_text())
     head, _, body = figures["schedules"].values()
