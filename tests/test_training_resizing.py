@@ -6,6 +6,7 @@ import numpy as np
 import photos
 import pytest
 import torch
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from registry.errors import BadRequest
 from registry.jobs import EpochFinished, StageStarted
@@ -153,17 +154,30 @@ def told_epochs(heard: photos.Heard) -> list[str]:
 
 
 def test_the_recipe_of_2018_trains_at_each_size(tmp_path: Path):
-    heard = photos.Heard()
-    assignment = photos.assignment(tmp_path, photos.folder(tmp_path / "data"), sizes="16,32")
-    bundle, _ = train(assignment, heard.append)
+    """With a fresh optimizer each time: no momentum is known at a stage's first step."""
+    heard, known = photos.Heard(), dict[str, int]()
+
+    def watch(optimizer: torch.optim.Optimizer, *arguments: object) -> None:
+        stage = [event for event in heard if isinstance(event, StageStarted)][-1].stage
+        known.setdefault(stage, len(optimizer.state))
+
+    data = photos.folder(tmp_path / "data")
+    assignment = photos.assignment(tmp_path, data, recipe="fastai2018", sizes="16,32")
+    watching = register_optimizer_step_pre_hook(watch)
+    try:
+        bundle, _ = train(assignment, heard.append)
+    finally:
+        watching.remove()
     stages = [event for event in heard if isinstance(event, StageStarted)]
     assert [stage.number for stage in stages] == list(range(1, stages[0].of + 1))
-    assert told_epochs(heard)[4:] == [
+    sized = [
         "head with augmentation at 16 pixels",
         "all layers at 16 pixels",
         "head with augmentation at 32 pixels",
         "all layers at 32 pixels",
     ]
+    assert told_epochs(heard)[4:] == sized
+    assert [known[stage] for stage in sized] == [0, 0, 0, 0]
     assert bundle.image.size == 32
 
 
