@@ -1,12 +1,10 @@
 """Which weights the network goes on with: the last, the best, their mean or an exponential one."""
 
-from itertools import islice
-
 from training.activations import compute
 from training.batches import ImageBatches
 from training.bench import Bench
 from training.ema import Ema
-from training.fitting import SETTLING_BATCHES, augmented_features, score_head, settle, whole
+from training.fitting import augmented_features, score_head, settle, whole
 from training.keeping import DIRECTIONS, Keeper, copy_state, recompute_statistics
 from training.plan import Plan
 
@@ -44,9 +42,10 @@ def keep_chosen(bench: Bench, keeper: Keeper, batches: ImageBatches) -> None:
             f"{len(bench.judged)} images set apart",
         )
     if keeper.keep == "swa":
-        bench.network.train_unfrozen(freeze_batchnorm=bench.settings.freeze_batchnorm)
-        pixels = (pixels for pixels, _ in islice(batches.epoch(0), SETTLING_BATCHES))
-        recompute_statistics(bench.network, whole(bench), pixels)
+        if not bench.settings.freeze_batchnorm:
+            bench.network.train_unfrozen(freeze_batchnorm=False)
+            pixels = (pixels for pixels, _ in batches.epoch(0))
+            recompute_statistics(bench.network, whole(bench), pixels)
         settle(bench, augmented_features(bench, batches))
         bench.note("averaged", "the network is the mean of all unfrozen epochs, statistics anew")
 
