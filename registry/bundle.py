@@ -42,8 +42,8 @@ class Variant(Record):
     metric: str
     metric_change: float  # in points: -0.3 is three images in a thousand fewer, when it is accuracy
     images: int = Field(ge=1)  # that this was measured on; the model learnt from none of them
-    # images per second over those of model.onnx, on one thread of the CPU that made it; None where
-    # the variant is not for CPUs
+    # images per second over those of model.onnx, on one thread of the CPU that made it, or on its
+    # GPU if the variant is for GPUs; None where it had none
     speedup: float | None = None
 
 

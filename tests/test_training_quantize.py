@@ -81,6 +81,12 @@ def pictures(n_images: int, seed: int = 0) -> UInt8Array:
     return (colours + draw.integers(0, 56, (n_images, SIZE, SIZE, 3))).astype(np.uint8)
 
 
+@pytest.fixture(autouse=True)
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On one, networks as small as these gain nothing by 16 bits."""
+    monkeypatch.setattr(variants, "has_gpu", lambda: False)
+
+
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     return convolutions(tmp_path / "model.onnx")
@@ -182,6 +188,7 @@ def test_a_variant_states_what_it_costs(model: Path, tmp_path: Path):
     assert (made.variant.metric, made.variant.metric_change) == ("accuracy", 0)
     assert (made.variant.images, made.variant.speedup) == (40, None)
     assert made.story.startswith("fp16: accuracy +0.00 points on 40 images, answers shift 0.00")
+    assert "speed not measured: no GPU here" in made.story
     graph = onnx.load(path).graph
     assert graph.input[0].type.tensor_type.elem_type == TensorProto.UINT8
     assert graph.output[0].type.tensor_type.elem_type == TensorProto.FLOAT
@@ -250,6 +257,18 @@ def test_a_variant_that_is_no_faster_is_refused(
     made = make_variant("int8", model, pictures(32), proof_of(model), path)
     assert (made.variant is not None, path.exists()) == (accepted, accepted)
     assert f"{speedup:.2f} times as fast on one thread" in made.story
+
+
+@pytest.mark.parametrize(("speedup", "accepted"), [(1.0, False), (1.6, True)])
+def test_sixteen_bits_have_to_be_faster_where_a_gpu_can_tell(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, speedup: float, accepted: bool
+):
+    monkeypatch.setattr(variants, "has_gpu", lambda: True)
+    monkeypatch.setattr(variants, "measure_speedup", lambda *models: speedup)
+    path = tmp_path / "model.fp16.onnx"
+    made = make_variant("fp16", model, pictures(8), proof_of(model), path)
+    assert (made.variant is not None, path.exists()) == (accepted, accepted)
+    assert f"{speedup:.2f} times as fast on the GPU" in made.story
 
 
 def test_a_model_that_cannot_be_converted_is_served_as_it_is(tmp_path: Path, model: Path):
