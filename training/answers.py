@@ -35,14 +35,23 @@ def measure_tests(
 
 
 def write_answers(
-    path: Path, dataset: Dataset, answers: Float32Array, thresholds: Thresholds
+    path: Path,
+    dataset: Dataset,
+    answers: Float32Array,
+    thresholds: Thresholds,
+    separator: str = " ",
 ) -> None:
-    """`path` is a CSV: file, true labels, the labels said, and every label's probability."""
+    """`path` is a CSV: file, true labels, the labels said, and every label's probability.
+
+    Args:
+        separator: of an image's labels.
+    """
     said = said_labels(answers, dataset.task, thresholds)
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["file", "labels", "answer", *dataset.labels])
         for item, row, chosen in zip(dataset.tests, answers, said, strict=True):
             name = os.path.relpath(item.path, dataset.root)
-            answer = " ".join(np.array(dataset.labels)[chosen])
-            writer.writerow([name, " ".join(item.labels), answer, *(f"{p:.6f}" for p in row)])
+            answer = separator.join(np.array(dataset.labels)[chosen])
+            labels = separator.join(item.labels)
+            writer.writerow([name, labels, answer, *(f"{p:.6f}" for p in row)])

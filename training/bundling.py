@@ -95,7 +95,8 @@ def seal_bundle(
     write_split(bench.dataset.items, bench.dataset.root, stage / SPLIT)
     if evaluation.tests is not None and bench.dataset.tests:
         limits = bench.label_thresholds
-        write_answers(report / "test.csv", bench.dataset, evaluation.tests, limits)
+        separator = bench.settings.label_separator or " "
+        write_answers(report / "test.csv", bench.dataset, evaluation.tests, limits, separator)
     layers = [asdict(layer) for layer in summarise(bench.network, bench.settings.size)]
     (report / "network.json").write_text(json.dumps(layers, indent=1), encoding="utf-8")
     for noise in bench.label_noise:

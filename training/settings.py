@@ -70,8 +70,8 @@ class Settings(Record):
     valid_fraction: float = Field(default=0.2, gt=0, lt=1)
     """Share of the images that is held out."""
     split: Drawing = "hash"
-    """How parts are drawn: hash keeps every image's part while data grows; stratified draws exact
-    shares of each class; cv and blocks hold out one of several folds."""
+    """How parts are drawn: hash keeps an image's part while data grows, see training/draws.py;
+    stratified draws exact shares of each class; cv and blocks hold out one of several folds."""
     fold: int = Field(default=0, ge=0)
     """Which of the folds is held out, with split=cv or blocks."""
     group: str = Field(default="", max_length=200)
