@@ -25,7 +25,7 @@ class Pointer(Record):
     """One entry of the history of what is promoted: from `at` on, the model meant `version`."""
 
     version: int = Field(ge=1)
-    replaced: int | None  # what it meant before; a rollback returns there
+    replaced: int | None  # the last other one that it meant; a rollback returns there
     at: datetime
     by: str
     reason: str

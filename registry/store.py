@@ -132,7 +132,8 @@ class Registry:
     ) -> tuple[int, Pointer]:
         """From now on `model` means `version`; gives the new pointer and its number.
 
-        A candidate, whichever version it is, is one no longer.
+        A candidate, whichever version it is, is one no longer. Promoting what is promoted leaves
+        what a rollback returns to as it was.
 
         Args:
             expected: the pointer number that the decision was based on (0: none); when another
@@ -151,6 +152,8 @@ class Registry:
                 f"(pointer {number}, expected {expected})"
             )
         replaced = current.version if current else None
+        if current and replaced == version:
+            replaced = current.replaced
         pointer = Pointer(
             version=version, replaced=replaced, at=datetime.now(UTC), by=by, reason=reason
         )

@@ -199,8 +199,20 @@ def test_rollback_returns_to_what_was_replaced_and_back(registry: Registry, root
         promote(registry, version, expected=number)
 
 
+def test_what_is_promoted_twice_is_rolled_back_to_what_was_before_and_prune_keeps_that(
+    registry: Registry, root: Path
+) -> None:
+    for _ in range(3):
+        tiny.publish(root)
+    for version in (1, 3, 3):
+        promote(registry, version)
+    assert registry.rollback_target("colours") == (3, 1)
+    assert prune(registry, "colours", keep=1) == [2]
+
+
 def test_rollback_needs_something_to_go_back_to(registry: Registry, root: Path) -> None:
     tiny.publish(root, promote=True)
+    promote(registry, 1)
     with pytest.raises(Conflict, match="nothing to roll back to"):
         registry.rollback_target("colours")
 
