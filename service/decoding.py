@@ -36,12 +36,12 @@ class Decoder:
     def _draw(self, image: Image) -> Iterator[View]:
         """The views of an image, as they are drawn; none if it is bad, which then is its answer."""
         began = image.decode_at = time.perf_counter()
-        image.queue_s = began - image.work.queued_at
+        image.queue_s = waited_s = began - image.work.queued_at
         try:
             for number, pixels in enumerate(image.work.draw(image.index)):
                 ended = time.perf_counter()
                 image.decode_s += ended - began
-                yield View(image, number, pixels[None], ended)
+                yield View(image, number, pixels[None], ended, waited_s)
                 began = time.perf_counter()
         except BadImage as error:
             finish([(image, Answer(error=error))])

@@ -172,7 +172,7 @@ class Executor:
         ended = time.perf_counter()
         for view in views:
             view.image.compute_at = view.image.compute_at or started
-        waited_s = started - min(view.ready_at for view in views)
+        waited_s = max(view.waited_s + started - view.ready_at for view in views)
         if views[0].image.work.is_awaited:
             self._observer.ran(len(views), waited_s, ended - started)
         decode_s = (

@@ -22,6 +22,7 @@ class View:
     number: int = 0
     pixels: UInt8Array | None = None
     ready_at: float = 0
+    waited_s: float = 0  # before it was drawn
 
 
 class Queue:

@@ -64,12 +64,14 @@ class Notes:
         self.batches: list[int] = []
         self.rejections: list[str] = []
         self.seconds = 0.0
+        self.waits: list[float] = []
 
     def decoded(self, seconds: float) -> None:
         assert seconds >= 0
 
     def ran(self, n_images: int, queue_s: float, compute_s: float) -> None:
         self.batches.append(n_images)
+        self.waits.append(queue_s)
         self.seconds += compute_s
 
     def dropped(self, reason: str, n_images: int) -> None:
@@ -133,6 +135,23 @@ async def test_answers_come_back_to_those_who_asked(start: Start, plan: str) -> 
     answers = await asyncio.gather(*(ask(executor, *values, drawn=drawn) for values in asked))
     for values, given in zip(asked, answers, strict=True):
         assert [value(answer) for answer in given] == [12 * one for one in values]
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+async def test_a_run_has_waited_as_long_as_its_images_also_before_they_were_decoded(
+    start: Start, batch: int
+) -> None:
+    gate, notes = Gate(), Notes()
+    executor = start(gate, batch=batch, observer=notes)
+    first = await queued(executor, 1, drawn=False)
+    await gate.is_busy()
+    second = await queued(executor, 2, drawn=False)
+    await asyncio.sleep(0.01)
+    gate.open()
+    await first
+    (answer,) = await second
+    assert notes.waits[1] == pytest.approx(answer.queue_s)
+    assert notes.waits[1] > 0.01
 
 
 @pytest.mark.parametrize("batch", [1, 4])
