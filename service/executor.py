@@ -120,7 +120,7 @@ class Executor:
         if self._closed:
             raise Unavailable("this version is being unloaded; try again")
         began = time.perf_counter()
-        answers = self._run(pixels)
+        answers = self._answers_to(pixels)
         compute_s = time.perf_counter() - began
         self._observer.ran(len(pixels), 0.0, compute_s)
         return [
@@ -165,7 +165,7 @@ class Executor:
         started = time.perf_counter()
         try:
             pixels = [view.pixels for view in views if view.pixels is not None]
-            answers = self._run(pixels[0] if len(pixels) == 1 else np.concatenate(pixels))
+            answers = self._answers_to(pixels[0] if len(pixels) == 1 else np.concatenate(pixels))
         except Exception as error:  # the thread goes on
             self._run_one_by_one(views, error)
             return
@@ -184,6 +184,12 @@ class Executor:
             if view.image.add(view.number, answer, started - view.ready_at, ended - started):
                 answered.append((view.image, view.image.answer()))
         finish(answered)
+
+    def _answers_to(self, pixels: UInt8Array) -> Float32Array:
+        answers = self._run(pixels)
+        if len(answers) != len(pixels):
+            raise RuntimeError(f"the network gave {len(answers)} answers to {len(pixels)} images")
+        return answers
 
     def _run_one_by_one(self, views: list[View], error: Exception) -> None:
         """A batch has failed: together they were too much, or one of them is to blame, and then its

@@ -291,6 +291,20 @@ async def test_a_batch_that_fails_runs_one_by_one_and_nobody_fails_for_another(
     assert caplog.messages == ["batch_failed"]
 
 
+@pytest.mark.parametrize("quick", [False, True])
+async def test_a_wrong_number_of_answers_is_an_error_and_the_next_image_is_answered(
+    start: Start, quick: bool
+) -> None:
+    def run(batch: UInt8Array) -> Float32Array:
+        return sums(batch)[: 0 if batch.max() == 13 else None]
+
+    executor = start(run, quick=quick)
+    async with asyncio.timeout(20):
+        with pytest.raises(RuntimeError, match="gave 0 answers to 1 images"):
+            await ask(executor, 13)
+        assert [value(answer) for answer in await ask(executor, 1)] == [12]
+
+
 async def test_an_error_while_decoding_reaches_the_caller(start: Start) -> None:
     def draw(i: int) -> list[UInt8Array]:
         raise MemoryError("too much")
