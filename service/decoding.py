@@ -20,7 +20,7 @@ class Decoder:
     def decode_one(self, undrawn: Queue) -> None:
         """The most urgent image is decoded, and its views wait to be run."""
         view = undrawn.pop()
-        if is_wanted(view, self._observer):
+        if is_wanted(view):
             for one in self._draw(view.image):
                 self._ready.add(one)
 

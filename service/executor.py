@@ -8,12 +8,12 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor as Pool
 
 import numpy as np
 
-from registry.errors import Overloaded, Unavailable
+from registry.errors import Expired, Overloaded, Unavailable
 from registry.images import Float32Array, UInt8Array
 from service.admission import Admission
 from service.decoding import Decoder
@@ -24,6 +24,11 @@ from service.work import Answer, Draw, Image, Terms, Work, finish
 log = logging.getLogger(__name__)
 
 Run = Callable[[UInt8Array], Float32Array]
+# Why images were not run, by what their caller got.
+DROPPED: dict[type[BaseException], str] = {
+    asyncio.CancelledError: "cancelled",
+    Expired: "expired",
+}
 MOST_AT_ONCE = 8  # images that a quick network runs in the event loop, which waits for them
 
 
@@ -105,12 +110,14 @@ class Executor:
         except Overloaded as error:
             self._observer.rejected(error.reason)
             raise
+        work = Work(n_images, draw, terms, asyncio.get_running_loop().create_future())
+        images = [Image(work, i, n_views=max(1, terms.n_views)) for i in range(n_images)]
         try:
-            work = Work(n_images, draw, terms, asyncio.get_running_loop().create_future())
-            self._submit(work, pixels)
+            self._submit(images, pixels)
             return await work.done
-        except asyncio.CancelledError:
+        except (Exception, asyncio.CancelledError) as error:
             work.abandon()
+            self._count_dropped(images, error)
             raise
         finally:
             self._admission.leave(n_views, n_bytes)
@@ -136,10 +143,8 @@ class Executor:
             thread.join()
         self._run = _closed
 
-    def _submit(self, work: Work, pixels: UInt8Array | None) -> None:
-        n_views = max(1, work.terms.n_views)
-        images = [Image(work, i, n_views=n_views) for i in range(work.n_images)]
-        views = [View(image, ready_at=work.queued_at) for image in images]
+    def _submit(self, images: Sequence[Image], pixels: UInt8Array | None) -> None:
+        views = [View(image, ready_at=image.work.queued_at) for image in images]
         if pixels is not None:
             for i, view in enumerate(views):
                 view.pixels = pixels[i : i + 1]
@@ -151,18 +156,26 @@ class Executor:
             for _ in views:  # each takes whatever is most urgent by then
                 pool.submit(self._decoder.decode_one, self._undrawn)
 
+    def _count_dropped(self, images: Sequence[Image], error: BaseException) -> None:
+        n_images = sum(not image.has_begun for image in images)
+        if n_images and (reason := DROPPED.get(type(error))):
+            self._observer.dropped(reason, n_images)
+
     # Running
 
     def _work(self) -> None:
         while taken := self._ready.take(self._batch, self._max_wait_s):
-            views = [view for view in taken if is_wanted(view, self._observer)]
+            views = [view for view in taken if is_wanted(view)]
             if views and views[0].pixels is None:  # a single image, which decodes here
-                views = self._decoder.decode_here(views[0])
+                drawn = self._decoder.decode_here(views[0])
+                views = [view for view in drawn if not view.image.work.abandoned]
             if views:
                 self._run_batch(views)
 
     def _run_batch(self, views: list[View]) -> None:
         started = time.perf_counter()
+        for view in views:
+            view.image.compute_at = view.image.compute_at or started
         try:
             pixels = [view.pixels for view in views if view.pixels is not None]
             answers = self._answers_to(pixels[0] if len(pixels) == 1 else np.concatenate(pixels))
@@ -170,8 +183,6 @@ class Executor:
             self._run_one_by_one(views, error)
             return
         ended = time.perf_counter()
-        for view in views:
-            view.image.compute_at = view.image.compute_at or started
         waited_s = max(view.waited_s + started - view.ready_at for view in views)
         if views[0].image.work.is_awaited:
             self._observer.ran(len(views), waited_s, ended - started)

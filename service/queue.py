@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 from registry.errors import Expired, Unavailable
 from registry.images import UInt8Array
-from service.observer import Observer
 from service.work import Image
 
 
@@ -99,16 +98,13 @@ class Queue:
         return heapq.heappop(self._heap)[2]
 
 
-def is_wanted(view: View, observer: Observer) -> bool:
-    """Somebody waits for it, and not for longer than was said; `observer` is told otherwise."""
+def is_wanted(view: View) -> bool:
+    """Somebody waits for it, and not for longer than was said; otherwise the caller is told."""
     work = view.image.work
     if work.abandoned:
-        if work.done.cancelled():
-            observer.dropped("cancelled", 1)
         return False
     now = time.perf_counter()
     if work.expired(now):
-        observer.dropped("expired", 1)
         waited = f"{now - work.queued_at:.2g} s in the queue"
         work.fail(Expired(f"Request timeout expired: {waited}"))
         return False

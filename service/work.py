@@ -116,6 +116,11 @@ class Image:
     views: dict[int, Float32Array] = field(default_factory=dict)  # probabilities, by view
     n_views: int = 1
 
+    @property
+    def has_begun(self) -> bool:
+        """The network was given it, or it is bad."""
+        return bool(self.compute_at) or self.index in self.work.answers
+
     def add(self, view: int, probabilities: Float32Array, queue_s: float, compute_s: float) -> bool:
         """Notes one view's probabilities [classes], and says whether it was the last one."""
         with self.work.lock:

@@ -325,7 +325,39 @@ async def test_what_was_cancelled_in_the_queue_does_not_run(start: Start) -> Non
     gate.open()
     await asyncio.gather(first, last)
     assert gate.batches == [[1], [4]]
-    assert notes.drops == [("cancelled", 1), ("cancelled", 1)]
+    assert notes.drops == [("cancelled", 2)]
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+async def test_what_is_cancelled_while_it_runs_is_not_counted_as_dropped(
+    start: Start, batch: int
+) -> None:
+    gate, notes = Gate(), Notes()
+    executor = start(gate, batch=batch, observer=notes)
+    asked = asyncio.create_task(executor.run(1, lambda i: image(1, 2, 3), Terms(n_views=3)))
+    await gate.is_busy()
+    asked.cancel()
+    await asyncio.wait({asked})
+    gate.open()
+    assert notes.drops == []
+
+
+async def test_what_is_cancelled_while_it_is_decoded_does_not_run(start: Start) -> None:
+    decoding, goes_on, notes = threading.Event(), threading.Event(), Notes()
+
+    def draw(i: int) -> list[UInt8Array]:
+        decoding.set()
+        assert goes_on.wait(20)
+        return image(1)
+
+    executor = start(sums, observer=notes)
+    asked = asyncio.create_task(executor.run(1, draw, PLAIN))
+    await asyncio.to_thread(decoding.wait, 20)
+    asked.cancel()
+    await asyncio.wait({asked})
+    goes_on.set()
+    await ask(executor, 2)
+    assert (notes.batches, notes.drops) == ([1], [("cancelled", 1)])
 
 
 @pytest.mark.parametrize("terms", [Terms(queue_s=0.001), Terms(answer_s=0.001)])
@@ -336,14 +368,14 @@ async def test_what_has_waited_too_long_is_refused_and_does_not_run(
     executor = start(gate, observer=notes)
     first = await queued(executor, 1)
     await gate.is_busy()
-    late = await queued(executor, 2, terms=terms)
+    late = await queued(executor, 2, 3, 4, terms=terms)
     await asyncio.sleep(0.01)
     gate.open()
     with pytest.raises(Expired, match="Request timeout expired"):
         await late
     await first
     assert gate.batches == [[1]]
-    assert notes.drops == [("expired", 1)]
+    assert notes.drops == [("expired", 3)]
 
 
 @pytest.mark.parametrize("quick", [False, True])
