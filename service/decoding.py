@@ -18,9 +18,9 @@ class Decoder:
         self._observer = observer
 
     def decode_one(self, undrawn: Queue) -> None:
-        """The most urgent image is decoded, and its views wait to be run."""
+        """The most urgent image, if one waits, is decoded, and its views wait to be run."""
         view = undrawn.pop()
-        if is_wanted(view):
+        if view and is_wanted(view):
             for one in self._draw(view.image):
                 self._ready.add(one)
 

@@ -116,7 +116,7 @@ class Executor:
             self._submit(images, pixels)
             return await work.done
         except (Exception, asyncio.CancelledError) as error:
-            work.abandon()
+            self._give_up(work)
             self._count_dropped(images, error)
             raise
         finally:
@@ -155,6 +155,11 @@ class Executor:
         if pool:
             for _ in views:  # each takes whatever is most urgent by then
                 pool.submit(self._decoder.decode_one, self._undrawn)
+
+    def _give_up(self, work: Work) -> None:
+        work.abandon()
+        for queue in (self._undrawn, self._ready):
+            queue.remove(work)
 
     def _count_dropped(self, images: Sequence[Image], error: BaseException) -> None:
         n_images = sum(not image.has_begun for image in images)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from registry.errors import Expired, Unavailable
 from registry.images import UInt8Array
-from service.work import Image
+from service.work import Image, Work
 
 
 @dataclass(slots=True, eq=False)
@@ -58,10 +58,18 @@ class Queue:
             self._push(view, -math.inf if first else view.image.work.urgency)
             self._changed.notify()
 
-    def pop(self) -> View:
-        """The most urgent one, which must be there."""
+    def pop(self) -> View | None:
+        """The most urgent one, if there is any."""
         with self._changed:
-            return self._pop()
+            return self._pop() if self._heap else None
+
+    def remove(self, work: Work) -> None:
+        """Nothing of it waits any more, nor keeps its pixels in memory."""
+        with self._changed:
+            kept = [entry for entry in self._heap if entry[2].image.work is not work]
+            if len(kept) < len(self._heap):
+                heapq.heapify(kept)
+                self._heap = kept
 
     def take(self, most: int, max_wait_s: float) -> list[View]:
         """The most urgent ones as soon as there are any; none when closed and empty.

@@ -3,6 +3,7 @@
 import asyncio
 import math
 import threading
+import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -326,6 +327,38 @@ async def test_what_was_cancelled_in_the_queue_does_not_run(start: Start) -> Non
     await asyncio.gather(first, last)
     assert gate.batches == [[1], [4]]
     assert notes.drops == [("cancelled", 2)]
+
+
+async def test_what_was_cancelled_takes_neither_memory_nor_a_place_in_the_queue(
+    start: Start,
+) -> None:
+    gate = Gate()
+    executor = start(gate, batch=4)
+    first = await queued(executor, 1)
+    await gate.is_busy()
+    pixels = np.ones((1, 2, 2, 3), np.uint8)
+    drawn: list[UInt8Array] = []
+    freed = [weakref.ref(pixels)]
+
+    def draw(i: int) -> Iterator[UInt8Array]:
+        drawn.extend(image(i))
+        freed.append(weakref.ref(drawn[0]))
+        yield drawn.pop()
+
+    late = [executor.run(1, draw, PLAIN, pixels), executor.run(1, draw, PLAIN)]
+    del pixels
+    cancelled = [asyncio.create_task(one) for one in late]
+    async with asyncio.timeout(20):
+        while len(freed) < 2 or executor.depth < 2:
+            await asyncio.sleep(0.001)
+    for task in cancelled:
+        task.cancel()
+    await asyncio.wait(cancelled)
+    del late, cancelled, task
+    assert executor.depth == 0
+    assert all(pixels() is None for pixels in freed)
+    gate.open()
+    await first
 
 
 @pytest.mark.parametrize("batch", [1, 4])
