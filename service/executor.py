@@ -78,6 +78,11 @@ class Executor:
         """Images that wait now."""
         return len(self._undrawn) + len(self._ready)
 
+    @property
+    def n_awaited(self) -> int:
+        """Those of them that somebody waits for; may be asked from any thread."""
+        return self._undrawn.n_awaited + self._ready.n_awaited
+
     def refusal(self, answer_s: float) -> Overloaded | None:
         """Why not even one image would be taken that has to be answered in `answer_s`."""
         return None if self._quick else self._admission.refusal(1, answer_s=answer_s)

@@ -107,10 +107,8 @@ class Live:
         return (entry.candidate, entry.candidate_trouble.problem) if entry else (None, "")
 
     def queue_depth(self, model: str) -> int:
-        """Images that wait; whoever scrapes asks from another thread."""
-        entry = self._models.get(model)
-        current = entry and entry.current
-        return current.executor.depth if current else 0
+        """Images that wait for any version; whoever scrapes asks from another thread."""
+        return sum(loaded.executor.n_awaited for loaded in self.in_memory(model))
 
     def refusal(self, answer_s: float) -> Overloaded | None:
         """Why no version takes an image that has to be answered in `answer_s` seconds; None if one

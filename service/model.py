@@ -68,8 +68,9 @@ class Model:
         return UNLOADED if self.unloaded else self.trouble.problem
 
     def versions(self) -> Iterator[Loaded]:
-        """Everything in memory; one may come twice."""
-        tried = self.candidate and self.candidate.loaded
+        """Everything in memory; one may come twice. May be asked from any thread."""
+        candidate = self.candidate  # which the event loop may take away meanwhile
+        tried = candidate and candidate.loaded
         for loaded in (self.current, self.previous, tried, *self.pinned.values()):
             if loaded:
                 yield loaded

@@ -39,6 +39,12 @@ class Queue:
     def __len__(self) -> int:
         return len(self._heap)
 
+    @property
+    def n_awaited(self) -> int:
+        """Views that somebody waits for."""
+        with self._changed:
+            return sum(view.image.work.is_awaited for _, _, view in self._heap)
+
     def push(self, views: Sequence[View]) -> None:
         """They wait.
 

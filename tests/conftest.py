@@ -256,9 +256,10 @@ def wait_until(true: Callable[[], object], within_s: float = 60) -> None:
 
 
 @contextmanager
-def held(server: RunningServer) -> Iterator[Executor]:
-    """What runs now, or begins to, ends no sooner than the block."""
-    executor = server.service.live._models["colours"].current.executor
+def held(server: RunningServer, version: int | None = None) -> Iterator[Executor]:
+    """What runs now, or begins to, ends no sooner than the block; None: of the live version."""
+    model = server.service.live._models["colours"]
+    executor = (model.find(version) if version else model.current).executor
     run, go = executor._run, threading.Event()
     executor._run = lambda images: go.wait(60) and run(images)
     try:

@@ -12,7 +12,7 @@ import grpc
 import numpy as np
 import pytest
 import tiny
-from conftest import RunningServer, Start, best, wait_until
+from conftest import RunningServer, Start, best, held, wait_until
 from tritonclient.grpc import service_pb2 as infer_pb2
 from tritonclient.grpc import service_pb2_grpc as infer_pb2_grpc
 
@@ -35,6 +35,7 @@ from service.work import Answer, Terms
 from unfreeze.candidates import candidate
 from unfreeze.commands.candidate import in_words
 from unfreeze.v1 import admin_pb2 as pb
+from unfreeze.v1 import classifier_pb2
 
 GREEN = (0.0, 9.0, 0.0)
 BLUE = (0.0, 0.0, 9.0)
@@ -81,6 +82,19 @@ def test_a_candidate_answers_requests_that_name_no_version(green: RunningServer)
     response = green.classify(*[tiny.picture("red")] * 3)
     assert (response.version, best(response)) == (2, ["green"] * 3)
     assert version_of(green, version=1) == 1
+
+
+def test_what_waits_for_a_candidate_waits_for_its_model(start: Start, root: Path) -> None:
+    tiny.publish(root, promote=True)
+    tiny.publish(root)
+    server = start(plan="1x1x1")
+    try_(server, 2, SPLIT)
+    request = classifier_pb2.ClassifyRequest(model="colours", images=[tiny.picture()] * 5)
+    with held(server, version=2):
+        asked = server.classifier.Classify.future(request, timeout=60)
+        waiting = 'unfreeze_queue_depth{model="colours"} 4.0'  # one runs
+        wait_until(lambda: waiting in server.metrics())
+    assert asked.result().version == 2
 
 
 def test_the_share_is_drawn_by_content_and_grows_by_adding(green: RunningServer) -> None:

@@ -232,6 +232,18 @@ async def test_the_urgent_go_first_and_equals_in_the_order_they_came(start: Star
     assert gate.batches == [[0], [5], [3], [4], [2], [1]]
 
 
+async def test_what_nobody_waits_for_does_not_count_as_waiting(start: Start) -> None:
+    gate = Gate()
+    executor = start(gate)
+    asked = [await queued(executor, 0)]
+    await gate.is_busy()
+    for priority in (LOWEST, LOW, LOWEST):
+        asked.append(await queued(executor, 1, terms=Terms(priority=priority)))
+    assert (executor.depth, executor.n_awaited) == (3, 1)
+    gate.open()
+    await asyncio.gather(*asked)
+
+
 async def test_who_has_waited_for_what_a_level_is_worth_starves_no_longer(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
