@@ -12,17 +12,22 @@ from service.work import Answer, Image, finish
 class Decoder:
     """Draws the views of images, and puts them where they wait to be run."""
 
-    def __init__(self, ready: Queue, observer: Observer) -> None:
-        """`ready` gets the views."""
+    def __init__(self, ready: Queue, observer: Observer, together: bool) -> None:
+        """`ready` gets the views; `together`: all those of an image of `decode_one` at once."""
         self._ready = ready
         self._observer = observer
+        self._together = together
 
     def decode_one(self, undrawn: Queue) -> None:
         """The most urgent image, if one waits, is decoded, and its views wait to be run."""
         view = undrawn.pop()
         if view and is_wanted(view):
-            for one in self._draw(view.image):
-                self._ready.add(one)
+            drawn = self._draw(view.image)
+            if self._together:
+                self._add_together(list(drawn))
+            else:
+                for one in drawn:
+                    self._ready.add(one)
 
     def decode_here(self, view: View) -> list[View]:
         """The last view, to run at once; those before it run while others are drawn."""
@@ -32,6 +37,11 @@ class Decoder:
                 self._ready.add(views.pop(), first=True)
             views.append(one)
         return views
+
+    def _add_together(self, views: list[View]) -> None:
+        for view in views:
+            view.ready_at = views[-1].ready_at  # to be drawn is not to wait
+        self._ready.add(*views)
 
     def _draw(self, image: Image) -> Iterator[View]:
         """The views of an image, as they are drawn; none if it is bad, which then is its answer."""

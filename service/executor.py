@@ -45,12 +45,14 @@ class Executor:
         observer: Observer,
         max_wait_s: float = 0,
         pool: Pool | None = None,
+        together: bool = False,
         quick: bool = False,
     ) -> None:
         """
         Args:
             max_wait_s: how long a view may wait for others to make up a batch.
             pool: decodes for batches; single images are decoded by the thread that runs them.
+            together: in batches, an image's views run at once; else each as soon as it is drawn.
             quick: the network runs in less time than a thread needs to be woken.
         """
         self._run = run
@@ -63,7 +65,7 @@ class Executor:
         self._runs = runs
         self._undrawn = Queue()  # for the pool
         self._ready = Queue()
-        self._decoder = Decoder(self._ready, observer)
+        self._decoder = Decoder(self._ready, observer, together)
         self._closed = False
         self._threads = [
             threading.Thread(target=self._work, name=f"run-{i}", daemon=True) for i in range(runs)

@@ -22,7 +22,7 @@ from service.memory import give_back
 from service.metrics import Metrics
 from service.plan import Plan, Plans, is_quick, measure_plan
 from service.proof import check_golden, proving, warm
-from service.providers import Placement
+from service.providers import GPUS, Placement
 from service.session import Session
 from service.shapes import Run, batch_sizes, shaped
 
@@ -91,7 +91,7 @@ class Loader:
         if origin != "inherited":
             self._planned.append((bundle.model, kind, plan))
         counts = VersionCounts(self._metrics, bundle.model, version, bundle.labels)
-        executor = self._executor(run, plan, counts, is_quick(run, bundle.image.size))
+        executor = self._executor(run, kind, plan, counts, is_quick(run, bundle.image.size))
         seconds = time.monotonic() - started
         self._metrics.load_seconds.labels(bundle.model).observe(seconds)
         facts = {
@@ -161,8 +161,12 @@ class Loader:
                 return plan
         return None
 
-    def _executor(self, run: Run, plan: Plan, counts: VersionCounts, quick: bool) -> Executor:
+    def _executor(
+        self, run: Run, kind: Kind, plan: Plan, counts: VersionCounts, quick: bool
+    ) -> Executor:
         limits = self._limits
+        # one by one they would be runs of one each, for which only a CPU has cores to spare
+        together = kind.provider in GPUS or plan.runs == 1
         return Executor(
             run,
             runs=plan.runs,
@@ -176,5 +180,6 @@ class Loader:
             max_wait_s=limits.max_wait_s,
             pool=self._pool,
             observer=counts,
+            together=together,
             quick=quick,
         )

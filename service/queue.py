@@ -58,11 +58,12 @@ class Queue:
                 self._push(view, view.image.work.urgency)
             self._changed.notify(len(views))
 
-    def add(self, view: View, *, first: bool = False) -> None:
-        """One more view of an image that was let in; `first`: nothing is as urgent."""
+    def add(self, *views: View, first: bool = False) -> None:
+        """More views of an image that was let in; `first`: nothing is as urgent."""
         with self._changed:
-            self._push(view, -math.inf if first else view.image.work.urgency)
-            self._changed.notify()
+            for view in views:
+                self._push(view, -math.inf if first else view.image.work.urgency)
+            self._changed.notify(len(views))
 
     def pop(self) -> View | None:
         """The most urgent one, if there is any."""

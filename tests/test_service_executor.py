@@ -182,6 +182,14 @@ async def test_views_run_while_others_are_drawn(start: Start) -> None:
         running.clear()
 
 
+async def test_views_that_are_to_run_together_make_one_batch(start: Start) -> None:
+    notes = Notes()
+    executor = start(sums, batch=8, together=True, observer=notes)
+    (answer,) = await executor.run(1, lambda i: image(1, 2, 3, 4, 5), Terms(n_views=5))
+    assert value(answer) == 12 * 3
+    assert notes.batches == [5]
+
+
 async def test_a_quick_network_answers_pixels_in_the_event_loop(start: Start) -> None:
     threads: list[str] = []
 

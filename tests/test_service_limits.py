@@ -226,6 +226,16 @@ def test_views_of_many_images_share_the_queue(server: RunningServer) -> None:
     assert best(response) == ["green"] * 16
 
 
+def test_the_views_of_an_image_are_one_batch_where_one_run_takes_all_cores(
+    start: Start, root: Path
+) -> None:
+    tiny.publish(root, promote=True)
+    server = start(plan="1x1x8")
+    assert best(server.classify(tiny.picture("green"), tta_views=5)) == ["green"]
+    assert 'unfreeze_batch_size_sum{model="colours"} 5.0' in server.metrics()
+    assert 'unfreeze_batch_size_count{model="colours"} 1.0' in server.metrics()
+
+
 def test_a_deadline_that_cannot_be_met_is_told_so_at_once(start: Start, root: Path) -> None:
     server = slow(start, root, work=0, max_queue_seconds=100)
     with held(server) as executor:
