@@ -76,16 +76,17 @@ class VersionCounts:
         self._batch_size = metrics.batch_size.labels(model)
         self._rejected = {reason: metrics.rejected.labels(reason) for reason in LIMITS}
         self._dropped = {reason: metrics.dropped.labels(model, reason) for reason in REASONS}
-        self._ok, self._bad, self._nan = (
-            metrics.images.labels(*key, outcome) for outcome in OUTCOMES
-        )
-        self._requests = {outcome: metrics.requests.labels(*key, outcome) for outcome in REQUESTS}
-        self._request = metrics.request_seconds.labels(*key)
-        self._confidence = metrics.confidence.labels(*key)
-        self._predictions = metrics.predictions.show(*key, classes)
+        with metrics.showing:  # in a thread that loads, while the event loop may unload the same
+            metrics.in_memory[key] += 1
+            self._ok, self._bad, self._nan = (
+                metrics.images.labels(*key, outcome) for outcome in OUTCOMES
+            )
+            self._requests = {it: metrics.requests.labels(*key, it) for it in REQUESTS}
+            self._request = metrics.request_seconds.labels(*key)
+            self._confidence = metrics.confidence.labels(*key)
+            self._predictions = metrics.predictions.show(*key, classes)
         self.statistics = Statistics()
         self._open = True
-        metrics.in_memory[key] += 1
 
     # Called in the threads that do the work
 
@@ -130,16 +131,17 @@ class VersionCounts:
             return
         self._open = False
         self._metrics.notes.settle()
-        self._metrics.in_memory[self._key] -= 1
-        if self._metrics.in_memory[self._key]:
-            return
-        for outcome in OUTCOMES:
-            self._metrics.images.remove(*self._key, outcome)
-        for outcome in REQUESTS:
-            self._metrics.requests.remove(*self._key, outcome)
-        self._metrics.request_seconds.remove(*self._key)
-        self._metrics.confidence.remove(*self._key)
-        self._metrics.predictions.hide(*self._key)
+        with self._metrics.showing:
+            self._metrics.in_memory[self._key] -= 1
+            if self._metrics.in_memory[self._key]:
+                return
+            for outcome in OUTCOMES:
+                self._metrics.images.remove(*self._key, outcome)
+            for outcome in REQUESTS:
+                self._metrics.requests.remove(*self._key, outcome)
+            self._metrics.request_seconds.remove(*self._key)
+            self._metrics.confidence.remove(*self._key)
+            self._metrics.predictions.hide(*self._key)
 
     # Called when the notes are settled
 

@@ -4,7 +4,7 @@ request."""
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from socket import AF_INET6
-from threading import Thread
+from threading import Lock, Thread
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 from prometheus_client import (
@@ -113,6 +113,7 @@ class Metrics:
             "unfreeze_confidence", "Probability of the likeliest class.", CONFIDENCE, *version
         )
         self.in_memory: dict[tuple[str, str], int] = defaultdict(int)
+        self.showing = Lock()  # held while series of a version in memory come or go
         self.predictions = Predictions()
         self.registry.register(self.predictions)
         self.live_version = self._gauge("unfreeze_live_version", "Version that answers.", "model")

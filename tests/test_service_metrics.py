@@ -3,6 +3,7 @@
 import re
 import socket
 import struct
+import threading
 import urllib.request
 
 import numpy as np
@@ -78,6 +79,24 @@ def test_a_version_that_was_loaded_again_is_still_counted():
     new.answered([Answer(SCORES)])
     series = 'unfreeze_predictions_total{class="green",model="colours",version="3"}'
     assert value(page(metrics), series) == 2
+
+
+def test_a_version_that_is_loaded_while_it_is_unloaded_is_still_counted():
+    class Overtaken(tuple[str, ...]):
+        """Whoever looks at it is overtaken by the unloading, unless that has to wait."""
+
+        def __len__(self) -> int:
+            if unloading.ident is None:
+                unloading.start()
+                unloading.join(0.1)
+            return super().__len__()
+
+    metrics = Metrics()
+    unloading = threading.Thread(target=VersionCounts(metrics, "colours", 3, COLOURS).close)
+    new = VersionCounts(metrics, "colours", 3, Overtaken(COLOURS))
+    unloading.join()
+    new.answered([Answer(SCORES)])
+    assert value(page(metrics), 'unfreeze_images_total{model="colours",outcome="ok"') == 1
 
 
 def test_a_label_cannot_forge_a_line():
