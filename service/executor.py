@@ -123,8 +123,7 @@ class Executor:
             self._submit(images, pixels)
             return await work.done
         except (Exception, asyncio.CancelledError) as error:
-            self._give_up(work)
-            self._count_dropped(images, error)
+            self._give_up(work, images, error)
             raise
         finally:
             self._admission.leave(n_views, n_bytes)
@@ -163,12 +162,10 @@ class Executor:
             for _ in views:  # each takes whatever is most urgent by then
                 pool.submit(self._decoder.decode_one, self._undrawn)
 
-    def _give_up(self, work: Work) -> None:
+    def _give_up(self, work: Work, images: Sequence[Image], error: BaseException) -> None:
         work.abandon()
         for queue in (self._undrawn, self._ready):
             queue.remove(work)
-
-    def _count_dropped(self, images: Sequence[Image], error: BaseException) -> None:
         n_images = sum(not image.has_begun for image in images)
         if n_images and (reason := DROPPED.get(type(error))):
             self._observer.dropped(reason, n_images)
