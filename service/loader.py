@@ -69,7 +69,7 @@ class Loader:
         self._pool = pool
         self._metrics = metrics
         self._measuring = threading.Lock()  # plans that are measured side by side are wrong
-        self._planned: list[tuple[str, Kind, Plan]] = []  # by model; inherited ones are not here
+        self._planned: dict[tuple[str, Kind], Plan] = {}  # by model; inherited ones are not here
 
     def load(self, folder: Path, version: int) -> Loaded:
         """The version, ready: its files are intact, its golden answers right, its memory warm.
@@ -89,7 +89,8 @@ class Loader:
         check_golden(folder, bundle, kind, run)
         warm(folder, run, bundle.image.size, sizes, plan.runs)
         if origin != "inherited":
-            self._planned.append((bundle.model, kind, plan))
+            self._planned.pop((bundle.model, kind), None)  # which would keep the size of its file
+            self._planned[bundle.model, kind] = plan
         counts = VersionCounts(self._metrics, bundle.model, version, bundle.labels)
         executor = self._executor(run, kind, plan, counts, is_quick(run, bundle.image.size))
         seconds = time.monotonic() - started
@@ -156,7 +157,7 @@ class Loader:
     def _inherited(self, model: str, kind: Kind) -> Plan | None:
         """The plan of what was loaded here before and is of this kind; of another model only where
         the network says what it is, for two that do not may have their size alone in common."""
-        for other, planned, plan in reversed(self._planned):
+        for (other, planned), plan in reversed(list(self._planned.items())):
             if planned.same_as(kind) and (other == model or kind.backbone):
                 return plan
         return None
