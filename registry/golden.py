@@ -5,6 +5,7 @@ They travel with the bundle; a server that cannot repeat them does not put the v
 
 import io
 import itertools
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,10 @@ import numpy as np
 from registry.errors import BundleError
 from registry.files import write_durably
 from registry.images import Float32Array
+
+# NumPy reads the headers of arrays with `ast.literal_eval`, which fails now and then in Python 3.11
+# where two threads are in it: https://github.com/python/cpython/issues/106905
+PARSING = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -40,8 +45,8 @@ def read_golden(path: Path) -> Golden:
         BundleError: the file is not of this form.
     """
     try:
-        # opened here: NumPy leaves a file that is no archive open
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        content = io.BytesIO(path.read_bytes())
+        with PARSING, np.load(content, allow_pickle=False) as arrays:
             buffer = arrays["images"].tobytes()
             offsets = arrays["offsets"].tolist()
             probabilities = arrays["probabilities"].astype(np.float32)
