@@ -194,7 +194,8 @@ class Call(NamedTuple):
 
 
 def as_told(error: Exception, method: str) -> UnfreezeError:
-    """The error of one request of a stream, as its caller is told of it; the stream goes on."""
+    """The error of one request of a stream, as its caller is told of it; the stream goes on. Its
+    id is its own: that of the call would be the same for all."""
     if isinstance(error, UnfreezeError):
         return error
     span = CURRENT.get()

@@ -62,23 +62,23 @@ class Classifier(pb_grpc.ClassifierServicer):
         self._check(request)
         version = request.version if request.HasField("version") else None
         with await self._live.get(request.model, version, lambda: images) as loaded:
-            k = _top_k(request, loaded)
             default = loaded.bundle.tta.default_views
             n_views = request.tta_views if request.HasField("tta_views") else default
             terms = Terms(n_views, request.priority, answer_s=answer_s)
             try:
+                k = _top_k(request, loaded)
                 answers = await self._predictor.predict(loaded, images, terms)
+                answered = time.perf_counter()
+                response = pb.ClassifyResponse(
+                    model=request.model,
+                    version=loaded.version,
+                    results=[_result(answer, loaded, k) for answer in answers],
+                    timings=_timings(answers, answered - started),
+                    request_id=request.request_id,
+                )
             except BaseException as error:
                 loaded.counts.failed(error, time.perf_counter() - started)
                 raise
-            answered = time.perf_counter()
-            response = pb.ClassifyResponse(
-                model=request.model,
-                version=loaded.version,
-                results=[_result(answer, loaded, k) for answer in answers],
-                timings=_timings(answers, answered - started),
-                request_id=request.request_id,
-            )
             ended = time.perf_counter()
             loaded.counts.replied(started, answered, ended)
             loaded.counts.statistics.answered(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from prometheus_client import Counter, Histogram
 
-from registry.errors import BadRequest, Overloaded
+from registry.errors import BadRequest, Expired, Overloaded
 from service.metrics import LIMITS, Metrics
 from service.statistics import Statistics
 from service.tracing import CURRENT
@@ -173,9 +173,9 @@ def _outcome(error: BaseException) -> str:
     match error:
         case BadRequest():
             return "bad_request"
+        case asyncio.CancelledError() | Expired():  # one of which a caller gets who set a deadline
+            return "cancelled"
         case Overloaded():
             return "rejected"
-        case asyncio.CancelledError():
-            return "cancelled"
         case _:
             return "error"

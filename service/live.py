@@ -117,7 +117,7 @@ class Live:
         version where there is but one, for nobody knows which one the others meant."""
         refusal, full = None, set()
         for entry in self._models.values():
-            for loaded in set(entry.versions()) - {entry.previous}:
+            for loaded in entry.wanted():
                 if not (refusal := loaded.executor.refusal(answer_s)):
                     return None
                 full.add(loaded)

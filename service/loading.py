@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
-from registry.errors import BundleError, NotFound
+from registry.errors import BundleError, NotFound, Unavailable
 from registry.store import Registry
 from service.loaded import Loaded
 from service.loader import Loader
@@ -30,6 +30,7 @@ class Loading:
         # by model: whoever asks for one number after the other does not keep all threads busy
         self._turns: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._under_way: dict[tuple[str, int, bool], asyncio.Task[None]] = {}
+        self._closed = False
 
     async def find(self, entry: Model, version: int) -> Loaded:
         """The version, from memory or loaded among those that were asked for by number.
@@ -86,9 +87,10 @@ class Loading:
         await asyncio.shield(task)
 
     async def _load_in_turn(self, entry: Model, version: int) -> None:
-        """One at a time of each model."""
+        """One at a time of each model, unless it has come into memory before its turn."""
         async with self._turns[entry.name]:
-            await self._load_in(self._other, entry, version)
+            if not entry.find(version):
+                await self._load_in(self._other, entry, version)
 
     async def _load_now(self, entry: Model, version: int) -> None:
         await self._load_in(self._live, entry, version)
@@ -98,6 +100,8 @@ class Loading:
             return self._loader.load(self._registry.folder(entry.name, version), version)
 
         _check_wanted(entry)
+        if self._closed:
+            raise Unavailable("this server is stopping; ask another one")
         try:
             loaded = await asyncio.get_running_loop().run_in_executor(threads, load)
         except OSError as error:
@@ -114,7 +118,8 @@ class Loading:
             task.exception()  # whoever waited may have gone; asyncio complains of unseen errors
 
     async def close(self) -> None:
-        """Loads under way have ended, and those that wait for a thread never begin."""
+        """Loads under way have ended, and those that wait for a turn or a thread never begin."""
+        self._closed = True
         for threads in (self._live, self._other):
             await asyncio.to_thread(threads.shutdown, cancel_futures=True)
         await asyncio.gather(*self._under_way.values(), return_exceptions=True)

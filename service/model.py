@@ -69,9 +69,15 @@ class Model:
 
     def versions(self) -> Iterator[Loaded]:
         """Everything in memory; one may come twice. May be asked from any thread."""
+        yield from self.wanted()
+        if self.previous:
+            yield self.previous
+
+    def wanted(self) -> Iterator[Loaded]:
+        """The same without the one before the live one, which next to nobody asks for."""
         candidate = self.candidate  # which the event loop may take away meanwhile
         tried = candidate and candidate.loaded
-        for loaded in (self.current, self.previous, tried, *self.pinned.values()):
+        for loaded in (self.current, tried, *self.pinned.values()):
             if loaded:
                 yield loaded
 

@@ -59,10 +59,13 @@ class Queue:
             self._changed.notify(len(views))
 
     def add(self, *views: View, first: bool = False) -> None:
-        """More views of an image that was let in; `first`: nothing is as urgent."""
+        """More views of an image that was let in, unless it was given up while it was drawn;
+        `first`: nothing is as urgent."""
         with self._changed:
             for view in views:
-                self._push(view, -math.inf if first else view.image.work.urgency)
+                work = view.image.work
+                if not work.abandoned:  # then `remove` comes later, or never has to
+                    self._push(view, -math.inf if first else work.urgency)
             self._changed.notify(len(views))
 
     def pop(self) -> View | None:

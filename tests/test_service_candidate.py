@@ -206,6 +206,13 @@ def test_a_candidate_that_answers_its_share_has_latency_and_failures_of_its_own(
     assert 'unfreeze_requests_total{model="colours",outcome="error",version="2"} 1.0' in shown
     assert 'unfreeze_requests_total{model="colours",outcome="error",version="1"} 0.0' in shown
     assert f"unfreeze_request_seconds_count{{{one}}} 1.0" in shown
+    request = classifier_pb2.ClassifyRequest(
+        model="colours", images=[tiny.picture("red")], top_k=99
+    )
+    with pytest.raises(grpc.RpcError, match="top_k"):
+        green.classifier.Classify(request, timeout=20)
+    bad = 'unfreeze_requests_total{model="colours",outcome="bad_request",version="2"} 1.0'
+    assert bad in green.metrics()
 
 
 ENDS: dict[str, Callable[[RunningServer], Any]] = {

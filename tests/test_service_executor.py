@@ -381,6 +381,30 @@ async def test_what_was_cancelled_takes_neither_memory_nor_a_place_in_the_queue(
     await first
 
 
+async def test_what_is_cancelled_while_it_is_drawn_does_not_wait_afterwards(start: Start) -> None:
+    gate = Gate()
+    draws, drawn, added = threading.Event(), threading.Event(), threading.Event()
+    executor = start(gate, batch=4)
+    first = await queued(executor, 1)
+    await gate.is_busy()
+
+    def draw(i: int) -> Iterator[UInt8Array]:
+        draws.set()
+        assert drawn.wait(20)
+        yield from image(i)
+        added.set()  # or left out
+
+    asked = asyncio.create_task(executor.run(1, draw, PLAIN))
+    await asyncio.to_thread(draws.wait, 20)
+    asked.cancel()
+    await asyncio.wait({asked})
+    drawn.set()
+    assert await asyncio.to_thread(added.wait, 20)
+    assert executor.depth == 0
+    gate.open()
+    await first
+
+
 @pytest.mark.parametrize("batch", [1, 4])
 async def test_what_is_cancelled_while_it_runs_is_not_counted_as_dropped(
     start: Start, batch: int

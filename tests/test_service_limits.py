@@ -97,6 +97,24 @@ def test_a_flood_is_refused_unread_after_a_promotion_too(start: Start, root: Pat
     assert first.result().version == 2
 
 
+def test_a_full_version_does_not_refuse_what_its_candidate_may_answer(
+    start: Start, root: Path
+) -> None:
+    """Also if that is the version before, which nobody else means."""
+    server = slow(start, root, work=200, max_queue=1)
+    tiny.publish(root, promote=True, work=200)
+    server.refresh()
+    split = admin_pb.SetCandidateRequest(
+        model=tiny.MODEL_NAME, version=1, mode=admin_pb.CANDIDATE_MODE_SPLIT, percent=100
+    )
+    server.admin.SetCandidate(split, timeout=20)
+    with held(server):
+        first = server.classifier.Classify.future(request(version=2), timeout=60)
+        wait_until(lambda: in_flight(server, 1))
+        assert server.classify(tiny.picture()).version == 1
+    assert first.result().version == 2
+
+
 def test_a_full_model_refuses_before_it_looks_at_the_images(start: Start, root: Path) -> None:
     tiny.publish(root, model="other", promote=True, work=200)
     server = slow(start, root, work=200, max_queue=1)

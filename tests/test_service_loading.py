@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import tiny
 
+from registry.errors import Unavailable
 from registry.store import Registry
 from service.loading import Loading
 from service.model import Model
@@ -102,6 +103,41 @@ async def test_whoever_asks_for_one_number_after_the_other_holds_up_no_other_mod
     loader.go.set()
     assert [loaded.version for loaded in await asyncio.gather(*asked)] == [1, 2, 3]
     await loading.close()
+
+
+async def test_a_version_that_went_live_before_its_turn_is_not_loaded_again(root: Path) -> None:
+    tiny.publish(root)
+    tiny.publish(root)
+    loader = Gated()
+    loading, entry = Loading(Registry(root), loader), Model(tiny.MODEL_NAME)  # type: ignore[arg-type]
+    first = asyncio.create_task(loading.find(entry, 1))
+    second = asyncio.create_task(loading.find(entry, 2))  # waits for its turn
+    await asyncio.sleep(0)
+    live: Any = OneOfAKind(2)
+    entry.current = live
+    loader.go.set()
+    await first
+    assert await second is live
+    assert loader.loads == 1
+    await loading.close()
+
+
+async def test_what_waits_for_its_turn_when_the_server_stops_says_so(root: Path) -> None:
+    tiny.publish(root)
+    tiny.publish(root)
+    loader = Gated()
+    loading, entry = Loading(Registry(root), loader), Model(tiny.MODEL_NAME)  # type: ignore[arg-type]
+    asked = [asyncio.create_task(loading.find(entry, version)) for version in (1, 2)]
+    async with asyncio.timeout(20):
+        while not loader.under_way:
+            await asyncio.sleep(0.001)
+    closing = asyncio.create_task(loading.close())
+    await asyncio.sleep(0)
+    loader.go.set()
+    await closing
+    first, second = await asyncio.gather(*asked, return_exceptions=True)
+    assert first.version == 1
+    assert isinstance(second, Unavailable)
 
 
 @pytest.mark.parametrize("place", ["current", "candidate", "pinned"])
