@@ -138,6 +138,16 @@ def test_small_and_unequal_classes_are_remarked_on(data: Path):
     assert kinds["uneven"].text.startswith("'many' has 40 images and 'rare' 3; consider balance")
 
 
+def test_what_test_images_alone_are_called_is_no_class(tmp_path: Path):
+    photos.folder(tmp_path / "train", per_class=12)
+    photos.photo(tmp_path / "test" / "grey" / "a.png", 100, seed=9)
+    photos.photo(tmp_path / "test" / "dark" / "b.png", 60, seed=8)
+    audit = audit_source(tmp_path, Settings())
+    assert list(audit.counts) == ["dark", "light"]
+    assert audit.counts["dark"]["test"] == 1
+    assert not audit.problems
+
+
 def test_why_a_training_would_not_begin_is_told(data: Path):
     shutil.rmtree(data / "light")
     (refused,) = audit_source(data, Settings()).problems

@@ -242,6 +242,7 @@ def test_retrain_watched_as_json_is_job_events_job(at, data: Path, capsys):
 
 
 def test_a_setting_may_be_a_blank():
+    """Which `read_settings` keeps for `label_separator` alone."""
     told = settings_of([" size =128", "label_separator= ", "suffix="])
     assert told == {"size": "128", "label_separator": " ", "suffix": ""}
 

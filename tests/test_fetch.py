@@ -106,7 +106,7 @@ def test_an_interrupted_download_goes_on_where_it_was(server: Files, tmp_path: P
     assert server.offsets[2] == (100_000 if mood == "503" else 200_000)
 
 
-@pytest.mark.parametrize("sha256", [DIGEST, None])
+@pytest.mark.parametrize("sha256", [DIGEST, None], ids=["with a digest", "without"])
 def test_a_later_call_goes_on_too(server: Files, tmp_path: Path, sha256: str | None):
     server.moods = ["cut", *["503"] * 4]
     with pytest.raises(FetchError, match=f"100000 bytes are in {tmp_path}/f.partial, and"):

@@ -84,7 +84,7 @@ def pictures(n_images: int, seed: int = 0) -> UInt8Array:
 @pytest.fixture(autouse=True)
 def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """On one, networks as small as these gain nothing by 16 bits."""
-    monkeypatch.setattr(variants, "has_gpu", lambda: False)
+    monkeypatch.setattr(variants, "has_gpu", lambda model: False)
 
 
 @pytest.fixture
@@ -263,7 +263,7 @@ def test_a_variant_that_is_no_faster_is_refused(
 def test_sixteen_bits_have_to_be_faster_where_a_gpu_can_tell(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, speedup: float, accepted: bool
 ):
-    monkeypatch.setattr(variants, "has_gpu", lambda: True)
+    monkeypatch.setattr(variants, "has_gpu", lambda model: True)
     monkeypatch.setattr(variants, "measure_speedup", lambda *models: speedup)
     path = tmp_path / "model.fp16.onnx"
     made = make_variant("fp16", model, pictures(8), proof_of(model), path)

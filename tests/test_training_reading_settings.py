@@ -82,6 +82,13 @@ def test_help_lists_every_setting_with_its_default_and_its_choices(
     assert read_settings({name: text for name, text in told.items() if text}) == read_settings({})
 
 
+def test_blanks_around_a_value_are_none_of_it_but_may_be_a_separator():
+    told = {"split": " cv", "freeze_batchnorm": "true ", "test": " test", "sizes": "128, 224"}
+    settings = read_settings(told | {"label_separator": " "})
+    assert (settings.split, settings.freeze_batchnorm, settings.test) == ("cv", True, "test")
+    assert (settings.sizes, settings.label_separator) == ((128, 224), " ")
+
+
 @pytest.mark.parametrize("name", Settings.model_fields)
 def test_help_says_of_every_setting_what_it_does(name: str):
     assert re.fullmatch(

@@ -275,14 +275,19 @@ def test_the_answer_to_a_test_image_is_every_label_from_its_threshold_on(
         assert [row["answer"] for row in csv.DictReader(file)] == said
 
 
-def test_labels_of_an_answer_are_parted_as_those_of_the_table_are(tmp_path: Path):
+@pytest.mark.parametrize(("separator", "between"), [(";", ";"), (" ", "|")])
+def test_labels_of_an_answer_are_parted_as_those_of_the_table_are(
+    tmp_path: Path, separator: str, between: str
+):
+    """And by a bar where the separator is part of a label, as in Parquet it may be."""
     tests = (Item(tmp_path / "1.jpg", ("clear sky", "water"), "test"),)
     dataset = Dataset(tmp_path, (), ("clear sky", "haze", "water"), "multi", tests=tests)
     answers = np.array([[0.9, 0.8, 0.1]], np.float32)
-    write_answers(tmp_path / "test.csv", dataset, answers, (0.5,) * 3, separator="|")
+    write_answers(tmp_path / "test.csv", dataset, answers, (0.5,) * 3, separator=separator)
     with (tmp_path / "test.csv").open(newline="") as file:
         (row,) = csv.DictReader(file)
-    assert (row["labels"], row["answer"]) == ("clear sky|water", "clear sky|haze")
+    said = (f"clear sky{between}water", f"clear sky{between}haze")
+    assert (row["labels"], row["answer"]) == said
 
 
 @quiet

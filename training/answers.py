@@ -44,8 +44,10 @@ def write_answers(
     """`path` is a CSV: file, true labels, the labels said, and every label's probability.
 
     Args:
-        separator: of an image's labels.
+        separator: of an image's labels; if it is part of one, a bar.
     """
+    if any(separator in label for label in dataset.labels):
+        separator = "|"
     said = said_labels(answers, dataset.task, thresholds)
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)

@@ -41,6 +41,9 @@ class Audit:
         for item in self.items:
             for label in item.labels:
                 counts[label][item.part or "not split"] += 1
+        learnt = {label for label, parts in counts.items() if set(parts) != {"test"}}
+        if learnt:  # what test images alone are called is no class
+            counts = {label: parts for label, parts in counts.items() if label in learnt}
         return dict(sorted(counts.items()))
 
     @cached_property

@@ -12,7 +12,8 @@ def split_groups(body: nn.Module) -> tuple[set[str], set[str]]:
 
     The cut is before the middle one of the numbered stages, of those that are numbered alike and
     have most layers: layer3 of a ResNet (where the 2018 library cut), stage 3 of 4 of a ConvNeXt,
-    block 4 of 7 of an EfficientNet. A layer is never parted from the normalisation behind it.
+    block 4 of 7 of an EfficientNet. A layer is never parted from the batch
+    normalisation behind it.
     """
     stages = stages_of(body)
     names = [name for _, members in stages for name in members]

@@ -97,11 +97,13 @@ def list_settings() -> list[str]:
 
 
 def _value(name: str, text: str) -> object:
+    if name != "label_separator":  # which may be a blank
+        text = text.strip()
     field = Settings.model_fields.get(name)
     if field is None:
         raise BadRequest(f"no setting is called {name!r:.80}{_meant(name)}")
     if str(field.annotation).startswith("tuple"):
-        return [part for part in text.split(",") if part.strip()]
+        return [part.strip() for part in text.split(",") if part.strip()]
     texts = field.annotation is str or name == "recipe"
     return None if text == "" and not texts else text
 

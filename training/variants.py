@@ -143,15 +143,18 @@ def _speed(
     if precision == "int8":
         speedup = measure_speedup(model, path, images[:1])
         return speedup, f"{speedup:.2f} times as fast on one thread"
-    if not has_gpu():
+    if not has_gpu(path):
         return None, "speed not measured: no GPU here"
     speedup = measure_speedup(model, path, images[:GPU_IMAGES], GPU)
     return speedup, f"{speedup:.2f} times as fast on the GPU"
 
 
-def has_gpu() -> bool:
-    """Whether both torch and ONNX Runtime can compute on one."""
-    return torch.cuda.is_available() and GPU in onnxruntime.get_available_providers()
+def has_gpu(model: Path) -> bool:
+    """Whether torch can compute on one, and ONNX Runtime brings `model` up on it: where one of its
+    libraries is missing, it would quietly run on the CPU."""
+    if not (torch.cuda.is_available() and GPU in onnxruntime.get_available_providers()):
+        return False
+    return GPU in _one_thread(model, GPU).get_providers()
 
 
 def measure_speedup(model: Path, path: Path, images: UInt8Array, provider: str = CPU) -> float:
@@ -173,7 +176,9 @@ def _one_thread(model: Path, provider: str) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
-    return onnxruntime.InferenceSession(str(model), options, providers=[provider])
+    return onnxruntime.InferenceSession(
+        str(model), options, providers=[provider], enable_fallback=0
+    )
 
 
 def to_fp16(model: Path, images: UInt8Array, path: Path) -> str:

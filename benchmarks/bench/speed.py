@@ -153,7 +153,7 @@ def gpu_epoch() -> Measures:
     network.freeze_to(0)
     network.train_unfrozen(freeze_batchnorm=settings.freeze_batchnorm)
     n_images = 32 * settings.batch_size
-    roomy = open_cells(n_images, larger(spec()).size)
+    roomy = open_cells(n_images, larger(spec(), None).size)
     targets = torch.eye(N_CLASSES)[torch.arange(n_images) % N_CLASSES]
     batches = ImageBatches(
         decoded=roomy,
