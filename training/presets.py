@@ -58,6 +58,8 @@ FASTAI2018 = {
 # said here is as in training/settings.py; benchmarks/RESULTS.md has what the changes are worth.
 MODERN = {
     "augmentation": "side_on",
+    # turning cost where pictures are upright; say it where they are not
+    "max_rotate": "0",
     # its ImageNet weights are an installed package
     "backbone": "efficientnet_lite0",
     "hidden": "512",
