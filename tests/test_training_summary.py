@@ -79,6 +79,7 @@ def test_overfitting_is_looked_for_where_the_training_was_last_though_it_was_so_
         [],
         [(0.9, 0.8), (0.6, 0.5)],
         [(0.9, 0.8), (0.6, 0.5), (0.5, 0.51)],
+        [(0.9, 0.001), (0.1, 0.009)],  # nothing was wrong, and nothing is
         [(0.6, 0.5), (0.7, 0.9)],  # both rise: a rate too high, and no overfitting
     ],
 )

@@ -93,8 +93,8 @@ def doubts(findings: Findings, tiles: Mapping[str, Sequence[Tile]]) -> Section |
         return None
     said = (
         f"Heads that learnt from the other images only were asked about {noise.images} of them. "
-        f"{len(noise.suspects)} labels are doubted, of which an estimated {noise.expected} are "
-        "wrong. Nothing was deleted."
+        f"Doubted labels: {len(noise.suspects)}, and by estimate {noise.expected} are wrong. "
+        "Nothing was deleted."
     )
     parts = [paragraph(said)]
     if tiles.get("suspects"):
