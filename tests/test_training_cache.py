@@ -16,6 +16,7 @@ from training.activations import Activations, compute, precompute
 from training.backbone import load_backbone
 from training.data import Dataset, read_dataset
 from training.decoded import decode
+from training.folding import folded
 from training.items import SplitRule
 from training.network import Network, build_network
 
@@ -108,9 +109,22 @@ def test_cached_and_uncached_activations_give_the_same_logits(
 ):
     cached, _ = features(network, dataset, tmp_path)
     decoded = decode(dataset.items, SPEC, tmp_path, Counter())
-    fresh = compute(network, decoded, dataset.rows("train"))
+    with folded(network.body, torch.zeros(2, 3, SPEC.size, SPEC.size)):  # as when the head learns
+        fresh = compute(network, decoded, dataset.rows("train"))
     with torch.no_grad():
         assert torch.equal(network.head(cached.features), network.head(fresh))
+
+
+def test_activations_are_those_of_the_backbone_as_it_is(
+    network: Network, dataset: Dataset, tmp_path: Path
+):
+    """Normalisation is done to the weights, which rounds otherwise, and afterwards is no more."""
+    network.precision = "float32"
+    cached, _ = features(network, dataset, tmp_path)
+    decoded = decode(dataset.items, SPEC, tmp_path, Counter())
+    plain = compute(network, decoded, dataset.rows("train"))
+    torch.testing.assert_close(cached.features, plain, rtol=1e-4, atol=1e-5)
+    assert not any("forward" in vars(module) for module in network.body.modules())
 
 
 def test_a_changed_image_invalidates(network: Network, dataset: Dataset, tmp_path: Path):

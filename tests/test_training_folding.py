@@ -106,3 +106,14 @@ def test_a_convolution_used_twice_is_left_alone() -> None:
 
 def test_a_convolution_that_standardises_its_weights_is_left_alone() -> None:
     assert find_pairs(nn.Sequential(StdConv2d(3, 4, 1), nn.BatchNorm2d(4)), PIXELS) == []
+
+
+def test_what_others_do_instead_of_a_layer_they_do_again_afterwards():
+    """As processes that share their statistics do, while activations are computed."""
+    body = timm.create_model("resnet18").eval()
+    norm = body.bn1
+    own = norm.forward
+    vars(norm)["forward"] = theirs = lambda features: own(features)
+    with folded(body, torch.zeros(2, 3, 64, 64)):
+        assert norm.forward is not theirs
+    assert norm.forward is theirs

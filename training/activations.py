@@ -18,6 +18,7 @@ from training.ahead import read_each
 from training.data import Rows
 from training.decoded import Decoded
 from training.device import is_half
+from training.folding import folded
 from training.memory import Room, in_parts
 from training.network import Network, evaluating
 from training.weights import weights_digest
@@ -56,7 +57,7 @@ def activations_key(network: Network, digest: str, decoded: Decoded, rows: Rows)
     precision = f"{network.device.type} {'bf16' if half else 'f32'}"
     normalisation = [network.mean.flatten().tolist(), network.std.flatten().tolist()]
     backbone = f"{network.name} {digest} {normalisation}"
-    key = hashlib.sha256(f"pooled-3 {decoded.key} {backbone} {precision} ".encode())
+    key = hashlib.sha256(f"pooled-4 {decoded.key} {backbone} {precision} ".encode())
     key.update(rows.astype(np.int64).tobytes())
     return key.hexdigest()
 
@@ -92,7 +93,7 @@ def precompute(
     everywhere = network.world.all(found is not None)  # else all have to divide the work
     if found is not None and everywhere:
         return Activations(found, key)
-    features = compute(network, decoded, rows, advance)
+    features = compute_folded(network, decoded, rows, advance)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
     save_file({"features": features}, temporary)
@@ -110,6 +111,21 @@ def _read(path: Path) -> Tensor | None:
     except (SafetensorError, KeyError, OSError):
         path.unlink(missing_ok=True)
         return None
+
+
+def compute_folded(
+    network: Network,
+    decoded: Decoded,
+    rows: Rows,
+    advance: Callable[[int], None] = lambda n: None,
+) -> Tensor:
+    """As `compute`, and faster on a CPU, where normalisation is done to the weights. Not to be
+    called within `folded`."""
+    if network.device.type != "cpu":
+        return compute(network, decoded, rows, advance)
+    side = decoded.spec.size
+    with folded(network.body, torch.zeros(2, 3, side, side)):
+        return compute(network, decoded, rows, advance)
 
 
 def compute(

@@ -31,14 +31,18 @@ def folded(body: nn.Module, sample: Tensor) -> Iterator[int]:
         sample: an input [n,…], to find out what follows what.
     """
     pairs = find_pairs(body, sample)
+    modules = [module for pair in pairs for module in pair]
+    before = [vars(module).get("forward") for module in modules]  # somebody else's, if any
     for convolution, norm in pairs:
         _fold(convolution, norm)
     try:
         yield len(pairs)
     finally:
-        for pair in pairs:
-            for module in pair:
+        for module, forward in zip(modules, before, strict=True):
+            if forward is None:
                 del vars(module)["forward"]
+            else:
+                vars(module)["forward"] = forward
 
 
 def find_pairs(body: nn.Module, sample: Tensor) -> list[Pair]:

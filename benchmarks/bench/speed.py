@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from bench.cells import read_cells
 from bench.record import Measures
 from registry.images import ImageSpec, prepare
-from training.activations import BATCH, Activations, Parts, compute, to_device
+from training.activations import BATCH, Activations, Parts, compute, compute_folded, to_device
 from training.audit import Audit
 from training.backbone import load_backbone
 from training.batches import ActivationBatches, ImageBatches
@@ -130,7 +130,7 @@ def forward_passes(backbone: str) -> Measures:
                 plain.features(pixels.permute(0, 3, 1, 2).contiguous().float())
 
     rates = []
-    for forward in (lambda rows: compute(network, decoded, rows), plainly):
+    for forward in (lambda rows: compute_folded(network, decoded, rows), plainly):
         forward(rows[:BATCH])  # warms up
         began = time.perf_counter()
         forward(rows)
