@@ -52,7 +52,7 @@ def unpack(archive: Path, folder: Path, limits: Limits) -> int:
         fresh.replace(folder)
     except (zipfile.BadZipFile, tarfile.TarError, lzma.LZMAError, zlib.error) as error:
         raise ArchiveError(f"damaged archive: {error}") from error
-    # NotImplementedError, RuntimeError: zipfile's, for compressions and encryptions it has not
+    # zipfile raises the third and the fourth for compressions and encryptions that it lacks
     except (EOFError, OSError, NotImplementedError, RuntimeError, ValueError) as error:
         raise ArchiveError(f"cannot be unpacked: {error}") from error
     finally:
