@@ -1,8 +1,10 @@
-# docker build --target service  -t unfreeze-service .                        CPU, no torch
-# docker build --target service  -t unfreeze-service:gpu --build-arg VARIANT=gpu .
-# docker build --target training -t unfreeze-training .                       also trains
+# docker build --target service  -t unfreeze-service:0.1.0 .                 CPU, no torch
+# docker build --target service  -t unfreeze-service:0.1.0-gpu --build-arg VARIANT=gpu .
+# docker build --target training -t unfreeze-training:0.1.0 .                also trains
+# docker build --target training -t unfreeze-training:0.1.0-gpu --build-arg VARIANT=gpu .
 #
-# docker run --rm --init -p 8001:8001 -p 8002:8002 -v "$PWD/models:/models:ro" --name unfreeze unfreeze-service
+# docker run --rm --init --stop-timeout 40 -p 8001:8001 -p 8002:8002 -v "$PWD/models:/models:ro" \
+#   --name unfreeze unfreeze-service:0.1.0
 # docker exec unfreeze unfreeze models                                        administers it
 
 ARG PYTHON_IMAGE=python:3.11-slim

@@ -2,9 +2,17 @@
 
 import hashlib
 import os
+import re
 import uuid
 from pathlib import Path
 from typing import Literal
+
+MOUNT = "only folders are read: mount it as one, or copy what is there"  # said of a URL
+
+
+def is_url(path: Path) -> bool:
+    """Whether it was one before `Path` made one stroke of two: it would be taken for a folder."""
+    return re.match(r"[a-z][a-z0-9+.-]+:/", str(path)) is not None
 
 
 def sha256_file(path: Path) -> str:

@@ -29,10 +29,11 @@ FORMATS = ("JPEG", "PNG", "WEBP")  # each further decoder is a further way in fo
 MAX_PIXELS = 100_000_000  # 300 MB of RGB; a request may be held to less
 WEBP_SHARE = 4  # its decoder holds four copies, so it may have a quarter of the pixels
 BAND_PIXELS = 1 << 20  # are made 8 bits at a time; whole, each step would take one more copy
-# One image of more pixels is in memory at a time, for a few hundred kilobytes can hold them. JPEGs
-# are decoded smaller than they are.
+# One image of more pixels is in memory at a time, for a few hundred kilobytes can hold them. A JPEG
+# is decoded smaller than it is, unless its decoder holds all of it: then it is like the others.
 LARGE_PIXELS = 20_000_000
 ONE_LARGE = threading.Lock()
+NO_SCANS = (0, False)
 MAX_SCANS = 20  # of a JPEG that has as many pixels; a smaller one may have more, a camera's has 10
 
 ORIENTATION = 0x0112  # the Exif tag
@@ -71,7 +72,8 @@ def prepare(encoded: bytes, spec: ImageSpec, max_pixels: int = MAX_PIXELS) -> UI
     Raises:
         BadImage: no bytes, not a JPEG, PNG or WebP, damaged, or more than `max_pixels`.
     """
-    with _open(encoded, max_pixels) as image, _turn(image):
+    image, by_line = _open(encoded, max_pixels)
+    with image, _turn(image, by_line):
         orientation = _orientation(image)
         try:
             full = image.size
@@ -93,16 +95,18 @@ def image_info(encoded: bytes, max_pixels: int = MAX_PIXELS) -> tuple[int, int, 
     Raises:
         BadImage: as `prepare`, except that damage behind the header is not seen.
     """
-    with _open(encoded, max_pixels) as image:
+    image, _ = _open(encoded, max_pixels)
+    with image:
         return image.width, image.height, image.mode, str(image.format)
 
 
-def _open(encoded: bytes, max_pixels: int) -> Image.Image:
+def _open(encoded: bytes, max_pixels: int) -> tuple[Image.Image, bool]:
+    """The image, not decoded yet, and whether it will be line by line."""
     if not encoded:
         raise BadImage("empty: no bytes were sent")
     if encoded.startswith(SIGNATURE):
         check_chunks(encoded)
-    n_scans = count_scans(encoded) if encoded.startswith(JPEG) else 0
+    n_scans, by_line = count_scans(encoded) if encoded.startswith(JPEG) else NO_SCANS
     try:
         image = Image.open(io.BytesIO(encoded), formats=FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -127,7 +131,7 @@ def _open(encoded: bytes, max_pixels: int) -> Image.Image:
         )
     if image.width * image.height * n_scans > max_pixels * MAX_SCANS:
         raise BadImage(f"{n_scans} scans of {image.width} x {image.height} pixels; save it anew")
-    return image
+    return image, by_line
 
 
 def _orientation(image: Image.Image) -> int:
@@ -161,8 +165,8 @@ def _crop_box(size: tuple[int, int], spec: ImageSpec) -> tuple[float, float, flo
     return left, top, left + wide, top + high
 
 
-def _turn(image: Image.Image) -> AbstractContextManager[object]:
-    large = image.format != "JPEG" and image.width * image.height > LARGE_PIXELS
+def _turn(image: Image.Image, by_line: bool) -> AbstractContextManager[object]:
+    large = not by_line and image.width * image.height > LARGE_PIXELS
     return ONE_LARGE if large else nullcontext()
 
 

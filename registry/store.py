@@ -13,7 +13,7 @@ from pathlib import Path
 
 from registry.bundle import MANIFEST, Bundle, files_of, read_bundle, seal
 from registry.errors import BadRequest, BundleError, Conflict, NotFound
-from registry.files import sha256_file, sync
+from registry.files import MOUNT, is_url, sha256_file, sync
 from registry.pointers import CANDIDATE, PROMOTED, Candidate, Cleared, Pointer, Pointers
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -43,6 +43,12 @@ class Registry:
     """A folder of models. Holds nothing in memory: every call reads what is there now."""
 
     def __init__(self, root: Path) -> None:
+        """
+        Raises:
+            BadRequest: `root` is a URL.
+        """
+        if is_url(root):
+            raise BadRequest(f"the registry {root} is a URL; {MOUNT}")
         self.root = root
 
     def names(self) -> list[str]:

@@ -19,6 +19,7 @@ import uvloop
 from registry.bundle import FILES
 from registry.errors import BadRequest, Unavailable, UnfreezeError
 from registry.files import write_durably
+from service.listener import raise_file_limit
 from service.logs import log_as_json
 from service.providers import EXECUTION_PROVIDERS
 from service.server import Service
@@ -52,6 +53,7 @@ def main(argv: list[str] | None = None) -> int:
     log_as_json(settings.log_level)
     for problem in misspelt(os.environ):
         log.warning("variable_ignored", extra={"problem": problem})
+    raise_file_limit()
     try:
         uvloop.run(serve(settings))
     except UnfreezeError as error:

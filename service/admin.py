@@ -101,10 +101,11 @@ class Admin(pb_grpc.AdminServicer):
         names = await in_registry(self._registry.models)
         known = sorted({*names, *self._live.problems()})
         published = await asyncio.gather(*(in_registry(self._published, name) for name in known))
-        ready, problems = self._live.ready(), self._live.problems()
+        live, problems = self._live.versions(), self._live.problems()
         models = []
         for model, wanted in published:
-            model.ready = model.name in ready
+            model.ready = model.name in live
+            model.live_version = live.get(model.name, 0)
             problem = model.problem or problems.get(model.name, "")
             model.problem = problem or ("" if model.promoted_version else "nothing is promoted")
             if wanted:

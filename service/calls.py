@@ -61,6 +61,11 @@ class Calls:
         """Calls that say nothing end."""
         self._incoming.end()
 
+    def tell_cut_off(self) -> None:
+        """To be called when those that are still under way are about to be cancelled."""
+        if self._under_way:
+            log.warning("calls_cut_off", extra={"calls": self._under_way})
+
     def on(self, server: grpc.aio.Server, codes: Codes, checks: Checks = NO_CHECKS) -> Any:
         """Takes servicers in the place of `server`.
 

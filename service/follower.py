@@ -54,6 +54,14 @@ class Follower:
         self._swaps = swaps
         self._under_way: dict[tuple[str, str, int], asyncio.Task[None]] = {}
 
+    async def start(self, every_s: float) -> None:
+        """Every promoted version is loaded, or has a problem. A registry that cannot be read is
+        waited for: a server that knows no model must not take the place of those that do."""
+        await self.take_up(candidates=False)
+        while self._unreadable:
+            await asyncio.sleep(every_s)
+            await self.take_up(candidates=False)
+
     async def take_up(self, *, candidates: bool) -> None:
         """Everything is as the registry says now, or has a problem."""
         found = await self._look()

@@ -18,6 +18,7 @@ MAX_PENDING = 8192  # calls that the event loop has not seen yet; some 13 kB eac
 SPEAK_WITHIN_MS = 10_000  # a connection on which nothing is said takes the place of others
 PING_EVERY_MS = 10_000  # no client of gRPC's own pings more often
 INT_MAX = (1 << 31) - 1
+MAX_FILES = 1 << 16
 
 
 def new_server(
@@ -51,6 +52,15 @@ def new_server(
     if max_connection_age_s:
         options.append(("grpc.max_connection_age_ms", int(1000 * max_connection_age_s)))
     return grpc.aio.server(options=options)
+
+
+def raise_file_limit() -> None:
+    """This process may open as many files as it is allowed to allow itself, up to MAX_FILES: a
+    connection is one, and systems begin with 1024 for the sake of programs that are far older."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def max_connections() -> int:

@@ -89,7 +89,12 @@ class Live:
 
     def ready(self) -> set[str]:
         """Models that answer now."""
-        return {name for name, entry in self._models.items() if entry.current}
+        return set(self.versions())
+
+    def versions(self) -> dict[str, int]:
+        """By model that answers now, which version does."""
+        models = self._models.items()
+        return {name: entry.current.version for name, entry in models if entry.current}
 
     def in_memory(self, model: str) -> list[Loaded]:
         """Versions that can answer at once, oldest first."""
@@ -129,9 +134,13 @@ class Live:
 
     # Following
 
-    async def start(self) -> None:
-        """Every promoted version that can be loaded answers. Candidates are not waited for."""
-        await self._follower.take_up(candidates=False)
+    async def start(self, every_s: float) -> None:
+        """Every promoted version that can be loaded answers. Candidates are not waited for.
+
+        Args:
+            every_s: after which a registry that cannot be read is looked at again.
+        """
+        await self._follower.start(every_s)
 
     async def refresh(self) -> None:
         """Every model serves what the registry says, or keeps what it has and has a problem."""

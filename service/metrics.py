@@ -63,8 +63,9 @@ class Metrics:
         self._define_versions(tuple(sorted({*SECONDS, slo_s})))
         self._define_jobs()
         self.candidates = CandidateMetrics(self.registry)
+        help = "1 from when every model that can be loaded answers until the order to stop."
+        self.ready = self._gauge("unfreeze_ready", help)
         self.draining = self._gauge("unfreeze_draining", "1 from the order to stop on.")
-        self.draining.set(0)
 
     def _define_rpcs(self, buckets: Sequence[float]) -> None:
         self.rpcs_started = self._counter("grpc_server_started", "RPCs started.", *RPC)

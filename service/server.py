@@ -79,20 +79,21 @@ class Service:
             await self._open_public()
             await self._follow_registry()
             self._health.ready()
+            self.metrics.ready.set(1)
         except BaseException:
             await self.stop()
             raise
 
     async def drain(self) -> None:
         """Whoever asks for health has been told to go elsewhere, and had the time to."""
-        self._health.leave()
+        self._leave()
         self.metrics.draining.set(1)
         log.info("draining", extra={"seconds": self._settings.drain_seconds})
         await asyncio.sleep(self._settings.drain_seconds)
 
     async def stop(self) -> None:
         """Requests under way were answered, a running job is queued again, nothing is open."""
-        self._health.leave()
+        self._leave()
         await self._parts.aclose()
 
     # The parts, in the order in which they start
@@ -148,7 +149,7 @@ class Service:
             self.registry, loader, self.metrics, self._on_ready, self._health.model_gone
         )
         self._parts.push_async_callback(self.live.close)
-        await self.live.start()
+        await self.live.start(settings.poll_seconds)
         with suppress(OSError):  # of which those who follow it have told
             if not await asyncio.to_thread(self.registry.models):
                 # it may be filled later; or its path was mistyped
@@ -205,7 +206,7 @@ class Service:
         if settings.reflection:
             describe(server, self._calls, PUBLIC_NAMES)
         self.port = await listen(server, settings.host, settings.port)
-        self._parts.push_async_callback(server.stop, settings.grace_seconds)
+        self._parts.push_async_callback(self._finish_calls, server)
         self._parts.callback(self._calls.leave)
         self._parts.callback(self._admin_calls.leave)
         self._parts.callback(self._health.end)
@@ -221,10 +222,20 @@ class Service:
 
     # Helpers
 
+    async def _finish_calls(self, server: grpc.aio.Server) -> None:
+        grace_s = self._settings.grace_seconds
+        over = asyncio.get_running_loop().call_later(grace_s, self._calls.tell_cut_off)
+        await server.stop(grace_s)
+        over.cancel()
+
     def _server(self) -> grpc.aio.Server:
         settings = self._settings
         max_streams = max(MIN_STREAMS, 2 * settings.max_rpcs)  # what is over `max_rpcs` is told so
         return new_server(settings.max_message_mb, settings.max_connection_age_seconds, max_streams)
+
+    def _leave(self) -> None:
+        self._health.leave()
+        self.metrics.ready.set(0)
 
     def _on_ready(self, model: str) -> None:
         depth = self.metrics.queue_depth.labels(model)

@@ -15,6 +15,7 @@ from pydantic import AfterValidator, Field, ValidationError
 
 from registry.bundle import Precision
 from registry.errors import BadRequest
+from registry.files import MOUNT, is_url
 from registry.images import MAX_PIXELS
 from registry.near import did_you_mean
 from registry.schema import Record, explain
@@ -31,7 +32,9 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-def _no_file(path: Path) -> Path:
+def _folder(path: Path) -> Path:
+    if is_url(path):
+        raise ValueError(f"this is a URL; {MOUNT}")
     if os.path.isfile(path):
         raise ValueError("this is a file, and should be a folder")
     return path
@@ -53,7 +56,7 @@ def _as_plan(text: str) -> str:
 
 
 Host = Annotated[str, AfterValidator(lambda host: host.strip("[]"))]  # brackets are for URLs
-Folder = Annotated[Path, AfterValidator(_no_file)]
+Folder = Annotated[Path, AfterValidator(_folder)]
 AdminHost = Annotated[Host, AfterValidator(_at_home)]
 Plan = Annotated[str, AfterValidator(_as_plan)]
 Seconds = Annotated[float, Field(ge=0, le=86_400)]  # a day: timers overflow at some length

@@ -140,6 +140,15 @@ def test_models_are_listed(at, capsys):
     assert (model["name"], model["promoted_version"], model["ready"]) == ("colours", 1, True)
 
 
+def test_models_say_which_version_answers_where_the_promoted_one_does_not_load(at, capsys):
+    version = tiny.publish(at.settings.registry)
+    at.registry.promote("colours", version, by="test", reason="")
+    (at.registry.folder("colours", version) / "model.onnx").write_bytes(b"damaged")
+    at.refresh()
+    _, out, _ = run(capsys, "models")
+    assert out.startswith("colours\t2\t2\t2\tversion 1 answers: ")
+
+
 def test_versions_are_listed_newest_first(at, capsys):
     tiny.publish(at.settings.registry, metrics={"accuracy": 0.875})
     lines = run(capsys, "versions", "colours")[1].splitlines()

@@ -176,7 +176,7 @@ def with_scans(n_scans: int, size: int) -> bytes:
     """A progressive JPEG whose last scan comes again and again, until it has so many."""
     encoded = tiny.encode(Image.new("RGB", (size, size)), "JPEG", progressive=True)
     last = encoded[encoded.rindex(b"\xff\xda") : -2]
-    missing = n_scans - count_scans(encoded)
+    missing = n_scans - count_scans(encoded).number
     return encoded[:-2] + missing * last + encoded[-2:]
 
 
@@ -202,14 +202,17 @@ def test_the_picture_of_a_jpeg_comes_before_16_megabytes_of_something_else() -> 
 
 def test_scans_are_counted_as_a_decoder_meets_them() -> None:
     plain = tiny.encode(scene(40, 30), "JPEG")
-    assert count_scans(plain) == count_scans(plain + 9 * plain) == 1  # a film may follow a picture
+    assert count_scans(plain) == count_scans(plain + 9 * plain) == (1, True)  # a film may follow
     hidden = segment(0xE1, b"\xff\xda" * 99)  # so may a small copy come before it
-    assert count_scans(plain[:2] + hidden + plain[2:]) == 1
+    assert count_scans(plain[:2] + hidden + plain[2:]) == (1, True)
     alone = b"\xff\x01\xff\xd0\xff\xff"  # these have no length to be passed over by
-    assert count_scans(plain[:2] + alone + plain[2:]) == 1
-    assert count_scans(plain[:2] + alone + 5 * segment(0xDA, b"\x03")) == 5
-    assert count_scans(plain.replace(b"\xff\xc0", b"\xff\xc2")[:-2] + segment(0xDA, b"x")) == 2
-    assert count_scans(b"\xff\xd8\xff\xda") == 1
+    assert count_scans(plain[:2] + alone + plain[2:]) == (1, True)
+    assert count_scans(plain[:2] + alone + 5 * segment(0xDA, b"\x03")) == (5, False)
+    assert count_scans(plain.replace(b"\xff\xc0", b"\xff\xc2")[:-2] + segment(0xDA, b"x")) == (
+        2,
+        False,
+    )
+    assert count_scans(b"\xff\xd8\xff\xda") == (1, False)
 
 
 def chunk(name: bytes, content: bytes = b"") -> bytes:
@@ -309,9 +312,20 @@ def test_a_webp_may_have_a_quarter_of_the_pixels() -> None:
         prepare(encoded, SPEC, max_pixels=9_999)
 
 
-def test_of_large_images_one_is_in_memory_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("kind", "cut"),
+    [("PNG", False), ("JPEG", False), ("JPEG", True)],
+    ids=["png", "jpeg in several scans", "jpeg of which several were expected"],
+)
+def test_of_images_that_are_large_in_memory_there_is_one_at_a_time(
+    kind: str, cut: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("registry.images.LARGE_PIXELS", 40 * 30)
-    large, small = (tiny.encode(scene(40, height), "PNG") for height in (31, 30))
+    options = {"progressive": True} if kind == "JPEG" else {}
+    large, small = (tiny.encode(scene(40, height), kind, **options) for height in (31, 30))
+    if cut:
+        second = large.index(b"\xff\xda", large.index(b"\xff\xda") + 1)
+        large = large[:second] + b"\xff\xd9"
     photo = tiny.encode(scene(40, 31), "JPEG")
     with ThreadPoolExecutor() as pool:
         with ONE_LARGE:

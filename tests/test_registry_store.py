@@ -44,6 +44,11 @@ def test_a_version_is_found_without_looking_at_the_others(root: Path) -> None:
     assert Listed(root).bundle("colours", 1).labels == tiny.LABELS
 
 
+def test_a_url_is_not_taken_for_an_empty_registry() -> None:
+    with pytest.raises(BadRequest, match=r"s3:/bucket/models is a URL; only folders are read"):
+        Registry(Path("s3://bucket/models"))
+
+
 def test_an_absent_registry_is_empty(tmp_path: Path) -> None:
     registry = Registry(tmp_path / "absent")
     assert registry.models() == []

@@ -7,7 +7,7 @@ from pathlib import Path
 import grpc
 import pytest
 import tiny
-from conftest import RunningServer, Start, best, held, wait_until
+from conftest import RunningServer, Start, best, held, in_flight, wait_until
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
@@ -153,6 +153,7 @@ def test_a_model_that_comes_while_the_server_drains_is_not_healthy(
 def test_a_draining_server_says_so_and_still_answers(start: Start, root: Path) -> None:
     tiny.publish(root, promote=True)
     server = start(drain_seconds=0.5)
+    assert "unfreeze_ready 1.0" in server.metrics()
     drain = threading.Thread(target=lambda: server.call(server.service.drain()))
     drain.start()
     wait_until(lambda: health(server, "") == "NOT_SERVING")
@@ -160,6 +161,22 @@ def test_a_draining_server_says_so_and_still_answers(start: Start, root: Path) -
     assert best(server.classify(tiny.picture("blue"))) == ["blue"]
     drain.join()
     assert "unfreeze_draining 1.0" in server.metrics()
+    assert "unfreeze_ready 0.0" in server.metrics()
+
+
+def test_calls_that_outlast_the_grace_are_counted_in_the_log(
+    start: Start, root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tiny.publish(root, promote=True)
+    server = start(grace_seconds=0.1)
+    with held(server):
+        answer = server.classifier.Classify.future(request(), timeout=60)
+        wait_until(lambda: in_flight(server, 1))
+        server.end()
+        wait_until(lambda: "calls_cut_off" in caplog.messages)
+        assert answer.code() is not grpc.StatusCode.OK
+    (record,) = (one for one in caplog.records if one.message == "calls_cut_off")
+    assert record.calls == 1
 
 
 def watch(server: RunningServer, service: str = "") -> grpc.Call:

@@ -172,7 +172,7 @@ def test_a_broken_version_promoted_elsewhere_keeps_the_old_one_live(
     assert server.classify(tiny.picture("red")).version == 1
     assert server.classify(tiny.picture("red"), model="other").version == other
     model, _ = server.admin.ListModels(pb.ListModelsRequest()).models
-    assert (model.promoted_version, model.ready) == (2, True)
+    assert (model.promoted_version, model.live_version, model.ready) == (2, 1, True)
     assert BROKEN[how] in model.problem
     assert 'unfreeze_load_problem{model="colours"} 1.0' in server.metrics()
 
@@ -181,7 +181,7 @@ def test_models_in_memory_are_looked_at_by_the_event_loop_alone(
     server: RunningServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     live, threads = server.service.live, set()
-    for name in ("ready", "problems", "candidate"):
+    for name in ("versions", "problems", "candidate"):
         look = getattr(live, name)
 
         def note(*arguments: object, look: Callable[..., object] = look) -> object:
@@ -262,17 +262,6 @@ def test_a_model_that_never_loaded_is_unavailable(start: Start, root: Path) -> N
         server.classify(tiny.picture())
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
     assert "colours cannot be served: colours/1: golden answers differ" in caught.value.details()
-
-
-def test_a_registry_that_cannot_be_read_at_the_start_is_followed_once_it_can(
-    start: Start, root: Path
-) -> None:
-    root.rmdir()
-    root.symlink_to("x" * 999)
-    server = start()
-    root.unlink()
-    tiny.publish(root, promote=True)
-    wait_until(lambda: "colours" in server.service.live.ready())
 
 
 def test_a_registry_that_cannot_be_read_any_more_holds_up_nothing_that_is_in_memory(

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import resource
 import signal
 import struct
 import subprocess
@@ -19,6 +20,7 @@ import tiny
 from conftest import TESTS, ServerProcess, best, wait_until
 
 from registry.store import Registry
+from service.listener import MAX_FILES
 from unfreeze.v1 import admin_pb2, admin_pb2_grpc, classifier_pb2_grpc
 from unfreeze.v1 import classifier_pb2 as pb
 
@@ -187,6 +189,33 @@ def test_a_signal_ends_a_start_and_nobody_is_told_of_a_ready_server(
     os.close(hanging)
     assert process.process.wait(30) == 0
     assert {line["event"] for line in log_lines(process)}.isdisjoint({"ready", "draining"})
+
+
+def test_a_registry_that_cannot_be_read_is_waited_for_before_anybody_counts_on_the_server(
+    root: Path, start_process: StartProcess
+) -> None:
+    root.rmdir()
+    root.symlink_to("x" * 999)
+    process = start_process("--poll-seconds", "0.1", awaited=False)
+    wait_until(lambda: "registry_unreadable" in process.log.read_text())
+    root.unlink()
+    tiny.publish(root, promote=True)
+    wait_until(process.ports_file.exists)
+    assert best(classifier(process).Classify(REQUEST, timeout=20)) == ["red"]
+    events = [line["event"] for line in log_lines(process)]
+    told = ["registry_unreadable", "registry_readable", "ready"]
+    assert [event for event in events if event in told] == told
+
+
+def test_a_server_opens_as_many_files_as_it_may(root: Path, start_process: StartProcess) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 512), hard))  # which it inherits
+    try:
+        process = start_process()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    (line,) = re.findall(r"^process_max_fds (.+)$", metrics(process), re.MULTILINE)
+    assert float(line) == min(hard, MAX_FILES)
 
 
 def test_an_end_that_hangs_is_cut_off(root: Path, start_process: StartProcess) -> None:

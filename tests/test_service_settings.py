@@ -171,6 +171,14 @@ def test_a_file_is_not_taken_for_an_empty_folder(tmp_path: Path, name: str) -> N
         read_settings(given)
 
 
+@pytest.mark.parametrize("name", ["registry", "state", "data_roots"])
+def test_a_url_is_not_taken_for_a_folder(name: str) -> None:
+    url = "s3://bucket/models"
+    given = {"registry": "models", name: (url,) if name == "data_roots" else url}
+    with pytest.raises(BadRequest, match=rf"{name}.*: this is a URL; only folders are read"):
+        read_settings(given)
+
+
 @pytest.mark.parametrize("plan", ["fast", "1x2", "0x1x1", "1x2x99999"])
 def test_a_plan_that_is_none_is_told_how_to_write_one(plan: str) -> None:
     with pytest.raises(BadRequest, match=r"^plan: write it as THREADSxRUNSxBATCH, such as 1x2x1 "):

@@ -16,8 +16,9 @@ class Model:
     newest_version: int | None
     versions: int
     ready: bool
-    problem: str
+    problem: str  # why the server does not follow what is promoted; another version may answer
     candidate: Candidate | None  # what is tried beside the promoted version
+    live_version: int | None  # what answers now; an older one, where the promoted one does not load
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ def model(told: admin_pb2.Model) -> Model:
         ready=told.ready,
         problem=told.problem,
         candidate=candidate(told.candidate) if told.HasField("candidate") else None,
+        live_version=told.live_version or None,
     )
 
 

@@ -74,7 +74,7 @@ def show_models(options: argparse.Namespace) -> int:
     if options.json:
         show_json(models)
         return OK
-    columns = ["model", "live", "newest", "versions", "state", "candidate"]
+    columns = ["model", "promoted", "newest", "versions", "state", "candidate"]
     show_table(columns, [_model_row(model) for model in models])
     return OK
 
@@ -116,10 +116,16 @@ def _add_reason(parser: argparse.ArgumentParser) -> None:
 
 
 def _model_row(model: Model) -> list[object]:
-    state = "ready" if model.ready else f"not ready: {model.problem}"
+    state = _state(model)
     candidate = model.candidate and in_words(model.candidate)
     numbers = [model.promoted_version, model.newest_version, model.versions]
     return [model.name, *numbers, state, candidate]
+
+
+def _state(model: Model) -> str:
+    if not model.ready:
+        return f"not ready: {model.problem}"
+    return f"version {model.live_version} answers: {model.problem}" if model.problem else "ready"
 
 
 def _version_row(version: Version) -> list[object]:

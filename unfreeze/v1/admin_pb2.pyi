@@ -699,6 +699,7 @@ class Model(_message.Message):
     READY_FIELD_NUMBER: _builtins.int
     PROBLEM_FIELD_NUMBER: _builtins.int
     CANDIDATE_FIELD_NUMBER: _builtins.int
+    LIVE_VERSION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     promoted_version: _builtins.int
     """0 when none is promoted."""
@@ -707,7 +708,9 @@ class Model(_message.Message):
     ready: _builtins.bool
     """True when this server answers for it now."""
     problem: _builtins.str
-    """Why not, when it does not."""
+    """Why this server does not follow what is promoted; another version may answer meanwhile."""
+    live_version: _builtins.int
+    """What answers here whoever names no version; 0 when nothing does."""
     @_builtins.property
     def candidate(self) -> Global___Candidate:
         """Absent when no version is tried."""
@@ -722,10 +725,11 @@ class Model(_message.Message):
         ready: _builtins.bool = ...,
         problem: _builtins.str = ...,
         candidate: Global___Candidate | None = ...,
+        live_version: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_candidate", b"_candidate", "candidate", b"candidate"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_candidate", b"_candidate", "candidate", b"candidate", "name", b"name", "newest_version", b"newest_version", "problem", b"problem", "promoted_version", b"promoted_version", "ready", b"ready", "versions", b"versions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_candidate", b"_candidate", "candidate", b"candidate", "live_version", b"live_version", "name", b"name", "newest_version", b"newest_version", "problem", b"problem", "promoted_version", b"promoted_version", "ready", b"ready", "versions", b"versions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__candidate: _TypeAlias = _typing.Literal["candidate"]  # noqa: Y015
     _WhichOneofArgType__candidate: _TypeAlias = _typing.Literal["_candidate", b"_candidate"]  # noqa: Y015
