@@ -154,7 +154,7 @@ def test_nothing_goes_out_and_only_predictions_come_in():
 def test_a_pod_knows_how_many_processors_are_its_own(components: tuple[str, ...], tmp_path: Path):
     (container,) = pod(render(tmp_path, components))["containers"]
     limits, requests = (container["resources"][kind] for kind in ("limits", "requests"))
-    assert int(limits["cpu"]) >= int(requests["cpu"])
+    assert limits["cpu"] == requests["cpu"]
 
 
 def test_replicas_are_scaled_by_a_metric_that_the_server_has(tmp_path: Path):
@@ -199,6 +199,9 @@ def test_retraining_is_one_pod_that_alone_has_its_volumes(tmp_path: Path):
     assert container["image"] == "unfreeze-training:0.1.0"
     assert pod(manifests)["shareProcessNamespace"] is True
     assert {"/models": False, "/state": False, "/data": True}.items() <= mounts.items()
+    # nobody else is there to go to
+    assert variables(manifests)["UNFREEZE_DRAIN_SECONDS"] == "0"
+    assert container["lifecycle"]["preStop"] == {"sleep": {"seconds": 1}}
     claims = [m["spec"]["accessModes"] for m in manifests if m["kind"] == "PersistentVolumeClaim"]
     assert claims == [["ReadWriteOnce"]] * 3
 
@@ -208,6 +211,7 @@ def test_a_gpu_is_asked_for_and_insisted_on(others: tuple[str, ...], tmp_path: P
     manifests = render(tmp_path, (*others, "gpu"))
     (container,) = pod(manifests)["containers"]
     assert container["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    assert container["resources"]["limits"]["memory"] == "12Gi"  # no less than training has without
     assert container["image"].endswith(":0.1.0-gpu")
     probe = container["startupProbe"]
     assert probe["periodSeconds"] * probe["failureThreshold"] == 30 * 60  # to compile networks
