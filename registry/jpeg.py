@@ -46,9 +46,8 @@ def count_scans(encoded: bytes) -> Scans:
             components = segment[7:8]
         if found[1] == SCAN:
             n_scans += 1
-            if (
-                components and segment[2:3] == components
-            ):  # all in one scan: a decoder reads no further
+            # all of them in one scan: a decoder reads no further
+            if components and segment[2:3] == components:
                 return Scans(n_scans, by_line=n_scans == 1)
         at = found.end() + max(2, int.from_bytes(segment[:2], "big"))
     raise BadImage(f"a JPEG of more than {MAX_SEGMENTS} segments; save it anew")
