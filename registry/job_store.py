@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from registry.errors import NotFound, Unavailable
+from registry.errors import Conflict, NotFound, Unavailable
 from registry.job_database import open_database
 from registry.jobs import EVENTS, Event, Job, JobRequest, JobState, StateChanged
 from registry.schema import explain
@@ -51,12 +51,15 @@ class JobStore:
         """A new queued job, or the one that already has the request's idempotency key.
 
         The second value is True when the job was there before.
+
+        Raises:
+            Conflict: the key is that of another request.
         """
         with self._transaction() as db:
             key = request.idempotency_key or None
             row = db.execute("SELECT record FROM jobs WHERE idempotency_key = ?", [key]).fetchone()
             if row:
-                return _read(JOBS, row[0]), True
+                return _same(_read(JOBS, row[0]), request), True
             job = Job(
                 id=uuid.uuid4().hex,
                 request=request,
@@ -167,6 +170,17 @@ def _read(kind: TypeAdapter[T], record: str) -> T:
             f"the job database holds what this program does not know ({explain(error)}); it was "
             "written by a newer unfreeze: upgrade, or start with another state folder"
         ) from error
+
+
+def _same(job: Job, request: JobRequest) -> Job:
+    """`job`, which was asked for by the same request."""
+    others = [name for name, value in request if value != getattr(job.request, name)]
+    if others:
+        raise Conflict(
+            f"the idempotency key {request.idempotency_key!r:.80} is that of job {job.id}, which "
+            f"was asked for with another {' and '.join(others)}; give each request a key of its own"
+        )
+    return job
 
 
 def _get(db: sqlite3.Connection, job_id: str) -> Job:

@@ -78,7 +78,11 @@ class JobRecords:
     # Writing
 
     async def create(self, request: JobRequest) -> tuple[Job, bool]:
-        """A queued job; True when its idempotency key named one before."""
+        """A queued job; True when its idempotency key named one before.
+
+        Raises:
+            Conflict: the key is that of another request.
+        """
         job, existing = await asyncio.to_thread(self._store.create, request)
         if not existing:
             self._metrics.jobs_started.inc()

@@ -41,6 +41,7 @@ class Jobs:
 
         Raises:
             BadRequest: its settings cannot work.
+            Conflict: the key is that of another request.
         """
         await self._settings.check(request.settings)
         return await self._unbroken.run(self._records.create(request))

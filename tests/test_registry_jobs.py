@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from registry.errors import NotFound, Unavailable
+from registry.errors import Conflict, NotFound, Unavailable
 from registry.job_store import JobStore
 from registry.jobs import EVENTS, JobRequest, JobState, Note, Progress, StateChanged
 
@@ -41,6 +41,13 @@ def test_the_same_key_is_the_same_job(store: JobStore) -> None:
     assert store.create(request("k")) == (first, True)
     store.update(first.id, state=JobState.FAILED, message="no")
     assert store.create(request("k"))[0].state is JobState.FAILED
+
+
+def test_a_key_is_refused_to_another_request(store: JobStore) -> None:
+    first, _ = store.create(request("k"))
+    with pytest.raises(Conflict, match=rf"'k' is that of job {first.id}, .* with another model; "):
+        store.create(request("k", model="other"))
+    assert store.jobs() == [first]
 
 
 def test_no_key_is_no_protection(store: JobStore) -> None:

@@ -276,10 +276,22 @@ def test_a_trainer_that_cannot_be_started_fails_the_job(
 
 def test_the_same_key_is_the_same_job(server: RunningServer) -> None:
     first = begin(server, key="nightly", mode="hang")
-    request = pb.StartTrainingRequest(model="colours", data="colours", idempotency_key="nightly")
-    again = server.admin.StartTraining(request)
+    request = pb.StartTrainingRequest(
+        model="colours", data="colours", settings={"mode": "hang"}, idempotency_key="nightly"
+    )
+    again = server.admin.StartTraining(request, timeout=60)
     assert (again.job.id, again.existing) == (first.id, True)
     assert len(server.admin.ListJobs(pb.ListJobsRequest()).jobs) == 1
+
+
+def test_the_key_of_one_model_does_not_pass_for_a_training_of_another(
+    server: RunningServer,
+) -> None:
+    first = begin(server, key="nightly", mode="hang")
+    code, details = refusal(server, model="other", idempotency_key="nightly")
+    assert code == "FAILED_PRECONDITION"
+    assert f"that of job {first.id}" in details
+    assert "another model and settings; give each request a key of its own" in details
 
 
 def running(server: RunningServer, job: pb.Job) -> bool:

@@ -130,7 +130,9 @@ class StartTrainingRequest(_message.Message):
     data: _builtins.str
     """A folder of class folders, a CSV or TSV, or Parquet files, below a data root of the server."""
     idempotency_key: _builtins.str
-    """Two requests with the same key are one job. Empty: no such protection."""
+    """Two requests with the same key are one job, and must be the same in all else. Empty: no such
+    protection.
+    """
     promotion: Global___PromotionPolicy.ValueType
     @_builtins.property
     def settings(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
