@@ -115,8 +115,6 @@ class JobRecords:
         promoted: bool = False,
     ) -> Job:
         """The job as it has ended: like this, or as it had before."""
-        checkpoint = self.folder(job_id) / "run" / CHECKPOINT
-        await asyncio.to_thread(checkpoint.unlink, missing_ok=True)
         now = datetime.now(UTC)
         job = await self.change(
             job_id,
@@ -126,11 +124,13 @@ class JobRecords:
             promoted=promoted,
             finished_at=now,
         )
-        if job.finished_at != now:  # it had ended before
-            return job
-        self._metrics.jobs_ended.labels(job.state.value).inc()
-        self.count_success(job)
-        log.info("job_ended", extra={"job": job_id, "state": job.state, "problem": message})
+        if job.finished_at == now:  # else it had ended before
+            self._metrics.jobs_ended.labels(job.state.value).inc()
+            self.count_success(job)
+            log.info("job_ended", extra={"job": job_id, "state": job.state, "problem": message})
+        # only now: what has not been recorded as ended is gone on with
+        checkpoint = self.folder(job_id) / "run" / CHECKPOINT
+        await asyncio.to_thread(checkpoint.unlink, missing_ok=True)
         return job
 
     async def change(self, job_id: str, event: Event | None = None, **changes: object) -> Job:

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from registry.errors import Conflict, Unavailable, UnfreezeError
+from registry.errors import Unavailable, UnfreezeError
 from registry.files import write_durably
 from registry.jobs import Assignment, Event, Job, JobState, Note, Progress
 from registry.store import Registry
@@ -91,30 +91,46 @@ class JobRunner:
                 await self._running.trainer.stop(self._cancel_s)
 
     async def run(self, job: Job) -> None:
-        """The job has ended, or is queued again."""
+        """The job has ended, or is queued again.
+
+        Raises:
+            Unavailable, OSError: the disk of the state folder refuses, and may not in a moment.
+        """
         self._running = running = Running(job.id)
-        facts = {"job": job.id, "model": job.request.model}
-        log.info("job_started", extra=facts)
+        log.info("job_started", extra={"job": job.id, "model": job.request.model})
         try:
             if job.state is JobState.RUNNING and job.attempt >= MAX_ATTEMPTS:
-                raise Conflict(f"{job.attempt} times its end could not be recorded: see the log")
-            job = await self._records.begin(job)
-            if job.state.ended:  # cancelled at this very moment
+                reason = f"what came of attempt {job.attempt} could not be recorded: see the log"
+                await self._records.end(job.id, JobState.FAILED, reason)
                 return
+            job = await self._records.begin(job)
+            if not job.state.ended:  # cancelled at this very moment
+                await self._run(job, running)
+        finally:
+            self._running = None
+
+    async def _run(self, job: Job, running: Running) -> None:
+        try:
             state, message = await self._attempt(job, running)
             if state is JobState.QUEUED:
-                await self._records.requeue(job.id, message)
-                if running.cancelled:  # meanwhile: nobody else would see it
-                    await self._records.end(job.id, JobState.CANCELLED, "cancelled while it ran")
+                await self._queue_again(job, running, message)
             elif state is not JobState.SUCCEEDED:
                 await self._records.end(job.id, state, message)
+        except (Unavailable, OSError) as error:
+            if job.attempt < MAX_ATTEMPTS:
+                await self._queue_again(job, running, f"{error}; it goes on where it was")
+                raise
+            await self._records.end(job.id, JobState.FAILED, str(error))
         except UnfreezeError as error:
             await self._records.end(job.id, JobState.FAILED, str(error))
         except Exception as error:
-            log.exception("job_broke", extra=facts)
+            log.exception("job_broke", extra={"job": job.id, "model": job.request.model})
             await self._records.end(job.id, JobState.FAILED, f"internal error: {error}")
-        finally:
-            self._running = None
+
+    async def _queue_again(self, job: Job, running: Running, message: str) -> None:
+        await self._records.requeue(job.id, message)
+        if running.cancelled:  # meanwhile: nobody else would see it
+            await self._records.end(job.id, JobState.CANCELLED, "cancelled while it ran")
 
     async def _attempt(self, job: Job, running: Running) -> tuple[JobState, str]:
         """What became of the job, and why."""
@@ -135,7 +151,8 @@ class JobRunner:
             except Unavailable as error:
                 log.warning("registry_unusable", extra={"job": job.id, "problem": str(error)})
                 text = f"{error}; it is tried again in {pause_s:g} s"
-                await self._records.append(job.id, Note(text=text))
+                with suppress(Unavailable):  # the registry's disk may be that of the jobs
+                    await self._records.append(job.id, Note(text=text))
             with suppress(TimeoutError):
                 await asyncio.wait_for(running.interrupted.wait(), pause_s)
             if running.cancelled:

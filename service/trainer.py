@@ -79,6 +79,8 @@ class Trainer:
             self.signal(signal.SIGKILL)  # whatever the process left behind
             if self._process.stdin:
                 self._process.stdin.close()
+        while self._process.poll() is None:  # the next attempt works in the same folder
+            await asyncio.sleep(0.05)
         await asyncio.wait({reader}, timeout=LINGER_S)
         if reader.done():
             reader.result()  # an event that could not be written down is not passed over

@@ -29,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import tiny
 
 from registry.jobs import (
+    CHECKPOINT,
     Assignment,
     EpochFinished,
     Event,
@@ -42,8 +43,8 @@ from registry.jobs import (
 )
 
 MODES = (
-    *("good", "fail", "hang", "stubborn", "crash", "killed", "killed once", "garbage", "half"),
-    "grandchild",
+    *("good", "fail", "hang", "stubborn", "crash", "killed", "garbage", "half", "grandchild"),
+    *("killed once", "hang once"),
 )
 
 
@@ -86,11 +87,14 @@ def train(assignment: Assignment, mode: str) -> int:
             raise RuntimeError("a bug in the trainer")
         case "killed":
             os.kill(os.getpid(), signal.SIGKILL)
-        case "killed once":
-            before = assignment.run / "checkpoint.safetensors"
+        case "killed once" | "hang once":
+            before = assignment.run / CHECKPOINT
             if not before.exists():
                 before.touch()
-                os.kill(os.getpid(), signal.SIGKILL)
+                if mode == "killed once":
+                    os.kill(os.getpid(), signal.SIGKILL)
+                tell(Note(text="hangs"))
+                time.sleep(600)
             tell(Note(text="goes on"))
         case "half":
             tell(Staged(folder=assignment.stage))

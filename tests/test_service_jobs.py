@@ -15,9 +15,21 @@ import pytest
 import tiny
 from conftest import RunningServer, Start, best, wait_until
 
+from registry.errors import Unavailable
 from registry.job_store import JobStore
-from registry.jobs import GateDecided, JobState, PromotionPolicy, Score, Scored
+from registry.jobs import (
+    CHECKPOINT,
+    GateDecided,
+    JobRequest,
+    JobState,
+    Note,
+    PromotionPolicy,
+    Score,
+    Scored,
+)
 from service.gate import decide
+from service.job_records import JobRecords
+from service.metrics import Metrics
 from service.trainer import tail
 from unfreeze.v1 import admin_pb2 as pb
 
@@ -33,6 +45,16 @@ def events(server: RunningServer, job: pb.Job, from_sequence: int = 0) -> list[p
     """The job's whole story, once it has ended."""
     request = pb.WatchJobRequest(job_id=job.id, from_sequence=from_sequence)
     return list(server.admin.WatchJob(request, timeout=30))
+
+
+def notes(server: RunningServer, job: pb.Job) -> list[str]:
+    """What was noted in its story, once it has ended."""
+    return [event.note.text for event in events(server, job) if event.HasField("note")]
+
+
+def checkpoint(state: Path, job: pb.Job) -> Path:
+    """What its trainer goes on with."""
+    return state / "jobs" / job.id / "run" / CHECKPOINT
 
 
 def finished(server: RunningServer, job: pb.Job) -> pb.Job:
@@ -135,7 +157,7 @@ def test_a_trainer_that_was_killed_goes_on_in_the_folder_where_it_was(
     assert (job.state, job.attempt, job.version) == (pb.JOB_STATE_SUCCEEDED, 2, 2)
     told = [event.state_changed.message for event in events(server, job)]
     assert any("ended by SIGKILL" in text and "goes on where it was" in text for text in told)
-    assert not list((state / "jobs" / job.id / "run").iterdir())
+    wait_until(lambda: not checkpoint(state, job).exists())
 
 
 def test_a_trainer_that_is_killed_every_time_is_given_up(server: RunningServer) -> None:
@@ -358,19 +380,60 @@ def test_a_job_whose_end_cannot_be_recorded_is_not_repeated_for_ever(
     server: RunningServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("service.jobs.FIRST_BREATH_S", 0.01)
-    update, refusals = JobStore.update, iter(range(6))  # two each time: as it is, then as broken
+    update, refusals = JobStore.update, iter(range(4))  # the last time, the refusal itself is one
 
     def update_while_the_disk_is_full(self, job_id, event=None, **changes):
         if "finished_at" in changes and next(refusals, None) is not None:
-            raise sqlite3.OperationalError("database or disk is full")
+            raise Unavailable("the job database did not answer: database or disk is full")
         return update(self, job_id, event, **changes)
 
     monkeypatch.setattr(JobStore, "update", update_while_the_disk_is_full)
     job = finished(server, begin(server, mode="fail"))
     assert (job.state, job.attempt) == (pb.JOB_STATE_FAILED, 3)
-    assert job.message == "3 times its end could not be recorded: see the log"
+    assert job.message == "what came of attempt 3 could not be recorded: see the log"
     monkeypatch.undo()
     assert finished(server, begin(server)).state == pb.JOB_STATE_SUCCEEDED
+
+
+async def test_what_has_been_learnt_is_kept_until_the_end_of_its_job_is_recorded(
+    state: Path,
+) -> None:
+    state.mkdir()
+    store = JobStore(state / "jobs.db")
+    records = JobRecords(state, store, Metrics())
+    job, _ = await records.create(JobRequest(model="colours", data="colours"))
+    learnt = records.folder(job.id) / "run" / CHECKPOINT
+    learnt.parent.mkdir(parents=True)
+    learnt.touch()
+    store._db.execute("PRAGMA busy_timeout=50")
+    other = sqlite3.connect(state / "jobs.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(Unavailable, match="did not answer"):
+        await records.end(job.id, JobState.FAILED, "class 'green' has no images")
+    assert learnt.exists()
+    other.close()
+    await records.end(job.id, JobState.FAILED, "class 'green' has no images")
+    assert not learnt.exists()
+    store.close()
+
+
+def test_a_job_goes_on_where_it_was_when_an_event_of_it_could_not_be_recorded(
+    server: RunningServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.jobs.FIRST_BREATH_S", 0.01)
+    append = JobStore.append
+
+    def append_unless_the_disk_is_full(self, job_id, event):
+        if event == Note(text="hangs"):
+            raise Unavailable("the job database did not answer: database or disk is full")
+        append(self, job_id, event)
+
+    monkeypatch.setattr(JobStore, "append", append_unless_the_disk_is_full)
+    job = finished(server, begin(server, mode="hang once"))
+    assert (job.state, job.attempt) == (pb.JOB_STATE_SUCCEEDED, 2)
+    assert "goes on" in notes(server, job)
+    told = [event.state_changed.message for event in events(server, job)]
+    assert any("disk is full; it goes on where it was" in text for text in told)
 
 
 def fill_the_disk(monkeypatch: pytest.MonkeyPatch, function: str) -> Callable[[], int]:
@@ -397,7 +460,7 @@ def test_what_was_trained_waits_for_room_in_the_registry(
         refusals = fill_the_disk(full, function)
         job = begin(server, bias="0,9,0", accuracy="0.9", champion="0.8")
         wait_until(lambda: refusals() >= 2)
-    told = [event.note.text for event in events(server, job) if event.HasField("note")]
+    told = notes(server, job)
     assert any("No space left on device" in text and "tried again" in text for text in told)
     job = finished(server, job)
     assert (job.state, job.version, job.promoted) == (pb.JOB_STATE_SUCCEEDED, 2, True)
