@@ -4,7 +4,7 @@
 
 a request   calls.py, classifier.py or protocol.py, live.py, predict.py, executor.py, session.py
 a swap      changes.py or follower.py, loading.py, loader.py, proof.py, swaps.py, loaded.py
-a job       admin.py, jobs.py, job_run.py, trainer.py, publication.py, gate.py
+a job       admin.py, jobs.py, job_run.py, preparation.py, trainer.py, publication.py, gate.py
 
 Nothing here imports torch, `training` or anything of `unfreeze` but the generated `unfreeze.v1`.
 """

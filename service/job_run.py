@@ -5,29 +5,42 @@ Every step can be repeated: whatever moment this process is killed at, the next 
 
 import asyncio
 import logging
-import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from registry.errors import Unavailable, UnfreezeError
-from registry.files import write_durably
-from registry.jobs import Assignment, Event, Job, JobState, Note, Progress
+from registry.jobs import Event, Job, JobState, Note, Progress
 from registry.store import Registry
 from service.job_records import JobRecords
 from service.live import Live
+from service.preparation import Champion, find_champion, prepare
 from service.publication import promote_if_good, publish, published_before
 from service.registry_calls import in_registry
 from service.trainer import Outcome, Trainer
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 MAX_ATTEMPTS = 3
 PROGRESS_EVERY_S = 0.25  # every event costs a write that must reach the disk
 # Until a registry that cannot be used, full or out of reach, is tried again: two hours in all.
 PAUSES_S = tuple(2.0**i for i in range(13))
+
+STOPPED = "the server stopped; it goes on with the next one"
+
+
+class NotDone(Exception):
+    """An attempt at a job is over, and the job has not ended well."""
+
+    def __init__(self, state: JobState, reason: str) -> None:
+        """`state` is the one that the job is to be in."""
+        super().__init__(reason)
+        self.state = state
 
 
 @dataclass
@@ -67,7 +80,7 @@ class JobRunner:
         self._command = command
         self._cancel_s = cancel_s
         self._cache = cache
-        self._data_roots = tuple(data_roots)
+        self._data_roots = data_roots
         self._running: Running | None = None
         self._stopping = False
 
@@ -111,12 +124,13 @@ class JobRunner:
 
     async def _run(self, job: Job, running: Running) -> None:
         try:
-            state, message = await self._attempt(job, running)
-            if state is JobState.QUEUED:
-                await self._queue_again(job, running, message)
-            elif state is not JobState.SUCCEEDED:
-                await self._records.end(job.id, state, message)
-        except (Unavailable, OSError) as error:
+            await self._attempt(job, running)
+        except NotDone as over:
+            if over.state is JobState.QUEUED:
+                await self._queue_again(job, running, str(over))
+            else:
+                await self._records.end(job.id, over.state, str(over))
+        except (Unavailable, OSError) as error:  # of the state folder: the registry is waited for
             if job.attempt < MAX_ATTEMPTS:
                 await self._queue_again(job, running, f"{error}; it goes on where it was")
                 raise
@@ -132,22 +146,39 @@ class JobRunner:
         if running.cancelled:  # meanwhile: nobody else would see it
             await self._records.end(job.id, JobState.CANCELLED, "cancelled while it ran")
 
-    async def _attempt(self, job: Job, running: Running) -> tuple[JobState, str]:
-        """What became of the job, and why."""
-        if await in_registry(published_before, self._registry, job) is None:
-            outcome = await self._train(job, running)
-            if running.cancelled:
-                return JobState.CANCELLED, "cancelled while it ran"
-            if self._stopping and not outcome.staged:
-                return JobState.QUEUED, "the server stopped; it goes on with the next one"
-            if outcome.killed and job.attempt < MAX_ATTEMPTS:
-                return JobState.QUEUED, f"{outcome.reason}; it goes on where it was"
-            if not outcome.staged:
-                return JobState.FAILED, outcome.reason
+    async def _attempt(self, job: Job, running: Running) -> None:
+        """The job has ended well.
+
+        Raises:
+            NotDone: it has not.
+        """
+        published = await self._patiently(
+            job, running, lambda: in_registry(published_before, self._registry, job)
+        )
+        left = ""
+        if published is None:
+            champion = await self._patiently(
+                job, running, lambda: in_registry(find_champion, self._registry, job.request.model)
+            )
+            outcome = await self._train(job, running, champion)
+            self._check(outcome, job, running)
+            left = f"; what was trained is in {self._records.folder(job.id) / 'stage'}"
+        await self._patiently(job, running, lambda: self._publish_and_promote(job), left)
+
+    async def _patiently(
+        self, job: Job, running: Running, work: Callable[[], Awaitable[T]], left: str = ""
+    ) -> T:
+        """What `work` gives, which is tried again while the registry cannot be used.
+
+        Args:
+            left: said in the end, of what there is all the same.
+
+        Raises:
+            NotDone: the job was interrupted meanwhile, or the registry stayed as it was.
+        """
         for pause_s in PAUSES_S:
             try:
-                await self._publish_and_promote(job)
-                return JobState.SUCCEEDED, ""
+                return await work()
             except Unavailable as error:
                 log.warning("registry_unusable", extra={"job": job.id, "problem": str(error)})
                 text = f"{error}; it is tried again in {pause_s:g} s"
@@ -156,15 +187,29 @@ class JobRunner:
             with suppress(TimeoutError):
                 await asyncio.wait_for(running.interrupted.wait(), pause_s)
             if running.cancelled:
-                return JobState.CANCELLED, "cancelled while the registry could not be used"
+                reason = "cancelled while the registry could not be used"
+                raise NotDone(JobState.CANCELLED, reason)
             if self._stopping:
-                return JobState.QUEUED, "the server stopped; it goes on with the next one"
-        stage = self._records.folder(job.id) / "stage"
-        return JobState.FAILED, f"the registry could not be used; what was trained is in {stage}"
+                raise NotDone(JobState.QUEUED, STOPPED)
+        raise NotDone(JobState.FAILED, f"the registry could not be used{left}")
 
-    async def _train(self, job: Job, running: Running) -> Outcome:
-        assignment = await asyncio.to_thread(self._prepare, job)
+    def _check(self, outcome: Outcome, job: Job, running: Running) -> None:
+        """Raises: NotDone, when nothing was trained or is wanted."""
+        if running.cancelled:
+            raise NotDone(JobState.CANCELLED, "cancelled while it ran")
+        if outcome.staged:
+            return
+        if self._stopping:
+            raise NotDone(JobState.QUEUED, STOPPED)
+        if outcome.killed and job.attempt < MAX_ATTEMPTS:
+            raise NotDone(JobState.QUEUED, f"{outcome.reason}; it goes on where it was")
+        raise NotDone(JobState.FAILED, outcome.reason)
+
+    async def _train(self, job: Job, running: Running, champion: Champion | None) -> Outcome:
         folder = self._records.folder(job.id)
+        assignment = await asyncio.to_thread(
+            prepare, folder, job, champion, cache=self._cache, data_roots=self._data_roots
+        )
         trainer = await Trainer.start(self._command, assignment, folder / "log.txt", folder / "pid")
         running.trainer = trainer
         if running.cancelled or self._stopping:  # that came while it started
@@ -184,32 +229,6 @@ class JobRunner:
         finally:
             running.trainer = None
             await asyncio.to_thread((folder / "pid").unlink, missing_ok=True)
-
-    def _prepare(self, job: Job) -> Path:
-        """The job's folder holds its assignment, and nothing staged by an attempt before."""
-        folder = self._records.folder(job.id)
-        stage = folder / "stage"
-        shutil.rmtree(stage, ignore_errors=True)
-        stage.mkdir(parents=True)
-        (folder / "run").mkdir(exist_ok=True)
-        self._cache.mkdir(exist_ok=True)
-        model = job.request.model
-        promoted = self._registry.promoted(model)
-        champion = promoted[1].version if promoted else None
-        assignment = Assignment(
-            model=model,
-            data=Path(job.request.data),
-            settings=job.request.settings,
-            within=self._data_roots,
-            cache=self._cache,
-            run=folder / "run",
-            stage=stage,
-            champion=self._registry.folder(model, champion) if champion else None,
-            champion_version=champion,
-        )
-        path = folder / "assignment.json"
-        write_durably(path, assignment.model_dump_json(indent=2).encode())
-        return path
 
     async def _publish_and_promote(self, job: Job) -> None:
         """The job has ended well.

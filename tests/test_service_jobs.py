@@ -380,7 +380,7 @@ def test_a_job_whose_end_cannot_be_recorded_is_not_repeated_for_ever(
     server: RunningServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("service.jobs.FIRST_BREATH_S", 0.01)
-    update, refusals = JobStore.update, iter(range(4))  # the last time, the refusal itself is one
+    update, refusals = JobStore.update, iter(range(4))
 
     def update_while_the_disk_is_full(self, job_id, event=None, **changes):
         if "finished_at" in changes and next(refusals, None) is not None:
@@ -465,6 +465,24 @@ def test_what_was_trained_waits_for_room_in_the_registry(
     job = finished(server, job)
     assert (job.state, job.version, job.promoted) == (pb.JOB_STATE_SUCCEEDED, 2, True)
     assert best(server.classify(tiny.picture("white"))) == ["green"]
+
+
+def test_a_job_waits_to_train_until_the_registry_can_be_read(
+    server: RunningServer, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.job_run.PAUSES_S", (0.01,) * 10_000)
+    elsewhere = root.rename(root.with_name("elsewhere"))
+    root.symlink_to("x" * 999)
+    job = begin(server)
+    story = server.admin.WatchJob(pb.WatchJobRequest(job_id=job.id), timeout=60)
+    note = next(event.note.text for event in story if event.HasField("note"))
+    story.cancel()
+    assert note.startswith("the registry cannot be used now (File name too long)")
+    mended = root.with_name("mended")
+    mended.symlink_to(elsewhere)
+    mended.replace(root)
+    job = finished(server, job)
+    assert (job.state, job.attempt, job.version) == (pb.JOB_STATE_SUCCEEDED, 1, 2)
 
 
 def test_a_job_that_waits_for_room_can_be_cancelled(
