@@ -103,8 +103,10 @@ class JobRecords:
             job.id, state=JobState.RUNNING, attempt=job.attempt + 1, started_at=started
         )
 
-    async def requeue(self, job_id: str, message: str) -> None:
-        await self.change(job_id, state=JobState.QUEUED, message=message)
+    async def requeue(self, job: Job, message: str, *, counts: bool) -> None:
+        """The job waits again; an attempt that does not count is given back."""
+        attempt = job.attempt if counts else job.attempt - 1
+        await self.change(job.id, state=JobState.QUEUED, message=message, attempt=attempt)
 
     async def end(
         self,

@@ -142,7 +142,7 @@ class JobRunner:
             await self._records.end(job.id, JobState.FAILED, f"internal error: {error}")
 
     async def _queue_again(self, job: Job, running: Running, message: str) -> None:
-        await self._records.requeue(job.id, message)
+        await self._records.requeue(job, message, counts=not self._stopping)
         if running.cancelled:  # meanwhile: nobody else would see it
             await self._records.end(job.id, JobState.CANCELLED, "cancelled while it ran")
 

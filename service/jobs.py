@@ -84,11 +84,11 @@ class Jobs:
 
     async def _take_over(self, job: Job) -> None:
         if job.attempt >= MAX_ATTEMPTS:
-            message = f"the server stopped under it {job.attempt} times; start a new job"
+            message = f"the server died under attempt {job.attempt}, the last; start a new job"
             await self._records.end(job.id, JobState.FAILED, message)
         else:
-            message = "the server stopped under it; it goes on where it was"
-            await self._records.requeue(job.id, message)
+            message = "the server died under it; it goes on where it was"
+            await self._records.requeue(job, message, counts=True)
 
     async def stop(self) -> None:
         """Nothing runs any more; a job that did is queued for the next server."""

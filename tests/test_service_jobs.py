@@ -29,6 +29,7 @@ from registry.jobs import (
 )
 from service.gate import decide
 from service.job_records import JobRecords
+from service.job_run import MAX_ATTEMPTS
 from service.metrics import Metrics
 from service.trainer import tail
 from unfreeze.v1 import admin_pb2 as pb
@@ -59,7 +60,11 @@ def checkpoint(state: Path, job: pb.Job) -> Path:
 
 def finished(server: RunningServer, job: pb.Job) -> pb.Job:
     events(server, job)
-    return server.admin.GetJob(pb.GetJobRequest(job_id=job.id))
+    return shown(server, job)
+
+
+def shown(server: RunningServer, job: pb.Job) -> pb.Job:
+    return server.admin.GetJob(pb.GetJobRequest(job_id=job.id), timeout=60)
 
 
 def refusal(server: RunningServer, **fields: Any) -> tuple[str, str]:
@@ -128,7 +133,7 @@ def test_events_arrive_while_the_job_runs(server: RunningServer) -> None:
     job = begin(server, mode="hang")
     stream = server.admin.WatchJob(pb.WatchJobRequest(job_id=job.id), timeout=20)
     assert next(event for event in stream if event.HasField("stage_started"))
-    assert server.admin.GetJob(pb.GetJobRequest(job_id=job.id)).state == pb.JOB_STATE_RUNNING
+    assert shown(server, job).state == pb.JOB_STATE_RUNNING
     stream.cancel()
 
 
@@ -354,12 +359,24 @@ def test_a_finished_job_is_left_as_it_is(server: RunningServer) -> None:
 def test_a_stopped_server_queues_its_job_for_the_next(start, root, state, data) -> None:
     tiny.publish(root, promote=True)
     first = start(state=state, data_roots=(data,))
-    job = begin(first, seconds="3")
-    assert running(first, job)
+    job = begin(first, mode="hang once")
+    wait_until(checkpoint(state, job).exists)
     first.stop()
     second = start(state=state, data_roots=(data,))
     ended = finished(second, job)
-    assert (ended.state, ended.attempt, ended.version) == (pb.JOB_STATE_SUCCEEDED, 2, 2)
+    assert (ended.state, ended.version) == (pb.JOB_STATE_SUCCEEDED, 2)
+    assert "goes on" in notes(second, job)
+
+
+def test_servers_that_were_told_to_stop_take_no_attempt_away(start, state, data) -> None:
+    server = start(state=state, data_roots=(data,))
+    job = begin(server, mode="hang")
+    for _ in range(MAX_ATTEMPTS):
+        wait_until(lambda: shown(server, job).state == pb.JOB_STATE_RUNNING)  # noqa: B023
+        server.stop()
+        server = start(state=state, data_roots=(data,))
+    wait_until(lambda: shown(server, job).state == pb.JOB_STATE_RUNNING)
+    assert shown(server, job).attempt == 1
 
 
 def test_a_job_killed_between_publication_and_record_is_finished_not_repeated(

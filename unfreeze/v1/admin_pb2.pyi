@@ -229,7 +229,9 @@ class Job(_message.Message):
     """The version it published; 0 when none."""
     promoted: _builtins.bool
     attempt: _builtins.int
-    """How often it was started; above 1 after a server stopped under it."""
+    """Which attempt it is in; above 1 after a server died under it, or its training was killed. One
+    that a server ends because it was told to stop does not count.
+    """
     @_builtins.property
     def settings(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     @_builtins.property
