@@ -21,6 +21,7 @@ from service.trainer_output import lines_of, open_output, read_event
 
 TAIL = 2_000  # bytes of the log that explain a crash
 LINGER_S = 5.0  # for what is left in the pipe after the end of the process
+LOOK_S = 0.05
 
 # Threads of the trainer that wait asleep, and not in a loop, leave the cores to those who answer.
 PATIENT = {"OMP_WAIT_POLICY": "PASSIVE"}
@@ -48,6 +49,7 @@ class Trainer:
     ) -> None:
         self._process = process
         self._output, self._pipe = output
+        self._telling = False
         self._log = log
 
     @classmethod
@@ -74,19 +76,30 @@ class Trainer:
         try:
             # not wait(): it would also wait for grandchildren that hold the pipe
             while self._process.poll() is None and not (reader.done() and reader.exception()):
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(LOOK_S)
         finally:
             self.signal(signal.SIGKILL)  # whatever the process left behind
             if self._process.stdin:
                 self._process.stdin.close()
         while self._process.poll() is None:  # the next attempt works in the same folder
-            await asyncio.sleep(0.05)
-        await asyncio.wait({reader}, timeout=LINGER_S)
+            await asyncio.sleep(LOOK_S)
+        await self._linger(reader)
+        self._pipe.close()
         if reader.done():
             reader.result()  # an event that could not be written down is not passed over
         reader.cancel()
-        self._pipe.close()
         return await asyncio.to_thread(self._outcome, endings[-1] if endings else None)
+
+    async def _linger(self, reader: asyncio.Task[None]) -> None:
+        """What was left in the pipe has been read, or somebody else holds it open.
+
+        Only the wait for the pipe is limited: a disk may take longer to write an event down.
+        """
+        left_s = LINGER_S
+        while left_s > 0 and not reader.done():
+            await asyncio.wait({reader}, timeout=LOOK_S)
+            if not self._telling:
+                left_s -= LOOK_S
 
     def signal(self, number: signal.Signals) -> None:
         """The whole group gets the signal; nothing happens when it has gone."""
@@ -106,6 +119,7 @@ class Trainer:
         self, tell: Callable[[Event], Awaitable[None]], endings: list[Staged | Failed]
     ) -> None:
         async for line in lines_of(self._output):
+            self._telling = True
             event = read_event(line)
             if isinstance(event, Staged | Failed):
                 endings.append(event)
@@ -113,6 +127,7 @@ class Trainer:
                 await tell(event)
             else:
                 await asyncio.to_thread(self._note, line)
+            self._telling = False
 
     def _note(self, line: bytes) -> None:
         """A library that prints does no harm; what it printed is in the log."""

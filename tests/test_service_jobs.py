@@ -269,6 +269,23 @@ def test_the_event_loop_waits_for_no_disk(
     assert "server" not in threads
 
 
+def test_a_trainer_that_has_ended_is_heard_out_however_long_its_events_take_to_write(
+    server: RunningServer, state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append, linger_s = JobStore.append, 0.2
+
+    def append_long_after_its_end(self, job_id, event):
+        if isinstance(event, Scored):
+            pid = (state / "jobs" / job_id / "pid").read_text()
+            wait_until(lambda: not Path(f"/proc/{pid}").exists())
+            time.sleep(5 * linger_s)
+        append(self, job_id, event)
+
+    monkeypatch.setattr("service.trainer.LINGER_S", linger_s)
+    monkeypatch.setattr(JobStore, "append", append_long_after_its_end)
+    assert finished(server, begin(server)).state == pb.JOB_STATE_SUCCEEDED
+
+
 def test_of_a_long_log_the_end_alone_is_read(tmp_path: Path) -> None:
     log = tmp_path / "log.txt"
     log.touch()
