@@ -7,6 +7,7 @@ Nothing is overwritten, so readers need no lock and two writers cannot both win.
 """
 
 import os
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Generic, Literal, TypeVar
@@ -68,9 +69,19 @@ class Pointers(Generic[P]):
         self._names = sorted((name for name in names if _is_pointer(name)), key=_number)
 
     def history(self) -> list[tuple[int, P]]:
-        """Every pointer with its number, oldest first."""
-        pointers = ((_number(name), self._read(name)) for name in self._names)
-        return [(number, pointer) for number, pointer in pointers if pointer is not None]
+        """Every pointer that can be read, with its number, oldest first."""
+        return [(number, one) for number, one in self.each() if not isinstance(one, BundleError)]
+
+    def each(self) -> Iterator[tuple[int, P | BundleError]]:
+        """Every pointer, or what is wrong with it, with its number, oldest first."""
+        for name in self._names:
+            try:
+                pointer = self._read(name)
+            except BundleError as error:
+                yield _number(name), error
+            else:
+                if pointer:
+                    yield _number(name), pointer
 
     def in_force(self) -> tuple[int, P] | None:
         """The pointer with the highest number.

@@ -6,8 +6,10 @@
 Versions are immutable, so readers need no lock.
 """
 
+import os
 import re
 import shutil
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -92,7 +94,7 @@ class Registry:
         taken of the files in their final place and must equal those in `bundle.files`.
 
         Raises:
-            BundleError: the files are not those that `bundle` lists.
+            BundleError: the files are not those that `bundle` lists, or as `next_version`.
         """
         folder = self._claim(check_name(bundle.model))
         try:
@@ -103,12 +105,22 @@ class Registry:
             raise
         return int(folder.name)
 
+    def next_version(self, model: str) -> int:
+        """The number that is given out next, so that the one of a pruned version never is again.
+
+        Raises:
+            BundleError: a pointer is damaged, and nothing else tells which version it meant.
+        """
+        folder = self.root / check_name(model)
+        names = os.listdir(folder) if folder.is_dir() else ()
+        taken = (int(name) for name in names if name.isdecimal())
+        return max((*taken, *self._ever_promoted(model), *self._ever_tried(model)), default=0) + 1
+
     def _claim(self, model: str) -> Path:
         parent = self.root / model
         parent.mkdir(parents=True, exist_ok=True)
         while True:
-            taken = [int(path.name) for path in parent.iterdir() if path.name.isdecimal()]
-            folder = parent / str(max([*taken, self._highest_pointed(model)], default=0) + 1)
+            folder = parent / str(self.next_version(model))
             try:
                 folder.mkdir()
             except FileExistsError:
@@ -116,17 +128,27 @@ class Registry:
             sync(parent)
             return folder
 
-    def _highest_pointed(self, model: str) -> int:
-        """So that the number of a pruned version is never given out again."""
-        tried = (pointer for _, pointer in self.candidates(model).history())
-        candidates = (pointer.version for pointer in tried if isinstance(pointer, Candidate))
-        promoted = (pointer.version for _, pointer in self.history(model))
-        return max((*promoted, *candidates), default=0)
+    def _ever_promoted(self, model: str) -> Iterator[int]:
+        """Also what a damaged pointer meant, if the one after it can be read, which names that."""
+        after: Pointer | BundleError | None = None
+        for _, pointer in reversed(list(self._promotions(model).each())):
+            if isinstance(pointer, Pointer):
+                yield from (pointer.version, pointer.replaced or 0)
+            elif not isinstance(after, Pointer):
+                raise pointer
+            after = pointer
+
+    def _ever_tried(self, model: str) -> Iterator[int]:
+        for _, pointer in self.candidates(model).each():
+            if isinstance(pointer, BundleError):  # which no other names
+                raise pointer
+            if isinstance(pointer, Candidate):
+                yield pointer.version
 
     # What is promoted
 
     def history(self, model: str) -> list[tuple[int, Pointer]]:
-        """Every pointer to what was promoted, with its number, oldest first."""
+        """Every pointer to what was promoted that can be read, with its number, oldest first."""
         return self._promotions(model).history()
 
     def promoted(self, model: str) -> tuple[int, Pointer] | None:

@@ -19,7 +19,12 @@ class Champion:
 
 
 def find_champion(registry: Registry, model: str) -> Champion | None:
-    """What is promoted now; None: nothing is."""
+    """What is promoted now; None: nothing is.
+
+    Raises:
+        BundleError: a pointer of the model is damaged, so that nothing could be published.
+    """
+    registry.next_version(model)  # what is wrong with it is better told before hours of training
     promoted = registry.promoted(model)
     if promoted is None:
         return None

@@ -244,6 +244,38 @@ def test_the_number_of_a_pruned_version_is_not_given_out_again(
     assert tiny.publish(root) == 3
 
 
+def damage(root: Path, *numbers: int) -> None:
+    for number in numbers:
+        (root / f"colours/aliases/promoted/{number:06d}.json").write_text("{}")
+
+
+def test_a_damaged_pointer_holds_up_no_publishing_if_the_next_one_names_what_it_meant(
+    registry: Registry, root: Path
+) -> None:
+    for _ in range(2):
+        tiny.publish(root)
+    for version in (1, 2, 1):
+        promote(registry, version)
+    shutil.rmtree(root / "colours" / "2")
+    damage(root, 2)
+    assert tiny.publish(root) == 3
+    assert [number for number, _ in registry.history("colours")] == [1, 3]
+
+
+@pytest.mark.parametrize("damaged", [(1, 2), (3,)])
+def test_no_number_is_given_out_that_a_damaged_pointer_may_have_meant(
+    registry: Registry, root: Path, damaged: tuple[int, ...]
+) -> None:
+    tiny.publish(root)
+    for _ in range(3):
+        promote(registry, 1)
+    damage(root, *damaged)
+    for call in (lambda: registry.next_version("colours"), lambda: tiny.publish(root)):
+        with pytest.raises(BundleError, match=r"00000\d\.json: not a pointer: .*remove the file"):
+            call()
+    assert registry.versions("colours") == [1]
+
+
 GOOD_NAMES = ["a", "resnet34", "solar.v2", "A_b-c", "9", "x" * 128, "tensor"]
 BAD_NAMES = [
     "",

@@ -396,6 +396,27 @@ def test_servers_that_were_told_to_stop_take_no_attempt_away(start, state, data)
     assert shown(server, job).attempt == 1
 
 
+def test_a_damaged_pointer_of_before_holds_up_no_retraining(
+    server: RunningServer, root: Path
+) -> None:
+    server.registry.promote("colours", 1, by="test", reason="")
+    (root / "colours/aliases/promoted/000001.json").write_text("{}")
+    job = finished(server, begin(server))
+    assert (job.state, job.version, job.promoted) == (pb.JOB_STATE_SUCCEEDED, 2, True)
+
+
+def test_a_job_that_could_not_be_published_fails_before_it_trains(
+    server: RunningServer, root: Path
+) -> None:
+    tried = root / "colours/aliases/candidate/000001.json"
+    tried.parent.mkdir()
+    tried.write_text("{}")
+    job = begin(server)
+    told = {event.WhichOneof("event") for event in events(server, job)}
+    assert told == {"state_changed"}
+    assert "candidate/000001.json: not a pointer" in shown(server, job).message
+
+
 def test_a_job_killed_between_publication_and_record_is_finished_not_repeated(
     start, root, state, data
 ) -> None:

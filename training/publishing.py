@@ -44,8 +44,10 @@ def assign(
 
     Raises:
         BadRequest: `model` cannot name a model.
+        BundleError: a pointer of it is damaged, so that nothing could be published.
     """
     before = registry.promoted(check_name(model))
+    registry.next_version(model)  # what is wrong with it is better told before hours of training
     assignment = Assignment(
         model=model,
         data=data,
