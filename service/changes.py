@@ -10,7 +10,7 @@ from registry.pointers import Candidate, Mode, Pointer
 from registry.prune import prune
 from registry.store import Registry, check_name
 from service.loading import Loading
-from service.model import Model
+from service.model import Model, Promoted, put_back
 from service.registry_calls import in_registry
 from service.swaps import Swaps
 from service.unbroken import Unbroken
@@ -36,7 +36,7 @@ class Changes:
 
         Raises:
             NotFound, BundleError, Unavailable: it cannot be served.
-            Conflict: another pointer than `expected` is in force.
+            Conflict: another pointer than `expected` is in force, or the registry was put back.
         """
         await in_registry(self._registry.folder, model, version)
         return await self._unbroken.run(self._promote(model, version, by, reason, expected))
@@ -45,12 +45,20 @@ class Changes:
         self, model: str, version: int, by: str, reason: str, expected: int | None
     ) -> tuple[int, Pointer]:
         entry = self._models.setdefault(model, Model(model))
+
+        def write(followed: Promoted | None) -> Promoted:
+            self._check_onward(model, followed)
+            return self._registry.promote(model, version, by=by, reason=reason, expected=expected)
+
         async with self._loading.lease(entry, version, live=True) as loaded, entry.writing:
-            number, pointer = await in_registry(
-                self._registry.promote, model, version, by=by, reason=reason, expected=expected
-            )
-            self._swaps.go_live(entry, number, loaded)
-        return number, pointer
+            promoted = await in_registry(write, entry.follows)
+            self._swaps.go_live(entry, promoted, loaded)
+        return promoted
+
+    def _check_onward(self, model: str, followed: Promoted | None) -> None:
+        """Raises: Conflict, where what is written would not be followed here."""
+        if conflict := put_back(model, followed, self._registry.promoted(model)):
+            raise conflict
 
     async def rollback(self, model: str, *, by: str, reason: str) -> tuple[int, Pointer]:
         """What the promoted version replaced is live again.
@@ -67,19 +75,25 @@ class Changes:
 
         Raises:
             NotFound: nothing is promoted.
+            Conflict: the registry was put back; what answered before still does, until unloaded.
             BundleError, Unavailable: it cannot be served; what answered before still does.
         """
+        entry = self._models.get(model)
+        followed = entry.follows if entry else None
         promoted = await in_registry(self._registry.promoted, check_name(model))
         if promoted is None:
             raise NotFound(f"no version of {model} is promoted; promote one, then load it")
-        await self._unbroken.run(self._load(model, *promoted))
+        if conflict := put_back(model, followed, promoted):
+            raise conflict
+        await self._unbroken.run(self._load(model, promoted))
 
-    async def _load(self, model: str, number: int, pointer: Pointer) -> None:
+    async def _load(self, model: str, promoted: Promoted) -> None:
+        number, pointer = promoted
         entry = self._models.setdefault(model, Model(model))
         entry.unloaded = False
         try:
             async with self._loading.lease(entry, pointer.version, live=True) as loaded:
-                self._swaps.go_live(entry, number, loaded)
+                self._swaps.go_live(entry, promoted, loaded)
         except Exception as error:
             self._swaps.problem(entry, number, error)
             raise
@@ -97,7 +111,8 @@ class Changes:
 
         Raises:
             NotFound, BundleError, Unavailable: it cannot be served.
-            BadRequest, Conflict: as `registry.candidates.set_candidate`.
+            BadRequest: as `registry.candidates.set_candidate`.
+            Conflict: as there, or the registry was put back.
         """
         await in_registry(self._registry.folder, model, version)
         work = self._set_candidate(model, version, mode, percent, by, reason)
@@ -108,13 +123,14 @@ class Changes:
     ) -> Candidate:
         entry = self._models.setdefault(model, Model(model))
 
-        def write() -> tuple[int, Candidate]:
+        def write(followed: Promoted | None) -> tuple[int, Candidate]:
+            self._check_onward(model, followed)
             return set_candidate(
                 self._registry, model, version, mode, percent, by=by, reason=reason
             )
 
         async with self._loading.lease(entry, version, live=False) as loaded, entry.writing:
-            number, wanted = await in_registry(write)
+            number, wanted = await in_registry(write, entry.follows)
             self._swaps.try_out(entry, number, wanted, loaded)
         return wanted
 

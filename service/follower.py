@@ -3,22 +3,18 @@
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from registry.errors import BundleError, UnfreezeError
-from registry.pointers import Candidate, Cleared, Pointer
+from registry.pointers import Candidate, Cleared
 from registry.store import Registry
 from service.loading import Loading
 from service.metrics import Metrics
-from service.model import Model
+from service.model import NOTHING_PROMOTED, Model, Promoted, put_back
 from service.swaps import Swaps
 
 log = logging.getLogger(__name__)
-
-NOTHING_PROMOTED = (
-    "the registry has no promoted version of it any more; the one in memory goes on answering"
-)
 
 P = TypeVar("P")
 
@@ -28,8 +24,9 @@ class Aliases:
     """The pointers of a model in force, with their numbers, or why they cannot be read; None: there
     is none."""
 
-    promoted: tuple[int, Pointer] | BundleError | None
+    promoted: Promoted | BundleError | None
     candidate: tuple[int, Candidate | Cleared] | BundleError | None
+    followed: Promoted | None = None  # by this server, when it began to look
 
 
 GONE = Aliases(promoted=None, candidate=None)  # of a model that was in the registry
@@ -103,6 +100,7 @@ class Follower:
             task.add_done_callback(lambda _: self._under_way.pop(key))
 
     async def _look(self) -> dict[str, Aliases]:
+        followed = {name: entry.follows for name, entry in self._models.items()}
         try:
             found = await asyncio.to_thread(read_aliases, self._registry)
         except OSError as error:
@@ -114,7 +112,8 @@ class Follower:
             log.info("registry_readable")
         self._unreadable = ""
         live = (name for name, entry in self._models.items() if entry.current)
-        return dict.fromkeys(live, GONE) | found
+        told = dict.fromkeys(live, GONE) | found
+        return {name: replace(one, followed=followed.get(name)) for name, one in told.items()}
 
     async def _promoted(self, name: str, aliases: Aliases) -> None:
         if aliases.promoted is None:
@@ -129,6 +128,10 @@ class Follower:
         if entry.unloaded:
             return
         number, pointer = aliases.promoted
+        conflict = put_back(name, aliases.followed, aliases.promoted)
+        if conflict and entry.follows == aliases.followed:  # else it was changed here meanwhile
+            self._swaps.problem(entry, 0, conflict)
+            return
         if number <= entry.pointer:
             self._swaps.no_problem(entry)
             return
@@ -136,7 +139,7 @@ class Follower:
             return
         try:
             async with self._loading.lease(entry, pointer.version, live=True) as loaded:
-                self._swaps.go_live(entry, number, loaded)
+                self._swaps.go_live(entry, aliases.promoted, loaded)
         except Exception as error:  # whatever it is, the others go on
             self._swaps.problem(entry, number, error)
 

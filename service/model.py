@@ -5,11 +5,19 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
+from registry.errors import Conflict
+from registry.pointers import Pointer
 from service.candidacy import Candidacy
 from service.loaded import Loaded
 
+Promoted: TypeAlias = tuple[int, Pointer]  # what is promoted, with the pointer's number
+
 UNLOADED = "unloaded"
+NOTHING_PROMOTED = (
+    "the registry has no promoted version of it any more; the one in memory goes on answering"
+)
 MAX_PINNED = 2  # versions that are in memory only because somebody asked for them by number
 FIRST_RETRY_S = 1.0
 LONGEST_RETRY_S = 60.0
@@ -50,7 +58,7 @@ class Model:
     pinned: OrderedDict[int, Loaded] = field(default_factory=OrderedDict)
     # of versions that somebody asked for by number, why they do not load
     broken: dict[int, Trouble] = field(default_factory=dict)
-    pointer: int = 0  # number of the pointer that `current` follows
+    follows: Promoted | None = None  # the pointer because of which `current` answers
     coming: int = 0  # versions that are being loaded to be `current`
     unloaded: bool = False  # by order: nothing comes into memory until it is loaded again
     trouble: Trouble = field(default_factory=Trouble)
@@ -61,6 +69,11 @@ class Model:
 
     # held while this server writes a pointer: two of its callers do not collide with each other
     writing: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    @property
+    def pointer(self) -> int:
+        """Number of the pointer that it follows; 0: none."""
+        return self.follows[0] if self.follows else 0
 
     @property
     def problem(self) -> str:
@@ -105,3 +118,23 @@ class Model:
         for loaded in let_go:
             if loaded and not any(loaded is kept for kept in self.versions()):
                 loaded.retire()
+
+
+def put_back(model: str, followed: Promoted | None, now: Promoted | None) -> Conflict | None:
+    """Why a server cannot go on from the pointer that it followed to the one that was in force when
+    it looked after that. It can where this is None: pointers are only ever added, unless somebody
+    restores a registry or begins it anew."""
+    if followed is None or now == followed or (now and now[0] > followed[0]):
+        return None
+    if now is None:
+        return Conflict(f"{model}: {NOTHING_PROMOTED}")
+    return Conflict(
+        f"{model}: the registry was put back or begun anew: {_named(now)} is in force, and this "
+        f"server follows {_named(followed)}, whose version goes on answering; unload the model and "
+        "load it, or restart this server, to take up what is promoted now"
+    )
+
+
+def _named(promoted: Promoted) -> str:
+    number, pointer = promoted
+    return f"pointer {number} of {pointer.at:%Y-%m-%d %H:%M:%S}"

@@ -12,7 +12,7 @@ from service.candidacy import Candidacy
 from service.comparison import Comparison
 from service.loaded import Loaded
 from service.metrics import Metrics
-from service.model import Model, Trouble
+from service.model import Model, Promoted, Trouble
 from service.shadow import Shadow
 
 log = logging.getLogger(__name__)
@@ -31,11 +31,11 @@ class Swaps:
 
     # The version that answers
 
-    def go_live(self, entry: Model, number: int, loaded: Loaded) -> None:
+    def go_live(self, entry: Model, promoted: Promoted, loaded: Loaded) -> None:
         """From here on requests go to `loaded`, and a candidate of before is one no longer."""
-        if number <= entry.pointer or entry.unloaded:
+        if promoted[0] <= entry.pointer or entry.unloaded:
             return
-        entry.pointer = number
+        entry.follows = promoted
         self.no_problem(entry)
         self._end_trial_beside_another(entry)
         old, older = entry.current, entry.previous
@@ -62,7 +62,7 @@ class Swaps:
         entry.unloaded = True
         entry.current = entry.previous = None
         entry.pinned.clear()
-        entry.pointer = entry.candidate_pointer = 0
+        entry.follows, entry.candidate_pointer = None, 0
         entry.release(*let_go)
         log.info("model_unloaded", extra={"model": entry.name})
         self._on_gone(entry.name)

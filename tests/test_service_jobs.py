@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import sqlite3
 import threading
 import time
@@ -89,6 +90,19 @@ def test_a_worse_model_is_published_and_not_promoted(server: RunningServer) -> N
     assert (job.state, job.version, job.promoted) == (pb.JOB_STATE_SUCCEEDED, 2, False)
     assert "not promoted: accuracy 0.7000 against 0.8000 of version 1" in job.message
     assert server.classify(tiny.picture("red")).version == 1
+
+
+def test_nothing_is_said_to_be_promoted_that_this_server_cannot_follow(
+    server: RunningServer, root: Path
+) -> None:
+    backup = shutil.copytree(root / "colours", root.with_name("backup"))
+    server.registry.promote("colours", 1, by="test", reason="")
+    server.refresh()
+    (root / "colours").rename(root.with_name("newer"))
+    backup.rename(root / "colours")
+    job = finished(server, begin(server))
+    assert (job.state, job.version, job.promoted) == (pb.JOB_STATE_SUCCEEDED, 2, False)
+    assert "not promoted: colours: the registry was put back or begun anew" in job.message
 
 
 def test_the_first_version_of_a_model_goes_live(start: Start, state: Path, data: Path) -> None:

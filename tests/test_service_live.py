@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +15,8 @@ from conftest import RunningServer, Start, best, wait_until
 from tritonclient.grpc import service_pb2 as triton_pb
 from tritonclient.grpc import service_pb2_grpc as triton_grpc
 
+from registry.store import Registry
+from service.follower import Aliases, read_aliases
 from service.model import Trouble
 from unfreeze.v1 import admin_pb2 as pb
 from unfreeze.v1 import classifier_pb2
@@ -310,6 +313,73 @@ def test_an_empty_folder_in_the_registrys_place_is_a_problem_of_every_model_that
     server.refresh()
     assert server.admin.ListModels(pb.ListModelsRequest()).models[0].problem == ""
     assert server.service.metrics.load_problem.labels("colours")._value.get() == 0
+
+
+PUT_BACK = "colours: the registry was put back or begun anew: pointer 1 of "
+
+
+def test_a_registry_that_was_put_back_is_a_problem_until_the_model_is_loaded_anew(
+    start: Start, root: Path
+) -> None:
+    tiny.publish(root, promote=True)
+    server = start(poll_seconds=3600)
+    backup = shutil.copytree(root / "colours", root.with_name("backup"))
+    promote(server, tiny.publish(root, bias=BLUE))
+    (root / "colours").rename(root.with_name("newer"))
+    backup.rename(root / "colours")
+    server.refresh()
+    assert server.service.live.problems()["colours"].startswith(PUT_BACK)
+    control = triton_grpc.GRPCInferenceServiceStub(server.admin_channel)
+    for call, request in (
+        (server.admin.Promote, pb.PromoteRequest(model="colours", version=1)),
+        (control.RepositoryModelLoad, triton_pb.RepositoryModelLoadRequest(model_name="colours")),
+    ):
+        code, details = refusal(call, request)
+        assert (code, details.startswith(PUT_BACK)) == ("FAILED_PRECONDITION", True)
+    assert server.registry.promoted("colours")[0] == 1
+    assert answers(server) == "blue"
+    load_anew(server)
+    assert answers(server) == "red"
+    server.refresh()
+    assert server.service.live.problems() == {}
+
+
+def load_anew(server: RunningServer) -> None:
+    control = triton_grpc.GRPCInferenceServiceStub(server.admin_channel)
+    named = {"model_name": "colours"}
+    control.RepositoryModelUnload(triton_pb.RepositoryModelUnloadRequest(**named), timeout=60)
+    control.RepositoryModelLoad(triton_pb.RepositoryModelLoadRequest(**named), timeout=60)
+
+
+def test_a_model_that_was_deleted_and_published_again_is_not_taken_for_the_one_before(
+    start: Start, root: Path
+) -> None:
+    tiny.publish(root, promote=True)
+    server = start(poll_seconds=3600)
+    (root / "colours").rename(root.with_name("deleted"))
+    tiny.publish(root, bias=GREEN, promote=True)  # by the numbers of before
+    server.refresh()
+    assert server.service.live.problems()["colours"].startswith(PUT_BACK)
+    assert answers(server) == "red"
+    load_anew(server)
+    assert answers(server) == "green"
+
+
+def test_what_is_promoted_while_the_registry_is_looked_at_is_no_problem(
+    start: Start, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny.publish(root, promote=True)
+    server = start(poll_seconds=3600)
+
+    def look_before_a_promotion(registry: Registry) -> dict[str, Aliases]:
+        found = read_aliases(registry)
+        promote(server, tiny.publish(root, bias=BLUE))
+        return found
+
+    monkeypatch.setattr("service.follower.read_aliases", look_before_a_promotion)
+    server.refresh()
+    assert server.service.live.problems() == {}
+    assert answers(server) == "blue"
 
 
 def told(caplog: pytest.LogCaptureFixture) -> list[str]:
