@@ -2,17 +2,19 @@
 
 import hashlib
 from collections import OrderedDict
+from datetime import datetime
 
 from registry.images import Float32Array
 
-Key = tuple[str, int, int, bytes]
+Key = tuple[str, int, datetime, int, bytes]
 
 
 class Cache:
     """The newest `max_entries` answers; what was asked for last stays longest.
 
-    A version's answers never change, so its name and number are part of the key and nothing is ever
-    stale. Used from the event loop alone.
+    A version's answers never change, so what names it is part of the key and nothing is ever stale.
+    So is when it was made: a model that is deleted and published again begins at version 1. Used
+    from the event loop alone.
     """
 
     def __init__(self, max_entries: int) -> None:
@@ -23,9 +25,9 @@ class Cache:
         return len(self._answers)
 
     @staticmethod
-    def key(model: str, version: int, n_views: int, content: bytes) -> Key:
+    def key(model: str, version: int, made: datetime, n_views: int, content: bytes) -> Key:
         """Names an answer; `content` is the encoded image, or its pixels."""
-        return model, version, max(1, n_views), hashlib.sha256(content).digest()
+        return model, version, made, max(1, n_views), hashlib.sha256(content).digest()
 
     def get(self, key: Key) -> Float32Array | None:
         """Probabilities [classes], if they are remembered."""

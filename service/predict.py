@@ -107,7 +107,8 @@ class Predictor:
         n_bytes: int,
     ) -> list[Answer]:
         """What is remembered; the rest is run, and remembered."""
-        keys = [cache.key(loaded.model, loaded.version, terms.n_views, one) for one in contents]
+        named = loaded.model, loaded.version, loaded.bundle.created_at
+        keys = [cache.key(*named, terms.n_views, one) for one in contents]
         known = [cache.get(key) for key in keys]
         answers = [Answer(one, cached=True) for one in known]
         if missing := [i for i, one in enumerate(known) if one is None]:

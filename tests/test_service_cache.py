@@ -1,6 +1,7 @@
 """Answers that are remembered."""
 
 import shutil
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -11,26 +12,34 @@ from tritonclient.grpc import service_pb2_grpc as pb_grpc
 
 from service.cache import Cache
 
+MADE = datetime(2026, 3, 1, tzinfo=UTC)
+
 
 def keep(cache: Cache, *contents: bytes) -> None:
     for content in contents:
-        cache.put(cache.key("m", 1, 1, content), np.zeros(3, np.float32))
+        cache.put(cache.key("m", 1, MADE, 1, content), np.zeros(3, np.float32))
 
 
 def test_the_answer_not_asked_for_the_longest_is_forgotten() -> None:
     cache = Cache(2)
     keep(cache, b"a", b"b")
-    assert cache.get(cache.key("m", 1, 1, b"a")) is not None
+    assert cache.get(cache.key("m", 1, MADE, 1, b"a")) is not None
     keep(cache, b"c")
-    remembered = [cache.get(cache.key("m", 1, 1, one)) is not None for one in (b"a", b"b", b"c")]
-    assert remembered == [True, False, True]
+    keys = [cache.key("m", 1, MADE, 1, one) for one in (b"a", b"b", b"c")]
+    assert [cache.get(key) is not None for key in keys] == [True, False, True]
     assert len(cache) == 2
 
 
 def test_an_answer_belongs_to_its_version_and_its_views() -> None:
     cache = Cache(9)
     keep(cache, b"a")
-    for other in (("n", 1, 1, b"a"), ("m", 2, 1, b"a"), ("m", 1, 4, b"a"), ("m", 1, 1, b"b")):
+    for other in (
+        ("n", 1, MADE, 1, b"a"),
+        ("m", 2, MADE, 1, b"a"),
+        ("m", 1, MADE + timedelta(seconds=1), 1, b"a"),
+        ("m", 1, MADE, 4, b"a"),
+        ("m", 1, MADE, 1, b"b"),
+    ):
         assert cache.get(cache.key(*other)) is None
 
 
