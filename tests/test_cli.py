@@ -2,16 +2,20 @@
 
 import json
 import os
+import random
 import re
 import signal
+import socket
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import tiny
 from conftest import TESTS, RunningServer, Start, wait_until
 
+from registry.jobs import CHECKPOINT
 from unfreeze.cli import main
 from unfreeze.commands.shared import settings_of
 from unfreeze.commands.story import in_words
@@ -316,16 +320,27 @@ def test_interrupting_a_watch_leaves_the_job_running(at, data: Path, capsys):
     assert run(capsys, "jobs", "cancel", job)[0] == 0
 
 
+def lasting_port() -> int:
+    """A free one that nobody gets who asks for any: those are above 32,767."""
+    for port in random.sample(range(20_000, 30_000), 100):
+        with suppress(OSError), socket.socket() as free:
+            free.bind(("127.0.0.1", port))
+            return port
+    raise OSError("of a hundred ports none is free")
+
+
 def test_a_watch_outlives_a_restart_of_the_server(
-    at: RunningServer, start: Start, state: Path, data: Path, capsys
+    start: Start, root: Path, state: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ):
+    tiny.publish(root, promote=True)
+    port = lasting_port()
+    monkeypatch.setenv("UNFREEZE_ADMIN_ADDRESS", f"127.0.0.1:{port}")
+    first = start(state=state, data_roots=(data,), admin_port=port)
     folder = data / "colours"
-    watch = unfreeze("retrain", "colours", "--data", folder, "--set", "seconds=4", "--watch")
+    watch = unfreeze("retrain", "colours", "--data", folder, "--set", "mode=hang once", "--watch")
     job = watch.stdout.readline().strip()
-    wait_until(lambda: "running" in run(capsys, "jobs", "show", job)[1])
-    at.stop()
-    at.stop = lambda: None
-    port = int(at.admin_address.rpartition(":")[2])
+    wait_until((state / "jobs" / job / "run" / CHECKPOINT).exists)
+    first.stop()
     start(state=state, data_roots=(data,), admin_port=port)
     out, err = watch.communicate(timeout=60)
     assert (watch.returncode, err) == (0, "")

@@ -88,8 +88,9 @@ def test_a_replica_that_leaves_under_load_fails_no_request(
     root: Path, start_process: StartProcess, client: Callable[[str], Iterator[Callable[[], str]]]
 ) -> None:
     tiny.publish(root, promote=True)
-    # long enough for a client to hear of it; the grace would hold up whoever does not leave
-    flags = ("--drain-seconds", "2", "--grace-seconds", "200")
+    # long enough for a client on a busy machine to hear of it; the grace would hold up whoever does
+    # not leave
+    flags = ("--drain-seconds", "10", "--grace-seconds", "200")
     leaving, staying = start_process(*flags), start_process(*flags)
     address = f"ipv4:127.0.0.1:{port(leaving)},127.0.0.1:{port(staying)}"
     with client(address) as ask, under_load(ask) as load:

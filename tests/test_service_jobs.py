@@ -40,13 +40,13 @@ def begin(server: RunningServer, promotion: int = 0, key: str = "", **settings: 
     request = pb.StartTrainingRequest(
         model="colours", data="colours", settings=settings, idempotency_key=key, promotion=promotion
     )
-    return server.admin.StartTraining(request, timeout=20).job
+    return server.admin.StartTraining(request, timeout=60).job
 
 
 def events(server: RunningServer, job: pb.Job, from_sequence: int = 0) -> list[pb.JobEvent]:
     """The job's whole story, once it has ended."""
     request = pb.WatchJobRequest(job_id=job.id, from_sequence=from_sequence)
-    return list(server.admin.WatchJob(request, timeout=30))
+    return list(server.admin.WatchJob(request, timeout=60))
 
 
 def notes(server: RunningServer, job: pb.Job) -> list[str]:
@@ -354,7 +354,7 @@ def test_the_key_of_one_model_does_not_pass_for_a_training_of_another(
 
 def running(server: RunningServer, job: pb.Job) -> bool:
     told = pb.WatchJobRequest(job_id=job.id)
-    for event in server.admin.WatchJob(told, timeout=20):
+    for event in server.admin.WatchJob(told, timeout=60):
         if event.HasField("stage_started") or event.HasField("note"):
             return True
     return False
@@ -366,7 +366,7 @@ def test_a_running_job_can_be_cancelled(start, root, state, data, mode: str) -> 
     server = start(state=state, data_roots=(data,), cancel_seconds=0.3)
     job = begin(server, mode=mode)
     assert running(server, job)
-    ended = server.admin.CancelJob(pb.CancelJobRequest(job_id=job.id), timeout=10)
+    ended = server.admin.CancelJob(pb.CancelJobRequest(job_id=job.id), timeout=60)
     assert (ended.state, ended.message) == (pb.JOB_STATE_CANCELLED, "cancelled while it ran")
     assert finished(server, begin(server)).state == pb.JOB_STATE_SUCCEEDED
 
@@ -648,14 +648,10 @@ def test_unknown_jobs_are_not_found(server: RunningServer) -> None:
 
 
 def test_requests_are_answered_while_a_job_runs(server: RunningServer) -> None:
+    assert server.classify(tiny.picture("white")).version == 1
     job = begin(server, seconds="1", bias="0,9,0")
-    versions = []
-    until = time.monotonic() + 20
-    while 2 not in versions and time.monotonic() < until:
-        versions.append(server.classify(tiny.picture("white")).version)
-    assert versions[0] == 1
-    assert versions[-1] == 2
-    wait_until(lambda: finished(server, job).promoted)
+    wait_until(lambda: server.classify(tiny.picture("white")).version == 2)
+    assert finished(server, job).promoted
 
 
 def scored(value: float, log_loss: float = 0.4, promoted_version: int = 3) -> Scored:

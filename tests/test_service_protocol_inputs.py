@@ -8,7 +8,7 @@ import grpc
 import numpy as np
 import pytest
 import tiny
-from conftest import RunningServer, Start, settings, wait_until
+from conftest import RunningServer, Start, held, settings, wait_until
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc as pb_grpc
 
@@ -306,10 +306,12 @@ def test_a_repository_has_no_other_name(served: RunningServer) -> None:
 
 
 def test_a_full_queue_is_unavailable_and_recovers(start: Start, root: Any) -> None:
-    tiny.publish(root, promote=True, work=5_000)
+    tiny.publish(root, promote=True)
     server = start(max_queue=2, plan="1x1x1")
     stub = pb_grpc.GRPCInferenceServiceStub(server.channel)
-    burst = [stub.ModelInfer.future(pixels(), timeout=60) for _ in range(12)]
+    with held(server):
+        burst = [stub.ModelInfer.future(pixels(), timeout=60) for _ in range(12)]
+        wait_until(lambda: any(one.done() for one in burst))
     codes = [one.code() for one in burst]
     refused = [one for one in burst if one.code() is grpc.StatusCode.UNAVAILABLE]
     assert set(codes) == {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE}

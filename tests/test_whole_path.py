@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import photos
 import pytest
-from conftest import Start
+from conftest import Start, wait_until
 
 import unfreeze
 from registry.images import prepare
@@ -73,6 +73,7 @@ def test_a_retraining_goes_live_while_requests_flow(start: Start, root: Path, tm
     caller = threading.Thread(target=ask)
     caller.start()
     try:
+        wait_until(lambda: versions)
         with AdminClient(server.admin_address) as admin:
             job = admin.wait(
                 admin.start_training(
@@ -80,11 +81,11 @@ def test_a_retraining_goes_live_while_requests_flow(start: Start, root: Path, tm
                 ).id
             )
             kinds = {event.kind for event in admin.watch(job.id)}
+        assert (job.state, job.version, job.promoted) == ("succeeded", 2, True), job.message
+        wait_until(lambda: 2 in versions)
     finally:
-        done.wait(0.3)
         done.set()
         caller.join()
-    assert (job.state, job.version, job.promoted) == ("succeeded", 2, True), job.message
     assert versions == sorted(versions)
     assert set(versions) == {1, 2}
     assert {"stage_started", "epoch_finished", "scored", "gate_decided"} <= kinds
