@@ -78,6 +78,15 @@ def test_frozen_normalisation_keeps_its_statistics_bit_for_bit(network: Network,
     assert all(torch.equal(before[name], value) for name, value in network.body.named_buffers())
 
 
+def test_frozen_statistics_leave_the_scales_to_learn_with_their_layers(network: Network):
+    network.freeze_to(0)
+    network.train_unfrozen(freeze_batchnorm=True)
+    network(torch.rand(4, 3, photos.SIZE, photos.SIZE) * 255).sum().backward()
+    norms = [one for one in network.body.modules() if hasattr(one, "running_mean")]
+    assert norms
+    assert all(norm.weight.grad is not None and not norm.training for norm in norms)
+
+
 @pytest.mark.parametrize(("n_frozen", "still"), [(1, ("early",)), (2, ("early", "late"))])
 def test_statistics_of_frozen_groups_are_frozen_whatever_the_others_do(
     network: Network, n_frozen: int, still: tuple[str, ...]

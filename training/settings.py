@@ -210,7 +210,8 @@ class Settings(Record):
     frozen_groups: int = Field(default=0, ge=0, le=2)
     """Groups of layers that stay frozen when the rest unfreezes."""
     freeze_batchnorm: bool = True
-    """Whether running statistics and scales of the backbone stay as they are."""
+    """Whether the running statistics of the backbone's normalisation stay as they are; its scales
+    learn with their layers either way."""
     keep: Keep = "last"
     """Which weights of the unfrozen epochs are kept; swa is their mean."""
     ema: float = Field(default=0, ge=0, lt=1)
