@@ -63,6 +63,9 @@ def test_one_cycle_and_decay_reach_the_plan():
         ({"hidden": ""}, (0.5,)),
         ({"hidden": "64,32"}, (0.25, 0.25, 0.5)),
         ({"dropout": "0.3"}, (0.3, 0.3)),
+        ({"recipe": "fastai2018"}, (0.25, 0.5)),
+        ({"recipe": "fastai2018", "hidden": ""}, (0.5,)),
+        ({"recipe": "fastai2018", "hidden": "1024,512"}, (0.25, 0.25, 0.5)),
         ({"hidden": "64,32", "dropout": "0.1,0.2,0.3"}, (0.1, 0.2, 0.3)),
     ],
 )

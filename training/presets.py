@@ -24,8 +24,7 @@ FASTAI2018 = {
     "max_zoom": "1.1",
     # ConvLearner.pretrained(resnet34, data)
     "backbone": "resnet34",
-    "hidden": "512",
-    "dropout": "0.25,0.5",
+    "hidden": "512",  # dropout is unsaid: 0.25, the last 0.5, however many layers there are
     "epsilon": "0.00001",
     # half() was there for those who asked
     "precision": "float32",
