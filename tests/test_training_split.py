@@ -184,6 +184,17 @@ def test_a_group_that_cannot_be_found_is_an_error(tmp_path: Path, group: str, me
         read_dataset(photos.folder(tmp_path, per_class=3), layout=Layout(group=group))
 
 
+def test_images_of_the_test_part_need_no_group(tmp_path: Path):
+    for number in range(12):
+        photos.photo(
+            tmp_path / "train" / "ab"[number % 2] / f"cow{number // 2}-{number}.png", 90, number
+        )
+    photos.photo(tmp_path / "test" / "unknown.png", 90, 50)
+    dataset = read_dataset(tmp_path, layout=Layout(group=r"cow(\d+)-"))
+    assert [(item.path.name, item.group) for item in dataset.tests] == [("unknown.png", "")]
+    assert len({item.group for item in dataset.items}) == 6
+
+
 def named(root: Path, pattern: str) -> str:
     item = Item(root / "cows" / "Lisa_17_2026-01-02.png", ("cow",), None)
     return group_by_path([item], root, pattern)[0].group

@@ -26,8 +26,9 @@ SIMPLE = re.compile(rf"\^?+{ROW}(?:\({ROW}\))?+{ROW}\$?+")
 
 
 def group_by_path(items: Sequence[Item], root: Path, pattern: str) -> list[Item]:
-    """Every item with the group that `pattern` finds in its path below `root`: what its parentheses
-    match, or else all of the match.
+    """Every item that is learnt from or held out with the group that `pattern` finds in its path
+    below `root`: what its parentheses match, or else all of the match. Test images, which nobody
+    draws, are as they were.
 
     Raises:
         DataError: it is no simple regular expression, or finds nothing in one of the paths.
@@ -35,6 +36,9 @@ def group_by_path(items: Sequence[Item], root: Path, pattern: str) -> list[Item]
     finder = _read(pattern)
     grouped = []
     for item in items:
+        if item.part == "test":
+            grouped.append(item)
+            continue
         path = item.path.relative_to(root) if item.path.is_relative_to(root) else item.path
         name = path.as_posix()
         if len(name) > LONGEST_NAME:
