@@ -1,6 +1,7 @@
 """Which weights are kept, and when a stage ends before its time."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -127,6 +128,19 @@ def test_equal_images_judge_together():
     dataset = photographs(400, group_of=4)
     learnt, judged = (
         {dataset.items[row].sha256 for row in rows} for rows in set_apart(dataset, 0.2, seed=1)
+    )
+    assert not learnt & judged
+
+
+def test_equal_images_judge_together_though_they_are_in_two_groups():
+    """As they are drawn together: a photograph that two folders have, for example."""
+    once = photographs(200).items
+    here, there = (
+        tuple(replace(item, group=f"{folder} {item.sha256}") for item in once) for folder in "ab"
+    )
+    dataset = Dataset(Path(), here + there, ("a", "b"), "single")
+    learnt, judged = (
+        {dataset.items[row].sha256 for row in rows} for rows in set_apart(dataset, 0.5, seed=1)
     )
     assert not learnt & judged
 

@@ -96,6 +96,14 @@ def test_an_image_in_two_groups_is_in_one_part():
         assert parts[-1].part == parts[0].part
 
 
+def test_a_copy_without_a_group_is_one_of_the_group():
+    items = [item for number in range(20) for item in some(3, group=f"g{number}")]
+    copy = replace(items[0], path=Path("copy.png"), group="")
+    for seed in range(10):
+        parts = split([*items, copy], SplitRule(seed=seed), {})
+        assert {item.part for item in (*parts[:3], parts[-1])} == {parts[0].part}
+
+
 def test_get_cv_idxs_draws_as_in_2018_and_leaves_numpys_generator_alone():
     state = np.random.get_state()[1].copy()
     assert get_cv_idxs(100).tolist() == FOLD_0

@@ -75,7 +75,7 @@ def spare(dataset: Dataset, rows: Rows, share: float, seed: int) -> tuple[Rows, 
 def _part(
     dataset: Dataset, rows: Rows, share: float, seed: int, *, every_label: bool
 ) -> tuple[Rows, Rows]:
-    names = [dataset.items[row].unit for row in rows]
+    names = [dataset.units[row] for row in rows]
     labels: dict[str, set[str]] = {}
     for row, name in zip(rows, names, strict=True):
         labels.setdefault(name, set()).update(dataset.items[row].labels)

@@ -16,7 +16,7 @@ from training.fit import Tally
 from training.journal import check_same
 from training.state_file import discard_unfinished, read_state, write_state
 
-FORMAT = "1"  # of the file; another one when the same steps would do something else
+FORMAT = "2"  # of the file; another one when the same steps would do something else
 WORK_SHARE = 20  # times as long as writing a checkpoint took, none is written
 
 

@@ -31,7 +31,7 @@ from training.items import (
 )
 from training.labels import check_labels, detect_task, label_tests
 from training.parquet import SEPARATOR, packed_files, unpack
-from training.split import check_parts, split
+from training.split import check_parts, split, unit_names
 from training.table import list_table
 
 AskedTask = Literal["auto", "single", "multi"]
@@ -64,6 +64,12 @@ class Dataset:
     def weights(self) -> Float32Array:
         """[n], how much each item counts in learning."""
         return np.array([item.weight for item in self.items], dtype=np.float32)
+
+    @cached_property
+    def units(self) -> tuple[str, ...]:
+        """What each item is never parted from: its group, or else all images of its content."""
+        names = unit_names(self.items)
+        return tuple(names[item.sha256] for item in self.items)
 
     def rows(self, part: Part) -> Rows:
         """Row numbers of a part, ascending."""

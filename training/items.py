@@ -55,11 +55,6 @@ class Item:
     weight: float = 1.0  # how much it counts in learning; scores count every image once
     facts: Facts | None = None  # once the file has been read
 
-    @property
-    def unit(self) -> str:
-        """What is never parted: the group, or else all images of the same content."""
-        return self.group or self.sha256
-
 
 @dataclass(frozen=True)
 class Layout:

@@ -36,7 +36,7 @@ def doubt_labels(bench: Bench, activations: Parts) -> None:
         torch.cat([each.features for each in features]).numpy(),
         dataset.targets[everything],
         everything,
-        [dataset.items[row].unit for row in everything],
+        [dataset.units[row] for row in everything],
         dataset.labels,
         dataset.task,
         bench.settings.seed,

@@ -21,7 +21,7 @@ def split(items: Sequence[Item], rule: SplitRule, known: Mapping[str, Part]) -> 
     its group, or a drawn one."""
     if all(item.part for item in items):
         return list(items)
-    names = _unit_names(items)
+    names = unit_names(items)
     parts: dict[str, Part] = {}
     for item in items:
         if item.sha256 in known:  # a group that was parted before it was one learns
@@ -40,12 +40,12 @@ def split(items: Sequence[Item], rule: SplitRule, known: Mapping[str, Part]) -> 
     return [replace(item, part=known.get(item.sha256, parts[names[item.sha256]])) for item in items]
 
 
-def _unit_names(items: Sequence[Item]) -> dict[str, str]:
-    """By SHA-256; an image that is in two groups counts as one of the first."""
-    names: dict[str, str] = {}
-    for item in sorted(items, key=lambda item: item.group):
-        names.setdefault(item.sha256, f"group {item.group}" if item.group else item.sha256)
-    return names
+def unit_names(items: Sequence[Item]) -> dict[str, str]:
+    """What each image is never parted from, by SHA-256: its group, or else its copies; one that is
+    in two groups counts as one of the first."""
+    grouped = sorted((item for item in items if item.group), key=lambda item: item.group)
+    names = {item.sha256: item.sha256 for item in items}
+    return names | {item.sha256: f"group {item.group}" for item in reversed(grouped)}
 
 
 def _check_fold(rule: SplitRule) -> None:
@@ -72,7 +72,7 @@ def check_parts(items: Sequence[Item], labels: tuple[str, ...]) -> None:
                 "add some to train/, or where parts are drawn, leave split=hash, which sees to it"
             )
     if not valid:
-        n_different = len({item.unit for item in items})
+        n_different = len(set(unit_names(items).values()))
         raise DataError(
             f"no held-out images among {n_different} different ones; raise valid_fraction or add "
             "images"
