@@ -88,6 +88,22 @@ def test_new_images_of_a_known_group_join_it():
     }
 
 
+@pytest.mark.parametrize("n_new", [1, 2, 5])
+def test_new_images_of_known_classes_are_drawn_as_if_all_were_new(n_new: int):
+    old = some(300) + some(300, "b")
+    known = {item.sha256: item.part or "train" for item in split(old, BY_HASH, {})}
+    for first in range(300, 330):
+        grown = old + some(first + n_new)[first:]
+        assert split(grown, BY_HASH, known) == split(grown, BY_HASH, {})
+
+
+@pytest.mark.parametrize(("there", "new"), [("train", "valid"), ("valid", "train")])
+def test_a_new_image_gives_a_small_class_the_part_that_it_lacks(there: Part, new: Part):
+    for seed in range(20):
+        parts = split(some(2) + some(50, "b"), SplitRule(seed=seed), {"a0": there})
+        assert [item.part for item in parts[:2]] == [there, new]
+
+
 def test_an_image_in_two_groups_is_in_one_part():
     items = some(20, group="x") + some(20, group="y")
     twice = Item(Path("copy.png"), ("a",), None, items[0].sha256, "y")

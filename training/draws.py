@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +20,14 @@ class Unit:
     labels: tuple[str, ...]  # of its images, sorted
 
 
-def hashed(units: Sequence[Unit], rule: SplitRule, *, every_label: bool = True) -> set[int]:
+def hashed(
+    units: Sequence[Unit],
+    rule: SplitRule,
+    learnt: Collection[str] = (),
+    held: Collection[str] = (),
+    *,
+    every_label: bool = True,
+) -> set[int]:
     """Each unit's own hash decides, whatever else there is: data that grows moves nothing.
 
     One exception keeps small classes usable. Where a class would have nothing held out, its
@@ -29,6 +36,7 @@ def hashed(units: Sequence[Unit], rule: SplitRule, *, every_label: bool = True) 
     split, which is kept, has it.
 
     Args:
+        learnt, held: labels that are learnt from or held out already, by what keeps its part.
         every_label: also one of a small class is held out.
     """
     hashes = [_hash(unit.name, rule.seed) for unit in units]
@@ -37,11 +45,12 @@ def hashed(units: Sequence[Unit], rule: SplitRule, *, every_label: bool = True) 
     for place, unit in enumerate(units):
         for label in unit.labels:
             by_label[label].append(place)
-    for places in by_label.values():
-        if every_label and len(places) > 1 and held_out.isdisjoint(places):
+    for label, places in by_label.items():
+        wanted = every_label and label not in held and (len(places) > 1 or label in learnt)
+        if wanted and held_out.isdisjoint(places):
             held_out.add(min(places, key=hashes.__getitem__))
-    for places in by_label.values():
-        if held_out.issuperset(places):
+    for label, places in by_label.items():
+        if label not in learnt and held_out.issuperset(places):
             held_out.remove(max(places, key=hashes.__getitem__))
     return held_out
 
@@ -84,8 +93,8 @@ def blocks(units: Sequence[Unit], rule: SplitRule) -> set[int]:
     return set(range(rule.fold * n_valid, min((rule.fold + 1) * n_valid, len(units))))
 
 
+# all but `hashed`, which alone looks at what keeps its part
 DRAWS: dict[Drawing, Callable[[Sequence[Unit], SplitRule], set[int]]] = {
-    "hash": hashed,
     "stratified": stratified,
     "cv": cross_validated,
     "blocks": blocks,

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from registry.errors import DataError
-from training.draws import DRAWS, Unit
+from training.draws import DRAWS, Unit, hashed
 from training.items import Item, Part, SplitRule
 
 
@@ -29,12 +29,19 @@ def split(items: Sequence[Item], rule: SplitRule, known: Mapping[str, Part]) -> 
                 parts.get(names[item.sha256], "valid"), known[item.sha256]
             )
     labels: dict[str, set[str]] = defaultdict(set)
+    kept: dict[Part, set[str]] = {"train": set(), "valid": set()}  # labels of what is not drawn
     for item in items:
-        if names[item.sha256] not in parts:
-            labels[names[item.sha256]].update(item.labels)
+        name = names[item.sha256]
+        if name in parts:
+            kept[known.get(item.sha256, parts[name])].update(item.labels)
+        else:
+            labels[name].update(item.labels)
     units = [Unit(name, tuple(sorted(found))) for name, found in labels.items()]
     _check_fold(rule)
-    held_out = DRAWS[rule.kind](units, rule)
+    if rule.kind == "hash":
+        held_out = hashed(units, rule, kept["train"], kept["valid"])
+    else:
+        held_out = DRAWS[rule.kind](units, rule)
     for place, unit in enumerate(units):
         parts[unit.name] = "valid" if place in held_out else "train"
     return [replace(item, part=known.get(item.sha256, parts[names[item.sha256]])) for item in items]
