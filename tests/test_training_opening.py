@@ -1,6 +1,7 @@
 """What a training begins with: every image is looked at before anything is learnt."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import photos
 import pytest
 
 from registry.errors import BadRequest, DataError
+from training.items import Part
 from training.opening import Images, open_images
 from training.progress import Stages
 from training.reading_settings import read_settings
@@ -17,9 +19,43 @@ from training.saving import NETWORK
 quiet = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
 
-def opened(data: Path, heard: photos.Heard, **told: str) -> Images:
-    settings = read_settings(photos.QUICK | told)
-    return open_images(settings, data, data.parent / "cache", Stages(heard.append, 1))
+def opened(
+    data: Path, heard: photos.Heard, known: dict[str, Part] | None = None, **told: str
+) -> Images:
+    settings, stages = read_settings(photos.QUICK | told), Stages(heard.append, 1)
+    return open_images(settings, data, data.parent / "cache", stages, known_parts=known)
+
+
+def drawn(data: Path, **told: str) -> dict[str, Part]:
+    """The parts of a version that is promoted then."""
+    dataset = opened(data, photos.Heard(), **told).dataset
+    return {item.sha256: item.part for item in dataset.items if item.part}
+
+
+def test_settings_that_draw_other_parts_are_told_to_count_for_new_images_alone(data: Path):
+    known = drawn(data)
+    photos.folder(data, per_class=16)
+    heard, unsaid = photos.Heard(), photos.Heard()
+    images = opened(data, heard, known, valid_fraction="0.6")
+    opened(data, unsaid, known)
+    parts = {item.sha256: item.part for item in images.dataset.items}
+    assert known.items() <= parts.items()
+    told = r"24 of 32 images keep the part that the promoted version gave them, \d+ of them another"
+    assert re.search(told, str(heard))
+    assert "keep the part" not in str(unsaid)
+
+
+def test_a_fold_that_the_promoted_version_has_learnt_from_is_refused_with_what_to_do(data: Path):
+    known, heard = drawn(data, split="cv"), photos.Heard()
+    message = (
+        r"fold=1: 24 of 24 images keep the part .*; train each fold as a model of its own name"
+    )
+    with pytest.raises(BadRequest, match=message):
+        opened(data, heard, known, split="cv", fold="1")
+    opened(data, heard, known, split="cv", fold="0")
+    photos.folder(data, per_class=16)
+    opened(data, heard, known, split="cv")  # as a recipe asks for it
+    assert "24 of 32 images keep the part" in str(heard)
 
 
 def cut_off(file: Path) -> Path:

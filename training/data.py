@@ -31,7 +31,7 @@ from training.items import (
 )
 from training.labels import check_labels, detect_task, label_tests
 from training.parquet import SEPARATOR, packed_files, unpack
-from training.split import check_parts, split, unit_names
+from training.split import check_parts, count_kept, split, unit_names
 from training.table import list_table
 
 AskedTask = Literal["auto", "single", "multi"]
@@ -49,6 +49,8 @@ class Dataset:
     task: Task
     left_out: tuple[str, ...] = ()  # unreadable files, with the reason
     tests: tuple[Item, ...] = ()  # answered once, in the end; before, no more than audited
+    n_kept: int = 0  # items in the part that an earlier split gave them
+    n_elsewhere: int = 0  # of those, that would be in the other one if all were drawn now
 
     @cached_property
     def targets(self) -> Float32Array:
@@ -183,10 +185,11 @@ def assemble(
         raise DataError(
             f"{source}: images with several labels cannot have a weight; leave the column empty"
         )
+    kept = count_kept(items, rule, known_parts)
     items = sorted(split(items, rule, known_parts), key=lambda item: item.path)
     check_parts(items, labels)
     tests = label_tests((item for item in audited if item.part == "test"), labels)
-    return Dataset(root, tuple(items), labels, kind, tuple(left_out), tuple(tests))
+    return Dataset(root, tuple(items), labels, kind, tuple(left_out), tuple(tests), *kept)
 
 
 def check_listed(source: Path, layout: Layout, task: AskedTask) -> None:

@@ -57,6 +57,7 @@ def open_images(
 
     Raises:
         DataError: nothing to train on; says which file or class, and what to do.
+        BadRequest: a fold is asked for, and known images keep another one held out.
     """
 
     def read(damaged: Mapping[Path, str]) -> Dataset:
@@ -73,6 +74,7 @@ def open_images(
             advance=stages.advance,
         )
         stages.note(dataset.summary())
+        tell_kept(settings, dataset, stages.note)
         return dataset
 
     stages.begin("audit and split", 0)
@@ -88,6 +90,29 @@ def open_images(
     if any(problem.rows or problem.files for problem in audit.problems):
         stages.note(f"which ones: unfreeze data audit {shlex.quote(str(source))}")
     return Images(settings, source, cache, dataset, decoded, roomy, audit)
+
+
+def tell_kept(settings: Settings, dataset: Dataset, note: Callable[[str], None]) -> None:
+    """Settings by which known images would be in other parts are told to count for new ones alone.
+
+    Raises:
+        BadRequest: one of them asks for a fold.
+    """
+    if not dataset.n_elsewhere:
+        return
+    kept = (
+        f"{dataset.n_kept} of {len(dataset.items)} images keep the part that the promoted version "
+        "gave them"
+    )
+    if settings.split in ("cv", "blocks") and "fold" in settings.model_fields_set:
+        raise BadRequest(
+            f"settings: fold={settings.fold}: {kept}, by which this fold is not what is held out; "
+            "train each fold as a model of its own name, or leave fold out"
+        )
+    note(
+        f"{kept}, {dataset.n_elsewhere} of them another than split, valid_fraction, fold and seed "
+        "would; these count for the other images alone"
+    )
 
 
 def decode_whole(

@@ -73,7 +73,8 @@ class Settings(Record):
     """How parts are drawn: hash keeps an image's part while data grows, see training/draws.py;
     stratified draws exact shares of each class; cv and blocks hold out one of several folds."""
     fold: int = Field(default=0, ge=0)
-    """Which of the folds is held out, with split=cv or blocks."""
+    """Which of the folds is held out, with split=cv or blocks; each takes a model of its own name,
+    for images keep the part that a promoted version has given them."""
     group: str = Field(default="", max_length=200)
     """What is never parted: a table's column, or a regular expression for paths
     (training/grouping.py)."""

@@ -47,6 +47,17 @@ def split(items: Sequence[Item], rule: SplitRule, known: Mapping[str, Part]) -> 
     return [replace(item, part=known.get(item.sha256, parts[names[item.sha256]])) for item in items]
 
 
+def count_kept(
+    items: Sequence[Item], rule: SplitRule, known: Mapping[str, Part]
+) -> tuple[int, int]:
+    """How many of `items` keep a known part, and how many of those would be in the other one if
+    nothing was known. Parts that are given are neither kept nor drawn."""
+    if not known or all(item.part for item in items):
+        return 0, 0
+    kept = [item for item in split(items, rule, {}) if item.sha256 in known]
+    return len(kept), sum(item.part != known[item.sha256] for item in kept)
+
+
 def unit_names(items: Sequence[Item]) -> dict[str, str]:
     """What each image is never parted from, by SHA-256: its group, or else its copies; one that is
     in two groups counts as one of the first."""
