@@ -102,6 +102,18 @@ def test_a_split_column_wins(tmp_path: Path):
     assert [item.labels for item in dataset.tests] == [("dark",), ("light",)]
 
 
+def test_what_is_held_out_is_drawn_where_a_table_names_only_train_and_test(tmp_path: Path):
+    photos.folder(tmp_path, per_class=12)
+    files = sorted(tmp_path.rglob("*.*"))
+    rows = [
+        f"{file},{file.parent.name},{('train', 'test')[n % 4 == 0]}" for n, file in enumerate(files)
+    ]
+    dataset = read_dataset(write(tmp_path / "labels.csv", "file,label,split", *rows))
+    n_learnt, n_held, n_tests = counts(dataset)
+    assert (n_learnt + n_held, n_tests) == (18, 6)
+    assert 2 <= n_held < 9
+
+
 def test_fastais_column_is_valid_says_what_is_held_out(tmp_path: Path):
     photos.folder(tmp_path, per_class=6)
     files = sorted(tmp_path.rglob("*.*"))
@@ -342,18 +354,32 @@ def test_packed_images_are_unpacked_once_with_their_names(tmp_path: Path, suffix
     np.testing.assert_array_equal(dataset.targets.sum(axis=0), [6, 6])
 
 
-def test_parts_of_packed_images_are_those_of_the_files_names(tmp_path: Path):
+def pack(tmp_path: Path, *names: str) -> Path:
+    """A folder of Parquet files, of six images each."""
     pa = pytest.importorskip("pyarrow")
     pq = pytest.importorskip("pyarrow.parquet")
-    for brightness, name in enumerate(["train-00000-of-00001", "validation-0", "test-0"]):
+    for brightness, name in enumerate(names):
         classes = {"dark": 60 + brightness, "light": 190 + brightness}
         images = photos.folder(tmp_path / name, 3, classes)
         (tmp_path / "data").mkdir(exist_ok=True)
         table = pa.table(columns(images, as_struct=False))
         pq.write_table(table, tmp_path / "data" / f"{name}.parquet")
-    dataset = read_dataset(tmp_path / "data", cache=tmp_path / "cache")
+    return tmp_path / "data"
+
+
+def test_parts_of_packed_images_are_those_of_the_files_names(tmp_path: Path):
+    data = pack(tmp_path, "train-00000-of-00001", "validation-0", "test-0")
+    dataset = read_dataset(data, cache=tmp_path / "cache")
     assert counts(dataset) == (6, 6, 6)
     assert dataset.labels == ("0", "1")
+
+
+def test_what_is_held_out_is_drawn_where_packed_images_are_train_and_test(tmp_path: Path):
+    """As Hugging Face has MNIST and CIFAR."""
+    data = pack(tmp_path, "train-0", "test-0")
+    n_learnt, n_held, n_tests = counts(read_dataset(data, cache=tmp_path / "cache"))
+    assert (n_learnt + n_held, n_tests) == (6, 6)
+    assert n_held >= 2
 
 
 def test_packed_images_may_have_a_test_folder_beside_them(tmp_path: Path):

@@ -1,7 +1,8 @@
 """Tables of images: CSV, as most competitions give them, with commas, semicolons or tabs.
 
 file,label           columns by name; else the first two are the file's name and its labels
-split (or part)      train, valid or test; in every row or in none
+split (or part)      train, valid or test; in every row or in none; without valid, what is held out
+                     is drawn, as it is from a folder train/
 is_valid             the same as fastai has it: True for what is held out, False for the others
 weight               how much the image counts in learning, 1 if empty: 0.5 for a doubtful label
 any other column     may be the setting `group`
@@ -11,7 +12,7 @@ import csv
 import io
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from registry.errors import DataError
@@ -54,6 +55,8 @@ def list_table(path: Path, layout: Layout = PLAIN, within: Sequence[Path] = ()) 
             f"{path}, line {without[0]}: the column {SPLIT} is empty here and filled elsewhere; "
             "fill it in every row or in none"
         )
+    if not any(item.part == "valid" for item in items):
+        items = [replace(item, part=None) if item.part == "train" else item for item in items]
     if layout.test:
         items += list_test(path.parent / layout.test)
     if layout.group and layout.group not in table.columns:
