@@ -5,6 +5,9 @@ import json
 import shutil
 import subprocess
 import sys
+from collections import Counter
+from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +16,11 @@ import pytest
 from PIL import Image
 
 from registry.images import prepare
-from training.alike import SPEC, alike, look_at
+from training.alike import SIDE, SPEC, alike, look_at
 from training.audit import Audit, audit_source
-from training.problems import Problem
+from training.audit_page import figures
+from training.items import Item
+from training.problems import LISTED, Problem, repeated
 from training.settings import Settings
 from unfreeze.cli import main
 
@@ -184,12 +189,36 @@ def test_copies_look_alike_and_others_do_not(change: str):
     other = image.transpose(Image.Transpose.ROTATE_180)
     encoded = [encode(image, "PNG"), encode(other, "PNG"), CHANGES[change](image)]
     looks = [look_at(prepare(content, SPEC)) for content in encoded]
-    assert alike(looks) == [(0, 2)]
+    assert [(row, others.tolist()) for row, others in alike(looks)] == [(0, [2])]
 
 
 def test_blank_pictures_are_like_no_other():
     encoded = [encode(Image.new("L", (50, 50), level), "PNG") for level in (10, 10, 200)]
-    assert not alike([look_at(prepare(content, SPEC)) for content in encoded])
+    assert not list(alike([look_at(prepare(content, SPEC)) for content in encoded]))
+
+
+def test_of_a_camera_that_stands_still_all_pairs_are_counted_and_the_first_are_listed():
+    n, look = 90, np.asarray(scene().convert("L").resize((SIDE, SIDE)))
+    items = [
+        Item(Path(f"{row:02d}.png"), ("ab"[row % 2],), ("train", "valid")[row % 3 == 0], str(row))
+        for row in range(n)
+    ]
+    items[1] = replace(items[1], labels=())
+    found = {problem.kind: problem for problem in repeated(items, [look] * n)}
+    expected: Counter[str] = Counter()
+    for one, other in combinations(items, 2):
+        if one.labels != other.labels and one.labels and other.labels:
+            expected["alike conflict"] += 1
+        else:
+            expected["alike leak" if one.part != other.part else "alike repeat"] += 1
+    assert {kind: int(told.text.split(": ")[1]) for kind, told in found.items()} == expected
+    for told in found.values():
+        assert len(told.rows) == LISTED
+        assert told.n_unlisted == expected[told.kind] - LISTED
+    page = figures(Audit(Path(), tuple(items), (look,) * n))["problems"]
+    assert [len(told["files"]) + told["unlisted"] for told in page[:3]] == [
+        expected[told["kind"]] for told in page[:3]
+    ]
 
 
 # The command

@@ -5,9 +5,10 @@ picture is even, and imagehash would bring SciPy and PyWavelets. What is compare
 `prepare`, so it is turned upright and converted exactly as in training.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from registry.images import Float32Array, ImageSpec, UInt8Array
@@ -19,6 +20,8 @@ SPEC = ImageSpec(size=4 * SIDE, crop="squash")  # decoded a little larger, then 
 ALIKE = 0.9985
 EVEN_LIGHT = 1  # largest difference from the mean in a blank picture, in levels
 CHUNK = 512  # rows compared with all others at once
+
+Rows = npt.NDArray[np.int64]
 
 
 def look_at(pixels: UInt8Array) -> UInt8Array:
@@ -33,16 +36,18 @@ def is_blank(look: UInt8Array) -> bool:
     return bool(abs(levels - levels.mean()).max() <= EVEN_LIGHT)
 
 
-def alike(looks: Sequence[UInt8Array]) -> list[tuple[int, int]]:
-    """Pairs of rows, the lower first, that show the same picture: rescaled, recompressed, or a
-    little brightened. Blank ones are like no other."""
+def alike(looks: Sequence[UInt8Array]) -> Iterator[tuple[int, Rows]]:
+    """Each row with those behind it that show the same picture: rescaled, recompressed, or a little
+    brightened. Blank ones are like no other.
+
+    Row by row, because of a camera that stands still every picture is like all others.
+    """
     shapes = _normalised(looks)
-    pairs = []
     for start in range(0, len(shapes), CHUNK):
         correlations = shapes[start : start + CHUNK] @ shapes[start:].T
-        for row, other in np.argwhere(np.triu(correlations, k=1) >= ALIKE):
-            pairs.append((int(start + row), int(start + other)))
-    return pairs
+        same = np.triu(correlations, k=1) >= ALIKE
+        for row in np.flatnonzero(same.any(axis=1)):
+            yield start + int(row), start + np.flatnonzero(same[row])
 
 
 def _normalised(looks: Sequence[UInt8Array]) -> Float32Array:

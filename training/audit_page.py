@@ -32,7 +32,7 @@ def write_audit(audit: Audit, folder: Path) -> None:
 
 
 def figures(audit: Audit) -> dict[str, Any]:
-    """The JSON of an audit; problems with all of their files."""
+    """The JSON of an audit; problems with their files, of which some may be counted alone."""
     facts = [item.facts for item in audit.items if item.facts]
     return {
         "images": len(audit.items),
@@ -46,6 +46,7 @@ def figures(audit: Audit) -> dict[str, Any]:
                 "kind": problem.kind,
                 "text": problem.text,
                 "severe": problem.severe,
+                "unlisted": problem.n_unlisted,
                 "files": [[audit.name(row) for row in rows] for rows in problem.rows]
                 or list(problem.files),
             }
@@ -130,16 +131,19 @@ def class_table(audit: Audit) -> str:
 def _examples(audit: Audit, problem: Problem) -> str:
     if problem.files:
         lines = "".join(f"<li>{breakable(line)}</li>" for line in problem.files[:SHOWN])
-        return f"<ul>{lines}</ul>{_rest(len(problem.files))}"
+        return f"<ul>{lines}</ul>{_rest(problem)}"
     shown = (
         '<div class="example">' + "".join(_figure(audit, row) for row in rows[:TOGETHER]) + "</div>"
         for rows in problem.rows[:SHOWN]
     )
-    return f'<div class="examples">{"".join(shown)}</div>{_rest(len(problem.rows))}'
+    return f'<div class="examples">{"".join(shown)}</div>{_rest(problem)}'
 
 
-def _rest(n: int) -> str:
-    return f"<p>… and {n - SHOWN} more, in audit.json.</p>" if n > SHOWN else ""
+def _rest(problem: Problem) -> str:
+    n_listed = len(problem.rows or problem.files)
+    more = n_listed + problem.n_unlisted - SHOWN
+    where = f"; audit.json has the first {n_listed}" if problem.n_unlisted else ", in audit.json"
+    return f"<p>… and {more} more{where}.</p>" if more > 0 else ""
 
 
 def _sentence(problem: Problem) -> str:

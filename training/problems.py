@@ -1,18 +1,21 @@
 """What can be wrong with a data set's images, and how it is told."""
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from registry.images import UInt8Array
-from training.alike import alike, is_blank
+from training.alike import Rows, alike, is_blank
 from training.items import Item
 
 TINY = 32  # pixels of the shorter side: little for a network to see
 HUGE = 40_000_000  # pixels: slow to decode, and rarely worth it
 DIM = 16  # levels of 256: as bright as what 12 bits, stored in 16, can come to
 FEW = 5  # images of a class, below which neither learning nor scoring it can be trusted
+LISTED = 300  # of the pairs that look alike in one way
 UNEVEN = 10  # times as many images in the largest class as in the smallest
 
 HOW = {"equal": "the same image", "alike": "images that look alike"}
@@ -41,6 +44,7 @@ class Problem:
         tuple[int, ...], ...
     ] = ()  # of the audit's items; several where they belong together
     files: tuple[str, ...] = ()  # of those that are no items, with the reason
+    n_unlisted: int = 0  # more of them, which are counted alone
 
 
 def unusable(
@@ -63,28 +67,62 @@ def unusable(
 
 
 def repeated(items: Sequence[Item], looks: Sequence[UInt8Array]) -> list[Problem]:
-    """Equal images and those that look alike; each pair is told once, at its worst."""
+    """Equal images and those that look alike; each pair is told once, at its worst. Of pairs that
+    look alike all are counted, and the first are listed."""
+    found = []
+    for how, (counts, listed) in (("equal", _equal(items)), ("alike", _alike(items, looks))):
+        for relation, n in sorted(counts.items()):
+            text = REPEATED[relation].format(n=n, how=HOW[how])
+            rows, severe = tuple(listed[relation]), relation != "repeat"
+            found.append(Problem(f"{how} {relation}", text, severe, rows, n_unlisted=n - len(rows)))
+    return found
+
+
+# how many there are of each relation, and the rows of those that are listed
+Repeats = tuple[Counter[str], dict[str, list[tuple[int, ...]]]]
+
+
+def _equal(items: Sequence[Item]) -> Repeats:
     by_content: dict[str, list[int]] = defaultdict(list)
     for row, item in enumerate(items):
         by_content[item.sha256].append(row)
-    equal = [tuple(rows) for rows in by_content.values() if len(rows) > 1]
-    near = [pair for pair in alike(looks) if items[pair[0]].sha256 != items[pair[1]].sha256]
-    found = []
-    for how, groups in (("equal", equal), ("alike", near)):
-        kinds: dict[str, list[tuple[int, ...]]] = defaultdict(list)
-        for rows in groups:
-            kinds[_relation([items[row] for row in rows])].append(rows)
-        for relation, members in sorted(kinds.items()):
-            text = REPEATED[relation].format(n=len(members), how=HOW[how])
-            severe = relation != "repeat"
-            found.append(Problem(f"{how} {relation}", text, severe, tuple(members)))
-    return found
+    listed: dict[str, list[tuple[int, ...]]] = defaultdict(list)
+    for rows in by_content.values():
+        if len(rows) > 1:
+            listed[_relation([items[row] for row in rows])].append(tuple(rows))
+    return Counter({relation: len(rows) for relation, rows in listed.items()}), listed
 
 
 def _relation(items: Sequence[Item]) -> str:
     if len({item.labels for item in items if item.labels}) > 1:
         return "conflict"
     return "leak" if len({item.part for item in items}) > 1 else "repeat"
+
+
+def _alike(items: Sequence[Item], looks: Sequence[UInt8Array]) -> Repeats:
+    """Of pairs: numbers are compared in columns, for there may be millions of them."""
+    contents = _numbered(item.sha256 for item in items)
+    labels = _numbered(item.labels for item in items)
+    labelled = np.array([bool(item.labels) for item in items])
+    parts = _numbered(item.part for item in items)
+    counts: Counter[str] = Counter()
+    listed: dict[str, list[tuple[int, ...]]] = defaultdict(list)
+    for row, others in alike(looks):
+        others = others[contents[others] != contents[row]]
+        conflict = (labels[others] != labels[row]) & labelled[others] & labelled[row]
+        leak = (parts[others] != parts[row]) & ~conflict
+        repeat = ~(conflict | leak)
+        for relation, those in (("conflict", conflict), ("leak", leak), ("repeat", repeat)):
+            counts[relation] += int(those.sum())
+            room = LISTED - len(listed[relation])
+            listed[relation] += [(row, int(other)) for other in others[those][:room]]
+    return +counts, listed
+
+
+def _numbered(values: Iterable[Hashable]) -> Rows:
+    """The same number for the same value."""
+    numbers: dict[Hashable, int] = {}
+    return np.array([numbers.setdefault(value, len(numbers)) for value in values], np.int64)
 
 
 def odd_pictures(items: Sequence[Item], looks: Sequence[UInt8Array]) -> list[Problem]:
