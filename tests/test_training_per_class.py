@@ -1,5 +1,7 @@
 """How each class does, with what chance leaves open."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from scipy.stats import binomtest
@@ -66,6 +68,24 @@ def test_pairs_are_counted_and_the_most_frequent_come_first():
     assert (first.true, first.said, first.count) == ("a", "b", 2)
     assert first.share == pytest.approx(2 / 3)
     assert (second.true, second.said, second.count) == ("b", "c", 1)
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_pairs_are_counted_in_less_memory_than_a_number_for_each_answer_takes(several: bool):
+    """Of a thousand classes and 50,000 images that would be 400 MB, twice."""
+    random = np.random.default_rng(0)
+    truth, answered = random.integers(0, 50, (2, 20_000))
+    answered = np.where(random.random(20_000) < 0.9, truth, answered)
+    targets, said = np.eye(50, dtype=np.float32)[truth], np.eye(50, dtype=bool)[answered]
+    if several:
+        targets[:, 7] = 1
+    tracemalloc.start()
+    wrong = taken_for(said, targets)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 8 * said.size
+    for i, j in ((1, 2), (2, 1), (7, 3), (3, 7), (4, 4)):
+        assert wrong[i, j] == ((targets[:, i] > 0) & said[:, j] & (targets[:, j] == 0)).sum()
 
 
 @pytest.mark.parametrize("task", ["single", "multi"])

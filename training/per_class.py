@@ -86,7 +86,11 @@ def taken_for(said: npt.NDArray[np.bool_], targets: Float32Array) -> Counts:
     """[classes,classes]: images that are one thing and were wrongly called another as well or
     instead; in a single-label task the confusion matrix without its diagonal."""
     truth = targets > 0
-    return np.asarray(truth.T.astype(np.int64) @ (said & ~truth).astype(np.int64))
+    wrong = said & ~truth
+    some = wrong.any(axis=1)
+    # float32 has a fast product, and whole numbers below 2**24; those of int64 go one by one
+    counts = truth[some].T.astype(np.float32) @ wrong[some].astype(np.float32)
+    return counts.astype(np.int64)
 
 
 def confused_pairs(wrong: Counts, targets: Float32Array, labels: Sequence[str]) -> list[Pair]:
