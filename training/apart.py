@@ -32,11 +32,12 @@ def deal_out(dataset: Dataset, settings: Settings) -> TrainingPart:
     """
     learnt = dataset.rows("train")
     judged = spared = learnt[:0]
-    if settings.judges or settings.compares:
+    judges = settings.judges(dataset.task)
+    if judges or settings.compares:
         try:
             learnt, judged = set_apart(dataset, settings.judge_share, settings.seed)
         except DataError:  # a comparison can be left out
-            if settings.judges:
+            if judges:
                 raise
     if settings.calibrate:
         learnt, spared = spare(dataset, learnt, settings.calibrate_share, settings.seed)

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
-from registry.bundle import Reduced
+from registry.bundle import Reduced, Task
 from registry.images import ImageSpec
 from registry.schema import Record
 from registry.tta import MAX_VIEWS, Symmetries, TtaSpec
@@ -261,10 +261,11 @@ class Settings(Record):
     tensorboard: bool | None = None
     """Curves in the run's folder; unsaid: where the package tensorboard is installed."""
 
-    @property
-    def judges(self) -> bool:
-        """Whether images have to be set apart to judge by."""
-        return self.keep == "best" or self.patience > 0 or self.thresholds == "fitted"
+    def judges(self, task: Task) -> bool:
+        """Whether images have to be set apart to judge by: epochs of all layers, or the thresholds
+        of several labels."""
+        epochs = self.cycles > 0 and (self.keep == "best" or self.patience > 0)
+        return epochs or (self.thresholds == "fitted" and task == "multi")
 
     @property
     def compares(self) -> bool:
