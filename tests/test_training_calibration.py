@@ -227,7 +227,11 @@ def test_a_calibrated_bundle_says_how_far_to_believe_it(trained: Trained):
     assert told["error"] == bundle.metrics["calibration_error"]
     assert told["log_loss"] == pytest.approx(bundle.metrics["log_loss"], abs=1e-6)
     assert sum(each["n"] for each in told["before"]["bins"]) == figures["images"]["valid"]
-    assert bundle.metrics["images_train"] + figures["images"]["valid"] <= 120 - 20
+    images = figures["images"]
+    assert images["train"] == bundle.metrics["images_train"]
+    assert images["valid"] == bundle.metrics["images_valid"]
+    assert images["calibrate"] >= 20
+    assert (images["judge"], sum(images.values())) == (0, 120)
     assert f"temperature {told['temperature']:.3f}" in bundle.provenance["calibration"]
     sets = figures["conformal"]["sets"]
     assert [(each["method"], each["alpha"]) for each in sets[:2]] == [("lac", 0.1), ("lac", 0.05)]

@@ -22,7 +22,7 @@ from training.findings import Findings
 from training.fit import Epoch
 from training.picture import Picture
 from training.report import write_report
-from training.report_answers import views
+from training.report_answers import results, views
 from training.report_words import in_words
 from training.suspects import LabelNoise
 from training.tiles import Tile, gallery, images
@@ -201,6 +201,13 @@ def test_thresholds_and_what_several_labels_do_are_told(written: Written):
     assert {one["threshold"] for one in told["classes"]} == {0.4}
     assert told["galleries"]["most_incorrect"][0]["is"]
     assert told["confusion"] is None
+
+
+def test_what_is_set_apart_is_not_counted_as_learnt_from():
+    found, _ = made.findings(2, 200, n_judged=9, n_spared=20)
+    assert found.n_images == {"train": 71, "valid": 100, "judge": 9, "calibrate": 20}
+    told = "71 images to learn from, 9 to judge by, 20 to calibrate by, 100 held out, 2 classes."
+    assert told in results(found).body
 
 
 def test_rows_of_epochs_are_those_of_2018(written: Written):

@@ -189,4 +189,6 @@ def _findings(
         sets=trust.sets,
         abstention=trust.abstention,
         noise=bench.label_noise[0] if bench.label_noise else None,
+        n_judged=len(bench.judged),
+        n_spared=len(bench.spared),
     )

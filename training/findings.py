@@ -59,6 +59,15 @@ class Findings:
     sets: tuple[SetFigures, ...] = ()
     abstention: Abstention | None = None
     noise: LabelNoise | None = None
+    n_judged: int = 0  # images of the training part set apart to judge by
+    n_spared: int = 0  # and to calibrate by
+
+    @property
+    def n_images(self) -> dict[str, int]:
+        """What the images that are no test images are there for, and how many each."""
+        learnt = len(self.dataset.rows("train")) - self.n_judged - self.n_spared
+        apart = {"judge": self.n_judged, "calibrate": self.n_spared}
+        return {"train": learnt, "valid": len(self.rows)} | apart
 
     @property
     def task(self) -> Task:

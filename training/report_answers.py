@@ -38,11 +38,12 @@ def results(findings: Findings) -> Section:
     if plain.label_accuracy is not None:
         shares = (f"{each.label_accuracy:.4f}" for each in (plain, tta))
         rows = [[*row, last] for row, last in zip(rows, ("labels right", *shares), strict=False)]
-    train, valid = (len(findings.dataset.rows(part)) for part in ("train", "valid"))
+    n = findings.n_images
+    apart = [f", {n[use]} to {use} by" for use in ("judge", "calibrate") if n[use]]
     said = (
-        f"{train} images to learn from, {valid} held out, {len(findings.labels)} "
-        f"{'classes' if findings.task == 'single' else 'labels'}. Below a figure is its 95% "
-        "interval."
+        f"{n['train']} images to learn from{''.join(apart)}, {n['valid']} held out, "
+        f"{len(findings.labels)} {'classes' if findings.task == 'single' else 'labels'}. Below a "
+        "figure is its 95% interval."
     )
     return Section("Results", paragraph(said) + table(rows, caption="Results"))
 

@@ -26,7 +26,7 @@ def to_json(findings: Findings) -> dict[str, Any]:
         "model": findings.model,
         "task": findings.task,
         "labels": findings.labels,
-        "images": {part: len(findings.dataset.rows(part)) for part in ("train", "valid")},
+        "images": findings.n_images,
         "in_words": [asdict(remark) for remark in in_words(findings)],
         "plain": asdict(findings.plain) | {"interval": interval},
         "tta": asdict(findings.tta) | _views(findings),
