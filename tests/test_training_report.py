@@ -15,11 +15,14 @@ import pytest
 from PIL import Image
 
 from training import plots
+from training.audit import Audit
+from training.audit_pictures import draw_audit
 from training.decoded import Decoded
 from training.evaluate import measure
 from training.finder import RateSearch
 from training.findings import Findings
 from training.fit import Epoch
+from training.items import Item
 from training.picture import Picture
 from training.report import write_report
 from training.report_answers import results, views
@@ -61,6 +64,18 @@ def test_a_picture_shows_itself_in_a_notebook(name: str):
     seen = shown(PICTURES[name]())
     assert seen.shape[1] < 2000
     assert 0.001 < (seen.mean(axis=2) < 200).mean() < 0.9
+
+
+def test_dollar_signs_of_names_are_no_mathematics():
+    names = ("a$_$b", "$x^$")
+    items = tuple(Item(Path(f"{name}.png"), (name,), "train") for name in names)
+    bars, _ = draw_audit(Audit(Path(), items, ()), Picture).values()
+    for picture in (
+        plots.confusion(np.eye(2, dtype=np.int64), names),
+        gallery([Tile(noise(1)[0], names)]),
+        bars,
+    ):
+        assert (shown(picture) < 200).any()
 
 
 def test_nothing_of_a_confusion_matrix_is_cut_off():

@@ -44,7 +44,7 @@ def _bars(axis: Axes, audit: Audit) -> None:
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.invert_yaxis()
     if len(labels) <= MANY_CLASSES:
-        axis.set_yticks(range(len(labels)), [label[:24] for label in labels])
+        axis.set_yticks(range(len(labels)), [label[:24] for label in labels], parse_math=False)
     else:
         axis.set_yticks([])
     if len(labels):

@@ -1,4 +1,8 @@
-"""What every picture of a training is: a figure that shows itself, and its colours."""
+"""What every picture of a training is: a figure that shows itself, and its colours.
+
+Names of classes and files are drawn with `parse_math=False`: what they have between two dollar
+signs is no mathematics, and may be none that Matplotlib can set. Powers of ten at an axis are some.
+"""
 
 import io
 

@@ -129,8 +129,8 @@ def confusion(counts: npt.NDArray[np.int64], labels: Sequence[str]) -> Picture:
         return figure
     names = [short(label) for label in labels]
     wide = n * max(map(len, names)) > BESIDE
-    axis.set_xticks(range(n), names, rotation=90 if wide else 0)
-    axis.set_yticks(range(n), names)
+    axis.set_xticks(range(n), names, rotation=90 if wide else 0, parse_math=False)
+    axis.set_yticks(range(n), names, parse_math=False)
     size = 10 if n <= 8 else 7
     for row, column in np.ndindex(n, n) if n <= FEW_LABELS else np.argwhere(counts):
         colour = "white" if shares[row, column] > 0.3 else "black"

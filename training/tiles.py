@@ -40,7 +40,7 @@ def gallery(tiles: Sequence[Tile]) -> Picture:
                 axis.imshow(image, extent=(begin, begin + side, below - side, below))
         for line, words in enumerate(tile.caption):
             axis.text(left, top - line * LINE, short(words), va="top", fontsize=8,
-                      color=RED if tile.wrong else "black")  # fmt: skip
+                      color=RED if tile.wrong else "black", parse_math=False)  # fmt: skip
     axis.set(xlim=(0, COLUMNS * (across + GAP)), ylim=(0, rows * step))
     axis.axis("off")
     return figure
