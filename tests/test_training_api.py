@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import photos
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from registry.bundle import verify_bundle
 from registry.errors import BadRequest
@@ -234,6 +236,21 @@ def test_what_is_no_saved_network_of_this_kind_is_refused(tmp_path: Path, name: 
     wider = photos.learner(tmp_path, 4, hidden=(8,))
     with pytest.raises(BadRequest, match=message):
         wider.load(name)
+
+
+def test_a_network_for_other_labels_of_the_same_number_is_refused_with_what_to_do(tmp_path: Path):
+    learner = photos.learner(tmp_path, 4)
+    file = learner.save("now")
+    dataset = replace(learner.bench.dataset, labels=("cat", "dog"))
+    other = replace(learner, bench=replace(learner.bench, dataset=dataset))
+    message = r"for other labels; 'cat' is the first of 4 that .* alone, set weights=\S+now\.safe"
+    with pytest.raises(BadRequest, match=message):
+        other.load("now")
+    before = copy_state(learner.bench.network)
+    saved = load_file(file)
+    save_file(saved, file)  # as older files are, which do not say
+    other.load("now")
+    assert all(torch.equal(before[name], saved[name]) for name in before)
 
 
 def test_images_and_learner_are_shown_in_a_line(tmp_path: Path):

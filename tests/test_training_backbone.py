@@ -122,7 +122,11 @@ def test_a_training_can_begin_with_what_an_earlier_one_has_learnt(tmp_path: Path
     source = load_backbone("test_efficientnet", pretrained=False)
     network = build_network(source, 3, size=photos.SIZE, hidden=(), dropout=(0.0,))
     save_network(
-        network, tmp_path / "network.safetensors", n_classes=3, size=photos.SIZE, task="single"
+        network,
+        tmp_path / "network.safetensors",
+        labels=("a", "b", "c"),
+        size=photos.SIZE,
+        task="single",
     )
     begun = load_backbone("test_efficientnet", weights=tmp_path / "network.safetensors")
     assert begun.digest == weights_digest(network.body)

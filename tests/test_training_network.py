@@ -17,6 +17,8 @@ from training.network import Network, build_network, channel_axis
 from training.saving import load_network, save_network
 from training.weights import weights_digest
 
+LABELS = ("a", "b", "c")
+
 
 @pytest.fixture
 def network() -> Network:
@@ -46,7 +48,7 @@ def test_pixels_are_normalised_as_the_weights_were_learnt(
     name: str, mean: tuple[float, ...], std: tuple[float, ...], tmp_path: Path
 ):
     network = build(load_backbone(name, pretrained=False)).eval()
-    save_network(network, tmp_path / "saved", n_classes=3, size=photos.SIZE, task="single")
+    save_network(network, tmp_path / "saved", labels=LABELS, size=photos.SIZE, task="single")
     pixels = torch.rand(2, 3, photos.SIZE, photos.SIZE) * 255
     normal = (pixels / 255 - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
     with torch.no_grad():
@@ -170,7 +172,7 @@ def test_tokens_have_their_channels_last():
 
 def test_a_saved_network_comes_back_bit_for_bit(network: Network, tmp_path: Path):
     path = tmp_path / "network.safetensors"
-    save_network(network, path, n_classes=3, size=photos.SIZE, task="single")
+    save_network(network, path, labels=LABELS, size=photos.SIZE, task="single")
     loaded, task = load_network(path)
     pixels = torch.from_numpy(np.random.default_rng(0).uniform(0, 255, (2, 3, 32, 32))).float()
     with torch.no_grad():

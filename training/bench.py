@@ -121,7 +121,7 @@ class Bench:
         save_network(
             self.network,
             path,
-            n_classes=len(data.labels),
+            labels=data.labels,
             size=self.settings.size,
             task=data.task,
         )

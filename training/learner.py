@@ -174,7 +174,7 @@ class Learner:
             BadRequest: there is no such file, or it is of another network or for other labels.
         """
         name = saved if Path(saved).suffix == ".safetensors" else f"{saved}.safetensors"
-        restore(self.bench.network, self.bench.run / name)
+        restore(self.bench.network, self.bench.run / name, self.labels)
 
     # Answering
 

@@ -1,6 +1,7 @@
 """A network as a file: its weights and what it takes to build it again, in safetensors."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -15,12 +16,16 @@ from training.network import Network, build_network
 NETWORK = "network.safetensors"  # in the folder of a training
 
 
-def save_network(network: Network, path: Path, *, n_classes: int, size: int, task: Task) -> None:
-    """`path` holds the weights, and what is needed to build the network again; no pickle."""
+def save_network(
+    network: Network, path: Path, *, labels: Sequence[str], size: int, task: Task
+) -> None:
+    """`path` holds the weights, what they are for, and what is needed to build the network again;
+    no pickle."""
     hidden = [layer.out_features for layer in network.head if isinstance(layer, nn.Linear)][:-1]
     shape = {
         "backbone": network.name,
-        "classes": n_classes,
+        "classes": len(labels),
+        "labels": list(labels),
         "size": size,
         "hidden": hidden,
         "epsilon": network.head[0].eps,
@@ -49,16 +54,26 @@ def load_network(path: Path) -> tuple[Network, Task]:
     return network.eval(), task
 
 
-def restore(network: Network, path: Path) -> None:
-    """The network has the weights that `save_network` wrote to `path`, bit for bit.
+def restore(network: Network, path: Path, labels: Sequence[str]) -> None:
+    """The network, which is for `labels`, has the weights that `save_network` wrote to `path`, bit
+    for bit.
 
     Raises:
         BadRequest: there are none, or they are of another network or for other labels.
     """
     try:
+        with safe_open(path, framework="pt") as file:
+            shape = json.loads((file.metadata() or {}).get("network", "{}"))
         saved = load_file(path)
     except (OSError, SafetensorError) as error:
         raise BadRequest(f"{path}: not a saved network: {error}") from error
+    unshared = sorted(set(labels) ^ set(shape.get("labels", labels)))  # older files do not say
+    if unshared:
+        raise BadRequest(
+            f"{path}: this network is for other labels; {unshared[0]!r} is the first of "
+            f"{len(unshared)} that only one of the two has. To begin with its backbone alone, set "
+            f"weights={path}"
+        )
     shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
     differing = sorted(
         name
