@@ -12,6 +12,7 @@ from torch import nn
 from training import choosing
 from training.ema import Ema, warm_decay
 from training.keeping import copy_state
+from training.steps import fit_head, precompute_parts
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
@@ -82,6 +83,27 @@ def test_a_mean_that_is_always_kept_spares_no_images(tmp_path: Path):
     assert own.n_train == mean.n_train == compared.n_train + len(compared.judged)
     first, second = (bench.network.head[-1].weight for bench in (own, mean))
     assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize(
+    ("told", "kept"),
+    [
+        ({}, None),
+        ({"keep": "swa"}, "mean of the weights of all unfrozen epochs"),
+        ({"keep": "best"}, "weights of epoch 1 of all layers"),
+        ({"patience": "9"}, None),
+        ({"ema": "0.9", "ema_kept": "always"}, "exponential mean of the weights"),
+    ],
+)
+def test_it_is_known_which_weights_the_network_has_until_it_learns_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: dict[str, str], kept: str | None
+):
+    values = iter([0.5, 0.7])
+    monkeypatch.setattr(choosing, "judge", lambda bench: next(values))
+    bench = unfrozen(tmp_path, cycle_len="2", judge_share="0.3", **told)
+    assert bench.facts.get("kept") == kept
+    fit_head(bench, precompute_parts(bench, "weights", tmp_path), 0.01)
+    assert "kept" not in bench.facts
 
 
 @pytest.mark.parametrize(

@@ -268,6 +268,48 @@ def test_words_tell_when_the_last_stage_made_it_worse():
     assert concern
 
 
+def epochs(stage: str, *losses: tuple[float, float]) -> list[Epoch]:
+    return [Epoch(stage, train, valid, 0.5, 1, 1) for train, valid in losses]
+
+
+def test_words_tell_when_both_losses_rose_in_the_last_stage():
+    rising = epochs("head", (0.9, 0.8)) + epochs("all layers", (0.6, 0.5), (0.7, 0.9))
+    text, concern = words(history=rising)["Overfitting"]
+    assert text.startswith("none, for the training loss has not fallen either; but the network was")
+    assert "was 0.500 after epoch 2 (all layers) and 0.900 in the end. A lower rate" in text
+    assert concern
+
+
+@pytest.mark.parametrize(
+    "history",
+    [
+        epochs("head", (0.9, 0.001)) + epochs("all layers", (0.8, 0.004)),  # of next to nothing
+        epochs("head", (0.9, 0.6)) + epochs("all layers", (0.6, 0.5), (0.5, 0.51)),
+    ],
+)
+def test_words_make_nothing_of_a_held_out_loss_that_hardly_rose(history: list[Epoch]):
+    text, concern = words(history=history)["Overfitting"]
+    assert text.startswith("none seen")
+    assert not concern
+
+
+@pytest.mark.parametrize(
+    "history",
+    [
+        epochs("all layers", (0.9, 0.5), (0.5, 0.4), (0.1, 0.9)),
+        epochs("head", (0.9, 0.5)) + epochs("all layers", (0.8, 0.7)),
+    ],
+)
+def test_words_blame_no_weights_that_the_network_has_not(history: list[Epoch]):
+    kept = {"kept": "weights of epoch 2 of all layers"}
+    text, concern = words(history=history, facts=kept)["Overfitting"]
+    assert text.endswith(
+        ". The network has the weights of epoch 2 of all layers instead of the last."
+    )
+    assert "would help" not in text
+    assert not concern
+
+
 def test_words_say_how_little_a_few_images_prove():
     found, _ = made.findings(2, 6)
     said = np.asarray(found.targets, np.float32)

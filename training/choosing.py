@@ -5,8 +5,11 @@ from training.batches import ImageBatches
 from training.bench import Bench
 from training.ema import Ema
 from training.fitting import augmented_features, score_head, settle, whole
-from training.keeping import DIRECTIONS, Keeper, copy_state, recompute_statistics
+from training.keeping import DIRECTIONS, KEPT, Keeper, copy_state, recompute_statistics
+from training.overfitting import last_stage
 from training.plan import Plan
+
+MEAN = "exponential mean of the weights"
 
 
 def make_keeper(bench: Bench, plan: Plan) -> Keeper:
@@ -35,6 +38,9 @@ def keep_chosen(bench: Bench, keeper: Keeper, batches: ImageBatches) -> None:
     """The network has the weights that the settings keep; snapshots are on the bench."""
     keeper.restore()
     bench.snapshots.extend(keeper.at_cycle_ends)
+    stage = last_stage(bench.history)
+    if keeper.keep == "best" and keeper.best_epoch < len(stage):
+        bench.facts[KEPT] = f"weights of epoch {keeper.best_epoch} of {stage[-1].stage}"
     if keeper.best_epoch:
         bench.note(
             "best_epoch",
@@ -47,6 +53,7 @@ def keep_chosen(bench: Bench, keeper: Keeper, batches: ImageBatches) -> None:
             pixels = (pixels for pixels, _ in batches.epoch(0))
             recompute_statistics(bench.network, whole(bench), pixels)
         settle(bench, augmented_features(bench, batches))
+        bench.facts[KEPT] = "mean of the weights of all unfrozen epochs"
         bench.note("averaged", "the network is the mean of all unfrozen epochs, statistics anew")
 
 
@@ -70,6 +77,7 @@ def keep_better(bench: Bench, ema: Ema, batches: ImageBatches) -> None:
         _load_mean(bench, ema, batches)
         few = "too few images to set some apart for it; add images, or raise judge_share"
         why = "as the settings say" if always else few
+        bench.facts[KEPT] = MEAN
         bench.note("ema", f"kept the mean of the weights without a comparison: {why}")
         return
     own, own_value = copy_state(bench.network), judge(bench)
@@ -78,7 +86,9 @@ def keep_better(bench: Bench, ema: Ema, batches: ImageBatches) -> None:
     lower = DIRECTIONS[settings.judge_by] == "lower"
     better = mean_value < own_value if lower else mean_value > own_value
     better = bench.network.world.told(better)  # so that all processes go on with the same
-    if not better:
+    if better:
+        bench.facts[KEPT] = MEAN
+    else:
         bench.network.load_state_dict(own)
     kept = "mean of the weights" if better else "weights themselves"
     bench.note(

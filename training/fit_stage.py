@@ -10,7 +10,7 @@ from training.bench import Bench
 from training.ema import Ema
 from training.evaluate import METRICS
 from training.fit import Epoch, Stage, Step, Tally, train_epoch
-from training.keeping import Keeper, copy_state
+from training.keeping import KEPT, Keeper, copy_state
 from training.optimizer import Optimizer
 
 LAST_GOOD = "last-good.safetensors"  # in the folder of a training that diverged
@@ -46,6 +46,7 @@ def fit_stage(
     if not bench.checkpoint.begin(stage.name):
         bench.stages.note(f"{stage.name}: was over before the interruption")
         return False
+    bench.facts.pop(KEPT, None)  # it learns on
     optimizer = Optimizer(groups, bench.settings.optimizer_spec())
     tally = bench.checkpoint.enter(
         {

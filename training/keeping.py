@@ -12,6 +12,8 @@ from training.settings import Keep
 
 State = dict[str, Tensor]
 
+KEPT = "kept"  # among a bench's facts: which weights the network has, if not the last epoch's
+
 # What the best is judged by, and which way is better.
 DIRECTIONS: dict[str, Literal["lower", "higher"]] = {"log_loss": "lower", "metric": "higher"}
 

@@ -23,12 +23,10 @@ def overfitting(history: Sequence[Epoch]) -> Overfitting | None:
     training loss has fallen, and the held-out loss has risen by a twentieth, and visibly."""
     if not history:
         return None
-    same = takewhile(lambda epoch: epoch.stage == history[-1].stage, reversed(history))
-    stage = [*same][::-1]  # an earlier one may have had the same name, in a notebook
-    place = min(range(len(stage)), key=lambda number: stage[number].valid_loss)
+    stage = last_stage(history)
+    place = lowest(stage)
     best, last = stage[place], stage[-1]
-    risen = max(WORSE * best.valid_loss, best.valid_loss + LEAST)
-    if last.train_loss >= best.train_loss or last.valid_loss < risen:
+    if last.train_loss >= best.train_loss or not has_risen(best, last):
         return None
     return Overfitting(
         len(history) - len(stage) + place + 1,
@@ -36,3 +34,19 @@ def overfitting(history: Sequence[Epoch]) -> Overfitting | None:
         f"{best.valid_loss:.3f} to {last.valid_loss:.3f}, and the training loss fell from "
         f"{best.train_loss:.3f} to {last.train_loss:.3f}",
     )
+
+
+def last_stage(history: Sequence[Epoch]) -> list[Epoch]:
+    """Its epochs; an earlier stage may have had the same name, in a notebook."""
+    same = takewhile(lambda epoch: epoch.stage == history[-1].stage, reversed(history))
+    return [*same][::-1]
+
+
+def lowest(epochs: Sequence[Epoch]) -> int:
+    """The place of the lowest held-out loss."""
+    return min(range(len(epochs)), key=lambda number: epochs[number].valid_loss)
+
+
+def has_risen(best: Epoch, last: Epoch) -> bool:
+    """Whether the held-out loss has, by a twentieth, and visibly."""
+    return last.valid_loss >= max(WORSE * best.valid_loss, best.valid_loss + LEAST)

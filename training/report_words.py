@@ -1,10 +1,13 @@
 """What a report says first: how good it is, where it fails, and what to look at, in sentences."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from training.findings import Findings
+from training.fit import Epoch
 from training.intervals import sign_test
-from training.overfitting import WORSE
+from training.keeping import KEPT
+from training.overfitting import has_risen, last_stage, lowest
 from training.per_class import score_interval
 
 FEW = 20  # held-out images of a class, below which its figures say little
@@ -93,25 +96,37 @@ def _weakest(findings: Findings) -> Remark | None:
 
 
 def _overfitting(findings: Findings) -> Remark | None:
-    if findings.overfit:
-        text = f"{findings.overfit.text}. Fewer epochs, more augmentation or keep=best would help."
-        return Remark("Overfitting", text, concern=True)
-    history = findings.history
+    history, kept = findings.history, findings.facts.get(KEPT)
     if len(history) < 2:
         return None
-    best = min(range(len(history)), key=lambda number: history[number].valid_loss)
-    if history[-1].valid_loss > WORSE * history[best].valid_loss:
-        before, after = history[best], history[-1]
-        text = (
-            "none in the last stage, but the network was better before it: the held-out loss was "
-            f"{before.valid_loss:.3f} after epoch {best + 1} ({before.stage}) and "
-            f"{after.valid_loss:.3f} in the end. A lower rate may help."
-        )
-        return Remark("Overfitting", text, concern=True)
+    if findings.overfit:
+        text = f"{findings.overfit.text}."
+        advice = "Fewer epochs, more augmentation or keep=best would help."
+    else:
+        text, advice = _rise(history), "A lower rate may help."
+    if text and kept:  # what the losses say is of others
+        return Remark("Overfitting", f"{text} The network has the {kept} instead of the last.")
+    if text:
+        return Remark("Overfitting", f"{text} {advice}", concern=True)
     last = (
         f"in the end it is {history[-1].valid_loss:.3f}, in training {history[-1].train_loss:.3f}"
     )
     return Remark("Overfitting", f"none seen: the held-out loss has not turned up; {last}.")
+
+
+def _rise(history: Sequence[Epoch]) -> str:
+    """Where the held-out loss was lower, though nothing was learnt by heart since; or nothing."""
+    place, last = lowest(history), history[-1]
+    best = history[place]
+    if not has_risen(best, last):
+        return ""
+    said = "none, for the training loss has not fallen either; but the network was better"
+    if place < len(history) - len(last_stage(history)):
+        said = "none in the last stage, but the network was better before it"
+    return (
+        f"{said}: the held-out loss was {best.valid_loss:.3f} after epoch {place + 1} "
+        f"({best.stage}) and {last.valid_loss:.3f} in the end."
+    )
 
 
 def _views(findings: Findings) -> Remark | None:
