@@ -19,8 +19,10 @@ from torch import nn
 
 from registry.errors import BadRequest, DataError, Unavailable
 from registry.store import Registry
-from training.collectives import common_statistics, explained, own_draws
+from training.backbone import Backbone
+from training.collectives import explained, own_draws
 from training.event_files import FOLDER
+from training.network import build_network, divided
 from training.parallel import ALONE, ROUNDING, World, joined, launch_name
 from training.person import learn_along
 from training.recipe import take_part, train
@@ -40,7 +42,7 @@ def work(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
     meeting = f"file://{folder / 'meeting'}"
     dist.init_process_group("gloo", meeting, PATIENCE, rank=rank, world_size=SIZE)
-    for part in (divide_a_step, agree, draw_in_step):
+    for part in (divide_a_step, agree, draw_in_step, divide_too_few):
         try:
             part(World(rank, SIZE), folder)
         except Exception:
@@ -77,9 +79,7 @@ def answers_and_gradients(body: nn.Sequential, world: World) -> list[torch.Tenso
 
 
 def divide_a_step(world: World, folder: Path) -> None:
-    body = make_body()
-    with common_statistics(body):
-        found = answers_and_gradients(body, world)
+    found = answers_and_gradients(make_body(), world)
     torch.testing.assert_close(
         found, answers_and_gradients(make_body(), ALONE), rtol=TOLERANCE, atol=TOLERANCE
     )
@@ -124,6 +124,38 @@ def draw_in_step(world: World, folder: Path) -> None:
 
 def test_processes_that_draw_for_themselves_draw_alike_afterwards(failures: dict[str, str]):
     assert told(failures, "draw_in_step") == []
+
+
+class Places(nn.Module):
+    """Parts them as Swin does, which torch cannot do where there is no image."""
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        return maps.reshape(len(maps), -1, maps.shape[3])
+
+
+def divide_too_few(world: World, folder: Path) -> None:
+    """A step of two images in three processes, and the numbers that are drawn next."""
+    images = 255 * torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+
+    def step(who: World) -> list[torch.Tensor]:
+        torch.manual_seed(0)
+        body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.2), Places())
+        backbone = Backbone("own", body, (0.5,) * 3, (0.5,) * 3, "random", "")
+        network = build_network(backbone, 2, size=8, hidden=(), dropout=(0.0,))
+        network.train_unfrozen(freeze_batchnorm=False)
+        with divided(network, who):
+            features = network.features(images)
+            features.square().sum().backward()
+        gradients = [parameter.grad for parameter in body.parameters()]
+        return [features.detach(), *gradients, *body.buffers(), torch.rand(2)]
+
+    torch.testing.assert_close(step(world), step(ALONE), rtol=TOLERANCE, atol=TOLERANCE)
+
+
+def test_a_batch_of_fewer_images_than_processes_is_taken_as_one_process_does(
+    failures: dict[str, str],
+):
+    assert told(failures, "divide_too_few") == []
 
 
 def test_random_numbers_are_those_of_one_process_if_the_backbone_draws_none():

@@ -90,22 +90,22 @@ class _Sum(torch.autograd.Function):
 @contextmanager
 def common_statistics(body: nn.Module) -> Iterator[None]:
     """Within it, normalisations in training mode have the statistics of all processes' shares."""
-    norms = [module for module in body.modules() if isinstance(module, _BatchNorm)]
+    norms = [one for one in body.modules() if isinstance(one, _BatchNorm) and one.training]
+    before = [vars(norm).get("forward") for norm in norms]  # that of `folded`, if any
     for norm in norms:
         vars(norm)["forward"] = _normalising(norm)
     try:
         yield
     finally:
-        for norm in norms:
-            vars(norm).pop("forward", None)
+        for norm, forward in zip(norms, before, strict=True):
+            if forward is None:
+                del vars(norm)["forward"]
+            else:
+                vars(norm)["forward"] = forward
 
 
 def _normalising(norm: _BatchNorm) -> Callable[[Tensor], Tensor]:
-    alone = norm.forward
-
     def forward(features: Tensor) -> Tensor:
-        if not norm.training:
-            return alone(features)
         return own_activation(norm, _normalise(norm, features))
 
     return forward

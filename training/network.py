@@ -1,7 +1,7 @@
 """The classifier: a backbone, average and maximum pooling side by side, and a head."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from registry.bundle import Task
 from registry.errors import BadRequest
 from training.backbone import Backbone
-from training.collectives import common_statistics
 from training.device import autocast
 from training.head import concat_pool, make_head
 from training.layer_groups import split_groups
@@ -42,9 +41,9 @@ class Network(nn.Module):
 
     def features(self, pixels: Tensor) -> Tensor:
         """[n,3,s,s] in 0…255 -> pooled features [n,2·channels], maximum first."""
-        share = (self.world.share(pixels) - self.mean) / self.std
-        maps = self.world.call(self.body, share)
-        return self.world.gather(concat_pool(maps, self.channel_axis), pixels)
+        world = self.world.dividing(pixels)
+        maps = world.call(self.body, (world.share(pixels) - self.mean) / self.std)
+        return world.gather(concat_pool(maps, self.channel_axis), pixels)
 
     @property
     def device(self) -> torch.device:
@@ -97,8 +96,7 @@ def divided(network: Network, world: World) -> Iterator[None]:
     the network alike; afterwards each is on its own."""
     network.world = world
     try:
-        with common_statistics(network.body) if world.size > 1 else nullcontext():
-            yield
+        yield
     finally:
         network.world = ALONE
     world.wait()

@@ -3,8 +3,9 @@
 Every process follows the same recipe with the same random numbers, and holds all of the network.
 Only the backbone's work is divided: each process takes its share of a batch through it, then all
 have the features of the whole batch, so that the head, its batch statistics and the loss are those
-of one process. On the way back each adds its share to the backbone's gradients. What is left of a
-difference from one process is the order in which numbers are added up: see `ROUNDING`.
+of one process. On the way back each adds its share to the backbone's gradients. A batch of fewer
+images than processes goes through whole in each of them. What is left of a difference from one
+process is the order in which numbers are added up: see `ROUNDING`.
 """
 
 import os
@@ -22,7 +23,14 @@ from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 from torch.func import functional_call
 
-from training.collectives import add_up, explained, gather, own_draws, with_common_gradients
+from training.collectives import (
+    add_up,
+    common_statistics,
+    explained,
+    gather,
+    own_draws,
+    with_common_gradients,
+)
 
 T = TypeVar("T")
 # What is learnt in float32 in a short training by SGD differs from one process by this much at
@@ -49,6 +57,11 @@ class World:
 
     # Divided
 
+    def dividing(self, batch: Tensor) -> "World":
+        """Who takes a batch through the backbone: all, or each alone if some had no image of it.
+        Not every network takes a batch of none, and who has none draws no random numbers."""
+        return self if len(batch) >= self.size else ALONE
+
     def share(self, batch: Tensor) -> Tensor:
         """This process's part of a batch [n,…]; parts differ by one image at most."""
         if self.size == 1:
@@ -57,7 +70,8 @@ class World:
         return batch[start:stop]
 
     def call(self, module: nn.Module, share: Tensor) -> Tensor:
-        """`module(share)`; gradients of the parameters will be those of all shares together."""
+        """`module(share)`; batch statistics are those of all shares together, and gradients of the
+        parameters will be."""
         if self.size == 1:
             alone: Tensor = module(share)
             return alone
@@ -66,7 +80,7 @@ class World:
             for name, parameter in module.named_parameters()
             if parameter.requires_grad and torch.is_grad_enabled()
         }
-        with own_draws(self.rank, share.device):
+        with own_draws(self.rank, share.device), common_statistics(module):
             common = with_common_gradients(learning) if learning else {}
             answer: Tensor = functional_call(module, common, (share,)) if common else module(share)
         return answer
