@@ -111,8 +111,7 @@ class Follower:
         if self._unreadable:
             log.info("registry_readable")
         self._unreadable = ""
-        live = (name for name, entry in self._models.items() if entry.current)
-        told = dict.fromkeys(live, GONE) | found
+        told = dict.fromkeys(self._models, GONE) | found
         return {name: replace(one, followed=followed.get(name)) for name, one in told.items()}
 
     async def _promoted(self, name: str, aliases: Aliases) -> None:
@@ -120,6 +119,8 @@ class Follower:
             known = self._models.get(name)
             if known and known.current:
                 self._swaps.problem(known, 0, BundleError(f"{name}: {NOTHING_PROMOTED}"))
+            elif known:  # what could not be loaded is not wanted any more
+                self._swaps.no_problem(known)
             return
         entry = self._models.setdefault(name, Model(name))
         if isinstance(aliases.promoted, BundleError):
@@ -145,7 +146,10 @@ class Follower:
 
     async def _candidate(self, name: str, aliases: Aliases) -> None:
         entry = self._models.get(name)
-        if aliases.candidate is None or entry is None:
+        if entry is None:
+            return
+        if aliases.candidate is None:
+            self._swaps.no_candidate_problem(entry)
             return
         if isinstance(aliases.candidate, BundleError):
             self._swaps.candidate_problem(entry, 0, aliases.candidate)

@@ -215,6 +215,18 @@ def test_a_better_pointer_ends_the_problem(server: RunningServer, root: Path) ->
     assert (models[0].promoted_version, models[0].problem) == (version, "")
 
 
+def test_a_problem_ends_with_the_model_that_had_it(server: RunningServer, root: Path) -> None:
+    tiny.publish(root, model="mistyped", promote=True)
+    (root / "mistyped" / "1" / "model.onnx").write_bytes(b"damaged")
+    server.refresh()
+    assert 'unfreeze_load_problem{model="mistyped"} 1.0' in server.metrics()
+    shutil.rmtree(root / "mistyped")
+    server.refresh()
+    assert 'unfreeze_load_problem{model="mistyped"} 0.0' in server.metrics()
+    models = server.admin.ListModels(pb.ListModelsRequest(), timeout=20).models
+    assert [model.name for model in models] == ["colours"]
+
+
 def test_a_version_that_did_not_load_is_tried_again(server: RunningServer, root: Path) -> None:
     version = tiny.publish(root, bias=GREEN)
     file, aside = root / "colours" / str(version) / "model.onnx", root / "aside"
