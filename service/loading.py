@@ -41,22 +41,11 @@ class Loading:
             NotFound, BundleError, Unavailable: it cannot be served.
         """
         while not (found := entry.find(version)):
-            await self._load_unless_broken(entry, version)
-            entry.drop_oldest_pinned()
-        return found
-
-    async def _load_unless_broken(self, entry: Model, version: int) -> None:
-        """A caller who asks again and again does not make it load again and again."""
-        trouble = entry.broken.setdefault(version, Trouble())
-        if trouble.waits(version):
-            raise BundleError(trouble.problem)
-        try:
+            trouble = entry.broken.get(version)
+            if trouble and trouble.waits(version):  # whoever asks again does not load it again
+                raise BundleError(trouble.problem)
             await self._load(entry, version, live=False)
-        except BundleError as error:
-            if not trouble.waits(version):  # others may have waited for the same load
-                trouble.note(version, str(error))
-            raise
-        entry.broken.pop(version, None)
+        return found
 
     @asynccontextmanager
     async def lease(self, entry: Model, version: int, *, live: bool) -> AsyncIterator[Loaded]:
@@ -87,10 +76,18 @@ class Loading:
         await asyncio.shield(task)
 
     async def _load_in_turn(self, entry: Model, version: int) -> None:
-        """One at a time of each model, unless it has come into memory before its turn."""
+        """One at a time of each model, unless it has come into memory before its turn. Whoever
+        asked may have gone, so what is broken is noted here, and the oldest are let go."""
         async with self._turns[entry.name]:
-            if not entry.find(version):
+            if entry.find(version):
+                return
+            try:
                 await self._load_in(self._other, entry, version)
+            except BundleError as error:
+                entry.broken.setdefault(version, Trouble()).note(version, str(error))
+                raise
+            entry.broken.pop(version, None)
+            entry.drop_oldest_pinned()
 
     async def _load_now(self, entry: Model, version: int) -> None:
         await self._load_in(self._live, entry, version)

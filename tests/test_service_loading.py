@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import tiny
 
-from registry.errors import Unavailable
+from registry.errors import BundleError, Unavailable
 from registry.store import Registry
 from service.loading import Loading
-from service.model import Model
+from service.model import MAX_PINNED, Model
 
 
 class OneOfAKind:
@@ -118,6 +118,53 @@ async def test_a_version_that_went_live_before_its_turn_is_not_loaded_again(root
     loader.go.set()
     await first
     assert await second is live
+    assert loader.loads == 1
+    await loading.close()
+
+
+async def given_up(loading: Loading, entry: Model, versions: range, loader: Gated) -> None:
+    """All of them were asked for, those who did have gone, and then they were loaded."""
+    asked = [asyncio.create_task(loading.find(entry, version)) for version in versions]
+    await asyncio.sleep(0)
+    for caller in asked:
+        caller.cancel()
+    await asyncio.wait(asked)
+    loader.go.set()
+    async with asyncio.timeout(20):
+        while loading._under_way:
+            await asyncio.sleep(0.001)
+
+
+async def test_of_versions_whose_callers_have_gone_no_more_stay_than_of_others(root: Path) -> None:
+    versions = range(1, MAX_PINNED + 4)
+    for _ in versions:
+        tiny.publish(root)
+    loader = Gated()
+    loading, entry = Loading(Registry(root), loader), Model(tiny.MODEL_NAME)  # type: ignore[arg-type]
+    await given_up(loading, entry, versions, loader)
+    assert loader.loads == len(versions)
+    assert list(entry.pinned) == list(versions)[-MAX_PINNED:]
+    await loading.close()
+
+
+class Refusing(Gated):
+    """A loader that finds every version broken."""
+
+    def load(self, folder: Path, version: int) -> Any:
+        super().load(folder, version)
+        raise BundleError("golden answers differ")
+
+
+async def test_a_version_that_did_not_load_is_left_alone_also_when_its_callers_have_gone(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.model.FIRST_RETRY_S", 3600.0)
+    tiny.publish(root)
+    loader = Refusing()
+    loading, entry = Loading(Registry(root), loader), Model(tiny.MODEL_NAME)  # type: ignore[arg-type]
+    await given_up(loading, entry, range(1, 2), loader)
+    with pytest.raises(BundleError, match="golden answers differ"):
+        await loading.find(entry, 1)
     assert loader.loads == 1
     await loading.close()
 
