@@ -86,7 +86,7 @@ class Calls:
         """The handler, which counts and translates."""
         kind, inner = shape(handler)
         counts = RpcCounts(self._metrics, kind, service, name)
-        parse = parser(handler.request_deserializer, f"{service}/{name}")
+        parse = parser(handler.request_deserializer, service, name)
         check = checks.get(name)
         incoming = self._incoming
         limited = name not in NEVER_FULL

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from registry.pointers import Mode
 from service.comparison import Comparison
@@ -59,7 +60,11 @@ def draw_lot(content: Content, version: int) -> float:
     drawn at some percentage is drawn at every larger one.
     """
     digest = hashlib.blake2b(f"{version}/{len(content)}".encode(), digest_size=8)
-    first = content[0]
-    digest.update(first[:SAMPLE])
-    digest.update(first[max(SAMPLE, len(first) - SAMPLE) :])
+    for end in ends(content[0]):
+        digest.update(end)
     return int.from_bytes(digest.digest()) / 2**64
+
+
+def ends(content: Any) -> tuple[Any, Any]:
+    """The first and the last SAMPLE of a sequence; of a shorter one the second has what is left."""
+    return content[:SAMPLE], content[max(SAMPLE, len(content) - SAMPLE) :]

@@ -5,11 +5,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import grpc
+from google.protobuf import descriptor_pool
 from google.protobuf.message import DecodeError
 
 from registry.errors import BadRequest, UnfreezeError
 from service.status import code_of, message_of
 from service.streams import Incoming
+from service.wire import SMALL_BYTES, check_fields, inner_of
 
 Handlers = Mapping[str, Any]
 
@@ -47,16 +49,22 @@ def shape(handler: Any) -> tuple[str, Callable[..., Any]]:
             return "bidi_stream", handler.stream_stream
 
 
-def parser(parse: Callable[[bytes], Any], method: str) -> Callable[[Any], Any]:
-    """Reads a message of `method`; what is none is a bad request."""
+def parser(parse: Callable[[bytes], Any], service: str, name: str) -> Callable[[Any], Any]:
+    """Reads a message of a method; what is none, or has more in it than its bytes tell, is a bad
+    request."""
+    method = descriptor_pool.Default().FindMethodByName(f"{service}.{name}")
+    inner = inner_of(method.input_type)
 
     def read(message: Any) -> Any:
         if message is grpc.aio.EOF:
             raise BadRequest("the call has ended without a message")
+        if len(message) > SMALL_BYTES:
+            check_fields(message, inner)
         try:
             return parse(message)
         except DecodeError as error:
-            raise BadRequest(f"this is not a request that {method} takes: {error}") from error
+            wrong = f"this is not a request that {service}/{name} takes: {error}"
+            raise BadRequest(wrong) from error
 
     return read
 
@@ -64,7 +72,7 @@ def parser(parse: Callable[[bytes], Any], method: str) -> Callable[[Any], Any]:
 def plain(service: str, name: str, handler: Any, incoming: Incoming) -> Any:
     """The handler, whose callers are told what is wrong with their messages."""
     _, inner = shape(handler)
-    parse = parser(handler.request_deserializer, f"{service}/{name}")
+    parse = parser(handler.request_deserializer, service, name)
 
     async def request(context: Any) -> Any:
         if handler.request_streaming:

@@ -89,7 +89,7 @@ class Settings(Record):
     max_connection_age_seconds: Seconds = 1800  # 0: no end
 
     max_message_mb: int = Field(default=64, ge=1, le=2047)
-    max_images: int = Field(default=128, ge=1)
+    max_images: int = Field(default=128, ge=1, le=10_000)  # fewer than `wire.MAX_FIELDS`
     max_pixels: int = Field(default=MAX_PIXELS, ge=1)
     max_queue: int = Field(default=1024, ge=1)  # views, of each loaded version
     max_queue_mb: int = Field(default=512, ge=1)  # of images as they came, of each loaded version

@@ -20,7 +20,7 @@ from registry.bundle import Bundle
 from registry.candidates import set_candidate
 from registry.images import Float32Array, UInt8Array, prepare
 from service.admission import Admission
-from service.candidacy import Candidacy, draw_lot
+from service.candidacy import SAMPLE, Candidacy, draw_lot
 from service.candidate_metrics import CandidateMetrics
 from service.comparison import Comparison, chosen, difference
 from service.counting import VersionCounts
@@ -31,6 +31,7 @@ from service.metrics import Metrics
 from service.plan import parse_plan
 from service.predict import Predictor
 from service.shadow import MAX_IN_FLIGHT, Sample, Shadow
+from service.tensors import lot_content
 from service.work import Answer, Terms
 from unfreeze.candidates import candidate
 from unfreeze.commands.candidate import in_words
@@ -124,6 +125,17 @@ def test_lots_depend_on_either_end_of_an_image_and_on_how_many_there_are() -> No
     others = [b"x" + image[1:]], [image[:-1] + b"x"], [image, image]
     assert draw_lot([image], 2) == draw_lot([bytes(10**6)], 2)
     assert len({draw_lot(content, 2) for content in ([image], *others)}) == 4
+
+
+@pytest.mark.parametrize("n_values", [SAMPLE // 2, SAMPLE + 9, 3 * SAMPLE])
+def test_typed_pixels_draw_the_lot_of_raw_ones(n_values: int) -> None:
+    """Though no more of them are made bytes than a lot is drawn from."""
+    raw = np.random.default_rng(0).integers(0, 256, n_values, np.uint8).tobytes()
+    contents = infer_pb2.InferTensorContents(uint_contents=raw)
+    tensor = infer_pb2.ModelInferRequest.InferInputTensor(datatype="UINT8", contents=contents)
+    drawn_from = lot_content(infer_pb2.ModelInferRequest(inputs=[tensor]), 1)
+    assert len(drawn_from[0]) <= 2 * SAMPLE
+    assert draw_lot(drawn_from, 2) == draw_lot([raw], 2)
 
 
 def test_a_candidate_may_have_other_labels_and_another_size(server: RunningServer, root) -> None:

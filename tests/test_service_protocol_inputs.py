@@ -121,6 +121,7 @@ WRONG: dict[str, tuple[Change, str]] = {
     "an overflowing dimension": (with_input(tensor([2**62, S, S, 3])), "batch-size"),
     "no dimensions": (with_input(tensor([])), "unexpected shape"),
     "another size": (with_input(tensor([1, S + 1, S, 3])), "unexpected shape"),
+    "a thousand dimensions": (with_input(tensor([1] * 1000)), f"got ({', '.join('1' * 10)})"),
     "channels first": (with_input(tensor([1, 3, S, S])), "unexpected shape"),
     "no images": (with_input(tensor([0, S, S, 3])), "batch-size"),
     "more images than the limit": (with_input(tensor([FEW + 1, S, S, 3])), f"<= {FEW}"),
@@ -167,6 +168,7 @@ def test_a_request_is_refused_that_has(served: RunningServer, what: str) -> None
 TYPED_WRONG = {
     "the wrong field": ({"fp32_contents": [0.0] * N_BYTES}, "unexpected fp32_contents"),
     "too few values": ({"uint_contents": [0] * (N_BYTES - 1)}, "byte size mismatch"),
+    "too many values, however large": ({"uint_contents": [256] * (N_BYTES + 1)}, "byte size"),
     "a value over 255": ({"uint_contents": [256] + [0] * (N_BYTES - 1)}, "over 255"),
     "two fields": ({"uint_contents": [0] * N_BYTES, "int_contents": [1]}, "int_contents"),
     "nothing": ({}, "byte size mismatch"),
@@ -283,6 +285,25 @@ def test_several_versions_answer_at_once(served: RunningServer) -> None:
 def test_a_message_over_the_limit_is_refused(served: RunningServer) -> None:
     request = images(bytes(2 << 20))
     check(served, request, grpc.StatusCode.RESOURCE_EXHAUSTED, "larger than max")
+
+
+@pytest.mark.parametrize(
+    ("method", "empty"),
+    [
+        ("unfreeze.v1.Classifier/Classify", b"\x1a\0"),
+        ("inference.GRPCInferenceService/ModelInfer", b"\x2a\0"),
+    ],
+)
+def test_a_message_of_hundreds_of_thousands_of_fields_is_refused_before_it_is_parsed(
+    served: RunningServer, method: str, empty: bytes
+) -> None:
+    """Parsed they take forty times as much memory, and seconds of everybody's time."""
+    send = served.channel.unary_unary(f"/{method}")
+    with pytest.raises(grpc.RpcError) as caught:
+        send(empty * 300_000, timeout=20)
+    assert caught.value.code() is INVALID
+    assert "more than 16384 fields" in caught.value.details()
+    assert probabilities(infer(served, pixels())).argmax() == 0
 
 
 def test_requested_outputs_and_tolerated_parameters_are_honoured(served: RunningServer) -> None:
