@@ -8,6 +8,7 @@ import hashlib
 import io
 import re
 import threading
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
@@ -63,16 +64,25 @@ class ImageSpec(Record):
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
 
 
-def prepare(encoded: bytes, spec: ImageSpec, max_pixels: int = MAX_PIXELS) -> UInt8Array:
+def prepare(
+    encoded: bytes,
+    spec: ImageSpec,
+    max_pixels: int = MAX_PIXELS,
+    admit: Callable[[int], None] | None = None,
+) -> UInt8Array:
     """The pixels that the network sees, [size, size, 3] RGB.
 
     Decodes a JPEG no larger than needed (DCT scaling), crops and resizes in one antialiased
     bilinear step, then turns the result upright as Exif says.
 
+    Args:
+        admit: told how many pixels are about to be decoded, and may refuse them, as BadImage. Of a
+            JPEG they count again for each MAX_SCANS of its scans.
+
     Raises:
         BadImage: no bytes, not a JPEG, PNG or WebP, damaged, or more than `max_pixels`.
     """
-    image, by_line = _open(encoded, max_pixels)
+    image, by_line = _open(encoded, max_pixels, admit)
     with image, _turn(image, by_line):
         orientation = _orientation(image)
         try:
@@ -100,7 +110,9 @@ def image_info(encoded: bytes, max_pixels: int = MAX_PIXELS) -> tuple[int, int, 
         return image.width, image.height, image.mode, str(image.format)
 
 
-def _open(encoded: bytes, max_pixels: int) -> tuple[Image.Image, bool]:
+def _open(
+    encoded: bytes, max_pixels: int, admit: Callable[[int], None] | None = None
+) -> tuple[Image.Image, bool]:
     """The image, not decoded yet, and whether it will be line by line."""
     if not encoded:
         raise BadImage("empty: no bytes were sent")
@@ -124,13 +136,16 @@ def _open(encoded: bytes, max_pixels: int) -> tuple[Image.Image, bool]:
         raise BadImage(f"damaged image header: {error}") from error
     if image.format == "WEBP":
         max_pixels //= WEBP_SHARE
-    if image.width * image.height > max_pixels:
+    n_pixels = image.width * image.height
+    if n_pixels > max_pixels:
         raise BadImage(
             f"{image.width} x {image.height} pixels is above the limit of {max_pixels} for a "
             f"{image.format}; send a smaller picture"
         )
-    if image.width * image.height * n_scans > max_pixels * MAX_SCANS:
+    if n_pixels * n_scans > max_pixels * MAX_SCANS:
         raise BadImage(f"{n_scans} scans of {image.width} x {image.height} pixels; save it anew")
+    if admit:
+        admit(max(n_pixels, n_pixels * n_scans // MAX_SCANS))
     return image, by_line
 
 

@@ -1,12 +1,14 @@
 """Images to probabilities: cache, decode, views, execution plan, mean."""
 
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 
 import numpy as np
 
 from registry.bundle import Bundle
-from registry.images import Float32Array, UInt8Array, prepare
+from registry.errors import BadImage
+from registry.images import MAX_PIXELS, Float32Array, UInt8Array, prepare
 from registry.tta import each_view
 from service.cache import Cache
 from service.loaded import Loaded
@@ -16,6 +18,35 @@ from service.work import Answer, Draw, Terms
 
 # What pixels are called in the cache, so that they are never taken for an encoded image.
 PIXELS = b"pixels"
+# Of all images of a request: 13 MB can be a hundred of MAX_PIXELS, which take minutes to decode. A
+# message of 64 MB hardly has more in photographs.
+MAX_REQUEST_PIXELS = 4 * MAX_PIXELS
+
+
+class Decoded:
+    """The pixels of one request that were let into a decoder. Used from several threads."""
+
+    def __init__(self) -> None:
+        self._images: set[int] = set()
+        self._n_pixels = 0
+        self._lock = threading.Lock()
+
+    def admit(self, i: int, n_pixels: int) -> None:
+        """Image `i` may be decoded, which may come again for another version.
+
+        Raises:
+            BadImage: those before it were too much already.
+        """
+        with self._lock:
+            if i in self._images:
+                return
+            if self._n_pixels > MAX_REQUEST_PIXELS:
+                raise BadImage(
+                    f"the images of this request have more than {MAX_REQUEST_PIXELS} pixels in "
+                    "all; send this one in another"
+                )
+            self._images.add(i)
+            self._n_pixels += n_pixels
 
 
 class Predictor:
@@ -43,8 +74,11 @@ class Predictor:
             Overloaded: there is no room in the queue, or it waited there for too long.
         """
 
+        admit = Decoded().admit if len(images) > 1 else None
+
         def draw(bundle: Bundle, i: int) -> Iterator[UInt8Array]:
-            pixels = prepare(images[i], bundle.image, self._max_pixels)
+            room = partial(admit, i) if admit else None
+            pixels = prepare(images[i], bundle.image, self._max_pixels, room)
             yield from each_view(pixels, images[i], bundle.tta, terms.n_views)
 
         tried = loaded.candidate

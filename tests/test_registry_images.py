@@ -188,6 +188,13 @@ def test_scans_go_through_no_more_pixels_than_those_of_large_images() -> None:
         prepare(with_scans(2_001, size=8), SPEC)
 
 
+def test_whoever_admits_pixels_is_told_of_many_scans_too() -> None:
+    told: list[int] = []
+    for encoded in (tiny.encode(scene(64, 64), "PNG"), with_scans(40, size=64)):
+        prepare(encoded, SPEC, admit=told.append)
+    assert told == [64 * 64, 2 * 64 * 64]
+
+
 def segment(marker: int, content: bytes) -> bytes:
     return bytes((0xFF, marker)) + struct.pack(">H", 2 + len(content)) + content
 

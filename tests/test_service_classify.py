@@ -11,8 +11,10 @@ import tiny
 from conftest import RunningServer, Start, best
 from PIL import Image
 
+from registry.errors import BadImage
 from registry.images import ImageSpec, prepare
 from registry.tta import TtaSpec, tta_views
+from service.predict import MAX_REQUEST_PIXELS, Decoded
 from unfreeze.v1 import classifier_pb2 as pb
 
 
@@ -105,6 +107,25 @@ def test_a_bad_image_gets_its_error_and_the_others_their_labels(
     assert (bad.error.code, message in bad.error.message) == (3, True), bad.error.message
     assert first.prediction.labels[0].name == "red"
     assert last.prediction.labels[0].name == "blue"
+
+
+def test_images_beyond_the_pixels_of_a_request_are_refused_and_the_others_answered(
+    server: RunningServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.predict.MAX_REQUEST_PIXELS", 2 * 32 * 24)
+    results = server.classify(*[tiny.picture("green")] * 6).results
+    errors = [one.error.message for one in results if one.HasField("error")]
+    wrong = "the images of this request have more than 1536 pixels in all; send this one in another"
+    assert errors == [wrong] * 3
+    assert best(server.classify(tiny.picture("blue", size=(640, 480)))) == ["blue"]
+
+
+def test_an_image_that_is_drawn_for_two_versions_counts_once() -> None:
+    decoded = Decoded()
+    for image, n_pixels in ((0, MAX_REQUEST_PIXELS), (0, MAX_REQUEST_PIXELS), (1, 1), (1, 1)):
+        decoded.admit(image, n_pixels)
+    with pytest.raises(BadImage, match="send this one in another"):
+        decoded.admit(2, 1)
 
 
 def test_unusual_images_are_answered(server: RunningServer) -> None:
