@@ -12,6 +12,7 @@ from registry.store import Registry
 from service.loading import Loading
 from service.metrics import Metrics
 from service.model import NOTHING_PROMOTED, Model, Promoted, put_back
+from service.registry_calls import in_thread
 from service.swaps import Swaps
 
 log = logging.getLogger(__name__)
@@ -102,7 +103,7 @@ class Follower:
     async def _look(self) -> dict[str, Aliases]:
         followed = {name: entry.follows for name, entry in self._models.items()}
         try:
-            found = await asyncio.to_thread(read_aliases, self._registry)
+            found = await in_thread(read_aliases, self._registry)
         except OSError as error:
             if str(error) != self._unreadable:  # a line for each look would say no more
                 log.error("registry_unreadable", extra={"problem": str(error)})

@@ -18,6 +18,8 @@ import grpc
 import pytest
 import tiny
 from conftest import TESTS, ServerProcess, best, wait_until
+from tritonclient.grpc import service_pb2 as triton_pb
+from tritonclient.grpc import service_pb2_grpc as triton_grpc
 
 from registry.store import Registry
 from service.listener import MAX_FILES
@@ -227,6 +229,23 @@ def test_an_end_that_hangs_is_cut_off(root: Path, start_process: StartProcess) -
     assert process.process.wait(60) == 1
     assert log_lines(process)[-1]["event"] == "stop_overran"
     os.close(hanging)
+
+
+def test_a_registry_that_hangs_holds_up_neither_jobs_nor_the_stop(
+    root: Path, state: Path, start_process: StartProcess
+) -> None:
+    tiny.publish(root, promote=True)
+    none = ("--drain-seconds", "0", "--grace-seconds", "0", "--cancel-seconds", "0")
+    process = start_process("--state", str(state), *none)
+    hang(root)
+    channel = grpc.insecure_channel(f"127.0.0.1:{ports(process)['port']}")
+    index = triton_grpc.GRPCInferenceServiceStub(channel).RepositoryIndex
+    asked = [index.future(triton_pb.RepositoryIndexRequest(), timeout=60) for _ in range(50)]
+    wait_until(lambda: "unfreeze_rpcs_in_flight 50.0" in metrics(process))
+    jobs = admin(process).ListJobs(admin_pb2.ListJobsRequest(), timeout=20).jobs
+    assert (len(jobs), [call.done() for call in asked]) == (0, [False] * 50)
+    process.process.send_signal(signal.SIGTERM)
+    wait_until(lambda: "stopped" in process.log.read_text())
 
 
 def test_the_log_is_json_and_says_where_the_server_is(
