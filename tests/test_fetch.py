@@ -9,7 +9,7 @@ import stat
 import tarfile
 import threading
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +22,36 @@ from unfreeze.unpack import ArchiveError, Limits, unpack
 CONTENT = os.urandom(300_000)
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
 BIG = 1 << 30
+OTHER = CONTENT[::-1]
+Name = Callable[[bytes], dict[str, str]]
+
+
+def by_tag(content: bytes) -> dict[str, str]:
+    return {"ETag": f'"{hashlib.sha256(content).hexdigest()}"'}
+
+
+def by_date(content: bytes) -> dict[str, str]:
+    return {"Last-Modified": f"0{1 + (content == CONTENT)} Jan 2020 00:00:00 GMT"}
+
+
+def by_weak_tag(content: bytes) -> dict[str, str]:
+    return {"ETag": 'W/"they mean the same"'}
+
+
+def by_nothing(content: bytes) -> dict[str, str]:
+    return {}
 
 
 class Files(http.server.ThreadingHTTPServer):
-    """Serves `content`; each request takes the next of `moods`: cut, stall, refuse, … or serve."""
+    """Serves `content`; each request takes the next of `moods`: cut, stall, refuse, … or serve.
+    After one that is cut, `next_content` is in its place, if there is such."""
 
     def __init__(self, content: bytes) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.content, self.moods, self.offsets = content, list[str](), list[int]()
+        self.next_content: bytes | None = None
+        self.name: Name = by_nothing  # the headers of a content
+        self.heeds_if_range = True
         self.release = threading.Event()
 
     @property
@@ -44,6 +66,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         mood = self.server.moods.pop(0) if self.server.moods else "serve"
         offset = int(self.headers.get("Range", "bytes=0-")[6:-1])
         self.server.offsets.append(offset)
+        wanted, here = self.headers.get("If-Range"), self.server.name(self.server.content)
+        if wanted and self.server.heeds_if_range and wanted not in here.values():
+            offset = 0
         if mood.startswith("to "):
             self.answer(302, {"Location": mood[3:]})
         elif mood.isdigit():
@@ -55,11 +80,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def send(self, mood: str, offset: int) -> None:
         body, total = self.server.content[offset:], len(self.server.content)
-        headers = {"Content-Length": str(len(body))}
+        headers = {"Content-Length": str(len(body))} | self.server.name(self.server.content)
         if offset:
             headers["Content-Range"] = f"bytes {offset}-{total - 1}/{total}"
         self.answer(206 if offset else 200, headers)
         self.wfile.write(body[: 100_000 if mood in ("cut", "stall") else None])
+        if mood == "cut" and self.server.next_content is not None:
+            self.server.content = self.server.next_content
         if mood == "stall":
             self.wfile.flush()
             self.server.release.wait(20)
@@ -139,6 +166,33 @@ def test_without_a_digest_nothing_old_is_trusted(server: Files, tmp_path: Path):
     (tmp_path / "f.partial").write_bytes(b"something else")
     assert get(server, tmp_path, sha256=None) == CONTENT
     assert server.offsets == [0]
+
+
+@pytest.mark.parametrize("name", [by_tag, by_date])
+def test_without_a_digest_the_same_file_goes_on_where_it_was(
+    server: Files, tmp_path: Path, name: Name
+):
+    server.moods, server.name = ["cut", "cut"], name
+    assert get(server, tmp_path, sha256=None) == CONTENT
+    assert server.offsets == [0, 100_000, 200_000]
+
+
+@pytest.mark.parametrize("other", [OTHER, OTHER[:50_000], OTHER + b"more"])
+@pytest.mark.parametrize("name", [by_tag, by_date, by_weak_tag, by_nothing])
+def test_without_a_digest_two_files_do_not_become_one(
+    server: Files, tmp_path: Path, name: Name, other: bytes
+):
+    server.moods, server.name, server.next_content = ["cut"], name, other
+    assert get(server, tmp_path, sha256=None) == other
+
+
+@pytest.mark.parametrize("other", [OTHER, OTHER[:50_000], OTHER + b"more"])
+def test_nor_where_the_server_sends_a_part_of_another_file_than_it_was_asked_for(
+    server: Files, tmp_path: Path, other: bytes
+):
+    server.moods, server.name, server.next_content = ["cut"], by_tag, other
+    server.heeds_if_range = False
+    assert get(server, tmp_path, sha256=None) == other
 
 
 def test_another_digest_is_refused_and_nothing_is_kept(server: Files, tmp_path: Path):

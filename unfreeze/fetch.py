@@ -6,7 +6,10 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
 from email.message import Message
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import IO
 from urllib.parse import urlsplit
@@ -16,6 +19,7 @@ from unfreeze.errors import UnfreezeClientError
 
 CHUNK = 1 << 20
 ATTEMPTS = 5  # in a row that bring nothing new
+SETTLED = timedelta(minutes=1)  # a file changed since may change within the same second again
 Advance = Callable[[int, int | None], None]  # bytes so far, and in all if that is known
 
 
@@ -25,6 +29,28 @@ class FetchError(UnfreezeClientError):
 
 class _Interrupted(Exception):
     """The connection ended early; another attempt may go on from there."""
+
+
+@dataclass
+class _Remote:
+    """The file at the other end, as the last answer told that began at its beginning."""
+
+    is_checked: bool  # by a digest, when all of it is here
+    version: str = ""  # what its server calls this very content
+    total: int | None = None  # bytes
+
+    @property
+    def can_go_on(self) -> bool:
+        """An attempt may begin where the one before it ended: parts of two files would be seen."""
+        return self.is_checked or (bool(self.version) and self.total is not None)
+
+    def begins(self, headers: Message, total: int | None) -> None:
+        self.version, self.total = _version(headers), total
+
+    def goes_on(self, headers: Message, total: int | None) -> bool:
+        """Whether an answer is a part of the same file; such a one need not repeat its date."""
+        same = total == self.total and headers.get("ETag") in (None, self.version)
+        return self.is_checked or same
 
 
 def fetch(
@@ -38,7 +64,8 @@ def fetch(
     pause_s: float = 1,
 ) -> str:
     """`target` is the file at `url`; gives its SHA-256. An interrupted one goes on where it was,
-    also in a later call, if the digest is known: without one nobody would see a changed file.
+    also in a later call, if the digest is known. Without one nobody would see a changed file, so it
+    goes on in this call alone, and if its server tells that it is the same.
 
     Args:
         url: file://, http:// or https://.
@@ -52,11 +79,12 @@ def fetch(
     if not sha256:
         partial.unlink(missing_ok=True)
     resumed = partial.exists()
-    _complete(url, partial, max_bytes, advance, timeout_s, pause_s)
+    remote = _Remote(is_checked=bool(sha256))
+    _complete(url, partial, remote, max_bytes, advance, timeout_s, pause_s)
     digest = digest_of(partial)
     if sha256 and digest != sha256.lower() and resumed:  # perhaps the beginning was of another file
         partial.unlink()
-        _complete(url, partial, max_bytes, advance, timeout_s, pause_s)
+        _complete(url, partial, remote, max_bytes, advance, timeout_s, pause_s)
         digest = digest_of(partial)
     if sha256 and digest != sha256.lower():
         partial.unlink()
@@ -75,32 +103,53 @@ def check_digest(url: str, found: str, expected: str | None) -> None:
 
 
 def _complete(
-    url: str, partial: Path, max_bytes: int, advance: Advance, timeout_s: float, pause_s: float
+    url: str,
+    partial: Path,
+    remote: _Remote,
+    max_bytes: int,
+    advance: Advance,
+    timeout_s: float,
+    pause_s: float,
 ) -> None:
-    failures, problem = 0, ""
+    failures, problem, furthest = 0, "", _size(partial)
     while failures < ATTEMPTS:
-        before = partial.stat().st_size if partial.exists() else 0
+        offset = _size(partial) if remote.can_go_on else 0
         try:
-            return _attempt(url, partial, before, max_bytes, advance, timeout_s)
+            return _attempt(url, partial, offset, remote, max_bytes, advance, timeout_s)
         except (_Interrupted, http.client.HTTPException, OSError) as error:
             problem = str(error) or type(error).__name__
-            if not before and type(error) is urllib.error.URLError:  # no such server
+            if not _size(partial) and type(error) is urllib.error.URLError:  # no such server
                 raise FetchError(f"{url}: {error.reason}") from error
-        grown = partial.exists() and partial.stat().st_size > before
-        failures = 1 if grown else failures + 1
+        failures = 1 if _size(partial) > furthest else failures + 1
+        furthest = max(furthest, _size(partial))
         if failures < ATTEMPTS:
             time.sleep(pause_s * 2 ** (failures - 1))
-    size = partial.stat().st_size if partial.exists() else 0
+    size = _size(partial)
     kept = f"{size} bytes are in {partial}, and the same command with --sha256 goes on from there"
     raise FetchError(f"{url}: {problem}{f'; {kept}' if size else ''}")
 
 
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
 def _attempt(
-    url: str, partial: Path, offset: int, max_bytes: int, advance: Advance, timeout_s: float
+    url: str,
+    partial: Path,
+    offset: int,
+    remote: _Remote,
+    max_bytes: int,
+    advance: Advance,
+    timeout_s: float,
 ) -> None:
     """Appends what is missing of the file, or raises _Interrupted with what came kept."""
-    with _open(url, offset, timeout_s) as response:
+    with _open(url, offset, remote.version, timeout_s) as response:
         start, total = _extent(response, offset)
+        if start == 0:
+            remote.begins(response.headers, total)
+        elif not remote.goes_on(response.headers, total):
+            partial.unlink()
+            raise _Interrupted("the file was replaced while it was fetched")
         if start is None:
             return  # all of it was here
         with partial.open("r+b" if start else "wb") as file:
@@ -114,10 +163,13 @@ def _attempt(
                 raise _Interrupted(f"the connection ended at {file.tell()} of {total} bytes")
 
 
-def _open(url: str, offset: int, timeout_s: float) -> http.client.HTTPResponse:
+def _open(url: str, offset: int, version: str, timeout_s: float) -> http.client.HTTPResponse:
+    """The file from `offset` on, or all of it where it is no longer that `version`."""
     request = urllib.request.Request(url, headers={"Accept-Encoding": "identity"})
     if offset:
         request.add_header("Range", f"bytes={offset}-")
+    if offset and version:
+        request.add_header("If-Range", version)
     try:
         response: http.client.HTTPResponse = _opener().open(request, timeout=timeout_s)
     except urllib.error.HTTPError as error:
@@ -131,11 +183,7 @@ def _open(url: str, offset: int, timeout_s: float) -> http.client.HTTPResponse:
 
 
 def _extent(response: http.client.HTTPResponse, offset: int) -> tuple[int | None, int | None]:
-    """Where the body begins in the file (None: there is nothing left of it), and the file's size.
-
-    Raises:
-        _Interrupted: the server has no such place; the next attempt is from the beginning.
-    """
+    """Where the body begins in the file (None: nothing of it is left), and the file's size."""
     length = response.headers.get("Content-Length")
     if response.status == http.HTTPStatus.PARTIAL_CONTENT:
         where, _, total = response.headers.get("Content-Range", "").partition("/")
@@ -145,6 +193,19 @@ def _extent(response: http.client.HTTPResponse, offset: int) -> tuple[int | None
     if response.status == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
         return None, offset  # no byte after what is here; the digest tells whether that is all
     return 0, int(length) if length else None
+
+
+def _version(headers: Message) -> str:
+    """What nothing but the same bytes is called by their server: RFC 9110, 8.8.1. Empty if there
+    is no such name."""
+    tag, modified, now = (headers.get(name, "") for name in ("ETag", "Last-Modified", "Date"))
+    if tag:
+        return "" if tag.startswith("W/") else tag
+    try:
+        settled = parsedate_to_datetime(now) - parsedate_to_datetime(modified) > SETTLED
+    except (ValueError, TypeError):  # one of them is missing, or no date
+        return ""
+    return modified if settled else ""
 
 
 def digest_of(path: Path) -> str:
