@@ -52,7 +52,9 @@ def create_exclusively(path: Path, content: bytes) -> None:
     try:
         os.link(temporary, path)
     except FileExistsError:
-        raise
+        # NFS asks again where no answer came, and is told so of the link that it has just made
+        if temporary.stat().st_nlink != 2:
+            raise
     except OSError:  # no links here, as on many network stores
         _write(path, "xb", content)
     finally:

@@ -227,6 +227,22 @@ def test_only_the_first_creates_a_file(tmp_path: Path, monkeypatch, links: bool)
     assert os.listdir(tmp_path) == ["file"]
 
 
+def test_a_link_that_is_asked_for_twice_is_made(tmp_path: Path, monkeypatch) -> None:
+    """NFS does it when the first answer is lost, and then says that the file was there."""
+    link = os.link
+
+    def link_twice(source: Path, target: Path) -> None:
+        link(source, target)
+        link(source, target)
+
+    monkeypatch.setattr(os, "link", link_twice)
+    create_exclusively(tmp_path / "file", b"first")
+    assert (tmp_path / "file").read_bytes() == b"first"
+    with pytest.raises(FileExistsError):
+        create_exclusively(tmp_path / "file", b"second")
+    assert os.listdir(tmp_path) == ["file"]
+
+
 def no_links(source: Path, target: Path) -> None:
     raise OSError(errno.EPERM, "no links on this file system")
 
