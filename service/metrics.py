@@ -1,10 +1,14 @@
 """What Prometheus sees. Label values come from the registry and from this code, never from a
 request."""
 
+import math
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from socket import AF_INET6
+from contextlib import suppress
+from socket import AF_INET6, SHUT_RDWR
 from threading import Lock, Thread
+from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 from prometheus_client import (
@@ -30,12 +34,44 @@ RPC = ("grpc_type", "grpc_service", "grpc_method")
 MAX_CLASSES = 100  # a model of more has its confidence counted, and not its classes
 LIMITS = ("rpcs", "queue_full", "queue_bytes", "expected_wait", "model_requests", "deadline")
 STOP_WITHIN_S = 0.1
-SPEAK_WITHIN_S = 10.0  # a connection to the page that says nothing holds a thread
+# A connection to the page holds a thread, so there are few, and none that asks or reads for longer.
+MOST_PAGES = 16
+PAGE_WITHIN_S = 10.0
 
 
 class _Pages(ThreadingWSGIServer):
+    def __init__(self, *arguments: Any) -> None:
+        self._since: dict[Any, float] = {}  # by connection, when it came
+        super().__init__(*arguments)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if len(self._since) >= MOST_PAGES:
+            self.shutdown_request(request)
+            return
+        self._since[request] = time.monotonic()
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        self._since.pop(request, None)
+        super().shutdown_request(request)
+
+    def service_actions(self) -> None:
+        """Called every STOP_WITHIN_S or sooner."""
+        self._cut_off(time.monotonic() - PAGE_WITHIN_S)
+
+    def server_close(self) -> None:
+        super().server_close()
+        self._cut_off(math.inf)
+
+    def _cut_off(self, before: float) -> None:
+        """Connections that came before this moment say and hear no more, and their threads end."""
+        for request, since in list(self._since.items()):
+            if since < before:
+                with suppress(OSError):  # it has ended just now
+                    request.shutdown(SHUT_RDWR)
+
     def handle_error(self, request: object, client_address: object) -> None:
-        """Whoever broke off, or said nothing, is not worth a line that is no JSON."""
+        """Whoever broke off, or was cut off, is not worth a line that is no JSON."""
 
 
 class _Pages6(_Pages):
@@ -43,8 +79,6 @@ class _Pages6(_Pages):
 
 
 class _Page(WSGIRequestHandler):
-    timeout = SPEAK_WITHIN_S
-
     def log_message(self, format: str, *args: object) -> None:
         """Scrapes are not worth a line."""
 

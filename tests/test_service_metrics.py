@@ -12,7 +12,7 @@ from conftest import RunningServer, Start, wait_until
 from prometheus_client import generate_latest
 
 from service.counting import RpcCounts, VersionCounts
-from service.metrics import MAX_CLASSES, Metrics, _Page
+from service.metrics import MAX_CLASSES, MOST_PAGES, Metrics
 from service.work import Answer
 from unfreeze.v1 import admin_pb2 as pb
 
@@ -148,7 +148,7 @@ def test_the_process_is_measured(server: RunningServer):
 def test_a_scraper_that_breaks_off_or_says_nothing_is_let_go(
     start: Start, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ):
-    monkeypatch.setattr(_Page, "timeout", _Page.timeout / 100)
+    monkeypatch.setattr("service.metrics.PAGE_WITHIN_S", 0.1)
     server = start()
     address = ("127.0.0.1", server.service.metrics_port)
     silent, gone = (socket.create_connection(address, timeout=20) for _ in range(2))
@@ -157,9 +157,48 @@ def test_a_scraper_that_breaks_off_or_says_nothing_is_let_go(
     gone.close()
     assert silent.recv(1) == b""
     silent.close()
+    monkeypatch.undo()
     assert "unfreeze_draining 0.0" in server.metrics()
     server.stop()
     assert capfd.readouterr().err == ""
+
+
+def test_a_scraper_that_says_a_byte_now_and_then_is_let_go(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("service.metrics.PAGE_WITHIN_S", 0.1)
+    server = start()
+    slow = socket.create_connection(("127.0.0.1", server.service.metrics_port), timeout=20)
+
+    def is_let_go() -> bool:
+        try:
+            slow.send(b"G")
+        except OSError:
+            return True
+        return False
+
+    wait_until(is_let_go)
+    slow.close()
+
+
+def test_scrapers_beyond_a_few_are_let_go_at_once_and_the_page_is_there_again_after_them(
+    start: Start,
+):
+    server = start()
+    address = ("127.0.0.1", server.service.metrics_port)
+    silent = [socket.create_connection(address, timeout=20) for _ in range(MOST_PAGES)]
+    one_more = socket.create_connection(address, timeout=20)
+    assert one_more.recv(1) == b""
+    for connection in (*silent, one_more):
+        connection.close()
+
+    def answers() -> bool:
+        try:
+            return "unfreeze_ready 1.0" in server.metrics()
+        except OSError:  # the server has not seen them go
+            return False
+
+    wait_until(answers)
 
 
 def train(server: RunningServer, **settings: str) -> None:
