@@ -30,6 +30,7 @@ DROPPED: dict[type[BaseException], str] = {
     Expired: "expired",
 }
 MOST_AT_ONCE = 8  # images that a quick network runs in the event loop, which waits for them
+AHEAD = 4  # batches of each run that wait to be run; drawn any sooner, they would take memory alone
 
 
 class Executor:
@@ -66,6 +67,9 @@ class Executor:
         self._undrawn = Queue()  # for the pool
         self._ready = Queue()
         self._decoder = Decoder(self._ready, observer, together)
+        self._most_drawn = AHEAD * batch * runs
+        self._put_off = 0  # images whose turn to be drawn had come when there were that many views
+        self._turns = threading.Lock()
         self._closed = False
         self._threads = [
             threading.Thread(target=self._work, name=f"run-{i}", daemon=True) for i in range(runs)
@@ -160,20 +164,45 @@ class Executor:
         (self._undrawn if pool else self._ready).push(views)
         if pool:
             for _ in views:  # each takes whatever is most urgent by then
-                pool.submit(self._decoder.decode_one, self._undrawn)
+                pool.submit(self._draw_one)
 
     def _give_up(self, work: Work, images: Sequence[Image], error: BaseException) -> None:
         work.abandon()
         for queue in (self._undrawn, self._ready):
             queue.remove(work)
+        self._draw_more(self._batch)
         n_images = sum(not image.has_begun for image in images)
         if n_images and (reason := DROPPED.get(type(error))):
             self._observer.dropped(reason, n_images)
+
+    # Drawing, in the pool, which other versions use too
+
+    def _draw_one(self) -> None:
+        """An image is drawn, or put off until some of what was drawn has run."""
+        with self._turns:
+            if self._ready.n_drawn >= self._most_drawn:
+                self._put_off += 1
+                return
+        self._decoder.decode_one(self._undrawn)
+        self._draw_more(1)
+
+    def _draw_more(self, n_images: int) -> None:
+        """Up to so many images that were put off have their turn again, where there is room. To be
+        called after whatever may have made it."""
+        if not self._pool:
+            return
+        with self._turns:  # or one could be put off for views that have just been taken
+            room = self._most_drawn - self._ready.n_drawn
+            n = max(0, min(n_images, self._put_off, room))
+            self._put_off -= n
+        for _ in range(n):
+            self._pool.submit(self._draw_one)
 
     # Running
 
     def _work(self) -> None:
         while taken := self._ready.take(self._batch, self._max_wait_s):
+            self._draw_more(len(taken))
             views = [view for view in taken if is_wanted(view)]
             if views and views[0].pixels is None:  # a single image, which decodes here
                 drawn = self._decoder.decode_here(views[0])

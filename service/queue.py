@@ -23,6 +23,11 @@ class View:
     ready_at: float = 0
     waited_s: float = 0  # before it was drawn
 
+    @property
+    def is_drawn(self) -> bool:
+        """Its pixels were made here, and not sent."""
+        return self.image.decode_at > 0
+
 
 class Queue:
     """Views, the most urgent one first; of equally urgent ones the first that came.
@@ -33,11 +38,17 @@ class Queue:
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, View]] = []
         self._order = itertools.count()
+        self._n_drawn = 0
         self._changed = threading.Condition()
         self._closed = False
 
     def __len__(self) -> int:
         return len(self._heap)
+
+    @property
+    def n_drawn(self) -> int:
+        """Views that were drawn here, and take memory until they run."""
+        return self._n_drawn
 
     @property
     def n_awaited(self) -> int:
@@ -80,6 +91,7 @@ class Queue:
             if len(kept) < len(self._heap):
                 heapq.heapify(kept)
                 self._heap = kept
+                self._n_drawn = sum(view.is_drawn for _, _, view in kept)
 
     def take(self, most: int, max_wait_s: float) -> list[View]:
         """The most urgent ones as soon as there are any; none when closed and empty.
@@ -111,9 +123,12 @@ class Queue:
 
     def _push(self, view: View, urgency: float) -> None:
         heapq.heappush(self._heap, (urgency, next(self._order), view))
+        self._n_drawn += view.is_drawn
 
     def _pop(self) -> View:
-        return heapq.heappop(self._heap)[2]
+        view = heapq.heappop(self._heap)[2]
+        self._n_drawn -= view.is_drawn
+        return view
 
 
 def is_wanted(view: View) -> bool:

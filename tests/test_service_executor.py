@@ -14,7 +14,7 @@ import pytest
 from registry.errors import BadImage, Expired, Overloaded, Unavailable
 from registry.images import Float32Array, UInt8Array
 from service.admission import Admission
-from service.executor import Executor
+from service.executor import AHEAD, Executor
 from service.work import HIGH, LOW, LOWEST, NORMAL, Answer, Terms
 
 Start = Callable[..., Executor]
@@ -206,6 +206,89 @@ async def test_a_quick_network_answers_pixels_in_the_event_loop(start: Start) ->
     assert [value(answer) for answer in many] == [12 * i for i in range(20)]
     await ask(executor, 1, drawn=False)
     assert set(threads[1:]) == {"run-0"}
+
+
+async def all_had_a_turn(executor: Executor) -> None:
+    """Whatever waited for the two threads that draw has been drawn, or put off."""
+    meet = threading.Barrier(3)
+    for _ in range(2):
+        executor._pool.submit(meet.wait, 20)
+    await asyncio.to_thread(meet.wait, 20)
+
+
+async def test_no_more_is_drawn_than_will_soon_run(start: Start) -> None:
+    """128 small images of 32 views took 600 MB, however slow the network was."""
+    gate = Gate()
+    executor = start(gate, batch=2)
+    drawn: list[int] = []
+
+    def draw(i: int) -> Iterator[UInt8Array]:
+        for view in image(*range(8)):
+            drawn.append(i)
+            yield view
+
+    asked = asyncio.create_task(executor.run(50, draw, Terms(n_views=8)))
+    await gate.is_busy()
+    await all_had_a_turn(executor)
+    most_under_way = 2 * 8  # views of two images, one in each thread
+    assert len(drawn) <= AHEAD * 2 + most_under_way + 2
+    gate.open()
+    assert [value(answer) for answer in await asked] == [12 * 3.5] * 50
+
+
+async def test_what_was_put_off_is_drawn_also_if_what_came_before_is_bad(start: Start) -> None:
+    def draw(i: int) -> list[UInt8Array]:
+        if 20 <= i < 60:
+            raise BadImage("not an image")
+        return image(i)
+
+    gate = Gate()
+    executor = start(gate, batch=2)
+    asked = asyncio.create_task(executor.run(64, draw, PLAIN))
+    await gate.is_busy()
+    await all_had_a_turn(executor)
+    gate.open()
+    async with asyncio.timeout(20):
+        answers = await asked
+    assert [i for i, answer in enumerate(answers) if answer.error] == list(range(20, 60))
+
+
+async def test_what_was_put_off_is_drawn_when_those_before_it_are_given_up(start: Start) -> None:
+    gate = Gate()
+    executor = start(gate, batch=2)
+    first = asyncio.create_task(executor.run(50, image, PLAIN))
+    await gate.is_busy()
+    drawn = threading.Event()
+
+    def draw(i: int) -> Iterator[UInt8Array]:
+        yield from image(i)
+        drawn.set()
+
+    second = asyncio.create_task(executor.run(1, draw, PLAIN))
+    await asyncio.sleep(0)
+    await all_had_a_turn(executor)
+    assert not drawn.is_set()
+    first.cancel()
+    assert await asyncio.to_thread(drawn.wait, 20)
+    gate.open()
+    assert len(await second) == 1
+
+
+async def test_pixels_that_were_sent_put_off_no_image(start: Start) -> None:
+    gate = Gate()
+    executor = start(gate, batch=2)
+    sent = [await queued(executor, *range(50))]
+    await gate.is_busy()
+    drawn = threading.Event()
+
+    def draw(i: int) -> Iterator[UInt8Array]:
+        yield from image(i)
+        drawn.set()
+
+    asked = asyncio.create_task(executor.run(1, draw, PLAIN))
+    assert await asyncio.to_thread(drawn.wait, 20)
+    gate.open()
+    await asyncio.gather(asked, *sent)
 
 
 async def test_a_batch_is_what_waits_and_never_more_than_its_limit(start: Start) -> None:
