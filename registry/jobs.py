@@ -4,12 +4,13 @@ The service writes these to its database; the training process is given a reques
 writes events to its standard output, one JSON object a line.
 """
 
+import math
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, TypeAdapter
+from pydantic import BeforeValidator, Field, TypeAdapter
 
 from registry.schema import Record
 
@@ -75,6 +76,10 @@ class Assignment(Record):
 
 # Events
 
+# JSON has no word for what is no number, such as a loss that has overflowed: null is written in its
+# place, and read as it.
+Number = Annotated[float, BeforeValidator(lambda told: math.nan if told is None else told)]
+
 
 class StateChanged(Record):
     kind: Literal["state_changed"] = "state_changed"
@@ -96,8 +101,8 @@ class Progress(Record):
     stage: str
     done: int
     total: int
-    images_per_second: float
-    seconds_left: float
+    images_per_second: Number
+    seconds_left: Number
 
 
 class EpochFinished(Record):
@@ -105,11 +110,11 @@ class EpochFinished(Record):
     stage: str
     epoch: int
     epochs: int
-    train_loss: float
-    valid_loss: float
+    train_loss: Number
+    valid_loss: Number
     metric: str
-    metric_value: float
-    images_per_second: float
+    metric_value: Number
+    images_per_second: Number
 
 
 class Note(Record):
@@ -121,8 +126,8 @@ class Score(Record):
     """How a model did on held-out images; a higher `value` is better."""
 
     metric: str
-    value: float
-    log_loss: float
+    value: Number
+    log_loss: Number
 
 
 class Scored(Record):

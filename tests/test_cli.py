@@ -254,6 +254,15 @@ def test_retrain_watched_as_json_is_job_events_job(at, data: Path, capsys):
     assert (last["state"], last["version"], last["promoted"]) == ("succeeded", 2, False)
 
 
+def test_a_score_that_is_no_number_is_null_in_json_and_the_job_succeeds(at, data: Path, capsys):
+    options = ("--data", data / "colours", "--watch", "--json", "--set", "champion=nan")
+    code, out, _ = run(capsys, "retrain", "colours", *options)
+    told = [json.loads(line, parse_constant=pytest.fail) for line in out.splitlines()]
+    (scored,) = (event["event"] for event in told if event.get("kind") == "scored")
+    assert scored["promoted"] == {"metric": "accuracy", "value": None, "log_loss": 0.5}
+    assert (code, told[-1]["state"]) == (0, "succeeded")
+
+
 def test_a_setting_may_be_a_blank():
     """Which `read_settings` keeps for `label_separator` alone."""
     told = settings_of([" size =128", "label_separator= ", "suffix="])

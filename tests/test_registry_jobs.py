@@ -1,5 +1,7 @@
 """Job records: acknowledged means on the disk, and told in order."""
 
+import json
+import math
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -9,7 +11,17 @@ from pydantic import ValidationError
 
 from registry.errors import Conflict, NotFound, Unavailable
 from registry.job_store import JobStore
-from registry.jobs import EVENTS, JobRequest, JobState, Note, Progress, StateChanged
+from registry.jobs import (
+    EVENTS,
+    JobRequest,
+    JobState,
+    Note,
+    Progress,
+    Score,
+    Scored,
+    StateChanged,
+)
+from service.trainer_output import read_event
 
 
 @pytest.fixture
@@ -161,6 +173,32 @@ def test_a_locked_database_is_an_error_and_not_a_loss(store: JobStore, path: Pat
 def test_every_event_survives_the_wire() -> None:
     event = Progress(stage="fit", done=1, total=2, images_per_second=3.5, seconds_left=4)
     assert EVENTS.validate_json(event.model_dump_json()) == event
+
+
+@pytest.mark.parametrize("broken", [math.nan, math.inf])
+def test_what_is_no_number_is_read_back_as_such_and_its_job_goes_on(
+    store: JobStore, broken: float
+) -> None:
+    """It made every event of the job unreadable, as if a newer program had written them."""
+    job, _ = store.create(request())
+    score = Score(metric="accuracy", value=0.9, log_loss=broken)
+    told = Scored(candidate=score, promoted=None, promoted_version=None, images=9, gained=0, lost=0)
+    store.append(job.id, told)
+    _, read = store.events(job.id)
+    assert isinstance(read.event, Scored)
+    assert math.isnan(read.event.candidate.log_loss)
+    assert read.event.candidate.value == 0.9
+
+
+def test_what_a_trainer_tells_is_json_and_understood_also_where_it_is_no_number() -> None:
+    event = Progress(stage="fit", done=1, total=2, images_per_second=math.nan, seconds_left=4)
+    line = event.model_dump_json()
+    assert json.loads(line, parse_constant=pytest.fail)["images_per_second"] is None
+    for told in (line, line.replace("null", "NaN")):
+        read = read_event(told.encode())
+        assert isinstance(read, Progress)
+        assert math.isnan(read.images_per_second)
+        assert read.seconds_left == 4
 
 
 def test_a_misspelt_event_is_no_event() -> None:

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -95,6 +96,8 @@ def plain(value: object) -> object:
         return [plain(item) for item in value]
     if isinstance(value, datetime):
         return value.isoformat()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None  # `json` would write NaN, which is no JSON
     return str(value) if isinstance(value, Exception) else value
 
 
