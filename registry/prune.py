@@ -1,14 +1,22 @@
 """Old versions make room."""
 
+import shutil
+import time
+from pathlib import Path
+
+from registry.bundle import MANIFEST
 from registry.candidates import candidate_of
 from registry.errors import BadRequest
 from registry.store import Registry, remove
+
+ABANDONED_S = 24 * 3600.0  # after which nobody is still publishing
 
 
 def prune(registry: Registry, model: str, keep: int) -> list[int]:
     """Deletes all but the newest `keep` versions; gives the deleted ones.
 
-    The promoted version, the one that a rollback would return to and a candidate always stay.
+    The promoted version, the one that a rollback would return to and a candidate always stay. What
+    is left of publications and deletions that died on the way is deleted too.
     """
     if keep < 1:
         raise BadRequest("keep must be at least 1")
@@ -20,4 +28,28 @@ def prune(registry: Registry, model: str, keep: int) -> list[int]:
     doomed = [version for version in registry.versions(model)[:-keep] if version not in needed]
     for version in doomed:
         remove(registry.root / model / str(version))
+    for folder in _unpublished(registry.root / model):
+        if int(folder.name) not in needed and _untouched_s(folder) > ABANDONED_S:
+            _empty(folder)
     return doomed
+
+
+def _unpublished(parent: Path) -> list[Path]:
+    """Folders of numbers that are no versions, or no longer."""
+    found = parent.iterdir() if parent.is_dir() else ()
+    numbered = (path for path in found if path.name.isdecimal() and not path.is_symlink())
+    return [path for path in numbered if path.is_dir() and not (path / MANIFEST).exists()]
+
+
+def _untouched_s(folder: Path) -> float:
+    """How long nothing has been written there, by times that no copy brings along."""
+    return time.time() - max(path.lstat().st_ctime for path in (folder, *folder.rglob("*")))
+
+
+def _empty(folder: Path) -> None:
+    """It takes no room. It stays, so that its number is not given out again."""
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()

@@ -234,6 +234,45 @@ def test_prune_keeps_the_newest_the_promoted_and_its_rollback(
     assert prune(registry, "colours", keep=10) == []
 
 
+def abandoned(root: Path, version: int) -> Path:
+    """The folder of a version that was never published, or whose deletion was cut short."""
+    folder = root / "colours" / str(version)
+    (folder / "report").mkdir(parents=True)
+    for name in ("model.onnx", "report/index.html"):
+        (folder / name).write_bytes(b"half")
+    return folder
+
+
+def test_prune_empties_what_was_left_half_done_and_keeps_its_number(
+    registry: Registry, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny.publish(root)
+    left = [abandoned(root, version) for version in (2, 5)]
+    monkeypatch.setattr("registry.prune.ABANDONED_S", -1.0)  # whatever is there is old enough
+    assert prune(registry, "colours", keep=1) == []
+    assert [list(folder.iterdir()) for folder in left] == [[], []]
+    assert registry.versions("colours") == [1]
+    assert registry.bundle("colours", 1).labels == tiny.LABELS
+    assert tiny.publish(root) == 6
+
+
+def test_prune_leaves_what_is_being_published_and_what_a_pointer_names(
+    registry: Registry, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(2):
+        tiny.publish(root)
+    promote(registry, 1)
+    under_way = abandoned(root, 3)
+    os.utime(under_way / "model.onnx", (0, 0))  # as a copy that keeps times has it
+    prune(registry, "colours", keep=1)
+    assert (under_way / "model.onnx").is_file()
+    (root / "colours" / "1" / "bundle.json").unlink()  # to be put back by somebody
+    monkeypatch.setattr("registry.prune.ABANDONED_S", -1.0)
+    prune(registry, "colours", keep=1)
+    assert (root / "colours" / "1" / "model.onnx").is_file()
+    assert list(under_way.iterdir()) == []
+
+
 def test_the_number_of_a_pruned_version_is_not_given_out_again(
     registry: Registry, root: Path
 ) -> None:
