@@ -200,8 +200,10 @@ def test_a_registry_that_cannot_be_read_is_waited_for_before_anybody_counts_on_t
     root.symlink_to("x" * 999)
     process = start_process("--poll-seconds", "0.1", awaited=False)
     wait_until(lambda: "registry_unreadable" in process.log.read_text())
+    whole = root.with_name("whole")  # or it might be looked at half-way
+    tiny.publish(whole, promote=True)
     root.unlink()
-    tiny.publish(root, promote=True)
+    whole.rename(root)
     wait_until(process.ports_file.exists)
     assert best(classifier(process).Classify(REQUEST, timeout=20)) == ["red"]
     events = [line["event"] for line in log_lines(process)]
