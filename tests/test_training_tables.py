@@ -17,7 +17,7 @@ from training import classify
 from training.activations import Activations
 from training.answers import measure_tests, write_answers
 from training.batches import ActivationBatches
-from training.data import Dataset, read_dataset
+from training.data import Dataset, list_items, read_dataset
 from training.draws import get_cv_idxs
 from training.items import Item, Layout
 from training.reading_settings import read_settings
@@ -380,6 +380,21 @@ def test_what_is_held_out_is_drawn_where_packed_images_are_train_and_test(tmp_pa
     n_learnt, n_held, n_tests = counts(read_dataset(data, cache=tmp_path / "cache"))
     assert (n_learnt + n_held, n_tests) == (6, 6)
     assert n_held >= 2
+
+
+def test_packed_files_of_one_name_keep_their_images_apart(tmp_path: Path):
+    """And images are called as ever where no other file has the name."""
+    pa = pytest.importorskip("pyarrow")
+    pq = pytest.importorskip("pyarrow.parquet")
+    source, written = tmp_path / "packed", {}
+    (source / "data").mkdir(parents=True)
+    for number, name in enumerate(["a.parquet", "data/a.parquet", "data/b.parquet"]):
+        image = photos.photo(tmp_path / f"{number}.png", 100, number).read_bytes()
+        pq.write_table(pa.table({"image": [image], "label": [name]}), source / name)
+        written[image] = (name,)
+    root, items = list_items(source, cache=tmp_path / "cache")
+    assert {item.path.read_bytes(): item.labels for item in items} == written
+    assert items[-1].path == root / "b-0000000.png"
 
 
 def test_packed_images_may_have_a_test_folder_beside_them(tmp_path: Path):

@@ -11,6 +11,7 @@ import hashlib
 import json
 import re
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -42,13 +43,14 @@ def unpack(files: list[Path], cache: Path) -> Path:
     """
     if find_spec("pyarrow") is None:
         raise DataError(f"{files[0]}: needs pyarrow; pip install 'unfreeze[parquet]'")
-    digest = hashlib.sha256("".join(f"{file.name} {sha256_file(file)}" for file in files).encode())
+    named = list(zip(files, _names(files), strict=True))
+    digest = hashlib.sha256("".join(f"{name} {sha256_file(file)}" for file, name in named).encode())
     folder = cache / f"unpacked-{digest.hexdigest()}"
     table = folder / "labels.csv"
     if not table.is_file():
         shutil.rmtree(folder, ignore_errors=True)  # what an interrupted run left
         folder.mkdir(parents=True)
-        rows = [row for file in files for row in _unpack_file(file, folder)]
+        rows = [row for file, name in named for row in _unpack_file(file, name, folder)]
         partial = folder / "labels.partial"
         with partial.open("w", newline="", encoding="utf-8") as out:
             csv.writer(out).writerows([["file", "label", "split"], *rows])
@@ -56,13 +58,24 @@ def unpack(files: list[Path], cache: Path) -> Path:
     return table
 
 
-def _unpack_file(file: Path, folder: Path) -> Iterator[tuple[str, str, str]]:
+def _names(files: list[Path]) -> list[Path]:
+    """What each file's images are called by: its own name, below the number of its place where
+    another has the same stem."""
+    n_of = Counter(file.stem for file in files)
+    return [
+        Path(str(place), file.name) if n_of[file.stem] > 1 else Path(file.name)
+        for place, file in enumerate(files)
+    ]
+
+
+def _unpack_file(file: Path, called: Path, folder: Path) -> Iterator[tuple[str, str, str]]:
     """Writes the file's images; gives name, labels and part of each."""
     from pyarrow import ArrowException
 
     found = re.match(r"[a-z]+", file.stem)
     part = PARTS.get(found.group(), "") if found else ""
     number = 0
+    (folder / called).parent.mkdir(exist_ok=True)
     try:
         for batch in _batches(file):
             columns = set(batch.schema.names)
@@ -77,7 +90,7 @@ def _unpack_file(file: Path, folder: Path) -> Iterator[tuple[str, str, str]]:
                 encoded = image.get("bytes") if isinstance(image, dict) else image
                 if not isinstance(encoded, bytes):
                     raise DataError(f"{file}, row {number}: no encoded image, but {encoded!r:.60}")
-                name = f"{file.stem}-{number:07d}{_suffix(encoded)}"
+                name = f"{called.with_suffix('')}-{number:07d}{_suffix(encoded)}"
                 (folder / name).write_bytes(encoded)
                 yield name, _labels(label, names), part
                 number += 1
