@@ -1,6 +1,7 @@
 """`unfreeze data fetch`: broken downloads go on, and no archive writes where it should not."""
 
 import contextlib
+import gzip
 import hashlib
 import http.server
 import io
@@ -260,6 +261,15 @@ def member(
     return info
 
 
+def cut_map() -> bytes:
+    """A sparse file's header, as GNU tar writes it, without the block in which its map goes on."""
+    header = bytearray(member("a", 0, tarfile.GNUTYPE_SPARSE).tobuf(tarfile.GNU_FORMAT))
+    header[482] = 1
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    return bytes(header)
+
+
 def linked_zip() -> bytes:
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as archive:
@@ -291,6 +301,17 @@ def test_zip_and_tar_are_unpacked_by_their_content(tmp_path: Path, kind: str):
     assert unpacked(GOOD[kind], tmp_path) == {"a/1.jpg": b"\0" * 3, "b/2.jpg": b"\0" * 3}
 
 
+SIX = tarred(*(member(f"{number}.jpg") for number in range(6)))  # two blocks each
+DAMAGED = {
+    "between files": SIX[: 6 * tarfile.BLOCKSIZE],
+    "in a header": SIX[: 6 * tarfile.BLOCKSIZE + 100],
+    "in a file": SIX[: 5 * tarfile.BLOCKSIZE + 1],
+    "in the end": SIX[: 12 * tarfile.BLOCKSIZE + 100],
+    "another header": SIX[:2048] + b"x" + SIX[2049:],
+    "no header": SIX[:2048] + bytes(tarfile.BLOCKSIZE) + SIX[2048 + tarfile.BLOCKSIZE :],
+    "two in one": SIX + SIX,
+}
+
 EVIL = {
     "up": (tarred(member("../x")), "not a safe name"),
     "deep up": (zipped(**{"a/../../x": b""}), "not a safe name"),
@@ -313,8 +334,24 @@ EVIL = {
     "nothing": (tarred(), "there is no file in the archive"),
     "no archive": (b"hello, world" * 100, "neither a zip nor a tar"),
     "cut zip": (GOOD["zip"][:-30], "damaged archive"),
-    "cut gzip": (GOOD["w:gz"][:-20], "cannot be unpacked"),
+    "cut gzip": (GOOD["w:gz"][:-20], "damaged archive"),
+    "gzip of other bytes": (
+        GOOD["w:gz"][:-8] + bytes(4) + GOOD["w:gz"][-4:],
+        "damaged archive: CRC check failed",
+    ),
+    "cut map": (cut_map(), "damaged archive"),
+    **{f"tar: {how}": (archive, "damaged archive") for how, archive in DAMAGED.items()},
+    **{
+        f"tar.gz: {how}": (gzip.compress(archive), "damaged archive")
+        for how, archive in DAMAGED.items()
+    },
 }
+
+
+@pytest.mark.parametrize("n_zeros", [1, 2, 20], ids=lambda n: f"{n} blocks")
+def test_a_tar_may_end_with_as_many_zeros_as_its_program_writes(tmp_path: Path, n_zeros: int):
+    archive = SIX[: 12 * tarfile.BLOCKSIZE] + bytes(n_zeros * tarfile.BLOCKSIZE)
+    assert len(unpacked(archive, tmp_path)) == 6
 
 
 @pytest.mark.parametrize("what", EVIL)
@@ -336,6 +373,11 @@ BOMBS = {
     ),
     "bytes": (zipped(a=b"12345", b=b"67890"), Limits(n_bytes=9), "more than the allowed 9 bytes"),
     "tar bytes": (tarred(member("a"), member("b")), Limits(n_bytes=5), "more than the allowed 5"),
+    "zeros behind a tar": (
+        gzip.compress(SIX + bytes(1 << 20)),
+        Limits(n_bytes=20_000, n_entries=6),
+        "more than the allowed",
+    ),
     "entries": (zipped(a=b"", b=b""), Limits(n_entries=1), "more than the allowed 1 entries"),
     "tar entries": (tarred(member("a"), member("b")), Limits(n_entries=1), "allowed 1 entries"),
 }

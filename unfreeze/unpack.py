@@ -22,6 +22,19 @@ CHUNK = 1 << 20
 LONGEST_READ = 16 << 20  # tarfile reads a header at once, however long it says to be
 FREE_OF_RATIO = 64 << 20  # what any archive may unpack to, however small it is
 
+DAMAGE = (
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    lzma.LZMAError,
+    zlib.error,
+    EOFError,
+    IndexError,  # of tarfile, where the map of a sparse file breaks off
+)
+
+
+class DamagedArchive(ArchiveError):
+    """Its bytes are no archive, or not all that was packed; fetched anew, they may be."""
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -36,7 +49,8 @@ def unpack(archive: Path, folder: Path, limits: Limits) -> int:
     They are unpacked beside it and put there in one step: nothing is there unless all is.
 
     Raises:
-        ArchiveError: no zip or tar (plain, gzip, bzip2, xz), or one that breaks a rule.
+        DamagedArchive: no zip or tar (plain, gzip, bzip2, xz), or a part of one.
+        ArchiveError: it breaks a rule, or there is no room for it.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
@@ -50,10 +64,14 @@ def unpack(archive: Path, folder: Path, limits: Limits) -> int:
             raise ArchiveError("there is no file in the archive")
         fresh.chmod(0o755)
         fresh.replace(folder)
-    except (zipfile.BadZipFile, tarfile.TarError, lzma.LZMAError, zlib.error) as error:
-        raise ArchiveError(f"damaged archive: {error}") from error
-    # zipfile raises the third and the fourth for compressions and encryptions that it lacks
-    except (EOFError, OSError, NotImplementedError, RuntimeError, ValueError) as error:
+    except DAMAGE as error:
+        raise DamagedArchive(f"damaged archive: {error}") from error
+    except OSError as error:
+        if error.errno is None:  # of a decompressor, not of the disk
+            raise DamagedArchive(f"damaged archive: {error}") from error
+        raise ArchiveError(f"cannot be unpacked: {error}") from error
+    # zipfile raises the first two for compressions and encryptions that it lacks
+    except (NotImplementedError, RuntimeError, ValueError) as error:
         raise ArchiveError(f"cannot be unpacked: {error}") from error
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
@@ -109,6 +127,26 @@ def _tar_entries(archive: Path, allowed: int, n_entries: int) -> Iterator[tuple[
                 if content is None:
                     raise _not_plain(member.name)
                 yield member.name, content
+            _check_end(counted, opened.offset)
+
+
+def _check_end(plain: "_Counted", place: int) -> None:
+    """The archive has ended at `place`: with zeros to its last byte, a block of them or more.
+
+    tarfile takes whatever is no header for the end, and also that nothing follows. All is read, so
+    that a decompressor compares its checksum.
+
+    Raises:
+        DamagedArchive: it has not.
+    """
+    read, n_zeros = plain.last, 0
+    while read and not read.strip(b"\0"):
+        n_zeros += len(read)
+        read = plain.read(CHUNK)
+    if read or n_zeros < tarfile.BLOCKSIZE:
+        raise DamagedArchive(
+            f"damaged archive: at byte {place} there is neither another file nor the end"
+        )
 
 
 def _decompressed(archive: Path) -> Any:
@@ -120,7 +158,7 @@ def _decompressed(archive: Path) -> Any:
     if _begins(archive, b"\xfd7zXZ\0"):
         return lzma.open(archive)
     if not tarfile.is_tarfile(archive):
-        raise ArchiveError("neither a zip nor a tar (plain, gzip, bzip2 or xz)")
+        raise DamagedArchive("neither a zip nor a tar (plain, gzip, bzip2 or xz)")
     return archive.open("rb")
 
 
@@ -129,13 +167,16 @@ class _Counted(io.RawIOBase):
 
     def __init__(self, file: Any, allowed: int) -> None:
         self._file, self._allowed = file, allowed
+        self.last = b""  # what was read; to seek back for it may be to decompress all again
 
     def read(self, size: int = -1) -> bytes:
         if size < 0 or size > LONGEST_READ:
-            raise ArchiveError(f"a header claims {size} bytes; the archive is damaged or malicious")
-        content: bytes = self._file.read(size)
+            raise DamagedArchive(
+                f"a header claims {size} bytes; the archive is damaged or malicious"
+            )
+        self.last = self._file.read(size)
         self._check()
-        return content
+        return self.last
 
     def seek(self, place: int, whence: int = io.SEEK_SET) -> int:
         if whence == io.SEEK_SET and place > self._allowed:
