@@ -144,6 +144,15 @@ def test_a_later_call_goes_on_too(server: Files, tmp_path: Path, sha256: str | N
     assert server.offsets == [100_000]
 
 
+def test_what_is_there_with_its_digest_is_not_fetched_again(server: Files, tmp_path: Path):
+    for _ in range(2):
+        assert get(server, tmp_path) == CONTENT
+    assert server.offsets == [0]
+    (tmp_path / "f").write_bytes(b"something else")
+    assert get(server, tmp_path) == CONTENT
+    assert server.offsets == [0, 0]
+
+
 def test_progress_is_told_in_bytes(server: Files, tmp_path: Path):
     told: list[tuple[int, int | None]] = []
     get(server, tmp_path, advance=lambda done, total: told.append((done, total)))
@@ -402,6 +411,29 @@ def test_the_command_fetches_checks_and_unpacks(tmp_path: Path, capsys: pytest.C
     assert "2 files in" in capsys.readouterr().out
     assert (into / "b" / "2.jpg").is_file()
     assert [path.name for path in tmp_path.iterdir()] == ["birds"]
+
+
+def test_a_download_that_finds_no_room_is_kept_and_gone_on_with(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    archive = tarred(member("zeros", 1 << 20), mode="w:gz")
+    digest = hashlib.sha256(archive).hexdigest()
+    with serving(archive) as server:
+        command = ["data", "fetch", server.url, "--into", str(tmp_path / "birds")]
+        assert main([*command, "--max-gigabytes", "0.0001"]) == 1
+        kept = tmp_path / ".birds.download"
+        said = f"see --max-gigabytes; {kept} is kept, and the same command with --sha256 {digest}"
+        assert said in capsys.readouterr().err
+        assert kept.read_bytes() == archive
+        assert main([*command, "--sha256", digest]) == 0
+    assert server.offsets == [0]
+    assert [path.name for path in tmp_path.iterdir()] == ["birds"]
+
+
+def test_a_download_that_is_damaged_is_not_kept(tmp_path: Path):
+    with serving(DAMAGED["between files"]) as server:
+        assert main(["data", "fetch", server.url, "--into", str(tmp_path / "birds")]) == 1
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_local_archive_is_unpacked_and_stays(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

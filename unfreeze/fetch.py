@@ -64,8 +64,9 @@ def fetch(
     pause_s: float = 1,
 ) -> str:
     """`target` is the file at `url`; gives its SHA-256. An interrupted one goes on where it was,
-    also in a later call, if the digest is known. Without one nobody would see a changed file, so it
-    goes on in this call alone, and if its server tells that it is the same.
+    also in a later call, if the digest is known; one that is there already with that digest is not
+    fetched again. Without a digest nobody would see a changed file, so it goes on in this call
+    alone, and if its server tells that it is the same.
 
     Args:
         url: file://, http:// or https://.
@@ -76,6 +77,9 @@ def fetch(
         FetchError: says whether asking again helps.
     """
     partial = target.with_name(f"{target.name}.partial")
+    if sha256 and target.exists() and digest_of(target) == sha256.lower():
+        return sha256.lower()
+    target.unlink(missing_ok=True)
     if not sha256:
         partial.unlink(missing_ok=True)
     resumed = partial.exists()

@@ -30,7 +30,8 @@ from unfreeze.commands.shared import (
     show_json,
 )
 from unfreeze.fetch import FetchError, check_digest, check_url, digest_of, fetch, local_file
-from unfreeze.unpack import Limits, unpack
+from unfreeze.safe_names import ArchiveError
+from unfreeze.unpack import DamagedArchive, Limits, unpack
 
 GIGABYTE = 1 << 30
 AUDIT_NEEDS = ("numpy", "PIL", "pydantic", "sklearn", "matplotlib")
@@ -84,19 +85,16 @@ def _fetch(options: argparse.Namespace) -> int:
         n_files = unpack(archive, target, limits)
     else:
         archive = target.with_name(f".{target.name}.download")
-        try:
-            with _bar("  downloading", DownloadColumn(), TransferSpeedColumn()) as bar:
-                task = bar.add_task("", total=None)
-                found = fetch(
-                    options.url,
-                    archive,
-                    sha256=digest,
-                    max_bytes=limits.n_bytes,
-                    advance=lambda done, total: bar.update(task, completed=done, total=total),
-                )
-            n_files = unpack(archive, target, limits)
-        finally:
-            archive.unlink(missing_ok=True)
+        with _bar("  downloading", DownloadColumn(), TransferSpeedColumn()) as bar:
+            task = bar.add_task("", total=None)
+            found = fetch(
+                options.url,
+                archive,
+                sha256=digest,
+                max_bytes=limits.n_bytes,
+                advance=lambda done, total: bar.update(task, completed=done, total=total),
+            )
+        n_files = _unpack_download(archive, found, target, limits)
     if options.json:
         show_json({"folder": folder, "files": n_files, "sha256": found})
     else:
@@ -159,6 +157,20 @@ def _audit(options: argparse.Namespace) -> int:
     else:
         print("\n".join([*summary(audit), f"page: {options.out / 'audit.html'}"]))
     return FAILED if options.strict and any(p.severe for p in audit.problems) else OK
+
+
+def _unpack_download(archive: Path, digest: str, folder: Path, limits: Limits) -> int:
+    """As `unpack`; the archive is gone, unless it could be unpacked another time."""
+    try:
+        n_files = unpack(archive, folder, limits)
+    except DamagedArchive:
+        archive.unlink()
+        raise
+    except ArchiveError as error:
+        kept = f"{archive} is kept, and the same command with --sha256 {digest} goes on with it"
+        raise ArchiveError(f"{error}; {kept}") from error
+    archive.unlink()
+    return n_files
 
 
 def _check_local(url: str, archive: Path, digest: str | None) -> str:
