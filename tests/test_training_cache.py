@@ -97,6 +97,13 @@ def test_a_full_disk_is_an_error_that_leaves_nothing(
     assert not list((tmp_path / "cache").iterdir())
 
 
+def test_another_user_may_read_what_is_kept(network: Network, dataset: Dataset, tmp_path: Path):
+    cache = tmp_path / "cache"
+    features(network, dataset, cache)
+    (cache / "other").touch()
+    assert len({path.stat().st_mode for path in cache.iterdir()}) == 1
+
+
 def test_activations_are_computed_once(network: Network, dataset: Dataset, tmp_path: Path):
     first, n_first = features(network, dataset, tmp_path)
     again, n_again = features(network, dataset, tmp_path)

@@ -2,10 +2,12 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +22,6 @@ from registry.bundle import Bundle
 from registry.errors import BadRequest, Conflict, DataError, Unavailable
 from registry.jobs import CHECKPOINT
 from registry.store import Registry
-from training import state_file
 from training.__main__ import main
 from training.checkpoint import Checkpoint
 from training.fit import Tally
@@ -215,6 +216,18 @@ def test_an_order_that_cannot_work_leaves_its_folder_free(tmp_path: Path):
     assert (tmp_path / "run" / JOURNAL).exists()
 
 
+def test_a_training_that_cannot_write_leaves_its_folder_free(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    data = photos.folder(tmp_path / "data")
+    (tmp_path / "cache").touch()  # a file, where a folder is needed
+    folders = [f"--{name}={tmp_path / name}" for name in ("cache", "registry", "run")]
+    settings = [f"--set={name}={text}" for name, text in photos.QUICK.items()]
+    assert main(["--data", str(data), "--model=photos", "--json", *folders, *settings]) == 1
+    assert str(tmp_path / "cache") in capsys.readouterr().err
+    assert not (tmp_path / "run" / ORDER).exists()
+
+
 def test_a_setting_may_be_a_blank(tmp_path: Path):
     data = photos.folder(tmp_path / "data", per_class=1)
     folders = ["--run", str(tmp_path / "run"), "--registry", str(tmp_path / "models")]
@@ -334,21 +347,63 @@ def test_a_damaged_checkpoint_says_what_to_do(tmp_path: Path):
         opened(tmp_path / CHECKPOINT)
 
 
-def test_what_a_killed_writer_left_is_gone_when_its_training_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    def die(path: Path) -> None:
-        raise Killed
+KILLED_WHILE_IT_WRITES = """
+import resource, signal, sys
+from pathlib import Path
 
-    with monkeypatch.context() as patched:
-        patched.setattr(state_file, "sync", die)
-        with pytest.raises(Killed):
-            write_state(tmp_path / CHECKPOINT, {"half": torch.zeros(3)})
+import torch
+
+from training.state_file import write_state
+
+signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # which Python ignores
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+write_state(Path(sys.argv[1]), {"half": torch.zeros(1000)})
+"""
+
+
+def test_what_a_killed_writer_left_is_gone_when_its_training_goes_on(tmp_path: Path):
+    command = [sys.executable, "-c", KILLED_WHILE_IT_WRITES, tmp_path / CHECKPOINT]
+    assert subprocess.run(command, cwd=ROOT).returncode == -signal.SIGXFSZ
     (left,) = tmp_path.iterdir()
     Checkpoint().open(tmp_path / CHECKPOINT, {}, 0, writes=False)  # another process may write it
     assert left.exists()
     opened(tmp_path / CHECKPOINT)
     assert not left.exists()
+
+
+@contextmanager
+def no_file_above(n_bytes: int) -> Iterator[None]:
+    """As on a disk that is full, but for smaller files."""
+    usual, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, most))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (usual, most))
+
+
+def test_a_training_goes_on_while_there_is_no_room_for_its_checkpoint(tmp_path: Path):
+    path, notes = tmp_path / CHECKPOINT, list[str]()
+    checkpoint = Checkpoint()
+    checkpoint.open(path, {}, 0, note=notes.append)
+    checkpoint.register("network", nn.Linear(100, 100))
+    checkpoint.save(Tally(epoch=1))
+    with no_file_above(1000):
+        checkpoint.save(Tally(epoch=2))
+        checkpoint.save(Tally(epoch=3))
+    assert read_state(path)["tally"]["epoch"] == 1
+    assert [found.name for found in tmp_path.iterdir()] == [CHECKPOINT]
+    (note,) = notes
+    assert f"no checkpoint: {path} cannot be written: " in note
+    checkpoint.save(Tally(epoch=4))
+    assert read_state(path)["tally"]["epoch"] == 4
+
+
+def test_who_may_read_other_files_may_read_a_checkpoint(tmp_path: Path):
+    write_state(tmp_path / CHECKPOINT, {"a": torch.zeros(1)})
+    (tmp_path / "other").touch()
+    assert len({path.stat().st_mode for path in tmp_path.iterdir()}) == 1
 
 
 def test_stages_that_are_over_are_passed_once(tmp_path: Path):

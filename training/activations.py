@@ -1,7 +1,6 @@
 """The backbone's answers to every image, computed once: what makes a head cheap to train."""
 
 import hashlib
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,11 +8,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from registry.errors import BadRequest
-from registry.files import sync
 from training.ahead import read_each
 from training.data import Rows
 from training.decoded import Decoded
@@ -21,6 +19,7 @@ from training.device import is_half
 from training.folding import folded
 from training.memory import Room, in_parts
 from training.network import Network, evaluating
+from training.tensor_file import write_tensors
 from training.weights import weights_digest
 
 BATCH = 32  # the fastest on a CPU; a GPU is busy enough with it too
@@ -94,11 +93,7 @@ def precompute(
     if found is not None and everywhere:
         return Activations(found, key)
     features = compute_folded(network, decoded, rows, advance)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    save_file({"features": features}, temporary)
-    sync(temporary)
-    temporary.replace(path)
+    write_tensors(path, {"features": features})
     return Activations(features, key)
 
 

@@ -5,7 +5,7 @@ training is, and whatever else has been registered.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,7 +14,8 @@ import torch
 
 from training.fit import Tally
 from training.journal import check_same
-from training.state_file import discard_unfinished, read_state, write_state
+from training.state_file import read_state, write_state
+from training.whole_files import discard_left
 
 FORMAT = "2"  # of the file; another one when the same steps would do something else
 WORK_SHARE = 20  # times as long as writing a checkpoint took, none is written
@@ -37,6 +38,7 @@ class Checkpoint:
     def __init__(self) -> None:
         self._path: Path | None = None
         self._every_s = 0.0
+        self._note: Callable[[str], None] = lambda text: None
         self._key: dict[str, str] = {}
         self._found: dict[str, Any] = {"over": [], "stage": "", "parts": {}}
         self._always: dict[str, Stateful] = {}
@@ -44,9 +46,16 @@ class Checkpoint:
         self._stage = ""
         self._parts: dict[str, Stateful] = {}
         self._saved_at, self._took_s = 0.0, 0.0
+        self._fails = False
 
     def open(
-        self, path: Path, key: Mapping[str, str], every_s: float, *, writes: bool = True
+        self,
+        path: Path,
+        key: Mapping[str, str],
+        every_s: float,
+        *,
+        writes: bool = True,
+        note: Callable[[str], None] = lambda text: None,
     ) -> None:
         """From now on `path` is kept up to date; what it holds already is gone on with.
 
@@ -54,13 +63,15 @@ class Checkpoint:
             key: what a training depends on, by name.
             every_s: least time between two checkpoints of a stage; 0: one after every batch.
             writes: False: another process does.
+            note: told when it can no longer be written, as when the disk is full.
 
         Raises:
             Conflict: the file belongs to another training; says what differs.
         """
         if writes:
-            discard_unfinished(path)
+            discard_left(path.parent)
         self._path, self._every_s = path if writes else None, every_s
+        self._note = note
         self._key = dict(key) | {"format": FORMAT}
         if found := read_state(path):
             _check_key(path, found["key"], self._key)
@@ -100,23 +111,30 @@ class Checkpoint:
             self.save(tally)
 
     def save(self, tally: Tally) -> None:
-        """The file holds the training as it is now, on the disk."""
+        """The file holds the training as it is now, on the disk; or as it was, if it cannot be
+        written, and the training goes on."""
         if self._path is None:
             return
         began = time.monotonic()
-        parts = self._always | self._parts
-        write_state(
-            self._path,
-            {
-                "key": self._key,
-                "over": self._over,
-                "stage": self._stage,
-                "tally": asdict(tally),
-                "parts": {name: part.state_dict() for name, part in parts.items()},
-            },
-        )
+        try:
+            write_state(self._path, self._state(tally))
+            self._fails = False
+        except OSError as error:  # a disk that is full, perhaps for a moment
+            if not self._fails:
+                self._note(f"no checkpoint: {error}; training goes on and tries again")
+            self._fails = True
         self._saved_at = time.monotonic()
         self._took_s = self._saved_at - began
+
+    def _state(self, tally: Tally) -> dict[str, Any]:
+        parts = self._always | self._parts
+        return {
+            "key": self._key,
+            "over": self._over,
+            "stage": self._stage,
+            "tally": asdict(tally),
+            "parts": {name: part.state_dict() for name, part in parts.items()},
+        }
 
     def _restore(self, parts: Mapping[str, Stateful]) -> None:
         for name, part in parts.items():

@@ -212,6 +212,7 @@ def keep_checkpoint(bench: Bench, weights_digest: str) -> None:
         "device": bench.device.type,
     }
     every_s, world = bench.settings.checkpoint_seconds, bench.network.world
-    bench.checkpoint.open(bench.run / CHECKPOINT, key, every_s, writes=world.first)
+    note = bench.stages.note
+    bench.checkpoint.open(bench.run / CHECKPOINT, key, every_s, writes=world.first, note=note)
     world.wait()  # so that all have read the same before it is written anew
     bench.checkpoint.register("bench", bench)

@@ -23,7 +23,7 @@ def train_and_publish(order: Order, world: World, *, as_json: bool) -> None:
     """What was ordered is trained and published, by the only process or the first of several.
 
     Raises:
-        UnfreezeError: it failed; if nothing has been learnt, the folder is free again.
+        UnfreezeError, OSError: it failed; if nothing has been learnt, the folder is free again.
     """
     assignment = order.assignment
     with (
@@ -35,7 +35,7 @@ def train_and_publish(order: Order, world: World, *, as_json: bool) -> None:
         tell(Note(text=f"if it is interrupted: unfreeze train --resume {resumed}"))
         try:
             bundle, scored = learn_and_prove(assignment, tell_and_write, world)
-        except UnfreezeError:  # so that its folder is free for what works
+        except (UnfreezeError, OSError):  # so that its folder is free for what works
             withdraw(order)
             raise
         version, promoted = fulfil(order, bundle)

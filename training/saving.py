@@ -5,13 +5,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from registry.bundle import Task
 from registry.errors import BadRequest
 from training.backbone import load_backbone
 from training.network import Network, build_network
+from training.tensor_file import write_tensors
 
 NETWORK = "network.safetensors"  # in the folder of a training
 
@@ -20,7 +21,11 @@ def save_network(
     network: Network, path: Path, *, labels: Sequence[str], size: int, task: Task
 ) -> None:
     """`path` holds the weights, what they are for, and what is needed to build the network again;
-    no pickle."""
+    no pickle.
+
+    Raises:
+        OSError: it cannot be written, as when the disk is full; what was there stays.
+    """
     hidden = [layer.out_features for layer in network.head if isinstance(layer, nn.Linear)][:-1]
     shape = {
         "backbone": network.name,
@@ -32,7 +37,7 @@ def save_network(
         "task": task,
     }
     tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
-    save_file(tensors, path, metadata={"network": json.dumps(shape)})
+    write_tensors(path, tensors, {"network": json.dumps(shape)})
 
 
 def load_network(path: Path) -> tuple[Network, Task]:

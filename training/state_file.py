@@ -7,32 +7,21 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from registry.errors import Conflict
-from registry.files import sync
+from training.tensor_file import write_tensors
 
 
 def write_state(path: Path, state: Mapping[str, Any]) -> None:
-    """`path` holds `state`, on the disk: nested dicts and lists of tensors and plain values."""
+    """`path` holds `state`, on the disk: nested dicts and lists of tensors and plain values.
+
+    Raises:
+        OSError: it cannot be written, as when the disk is full; what was there stays.
+    """
     tensors: dict[str, Tensor] = {}
     shape = json.dumps(_pack(state, tensors))
-    temporary = _temporary(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, temporary, metadata={"state": shape})
-    sync(temporary)
-    temporary.replace(path)
-    sync(path.parent)
-
-
-def discard_unfinished(path: Path) -> None:
-    """What a writer that was killed has left beside `path` is gone; nobody else may be writing."""
-    _temporary(path).unlink(missing_ok=True)
-
-
-def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.tmp")
+    write_tensors(path, tensors, {"state": shape})
 
 
 def read_state(path: Path) -> dict[str, Any]:

@@ -1,0 +1,50 @@
+"""Large files, in whose midst a kill may come: they are there whole or not at all, and nothing of
+them is left behind.
+
+They are written in a folder of their own beside their place, `.NAME.….unfinished`, in which the
+writer holds a lock. It ends with the process, in whatever container that was, so whoever writes in
+the same place next can tell what was left from what is being written.
+"""
+
+import fcntl
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from registry.files import sync
+
+LOCK = "lock"
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Gives the name of a file to write; after the block `path` is that file, on the disk.
+
+    A reader sees the old file or the new one. If the block fails, the old one stays.
+    """
+    discard_left(path.parent)
+    fresh = path.with_name(f".{path.name}.{uuid.uuid4().hex}.new")
+    locked = fresh.with_suffix(".unfinished")
+    fresh.mkdir(parents=True)
+    try:
+        with (fresh / LOCK).open("w") as lock:
+            with suppress(OSError):  # no locks on this file system: nothing is discarded there
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            fresh.rename(locked)  # not before: without its lock somebody would discard it
+            yield locked / path.name
+            sync(locked / path.name)
+            (locked / path.name).replace(path)
+        sync(path.parent)
+    finally:
+        for folder in (fresh, locked):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def discard_left(folder: Path) -> None:
+    """What writers that were killed have left in `folder` is gone; what is being written stays."""
+    for lock in folder.glob(f".*.unfinished/{LOCK}"):
+        with suppress(OSError), lock.open("r+") as file:  # OSError: its writer is at work
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(lock.parent)
