@@ -2,12 +2,15 @@
 
 import errno
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import photos
 import pytest
 import torch
+from conftest import wait_until
 
 from registry.errors import DataError
 from registry.images import ImageSpec, prepare
@@ -22,6 +25,7 @@ from training.network import Network, build_network
 
 SPEC = ImageSpec(size=photos.SIZE)
 CPU = torch.device("cpu")
+ROOT = Path(__file__).parent.parent
 
 
 class Counter:
@@ -95,6 +99,37 @@ def test_a_full_disk_is_an_error_that_leaves_nothing(
     with pytest.raises(OSError, match="No space left"):
         decode(dataset.items, SPEC, tmp_path / "cache", Counter())
     assert not list((tmp_path / "cache").iterdir())
+
+
+DECODER = """
+import sys
+from pathlib import Path
+
+from registry.images import ImageSpec
+from training.decoded import decode
+from training.items import Item
+
+image, cache = map(Path, sys.argv[1:])
+decode([Item(image, ("dark",), "train", "0" * 64)], ImageSpec(size=32), cache, lambda n: None)
+"""
+
+
+def test_what_a_killed_training_left_goes_and_what_another_is_writing_stays(
+    dataset: Dataset, tmp_path: Path
+):
+    cache, pipe = tmp_path / "cache", tmp_path / "pipe"
+    os.mkfifo(pipe)  # an image that never comes to its end
+    child = subprocess.Popen([sys.executable, "-c", DECODER, pipe, cache], cwd=ROOT)
+    try:
+        wait_until(lambda: list(cache.glob(".decoded-*")))
+        decode(dataset.items, SPEC, cache, Counter())
+        assert len(list(cache.iterdir())) == 2
+    finally:
+        child.kill()
+        child.wait()
+    decode(dataset.items[:6], SPEC, cache, Counter())
+    assert len(list(cache.iterdir())) == 2
+    assert len(list(cache.glob("decoded-*.u8"))) == 2
 
 
 def test_another_user_may_read_what_is_kept(network: Network, dataset: Dataset, tmp_path: Path):

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from registry.errors import BadImage, DataError
-from registry.files import sync
 from registry.images import ImageSpec, UInt8Array, prepare
 from training.inspecting import THREADS
 from training.items import Item
+from training.whole_files import written_whole
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,8 @@ def decode(
     path = cache / f"decoded-{key}.u8"
     shape = (len(items), spec.size, spec.size, 3)
     if not (path.is_file() and path.stat().st_size == int(np.prod(shape))):
-        _decode_into(path, shape, items, spec, advance)
+        with written_whole(path) as file:
+            _decode_into(file, shape, items, spec, advance)
     return Decoded(np.memmap(path, dtype=np.uint8, mode="r", shape=shape), spec, key)
 
 
@@ -75,9 +76,7 @@ def _decode_into(
     spec: ImageSpec,
     advance: Callable[[int], None],
 ) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    pixels = _new_map(temporary, shape)
+    pixels = _new_map(path, shape)
     damaged: dict[Path, str] = {}
 
     def one(row: int) -> None:
@@ -87,25 +86,16 @@ def _decode_into(
             damaged[items[row].path] = str(error)
         advance(1)
 
-    try:
-        with ThreadPoolExecutor(THREADS) as pool:
-            for _ in pool.map(one, range(len(items))):
-                pass
-        if damaged:
-            raise Damaged(dict(sorted(damaged.items())))
-        pixels.flush()
-        sync(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with ThreadPoolExecutor(THREADS) as pool:
+        for _ in pool.map(one, range(len(items))):
+            pass
+    if damaged:
+        raise Damaged(dict(sorted(damaged.items())))
+    pixels.flush()
 
 
 def _new_map(path: Path, shape: tuple[int, ...]) -> np.memmap[tuple[int, ...], np.dtype[np.uint8]]:
     """To be written: a disk that is full is an error now, and no signal while it is written."""
-    try:
-        with path.open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, math.prod(shape))
-    except OSError:
-        path.unlink(missing_ok=True)
-        raise
+    with path.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, math.prod(shape))
     return np.memmap(path, dtype=np.uint8, mode="r+", shape=shape)
