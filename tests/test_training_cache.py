@@ -14,9 +14,10 @@ from conftest import wait_until
 
 from registry.errors import DataError
 from registry.images import ImageSpec, prepare
-from training import device
+from training import cache_room, device
 from training.activations import Activations, compute, precompute
 from training.backbone import load_backbone
+from training.cache_room import remove_oldest
 from training.data import Dataset, read_dataset
 from training.decoded import decode
 from training.folding import folded
@@ -130,6 +131,55 @@ def test_what_a_killed_training_left_goes_and_what_another_is_writing_stays(
     decode(dataset.items[:6], SPEC, cache, Counter())
     assert len(list(cache.iterdir())) == 2
     assert len(list(cache.glob("decoded-*.u8"))) == 2
+
+
+def pixel_file(dataset: Dataset, size: int, cache: Path) -> Path:
+    decoded = decode(dataset.items, ImageSpec(size=size), cache, Counter())
+    return cache / f"decoded-{decoded.key}.u8"
+
+
+def test_what_was_used_longest_ago_goes_first(dataset: Dataset, tmp_path: Path):
+    files = [pixel_file(dataset, size, tmp_path) for size in (16, 24, 32)]
+    for day, file in enumerate(files):
+        os.utime(file, (day, day))
+    pixel_file(dataset, 16, tmp_path)
+    assert remove_oldest(tmp_path, 1) == [12 * 24 * 24 * 3]
+    assert [file.exists() for file in files] == [True, False, True]
+
+
+def test_only_what_is_ours_and_not_in_use_goes(network: Network, dataset: Dataset, tmp_path: Path):
+    cache = tmp_path / "cache"
+    features(network, dataset, cache)
+    used = decode(dataset.items, SPEC, cache, Counter())
+    pixels = used.pixels.copy()
+    (cache / "decoded-mine.u8").touch()
+    (cache / "runs").mkdir()
+    remove_oldest(cache, 1 << 60)
+    left = {f"decoded-{used.key}.u8", "decoded-mine.u8", "runs"}
+    assert {path.name for path in cache.iterdir()} == left
+    np.testing.assert_array_equal(used.pixels, pixels)
+    del used
+    remove_oldest(cache, 1 << 60)
+    assert {path.name for path in cache.iterdir()} == {"decoded-mine.u8", "runs"}
+
+
+def test_pixels_and_activations_make_room_for_themselves_on_a_full_volume(
+    network: Network, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    old = pixel_file(dataset, 16, tmp_path)
+    assert pixel_file(dataset, 24, tmp_path).exists()
+    assert old.exists()
+    monkeypatch.setattr(cache_room, "FREE_SHARE", 1)  # as if it were
+    monkeypatch.setattr(cache_room, "MOST_FREE", 1 << 60)
+    notes: list[str] = []
+    decoded = decode(dataset.items, SPEC, tmp_path, Counter(), notes.append)
+    rows = dataset.rows("train")
+    for weights in ("some", "others"):
+        precompute(network, weights, decoded, rows, tmp_path, note=notes.append)
+    kept = [path.name for path in tmp_path.iterdir() if path.is_file()]
+    assert sorted(name.partition("-")[0] for name in kept) == ["activations", "decoded"]
+    assert f"decoded-{decoded.key}.u8" in kept
+    assert ["longest ago there are gone" in note for note in notes] == [True, True]
 
 
 def test_another_user_may_read_what_is_kept(network: Network, dataset: Dataset, tmp_path: Path):

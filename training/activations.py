@@ -13,6 +13,7 @@ from torch import Tensor
 
 from registry.errors import BadRequest
 from training.ahead import read_each
+from training.cache_room import make_room, mark_used
 from training.data import Rows
 from training.decoded import Decoded
 from training.device import is_half
@@ -78,6 +79,7 @@ def precompute(
     rows: Rows,
     cache: Path,
     advance: Callable[[int], None] = lambda n: None,
+    note: Callable[[str], None] = lambda text: None,
 ) -> Activations:
     """Features of `rows`, from the cache when nothing they depend on has changed.
 
@@ -85,6 +87,7 @@ def precompute(
 
     Args:
         digest: of the backbone's weights.
+        note: told what has gone from the cache, for room.
     """
     key = activations_key(network, digest, decoded, rows)
     path = cache / f"activations-{key}.safetensors"
@@ -93,16 +96,19 @@ def precompute(
     if found is not None and everywhere:
         return Activations(found, key)
     features = compute_folded(network, decoded, rows, advance)
+    make_room(cache, features.nbytes, note)
     write_tensors(path, {"features": features})
     return Activations(features, key)
 
 
 def _read(path: Path) -> Tensor | None:
     """None: there is no such file, or it was damaged and is no longer there."""
-    if not path.is_file():
-        return None
     try:
-        return load_file(path)["features"]
+        with path.open("rb") as file:
+            mark_used(file)
+            return load_file(path)["features"]
+    except FileNotFoundError:
+        return None
     except (SafetensorError, KeyError, OSError):
         path.unlink(missing_ok=True)
         return None

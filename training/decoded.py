@@ -12,6 +12,7 @@ import numpy as np
 
 from registry.errors import BadImage, DataError
 from registry.images import ImageSpec, UInt8Array, prepare
+from training.cache_room import make_room, mark_used
 from training.inspecting import THREADS
 from training.items import Item
 from training.whole_files import written_whole
@@ -47,12 +48,17 @@ def larger(spec: ImageSpec, side: int | None) -> ImageSpec:
 
 
 def decode(
-    items: Sequence[Item], spec: ImageSpec, cache: Path, advance: Callable[[int], None]
+    items: Sequence[Item],
+    spec: ImageSpec,
+    cache: Path,
+    advance: Callable[[int], None],
+    note: Callable[[str], None] = lambda text: None,
 ) -> Decoded:
     """The prepared pixels of `items`, from the cache when the same images were decoded before.
 
     Args:
         advance: told how many images are done since its last call.
+        note: told what has gone from the cache, for room.
 
     Raises:
         Damaged: names the files that are, behind their header.
@@ -63,10 +69,23 @@ def decode(
     key = digest.hexdigest()
     path = cache / f"decoded-{key}.u8"
     shape = (len(items), spec.size, spec.size, 3)
-    if not (path.is_file() and path.stat().st_size == int(np.prod(shape))):
+    while (pixels := _find(path, shape)) is None:  # again, if another removed it meanwhile
+        make_room(cache, math.prod(shape), note)
         with written_whole(path) as file:
             _decode_into(file, shape, items, spec, advance)
-    return Decoded(np.memmap(path, dtype=np.uint8, mode="r", shape=shape), spec, key)
+    return Decoded(pixels, spec, key)
+
+
+def _find(path: Path, shape: tuple[int, ...]) -> UInt8Array | None:
+    """None: there is no such file, or it was cut off."""
+    try:
+        with path.open("rb") as file:
+            mark_used(file)  # for as long as there is the map, which has a copy of the descriptor
+            if os.fstat(file.fileno()).st_size != math.prod(shape):
+                return None
+            return np.memmap(file, dtype=np.uint8, mode="r", shape=shape)
+    except FileNotFoundError:
+        return None
 
 
 def _decode_into(

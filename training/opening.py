@@ -17,7 +17,7 @@ from training.decoded import Damaged, Decoded, decode, larger
 from training.device import pick_device
 from training.event_files import FOLDER, Curves, wanted
 from training.heap import keep_freed_memory
-from training.items import Part, is_within
+from training.items import Item, Part, is_within
 from training.network import build_network, try_size
 from training.progress import Stages
 from training.settings import Settings
@@ -81,8 +81,9 @@ def open_images(
     dataset = read({})
     stages.begin("decode once", 2 * len(dataset.items) + len(dataset.tests))
     spec = settings.image_spec()
-    dataset, decoded, tests = decode_whole(dataset, read, spec, cache, stages.advance)
-    roomy = decode(dataset.items, larger(spec, settings.cache_size), cache, stages.advance)
+    dataset, decoded, tests = decode_whole(dataset, read, spec, cache, stages)
+    room = larger(spec, settings.cache_size)
+    roomy = decode(dataset.items, room, cache, stages.advance, stages.note)
 
     audit = audit_decoded(source, dataset, decoded, tests)
     for problem in audit.problems:
@@ -120,7 +121,7 @@ def decode_whole(
     read: Callable[[Mapping[Path, str]], Dataset],
     spec: ImageSpec,
     cache: Path,
-    advance: Callable[[int], None],
+    stages: Stages,
 ) -> tuple[Dataset, Decoded, Decoded | None]:
     """The data set without files that are damaged behind their header, if it may be without them;
     its pixels, and those of the test part: that they are there is looked at now, and not in the
@@ -129,11 +130,15 @@ def decode_whole(
     Args:
         read: the data set anew, told which files are damaged and why.
     """
+
+    def decoded_of(items: Sequence[Item]) -> Decoded:
+        return decode(items, spec, cache, stages.advance, stages.note)
+
     damaged: dict[Path, str] = {}
     while True:
         try:
-            decoded = decode(dataset.items, spec, cache, advance)
-            tests = decode(dataset.tests, spec, cache, advance) if dataset.tests else None
+            decoded = decoded_of(dataset.items)
+            tests = decoded_of(dataset.tests) if dataset.tests else None
         except Damaged as error:
             damaged |= error.files
             dataset = read(damaged)

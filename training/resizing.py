@@ -32,12 +32,13 @@ def at_size(bench: Bench, size: int, cache: Path) -> Bench:
     """
     try_size(bench.network.name, bench.network.body, size)
     settings = bench.settings.model_copy(update={"size": size})
-    items, spec, advance = bench.dataset.items, settings.image_spec(), bench.stages.advance
+    items, spec, stages = bench.dataset.items, settings.image_spec(), bench.stages
+    roomy = larger(spec, settings.cache_size)
     return replace(
         bench,
         settings=settings,
-        decoded=decode(items, spec, cache, advance),
-        roomy=decode(items, larger(spec, settings.cache_size), cache, advance),
+        decoded=decode(items, spec, cache, stages.advance, stages.note),
+        roomy=decode(items, roomy, cache, stages.advance, stages.note),
     )
 
 

@@ -31,9 +31,12 @@ def precompute_parts(bench: Bench, weights_digest: str, cache: Path) -> Parts:
     wanted = [bench.rows("train"), bench.rows("valid")]
     if bench.settings.label_noise and len(bench.apart):
         wanted.append(bench.apart)
-    network, decoded, advance = bench.network, bench.decoded, bench.stages.advance
+    network, decoded, stages = bench.network, bench.decoded, bench.stages
     return Parts(
-        *(precompute(network, weights_digest, decoded, rows, cache, advance) for rows in wanted)
+        *(
+            precompute(network, weights_digest, decoded, rows, cache, stages.advance, stages.note)
+            for rows in wanted
+        )
     )
 
 
