@@ -296,10 +296,11 @@ def unpacked(archive: bytes, tmp_path: Path, limits: Limits = Limits()) -> dict[
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
+THIS = member("./", 0, tarfile.DIRTYPE)  # with which `tar c .` begins
 GOOD = {
     "zip": zipped(**{"a/1.jpg": b"\0" * 3, "b/2.jpg": b"\0" * 3}),
     **{
-        mode: tarred(member("a/1.jpg"), member("./b/2.jpg"), mode=mode)
+        mode: tarred(THIS, member("a/1.jpg"), member("./b/2.jpg"), mode=mode)
         for mode in ("w", "w:gz", "w:bz2", "w:xz")
     },
 }

@@ -121,7 +121,8 @@ def _tar_entries(archive: Path, allowed: int, n_entries: int) -> Iterator[tuple[
                 if member.size > allowed:
                     raise _too_much(allowed)
                 if member.isdir():
-                    inside(member.name)
+                    if member.name != ".":  # which `tar c .` begins with
+                        inside(member.name)
                     continue
                 content = opened.extractfile(member) if member.isreg() else None
                 if content is None:
