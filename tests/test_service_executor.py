@@ -147,7 +147,7 @@ async def test_a_run_has_waited_as_long_as_its_images_also_before_they_were_deco
     first = await queued(executor, 1, drawn=False)
     await gate.is_busy()
     second = await queued(executor, 2, drawn=False)
-    await asyncio.sleep(0.01)
+    await asyncio.sleep(0.05)
     gate.open()
     await first
     (answer,) = await second

@@ -327,7 +327,7 @@ def test_a_repository_has_no_other_name(served: RunningServer) -> None:
 
 
 def test_a_full_queue_is_unavailable_and_recovers(start: Start, root: Any) -> None:
-    tiny.publish(root, promote=True)
+    tiny.publish(root, promote=True, work=5_000)  # a quick one would be held in the event loop
     server = start(max_queue=2, plan="1x1x1")
     stub = pb_grpc.GRPCInferenceServiceStub(server.channel)
     with held(server):

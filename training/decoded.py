@@ -84,7 +84,7 @@ def _find(path: Path, shape: tuple[int, ...]) -> UInt8Array | None:
             if os.fstat(file.fileno()).st_size != math.prod(shape):
                 return None
             return np.memmap(file, dtype=np.uint8, mode="r", shape=shape)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):  # which the folder of a new one is told of
         return None
 
 

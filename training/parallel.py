@@ -60,7 +60,7 @@ class World:
     def dividing(self, batch: Tensor) -> "World":
         """Who takes a batch through the backbone: all, or each alone if some had no image of it.
         Not every network takes a batch of none, and who has none draws no random numbers."""
-        return self if len(batch) >= self.size else ALONE
+        return self if self.size == 1 or len(batch) >= self.size else ALONE
 
     def share(self, batch: Tensor) -> Tensor:
         """This process's part of a batch [n,…]; parts differ by one image at most."""
