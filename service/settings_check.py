@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 
 from registry.errors import BadRequest
 from registry.jobs import Failed
+from service.trainer import discard
 from service.trainer_output import read_event
 
 log = logging.getLogger(__name__)
@@ -51,15 +52,28 @@ class SettingsCheck:
 
     async def _ask(self, settings: bytes) -> tuple[int, bytes]:
         """The trainer's exit code, and what it says. Its process ends when this is cancelled."""
-        process = await asyncio.to_thread(
-            subprocess.Popen,  # not the event loop's own: see service/trainer.py
-            [*self._command, "--check-settings"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-        )
+        starting = asyncio.ensure_future(asyncio.to_thread(_spawn, self._command))
+        try:
+            process = await asyncio.shield(starting)
+        except asyncio.CancelledError:  # its thread does not hear of it
+            starting.add_done_callback(_discard_started)
+            raise
         try:
             output, _ = await asyncio.to_thread(process.communicate, settings)
         finally:
             process.kill()  # does nothing to one that has ended
         return process.returncode, output
+
+
+def _discard_started(starting: asyncio.Future[subprocess.Popen[bytes]]) -> None:
+    if not starting.exception():
+        discard(starting.result())
+
+
+def _spawn(command: Sequence[str]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(  # not the event loop's own: see service/trainer.py
+        [*command, "--check-settings"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )

@@ -157,8 +157,18 @@ def _spawn(command: Sequence[str], log: Path, pid: Path) -> subprocess.Popen[byt
             start_new_session=True,
             env=os.environ | PATIENT,
         )
-    write_durably(pid, str(process.pid).encode())
+    try:
+        write_durably(pid, str(process.pid).encode())
+    except OSError:
+        discard(process)
+        raise
     return process
+
+
+def discard(process: subprocess.Popen[bytes]) -> None:
+    """It runs no more, and its pipes are closed."""
+    with process:
+        process.kill()
 
 
 def kill_leftover(pid_file: Path, assignment: Path) -> None:

@@ -1,12 +1,15 @@
 """Training jobs from request to promotion, with a stand-in for the trainer."""
 
+import asyncio
 import errno
 import os
 import shutil
 import sqlite3
+import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from queue import Queue
 from typing import Any
@@ -16,7 +19,7 @@ import pytest
 import tiny
 from conftest import RunningServer, Start, best, wait_until
 
-from registry.errors import Unavailable
+from registry.errors import TrainingError, Unavailable
 from registry.job_store import JobStore
 from registry.jobs import (
     CHECKPOINT,
@@ -32,7 +35,7 @@ from service.gate import decide
 from service.job_records import JobRecords
 from service.job_run import MAX_ATTEMPTS
 from service.metrics import Metrics
-from service.trainer import tail
+from service.trainer import Trainer, tail
 from unfreeze.v1 import admin_pb2 as pb
 
 
@@ -687,3 +690,17 @@ def test_the_gate_decides_by_policy_and_score(case: str) -> None:
     assert isinstance(decision, GateDecided)
     assert decision.promote is expected
     assert decision.reason
+
+
+def test_a_trainer_whose_number_cannot_be_written_does_not_run(tmp_path: Path) -> None:
+    command = (sys.executable, "-c", "input()", str(tmp_path))
+    start = Trainer.start(command, tmp_path, tmp_path / "log.txt", tmp_path / "no folder" / "pid")
+    with pytest.raises(TrainingError, match="No such file"):
+        asyncio.run(start)
+    assert not [path for path in Path("/proc").glob("[0-9]*/cmdline") if runs(path, tmp_path)]
+
+
+def runs(command: Path, argument: Path) -> bool:
+    with suppress(OSError):  # it has just ended
+        return str(argument).encode() in command.read_bytes().split(b"\0")
+    return False

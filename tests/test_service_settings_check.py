@@ -1,6 +1,11 @@
 """Settings that cannot work are refused when a training is asked for, not when it runs."""
 
+import asyncio
+import signal
+import subprocess
 import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import grpc
@@ -8,6 +13,8 @@ import pytest
 from conftest import RunningServer, Start, wait_until
 from test_service_jobs import begin, finished, refusal
 
+from service import settings_check
+from service.settings_check import SettingsCheck
 from unfreeze.v1 import admin_pb2 as pb
 
 TRAINER = (sys.executable, "-m", "training")
@@ -55,6 +62,28 @@ def test_a_trainer_that_does_not_know_the_question_gets_the_job(
     server = start(state=state, data_roots=(data,), trainer_command=command)
     assert finished(server, begin(server, size="160")).state == pb.JOB_STATE_FAILED
     assert "settings_unchecked" in caplog.text
+
+
+def test_a_question_that_is_given_up_while_its_process_starts_leaves_none_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+
+    def slowly(command: Sequence[str]) -> subprocess.Popen[bytes]:
+        time.sleep(0.2)
+        started.append(spawn(command))
+        return started[0]
+
+    async def give_up() -> None:
+        await SettingsCheck((sys.executable, "-c", "input()")).check({"size": "160"})
+        while not started:
+            await asyncio.sleep(0.01)
+
+    spawn = settings_check._spawn
+    monkeypatch.setattr(settings_check, "_spawn", slowly)
+    monkeypatch.setattr(settings_check, "LONGEST_S", 0.01)
+    asyncio.run(give_up())
+    assert (started[0].returncode, started[0].stdout.closed) == (-signal.SIGKILL, True)
 
 
 def test_a_trainer_that_does_not_answer_gets_the_job(
