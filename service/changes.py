@@ -74,7 +74,7 @@ class Changes:
         """What the registry promotes now is live; what was unloaded is followed again.
 
         Raises:
-            NotFound: nothing is promoted.
+            NotFound: nothing is promoted; what is promoted next will be live.
             Conflict: the registry was put back; what answered before still does, until unloaded.
             BundleError, Unavailable: it cannot be served; what answered before still does.
         """
@@ -82,7 +82,9 @@ class Changes:
         followed = entry.follows if entry else None
         promoted = await in_registry(self._registry.promoted, check_name(model))
         if promoted is None:
-            raise NotFound(f"no version of {model} is promoted; promote one, then load it")
+            if entry:
+                entry.unloaded = False
+            raise NotFound(f"no version of {model} is promoted; promote one, which loads it")
         if conflict := put_back(model, followed, promoted):
             raise conflict
         await self._unbroken.run(self._load(model, promoted))

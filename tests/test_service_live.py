@@ -377,6 +377,18 @@ def test_a_model_that_was_deleted_and_published_again_is_not_taken_for_the_one_b
     assert answers(server) == "green"
 
 
+def test_a_model_that_was_unloaded_and_never_promoted_can_be_promoted_after_all(
+    start: Start, root: Path
+) -> None:
+    tiny.publish(root)
+    server = start()
+    assert answers(server, version=1) == "red"
+    with pytest.raises(grpc.RpcError, match="promote one, which loads it"):
+        load_anew(server)
+    promote(server, 1)
+    assert answers(server) == "red"
+
+
 def test_what_is_promoted_while_the_registry_is_looked_at_is_no_problem(
     start: Start, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
