@@ -253,18 +253,23 @@ async def test_what_was_put_off_is_drawn_also_if_what_came_before_is_bad(start: 
     assert [i for i, answer in enumerate(answers) if answer.error] == list(range(20, 60))
 
 
+def telling(drawn: threading.Event) -> Callable[[int], Iterator[UInt8Array]]:
+    """Draws as `image` does, and sets the event then."""
+
+    def draw(i: int) -> Iterator[UInt8Array]:
+        yield from image(i)
+        drawn.set()
+
+    return draw
+
+
 async def test_what_was_put_off_is_drawn_when_those_before_it_are_given_up(start: Start) -> None:
     gate = Gate()
     executor = start(gate, batch=2)
     first = asyncio.create_task(executor.run(50, image, PLAIN))
     await gate.is_busy()
     drawn = threading.Event()
-
-    def draw(i: int) -> Iterator[UInt8Array]:
-        yield from image(i)
-        drawn.set()
-
-    second = asyncio.create_task(executor.run(1, draw, PLAIN))
+    second = asyncio.create_task(executor.run(1, telling(drawn), PLAIN))
     await asyncio.sleep(0)
     await all_had_a_turn(executor)
     assert not drawn.is_set()
@@ -280,12 +285,7 @@ async def test_pixels_that_were_sent_put_off_no_image(start: Start) -> None:
     sent = [await queued(executor, *range(50))]
     await gate.is_busy()
     drawn = threading.Event()
-
-    def draw(i: int) -> Iterator[UInt8Array]:
-        yield from image(i)
-        drawn.set()
-
-    asked = asyncio.create_task(executor.run(1, draw, PLAIN))
+    asked = asyncio.create_task(executor.run(1, telling(drawn), PLAIN))
     assert await asyncio.to_thread(drawn.wait, 20)
     gate.open()
     await asyncio.gather(asked, *sent)
