@@ -98,7 +98,7 @@ def _fetch(options: argparse.Namespace) -> int:
     if options.json:
         show_json({"folder": folder, "files": n_files, "sha256": found})
     else:
-        print(f"{n_files} files in {folder}")
+        print(f"{n_files} {'file' if n_files == 1 else 'files'} in {folder}")
     if not digest:
         say(f"to be sure of the same files next time: --sha256 {found}")
     return OK
