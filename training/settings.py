@@ -53,8 +53,8 @@ Keep = Literal["last", "best", "swa"]  # which weights; see training/keeping.py
 
 
 class Settings(Record):
-    """The recipe's numbers, in the order in which the recipe uses them. What is said below each is
-    what `unfreeze train --help` says of it."""
+    """The recipe's numbers, in the order in which the recipe uses them. The text below each is its
+    help in `unfreeze train --help`."""
 
     model_config = ConfigDict(use_attribute_docstrings=True, allow_inf_nan=False)
 
@@ -63,217 +63,221 @@ class Settings(Record):
 
     # 1. data
     seed: int = Field(default=42, ge=0, lt=2**32)
-    """Of parts, the order of images, augmentation and new weights."""
+    """Of the split, the order of the images, augmentation and new weights."""
     task: Literal["auto", "single", "multi"] = "auto"
-    """Labels of an image: one (single) or any number (multi); auto: any number if a row of the
+    """Labels per image: exactly one (single) or any number (multi). auto: multi if some row of the
     table has several."""
     valid_fraction: float = Field(default=0.2, gt=0, lt=1)
-    """Share of the images that is held out."""
+    """Share of the images that is held out for validation."""
     split: Drawing = "hash"
-    """How parts are drawn: hash keeps an image's part while data grows, see training/draws.py;
-    stratified draws exact shares of each class; cv and blocks hold out one of several folds."""
+    """How images are assigned to training and validation. hash: by content, so that an image keeps
+    its part while the data grow (training/draws.py); stratified: exact shares of each class; cv and
+    blocks: hold out one of several folds."""
     fold: int = Field(default=0, ge=0)
-    """Which of the folds is held out, with split=cv or blocks; each takes a model of its own name,
-    for images keep the part that a promoted version has given them."""
+    """Which fold is held out, with split=cv or blocks. Give each fold a model name of its own,
+    because images keep the part that a promoted version gave them."""
     group: str = Field(default="", max_length=200)
-    """What is never parted: a table's column, or a regular expression for paths
+    """What must never be split: a column of the table, or a regular expression for paths
     (training/grouping.py)."""
     images: str = ""
     """The folder of a table's images, relative to the table."""
     suffix: str = ""
-    """What the names in a table lack, such as .jpg."""
+    """What to add to the file names in a table, such as .jpg."""
     header: bool = True
     """Whether a table's first line names its columns."""
     label_separator: str = " "
-    """Between the labels of a row of a table; empty: a row has one label."""
+    """Between the labels in a row of a table; empty: every row has one label."""
     test: str = ""
-    """A folder of images to answer in the end; may be without labels."""
+    """A folder of images to predict at the end; they need no labels."""
     max_unreadable: int = Field(default=0, ge=0)
-    """How many files may be left out because they cannot be read."""
+    """How many unreadable files may be left out before the training is refused."""
 
     # 2. pixels
     size: int = Field(default=224, ge=SMALLEST, le=LARGEST)
-    """Side of the square that the network sees, in pixels."""
+    """Side of the network's square input, in pixels."""
     sizes: tuple[int, ...] = ()
-    """Train at each in turn, at last at `size`; none: at `size` alone."""
+    """Progressive resizing: train at each of these sizes in turn, the last being `size`. Empty: at
+    `size` alone."""
     size_epochs: tuple[int, ...] = ()
-    """Of the unfrozen epochs, how many at each of sizes; none: as in 2018, at each size all of
-    them."""
+    """How many of the unfrozen epochs to spend at each of sizes. Empty: all of them at each, as in
+    2018."""
     cache_size: int | None = Field(default=None, ge=SMALLEST, le=LARGEST)
-    """Side of the images on disk that views for training are cut from, in pixels, whatever `size`
-    is: larger is sharper where train_crop=googlenet enlarges; unsaid: 1.15 of `size`."""
+    """Side of the cached images that augmented views are cut from, in pixels, whatever `size` is;
+    larger is sharper where train_crop=googlenet enlarges. Not set: 1.15 times `size`."""
     crop: Literal["center", "squash"] = "center"
-    """What is seen of an oblong image: the square in its middle, or all of it, squashed."""
+    """What the network sees of an oblong image: the square in its middle (center), or all of it,
+    squashed."""
     crop_fraction: float = Field(default=1.0, gt=0, le=1)
-    """Of that square's side, how much is seen."""
+    """How much of that square's side it sees."""
     augmentation: Augmentation = "side_on"
-    """Which ways an image may be turned and mirrored: basic neither; side_on left and right;
-    flips also upside down; top_down also by quarter turns; none changes nothing."""
+    """Flips and turns. none: no augmentation at all; basic: neither; side_on: left-right flips;
+    flips: upside down too; top_down: quarter turns too."""
     max_rotate: float = Field(default=10, ge=0, le=180)
-    """Degrees by which it may be turned, either way."""
+    """Rotate by up to this many degrees, either way."""
     max_zoom: float = Field(default=1.1, ge=1, le=2)
-    """How much it may be enlarged, at most."""
+    """Enlarge by up to this factor."""
     train_crop: TrainCrop = "window"
-    """What training sees of an image: a window by max_zoom; or 8 to 100 % of its area, of another
-    aspect (googlenet)."""
+    """What training sees of an image: a window by max_zoom, or a random resized crop of 8 to 100 %
+    of its area with another aspect ratio (googlenet)."""
     policy: Policy = "none"
-    """Stronger changes, for long trainings: TrivialAugment or RandAugment; see
+    """Stronger augmentation, for long trainings: TrivialAugment or RandAugment; see
     training/stronger.py."""
     erasing: float = Field(default=0, ge=0, le=1)
-    """How likely a rectangle of an image is erased."""
+    """Probability of erasing a rectangle of an image."""
     mixup: float = Field(default=0, ge=0)
-    """Alpha of the beta distribution of the shares in which two images are mixed; 0: never."""
+    """Alpha of the Beta distribution that mixup draws its shares from; 0: off."""
     cutmix: float = Field(default=0, ge=0)
-    """The same where a rectangle of one is put into the other."""
+    """The same for CutMix, which pastes a rectangle of one image into another."""
 
     # 3. network
     backbone: str = "efficientnet_lite0"
     """Any name in timm or torchvision."""
     weights: Path | None = None
-    """A safetensors file, an earlier run's network.safetensors among them, or a plain checkpoint,
-    instead of a download."""
+    """Initial weights instead of a download: a safetensors file, such as an earlier run's
+    network.safetensors, or a plain checkpoint."""
     pretrained: bool = True
-    """Begin with weights that have learnt, or with weights drawn anew."""
+    """Start from pretrained weights, or from random ones."""
     hidden: tuple[Width, ...] = (512,)
-    """Widths of the head's hidden layers; none: a linear head."""
+    """Widths of the head's hidden layers; empty: a linear head."""
     dropout: tuple[Share, ...] = (0.25, 0.5)
-    """Before each linear layer of the head; one number counts for all; unsaid: 0.25, the last
-    0.5."""
+    """Before each linear layer of the head; one number serves for all. Not set: 0.25, and 0.5
+    before the last."""
     epsilon: float = Field(default=0.01, gt=0)
-    """Added to the variance of each of the backbone's features before the head scales it to one."""
+    """Added to the variance of each feature of the backbone before the head normalises it."""
 
     # 4. learning: steps
     precision: Precision = "auto"
-    """Of the backbone and its gradients; auto: bfloat16 where the device multiplies it in
-    hardware."""
+    """Of the backbone and its gradients; auto: bfloat16 where the hardware multiplies it."""
     batch_size: int = Field(default=64, ge=2, le=2**16)
-    """Images of a step."""
+    """Images per step."""
     balance: Literal["none", "weights", "sampling"] = "none"
-    """Classes of unequal size: weights in the loss, or rare ones drawn more often."""
+    """For unbalanced classes: weight the loss, or sample rare classes more often."""
     label_smoothing: float = Field(default=0, ge=0, lt=1)
-    """Of the right label's 1, what is spread over all labels; single-label training loss alone."""
+    """Probability moved from the true label to all labels alike, in the training loss of
+    single-label tasks."""
     learning_rate: float | None = Field(default=None, gt=0)
-    """Of the head; empty: what the finder suggests."""
+    """Of the head; empty: what the learning-rate finder suggests."""
     unfrozen_learning_rate: float | None = Field(default=None, gt=0)
-    """The same, once all layers learn."""
+    """Once all layers learn; empty: what the finder suggests then."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
     """SGD with momentum, or AdamW."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
-    """Of SGD: how much of the last step is in the next."""
+    """Of SGD."""
     weight_decay: float = Field(default=1e-4, ge=0)
-    """How much weights are drawn to zero."""
+    """Strength of weight decay; see decay."""
     decay_biases: bool = True
-    """Also of biases and the scales of normalisation, or of matrices and filters alone."""
+    """Decay biases and the scales of normalisation too, or only matrices and filters."""
     clip_norm: float | None = Field(default=1.0, gt=0)
-    """The largest norm of all gradients together; empty: any."""
+    """Clip gradients to this global norm; empty: never."""
     decay: Literal["optimizer", "decoupled", "per_cycle"] = "optimizer"
-    """What weight_decay is: the optimizer's own; a share of each weight that every step takes off,
-    whatever the rate (decoupled); or that share for a cycle, scaled to its steps (per_cycle)."""
+    """What weight_decay means. optimizer: the optimizer's own; decoupled: the share of each weight
+    that a step takes off, whatever the learning rate; per_cycle: that share for a whole cycle,
+    divided among its steps."""
 
     # learning: epochs and the rates in them
     head_epochs: int = Field(default=5, ge=1, le=MOST_EPOCHS)
-    """Of the head on cached activations."""
+    """Epochs of the head on cached activations."""
     head_schedule: Literal["constant", "cosine"] = "cosine"
-    """How the rate falls in them."""
+    """How the learning rate falls in them."""
     augmented_epochs: int = Field(default=1, ge=0, le=MOST_EPOCHS)
-    """Of the head alone, on augmented images."""
+    """Epochs of the head alone on augmented images."""
     schedule: Literal["cosine", "one_cycle", "cosine_cycle"] = "cosine"
-    """Of a cycle on augmented images: a cosine down; or up and down, momentum opposite, in lines
-    (one_cycle) or in half cosines (cosine_cycle)."""
+    """Of each cycle on augmented images: cosine: annealing; one_cycle: up and down in straight
+    lines, momentum the other way; cosine_cycle: the same in half cosines."""
     cycle_div: float = Field(default=10, gt=1)
-    """Up and down begins at this part of the rate."""
+    """one_cycle and cosine_cycle start at the learning rate divided by this."""
     cycle_rise: float = Field(default=0.25, gt=0, lt=1)
-    """Share of the steps of cosine_cycle in which the rate goes up."""
+    """Share of cosine_cycle's steps in which the learning rate rises."""
     cycle_tail: float = Field(default=10, ge=0, lt=100)
-    """Percent of one_cycle's steps in which the rate falls below where it began."""
+    """Percentage of one_cycle's steps in which the learning rate falls below where it started."""
     cycle_momenta: tuple[Share, Share] = (0.95, 0.85)
-    """The momentum where the rate is low, and where it is high."""
+    """Momentum where the learning rate is lowest, and where it is highest."""
     cycles: int = Field(default=2, ge=0, le=200)
-    """Through all layers; 0 stops at the head."""
+    """Cycles with all layers learning; 0: train the head only."""
     cycle_len: int = Field(default=1, ge=1, le=MOST_EPOCHS)
-    """Epochs of the first cycle."""
+    """Epochs in the first cycle."""
     cycle_mult: int = Field(default=2, ge=1, le=10)
-    """Every cycle is so many times as long as the last."""
+    """Each cycle is this many times as long as the one before."""
     group_rates: tuple[RateShare, RateShare, RateShare] = (0.1, 0.3, 1.0)
-    """The rate of early layers, late layers and head, as shares of the head's."""
+    """Differential learning rates: of early layers, late layers and head, as shares of the
+    head's."""
 
     # learning: the unfrozen epochs
     sam: float = Field(default=0, ge=0)
-    """The distance within which the steepest loss is descended from, for example 0.05
-    (sharpness-aware minimisation); 0: never."""
+    """Radius of sharpness-aware minimisation, for example 0.05; 0: off."""
     sam_every: int = Field(default=1, ge=1)
-    """In one of how many steps."""
+    """Use it in one of this many steps."""
     compile: bool = False
-    """torch.compile for the unfrozen pass: minutes at first, then faster, on GPUs above all."""
+    """torch.compile the unfrozen pass: minutes at first, then faster, above all on GPUs."""
     layer_decay: Annotated[float, Field(gt=0, le=1)] | Literal["family"] = 1.0
-    """Of each block of the backbone as a share of the next one's, instead of group_rates: 0.65 to
-    0.9 for ConvNeXt and transformers; family: by the backbone's name; 1: as group_rates say."""
+    """Learning rate of each block of the backbone as a share of the next one's, instead of
+    group_rates: 0.65 to 0.9 for ConvNeXt and transformers. family: by the backbone's name; 1:
+    off."""
     frozen_groups: int = Field(default=0, ge=0, le=2)
-    """Groups of layers that stay frozen when the rest unfreezes."""
+    """Layer groups that stay frozen when the rest is unfrozen."""
     freeze_batchnorm: bool = True
-    """Whether the running statistics of the backbone's normalisation stay as they are; its scales
-    learn with their layers either way."""
+    """Keep the backbone's running batch statistics as they are; its scales learn with their layers
+    either way."""
     keep: Keep = "last"
-    """Which weights of the unfrozen epochs are kept; swa is their mean."""
+    """Which weights of the unfrozen epochs are kept: the last, the best, or their mean (swa)."""
     ema: float = Field(default=0, ge=0, lt=1)
-    """How much an exponential mean of the unfrozen epochs' weights keeps of itself each step, for
-    example 0.999; 0: there is none."""
+    """Decay of an exponential moving average of the weights in the unfrozen epochs, for example
+    0.999; 0: off."""
     ema_kept: Literal["better", "always"] = "better"
-    """When the mean takes the weights' place: if it is better on images set apart, and where none
-    can be spared; or always."""
+    """When the average replaces the weights: if it is better on images set apart (or none can be
+    spared), or always."""
     judge_share: float = Field(default=0.1, gt=0, lt=1)
-    """Of the training part, set apart where keep, ema, patience or thresholds need images to
-    judge."""
+    """Share of the training part to set apart where keep, ema, patience or thresholds need images
+    to decide on."""
     judge_by: Literal["log_loss", "metric"] = "log_loss"
-    """What is better there: a lower log loss, or a higher metric."""
+    """What is better on them: a lower log loss, or a higher metric."""
     patience: int = Field(default=0, ge=0)
-    """Stop after so many cycles in a row without an epoch better than the best before; 0: never."""
+    """Stop after this many cycles in a row without a new best epoch; 0: never."""
     snapshots: bool = False
-    """Keep the network at each cycle's end, and measure their mean answer."""
+    """Keep the network at the end of each cycle, and evaluate the mean of their answers."""
 
     checkpoint_seconds: float = Field(default=30, ge=0)
-    """Least time between two checkpoints of a stage, besides one at its end; 0: after every
-    batch."""
+    """Shortest time between two checkpoints of a stage, besides the one at its end; 0: one after
+    every batch."""
 
     # 5. evaluation
     learning_curve: int = Field(default=0, ge=0, le=20)
-    """Heads learnt from 1/8, 1/4, 1/2 and all of the images, so many times each; 0: no such
-    curve."""
+    """Train this many heads on each of 1/8, 1/4, 1/2 and all of the images, to show what more
+    images would bring; 0: off."""
     label_noise: bool = True
-    """List labels that heads which never saw them call otherwise; none is changed."""
+    """List labels that heads which never saw them disagree with; none is changed."""
     calibrate: bool = False
-    """Divide the logits by the temperature that makes answers as sure as they are right, found on a
-    share of the training part that is not learnt from."""
+    """Temperature scaling, fitted on a share of the training part that is not learnt from."""
     calibrate_share: float = Field(default=0.1, gt=0, lt=1)
-    """Of the training part, for that."""
+    """That share."""
     thresholds: Literal["half", "fitted"] = "half"
     """Of multi-label answers: 0.5, or each label's best for F2 on the images set apart."""
     tta_views: int = Field(default=5, ge=0, le=MAX_VIEWS)
-    """Views of an image whose mean answer the report compares with the plain one."""
+    """Views per image whose mean answer the report compares with the plain one."""
     serve_tta_views: int = Field(default=1, ge=0, le=MAX_VIEWS)
-    """Views that a service takes when a request does not say."""
+    """Views that a service uses when a request does not say."""
 
     # 6. export
     variants: tuple[Reduced, ...] = ("int8",)
-    """Copies in fewer bits, published if they cost next to nothing: int8, fp16."""
+    """Reduced-precision copies, published if they cost next to nothing: int8, fp16."""
 
     # 7. watching
     tensorboard: bool | None = None
-    """Curves in the run's folder; unsaid: where the package tensorboard is installed."""
+    """Write TensorBoard event files into the run's folder. Not set: if the package tensorboard is
+    installed."""
 
     def judges(self, task: Task) -> bool:
-        """Whether images have to be set apart to judge by: epochs of all layers, or the thresholds
-        of several labels."""
+        """Whether images must be set apart, to choose among epochs or to fit thresholds on."""
         epochs = self.cycles > 0 and (self.keep == "best" or self.patience > 0)
         return epochs or (self.thresholds == "fitted" and task == "multi")
 
     @property
     def compares(self) -> bool:
-        """Whether images should be, as long as there are some to spare."""
+        """Whether they should be if there are some to spare: for the moving average."""
         return self.ema > 0 and self.ema_kept == "better" and self.cycles > 0
 
     def layout(self) -> Layout:
-        """A row of a single-label task has one label, whatever separators are in it."""
+        """How a table is read. A row of a single-label task has one label, separators or not."""
         return Layout(
             images=self.images,
             suffix=self.suffix,
@@ -322,6 +326,6 @@ class Settings(Record):
 
 
 def default_cache() -> Path:
-    """The user's folder for what is computed once."""
+    """The user's cache folder, by the XDG convention."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "unfreeze"
