@@ -17,7 +17,7 @@ from pydantic import Field, ValidationError, model_validator
 from registry.errors import BundleError
 from registry.files import sha256_file, write_durably
 from registry.images import ImageSpec
-from registry.schema import Record, explain
+from registry.record import Record, explain
 from registry.tta import TtaSpec
 
 SCHEMA = 2

@@ -20,7 +20,7 @@ from pydantic import Field
 from registry.errors import BadImage
 from registry.jpeg import count_scans
 from registry.png import SIGNATURE, check_chunks
-from registry.schema import Record
+from registry.record import Record
 
 UInt8Array = npt.NDArray[np.uint8]
 Float32Array = npt.NDArray[np.float32]

@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from registry.errors import Conflict, NotFound, Unavailable
 from registry.job_database import open_database
 from registry.jobs import EVENTS, Event, Job, JobRequest, JobState, StateChanged
-from registry.schema import explain
+from registry.record import explain
 
 T = TypeVar("T")
 

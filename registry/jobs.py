@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, TypeAdapter
 
-from registry.schema import Record
+from registry.record import Record
 
 CHECKPOINT = "checkpoint.safetensors"  # in the folder of an unfinished training
 

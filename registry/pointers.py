@@ -16,7 +16,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from registry.errors import BundleError, Conflict
 from registry.files import create_exclusively
-from registry.schema import Record, explain
+from registry.record import Record, explain
 
 Mode = Literal["split", "shadow"]
 P = TypeVar("P", bound=Record)

@@ -14,7 +14,7 @@ from PIL import Image
 from pydantic import Field
 
 from registry.images import UInt8Array
-from registry.schema import Record
+from registry.record import Record
 
 MAX_VIEWS = 32
 

@@ -2,9 +2,15 @@
 
 `__main__.py` tells its life from start to end, `server.py` puts it together. After that, follow
 
-a request   calls.py, classifier.py or protocol.py, live.py, predict.py, executor.py, session.py
-a swap      changes.py or follower.py, loading.py, loader.py, proof.py, swaps.py, loaded.py
-a job       admin.py, jobs.py, job_run.py, preparation.py, trainer.py, publication.py, gate.py
+a request   calls.py, classifier.py or oip/servicer.py, models/live.py, predict.py,
+            execution/executor.py, execution/session.py
+a swap      models/changes.py or models/follower.py, models/loading.py, models/loader.py,
+            models/golden_check.py, models/swaps.py
+a job       admin.py, jobs/jobs.py, jobs/job_run.py, jobs/preparation.py, jobs/trainer.py,
+            jobs/publication.py, jobs/gate.py
+
+`oip/` is the Open Inference Protocol, `execution/` runs networks, `models/` holds the versions in
+memory, `jobs/` trains, and `observability/` is what is seen from outside.
 
 Nothing here imports torch, `training` or anything of `unfreeze` but the generated `unfreeze.v1`.
 """

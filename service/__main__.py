@@ -19,9 +19,9 @@ import uvloop
 from registry.bundle import FILES
 from registry.errors import BadRequest, Unavailable, UnfreezeError
 from registry.files import write_durably
+from service.execution.providers import EXECUTION_PROVIDERS
 from service.listener import raise_file_limit
-from service.logs import log_as_json
-from service.providers import EXECUTION_PROVIDERS
+from service.observability.logs import log_as_json
 from service.server import Service
 from service.settings import Settings, misspelt, read_settings
 

@@ -12,11 +12,10 @@ from registry.candidates import candidate_of, check_percent
 from registry.errors import BadRequest, BundleError, Conflict, NotFound
 from registry.jobs import JobRequest
 from registry.pointers import Candidate, Pointer
-from registry.schema import explain
+from registry.record import explain
 from registry.store import Registry, check_name
-from service.data_roots import resolve_data
-from service.jobs import Jobs
-from service.live import Live
+from service.jobs.data_roots import resolve_data
+from service.jobs.jobs import Jobs
 from service.messages import (
     MODE_OF,
     POLICY_OF,
@@ -25,7 +24,8 @@ from service.messages import (
     job_message,
     version_message,
 )
-from service.registry_calls import in_registry
+from service.models.live import Live
+from service.models.registry_calls import in_registry
 from unfreeze.v1 import admin_pb2 as pb
 from unfreeze.v1 import admin_pb2_grpc as pb_grpc
 

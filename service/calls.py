@@ -19,9 +19,10 @@ import grpc
 from grpc.aio import AbortError
 
 from registry.errors import InternalError, Overloaded, Unavailable, UnfreezeError
-from service.counting import RpcCounts
 from service.handlers import Registrar, parser, plain, shape, unread
-from service.metrics import Metrics
+from service.observability.metric_children import RpcCounts
+from service.observability.metrics import Metrics
+from service.observability.tracing import CURRENT, Span, Tracer, trace_id_of
 from service.request_id import REQUEST_ID, give_back_id, request_id_of
 from service.status import (
     CANCELLED,
@@ -32,7 +33,6 @@ from service.status import (
     message_of,
 )
 from service.streams import Incoming
-from service.tracing import CURRENT, Span, Tracer, trace_id_of
 
 log = logging.getLogger(__name__)
 

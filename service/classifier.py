@@ -10,12 +10,12 @@ from grpc.aio import ServicerContext
 from registry.errors import BadRequest, UnfreezeError
 from registry.tta import MAX_VIEWS
 from service.calls import as_told, left_s
-from service.live import Live
-from service.loaded import Loaded
+from service.execution.work import LOW, Answer, Terms
+from service.models.live import Live
+from service.models.loaded import Loaded
 from service.predict import Predictor, top
 from service.status import message_of, number_of
 from service.streams import in_order
-from service.work import LOW, Answer, Terms
 from unfreeze.v1 import classifier_pb2 as pb
 from unfreeze.v1 import classifier_pb2_grpc as pb_grpc
 

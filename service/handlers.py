@@ -9,9 +9,9 @@ from google.protobuf import descriptor_pool
 from google.protobuf.message import DecodeError
 
 from registry.errors import BadRequest, UnfreezeError
+from service.message_limits import SMALL_BYTES, check_fields, inner_of
 from service.status import code_of, message_of
 from service.streams import Incoming
-from service.wire import SMALL_BYTES, check_fields, inner_of
 
 Handlers = Mapping[str, Any]
 

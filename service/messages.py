@@ -8,7 +8,7 @@ from registry import jobs
 from registry.bundle import Bundle
 from registry.job_store import NumberedEvent
 from registry.pointers import Candidate, Mode
-from service.candidacy import Candidacy
+from service.models.candidacy import Candidacy
 from unfreeze.v1 import admin_pb2 as pb
 
 STATES = {

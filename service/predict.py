@@ -11,10 +11,10 @@ from registry.errors import BadImage
 from registry.images import MAX_PIXELS, Float32Array, UInt8Array, prepare
 from registry.tta import each_view
 from service.cache import Cache
-from service.loaded import Loaded
-from service.shadow import DrawFor, Sample
-from service.tracing import CURRENT
-from service.work import Answer, Draw, Terms
+from service.execution.work import Answer, Draw, Terms
+from service.models.loaded import Loaded
+from service.models.shadow import DrawFor, Sample
+from service.observability.tracing import CURRENT
 
 # What pixels are called in the cache, so that they are never taken for an encoded image.
 PIXELS = b"pixels"

@@ -12,24 +12,24 @@ from registry.errors import Unavailable
 from registry.job_store import JobStore
 from registry.store import Registry
 from service.calls import Calls
-from service.cpus import usable_cpus
+from service.execution.cpus import usable_cpus
+from service.execution.plan import Plans, parse_plan
+from service.execution.providers import Placement
+from service.execution.session import choose_provider
 from service.health import Health
-from service.job_records import JobRecords
-from service.job_run import JobRunner
-from service.jobs import Jobs
+from service.jobs.job_records import JobRecords
+from service.jobs.job_run import JobRunner
+from service.jobs.jobs import Jobs
+from service.jobs.settings_check import SettingsCheck
 from service.listener import MEGABYTE, describe, listen, new_server
-from service.live import Live
-from service.loader import Limits, Loader
-from service.metrics import Metrics
-from service.plan import Plans, parse_plan
-from service.protocol import PROTOCOL
-from service.providers import Placement
+from service.models.live import Live
+from service.models.loader import Limits, Loader
+from service.observability.metrics import Metrics
+from service.observability.tracing import Tracer
+from service.oip.servicer import PROTOCOL
 from service.services import ADMIN_NAMES, CLASSIFIER, PUBLIC_NAMES, add_admin, add_public
-from service.session import choose_provider
 from service.settings import Settings
-from service.settings_check import SettingsCheck
 from service.state import hold
-from service.tracing import Tracer
 
 log = logging.getLogger(__name__)
 

@@ -13,12 +13,12 @@ from service.cache import Cache
 from service.calls import Calls
 from service.classifier import Classifier
 from service.health import Health
-from service.inference import Inference
-from service.jobs import Jobs
-from service.live import Live
-from service.model_control import ModelControl
+from service.jobs.jobs import Jobs
+from service.models.live import Live
+from service.oip.inference import Inference
+from service.oip.model_control import ModelControl
+from service.oip.servicer import PROTOCOL, Protocol
 from service.predict import Predictor
-from service.protocol import PROTOCOL, Protocol
 from service.status import CODES, PROTOCOL_CODES
 from unfreeze.v1 import admin_pb2, admin_pb2_grpc, classifier_pb2, classifier_pb2_grpc
 

@@ -14,12 +14,12 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, ValidationError
 
 from registry.bundle import Precision
+from registry.did_you_mean import did_you_mean
 from registry.errors import BadRequest
 from registry.files import MOUNT, is_url
 from registry.images import MAX_PIXELS
-from registry.near import did_you_mean
-from registry.schema import Record, explain
-from service.providers import ActiveProvider
+from registry.record import Record, explain
+from service.execution.providers import ActiveProvider
 
 PREFIX = "UNFREEZE_"
 OF_CLIENTS = ("address", "admin_address", "ca")  # variables that `unfreeze predict` and others read

@@ -6,11 +6,11 @@ import photos
 import torch
 from torch import nn
 
-from training.backbone import load_backbone
 from training.bench import Bench
+from training.network.backbone import load_backbone
 from training.opening import open_bench, open_images
-from training.progress import Stages
 from training.reading_settings import read_settings
+from training.run.progress import Stages
 from training.steps import fit_unfrozen
 
 

@@ -27,7 +27,7 @@ import pytest
 import tiny
 
 from registry.store import Registry
-from service.executor import Executor
+from service.execution.executor import Executor
 from service.server import Service
 from service.settings import Settings
 from unfreeze.cli import main

@@ -5,18 +5,18 @@ from pathlib import Path
 import numpy as np
 
 from registry.images import Float32Array, ImageSpec, UInt8Array
-from training.alike import look_at
-from training.audit import Audit
-from training.calibration import at_temperature, measure_reliability
-from training.conformal import Abstention, fit_quantiles, measure_sets
-from training.data import Dataset
-from training.decoded import Decoded
-from training.evaluate import measure
-from training.finder import RateSearch
-from training.findings import Findings
-from training.fit import Epoch
-from training.items import Facts, Item
-from training.suspects import Confusion, LabelNoise, Suspect
+from training.data.audit import Audit
+from training.data.dataset import Dataset
+from training.data.decoded import Decoded
+from training.data.items import Facts, Item
+from training.data.near_duplicates import look_at
+from training.evaluation.calibration import at_temperature, measure_reliability
+from training.evaluation.conformal import Abstention, fit_quantiles, measure_sets
+from training.evaluation.evaluate import measure
+from training.evaluation.suspects import Confusion, LabelNoise, Suspect
+from training.fit.epoch import Epoch
+from training.fit.lr_finder import RateSearch
+from training.report.findings import Findings
 
 SIZE = 48
 SEARCH = RateSearch([10.0 ** (x / 10) for x in range(-50, -10)], [1.0] * 40, 1e-3, "made up")

@@ -6,8 +6,9 @@ import signal
 import sys
 from typing import Any
 
-from training import fit, fit_stage
 from training.__main__ import main
+from training.fit import epoch as fit
+from training.fit import stage as fit_stage
 
 STAGE = "all layers"
 

@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 from training import opening
-from training.parallel import ALONE
+from training.distributed.parallel import ALONE
 from training.recipe import take_part
 
 _setup_privateuseone_for_python_backend("posed")  # for this process, hence one of its own

@@ -9,8 +9,8 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from registry.bundle import read_bundle
-from service.providers import Placement
-from service.session import Session
+from service.execution.providers import Placement
+from service.execution.session import Session
 
 
 def resident() -> int:

@@ -16,11 +16,11 @@ import pytest
 from PIL import Image
 
 from registry.images import prepare
-from training.alike import SIDE, SPEC, alike, look_at
-from training.audit import Audit, audit_source
-from training.audit_page import figures
-from training.items import Item
-from training.problems import LISTED, Problem, repeated
+from training.data.audit import Audit, audit_source
+from training.data.items import Item
+from training.data.near_duplicates import SIDE, SPEC, alike, look_at
+from training.data.problems import LISTED, Problem, repeated
+from training.report.audit_page import figures
 from training.settings import Settings
 from unfreeze.cli import main
 

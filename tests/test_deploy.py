@@ -14,7 +14,7 @@ from prometheus_client import generate_latest
 
 from service.__main__ import CLOSING_S
 from service.health import LIVENESS, READINESS
-from service.metrics import Metrics
+from service.observability.metrics import Metrics
 from service.server import ADMIN_GRACE_S
 from service.settings import Settings
 

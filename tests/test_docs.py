@@ -58,7 +58,7 @@ def test_every_test_that_is_named_exists():
 
 def test_the_way_through_the_service_names_files_that_exist():
     text = (ROOT / "service" / "__init__.py").read_text(encoding="utf-8")
-    named = re.findall(r"\w+\.py", text)
+    named = re.findall(r"[\w/]+\.py", text)
     assert len(named) > 20
     assert [name for name in named if not (ROOT / "service" / name).is_file()] == []
 
@@ -135,7 +135,7 @@ def test_every_command_of_the_readme_is_understood():
 def test_the_readmes_server_finds_what_its_reader_retrains_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    from service.data_roots import resolve_data
+    from service.jobs.data_roots import resolve_data
 
     (tmp_path / "photos").mkdir()
     monkeypatch.chdir(tmp_path)
@@ -186,7 +186,7 @@ def test_every_flag_of_the_page_for_triton_exists(capsys: pytest.CaptureFixture[
 def test_every_metric_of_the_page_for_triton_is_exposed():
     from prometheus_client import generate_latest
 
-    from service.metrics import Metrics
+    from service.observability.metrics import Metrics
 
     named = set(re.findall(r"`((?:unfreeze|grpc_server)_\w+)`", FROM_TRITON))
     assert len(named) > 6

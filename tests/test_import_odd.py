@@ -19,7 +19,7 @@ from registry.files import sha256_file
 from registry.golden import read_golden
 from registry.images import prepare
 from registry.store import Registry
-from training.runtime import answering
+from training.export.runtime import answering
 from unfreeze.cli import main
 
 PICTURES = [tiny.picture("red"), tiny.noise(3), tiny.picture("blue", format="PNG")]

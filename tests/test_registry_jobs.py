@@ -21,7 +21,7 @@ from registry.jobs import (
     Scored,
     StateChanged,
 )
-from service.trainer_output import read_event
+from service.jobs.trainer_output import read_event
 
 
 @pytest.fixture

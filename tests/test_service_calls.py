@@ -8,7 +8,7 @@ import pytest
 
 from registry.errors import Overloaded
 from service.calls import Calls
-from service.metrics import Metrics
+from service.observability.metrics import Metrics
 from service.status import PROTOCOL_CODES
 
 

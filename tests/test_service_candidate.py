@@ -19,20 +19,20 @@ from tritonclient.grpc import service_pb2_grpc as infer_pb2_grpc
 from registry.bundle import Bundle
 from registry.candidates import set_candidate
 from registry.images import Float32Array, UInt8Array, prepare
-from service.admission import Admission
-from service.candidacy import SAMPLE, Candidacy, draw_lot
-from service.candidate_metrics import CandidateMetrics
-from service.comparison import Comparison, chosen, difference
-from service.counting import VersionCounts
-from service.executor import Executor
-from service.kind import Kind
-from service.loaded import Loaded
-from service.metrics import Metrics
-from service.plan import parse_plan
+from service.execution.admission import Admission
+from service.execution.executor import Executor
+from service.execution.kind import Kind
+from service.execution.plan import parse_plan
+from service.execution.work import Answer, Terms
+from service.models.candidacy import SAMPLE, Candidacy, draw_lot
+from service.models.comparison import Comparison, chosen, difference
+from service.models.loaded import Loaded
+from service.models.shadow import MAX_IN_FLIGHT, Sample, Shadow
+from service.observability.candidate_metrics import CandidateMetrics
+from service.observability.metric_children import VersionCounts
+from service.observability.metrics import Metrics
+from service.oip.tensors import lot_content
 from service.predict import Predictor
-from service.shadow import MAX_IN_FLIGHT, Sample, Shadow
-from service.tensors import lot_content
-from service.work import Answer, Terms
 from unfreeze.candidates import candidate
 from unfreeze.commands.candidate import in_words
 from unfreeze.v1 import admin_pb2 as pb

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from service import cpus
-from service.cpus import usable_cpus
-from service.hardware import processors
+from service.execution import cpus
+from service.execution.cpus import usable_cpus
+from service.execution.hardware import processors
 
 
 @pytest.fixture(autouse=True)

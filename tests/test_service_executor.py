@@ -13,9 +13,9 @@ import pytest
 
 from registry.errors import BadImage, Expired, Overloaded, Unavailable
 from registry.images import Float32Array, UInt8Array
-from service.admission import Admission
-from service.executor import AHEAD, Executor
-from service.work import HIGH, LOW, LOWEST, NORMAL, Answer, Terms
+from service.execution.admission import Admission
+from service.execution.executor import AHEAD, Executor
+from service.execution.work import HIGH, LOW, LOWEST, NORMAL, Answer, Terms
 
 Start = Callable[..., Executor]
 PLAIN = Terms()
@@ -338,7 +338,7 @@ async def test_what_nobody_waits_for_does_not_count_as_waiting(start: Start) -> 
 async def test_who_has_waited_for_what_a_level_is_worth_starves_no_longer(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.work.HEAD_START_S", 1e-9)
+    monkeypatch.setattr("service.execution.work.HEAD_START_S", 1e-9)
     gate = Gate()
     executor = start(gate)
     waiting = [await queued(executor, 0)]

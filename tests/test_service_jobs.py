@@ -31,11 +31,11 @@ from registry.jobs import (
     Score,
     Scored,
 )
-from service.gate import decide
-from service.job_records import JobRecords
-from service.job_run import MAX_ATTEMPTS
-from service.metrics import Metrics
-from service.trainer import Trainer, tail
+from service.jobs.gate import decide
+from service.jobs.job_records import JobRecords
+from service.jobs.job_run import MAX_ATTEMPTS
+from service.jobs.trainer import Trainer, tail
+from service.observability.metrics import Metrics
 from unfreeze.v1 import admin_pb2 as pb
 
 
@@ -298,7 +298,7 @@ def test_a_trainer_that_has_ended_is_heard_out_however_long_its_events_take_to_w
             time.sleep(5 * linger_s)
         append(self, job_id, event)
 
-    monkeypatch.setattr("service.trainer.LINGER_S", linger_s)
+    monkeypatch.setattr("service.jobs.trainer.LINGER_S", linger_s)
     monkeypatch.setattr(JobStore, "append", append_long_after_its_end)
     assert finished(server, begin(server)).state == pb.JOB_STATE_SUCCEEDED
 
@@ -451,7 +451,7 @@ def test_a_job_killed_between_publication_and_record_is_finished_not_repeated(
 def test_a_job_whose_end_cannot_be_recorded_is_not_repeated_for_ever(
     server: RunningServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.jobs.FIRST_BREATH_S", 0.01)
+    monkeypatch.setattr("service.jobs.jobs.FIRST_BREATH_S", 0.01)
     update, refusals = JobStore.update, iter(range(4))
 
     def update_while_the_disk_is_full(self, job_id, event=None, **changes):
@@ -492,7 +492,7 @@ async def test_what_has_been_learnt_is_kept_until_the_end_of_its_job_is_recorded
 def test_a_job_goes_on_where_it_was_when_an_event_of_it_could_not_be_recorded(
     server: RunningServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.jobs.FIRST_BREATH_S", 0.01)
+    monkeypatch.setattr("service.jobs.jobs.FIRST_BREATH_S", 0.01)
     append = JobStore.append
 
     def append_unless_the_disk_is_full(self, job_id, event):
@@ -516,7 +516,7 @@ def fill_the_disk(monkeypatch: pytest.MonkeyPatch, function: str) -> Callable[[]
         calls.append(1)
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("service.job_run.PAUSES_S", (0.01,) * 1000)
+    monkeypatch.setattr("service.jobs.job_run.PAUSES_S", (0.01,) * 1000)
     monkeypatch.setattr(function, refuse)
     return lambda: len(calls)
 
@@ -542,7 +542,7 @@ def test_what_was_trained_waits_for_room_in_the_registry(
 def test_a_job_waits_to_train_until_the_registry_can_be_read(
     server: RunningServer, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.job_run.PAUSES_S", (0.01,) * 10_000)
+    monkeypatch.setattr("service.jobs.job_run.PAUSES_S", (0.01,) * 10_000)
     elsewhere = root.rename(root.with_name("elsewhere"))
     root.symlink_to("x" * 999)
     job = begin(server)
@@ -587,7 +587,7 @@ def test_a_server_whose_disk_is_full_can_be_stopped(
     def refuse(*_: object, **__: object) -> None:
         raise sqlite3.OperationalError("database or disk is full")
 
-    monkeypatch.setattr("service.jobs.FIRST_BREATH_S", 1000)
+    monkeypatch.setattr("service.jobs.jobs.FIRST_BREATH_S", 1000)
     monkeypatch.setattr(JobStore, "update", refuse)
     begin(server)
     wait_until(lambda: "jobs_failed" in caplog.text)

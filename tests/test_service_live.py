@@ -16,8 +16,8 @@ from tritonclient.grpc import service_pb2 as triton_pb
 from tritonclient.grpc import service_pb2_grpc as triton_grpc
 
 from registry.store import Registry
-from service.follower import Aliases, read_aliases
-from service.model import Trouble
+from service.models.follower import Aliases, read_aliases
+from service.models.model import Trouble
 from unfreeze.v1 import admin_pb2 as pb
 from unfreeze.v1 import classifier_pb2
 
@@ -242,7 +242,7 @@ def test_a_pointer_that_fails_is_left_alone_for_longer_each_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now, trouble, waited = 100.0, Trouble(), []
-    monkeypatch.setattr("service.model.time.monotonic", lambda: now)
+    monkeypatch.setattr("service.models.model.time.monotonic", lambda: now)
     for _ in range(9):
         trouble.note(7, "it does not load")
         began = now
@@ -260,8 +260,8 @@ def test_asking_again_for_a_version_that_does_not_load_does_not_load_it_again(
     loader, loads = server.service.live._loading._loader, []
     load = loader.load
     monkeypatch.setattr(loader, "load", lambda *facts: loads.append(facts) or load(*facts))
-    monkeypatch.setattr("service.model.FIRST_RETRY_S", 3600.0)
-    monkeypatch.setattr("service.model.LONGEST_RETRY_S", 3600.0)
+    monkeypatch.setattr("service.models.model.FIRST_RETRY_S", 3600.0)
+    monkeypatch.setattr("service.models.model.LONGEST_RETRY_S", 3600.0)
     for _ in range(9):
         with pytest.raises(grpc.RpcError) as caught:
             server.classify(tiny.picture(), version=version)
@@ -297,7 +297,7 @@ def test_a_registry_that_cannot_be_read_is_told_once_and_seen_in_the_metrics(
     start: Start, root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     server = start(poll_seconds=0.01)
-    caplog.set_level("INFO", "service.follower")
+    caplog.set_level("INFO", "service.models.follower")
     read = server.service.metrics.registry_read._value.get
     wait_until(read)
     root.rmdir()
@@ -400,14 +400,14 @@ def test_what_is_promoted_while_the_registry_is_looked_at_is_no_problem(
         promote(server, tiny.publish(root, bias=BLUE))
         return found
 
-    monkeypatch.setattr("service.follower.read_aliases", look_before_a_promotion)
+    monkeypatch.setattr("service.models.follower.read_aliases", look_before_a_promotion)
     server.refresh()
     assert server.service.live.problems() == {}
     assert answers(server) == "blue"
 
 
 def told(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [record.message for record in caplog.records if record.name == "service.follower"]
+    return [record.message for record in caplog.records if record.name == "service.models.follower"]
 
 
 def test_an_administrator_is_told_that_the_registry_cannot_be_used(

@@ -12,8 +12,8 @@ import tiny
 
 from registry.errors import BundleError, Unavailable
 from registry.store import Registry
-from service.loading import Loading
-from service.model import MAX_PINNED, Model
+from service.models.loading import Loading
+from service.models.model import MAX_PINNED, Model
 
 
 class OneOfAKind:
@@ -158,7 +158,7 @@ class Refusing(Gated):
 async def test_a_version_that_did_not_load_is_left_alone_also_when_its_callers_have_gone(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.model.FIRST_RETRY_S", 3600.0)
+    monkeypatch.setattr("service.models.model.FIRST_RETRY_S", 3600.0)
     tiny.publish(root)
     loader = Refusing()
     loading, entry = Loading(Registry(root), loader), Model(tiny.MODEL_NAME)  # type: ignore[arg-type]

@@ -11,9 +11,9 @@ import pytest
 from conftest import RunningServer, Start, wait_until
 from prometheus_client import generate_latest
 
-from service.counting import RpcCounts, VersionCounts
-from service.metrics import MAX_CLASSES, MOST_PAGES, Metrics
-from service.work import Answer
+from service.execution.work import Answer
+from service.observability.metric_children import RpcCounts, VersionCounts
+from service.observability.metrics import MAX_CLASSES, MOST_PAGES, Metrics
 from unfreeze.v1 import admin_pb2 as pb
 
 SCORES = np.array([0.2, 0.7, 0.1], dtype=np.float32)
@@ -148,7 +148,7 @@ def test_the_process_is_measured(server: RunningServer):
 def test_a_scraper_that_breaks_off_or_says_nothing_is_let_go(
     start: Start, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ):
-    monkeypatch.setattr("service.metrics.PAGE_WITHIN_S", 0.1)
+    monkeypatch.setattr("service.observability.metrics.PAGE_WITHIN_S", 0.1)
     server = start()
     address = ("127.0.0.1", server.service.metrics_port)
     silent, gone = (socket.create_connection(address, timeout=20) for _ in range(2))
@@ -166,7 +166,7 @@ def test_a_scraper_that_breaks_off_or_says_nothing_is_let_go(
 def test_a_scraper_that_says_a_byte_now_and_then_is_let_go(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("service.metrics.PAGE_WITHIN_S", 0.1)
+    monkeypatch.setattr("service.observability.metrics.PAGE_WITHIN_S", 0.1)
     server = start()
     slow = socket.create_connection(("127.0.0.1", server.service.metrics_port), timeout=20)
 

@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from registry.errors import BadRequest, UnfreezeError
-from service.logs import JsonFormatter
+from service.observability.logs import JsonFormatter
 from service.predict import top
 from service.settings import Settings, read_settings
 from service.status import CODES, code_of

@@ -11,10 +11,10 @@ from conftest import Start
 
 from registry.errors import BundleError
 from registry.images import Float32Array, UInt8Array
-from service.kind import Kind
-from service.plan import Plan, Plans, Trial, candidates, choose, measure_plan, parse_plan
-from service.proof import warm
-from service.shapes import batch_sizes, shaped
+from service.execution.kind import Kind
+from service.execution.plan import Plan, Plans, Trial, candidates, choose, measure_plan, parse_plan
+from service.execution.shapes import batch_sizes, shaped
+from service.models.golden_check import warm
 
 
 def sums(images: UInt8Array) -> Float32Array:
@@ -127,7 +127,7 @@ def test_no_batch_is_tried_that_is_larger_than_the_largest_wanted(max_batch: int
 def test_a_server_plans_no_larger_batch_than_it_is_told(
     start: Start, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.plan.choose", lambda trials: trials[-1].plan)
+    monkeypatch.setattr("service.execution.plan.choose", lambda trials: trials[-1].plan)
     tiny.publish(root, promote=True)
     loaded = start(plan=None, max_batch=3).service.live.in_memory(tiny.MODEL_NAME)
     assert [one.plan.batch for one in loaded] == [3]
@@ -293,7 +293,7 @@ def test_a_plan_that_was_measured_on_other_processors_is_not_taken(
     caplog.set_level("INFO")
     tiny.publish(root, promote=True)
     for named in ("a GPU", later):
-        monkeypatch.setattr("service.loader.processors", lambda provider, named=named: named)
+        monkeypatch.setattr("service.models.loader.processors", lambda provider, named=named: named)
         start(plan=None, state=state).stop()
     assert origins(caplog) == ["measured", origin]
 
@@ -312,7 +312,7 @@ def test_plans_are_measured_one_after_the_other(
         measuring.pop()
         return Plan(1, 1, 1)
 
-    monkeypatch.setattr("service.loader.measure_plan", measure)
+    monkeypatch.setattr("service.models.loader.measure_plan", measure)
     for name in ("a", "b", "c"):
         tiny.publish(root, model=name, promote=True)
     assert start(plan=None).service.live.ready() == {"a", "b", "c"}

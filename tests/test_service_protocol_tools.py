@@ -15,8 +15,8 @@ from tritonclient.grpc import model_config_pb2 as config_pb
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc as pb_grpc
 
-from service.statistics import NS, Statistics
-from service.work import Answer
+from service.execution.work import Answer
+from service.oip.statistics import NS, Statistics
 
 
 @pytest.fixture(scope="module")

@@ -18,8 +18,8 @@ from conftest import Start, best
 
 from registry.bundle import read_bundle
 from registry.errors import BundleError, Unavailable
-from service.providers import EXECUTION_PROVIDERS, Placement, provider_options
-from service.session import Bound, Session, _nodes, choose_provider
+from service.execution.providers import EXECUTION_PROVIDERS, Placement, provider_options
+from service.execution.session import Bound, Session, _nodes, choose_provider
 from service.settings import Settings
 
 CPU = Placement("cpu")
@@ -211,7 +211,7 @@ def test_each_network_is_compiled_into_a_folder_of_its_own(
             opened.append(placement.engines)
             super().__init__(*args, placement=placement, **more)
 
-    monkeypatch.setattr("service.loader.Session", Watched)
+    monkeypatch.setattr("service.models.loader.Session", Watched)
     for name, bias in (("a", GREEN), ("b", BLUE)):
         tiny.publish(root, model=name, bias=bias, promote=True)
     start(state=state)

@@ -13,8 +13,8 @@ import pytest
 from conftest import RunningServer, Start, wait_until
 from test_service_jobs import begin, finished, refusal
 
-from service import settings_check
-from service.settings_check import SettingsCheck
+from service.jobs import settings_check
+from service.jobs.settings_check import SettingsCheck
 from unfreeze.v1 import admin_pb2 as pb
 
 TRAINER = (sys.executable, "-m", "training")
@@ -25,7 +25,7 @@ def training_server(
     start: Start, state: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> RunningServer:
     """One whose trainer is the real one, which takes its time where the machine is busy."""
-    monkeypatch.setattr("service.settings_check.LONGEST_S", 60)
+    monkeypatch.setattr("service.jobs.settings_check.LONGEST_S", 60)
     return start(state=state, data_roots=(data,), trainer_command=TRAINER)
 
 
@@ -89,7 +89,7 @@ def test_a_question_that_is_given_up_while_its_process_starts_leaves_none_behind
 def test_a_trainer_that_does_not_answer_gets_the_job(
     server: RunningServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.settings_check.LONGEST_S", 0.1)
+    monkeypatch.setattr("service.jobs.settings_check.LONGEST_S", 0.1)
     assert finished(server, begin(server, silent="yes")).state == pb.JOB_STATE_SUCCEEDED
 
 

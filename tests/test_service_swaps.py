@@ -27,8 +27,8 @@ from tritonclient.grpc import service_pb2_grpc as pb_grpc
 from registry.bundle import MODEL, Bundle, read_bundle, seal
 from registry.files import sha256_file
 from registry.store import Registry
-from service.loader import Loader
-from service.session import Session
+from service.execution.session import Session
+from service.models.loader import Loader
 from unfreeze.v1 import admin_pb2 as pb
 
 BIASES = {"red": (9.0, 0.0, 0.0), "green": (0.0, 9.0, 0.0), "blue": (0.0, 0.0, 9.0)}
@@ -457,7 +457,7 @@ def test_what_a_freed_version_leaves_is_given_back_to_the_system(
     server: RunningServer, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given_back: list[int] = []
-    monkeypatch.setattr("service.loaded.give_back", lambda: given_back.append(workers()))
+    monkeypatch.setattr("service.models.loaded.give_back", lambda: given_back.append(workers()))
     for _ in range(2):
         promote(server, tiny.publish(root))
     wait_until(lambda: given_back)

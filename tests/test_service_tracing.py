@@ -16,7 +16,7 @@ from conftest import RunningServer, Start
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as otlp
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as otlp_grpc
 
-from service.tracing import EXPORT_WITHIN_S, Tracer, trace_id_of
+from service.observability.tracing import EXPORT_WITHIN_S, Tracer, trace_id_of
 from unfreeze.v1 import classifier_pb2 as pb
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 
-@pytest.mark.parametrize("module", ["service.session", "training.runtime"])
+@pytest.mark.parametrize("module", ["service.execution.session", "training.export.runtime"])
 def test_onnx_runtime_neither_keeps_nor_sends_what_it_sees(module: str, tmp_path: Path):
     code = f"import {module}, onnxruntime, os; print(os.environ['ORT_DISABLE_TELEMETRY'])"
     environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path), "HOME": str(tmp_path)}

@@ -7,14 +7,14 @@ import photos
 import pytest
 
 from registry.errors import TrainingError
-from training.data import read_dataset
-from training.decoded import decode
-from training.evaluate import measure, predict
-from training.fit_stage import LAST_GOOD
+from training.data.dataset import read_dataset
+from training.data.decoded import decode
+from training.evaluation.evaluate import measure, predict
+from training.fit.stage import LAST_GOOD
+from training.network.saving import NETWORK, load_network
 from training.presets import FASTAI2018
 from training.reading_settings import read_settings
 from training.recipe import train
-from training.saving import NETWORK, load_network
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 

@@ -18,8 +18,8 @@ from registry.bundle import verify_bundle
 from registry.errors import BadRequest
 from registry.store import Registry
 from training import Learner, classify, looking, pretrained, read_images
-from training.elsewhere import STEPS
-from training.keeping import copy_state
+from training.fastai_names import STEPS
+from training.fit.keeping import copy_state
 from training.recipe import train
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from training import augment as augmenting
-from training.augment import augment
+from training.data import augment as augmenting
+from training.data.augment import augment
 from training.settings import Augmentation, TrainCrop
 
 SIZE = 8

@@ -9,12 +9,12 @@ from safetensors.torch import save_file
 from torch import nn
 
 from registry.errors import BadRequest, Unavailable
-from training import backbone as backbones
-from training.backbone import load_backbone
-from training.layer_groups import split_groups
-from training.network import build_network
-from training.saving import save_network
-from training.weights import weights_digest
+from training.network import backbone as backbones
+from training.network.backbone import load_backbone
+from training.network.classifier import build_network
+from training.network.layer_groups import split_groups
+from training.network.saving import save_network
+from training.network.weights import weights_digest
 
 
 def test_the_installed_weights_are_those_of_imagenet():

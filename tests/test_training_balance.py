@@ -10,11 +10,11 @@ import torch
 from benches import opened
 
 from training import pretrained, read_images
-from training.activations import Activations, compute
-from training.balance import class_weights, draw_shares
-from training.batches import ActivationBatches
-from training.fitting import validate_head
-from training.loss import loss_function
+from training.fit.activations import Activations, compute
+from training.fit.balance import class_weights, draw_shares
+from training.fit.batches import ActivationBatches
+from training.fit.loss import loss_function
+from training.fit.passes import validate_head
 from training.recipe import train
 
 RARE = np.eye(2, dtype=np.float32)[[0] * 90 + [1] * 10]  # ninety of one class, ten of another

@@ -12,17 +12,17 @@ from sklearn.metrics import log_loss
 from torch import nn
 
 from training.bench import Bench
-from training.choosing import judge, make_keeper
-from training.evaluate import predict
-from training.items import Layout, SplitRule
-from training.loss import loss_function
-from training.optimizer import Optimizer
-from training.plan import plan_cycles
+from training.data.items import Layout, SplitRule
+from training.data.strong_augmentation import Stronger
+from training.evaluation.evaluate import predict
+from training.fit.choosing import judge, make_keeper
+from training.fit.loss import loss_function
+from training.fit.optimizer import Optimizer
+from training.fit.plan import plan_cycles
+from training.fit.schedule import one_cycle_momenta, one_cycles
 from training.reading_settings import read_settings
-from training.schedule import one_cycle_momenta, one_cycles
 from training.settings import OptimizerSpec
 from training.steps import fit_unfrozen, make_sam
-from training.stronger import Stronger
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 

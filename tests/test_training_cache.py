@@ -14,15 +14,16 @@ from conftest import wait_until
 
 from registry.errors import DataError
 from registry.images import ImageSpec, prepare
-from training import cache_room, device
-from training.activations import Activations, compute, precompute
-from training.backbone import load_backbone
-from training.cache_room import remove_oldest
-from training.data import Dataset, read_dataset
-from training.decoded import decode
-from training.folding import folded
-from training.items import SplitRule
-from training.network import Network, build_network
+from training.data import cache_eviction as cache_room
+from training.data.cache_eviction import remove_oldest
+from training.data.dataset import Dataset, read_dataset
+from training.data.decoded import decode
+from training.data.items import SplitRule
+from training.fit import device
+from training.fit.activations import Activations, compute, precompute
+from training.network.backbone import load_backbone
+from training.network.classifier import Network, build_network
+from training.network.folding import folded
 
 SPEC = ImageSpec(size=photos.SIZE)
 CPU = torch.device("cpu")
@@ -107,8 +108,8 @@ import sys
 from pathlib import Path
 
 from registry.images import ImageSpec
-from training.decoded import decode
-from training.items import Item
+from training.data.decoded import decode
+from training.data.items import Item
 
 image, cache = map(Path, sys.argv[1:])
 decode([Item(image, ("dark",), "train", "0" * 64)], ImageSpec(size=32), cache, lambda n: None)

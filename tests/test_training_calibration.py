@@ -14,23 +14,23 @@ from registry.bundle import Bundle, Task, read_bundle
 from registry.images import Float32Array, prepare
 from registry.jobs import Assignment
 from training import pretrained, read_images
-from training.apart import set_apart, spare
-from training.backbone import load_backbone
-from training.calibration import (
+from training.data.dataset import Dataset
+from training.data.inner_split import set_apart, spare
+from training.data.items import Item
+from training.evaluation.calibration import (
     at_temperature,
     cool,
     fit_temperature,
     measure_reliability,
 )
-from training.data import Dataset
-from training.evaluate import predict
-from training.items import Item
-from training.loss import loss_function
-from training.network import build_network, to_probabilities
+from training.evaluation.evaluate import predict
+from training.export.runtime import answering
+from training.fit.loss import loss_function
+from training.network.backbone import load_backbone
+from training.network.classifier import build_network, to_probabilities
+from training.network.saving import NETWORK, load_network
+from training.network.weights import weights_digest
 from training.recipe import train
-from training.runtime import answering
-from training.saving import NETWORK, load_network
-from training.weights import weights_digest
 
 quietly = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 TASKS: tuple[Task, Task] = ("single", "multi")

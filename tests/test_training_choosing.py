@@ -9,9 +9,9 @@ import torch
 from benches import little, unfrozen
 from torch import nn
 
-from training import choosing
-from training.ema import Ema, warm_decay
-from training.keeping import copy_state
+from training.fit import choosing
+from training.fit.ema import Ema, warm_decay
+from training.fit.keeping import copy_state
 from training.steps import fit_head, precompute_parts
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")

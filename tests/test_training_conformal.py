@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import binom
 
 from registry.images import Float32Array
-from training.conformal import (
+from training.evaluation.conformal import (
     ALPHAS,
     SCORES,
     Method,

@@ -12,9 +12,9 @@ import photos
 import pytest
 
 from registry.errors import DataError
-from training.data import Dataset, read_dataset
-from training.items import SplitRule, passed_over
-from training.split import read_split, write_split
+from training.data.dataset import Dataset, read_dataset
+from training.data.items import SplitRule, passed_over
+from training.data.split import read_split, write_split
 
 
 def parts(dataset: Dataset) -> dict[str, str | None]:

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from registry.images import ImageSpec
-from training.ahead import read_each
-from training.decoded import Decoded
-from training.device import has_fast_bf16
+from training.data.decoded import Decoded
+from training.data.prefetch import read_each
+from training.fit.device import has_fast_bf16
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 

@@ -13,15 +13,15 @@ from torch import Tensor, nn
 from registry.errors import TrainingError
 from registry.images import UInt8Array
 from registry.tta import TtaSpec, tta_views
-from training import export as exporting
-from training.backbone import load_backbone
-from training.data import read_dataset
-from training.decoded import decode
-from training.evaluate import confusions, flips, measure, predict, predict_rows
-from training.export import TOLERANCE, check_parity, export
-from training.network import Network, build_network
-from training.per_class import score_interval
-from training.runtime import open_session
+from training.data.dataset import read_dataset
+from training.data.decoded import decode
+from training.evaluation.evaluate import confusions, flips, measure, predict, predict_rows
+from training.evaluation.per_class import score_interval
+from training.export import to_onnx as exporting
+from training.export.runtime import open_session
+from training.export.to_onnx import TOLERANCE, check_parity, export
+from training.network.backbone import load_backbone
+from training.network.classifier import Network, build_network
 from training.settings import Settings
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from registry.bundle import Bundle
 from registry.errors import DataError
-from training.data import read_dataset
+from training.data.dataset import read_dataset
 from training.recipe import train
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")

@@ -10,15 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from registry.errors import TrainingError
-from training.finder import LOWEST, RateSearch, find_rate, suggest
-from training.fit import Epoch, Stage, Tally, train_epoch
-from training.fitting import validate_head
-from training.loss import loss_function
-from training.optimizer import Optimizer
-from training.plan import Plan
-from training.schedule import Shares, cosine_restarts, restart_epochs
+from training.fit.epoch import Epoch, Stage, Tally, train_epoch
+from training.fit.loss import loss_function
+from training.fit.lr_finder import LOWEST, RateSearch, find_rate, suggest
+from training.fit.optimizer import Optimizer
+from training.fit.passes import validate_head
+from training.fit.plan import Plan
+from training.fit.schedule import Shares, cosine_restarts, restart_epochs
+from training.network.weights import weights_digest
 from training.settings import OptimizerSpec
-from training.weights import weights_digest
 
 
 class TwoClouds:

@@ -6,7 +6,7 @@ import torch
 from timm.layers import StdConv2d
 from torch import Tensor, nn
 
-from training.folding import find_pairs, folded
+from training.network.folding import find_pairs, folded
 
 PIXELS = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 

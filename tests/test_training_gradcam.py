@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from training.backbone import Backbone, load_backbone
-from training.evaluate import predict
-from training.gradcam import heat_maps, overlay
-from training.network import Network, build_network
+from training.evaluation.evaluate import predict
+from training.evaluation.gradcam import heat_maps, overlay
+from training.network.backbone import Backbone, load_backbone
+from training.network.classifier import Network, build_network
 
 SIZE, PATCH = 32, 8
 CORNERS = {

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from training.head import concat_pool, make_head
+from training.network.head import concat_pool, make_head
 
 
 def test_pooling_is_the_maximum_beside_the_mean():

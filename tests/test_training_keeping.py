@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from registry.errors import DataError
-from training.apart import set_apart
-from training.data import Dataset
-from training.items import Item
-from training.keeping import DIRECTIONS, Keep, Keeper, copy_state, recompute_statistics
+from training.data.dataset import Dataset
+from training.data.inner_split import set_apart
+from training.data.items import Item
+from training.fit.keeping import DIRECTIONS, Keep, Keeper, copy_state, recompute_statistics
 
 
 def keeper(model: nn.Linear, values: list[float], keep: Keep = "best", **more: object) -> Keeper:

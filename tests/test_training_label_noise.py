@@ -8,13 +8,13 @@ import photos
 import pytest
 
 from registry.images import Float32Array
-from training import label_noise
-from training.data import Dataset
-from training.items import Item
+from training.data.dataset import Dataset
+from training.data.items import Item
+from training.evaluation import label_noise
+from training.evaluation.label_noise import FOLDS, confident_classes, doubt, joint, out_of_fold
+from training.evaluation.suspects import LabelNoise, write_suspects
 from training.judging_steps import doubt_labels
-from training.label_noise import FOLDS, confident_classes, doubt, joint, out_of_fold
 from training.steps import precompute_parts
-from training.suspects import LabelNoise, write_suspects
 
 LABELS = ("a", "b", "c", "d")
 

@@ -9,7 +9,7 @@ import photos
 import pytest
 import torch
 
-from training.learning_curve import curve_sizes, describe_curve, stratified_order
+from training.evaluation.learning_curve import curve_sizes, describe_curve, stratified_order
 from training.recipe import train
 
 quiet = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")

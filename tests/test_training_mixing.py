@@ -9,16 +9,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from training.backbone import load_backbone
 from training.bench import Bench
-from training.loss import loss_function
+from training.data.strong_augmentation import PLAIN, Stronger, drawing_by, erase, follow
+from training.fit.loss import loss_function
+from training.network.backbone import load_backbone
 from training.opening import open_bench, open_images
-from training.preview import augmented
-from training.progress import Stages
 from training.reading_settings import read_settings
 from training.recipe import learn, train
+from training.report.preview import augmented
+from training.run.progress import Stages
 from training.settings import Policy
-from training.stronger import PLAIN, Stronger, drawing_by, erase, follow
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 SIZE, LEVELS = 20, torch.tensor([30.0, 90.0, 250.0])

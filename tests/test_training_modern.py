@@ -13,15 +13,16 @@ from benches import opened, unfrozen
 from torch import Tensor, nn
 
 from registry.errors import BadRequest
-from training import compiling, device
-from training.activations import Activations, Parts, compute
-from training.evaluate import predict
-from training.export import TOLERANCE, export
-from training.loss import loss_function
+from training.evaluation.evaluate import predict
+from training.export.runtime import open_session
+from training.export.to_onnx import TOLERANCE, export
+from training.fit import device
+from training.fit.activations import Activations, Parts, compute
+from training.fit.loss import loss_function
+from training.network import compiling
+from training.network.saving import NETWORK, load_network
 from training.presets import MODERN
 from training.recipe import train
-from training.runtime import open_session
-from training.saving import NETWORK, load_network
 from training.steps import fit_head
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")

@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import nn
 
-from training import backbone as backbones
-from training.backbone import load_backbone
-from training.head import concat_pool
-from training.layer_groups import split_groups
-from training.network import Network, build_network, channel_axis
-from training.saving import load_network, save_network
-from training.weights import weights_digest
+from training.network import backbone as backbones
+from training.network.backbone import load_backbone
+from training.network.classifier import Network, build_network, channel_axis
+from training.network.head import concat_pool
+from training.network.layer_groups import split_groups
+from training.network.saving import load_network, save_network
+from training.network.weights import weights_digest
 
 LABELS = ("a", "b", "c")
 

@@ -9,12 +9,12 @@ import photos
 import pytest
 
 from registry.errors import BadRequest, DataError
-from training.items import Part
+from training.data.items import Part
+from training.network.saving import NETWORK
 from training.opening import Images, open_images
-from training.progress import Stages
 from training.reading_settings import read_settings
 from training.recipe import train
-from training.saving import NETWORK
+from training.run.progress import Stages
 
 quiet = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 

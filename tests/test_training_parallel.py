@@ -19,14 +19,14 @@ from torch import nn
 
 from registry.errors import BadRequest, DataError, Unavailable
 from registry.store import Registry
-from training.backbone import Backbone
-from training.collectives import explained, own_draws
-from training.event_files import FOLDER
-from training.network import build_network, divided
-from training.parallel import ALONE, ROUNDING, World, joined, launch_name
-from training.person import learn_along
+from training.distributed.collectives import explained, own_draws
+from training.distributed.parallel import ALONE, ROUNDING, World, joined, launch_name
+from training.network.backbone import Backbone
+from training.network.classifier import build_network, divided
+from training.network.saving import NETWORK
 from training.recipe import take_part, train
-from training.saving import NETWORK
+from training.run.command import learn_along
+from training.run.event_files import FOLDER
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 ROOT = Path(__file__).parent.parent
@@ -245,7 +245,7 @@ def test_two_processes_of_which_one_is_killed_learn_what_one_process_does(tmp_pa
 
 
 def assert_close(found: Path, expected: Path) -> None:
-    """Two networks are the same but for rounding, as training/parallel.py states it."""
+    """Two networks are the same but for rounding, as training/distributed/parallel.py states it."""
     first, second = load_file(found), load_file(expected)
     assert set(first) == set(second)
     for name, tensor in second.items():

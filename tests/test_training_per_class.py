@@ -7,9 +7,15 @@ import pytest
 from scipy.stats import binomtest
 from sklearn.metrics import precision_recall_fscore_support
 
-from training.evaluate import measure
-from training.intervals import mean_interval, sign_test, wilson
-from training.per_class import confused_pairs, per_class, said_labels, score_interval, taken_for
+from training.evaluation.evaluate import measure
+from training.evaluation.intervals import mean_interval, sign_test, wilson
+from training.evaluation.per_class import (
+    confused_pairs,
+    per_class,
+    said_labels,
+    score_interval,
+    taken_for,
+)
 
 
 @pytest.mark.parametrize(("hits", "n"), [(0, 5), (5, 5), (8, 10), (527, 596)])

@@ -3,7 +3,7 @@
 import pytest
 
 from registry.errors import BadRequest
-from training.plan import plan_cycles, plan_head
+from training.fit.plan import plan_cycles, plan_head
 from training.presets import FASTAI2018, PRESETS
 from training.reading_settings import read_settings
 from training.settings import Settings

@@ -7,7 +7,7 @@ import pytest
 from photos import Heard
 
 from registry.jobs import EVENTS, EpochFinished, Note, Progress, StageStarted
-from training.progress import SECONDS_QUIET, Lines, Stages, Terminal, json_lines
+from training.run.progress import SECONDS_QUIET, Lines, Stages, Terminal, json_lines
 
 EPOCH = EpochFinished(
     stage="head",

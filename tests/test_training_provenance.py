@@ -9,8 +9,8 @@ import photos
 import pytest
 import torch
 
-from training.provenance import commit_of, hardware, installed, locked, seconds_each, versions
 from training.recipe import train
+from training.run.provenance import commit_of, hardware, installed, locked, seconds_each, versions
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 

@@ -13,20 +13,20 @@ from onnx import TensorProto, helper, numpy_helper
 
 from registry.bundle import Reduced, verify_bundle
 from registry.images import UInt8Array
-from service.kind import Kind
-from service.proof import check_golden
-from service.providers import Placement
-from service.session import Session
-from training import quantize as quantizing
-from training import variants
-from training.data import read_dataset
-from training.decoded import decode
-from training.graphs import float_nodes
-from training.quantize import quantize, shift
+from service.execution.kind import Kind
+from service.execution.providers import Placement
+from service.execution.session import Session
+from service.models.golden_check import check_golden
+from training.data.dataset import read_dataset
+from training.data.decoded import decode
+from training.export import quantize as quantizing
+from training.export import variants
+from training.export.onnx_graphs import float_nodes
+from training.export.quantize import quantize, shift
+from training.export.runtime import answer_all
+from training.export.variants import Made, Proof, make_variant, measure_speedup, tolerances
 from training.reading_settings import read_settings
 from training.recipe import train
-from training.runtime import answer_all
-from training.variants import Made, Proof, make_variant, measure_speedup, tolerances
 
 SIZE = 24
 CHANNELS = 32

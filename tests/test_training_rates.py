@@ -11,11 +11,11 @@ import torch
 from benches import little, unfrozen
 from torch import Tensor, nn
 
-from training.backbone import load_backbone
-from training.finder import find_rate, suggest
-from training.network import Network, build_network
-from training.optimizer import Optimizer
-from training.rates import family_decay, rate_groups, split_blocks
+from training.fit.lr_finder import find_rate, suggest
+from training.fit.optimizer import Optimizer
+from training.fit.rates import family_decay, rate_groups, split_blocks
+from training.network.backbone import load_backbone
+from training.network.classifier import Network, build_network
 from training.settings import OptimizerSpec
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")

@@ -5,10 +5,10 @@ from pathlib import Path
 import photos
 import pytest
 
-from training.data import list_items
-from training.inspecting import inspect
-from training.items import Item
-from training.reads import JOURNAL, describe_reads, note_read
+from training.data.dataset import list_items
+from training.data.inspecting import inspect
+from training.data.items import Item
+from training.evaluation.reads import JOURNAL, describe_reads, note_read
 
 
 @pytest.fixture

@@ -22,14 +22,14 @@ from registry.images import ImageSpec, prepare
 from registry.jobs import Assignment, Scored, StageStarted
 from registry.store import Registry
 from training.__main__ import main
-from training.activations import to_device
-from training.backbone import load_backbone
-from training.compare import SPLIT
-from training.journal import JOURNAL
-from training.layer_groups import split_groups
+from training.evaluation.compare import SPLIT
+from training.export.runtime import answering, open_session
+from training.fit.activations import to_device
+from training.network.backbone import load_backbone
+from training.network.layer_groups import split_groups
+from training.network.saving import NETWORK, load_network
 from training.recipe import count_stages, train
-from training.runtime import answering, open_session
-from training.saving import NETWORK, load_network
+from training.run.journal import JOURNAL
 from training.settings import Settings
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")

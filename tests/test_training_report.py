@@ -15,19 +15,19 @@ import pytest
 from PIL import Image
 
 from training import plots
-from training.audit import Audit
-from training.audit_pictures import draw_audit
-from training.decoded import Decoded
-from training.evaluate import measure
-from training.finder import RateSearch
-from training.findings import Findings
-from training.fit import Epoch
-from training.items import Item
-from training.picture import Picture
-from training.report import write_report
-from training.report_answers import results, views
-from training.report_words import in_words
-from training.suspects import LabelNoise
+from training.data.audit import Audit
+from training.data.decoded import Decoded
+from training.data.items import Item
+from training.evaluation.evaluate import measure
+from training.evaluation.suspects import LabelNoise
+from training.fit.epoch import Epoch
+from training.fit.lr_finder import RateSearch
+from training.report.answer_sections import results, views
+from training.report.audit_pictures import draw_audit
+from training.report.build import write_report
+from training.report.findings import Findings
+from training.report.picture import Picture
+from training.report.words import in_words
 from training.tiles import Tile, gallery, images
 
 

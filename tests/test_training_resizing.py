@@ -11,15 +11,15 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from registry.errors import BadRequest
 from registry.jobs import EpochFinished, StageStarted
 from training import Learner, pretrained, read_images
-from training.backbone import load_backbone
 from training.bench import Bench
+from training.fit.plan import plan_cycles
+from training.fit.resizing import at_each_size, dealt
+from training.network.backbone import load_backbone
+from training.network.saving import load_network
 from training.opening import open_bench, open_images
-from training.plan import plan_cycles
-from training.progress import Stages
 from training.reading_settings import read_settings
 from training.recipe import learn, train
-from training.resizing import at_each_size, dealt
-from training.saving import load_network
+from training.run.progress import Stages
 from training.steps import fit_augmented_head, precompute_parts
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")

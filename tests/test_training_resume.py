@@ -23,17 +23,17 @@ from registry.errors import BadRequest, Conflict, DataError, Unavailable
 from registry.jobs import CHECKPOINT
 from registry.store import Registry
 from training.__main__ import main
-from training.checkpoint import Checkpoint
-from training.fit import Tally
-from training.journal import JOURNAL, journaled
-from training.optimizer import Optimizer
-from training.orders import ORDER, Order, find_order, fulfil, order
-from training.parallel import ALONE
-from training.person import train_and_publish
+from training.distributed.parallel import ALONE
+from training.fit.epoch import Tally
+from training.fit.optimizer import Optimizer
+from training.network.saving import NETWORK
 from training.recipe import train
-from training.saving import NETWORK
+from training.run.checkpoint import Checkpoint
+from training.run.command import train_and_publish
+from training.run.journal import JOURNAL, journaled
+from training.run.orders import ORDER, Order, find_order, fulfil, order
+from training.run.state_file import read_state, write_state
 from training.settings import OptimizerSpec
-from training.state_file import read_state, write_state
 
 ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -353,7 +353,7 @@ from pathlib import Path
 
 import torch
 
-from training.state_file import write_state
+from training.run.state_file import write_state
 
 signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # which Python ignores
 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -9,10 +9,10 @@ import torch
 from benches import little, unfrozen
 from torch import nn
 
-from training import fit
-from training.gradients import add_gradients
-from training.keeping import copy_state
-from training.sam import Sam, climbed, sharpen
+from training.fit import epoch as fit
+from training.fit.gradients import add_gradients
+from training.fit.keeping import copy_state
+from training.fit.sam import Sam, climbed, sharpen
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 

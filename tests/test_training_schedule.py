@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from training.optimizer import Optimizer
-from training.schedule import (
+from training.fit.optimizer import Optimizer
+from training.fit.schedule import (
     constant,
     cosine_cycle_momenta,
     cosine_cycles,

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch.nn import functional
 
-from training.activations import Activations
-from training.batches import ActivationBatches
-from training.depthwise import GradientsInFloat
-from training.device import has_fast_bf16
+from training.fit.activations import Activations
+from training.fit.batches import ActivationBatches
+from training.fit.device import has_fast_bf16
+from training.network.depthwise import GradientsInFloat
 
 
 @pytest.mark.parametrize("n", [1, 2, 7, 8, 9, 15, 16, 17, 18])
@@ -70,7 +70,7 @@ def test_convolutions_that_are_fast_in_half_precision_are_left_alone(
 STEPS = """
 import resource, sys
 import torch
-from training.heap import keep_freed_memory
+from training.fit.malloc import keep_freed_memory
 if sys.argv[1] == "keep":
     assert keep_freed_memory()
 for step in range(20):

@@ -10,12 +10,12 @@ import photos
 import pytest
 
 from registry.errors import BadRequest, DataError
-from training.data import Dataset, read_dataset
-from training.draws import get_cv_idxs
-from training.grouping import group_by_path
-from training.items import BY_HASH, Item, Layout, Part, SplitRule
+from training.data.dataset import Dataset, read_dataset
+from training.data.draws import get_cv_idxs
+from training.data.grouping import group_by_path
+from training.data.items import BY_HASH, Item, Layout, Part, SplitRule
+from training.data.split import split
 from training.reading_settings import read_settings
-from training.split import split
 
 # numpy.random.seed(42); numpy.random.permutation(100)[:20], as fastai 0.7 draws
 FOLD_0 = [83, 53, 70, 45, 44, 39, 22, 80, 10, 0, 18, 30, 73, 33, 90, 4, 76, 77, 12, 31]

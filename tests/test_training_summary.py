@@ -6,15 +6,15 @@ import pytest
 import torch
 
 from registry.images import ImageSpec
-from training.backbone import load_backbone
-from training.batches import ImageBatches
-from training.decoded import Decoded
-from training.fit import Epoch
-from training.galleries import galleries
-from training.network import build_network
-from training.overfitting import overfitting
-from training.preview import augmented
-from training.summary import summarise
+from training.data.decoded import Decoded
+from training.evaluation.overfitting import overfitting
+from training.fit.batches import ImageBatches
+from training.fit.epoch import Epoch
+from training.network.backbone import load_backbone
+from training.network.classifier import build_network
+from training.network.summary import summarise
+from training.report.galleries import galleries
+from training.report.preview import augmented
 
 
 def test_a_summary_names_every_layer_with_its_shape_and_whether_it_learns():

@@ -14,12 +14,12 @@ import torch
 from registry.bundle import Task, verify_bundle
 from registry.errors import DataError
 from training import classify
-from training.activations import Activations
-from training.answers import measure_tests, write_answers
-from training.batches import ActivationBatches
-from training.data import Dataset, list_items, read_dataset
-from training.draws import get_cv_idxs
-from training.items import Item, Layout
+from training.data.dataset import Dataset, list_items, read_dataset
+from training.data.draws import get_cv_idxs
+from training.data.items import Item, Layout
+from training.evaluation.predict_test import measure_tests, write_answers
+from training.fit.activations import Activations
+from training.fit.batches import ActivationBatches
 from training.reading_settings import read_settings
 from training.recipe import train
 

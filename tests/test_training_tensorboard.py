@@ -13,9 +13,9 @@ from tensorboard.plugins.hparams.metadata import (
 )
 
 from registry.errors import BadRequest
-from training.event_files import FOLDER, Curves, wanted
-from training.fit import Step
+from training.fit.epoch import Step
 from training.recipe import train
+from training.run.event_files import FOLDER, Curves, wanted
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 

@@ -9,11 +9,11 @@ import torch
 from benches import opened
 from sklearn.metrics import fbeta_score
 
-from training.data import Rows
-from training.evaluate import measure, predict, right
+from training.data.dataset import Rows
+from training.evaluation.evaluate import measure, predict, right
+from training.evaluation.thresholds import CANDIDATES, fit_thresholds
 from training.judging_steps import choose_thresholds
 from training.recipe import train
-from training.thresholds import CANDIDATES, fit_thresholds
 
 
 def test_each_label_gets_the_threshold_of_its_best_f2():

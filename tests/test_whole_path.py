@@ -14,8 +14,8 @@ from registry.images import prepare
 from registry.store import Registry
 from registry.tta import tta_views
 from training.__main__ import main as train
-from training.evaluate import predict
-from training.saving import load_network
+from training.evaluation.evaluate import predict
+from training.network.saving import load_network
 from unfreeze.admin import AdminClient
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")

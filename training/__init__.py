@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from training.api import pretrained as pretrained
     from training.api import read_images as read_images
-    from training.asking import classify as classify
+    from training.classify_file import classify as classify
     from training.learner import Learner as Learner
 
 _HOMES = {
     "Learner": "training.learner",
-    "classify": "training.asking",
+    "classify": "training.classify_file",
     "pretrained": "training.api",
     "read_images": "training.api",
 }

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from registry.errors import BadRequest, UnfreezeError
 
 if TYPE_CHECKING:
-    from training.orders import Order
-    from training.parallel import World
+    from training.distributed.parallel import World
+    from training.run.orders import Order
 
 EXAMPLES = """examples:
   unfreeze train --data photos/ --model birds
@@ -39,7 +39,7 @@ They need the same folders; a process that is lost has all begin again at the la
 def main(argv: list[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     if arguments.assignment:
-        from training.child import work_for_service
+        from training.run.job import work_for_service
 
         return work_for_service(arguments.assignment)
     if arguments.check_settings:
@@ -142,8 +142,8 @@ def _check_nothing_else(argv: list[str] | None) -> None:
 
 
 def _work_for_person(arguments: argparse.Namespace) -> None:
-    from training.parallel import joined
-    from training.person import learn_along, train_and_publish
+    from training.distributed.parallel import joined
+    from training.run.command import learn_along, train_and_publish
 
     with joined() as world:
         order = world.told(_order(arguments, world) if world.first else None)
@@ -156,9 +156,9 @@ def _work_for_person(arguments: argparse.Namespace) -> None:
 
 def _order(arguments: argparse.Namespace, world: "World") -> "Order":
     """What the arguments say is to be trained, or the folder that they name."""
-    from training.items import check_there
-    from training.orders import find_order, order
-    from training.parallel import launch_name
+    from training.data.items import check_there
+    from training.distributed.parallel import launch_name
+    from training.run.orders import find_order, order
 
     if arguments.resume:
         found = find_order(arguments.resume)

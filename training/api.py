@@ -18,9 +18,9 @@ import torch
 from registry.errors import BadRequest
 from training.learner import Learner
 from training.opening import Images, open_backbone, open_bench, open_images
-from training.progress import Lines, Stages, Tell
 from training.reading_settings import read_settings, write_setting
 from training.recipe import count_stages
+from training.run.progress import Lines, Stages, Tell
 from training.settings import default_cache
 
 

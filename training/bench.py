@@ -9,30 +9,30 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from training.activations import Activations
-from training.apart import TrainingPart, deal_out
-from training.audit import Audit
-from training.balance import Float64Array, class_weights, draw_shares
-from training.batches import ActivationBatches, ImageBatches
-from training.checkpoint import Checkpoint
-from training.data import Dataset, Rows
-from training.decoded import Decoded
-from training.evaluate import THRESHOLD
-from training.event_files import Curves
-from training.finder import RateSearch
-from training.fit import Epoch
-from training.items import Part
-from training.keeping import State
-from training.loss import loss_function
-from training.memory import Room
-from training.network import Network
-from training.progress import Stages
-from training.saving import save_network
-from training.schedule import Shares
+from training.data.audit import Audit
+from training.data.dataset import Dataset, Rows
+from training.data.decoded import Decoded
+from training.data.inner_split import TrainingPart, deal_out
+from training.data.items import Part
+from training.data.strong_augmentation import Stronger
+from training.evaluation.evaluate import THRESHOLD
+from training.evaluation.suspects import LabelNoise
+from training.fit.activations import Activations
+from training.fit.balance import Float64Array, class_weights, draw_shares
+from training.fit.batches import ActivationBatches, ImageBatches
+from training.fit.epoch import Epoch
+from training.fit.keeping import State
+from training.fit.loss import loss_function
+from training.fit.lr_finder import RateSearch
+from training.fit.out_of_memory import Room
+from training.fit.schedule import Shares
+from training.fit.size_phases import Turn
+from training.network.classifier import Network
+from training.network.saving import save_network
+from training.run.checkpoint import Checkpoint
+from training.run.event_files import Curves
+from training.run.progress import Stages
 from training.settings import Settings
-from training.stronger import Stronger
-from training.suspects import LabelNoise
-from training.turns import Turn
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,8 @@ class Bench:
     history: list[Epoch] = field(default_factory=list)
     snapshots: list[State] = field(default_factory=list)
     thresholds: list[float] = field(default_factory=list)  # of a multi-label task, once fitted
-    curve: dict[int, list[float]] = field(default_factory=dict)  # see training/learning_curve.py
+    # see training/evaluation/learning_curve.py
+    curve: dict[int, list[float]] = field(default_factory=dict)
     label_noise: list[LabelNoise] = field(default_factory=list)  # of one, once labels are doubted
     facts: dict[str, str] = field(default_factory=dict)  # for the provenance
     curves: Curves = field(default_factory=lambda: Curves(None))  # for TensorBoard

@@ -6,16 +6,16 @@ import numpy as np
 import torch
 
 from registry.images import Float32Array
-from training.activations import Parts
-from training.answers import answer_tests
 from training.bench import Bench
-from training.evaluate import Evaluation, flips, measure, predict, predict_rows
-from training.label_noise import doubt, too_many
-from training.reads import describe_reads, note_read
-from training.runtime import Answer
-from training.suspects import describe
-from training.thresholds import fit_thresholds
-from training.weights import weights_digest
+from training.evaluation.evaluate import Evaluation, flips, measure, predict, predict_rows
+from training.evaluation.label_noise import doubt, too_many
+from training.evaluation.predict_test import answer_tests
+from training.evaluation.reads import describe_reads, note_read
+from training.evaluation.suspects import describe
+from training.evaluation.thresholds import fit_thresholds
+from training.export.runtime import Answer
+from training.fit.activations import Parts
+from training.network.weights import weights_digest
 
 
 def doubt_labels(bench: Bench, activations: Parts) -> None:

@@ -14,23 +14,23 @@ from typing import TYPE_CHECKING, NoReturn
 from registry.images import Float32Array, UInt8Array
 from registry.store import Registry
 from training import judging_steps, steps
-from training.activations import Parts, check_current
-from training.asking import ask
-from training.backbone import Backbone
 from training.bench import Bench
-from training.by_hand import refuse_none, use_rate, with_settings
-from training.elsewhere import meant
-from training.evaluate import Evaluation, predict
-from training.finder import RateSearch
-from training.fit import Epoch
-from training.keeping import copy_state
-from training.learning_curve import Curve, draw_curve
-from training.preview import augmented
-from training.publishing import assign, publish
+from training.classify_file import ask
+from training.evaluation.evaluate import Evaluation, predict
+from training.evaluation.learning_curve import Curve, draw_curve
+from training.export.publishing import assign, publish
+from training.fastai_names import meant
+from training.fit.activations import Parts, check_current
+from training.fit.epoch import Epoch
+from training.fit.keeping import copy_state
+from training.fit.lr_finder import RateSearch
+from training.fit.resizing import at_size
+from training.network.backbone import Backbone
+from training.network.saving import restore
+from training.network.weights import weights_digest
+from training.overrides import refuse_none, use_rate, with_settings
 from training.recipe import learn, prove
-from training.resizing import at_size
-from training.saving import restore
-from training.weights import weights_digest
+from training.report.preview import augmented
 
 
 @dataclass(frozen=True)

@@ -12,14 +12,14 @@ from PIL import Image
 from registry.errors import BadRequest
 from registry.images import UInt8Array
 from registry.tta import tta_views
-from training.audit_pictures import draw_audit
-from training.evaluate import Evaluation, confusions
-from training.galleries import galleries, in_question, tiles
-from training.gradcam import heat_maps
+from training.evaluation.evaluate import Evaluation, confusions
+from training.evaluation.gradcam import heat_maps
+from training.evaluation.per_class import Pair, confused_pairs, said_labels, taken_for
 from training.learner import Learner
 from training.opening import Images
-from training.per_class import Pair, confused_pairs, said_labels, taken_for
-from training.picture import Picture
+from training.report.audit_pictures import draw_audit
+from training.report.galleries import galleries, in_question, tiles
+from training.report.picture import Picture
 from training.tiles import Tile
 
 

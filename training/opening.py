@@ -9,17 +9,17 @@ from pathlib import Path
 from registry.errors import BadRequest
 from registry.images import ImageSpec
 from registry.jobs import CHECKPOINT
-from training.audit import Audit, audit_decoded
-from training.backbone import Backbone, load_backbone
 from training.bench import Bench
-from training.data import Dataset, read_dataset
-from training.decoded import Damaged, Decoded, decode, larger
-from training.device import pick_device
-from training.event_files import FOLDER, Curves, wanted
-from training.heap import keep_freed_memory
-from training.items import Item, Part, is_within
-from training.network import build_network, try_size
-from training.progress import Stages
+from training.data.audit import Audit, audit_decoded
+from training.data.dataset import Dataset, read_dataset
+from training.data.decoded import Damaged, Decoded, decode, larger
+from training.data.items import Item, Part, is_within
+from training.fit.device import pick_device
+from training.fit.malloc import keep_freed_memory
+from training.network.backbone import Backbone, load_backbone
+from training.network.classifier import build_network, try_size
+from training.run.event_files import FOLDER, Curves, wanted
+from training.run.progress import Stages
 from training.settings import Settings
 
 

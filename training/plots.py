@@ -15,11 +15,11 @@ from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.ticker import MaxNLocator
 
-from training.calibration import Bin
-from training.finder import RateSearch
-from training.fit import Epoch
-from training.picture import BLUE, GREY, PALE, RED, Picture, short
-from training.schedule import Shares
+from training.evaluation.calibration import Bin
+from training.fit.epoch import Epoch
+from training.fit.lr_finder import RateSearch
+from training.fit.schedule import Shares
+from training.report.picture import BLUE, GREY, PALE, RED, Picture, short
 
 SKIP_FIRST, SKIP_LAST = 10, 5  # of the finder's points: the noisy start and the leap at the end
 MANY_LABELS = 24  # above this a confusion matrix goes without names and numbers

@@ -5,9 +5,9 @@ from typing import Literal, get_args, get_origin
 
 from pydantic import ValidationError
 
+from registry.did_you_mean import did_you_mean
 from registry.errors import BadRequest
-from registry.near import did_you_mean
-from registry.schema import explain
+from registry.record import explain
 from training.presets import PRESETS
 from training.settings import MOST_EPOCHS, Settings
 

@@ -22,23 +22,25 @@ import torch
 from registry.bundle import Bundle
 from registry.errors import BadRequest
 from registry.jobs import Assignment, Scored
-from training.backbone import Backbone
 from training.bench import Bench
-from training.bundling import export_and_prove, seal_bundle
-from training.compare import known_parts, score
-from training.event_files import FOLDER, Curves, wanted
-from training.journal import journaled
+from training.distributed.parallel import ALONE, World
+from training.evaluation.compare import known_parts, score
+from training.evaluation.learning_curve import draw_curve
+from training.evaluation.trust import calibrate, measure_trust
+from training.export.bundling import export_and_prove, seal_bundle
+from training.export.runtime import answering
+from training.export.variants import add_variants
+from training.fit.resizing import at_each_size
+from training.fit.snapshots import average_snapshots
 from training.judging_steps import choose_thresholds, doubt_labels, evaluate, read_tests
-from training.learning_curve import draw_curve
-from training.network import divided
+from training.network.backbone import Backbone
+from training.network.classifier import divided
 from training.opening import Images, keep_checkpoint, open_backbone, open_bench, open_images
-from training.parallel import ALONE, World
-from training.progress import Stages, Tell
 from training.reading_settings import read_settings
-from training.resizing import at_each_size
-from training.runtime import answering
+from training.run.event_files import FOLDER, Curves, wanted
+from training.run.journal import journaled
+from training.run.progress import Stages, Tell
 from training.settings import Settings
-from training.snapshots import average_snapshots
 from training.steps import (
     fit_augmented_head,
     fit_head,
@@ -47,8 +49,6 @@ from training.steps import (
     search_head,
     search_unfrozen,
 )
-from training.trust import calibrate, measure_trust
-from training.variants import add_variants
 
 
 def train(assignment: Assignment, tell: Tell) -> tuple[Bundle, Scored]:

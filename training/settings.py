@@ -12,12 +12,12 @@ from pydantic import ConfigDict, Field
 
 from registry.bundle import Reduced, Task
 from registry.images import ImageSpec
-from registry.schema import Record
+from registry.record import Record
 from registry.tta import MAX_VIEWS, Symmetries, TtaSpec
-from training.items import Drawing, Layout, SplitRule
+from training.data.items import Drawing, Layout, SplitRule
+from training.fit.schedule import restart_epochs
+from training.fit.size_phases import LARGEST, SMALLEST, Turn, take_turns
 from training.presets import Recipe
-from training.schedule import restart_epochs
-from training.turns import LARGEST, SMALLEST, Turn, take_turns
 
 Augmentation = Literal["none", "basic", "side_on", "flips", "top_down"]
 TrainCrop = Literal["window", "googlenet"]
@@ -40,7 +40,7 @@ SYMMETRIES: dict[Augmentation, Symmetries] = {
 
 @dataclass(frozen=True)
 class OptimizerSpec:
-    """How `training.optimizer.Optimizer` steps."""
+    """How `training.fit.optimizer.Optimizer` steps."""
 
     kind: Literal["sgd", "adamw"] = "sgd"
     momentum: float = 0.9  # of sgd
@@ -49,7 +49,7 @@ class OptimizerSpec:
     clip_norm: float | None = None  # largest norm of all gradients together
 
 
-Keep = Literal["last", "best", "swa"]  # which weights; see training/keeping.py
+Keep = Literal["last", "best", "swa"]  # which weights; see training/fit/keeping.py
 
 
 class Settings(Record):
@@ -71,14 +71,14 @@ class Settings(Record):
     """Share of the images that is held out for validation."""
     split: Drawing = "hash"
     """How images are assigned to training and validation. hash: by content, so that an image keeps
-    its part while the data grow (training/draws.py); stratified: exact shares of each class; cv and
-    blocks: hold out one of several folds."""
+    its part while the data grow (training/data/draws.py); stratified: exact shares of each class;
+    cv and blocks: hold out one of several folds."""
     fold: int = Field(default=0, ge=0)
     """Which fold is held out, with split=cv or blocks. Give each fold a model name of its own,
     because images keep the part that a promoted version gave them."""
     group: str = Field(default="", max_length=200)
     """What must never be split: a column of the table, or a regular expression for paths
-    (training/grouping.py)."""
+    (training/data/grouping.py)."""
     images: str = ""
     """The folder of a table's images, relative to the table."""
     suffix: str = ""
@@ -121,7 +121,7 @@ class Settings(Record):
     of its area with another aspect ratio (googlenet)."""
     policy: Policy = "none"
     """Stronger augmentation, for long trainings: TrivialAugment or RandAugment; see
-    training/stronger.py."""
+    training/data/strong_augmentation.py."""
     erasing: float = Field(default=0, ge=0, le=1)
     """Probability of erasing a rectangle of an image."""
     mixup: float = Field(default=0, ge=0)
@@ -305,7 +305,7 @@ class Settings(Record):
         return restart_epochs(self.cycles, self.cycle_len, self.cycle_mult)
 
     def turns(self) -> tuple[Turn, ...]:
-        """What is trained at each size; see training/turns.py."""
+        """What is trained at each size; see training/fit/size_phases.py."""
         return take_turns(
             self.size,
             self.sizes,

@@ -8,17 +8,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from training.activations import Parts, compute, precompute
 from training.bench import Bench
-from training.choosing import begin_ema, keep_better, keep_chosen, make_keeper
-from training.finder import RateSearch, find_rate
-from training.fit import Stage
-from training.fit_stage import fit_stage
-from training.fitting import augmented_features, folding, settle, validate_head, whole
-from training.plan import plan_cycles, plan_head
-from training.rates import RateGroups, rate_groups
-from training.resizing import dealt
-from training.sam import Sam
+from training.fit.activations import Parts, compute, precompute
+from training.fit.choosing import begin_ema, keep_better, keep_chosen, make_keeper
+from training.fit.epoch import Stage
+from training.fit.lr_finder import RateSearch, find_rate
+from training.fit.passes import augmented_features, folding, settle, validate_head, whole
+from training.fit.plan import plan_cycles, plan_head
+from training.fit.rates import RateGroups, rate_groups
+from training.fit.resizing import dealt
+from training.fit.sam import Sam
+from training.fit.stage import fit_stage
 
 SETTLING_BATCHES_HEAD = 64  # all of a small data set; of a large one a third of the time is saved
 UNFROZEN_SEARCH_STEPS = 30  # where a step costs a backward pass through everything

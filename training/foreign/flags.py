@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from registry.errors import BadRequest
 from registry.images import ImageSpec
-from registry.schema import explain
+from registry.record import explain
 from training.foreign.model import Foreign
 from training.foreign.wrap import Pixels
 

@@ -10,10 +10,10 @@ from onnx import TensorProto
 from registry.bundle import Task
 from registry.errors import BadRequest
 from registry.images import Float32Array, UInt8Array
+from training.export.runtime import PARITY_BATCHES, RUNTIME, answering, open_session
 from training.foreign.graph import is_quantized
 from training.foreign.model import Foreign
 from training.foreign.wrap import Activation, Pixels
-from training.runtime import PARITY_BATCHES, RUNTIME, answering, open_session
 
 Scores = npt.NDArray[np.float64]
 

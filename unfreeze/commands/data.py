@@ -134,9 +134,9 @@ def _audit(options: argparse.Namespace) -> int:
             "with: pip install 'unfreeze[train,cpu]'"
         )
     from registry.errors import BadRequest
-    from training.audit import audit_source
-    from training.audit_page import figures, summary, write_audit
+    from training.data.audit import audit_source
     from training.reading_settings import read_settings
+    from training.report.audit_page import figures, summary, write_audit
 
     try:
         settings = read_settings(settings_of(options.settings))

@@ -61,8 +61,8 @@ def offline(files: Sequence[Path], run: Path, bundle: Path, n_views: int) -> lis
     from registry.bundle import read_bundle
     from registry.images import prepare
     from registry.tta import tta_views
-    from training.evaluate import predict
-    from training.saving import NETWORK, load_network
+    from training.evaluation.evaluate import predict
+    from training.network.saving import NETWORK, load_network
 
     network, task = load_network(run / NETWORK)
     spec = read_bundle(bundle)

@@ -1,0 +1,34 @@
+"""The base of every record that crosses a border (a file, a process, a request)."""
+
+import re
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from registry.did_you_mean import did_you_mean
+
+
+class Record(BaseModel):
+    """Immutable, and strict about unknown fields: a misspelt setting is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+def explain(error: ValidationError) -> str:
+    """One line that names each wrong field, what is wrong with it, and the value given; of a choice
+    also what is near it."""
+    return "; ".join(_line(problem) for problem in error.errors(include_url=False))
+
+
+def _line(problem: Any) -> str:
+    field = ".".join(str(part) for part in problem["loc"]) or "value"
+    given = "" if problem["type"] == "missing" else f" (given: {problem['input']!r:.80})"
+    message = problem["msg"].removeprefix("Value error, ")  # our own words need no such heading
+    return f"{field}: {message}{given}{_near(problem)}"
+
+
+def _near(problem: Any) -> str:
+    if problem["type"] != "literal_error" or not isinstance(problem["input"], str):
+        return ""
+    choices = re.findall(r"'(\w+)'", problem["ctx"]["expected"])
+    return did_you_mean(problem["input"], choices)

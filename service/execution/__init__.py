@@ -1,0 +1,1 @@
+"""How networks run: ONNX Runtime, the measured plan, queue, decoding and admission."""

@@ -1,0 +1,62 @@
+"""Images become views that can run, in whatever thread has the time."""
+
+import time
+from collections.abc import Iterator
+
+from registry.errors import BadImage
+from service.execution.observer import Observer
+from service.execution.queue import Queue, View, is_wanted
+from service.execution.work import Answer, Image, finish
+
+
+class Decoder:
+    """Draws the views of images, and puts them where they wait to be run."""
+
+    def __init__(self, ready: Queue, observer: Observer, together: bool) -> None:
+        """`ready` gets the views; `together`: all those of an image of `decode_one` at once."""
+        self._ready = ready
+        self._observer = observer
+        self._together = together
+
+    def decode_one(self, undrawn: Queue) -> None:
+        """The most urgent image, if one waits, is decoded, and its views wait to be run."""
+        view = undrawn.pop()
+        if view and is_wanted(view):
+            drawn = self._draw(view.image)
+            if self._together:
+                self._add_together(list(drawn))
+            else:
+                for one in drawn:
+                    self._ready.add(one)
+
+    def decode_here(self, view: View) -> list[View]:
+        """The last view, to run at once; those before it run while others are drawn."""
+        views: list[View] = []
+        for one in self._draw(view.image):
+            if views:
+                self._ready.add(views.pop(), first=True)
+            views.append(one)
+        return views
+
+    def _add_together(self, views: list[View]) -> None:
+        for view in views:
+            view.ready_at = views[-1].ready_at  # to be drawn is not to wait
+        self._ready.add(*views)
+
+    def _draw(self, image: Image) -> Iterator[View]:
+        """The views of an image, as they are drawn; none if it is bad, which then is its answer."""
+        began = image.decode_at = time.perf_counter()
+        image.queue_s = waited_s = began - image.work.queued_at
+        try:
+            for number, pixels in enumerate(image.work.draw(image.index)):
+                ended = time.perf_counter()
+                image.decode_s += ended - began
+                yield View(image, number, pixels[None], ended, waited_s)
+                began = time.perf_counter()
+        except BadImage as error:
+            finish([(image, Answer(error=error))])
+        except Exception as error:
+            image.work.fail(error)
+        else:
+            if image.work.is_awaited:
+                self._observer.decoded(image.decode_s)

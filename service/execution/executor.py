@@ -1,0 +1,255 @@
+"""A bounded queue of images, and the threads that run them through a network.
+
+A plan of single images decodes and runs each image in one thread: no hand-over, and first come is
+first served. A plan of batches decodes in a pool, and runs what has come together meanwhile.
+"""
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor as Pool
+
+import numpy as np
+
+from registry.errors import Expired, Overloaded, Unavailable
+from registry.images import Float32Array, UInt8Array
+from service.execution.admission import Admission
+from service.execution.decoding import Decoder
+from service.execution.observer import Observer
+from service.execution.queue import Queue, View, is_wanted
+from service.execution.work import Answer, Draw, Image, Terms, Work, finish
+
+log = logging.getLogger(__name__)
+
+Run = Callable[[UInt8Array], Float32Array]
+# Why images were not run, by what their caller got.
+DROPPED: dict[type[BaseException], str] = {
+    asyncio.CancelledError: "cancelled",
+    Expired: "expired",
+}
+MOST_AT_ONCE = 8  # images that a quick network runs in the event loop, which waits for them
+AHEAD = 4  # batches of each run that wait to be run; drawn any sooner, they would take memory alone
+
+
+class Executor:
+    """Runs what has queued up, at most `batch` views at a time, in `runs` threads."""
+
+    def __init__(
+        self,
+        run: Run,
+        *,
+        runs: int,
+        batch: int,
+        admission: Admission,
+        observer: Observer,
+        max_wait_s: float = 0,
+        pool: Pool | None = None,
+        together: bool = False,
+        quick: bool = False,
+    ) -> None:
+        """
+        Args:
+            max_wait_s: how long a view may wait for others to make up a batch.
+            pool: decodes for batches; single images are decoded by the thread that runs them.
+            together: in batches, an image's views run at once; else each as soon as it is drawn.
+            quick: the network runs in less time than a thread needs to be woken.
+        """
+        self._run = run
+        self._batch = batch
+        self._admission = admission
+        self._max_wait_s = max_wait_s
+        self._pool = pool if batch > 1 else None
+        self._observer = observer
+        self._quick = quick
+        self._runs = runs
+        self._undrawn = Queue()  # for the pool
+        self._ready = Queue()
+        self._decoder = Decoder(self._ready, observer, together)
+        self._most_drawn = AHEAD * batch * runs
+        self._put_off = 0  # images whose turn to be drawn had come when there were that many views
+        self._turns = threading.Lock()
+        self._closed = False
+        self._threads = [
+            threading.Thread(target=self._work, name=f"run-{i}", daemon=True) for i in range(runs)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    # Asking; from the event loop alone
+
+    @property
+    def depth(self) -> int:
+        """Images that wait now."""
+        return len(self._undrawn) + len(self._ready)
+
+    @property
+    def n_awaited(self) -> int:
+        """Those of them that somebody waits for; may be asked from any thread."""
+        return self._undrawn.n_awaited + self._ready.n_awaited
+
+    def refusal(self, answer_s: float) -> Overloaded | None:
+        """Why not even one image would be taken that has to be answered in `answer_s`."""
+        return None if self._quick else self._admission.refusal(1, answer_s=answer_s)
+
+    async def run(
+        self,
+        n_images: int,
+        draw: Draw,
+        terms: Terms,
+        pixels: UInt8Array | None = None,
+        n_bytes: int = 0,
+    ) -> list[Answer]:
+        """An answer for each image, in order; cancelling it takes them off the queue.
+
+        Args:
+            draw: the views of an image, each [s,s,3]; called in a thread, may raise BadImage.
+            pixels: the only view of every image, [n,s,s,3], where it is there already.
+            n_bytes: what the images take as they came.
+
+        Raises:
+            Overloaded: there is no room, and nothing was done.
+            Expired: it waited for longer than `terms` allow.
+        """
+        at_once = self._quick and n_images <= MOST_AT_ONCE and not self.depth
+        if at_once and pixels is not None:
+            return self._run_at_once(pixels)
+        n_views = n_images * max(1, terms.n_views)
+        try:
+            self._admission.enter(n_views, terms.queue_s, terms.answer_s, n_bytes)
+        except Overloaded as error:
+            self._observer.rejected(error.reason)
+            raise
+        work = Work(n_images, draw, terms, asyncio.get_running_loop().create_future())
+        images = [Image(work, i, n_views=max(1, terms.n_views)) for i in range(n_images)]
+        try:
+            self._submit(images, pixels)
+            return await work.done
+        except (Exception, asyncio.CancelledError) as error:
+            self._give_up(work, images, error)
+            raise
+        finally:
+            self._admission.leave(n_views, n_bytes)
+
+    def _run_at_once(self, pixels: UInt8Array) -> list[Answer]:
+        """Runs in the event loop, which takes less time than to wake a thread."""
+        if self._closed:
+            raise Unavailable("this version is being unloaded; try again")
+        began = time.perf_counter()
+        answers = self._answers_to(pixels)
+        compute_s = time.perf_counter() - began
+        self._observer.ran(len(pixels), 0.0, compute_s)
+        return [
+            Answer(one, compute_s=compute_s, queued_at=began, compute_at=began) for one in answers
+        ]
+
+    def close(self) -> None:
+        """What is queued has been run, the threads have ended, and nothing holds the network."""
+        self._closed = True
+        for queue in (self._undrawn, self._ready):
+            queue.close()
+        for thread in self._threads:
+            thread.join()
+        self._run = _closed
+
+    def _submit(self, images: Sequence[Image], pixels: UInt8Array | None) -> None:
+        views = [View(image, ready_at=image.work.queued_at) for image in images]
+        if pixels is not None:
+            for i, view in enumerate(views):
+                view.pixels = pixels[i : i + 1]
+        drawn = pixels is not None
+        assert drawn or self._pool or self._batch == 1, "batches of encoded images need a pool"
+        pool = None if drawn else self._pool
+        (self._undrawn if pool else self._ready).push(views)
+        if pool:
+            for _ in views:  # each takes whatever is most urgent by then
+                pool.submit(self._draw_one)
+
+    def _give_up(self, work: Work, images: Sequence[Image], error: BaseException) -> None:
+        work.abandon()
+        for queue in (self._undrawn, self._ready):
+            queue.remove(work)
+        self._draw_more(self._batch)
+        n_images = sum(not image.has_begun for image in images)
+        if n_images and (reason := DROPPED.get(type(error))):
+            self._observer.dropped(reason, n_images)
+
+    # Drawing, in the pool, which other versions use too
+
+    def _draw_one(self) -> None:
+        """An image is drawn, or put off until some of what was drawn has run."""
+        with self._turns:
+            if self._ready.n_drawn >= self._most_drawn:
+                self._put_off += 1
+                return
+        self._decoder.decode_one(self._undrawn)
+        self._draw_more(1)
+
+    def _draw_more(self, n_images: int) -> None:
+        """Up to so many images that were put off have their turn again, where there is room. To be
+        called after whatever may have made it."""
+        if not self._pool:
+            return
+        with self._turns:  # or one could be put off for views that have just been taken
+            room = self._most_drawn - self._ready.n_drawn
+            n = max(0, min(n_images, self._put_off, room))
+            self._put_off -= n
+        for _ in range(n):
+            self._pool.submit(self._draw_one)
+
+    # Running
+
+    def _work(self) -> None:
+        while taken := self._ready.take(self._batch, self._max_wait_s):
+            self._draw_more(len(taken))
+            views = [view for view in taken if is_wanted(view)]
+            if views and views[0].pixels is None:  # a single image, which decodes here
+                drawn = self._decoder.decode_here(views[0])
+                views = [view for view in drawn if not view.image.work.abandoned]
+            if views:
+                self._run_batch(views)
+
+    def _run_batch(self, views: list[View]) -> None:
+        started = time.perf_counter()
+        for view in views:
+            view.image.compute_at = view.image.compute_at or started
+        try:
+            pixels = [view.pixels for view in views if view.pixels is not None]
+            answers = self._answers_to(pixels[0] if len(pixels) == 1 else np.concatenate(pixels))
+        except Exception as error:  # the thread goes on
+            self._run_one_by_one(views, error)
+            return
+        ended = time.perf_counter()
+        waited_s = max(view.waited_s + started - view.ready_at for view in views)
+        if views[0].image.work.is_awaited:
+            self._observer.ran(len(views), waited_s, ended - started)
+        decode_s = (
+            0 if self._pool else sum(view.image.decode_s for view in views if not view.number)
+        )
+        self._admission.learn((ended - started + decode_s) / len(views) / self._runs)
+        answered = []
+        for view, answer in zip(views, answers, strict=True):
+            if view.image.add(view.number, answer, started - view.ready_at, ended - started):
+                answered.append((view.image, view.image.answer()))
+        finish(answered)
+
+    def _answers_to(self, pixels: UInt8Array) -> Float32Array:
+        answers = self._run(pixels)
+        if len(answers) != len(pixels):
+            raise RuntimeError(f"the network gave {len(answers)} answers to {len(pixels)} images")
+        return answers
+
+    def _run_one_by_one(self, views: list[View], error: Exception) -> None:
+        """A batch has failed: together they were too much, or one of them is to blame, and then its
+        caller alone gets the error."""
+        if len(views) == 1:
+            views[0].image.work.fail(error)
+            return
+        log.warning("batch_failed", extra={"images": len(views), "problem": str(error)})
+        for view in views:
+            self._run_batch([view])
+
+
+def _closed(images: UInt8Array) -> Float32Array:
+    raise AssertionError("closed")

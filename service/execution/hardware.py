@@ -1,0 +1,39 @@
+"""Names the processors or GPUs that networks run on, so that plans and compiled engines are not
+reused on others."""
+
+import re
+from pathlib import Path
+
+from service.execution.cpus import ROOT, cpu_set
+from service.execution.providers import GPUS, ActiveProvider
+
+
+def processors(provider: ActiveProvider, root: Path = ROOT) -> str:
+    """What `provider` runs on, by name; empty where the system does not tell.
+
+    Args:
+        root: where `proc` is.
+    """
+    return _gpus(root) if provider in GPUS else f"{cpu_set()} {_cpu_model(root)}"
+
+
+def _gpus(root: Path) -> str:
+    """The models of all that this process may see, and their driver."""
+    folder = root / "proc/driver/nvidia"
+    told = sorted(map(_read, folder.glob("gpus/*/information")))
+    models = [found[1] for text in told if (found := re.search(r"^Model:\s*(.+?)\s*$", text, re.M))]
+    driver = _read(folder / "version").partition("\n")[0]
+    return f"{', '.join(models)}; {driver}" if models and driver else ""
+
+
+def _cpu_model(root: Path) -> str:
+    """As x86 names it; others have no such line."""
+    found = re.search(r"^model name\s*:\s*(.+)$", _read(root / "proc/cpuinfo"), re.M)
+    return found[1] if found else ""
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""

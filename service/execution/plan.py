@@ -1,0 +1,209 @@
+"""The execution plan: threads per run, runs side by side, images per run; measured, not guessed.
+
+What wins differs between machines and networks: on two cores, two runs of one thread each beat one
+run of two threads by a third, and batches are slower than single images; a GPU wants batches.
+"""
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from registry.files import write_durably
+from registry.images import UInt8Array
+from service.execution.providers import GPUS, ActiveProvider
+from service.execution.shapes import Run, tried_batches
+
+log = logging.getLogger(__name__)
+
+BUDGET_S = 1.0
+ROUNDS = 2  # so that what else the machine does for a moment does not decide
+SLOWEST = 1.5  # times the best latency of a single image
+QUICK_S = 0.0001
+QUICK_TRIALS = 5
+BATCH_GAIN = 1.05  # a larger batch makes others wait, so it must pay
+
+
+@dataclass(frozen=True)
+class Plan:
+    threads: int
+    runs: int
+    batch: int
+
+    def __str__(self) -> str:
+        return f"{self.threads}x{self.runs}x{self.batch}"
+
+
+@dataclass(frozen=True)
+class Trial:
+    plan: Plan
+    latency_s: float  # of one image that is alone
+    images_per_s: float
+
+
+def parse_plan(text: str) -> Plan:
+    """`THREADSxRUNSxBATCH`, as in 1x2x1."""
+    threads, runs, batch = map(int, text.split("x"))
+    return Plan(threads, runs, batch)
+
+
+def candidates(provider: ActiveProvider, cpus: int) -> list[tuple[int, int]]:
+    """(threads, runs) worth trying: the cores are split evenly; a GPU overlaps two runs."""
+    if provider in GPUS:
+        return [(1, 1), (1, 2)]
+    return [(cpus // runs, runs) for runs in range(cpus, 0, -1) if cpus % runs == 0][:6]
+
+
+def measure_plan(
+    open_run: Callable[[int], Run],
+    provider: ActiveProvider,
+    cpus: int,
+    size: int,
+    fixed_batch: int | None = None,
+    max_batch: int | None = None,
+) -> Plan:
+    """The best plan for a network, after at most BUDGET_S of timed runs.
+
+    Args:
+        open_run: gives the network with n threads.
+        fixed_batch: the only number of images that it takes, if it is such a one.
+        max_batch: the largest number of images in a run that is tried; None: that of the provider.
+    """
+    splits = candidates(provider, cpus)
+    runs = {threads: open_run(threads) for threads, _ in splits}
+    batches = tried_batches(provider, max_batch, fixed_batch)
+    if provider == "tensorrt":  # it compiles anew, for minutes, for each batch above all before
+        for run in runs.values():
+            run(np.zeros((max(batches), size, size, 3), np.uint8))
+    share_s = BUDGET_S / 4 / len(runs)
+    latencies = {threads: _latency(run, size, share_s) for threads, run in runs.items()}
+    plans = [
+        Plan(threads, n_runs, batch)
+        for batch in batches
+        for threads, n_runs in splits
+        if latencies[threads] <= SLOWEST * min(latencies.values())
+    ]
+    rates = _rates(plans, runs, latencies, size)
+    chosen = choose([Trial(plan, latencies[plan.threads], rate) for plan, rate in rates.items()])
+    shown = {str(plan): round(rate, 1) for plan, rate in rates.items()}
+    log.info("plan_measured", extra={"plan": str(chosen), "images_per_s": shown})
+    return chosen
+
+
+def _rates(
+    plans: list[Plan], runs: dict[int, Run], latencies: dict[int, float], size: int
+) -> dict[Plan, float]:
+    """Images per second: measured where there is time, else what the latency lets one hope for."""
+    smallest = plans[0].batch
+    hoped = {
+        plan: plan.runs * (smallest / latencies[plan.threads])
+        for plan in plans
+        if plan.batch == smallest
+    }
+    left_s = 0.75 * BUDGET_S
+    share_s = left_s / (ROUNDS * len(plans))
+    measured: dict[Plan, float] = {}
+    for plan in plans * ROUNDS:
+        one_s = latencies[plan.threads] * plan.batch / smallest
+        if max(share_s, one_s) > left_s:
+            continue
+        if plan not in measured:  # memory is allocated, and a GPU's kernels are chosen
+            runs[plan.threads](np.zeros((plan.batch, size, size, 3), np.uint8))
+        n_images, seconds = _throughput(runs[plan.threads], plan, size, share_s)
+        left_s -= seconds
+        measured[plan] = max(n_images / seconds, measured.get(plan, 0))
+    return hoped | measured
+
+
+def is_quick(run: Run, size: int) -> bool:
+    """The network answers one image in less time than it takes to wake a thread for it.
+
+    The shortest of a few runs counts: whatever else goes on here can only make them longer.
+    """
+    image: UInt8Array = np.zeros((1, size, size, 3), np.uint8)
+    for _ in range(QUICK_TRIALS):
+        began = time.perf_counter()
+        run(image)
+        if time.perf_counter() - began < QUICK_S:
+            return True
+    return False
+
+
+def choose(trials: list[Trial]) -> Plan:
+    """Highest throughput among those whose latency is at most SLOWEST times the best."""
+    fastest_s = min(trial.latency_s for trial in trials)
+    fit = [trial for trial in trials if trial.latency_s <= SLOWEST * fastest_s]
+    best = max(fit, key=lambda trial: trial.images_per_s)
+    close = [trial for trial in fit if trial.images_per_s * BATCH_GAIN >= best.images_per_s]
+    smallest = min(trial.plan.batch for trial in close)
+    close = [trial for trial in close if trial.plan.batch == smallest]
+    return max(close, key=lambda trial: trial.images_per_s).plan
+
+
+def _latency(run: Run, size: int, for_s: float) -> float:
+    """Seconds for one image that is alone, when nothing comes in between."""
+    image = np.zeros((1, size, size, 3), np.uint8)
+    run(image)  # the first run allocates
+    times: list[float] = []
+    until = time.perf_counter() + for_s
+    while not times or time.perf_counter() < until:
+        begin = time.perf_counter()
+        run(image)
+        times.append(time.perf_counter() - begin)
+    return min(times)
+
+
+def _throughput(run: Run, plan: Plan, size: int, for_s: float) -> tuple[int, float]:
+    """Images that went through in about `for_s`, and the seconds that it really took."""
+    images = np.zeros((plan.batch, size, size, 3), np.uint8)
+    begin = time.perf_counter()
+
+    def repeat(_: int) -> int:
+        n_images = 0
+        while n_images == 0 or time.perf_counter() < begin + for_s:
+            run(images)
+            n_images += plan.batch
+        return n_images
+
+    with ThreadPoolExecutor(plan.runs) as pool:
+        n_images = sum(pool.map(repeat, range(plan.runs)))
+    return n_images, time.perf_counter() - begin
+
+
+class Plans:
+    """Plans that were measured before, by network, provider and processors; kept in `path`."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._known = _read(path) if path else {}
+
+    def get(self, key: str) -> Plan | None:
+        with self._lock:
+            return self._known.get(key)
+
+    def put(self, key: str, plan: Plan) -> None:
+        with self._lock:
+            self._known[key] = plan
+            if self._path:
+                content = {key: asdict(plan) for key, plan in self._known.items()}
+                self._keep(self._path, json.dumps(content, indent=1).encode())
+
+    def _keep(self, path: Path, content: bytes) -> None:
+        try:
+            write_durably(path, content)
+        except OSError as error:  # a cache: the model answers all the same
+            log.warning("plans_not_kept", extra={"path": str(path), "problem": str(error)})
+
+
+def _read(path: Path) -> dict[str, Plan]:
+    try:
+        return {key: Plan(**plan) for key, plan in json.loads(path.read_bytes()).items()}
+    except (OSError, ValueError, TypeError, AttributeError):  # a cache; it is measured again
+        return {}

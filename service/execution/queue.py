@@ -1,0 +1,144 @@
+"""What waits to be decoded or run, in the order of urgency."""
+
+import heapq
+import itertools
+import math
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from registry.errors import Expired, Unavailable
+from registry.images import UInt8Array
+from service.execution.work import Image, Work
+
+
+@dataclass(slots=True, eq=False)
+class View:
+    """Pixels [1,s,s,3] that can run now, or None where the image must be decoded first."""
+
+    image: Image
+    number: int = 0
+    pixels: UInt8Array | None = None
+    ready_at: float = 0
+    waited_s: float = 0  # before it was drawn
+
+    @property
+    def is_drawn(self) -> bool:
+        """Its pixels were made here, and not sent."""
+        return self.image.decode_at > 0
+
+
+class Queue:
+    """Views, the most urgent one first; of equally urgent ones the first that came.
+
+    Any thread may put them in and take them out.
+    """
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, View]] = []
+        self._order = itertools.count()
+        self._n_drawn = 0
+        self._changed = threading.Condition()
+        self._closed = False
+
+    def __len__(self) -> int:
+        return len(self._heap)
+
+    @property
+    def n_drawn(self) -> int:
+        """Views that were drawn here, and take memory until they run."""
+        return self._n_drawn
+
+    @property
+    def n_awaited(self) -> int:
+        """Views that somebody waits for."""
+        with self._changed:
+            return sum(view.image.work.is_awaited for _, _, view in self._heap)
+
+    def push(self, views: Sequence[View]) -> None:
+        """They wait.
+
+        Raises:
+            Unavailable: the queue is closed.
+        """
+        with self._changed:
+            if self._closed:
+                raise Unavailable("this version is being unloaded; try again")
+            for view in views:
+                self._push(view, view.image.work.urgency)
+            self._changed.notify(len(views))
+
+    def add(self, *views: View, first: bool = False) -> None:
+        """More views of an image that was let in, unless it was given up while it was drawn;
+        `first`: nothing is as urgent."""
+        with self._changed:
+            for view in views:
+                work = view.image.work
+                if not work.abandoned:  # then `remove` comes later, or never has to
+                    self._push(view, -math.inf if first else work.urgency)
+            self._changed.notify(len(views))
+
+    def pop(self) -> View | None:
+        """The most urgent one, if there is any."""
+        with self._changed:
+            return self._pop() if self._heap else None
+
+    def remove(self, work: Work) -> None:
+        """Nothing of it waits any more, nor keeps its pixels in memory."""
+        with self._changed:
+            kept = [entry for entry in self._heap if entry[2].image.work is not work]
+            if len(kept) < len(self._heap):
+                heapq.heapify(kept)
+                self._heap = kept
+                self._n_drawn = sum(view.is_drawn for _, _, view in kept)
+
+    def take(self, most: int, max_wait_s: float) -> list[View]:
+        """The most urgent ones as soon as there are any; none when closed and empty.
+
+        Args:
+            max_wait_s: how long the first view may wait until there are `most` of them.
+        """
+        with self._changed:
+            while True:
+                while not (self._heap or self._closed):
+                    self._changed.wait()
+                if max_wait_s and self._heap:
+                    self._wait_for(most, self._heap[0][2].ready_at + max_wait_s)
+                taken = [self._pop() for _ in range(min(most, len(self._heap)))]
+                if taken or self._closed:  # or others took them meanwhile
+                    return taken
+
+    def close(self) -> None:
+        """What waits can be taken; nothing more is let in."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def _wait_for(self, most: int, until: float) -> None:
+        while len(self._heap) < most and not self._closed:
+            left_s = until - time.perf_counter()
+            if left_s <= 0 or not self._changed.wait(left_s):
+                return
+
+    def _push(self, view: View, urgency: float) -> None:
+        heapq.heappush(self._heap, (urgency, next(self._order), view))
+        self._n_drawn += view.is_drawn
+
+    def _pop(self) -> View:
+        view = heapq.heappop(self._heap)[2]
+        self._n_drawn -= view.is_drawn
+        return view
+
+
+def is_wanted(view: View) -> bool:
+    """Somebody waits for it, and not for longer than was said; otherwise the caller is told."""
+    work = view.image.work
+    if work.abandoned:
+        return False
+    now = time.perf_counter()
+    if work.expired(now):
+        waited = f"{now - work.queued_at:.2g} s in the queue"
+        work.fail(Expired(f"Request timeout expired: {waited}"))
+        return False
+    return True

@@ -1,0 +1,216 @@
+"""ONNX Runtime, and the only file of the service that knows of it."""
+
+import registry.telemetry_off  # noqa: F401  # before onnxruntime
+
+# isort: split
+import functools
+import logging
+import threading
+from collections import Counter, defaultdict
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnxruntime as ort
+
+from registry.bundle import Bundle, Precision
+from registry.errors import BundleError, Unavailable
+from registry.images import Float32Array, UInt8Array
+from service.execution.providers import (
+    BEHIND,
+    EXECUTION_PROVIDERS,
+    INSTALL,
+    ActiveProvider,
+    Placement,
+    provider_options,
+)
+from service.models.contract import check_contract
+
+log = logging.getLogger(__name__)
+
+# An ONNX graph of one node, `y = Conv(x)` with the weight 2: to run it takes a driver, kernels for
+# this very device and, on a GPU, cuDNN, which is looked for no sooner.
+PROBE = bytes.fromhex(
+    "08073a670a0f0a01780a01771201792204436f6e76120570726f62652a1308010801080108011001"
+    "2204000000404201775a1b0a017812160a14080112100a0208010a0208010a0208010a020801621b"
+    "0a017912160a14080112100a0208010a0208010a0208010a02080142040a00100d"
+)
+# Whose memory is not ours: there, images are copied to places that are kept from run to run.
+DEVICES: dict[ActiveProvider, str] = {"cuda": "cuda", "tensorrt": "cuda"}
+
+
+class Session:
+    """A loaded network. `run` may be called from several threads at once."""
+
+    def __init__(
+        self,
+        model: Path,
+        bundle: Bundle,
+        *,
+        placement: Placement,
+        threads: int,
+        precision: Precision = "fp32",
+    ) -> None:
+        """Opens `model` and holds it against the manifest of its bundle.
+
+        Raises:
+            Unavailable: the provider did not come up; there is no silent fall-back.
+            BundleError: not a graph, or not the one that the manifest describes.
+        """
+        where = f"{bundle.model}/{model.parent.name}"
+        self._session = _open(model, where, placement, precision, threads)
+        check_contract(self._session, bundle, where, model.name)
+        device = DEVICES.get(placement.provider)
+        self._bound = Bound(self._session, device, len(bundle.labels)) if device else None
+        self._usual = ort.RunOptions()  # or every run would make one
+        own = EXECUTION_PROVIDERS[placement.provider]
+        # the nodes that the provider does not take, by who does: how many of each kind
+        self.elsewhere = {name: it for name, it in _nodes(self._session).items() if name != own}
+
+    def run(self, images: UInt8Array) -> Float32Array:  # [n,s,s,3] -> [n,classes]
+        if self._bound:
+            return self._bound.run(images)
+        return self._run(images, self._usual)
+
+    def run_and_shrink(self, images: UInt8Array) -> Float32Array:
+        """As `run`; afterwards the pool holds no more than what runs under way need of it."""
+        options = ort.RunOptions()
+        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        return self._run(images, options)
+
+    def _run(self, images: UInt8Array, options: Any) -> Float32Array:
+        answers = self._session.run(["probabilities"], {"image": images}, options)
+        probabilities: Float32Array = answers[0]
+        return probabilities
+
+
+class Bound:
+    """Runs with input and output in places on the device that no run has to allocate.
+
+    There is a pair for each shape and each run at the same time; they are kept.
+    """
+
+    def __init__(self, session: Any, device: str, n_classes: int) -> None:
+        self._session = session
+        self._device = device
+        self._n_classes = n_classes
+        self._free: dict[tuple[int, ...], list[tuple[Any, Any, Any]]] = {}
+        self._lock = threading.Lock()
+
+    def run(self, images: UInt8Array) -> Float32Array:  # [n,s,s,3] -> [n,classes]
+        with self._lock:
+            free = self._free.setdefault(images.shape, [])
+            bound = free.pop() if free else None
+        binding, image, probabilities = bound or self._bind(images.shape)
+        image.update_inplace(images)
+        self._session.run_with_iobinding(binding)
+        answers = np.array(probabilities.numpy())  # on a CPU `numpy` is the place itself
+        with self._lock:
+            free.append((binding, image, probabilities))
+        return answers
+
+    def _bind(self, shape: tuple[int, ...]) -> tuple[Any, Any, Any]:
+        place = ort.OrtValue.ortvalue_from_shape_and_type
+        image = place(shape, np.uint8, self._device)
+        probabilities = place((shape[0], self._n_classes), np.float32, self._device)
+        binding = self._session.io_binding()
+        binding.bind_ortvalue_input("image", image)
+        binding.bind_ortvalue_output("probabilities", probabilities)
+        return binding, image, probabilities
+
+
+def choose_provider(asked: Literal["auto"] | ActiveProvider) -> ActiveProvider:
+    """The provider that this server uses, after it has run a first graph.
+
+    Raises:
+        Unavailable: it is not in the installed ONNX Runtime, or does not come up here.
+    """
+    if asked in ("auto", *DEVICES):
+        ort.preload_dlls()  # CUDA's are where pip has put them, and the system does not look there
+    offered = ort.get_available_providers()
+    chosen: ActiveProvider
+    if asked == "auto":
+        chosen = "cuda" if EXECUTION_PROVIDERS["cuda"] in offered else "cpu"
+    else:
+        chosen = asked
+    if EXECUTION_PROVIDERS[chosen] not in offered:
+        raise Unavailable(
+            f"provider {chosen} is not in the installed onnxruntime {ort.__version__} "
+            f"(it has {', '.join(offered)}); {INSTALL[chosen]}, or choose --provider cpu"
+        )
+    _probe(chosen)
+    log.info("provider_chosen", extra={"provider": chosen, "asked": asked})
+    return chosen
+
+
+def _probe(provider: ActiveProvider) -> None:
+    try:
+        session = _open(PROBE, "first graph", Placement(provider), "fp32", threads=1)
+        session.run(None, {"x": np.ones((1, 1, 1, 1), np.float32)})
+    except Unavailable:
+        raise
+    except Exception as error:  # the runtime has a dozen kinds, all meaning this
+        raise Unavailable(f"provider {provider} did not come up: {error}") from error
+
+
+def _open(
+    model: Path | bytes, where: str, placement: Placement, precision: Precision, threads: int
+) -> Any:
+    names = (placement.provider, *BEHIND[placement.provider])
+    providers = [
+        (EXECUTION_PROVIDERS[name], provider_options(name, placement, precision, threads))
+        for name in names
+    ]
+    what = model.name if isinstance(model, Path) else "it"
+    try:
+        session = ort.InferenceSession(
+            str(model) if isinstance(model, Path) else model,
+            _options(threads),
+            providers=providers,
+            enable_fallback=0,  # it would print, and try the CPU
+        )
+    except Exception as error:  # the runtime has a dozen kinds, all meaning this
+        raise BundleError(f"{where}: ONNX Runtime cannot open {what}: {error}") from error
+    if session.get_providers()[0] != EXECUTION_PROVIDERS[placement.provider]:
+        raise Unavailable(
+            f"{where}: provider {placement.provider} did not come up (active: "
+            f"{', '.join(session.get_providers())}); check the driver and its libraries: on stderr "
+            "ONNX Runtime names the one that it misses"
+        )
+    return session
+
+
+def _nodes(session: Any) -> dict[str, dict[str, int]]:
+    """How many nodes of each kind every provider was given."""
+    found: dict[str, Counter[str]] = defaultdict(Counter)
+    for part in session.get_provider_graph_assignment_info():
+        found[part.ep_name].update(node.op_type for node in part.get_nodes())
+    return {name: dict(kinds) for name, kinds in found.items()}
+
+
+def _options(threads: int) -> Any:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3  # errors; a warning is not JSON
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    _share_memory()
+    options.add_session_config_entry("session.use_env_allocators", "1")
+    # weights come and go with their network; in the pool they would leave holes
+    options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
+    # Threads that wait for work by spinning would take the cores from decoding.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
+@functools.cache
+def _share_memory() -> None:
+    """All networks of this process take the memory for their runs from one pool on the CPU.
+
+    With a pool for each, which ONNX Runtime has otherwise, memory grew over swaps.
+    """
+    info = ort.OrtMemoryInfo(
+        "Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT
+    )
+    # no limit; the rest as ONNX Runtime has it
+    ort.create_and_register_allocator(info, ort.OrtArenaCfg(0, -1, -1, -1))

@@ -1,0 +1,250 @@
+"""One job at a time, from its assignment to a version that is live, or to the reason why not.
+
+Every step can be repeated: whatever moment this process is killed at, the next one goes on.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from registry.errors import Unavailable, UnfreezeError
+from registry.jobs import Event, Job, JobState, Note, Progress
+from registry.store import Registry
+from service.jobs.job_records import JobRecords
+from service.jobs.preparation import Champion, find_champion, prepare
+from service.jobs.publication import promote_if_good, publish, published_before
+from service.jobs.trainer import Outcome, Trainer
+from service.models.live import Live
+from service.models.registry_calls import in_registry
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+MAX_ATTEMPTS = 3
+PROGRESS_EVERY_S = 0.25  # every event costs a write that must reach the disk
+# Until a registry that cannot be used, full or out of reach, is tried again: two hours in all.
+PAUSES_S = tuple(2.0**i for i in range(13))
+
+STOPPED = "the server stopped; it goes on with the next one"
+
+
+class NotDone(Exception):
+    """An attempt at a job is over, and the job has not ended well."""
+
+    def __init__(self, state: JobState, reason: str) -> None:
+        """`state` is the one that the job is to be in."""
+        super().__init__(reason)
+        self.state = state
+
+
+@dataclass
+class Running:
+    """The job that runs now."""
+
+    job_id: str
+    trainer: Trainer | None = None
+    cancelled: bool = False
+    interrupted: asyncio.Event = field(default_factory=asyncio.Event)  # cancelled, or by a stop
+
+
+class JobRunner:
+    """Runs a job, and stops it when told to. Used from one event loop."""
+
+    def __init__(
+        self,
+        records: JobRecords,
+        registry: Registry,
+        live: Live,
+        *,
+        command: Sequence[str],
+        cancel_s: float,
+        cache: Path,
+        data_roots: Sequence[Path],
+    ) -> None:
+        """
+        Args:
+            command: starts a trainer.
+            cancel_s: what a trainer gets to end by itself.
+            cache: what all trainers share.
+            data_roots: folders that a trainer may read.
+        """
+        self._records = records
+        self._registry = registry
+        self._live = live
+        self._command = command
+        self._cancel_s = cancel_s
+        self._cache = cache
+        self._data_roots = data_roots
+        self._running: Running | None = None
+        self._stopping = False
+
+    async def cancel(self, job_id: str) -> bool:
+        """Its trainer has ended and the job soon will; False: it is not the one that runs."""
+        running = self._running
+        if not running or running.job_id != job_id:
+            return False
+        running.cancelled = True
+        running.interrupted.set()
+        if running.trainer:
+            await running.trainer.stop(self._cancel_s)
+        return True
+
+    async def stop(self) -> None:
+        """No trainer runs, and none will; a job that did is queued again."""
+        self._stopping = True
+        if self._running:
+            self._running.interrupted.set()
+            if self._running.trainer:
+                await self._running.trainer.stop(self._cancel_s)
+
+    async def run(self, job: Job) -> None:
+        """The job has ended, or is queued again.
+
+        Raises:
+            Unavailable, OSError: the disk of the state folder refuses, and may not in a moment.
+        """
+        self._running = running = Running(job.id)
+        log.info("job_started", extra={"job": job.id, "model": job.request.model})
+        try:
+            if job.state is JobState.RUNNING and job.attempt >= MAX_ATTEMPTS:
+                reason = f"what came of attempt {job.attempt} could not be recorded: see the log"
+                await self._records.end(job.id, JobState.FAILED, reason)
+                return
+            job = await self._records.begin(job)
+            if not job.state.ended:  # cancelled at this very moment
+                await self._run(job, running)
+        finally:
+            self._running = None
+
+    async def _run(self, job: Job, running: Running) -> None:
+        try:
+            await self._attempt(job, running)
+        except NotDone as over:
+            if over.state is JobState.QUEUED:
+                await self._queue_again(job, running, str(over))
+            else:
+                await self._records.end(job.id, over.state, str(over))
+        except (Unavailable, OSError) as error:  # of the state folder: the registry is waited for
+            if job.attempt < MAX_ATTEMPTS:
+                await self._queue_again(job, running, f"{error}; it goes on where it was")
+                raise
+            await self._records.end(job.id, JobState.FAILED, str(error))
+        except UnfreezeError as error:
+            await self._records.end(job.id, JobState.FAILED, str(error))
+        except Exception as error:
+            log.exception("job_broke", extra={"job": job.id, "model": job.request.model})
+            await self._records.end(job.id, JobState.FAILED, f"internal error: {error}")
+
+    async def _queue_again(self, job: Job, running: Running, message: str) -> None:
+        await self._records.requeue(job, message, counts=not self._stopping)
+        if running.cancelled:  # meanwhile: nobody else would see it
+            await self._records.end(job.id, JobState.CANCELLED, "cancelled while it ran")
+
+    async def _attempt(self, job: Job, running: Running) -> None:
+        """The job has ended well.
+
+        Raises:
+            NotDone: it has not.
+        """
+        published = await self._patiently(
+            job, running, lambda: in_registry(published_before, self._registry, job)
+        )
+        left = ""
+        if published is None:
+            champion = await self._patiently(
+                job, running, lambda: in_registry(find_champion, self._registry, job.request.model)
+            )
+            outcome = await self._train(job, running, champion)
+            self._check(outcome, job, running)
+            left = f"; what was trained is in {self._records.folder(job.id) / 'stage'}"
+        await self._patiently(job, running, lambda: self._publish_and_promote(job), left)
+
+    async def _patiently(
+        self, job: Job, running: Running, work: Callable[[], Awaitable[T]], left: str = ""
+    ) -> T:
+        """What `work` gives, which is tried again while the registry cannot be used.
+
+        Args:
+            left: said in the end, of what there is all the same.
+
+        Raises:
+            NotDone: the job was interrupted meanwhile, or the registry stayed as it was.
+        """
+        for pause_s in PAUSES_S:
+            try:
+                return await work()
+            except Unavailable as error:
+                log.warning("registry_unusable", extra={"job": job.id, "problem": str(error)})
+                text = f"{error}; it is tried again in {pause_s:g} s"
+                with suppress(Unavailable):  # the registry's disk may be that of the jobs
+                    await self._records.append(job.id, Note(text=text))
+            with suppress(TimeoutError):
+                await asyncio.wait_for(running.interrupted.wait(), pause_s)
+            if running.cancelled:
+                reason = "cancelled while the registry could not be used"
+                raise NotDone(JobState.CANCELLED, reason)
+            if self._stopping:
+                raise NotDone(JobState.QUEUED, STOPPED)
+        raise NotDone(JobState.FAILED, f"the registry could not be used{left}")
+
+    def _check(self, outcome: Outcome, job: Job, running: Running) -> None:
+        """Raises: NotDone, when nothing was trained or is wanted."""
+        if running.cancelled:
+            raise NotDone(JobState.CANCELLED, "cancelled while it ran")
+        if outcome.staged:
+            return
+        if self._stopping:
+            raise NotDone(JobState.QUEUED, STOPPED)
+        if outcome.killed and job.attempt < MAX_ATTEMPTS:
+            raise NotDone(JobState.QUEUED, f"{outcome.reason}; it goes on where it was")
+        raise NotDone(JobState.FAILED, outcome.reason)
+
+    async def _train(self, job: Job, running: Running, champion: Champion | None) -> Outcome:
+        folder = self._records.folder(job.id)
+        assignment = await asyncio.to_thread(
+            prepare, folder, job, champion, cache=self._cache, data_roots=self._data_roots
+        )
+        trainer = await Trainer.start(self._command, assignment, folder / "log.txt", folder / "pid")
+        running.trainer = trainer
+        if running.cancelled or self._stopping:  # that came while it started
+            await trainer.stop(self._cancel_s)
+        last_progress = 0.0
+
+        async def tell(event: Event) -> None:
+            nonlocal last_progress
+            if isinstance(event, Progress) and event.done < event.total:
+                if time.monotonic() < last_progress + PROGRESS_EVERY_S:
+                    return
+                last_progress = time.monotonic()
+            await self._records.append(job.id, event)
+
+        try:
+            return await trainer.follow(tell)
+        finally:
+            running.trainer = None
+            await asyncio.to_thread((folder / "pid").unlink, missing_ok=True)
+
+    async def _publish_and_promote(self, job: Job) -> None:
+        """The job has ended well.
+
+        Raises:
+            Unavailable: the registry cannot be used; another attempt goes on from there.
+        """
+        version = await in_registry(published_before, self._registry, job)
+        if version is None:
+            stage = self._records.folder(job.id) / "stage"
+            version = await in_registry(publish, self._registry, job, stage)
+        scored = await self._records.scored(job.id)
+        decision = await promote_if_good(self._registry, self._live, job, version, scored)
+        await self._records.change(job.id, decision)
+        verb = "promoted" if decision.promote else "not promoted"
+        message = f"version {version} published, {verb}: {decision.reason}"
+        await self._records.end(
+            job.id, JobState.SUCCEEDED, message, version=version, promoted=decision.promote
+        )

@@ -1,0 +1,125 @@
+"""Training jobs: one runs at a time, the others wait in the database.
+
+queued -> running: train, publish, gate, promote -> succeeded, failed or cancelled
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import suppress
+
+from registry.job_store import NumberedEvent
+from registry.jobs import Job, JobRequest, JobState
+from service.jobs.job_records import JobRecords
+from service.jobs.job_run import MAX_ATTEMPTS, JobRunner
+from service.jobs.settings_check import SettingsCheck
+from service.jobs.trainer import kill_leftover
+from service.shielded import Unbroken
+
+log = logging.getLogger(__name__)
+
+REMEMBERED = 1_000  # jobs that a new server looks at for when each model was last trained
+# After an error of our own, such as a full disk; each time in a row it is twice as long.
+FIRST_BREATH_S, LONGEST_BREATH_S = 5.0, 300.0
+
+
+class Jobs:
+    """Accepts, runs and tells of jobs. Used from one event loop; the database in threads."""
+
+    def __init__(self, records: JobRecords, runner: JobRunner, settings: SettingsCheck) -> None:
+        self._records = records
+        self._runner = runner
+        self._settings = settings
+        self._unbroken = Unbroken()  # so that the worker hears of all that is recorded
+        self._stopping = asyncio.Event()
+        self._worker: asyncio.Task[None] | None = None
+
+    # What callers can do
+
+    async def start_job(self, request: JobRequest) -> tuple[Job, bool]:
+        """A queued job, on the disk; True when its idempotency key named one before.
+
+        Raises:
+            BadRequest: its settings cannot work.
+            Conflict: the key is that of another request.
+        """
+        await self._settings.check(request.settings)
+        return await self._unbroken.run(self._records.create(request))
+
+    async def get(self, job_id: str) -> Job:
+        return await self._records.get(job_id)
+
+    async def list(self, model: str, limit: int) -> list[Job]:
+        return await self._records.newest(model, limit)
+
+    def watch(self, job_id: str, from_sequence: int) -> AsyncIterator[NumberedEvent]:
+        """Every event from there on, as it happens; ends when the job has."""
+        return self._records.watch(job_id, from_sequence)
+
+    async def cancel(self, job_id: str) -> Job:
+        """The job has ended: cancelled, or as it did before this could reach it."""
+        job = await self.get(job_id)
+        if not job.state.ended:
+            await self._unbroken.run(self._cancel(job_id))
+        return await self._records.ended(job_id)
+
+    async def _cancel(self, job_id: str) -> None:
+        if not await self._runner.cancel(job_id):
+            await self._records.end(job_id, JobState.CANCELLED, "cancelled before it began")
+            await self._runner.cancel(job_id)  # it may have begun at that very moment
+
+    # The life of the supervisor
+
+    async def start(self) -> None:
+        """Jobs that a dead server left behind are queued again, and work begins."""
+        for job in reversed(await self.list("", REMEMBERED)):
+            self._records.count_success(job)
+        for job in await self._records.unfinished():
+            folder = self._records.folder(job.id)
+            kill_leftover(folder / "pid", folder / "assignment.json")
+            if job.state is JobState.RUNNING:
+                await self._take_over(job)
+        await self._records.count()
+        self._worker = asyncio.create_task(self._work())
+
+    async def _take_over(self, job: Job) -> None:
+        if job.attempt >= MAX_ATTEMPTS:
+            message = f"the server died under attempt {job.attempt}, the last; start a new job"
+            await self._records.end(job.id, JobState.FAILED, message)
+        else:
+            message = "the server died under it; it goes on where it was"
+            await self._records.requeue(job, message, counts=True)
+
+    async def stop(self) -> None:
+        """Nothing runs any more; a job that did is queued for the next server."""
+        self._stopping.set()
+        await self._runner.stop()
+        await self._records.tell()
+        if self._worker:
+            await self._worker
+        await self._unbroken.close()
+
+    async def _work(self) -> None:
+        breath_s = FIRST_BREATH_S
+        while not self._stopping.is_set():
+            try:
+                if job := await self._next():
+                    await self._runner.run(job)
+                breath_s = FIRST_BREATH_S
+            except Exception:  # a full disk, a locked database: it may pass
+                log.exception("jobs_failed", extra={"retry_s": breath_s})
+                await self._wait_for_stop(breath_s)
+                breath_s = min(2 * breath_s, LONGEST_BREATH_S)
+
+    async def _wait_for_stop(self, longest_s: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(longest_s):
+                await self._stopping.wait()
+
+    async def _next(self) -> Job | None:
+        """The oldest job that waits; None after a change, when there is none."""
+        seen = self._records.n_changes
+        if waiting := await self._records.unfinished():
+            return waiting[0]
+        await self._records.change_after(seen)
+        return None

@@ -1,0 +1,166 @@
+"""What an operator changes: the version that answers, the one that is tried, what is in memory.
+
+A version is loaded first, then the registry is told, then requests go there: what does not load
+changes nothing.
+"""
+
+from registry.candidates import clear_candidate, set_candidate
+from registry.errors import NotFound
+from registry.pointers import Candidate, Mode, Pointer
+from registry.prune import prune
+from registry.store import Registry, check_name
+from service.models.loading import Loading
+from service.models.model import Model, Promoted, put_back
+from service.models.registry_calls import in_registry
+from service.models.swaps import Swaps
+from service.shielded import Unbroken
+
+
+class Changes:
+    """Used from one event loop."""
+
+    def __init__(
+        self, registry: Registry, models: dict[str, Model], loading: Loading, swaps: Swaps
+    ) -> None:
+        self._registry = registry
+        self._models = models
+        self._loading = loading
+        self._swaps = swaps
+        self._unbroken = Unbroken()  # so that the registry and this server agree
+
+    async def promote(
+        self, model: str, version: int, *, by: str, reason: str, expected: int | None = None
+    ) -> tuple[int, Pointer]:
+        """`version` is live here, and the registry says so; a version that does not load changes
+        nothing.
+
+        Raises:
+            NotFound, BundleError, Unavailable: it cannot be served.
+            Conflict: another pointer than `expected` is in force, or the registry was put back.
+        """
+        await in_registry(self._registry.folder, model, version)
+        return await self._unbroken.run(self._promote(model, version, by, reason, expected))
+
+    async def _promote(
+        self, model: str, version: int, by: str, reason: str, expected: int | None
+    ) -> tuple[int, Pointer]:
+        entry = self._models.setdefault(model, Model(model))
+
+        def write(followed: Promoted | None) -> Promoted:
+            self._check_onward(model, followed)
+            return self._registry.promote(model, version, by=by, reason=reason, expected=expected)
+
+        async with self._loading.lease(entry, version, live=True) as loaded, entry.writing:
+            promoted = await in_registry(write, entry.follows)
+            self._swaps.go_live(entry, promoted, loaded)
+        return promoted
+
+    def _check_onward(self, model: str, followed: Promoted | None) -> None:
+        """Raises: Conflict, where what is written would not be followed here."""
+        if conflict := put_back(model, followed, self._registry.promoted(model)):
+            raise conflict
+
+    async def rollback(self, model: str, *, by: str, reason: str) -> tuple[int, Pointer]:
+        """What the promoted version replaced is live again.
+
+        Raises:
+            Conflict: there is nothing to go back to.
+        """
+        number, version = await in_registry(self._registry.rollback_target, model)
+        reason = reason or f"rollback to {version}"
+        return await self.promote(model, version, by=by, reason=reason, expected=number)
+
+    async def load(self, model: str) -> None:
+        """What the registry promotes now is live; what was unloaded is followed again.
+
+        Raises:
+            NotFound: nothing is promoted; what is promoted next will be live.
+            Conflict: the registry was put back; what answered before still does, until unloaded.
+            BundleError, Unavailable: it cannot be served; what answered before still does.
+        """
+        entry = self._models.get(model)
+        followed = entry.follows if entry else None
+        promoted = await in_registry(self._registry.promoted, check_name(model))
+        if promoted is None:
+            if entry:
+                entry.unloaded = False
+            raise NotFound(f"no version of {model} is promoted; promote one, which loads it")
+        if conflict := put_back(model, followed, promoted):
+            raise conflict
+        await self._unbroken.run(self._load(model, promoted))
+
+    async def _load(self, model: str, promoted: Promoted) -> None:
+        number, pointer = promoted
+        entry = self._models.setdefault(model, Model(model))
+        entry.unloaded = False
+        try:
+            async with self._loading.lease(entry, pointer.version, live=True) as loaded:
+                self._swaps.go_live(entry, promoted, loaded)
+        except Exception as error:
+            self._swaps.problem(entry, number, error)
+            raise
+
+    def unload(self, model: str) -> None:
+        """No version of it answers here until it is loaded; requests under way are answered."""
+        if entry := self._models.get(model):
+            self._swaps.unload(entry)
+
+    async def set_candidate(
+        self, model: str, version: int, mode: Mode, percent: float, *, by: str, reason: str
+    ) -> Candidate:
+        """`version` is tried here, and the registry says so; one that does not load changes
+        nothing.
+
+        Raises:
+            NotFound, BundleError, Unavailable: it cannot be served.
+            BadRequest: as `registry.candidates.set_candidate`.
+            Conflict: as there, or the registry was put back.
+        """
+        await in_registry(self._registry.folder, model, version)
+        work = self._set_candidate(model, version, mode, percent, by, reason)
+        return await self._unbroken.run(work)
+
+    async def _set_candidate(
+        self, model: str, version: int, mode: Mode, percent: float, by: str, reason: str
+    ) -> Candidate:
+        entry = self._models.setdefault(model, Model(model))
+
+        def write(followed: Promoted | None) -> tuple[int, Candidate]:
+            self._check_onward(model, followed)
+            return set_candidate(
+                self._registry, model, version, mode, percent, by=by, reason=reason
+            )
+
+        async with self._loading.lease(entry, version, live=False) as loaded, entry.writing:
+            number, wanted = await in_registry(write, entry.follows)
+            self._swaps.try_out(entry, number, wanted, loaded)
+        return wanted
+
+    async def clear_candidate(self, model: str, *, by: str, reason: str) -> int | None:
+        """No version is tried any more; gives the one that was."""
+        return await self._unbroken.run(self._clear_candidate(model, by, reason))
+
+    async def _clear_candidate(self, model: str, by: str, reason: str) -> int | None:
+        entry = self._models.get(model) or Model(model)  # an unknown one adds no entry
+        async with entry.writing:
+            cleared = await in_registry(
+                clear_candidate, self._registry, model, by=by, reason=reason
+            )
+            if cleared is None:
+                return None
+            number, candidate = cleared
+            self._swaps.clear(entry, number)
+        return candidate.version
+
+    async def prune(self, model: str, keep: int) -> list[int]:
+        """As `registry.prune.prune`, and nothing that goes is promoted or tried meanwhile."""
+        return await self._unbroken.run(self._prune(model, keep))
+
+    async def _prune(self, model: str, keep: int) -> list[int]:
+        entry = self._models.get(model) or Model(model)  # an unknown one adds no entry
+        async with entry.writing:
+            return await in_registry(prune, self._registry, model, keep)
+
+    async def close(self) -> None:
+        """What was under way has ended."""
+        await self._unbroken.close()

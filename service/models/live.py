@@ -1,0 +1,172 @@
+"""Which versions answer now. Follows the registry; a swap loses no request.
+
+stage -> verify -> golden answers -> warm -> swap the pointer -> the old version drains and stays
+warm for rollback; the one before it is freed. A load holds up nothing but what needs that version.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import NoReturn
+
+from registry.errors import BundleError, NotFound, Overloaded, Unavailable
+from registry.store import Registry, check_name
+from service.models.candidacy import Candidacy, Content
+from service.models.changes import Changes
+from service.models.follower import Follower
+from service.models.loaded import Loaded
+from service.models.loader import Loader
+from service.models.loading import Loading
+from service.models.model import Model
+from service.models.registry_calls import in_registry
+from service.models.swaps import Swaps
+from service.observability.metrics import Metrics
+
+
+class Live:
+    """The models of a registry as this server serves them. Used from one event loop."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        loader: Loader,
+        metrics: Metrics,
+        on_ready: Callable[[str], None],
+        on_gone: Callable[[str], None],
+    ) -> None:
+        """
+        Args:
+            on_ready: told of a model whenever another version of it is live.
+            on_gone: told of a model that was unloaded.
+        """
+        self._registry = registry
+        self._metrics = metrics
+        self._loading = Loading(registry, loader)
+        self._models: dict[str, Model] = {}
+        swaps = Swaps(metrics, on_ready, on_gone)
+        self._follower = Follower(registry, self._models, self._loading, swaps, metrics)
+        self.changes = Changes(registry, self._models, self._loading, swaps)
+
+    # Reading
+
+    async def get(
+        self,
+        model: str,
+        version: int | None,
+        content: Callable[[], Content] = tuple,
+        *,
+        same_shape: bool = False,
+    ) -> Loaded:
+        """The promoted version, a candidate that has its share of them, or the version asked for,
+        which is loaded if it is not in memory.
+
+        Enter it (`with loaded:`) before the next await: from then on it stays until it is left.
+
+        Args:
+            content: gives the images, which decide whether a candidate answers; none: it does not.
+            same_shape: one whose input or output is shaped otherwise does not.
+
+        Raises:
+            NotFound: there is no such model or version.
+            Unavailable: it is there and cannot be loaded.
+        """
+        entry = self._models.get(model)
+        if version is None:
+            if entry is None or entry.current is None:
+                _explain_missing(model, entry, self.ready())
+            if (tried := entry.candidate) and tried.answers(content):
+                return tried.loaded if tried.same_shape or not same_shape else entry.current
+            return entry.current
+        if entry and (found := entry.find(version)):
+            return found
+        try:
+            # NotFound adds no entry
+            await in_registry(self._registry.folder, check_name(model), version)
+            entry = self._models.setdefault(model, Model(model))
+            return await self._loading.find(entry, version)
+        except BundleError as error:
+            problem = f"version {version} of {model} cannot be served: {error}"
+            raise Unavailable(problem) from error
+
+    def ready(self) -> set[str]:
+        """Models that answer now."""
+        return set(self.versions())
+
+    def versions(self) -> dict[str, int]:
+        """By model that answers now, which version does."""
+        models = self._models.items()
+        return {name: entry.current.version for name, entry in models if entry.current}
+
+    def in_memory(self, model: str) -> list[Loaded]:
+        """Versions that can answer at once, oldest first."""
+        entry = self._models.get(model)
+        found = {loaded.version: loaded for loaded in entry.versions()} if entry else {}
+        return [loaded for _, loaded in sorted(found.items())]
+
+    def problems(self) -> dict[str, str]:
+        """Why a model does not follow its promoted version."""
+        return {name: entry.problem for name, entry in self._models.items() if entry.problem}
+
+    def candidate(self, model: str) -> tuple[Candidacy | None, str]:
+        """The candidate that is tried here, and why it is not the one that the registry names."""
+        entry = self._models.get(model)
+        return (entry.candidate, entry.candidate_trouble.problem) if entry else (None, "")
+
+    def queue_depth(self, model: str) -> int:
+        """Images that wait for any version; whoever scrapes asks from another thread."""
+        return sum(loaded.executor.n_awaited for loaded in self.in_memory(model))
+
+    def refusal(self, answer_s: float) -> Overloaded | None:
+        """Why no version takes an image that has to be answered in `answer_s` seconds; None if one
+        may, as each has a queue of its own. The one before the live one is not asked: it is there
+        after every promotion, and next to nobody means it. It is counted as told; as a failure of a
+        version where there is but one, for nobody knows which one the others meant."""
+        refusal, full = None, set()
+        for entry in self._models.values():
+            for loaded in entry.wanted():
+                if not (refusal := loaded.executor.refusal(answer_s)):
+                    return None
+                full.add(loaded)
+        if refusal:
+            self._metrics.rejected.labels(refusal.reason).inc()
+        if refusal and len(full) == 1:
+            full.pop().counts.failed(refusal, 0)
+        return refusal
+
+    # Following
+
+    async def start(self, every_s: float) -> None:
+        """Every promoted version that can be loaded answers. Candidates are not waited for.
+
+        Args:
+            every_s: after which a registry that cannot be read is looked at again.
+        """
+        await self._follower.start(every_s)
+
+    async def refresh(self) -> None:
+        """Every model serves what the registry says, or keeps what it has and has a problem."""
+        await self._follower.take_up(candidates=True)
+
+    async def follow(self, every_s: float) -> None:
+        """Takes up every change of the registry until cancelled."""
+        await self._follower.follow(every_s)
+
+    async def close(self) -> None:
+        """Nothing is in memory any more."""
+        await self._loading.close()
+        await self.changes.close()
+        await self._follower.close()
+        for entry in self._models.values():
+            for loaded in set(entry.versions()):
+                await asyncio.to_thread(loaded.executor.close)
+        self._models.clear()
+
+
+def _explain_missing(name: str, entry: Model | None, served: set[str]) -> NoReturn:
+    if entry and entry.unloaded:
+        raise NotFound(f"{name} was unloaded on this server; load it again")
+    if entry and entry.trouble.problem:
+        raise Unavailable(f"{name} cannot be served: {entry.trouble.problem}")
+    if entry and entry.coming:
+        raise Unavailable(f"{name} is being loaded; try again in a moment")
+    known = ", ".join(sorted(served)[:5]) or "none"
+    raise NotFound(f"no promoted version of a model {name!r:.80}; models served: {known}")

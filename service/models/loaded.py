@@ -1,0 +1,68 @@
+"""A version in memory, for as long as somebody needs it."""
+
+import threading
+from typing import TYPE_CHECKING
+
+from registry.bundle import Bundle
+from service.execution.executor import Executor
+from service.execution.kind import Kind
+from service.execution.malloc import give_back
+from service.execution.plan import Plan
+from service.observability.metric_children import VersionCounts
+
+if TYPE_CHECKING:
+    from service.models.candidacy import Candidacy
+
+
+class Loaded:
+    """A version in memory. It counts its readers, and closes when told to and the last has gone."""
+
+    def __init__(
+        self,
+        version: int,
+        bundle: Bundle,
+        kind: Kind,
+        plan: Plan,
+        executor: Executor,
+        counts: VersionCounts,
+    ) -> None:
+        self.model = bundle.model
+        self.version = version
+        self.bundle = bundle
+        self.kind = kind
+        self.plan = plan
+        self.executor = executor
+        self.counts = counts
+        self.candidate: Candidacy | None = None  # what is tried beside it
+        self._readers = 0
+        self._retired = False
+        self._freed = False
+
+    def __enter__(self) -> "Loaded":
+        self._readers += 1
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._readers -= 1
+        self._free()
+
+    def retire(self) -> None:
+        """Its memory is freed once nobody uses it."""
+        self._retired = True
+        self._free()
+
+    def keep(self) -> None:
+        """It is needed after all: said by a reader, so that its memory is still there."""
+        self._retired = False
+
+    def _free(self) -> None:
+        if self._retired and not self._readers and not self._freed:
+            self._freed = True
+            self.counts.close()
+            # joining threads would hold up the event loop
+            threading.Thread(target=_unload, args=(self.executor,), name="unload").start()
+
+
+def _unload(executor: Executor) -> None:
+    executor.close()
+    give_back()

@@ -1,0 +1,186 @@
+"""From a published folder to a version that can answer: verify, open, prove, warm."""
+
+import logging
+import threading
+import time
+from concurrent.futures import Executor as Pool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from registry.bundle import FILES, Bundle, Precision, verify_bundle
+from service.execution.admission import Admission
+from service.execution.cpus import usable_cpus
+from service.execution.executor import Executor
+from service.execution.hardware import processors
+from service.execution.kind import Kind, kind_of
+from service.execution.malloc import give_back
+from service.execution.plan import Plan, Plans, is_quick, measure_plan
+from service.execution.providers import GPUS, Placement
+from service.execution.session import Session
+from service.execution.shapes import Run, batch_sizes, shaped
+from service.models.golden_check import check_golden, proving, warm
+from service.models.loaded import Loaded
+from service.observability.metric_children import VersionCounts
+from service.observability.metrics import Metrics
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one version takes on, see `Admission` and `Executor`."""
+
+    max_queue: int
+    max_queue_s: float
+    max_requests: int
+    max_bytes: int
+    max_wait_s: float
+
+
+class Loader:
+    """Knows how this server loads versions; `load` blocks and is called from a thread."""
+
+    def __init__(
+        self,
+        *,
+        placement: Placement,
+        precision: Literal["auto"] | Precision,
+        pinned: Plan | None,
+        max_batch: int | None,
+        plans: Plans,
+        limits: Limits,
+        pool: Pool,
+        metrics: Metrics,
+    ) -> None:
+        """
+        Args:
+            max_batch: images in a run, of a plan that is measured; None: what pays.
+            pool: decodes for versions that run batches.
+        """
+        self.placement = placement
+        self._precision = precision
+        self._pinned = pinned
+        self._max_batch = max_batch
+        self._plans = plans
+        self._limits = limits
+        self._pool = pool
+        self._metrics = metrics
+        self._measuring = threading.Lock()  # plans that are measured side by side are wrong
+        self._planned: dict[tuple[str, Kind], Plan] = {}  # by model; inherited ones are not here
+
+    def load(self, folder: Path, version: int) -> Loaded:
+        """The version, ready: its files are intact, its golden answers right, its memory warm.
+
+        Raises:
+            BundleError: it must not go live, and why.
+            Unavailable: the provider did not come up.
+        """
+        started = time.monotonic()
+        bundle = verify_bundle(folder)
+        if bundle.model != folder.parent.name:  # somebody has copied or renamed the folder
+            bundle = bundle.model_copy(update={"model": folder.parent.name})
+        kind = kind_of(folder, bundle, self.placement.provider, self._precision)
+        plan, origin, session = self._open(folder, bundle, kind)
+        sizes = batch_sizes(kind.provider, plan.batch, bundle.fixed_batch)
+        run = shaped(session.run, sizes)
+        check_golden(folder, bundle, kind, run)
+        warm(folder, run, bundle.image.size, sizes, plan.runs)
+        if origin != "inherited":
+            self._planned.pop((bundle.model, kind), None)  # which would keep the size of its file
+            self._planned[bundle.model, kind] = plan
+        counts = VersionCounts(self._metrics, bundle.model, version, bundle.labels)
+        executor = self._executor(run, kind, plan, counts, is_quick(run, bundle.image.size))
+        seconds = time.monotonic() - started
+        self._metrics.load_seconds.labels(bundle.model).observe(seconds)
+        facts = {
+            "model": bundle.model,
+            "version": version,
+            "file": FILES[kind.precision],
+            "provider": kind.provider,
+            "plan": str(plan),
+            "plan_is": origin,
+            "seconds": seconds,
+        }
+        log.info("version_loaded", extra=facts)
+        if session.elsewhere:  # their data are copied there and back, which nobody sees otherwise
+            log.warning("nodes_elsewhere", extra=facts | {"nodes": session.elsewhere})
+        give_back()  # the file as it was read, and the networks that were only measured
+        return Loaded(version, bundle, kind, plan, executor, counts)
+
+    def _open(self, folder: Path, bundle: Bundle, kind: Kind) -> tuple[Plan, str, Session]:
+        """The plan, how it came about, and the network opened for it."""
+        opened: dict[int, Session] = {}
+        file = FILES[kind.precision]
+        digest, hardware = bundle.files[file], processors(kind.provider)
+        placement = self.placement.of(digest, hardware)
+
+        def session(threads: int) -> Session:
+            if threads not in opened:
+                opened[threads] = Session(
+                    folder / file,
+                    bundle,
+                    placement=placement,
+                    threads=threads,
+                    precision=kind.precision,
+                )
+            return opened[threads]
+
+        def open_run(threads: int) -> Run:
+            run = proving(f"{bundle.model}/{folder.name}", session(threads).run)
+            return shaped(run, (kind.fixed_batch,)) if kind.fixed_batch else run
+
+        key = f"{digest} {kind.provider} {hardware}"
+        if self._max_batch:
+            key += f" {self._max_batch}"
+        if self._pinned:
+            plan, origin = self._pinned, "pinned"
+        elif hardware and (known := self._plans.get(key)):
+            plan, origin = known, "remembered"
+        elif inherited := self._inherited(bundle.model, kind):
+            plan, origin = inherited, "inherited"  # to measure would disturb what is live
+        else:
+            cpus, size = usable_cpus(), kind.size
+            batches = kind.fixed_batch, self._max_batch
+            with self._measuring:
+                plan = measure_plan(open_run, kind.provider, cpus, size, *batches)
+            # side by side, batches took more memory than the chosen plan ever will
+            smallest = np.zeros((kind.fixed_batch or 1, size, size, 3), np.uint8)
+            session(plan.threads).run_and_shrink(smallest)
+            if hardware:
+                self._plans.put(key, plan)
+            origin = "measured"
+        return plan, origin, session(plan.threads)
+
+    def _inherited(self, model: str, kind: Kind) -> Plan | None:
+        """The plan of what was loaded here before and is of this kind; of another model only where
+        the network says what it is, for two that do not may have their size alone in common."""
+        for (other, planned), plan in reversed(list(self._planned.items())):
+            if planned.same_as(kind) and (other == model or kind.backbone):
+                return plan
+        return None
+
+    def _executor(
+        self, run: Run, kind: Kind, plan: Plan, counts: VersionCounts, quick: bool
+    ) -> Executor:
+        limits = self._limits
+        # one by one they would be runs of one each, for which only a CPU has cores to spare
+        together = kind.provider in GPUS or plan.runs == 1
+        return Executor(
+            run,
+            runs=plan.runs,
+            batch=plan.batch,
+            admission=Admission(
+                max_queue=limits.max_queue,
+                max_queue_s=limits.max_queue_s,
+                max_requests=limits.max_requests,
+                max_bytes=limits.max_bytes,
+            ),
+            max_wait_s=limits.max_wait_s,
+            pool=self._pool,
+            observer=counts,
+            together=together,
+            quick=quick,
+        )

@@ -1,0 +1,181 @@
+"""What those who count on every request keep: looking a label up costs more than counting does."""
+
+import asyncio
+import math
+from collections.abc import Sequence
+
+from prometheus_client import Counter, Histogram
+
+from registry.errors import BadRequest, Expired, Overloaded
+from service.execution.work import Answer
+from service.observability.metrics import LIMITS, Metrics
+from service.observability.tracing import CURRENT
+from service.oip.statistics import Statistics
+
+# There from the first call on, or `rate` would not see the first failure.
+CODES = ("OK", "INTERNAL", "UNAVAILABLE", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED")
+REASONS = ("cancelled", "expired")
+# Of an image. Numbers that are none come from 16 bits that overflow, and would spoil every sum.
+OUTCOMES = ("ok", "bad_image", "not_a_number")
+REQUESTS = ("ok", "bad_request", "rejected", "cancelled", "error")  # the last is the version's own
+
+
+class RpcCounts:
+    """The calls of one method. It is shown from its first call on: most are never called."""
+
+    def __init__(self, metrics: Metrics, kind: str, service: str, method: str) -> None:
+        """`kind` is unary, server_stream and so on, as everybody's dashboards call it."""
+        self.service, self.method = service, method
+        self._labels = kind, service, method
+        self._metrics = metrics
+        self._handled: dict[str, Counter] = {}
+        self._started: Counter
+        self._seconds: Histogram
+
+    def _show(self) -> None:
+        self._started = self._metrics.rpcs_started.labels(*self._labels)
+        self._seconds = self._metrics.rpc_seconds.labels(*self._labels)
+        self._handled = {code: self._handled_as(code) for code in CODES}
+
+    def _handled_as(self, code: str) -> Counter:
+        return self._metrics.rpcs_handled.labels(*self._labels, code)
+
+    def begin(self) -> None:
+        """A call has come in."""
+        self._metrics.n_rpcs += 1
+        self._metrics.notes.note(self._begin)
+
+    def end(self, code: str, seconds: float, trace_id: str = "") -> None:
+        """It ends with this status; whoever reads OpenMetrics sees `trace_id` beside its bucket."""
+        self._metrics.n_rpcs -= 1
+        self._metrics.notes.note(self._end, code, seconds, trace_id)
+
+    def _begin(self) -> None:
+        if not self._handled:
+            self._show()
+        self._started.inc()
+
+    def _end(self, code: str, seconds: float, trace_id: str) -> None:
+        if code not in self._handled:
+            self._handled[code] = self._handled_as(code)
+        self._handled[code].inc()
+        self._seconds.observe(seconds, {"trace_id": trace_id} if trace_id else None)
+
+
+class VersionCounts:
+    """One version in memory. Its stages are counted by model, its answers by version too."""
+
+    def __init__(self, metrics: Metrics, model: str, version: int, classes: Sequence[str]) -> None:
+        self._metrics = metrics
+        self._note = metrics.notes.note
+        self._key = key = model, str(version)
+        self._decode = metrics.decode_seconds.labels(model)
+        self._queue = metrics.queue_seconds.labels(model)
+        self._compute = metrics.compute_seconds.labels(model)
+        self._encode = metrics.encode_seconds.labels(model)
+        self._batch_size = metrics.batch_size.labels(model)
+        self._rejected = {reason: metrics.rejected.labels(reason) for reason in LIMITS}
+        self._dropped = {reason: metrics.dropped.labels(model, reason) for reason in REASONS}
+        with metrics.showing:  # in a thread that loads, while the event loop may unload the same
+            metrics.in_memory[key] += 1
+            self._ok, self._bad, self._nan = (
+                metrics.images.labels(*key, outcome) for outcome in OUTCOMES
+            )
+            self._requests = {it: metrics.requests.labels(*key, it) for it in REQUESTS}
+            self._request = metrics.request_seconds.labels(*key)
+            self._confidence = metrics.confidence.labels(*key)
+            self._predictions = metrics.predictions.show(*key, classes)
+        self.statistics = Statistics()
+        self._open = True
+
+    # Called in the threads that do the work
+
+    def decoded(self, seconds: float) -> None:
+        """One image has been decoded."""
+        self._note(self._decode.observe, seconds)
+
+    def ran(self, n_images: int, queue_s: float, compute_s: float) -> None:
+        """A batch has run, whose oldest image had waited for `queue_s`."""
+        self.statistics.ran(n_images, compute_s)
+        self._note(self._count_run, n_images, queue_s, compute_s)
+
+    def dropped(self, reason: str, n_images: int) -> None:
+        """Images were not run: `cancelled` by their caller, or `expired` in the queue."""
+        self._dropped[reason].inc(n_images)
+
+    def rejected(self, reason: str) -> None:
+        """A request was turned away at a limit of this model."""
+        self._note(self._rejected[reason].inc)
+
+    # Called in the event loop
+
+    def answered(self, answers: Sequence[Answer]) -> None:
+        """Images have their answers, whatever becomes of the request."""
+        self._note(self._count_answers, answers)
+
+    def replied(self, began: float, answered_at: float, ended: float) -> None:
+        """A request had its answers and then its reply, at these moments of `time.perf_counter`."""
+        self._note(self._count_reply, ended - began, ended - answered_at)
+        if span := CURRENT.get():
+            span.stage("encode", answered_at, ended)
+
+    def failed(self, error: BaseException, seconds: float) -> None:
+        """A request was refused, given up or went wrong, after so long."""
+        self.statistics.failed(seconds)
+        self._note(self._requests[_outcome(error)].inc)
+
+    def close(self) -> None:
+        """Nothing of this version is shown any more, unless it was loaded again meanwhile; what
+        belongs to its model stays."""
+        if not self._open:
+            return
+        self._open = False
+        self._metrics.notes.settle()
+        with self._metrics.showing:
+            self._metrics.in_memory[self._key] -= 1
+            if self._metrics.in_memory[self._key]:
+                return
+            for outcome in OUTCOMES:
+                self._metrics.images.remove(*self._key, outcome)
+            for outcome in REQUESTS:
+                self._metrics.requests.remove(*self._key, outcome)
+            self._metrics.request_seconds.remove(*self._key)
+            self._metrics.confidence.remove(*self._key)
+            self._metrics.predictions.hide(*self._key)
+
+    # Called when the notes are settled
+
+    def _count_run(self, n_images: int, queue_s: float, compute_s: float) -> None:
+        self._batch_size.observe(n_images)
+        self._queue.observe(queue_s)
+        self._compute.observe(compute_s)
+
+    def _count_reply(self, request_s: float, encode_s: float) -> None:
+        self._requests["ok"].inc()
+        self._request.observe(request_s)
+        self._encode.observe(encode_s)
+
+    def _count_answers(self, answers: Sequence[Answer]) -> None:
+        for answer in answers:
+            if (probabilities := answer.probabilities) is None:
+                self._bad.inc()
+                continue
+            best = int(probabilities.argmax())  # the first that is no number, if there is one
+            if math.isnan(probabilities[best]):
+                self._nan.inc()
+                continue
+            self._ok.inc()
+            self._predictions[best] += 1
+            self._confidence.observe(float(probabilities[best]))
+
+
+def _outcome(error: BaseException) -> str:
+    match error:
+        case BadRequest():
+            return "bad_request"
+        case asyncio.CancelledError() | Expired():  # one of which a caller gets who set a deadline
+            return "cancelled"
+        case Overloaded():
+            return "rejected"
+        case _:
+            return "error"

@@ -1,0 +1,62 @@
+"""The protocol's index of models: one row for each version, under each of a model's names."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from tritonclient.grpc import service_pb2 as pb
+
+from registry.errors import BundleError, NotOffered
+from registry.store import Registry
+from service.models.live import Live
+from service.models.registry_calls import in_registry
+from service.oip.names import both_names
+
+READY, LOADING, UNAVAILABLE = "READY", "LOADING", "UNAVAILABLE"
+
+Message = Any  # the stubs of tritonclient come without types
+Row = tuple[str, str, str]  # version, state, reason
+
+
+async def index_message(live: Live, registry: Registry, request: Message) -> Message:
+    """Every model of the registry; with `request.ready` only what answers.
+
+    Raises:
+        NotOffered: a repository is named; there is one.
+        Unavailable: it cannot be read.
+    """
+    if request.repository_name:
+        raise NotOffered("there is one repository; leave repository_name empty")
+    known = await in_registry(_promoted_versions, registry)
+    index, problems = pb.RepositoryIndexResponse(), live.problems()
+    for model in sorted({*known, *problems}):
+        ready = [str(loaded.version) for loaded in live.in_memory(model)]
+        for version, state, reason in _rows(ready, known.get(model, ""), problems.get(model, "")):
+            for name in both_names(model):
+                if state == READY or not request.ready:
+                    index.models.add(name=name, version=version, state=state, reason=reason)
+    return index
+
+
+def _promoted_versions(registry: Registry) -> dict[str, str]:
+    """The promoted version of each model; empty where there is none."""
+    found = {}
+    for model in registry.models():
+        try:
+            pointer = registry.promoted(model)
+        except BundleError:  # the model then has a problem, which is the reason
+            pointer = None
+        found[model] = str(pointer[1].version) if pointer else ""
+    return found
+
+
+def _rows(ready: Sequence[str], promoted: str, problem: str) -> Iterator[Row]:
+    for version in ready:
+        yield version, READY, ""
+    if promoted in ready:
+        return
+    if problem:
+        yield promoted, UNAVAILABLE, problem
+    elif promoted:
+        yield promoted, LOADING, ""
+    elif not ready:  # nothing was ever promoted, nor asked for by its number
+        yield "", "", ""

@@ -1,0 +1,60 @@
+"""How the Open Inference Protocol calls models and versions."""
+
+from collections.abc import Callable
+
+from registry.errors import BadRequest, NotFound
+from registry.store import TENSOR_SUFFIX, check_name
+from service.models.candidacy import Content
+from service.models.live import Live
+from service.models.loaded import Loaded
+
+MAX_DIGITS = 18  # version numbers are signed and of 64 bits in every client
+
+
+def both_names(model: str) -> tuple[str, str]:
+    """The name that takes encoded images, and the one that takes pixels."""
+    return model, model + TENSOR_SUFFIX
+
+
+def split_name(name: str) -> tuple[str, bool]:
+    """The model, and whether this name of it takes pixels."""
+    if name.endswith(TENSOR_SUFFIX):
+        return name[: -len(TENSOR_SUFFIX)], True
+    return name, False
+
+
+def read_version(text: str) -> int | None:
+    """The version asked for; None for the promoted one.
+
+    Raises:
+        BadRequest: not a number.
+    """
+    if not text:
+        return None
+    if not (text.isascii() and text.isdecimal() and len(text) <= MAX_DIGITS):
+        raise BadRequest(f"model_version {text!r:.40} is not a positive integer")
+    return int(text)
+
+
+async def find(
+    live: Live, name: str, version: str, content: Callable[[], Content] = tuple
+) -> tuple[Loaded, bool]:
+    """The version that answers, and whether this name takes pixels.
+
+    Enter it (`with loaded:`) before the next await.
+
+    Args:
+        content: gives what is to be answered, which decides whether a candidate does it.
+
+    Raises:
+        BadRequest: the name can be none, or the version is no number.
+        NotFound: there is no such model or version.
+    """
+    model, takes_pixels = split_name(name)
+    try:
+        # clients have read the shapes of the live version in its metadata
+        found = await live.get(model, read_version(version), content, same_shape=True)
+        return found, takes_pixels
+    except NotFound as error:
+        check_name(model)
+        raise NotFound(f"Request for unknown model: {error}") from error

@@ -1,0 +1,176 @@
+"""The Open Inference Protocol v2 with Triton's extensions, on the same queue as our own API.
+
+A model `NAME` also answers as `NAME-tensor`: the one takes encoded images, the other pixels.
+"""
+
+from collections.abc import AsyncIterator, Callable
+from importlib import metadata
+from typing import Any, NoReturn
+
+from tritonclient.grpc import service_pb2 as pb
+from tritonclient.grpc import service_pb2_grpc as pb_grpc
+
+from registry.errors import NotFound, NotOffered, Unavailable
+from registry.store import Registry
+from service.calls import as_told, left_s
+from service.models.live import Live
+from service.oip.index import index_message
+from service.oip.inference import Inference
+from service.oip.messages import config_message, metadata_message, statistics_message
+from service.oip.names import both_names, find, read_version, split_name
+from service.status import message_of
+from service.streams import in_order
+
+PROTOCOL = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
+NAME = "unfreeze"
+EXTENSIONS = (
+    "classification",
+    "model_repository",
+    "schedule_policy",
+    "model_configuration",
+    "binary_tensor_data",
+    "parameters",
+    "statistics",
+)
+ERRORS_AS_STATUS = ("triton_grpc_error", "true")  # a header: an error ends the stream
+LAST = "triton_final_response"  # clients of streams look for it, though each has but one response
+
+# The stubs of tritonclient come without types.
+Message = Any
+Context = Any
+
+
+class Protocol(pb_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
+    """What anybody may call. Loading and unloading belong to `ModelControl`."""
+
+    def __init__(
+        self,
+        live: Live,
+        registry: Registry,
+        inference: Inference,
+        *,
+        max_images: int,
+        max_wait_us: int,
+        is_ready: Callable[[], bool],
+    ) -> None:
+        """
+        Args:
+            max_images: in a request.
+            max_wait_us: how long an image may wait for others to make up a batch, microseconds.
+            is_ready: whether this server wants requests, or is about to stop.
+        """
+        self._live = live
+        self._registry = registry
+        self._inference = inference
+        self._max_images = max_images
+        self._max_wait_us = max_wait_us
+        self._is_ready = is_ready
+
+    # The server
+
+    async def ServerLive(self, request: Message, context: Context) -> Message:
+        return pb.ServerLiveResponse(live=True)
+
+    async def ServerReady(self, request: Message, context: Context) -> Message:
+        return pb.ServerReadyResponse(ready=self._is_ready())
+
+    async def ServerMetadata(self, request: Message, context: Context) -> Message:
+        return pb.ServerMetadataResponse(name=NAME, version=_own_version(), extensions=EXTENSIONS)
+
+    # The models
+
+    async def ModelReady(self, request: Message, context: Context) -> Message:
+        """Whether it answers at once. A version that would be loaded first is not ready, as with
+        Triton; whoever asks for its metadata has it loaded, and it is."""
+        model, _ = split_name(request.name)
+        version = read_version(request.version)
+        if version is None:
+            return pb.ModelReadyResponse(ready=model in self._live.ready())
+        versions = [loaded.version for loaded in self._live.in_memory(model)]
+        return pb.ModelReadyResponse(ready=version in versions)
+
+    async def ModelMetadata(self, request: Message, context: Context) -> Message:
+        loaded, takes_pixels = await find(self._live, request.name, request.version)
+        versions = [other.version for other in self._live.in_memory(loaded.model)]
+        return metadata_message(request.name, takes_pixels, loaded, versions)
+
+    async def ModelConfig(self, request: Message, context: Context) -> Message:
+        loaded, takes_pixels = await find(self._live, request.name, request.version)
+        limits = self._max_images, self._max_wait_us
+        return pb.ModelConfigResponse(
+            config=config_message(request.name, takes_pixels, loaded, *limits)
+        )
+
+    async def ModelStatistics(self, request: Message, context: Context) -> Message:
+        version = read_version(request.version)
+        models = [split_name(request.name)[0]] if request.name else sorted(self._live.ready())
+        found = [
+            statistics_message(name, loaded)
+            for model in models
+            for name in ([request.name] if request.name else both_names(model))
+            for loaded in self._live.in_memory(model)
+            if version in (None, loaded.version)
+        ]
+        if request.name and not found:
+            wanted = f"{request.name!r:.80} {request.version}".strip()
+            raise NotFound(f"Request for unknown model: {wanted} is not in memory")
+        return pb.ModelStatisticsResponse(model_stats=found)
+
+    async def RepositoryIndex(self, request: Message, context: Context) -> Message:
+        return await index_message(self._live, self._registry, request)
+
+    # Inference
+
+    async def ModelInfer(self, request: Message, context: Context) -> Message:
+        return await self._inference.infer(request, left_s(context))
+
+    async def ModelStreamInfer(
+        self, request_iterator: AsyncIterator[Message], context: Context
+    ) -> AsyncIterator[Message]:
+        as_status = ERRORS_AS_STATUS in [tuple(pair) for pair in context.invocation_metadata()]
+        outcome = self._infer_in_stream if as_status else self._outcome
+        async with in_order(request_iterator, outcome) as responses:
+            async for response in responses:
+                yield response
+
+    async def _infer_in_stream(self, request: Message) -> Message:
+        response = await self._inference.infer(request)
+        response.parameters[LAST].bool_param = True
+        return pb.ModelStreamInferResponse(infer_response=response)
+
+    async def _outcome(self, request: Message) -> Message:
+        """The response, or the error that answers for it while the stream goes on."""
+        try:
+            return await self._infer_in_stream(request)
+        except Exception as error:
+            answer = pb.ModelInferResponse(id=request.id)
+            message = message_of(as_told(error, "ModelStreamInfer"))
+            return pb.ModelStreamInferResponse(error_message=message, infer_response=answer)
+
+    # What is not here
+
+    async def RepositoryModelLoad(self, request: Message, context: Context) -> NoReturn:
+        raise Unavailable(
+            "models are loaded and unloaded on the administrative listener (--admin-port)"
+        )
+
+    RepositoryModelUnload = RepositoryModelLoad
+
+    async def _shared_memory(self, request: Message, context: Context) -> NoReturn:
+        raise NotOffered("shared memory is not offered; send tensors in raw_input_contents")
+
+    SystemSharedMemoryStatus = SystemSharedMemoryRegister = _shared_memory
+    CudaSharedMemoryStatus = CudaSharedMemoryRegister = _shared_memory
+    SystemSharedMemoryUnregister = CudaSharedMemoryUnregister = _shared_memory
+
+    async def _settings(self, request: Message, context: Context) -> NoReturn:
+        raise NotOffered("trace and log settings are given to the server when it starts")
+
+    TraceSetting = LogSettings = _settings
+
+
+def _own_version() -> str:
+    try:
+        return metadata.version("unfreeze")
+    except metadata.PackageNotFoundError:  # run from a checkout that is not installed
+        return "0"

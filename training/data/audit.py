@@ -1,0 +1,123 @@
+"""A data set looked over before training. It tells, and deletes nothing."""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
+from pathlib import Path
+
+from registry.errors import BadImage, DataError
+from registry.images import UInt8Array, prepare
+from training.data.dataset import Dataset, assemble, list_items
+from training.data.decoded import Decoded
+from training.data.inspecting import THREADS, identify
+from training.data.items import Item, passed_over
+from training.data.near_duplicates import SPEC, look_at
+from training.data.problems import Problem, odd_pictures, parted, repeated, unbalanced, unusable
+from training.settings import Settings
+
+
+@dataclass(frozen=True)
+class Audit:
+    """Everything there is to tell of a data set."""
+
+    root: Path
+    items: tuple[Item, ...]  # that could be read
+    looks: tuple[UInt8Array, ...]  # as `look_at` gives them
+    unreadable: tuple[str, ...] = ()
+    passed_over: tuple[Path, ...] = ()  # pictures in formats that are not read
+    refusal: str = ""  # why a training would not begin
+
+    def name(self, row: int) -> str:
+        path = self.items[row].path
+        return str(path.relative_to(self.root) if path.is_relative_to(self.root) else path)
+
+    @cached_property
+    def counts(self) -> dict[str, Counter[str]]:
+        """How many images of each class are in each part."""
+        counts: dict[str, Counter[str]] = defaultdict(Counter)
+        for item in self.items:
+            for label in item.labels:
+                counts[label][item.part or "not split"] += 1
+        learnt = {label for label, parts in counts.items() if set(parts) != {"test"}}
+        if learnt:  # what test images alone are called is no class
+            counts = {label: parts for label, parts in counts.items() if label in learnt}
+        return dict(sorted(counts.items()))
+
+    @cached_property
+    def problems(self) -> tuple[Problem, ...]:
+        """The severe ones first."""
+        found = [
+            *unusable(self.refusal, self.unreadable, self.passed_over),
+            *repeated(self.items, self.looks),
+            *odd_pictures(self.items, self.looks),
+            *parted(self.items),
+            *unbalanced(self.counts),
+        ]
+        return tuple(sorted(found, key=lambda problem: not problem.severe))
+
+
+def audit_source(
+    source: Path,
+    settings: Settings,
+    *,
+    cache: Path | None = None,
+    begin: Callable[[int], None] = lambda n: None,
+    advance: Callable[[int], None] = lambda n: None,
+) -> Audit:
+    """The audit of everything at `source`, each image decoded.
+
+    Args:
+        begin, advance: told how many images there are, and how many have been read since.
+
+    Raises:
+        DataError: there is nothing to audit.
+    """
+    root, listed = list_items(source, settings.layout(), cache=cache)
+    begin(len(listed))
+    items, looks, unreadable = [], [], []
+    with ThreadPoolExecutor(THREADS) as pool:
+        for item, seen in zip(listed, pool.map(_look, listed), strict=True):
+            if isinstance(seen, str):
+                unreadable.append(f"{item.path}: {seen}")
+            else:
+                items.append(seen[0])
+                looks.append(seen[1])
+            advance(1)
+    refusal = ""
+    try:
+        dataset = assemble(
+            root, source, items, unreadable, settings.task, settings.split_rule(), {}
+        )
+        # a table may name a file twice, with other labels each time
+        parts = {(item.path, item.labels): item for item in dataset.items}
+        tests = {item.path: item for item in dataset.tests}
+        items = [parts.get((item.path, item.labels)) or tests[item.path] for item in items]
+    except DataError as error:
+        refusal = str(error)
+    return Audit(root, tuple(items), tuple(looks), tuple(unreadable), passed_over(source), refusal)
+
+
+def _look(item: Item) -> tuple[Item, UInt8Array] | str:
+    try:
+        encoded = item.path.read_bytes()
+        return identify(item, encoded), look_at(prepare(encoded, SPEC))
+    except (OSError, BadImage) as error:
+        return str(error)
+
+
+def audit_decoded(
+    source: Path, dataset: Dataset, decoded: Decoded, tests: Decoded | None = None
+) -> Audit:
+    """The same of images that are decoded anyway.
+
+    Args:
+        tests: the test part's pixels, if there is one; what it shares with other parts is told.
+    """
+    pixels = chain(decoded.pixels, tests.pixels if tests else ())
+    with ThreadPoolExecutor(THREADS) as pool:
+        looks = tuple(pool.map(look_at, pixels))
+    items = (*dataset.items, *dataset.tests)
+    return Audit(dataset.root, items, looks, dataset.left_out, passed_over(source))

@@ -1,0 +1,245 @@
+"""A data set: audited images, their labels, and the part that each belongs to."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import MappingProxyType
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from registry.bundle import Task
+from registry.errors import DataError
+from registry.images import Float32Array
+from training.data.grouping import group_by_path
+from training.data.inspecting import inspect
+from training.data.items import (
+    BY_HASH,
+    PLAIN,
+    TABLES,
+    Item,
+    Layout,
+    Part,
+    SplitRule,
+    check_there,
+    check_within,
+    list_folder,
+)
+from training.data.labels import check_labels, detect_task, label_tests
+from training.data.parquet import SEPARATOR, packed_files, unpack
+from training.data.split import check_parts, count_kept, split, unit_names
+from training.data.table import list_table
+
+AskedTask = Literal["auto", "single", "multi"]
+Rows = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Audited, labelled images, each in one part; order and labels are sorted and final. Test
+    images keep the order in which a table names them."""
+
+    root: Path
+    items: tuple[Item, ...]
+    labels: tuple[str, ...]
+    task: Task
+    left_out: tuple[str, ...] = ()  # unreadable files, with the reason
+    tests: tuple[Item, ...] = ()  # answered once, in the end; before, no more than audited
+    n_kept: int = 0  # items in the part that an earlier split gave them
+    n_elsewhere: int = 0  # of those, that would be in the other one if all were drawn now
+
+    @cached_property
+    def targets(self) -> Float32Array:
+        """[n,classes], one where the item has the label."""
+        place = {label: index for index, label in enumerate(self.labels)}
+        targets = np.zeros((len(self.items), len(self.labels)), dtype=np.float32)
+        for row, item in enumerate(self.items):
+            for label in item.labels:
+                targets[row, place[label]] = 1
+        return targets
+
+    @cached_property
+    def weights(self) -> Float32Array:
+        """[n], how much each item counts in learning."""
+        return np.array([item.weight for item in self.items], dtype=np.float32)
+
+    @cached_property
+    def units(self) -> tuple[str, ...]:
+        """What each item is never parted from: its group, or else all images of its content."""
+        names = unit_names(self.items)
+        return tuple(names[item.sha256] for item in self.items)
+
+    def rows(self, part: Part) -> Rows:
+        """Row numbers of a part, ascending."""
+        return np.array([row for row, item in enumerate(self.items) if item.part == part])
+
+    @cached_property
+    def scored_tests(self) -> Rows:
+        """Row numbers of the test images whose labels are known. Where an image may have several,
+        none are as good a label as in the other parts, unless no test image has any."""
+        if not any(item.labels for item in self.tests):
+            return np.zeros(0, np.int64)
+        known = [
+            (self.task == "multi" or len(item.labels) == 1) and set(item.labels) <= set(self.labels)
+            for item in self.tests
+        ]
+        return np.flatnonzero(known)
+
+    @cached_property
+    def unscored_tests(self) -> str:
+        """How many test images have no labels to score them by, and one of them, for people."""
+        scored = set(self.scored_tests)
+        others = [item for row, item in enumerate(self.tests) if row not in scored]
+        if not others or len(others) == len(self.tests):
+            return "none labelled with one of these classes" if others else ""
+        one = max(others, key=lambda item: bool(item.labels))
+        labels = f"{' '.join(one.labels)!r} is no class here" if one.labels else "it has no label"
+        return f"{len(others)} of them not scored, such as {one.path}: {labels}"
+
+    def summary(self) -> str:
+        """One line for people: how many images of each class are in each part."""
+        counts = Counter((label, item.part) for item in self.items for label in item.labels)
+        shown = [f"{name} {counts[name, 'train']}+{counts[name, 'valid']}" for name in self.labels]
+        more = f", and {len(shown) - 10} more" if len(shown) > 10 else ""
+        files = "file" if len(self.left_out) == 1 else "files"
+        left_out = f"; {len(self.left_out)} unreadable {files} left out" if self.left_out else ""
+        left_out += f"; {len(self.tests)} test images for the end" if self.tests else ""
+        left_out += f", {self.unscored_tests}" if self.unscored_tests else ""
+        unheld = [name for name in self.labels if not counts[name, "valid"]]
+        if unheld:
+            others = f" and {len(unheld) - 1} others have" if len(unheld) > 1 else " has"
+            left_out += f"; {unheld[0]!r}{others} no held-out images, so no score speaks of them"
+        return (
+            f"{len(self.rows('train'))} images to learn from + {len(self.rows('valid'))} held out, "
+            f"{self.task}-label: {', '.join(shown[:10])}{more}{left_out}"
+        )
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over every image's content, labels, part and weight, in order."""
+        digest = hashlib.sha256()
+        for item in self.items:
+            weight = f" {item.weight}" if item.weight != 1 else ""
+            digest.update(f"{item.sha256} {item.part} {item.labels}{weight}\n".encode())
+        return digest.hexdigest()
+
+
+def read_dataset(
+    source: Path,
+    *,
+    task: AskedTask = "auto",
+    layout: Layout = PLAIN,
+    rule: SplitRule = BY_HASH,
+    max_unreadable: int = 0,
+    within: Sequence[Path] = (),
+    known_parts: Mapping[str, Part] | None = None,
+    cache: Path | None = None,
+    damaged: Mapping[Path, str] = MappingProxyType({}),
+    advance: Callable[[int], None] = lambda n: None,
+) -> Dataset:
+    """The data set at `source`, audited and split.
+
+    Args:
+        within: folders that every file must lie in, links followed; none: anywhere.
+        known_parts: the part of images by SHA-256, from an earlier split: they keep it, so that
+            nothing a promoted version learnt from becomes held-out, or the other way round.
+        cache: where a Parquet file's images are unpacked; none: beside it.
+        damaged: files that were found to be, behind their header, with the reasons.
+        advance: told how many files have been read since its last call.
+
+    Raises:
+        DataError: nothing to train on; says which file or class, and what to do.
+    """
+    root, listed = list_items(source, layout, cache=cache, within=within)
+    audited, left_out = inspect(listed, advance, damaged)
+    if len(left_out) > max_unreadable:
+        raise DataError(
+            f"{len(left_out)} of {len(listed)} files cannot be read: "
+            f"{'; '.join(left_out[:5])}. Repair or remove them, or allow it with "
+            f"max_unreadable={len(left_out)}"
+        )
+    return assemble(root, source, audited, left_out, task, rule, known_parts or {})
+
+
+def assemble(
+    root: Path,
+    source: Path,
+    audited: Sequence[Item],
+    left_out: Sequence[str],
+    task: AskedTask,
+    rule: SplitRule,
+    known_parts: Mapping[str, Part],
+) -> Dataset:
+    """The data set of images that were read, each in one part.
+
+    Raises:
+        DataError: it cannot be trained on.
+    """
+    items = [item for item in audited if item.part != "test"]
+    kind, labels = _task_and_labels(items, task, source)
+    if kind == "multi" and any(item.weight != 1 for item in items):
+        raise DataError(
+            f"{source}: images with several labels cannot have a weight; leave the column empty"
+        )
+    kept = count_kept(items, rule, known_parts)
+    items = sorted(split(items, rule, known_parts), key=lambda item: item.path)
+    check_parts(items, labels)
+    tests = label_tests((item for item in audited if item.part == "test"), labels)
+    return Dataset(root, tuple(items), labels, kind, tuple(left_out), tuple(tests), *kept)
+
+
+def check_listed(source: Path, layout: Layout, task: AskedTask) -> None:
+    """What can be known of `source` before a file is read speaks for a training. Of Parquet files
+    that is nothing: they have to be unpacked.
+
+    Raises:
+        DataError: there are no images, or fewer than two classes.
+    """
+    check_there(source)
+    if not packed_files(source):
+        _, listed = list_items(source, layout)
+        _task_and_labels([item for item in listed if item.part != "test"], task, source)
+
+
+def _task_and_labels(
+    items: Sequence[Item], task: AskedTask, source: Path
+) -> tuple[Task, tuple[str, ...]]:
+    kind: Task = detect_task(items, source) if task == "auto" else task
+    return kind, check_labels(items, kind, source)
+
+
+def list_items(
+    source: Path,
+    layout: Layout = PLAIN,
+    *,
+    cache: Path | None = None,
+    within: Sequence[Path] = (),
+) -> tuple[Path, list[Item]]:
+    """Every image of `source`, and the folder that their names are relative to."""
+    if packed := packed_files(source):
+        beside = source if source.is_dir() else source.parent
+        test = str(beside.absolute() / layout.test) if layout.test else ""
+        if within:
+            check_within([*packed, beside / test], within)
+        table = unpack(packed, cache or packed[0].parent)
+        unpacked = Layout(separator=SEPARATOR, group=layout.group, test=test)
+        return table.parent, list_table(table, unpacked)
+    if source.suffix.lower() in TABLES:
+        root, items = source.parent, list_table(source, layout, within)
+    elif source.is_file():
+        raise DataError(
+            f"{source}: a file that is no table; give a folder of class folders, a CSV or TSV of "
+            "file,label, or Parquet files"
+        )
+    else:
+        if within:
+            check_within([source / layout.test], within)
+        root, items = source, list_folder(source, layout)
+        items = group_by_path(items, root, layout.group) if layout.group else items
+    if within:
+        check_within([item.path for item in items], within)
+    return root, items

@@ -1,0 +1,52 @@
+"""Every file of a data set, read once: its digest and what its header says, or what is wrong."""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
+
+from registry.errors import BadImage
+from registry.images import image_info
+from training.data.items import Facts, Item
+
+THREADS = 4  # reading is mostly waiting, and Pillow releases the interpreter's lock
+
+
+def inspect(
+    items: Sequence[Item],
+    advance: Callable[[int], None] = lambda n: None,
+    damaged: Mapping[Path, str] = MappingProxyType({}),
+) -> tuple[list[Item], list[str]]:
+    """Items with their digest and facts, and a line for each file that is not an image."""
+
+    def look(item: Item) -> Item | str:
+        return damaged.get(item.path) or _inspect(item)
+
+    good, bad = [], []
+    with ThreadPoolExecutor(THREADS) as pool:
+        for item, seen in zip(items, pool.map(look, items), strict=True):
+            if isinstance(seen, str):
+                bad.append(f"{item.path}: {seen}")
+            else:
+                good.append(seen)
+            advance(1)
+    return good, bad
+
+
+def _inspect(item: Item) -> Item | str:
+    try:
+        return identify(item, item.path.read_bytes())
+    except (OSError, BadImage) as error:
+        return str(error)
+
+
+def identify(item: Item, encoded: bytes) -> Item:
+    """The item with its digest and facts.
+
+    Raises:
+        BadImage: its header is not an image's.
+    """
+    facts = Facts(*image_info(encoded), n_bytes=len(encoded))
+    return replace(item, sha256=hashlib.sha256(encoded).hexdigest(), facts=facts)

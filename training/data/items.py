@@ -1,0 +1,220 @@
+"""Which images there are, and what is said of them: folders and tables, listed.
+
+PATH/train/<class>/…, PATH/valid/<class>/…     the parts are given; test/ may stand beside them
+PATH/train/<class>/…                           the same, but what is held out is drawn
+PATH/<class>/…                                 the parts are drawn
+PATH.csv, PATH.tsv, PATH.parquet               one row an image; see `training/data/table.py`
+
+Hidden files and folders are no images: macOS leaves `._1.jpg` beside 1.jpg, Jupyter copies of its
+own in `.ipynb_checkpoints`.
+"""
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NoReturn
+
+from registry.errors import DataError
+
+Part = Literal["train", "valid", "test"]
+Drawing = Literal["hash", "stratified", "cv", "blocks"]
+TABLES = {".csv", ".tsv"}
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
+OTHERS = {".avif", ".bmp", ".dcm", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".tif", ".tiff"}
+PARTS: dict[str, Part] = {
+    "train": "train",
+    "valid": "valid",
+    "validation": "valid",
+    "val": "valid",
+    "test": "test",
+}
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What an image's header says."""
+
+    width: int
+    height: int
+    mode: str  # as Pillow names it: RGB, L, I;16, CMYK, P, …
+    format: str
+    n_bytes: int
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image; several labels only in a multi-label task, none perhaps in the test part."""
+
+    path: Path
+    labels: tuple[str, ...]
+    part: Part | None
+    sha256: str = ""
+    group: str = ""  # images of one group are never parted
+    weight: float = 1.0  # how much it counts in learning; scores count every image once
+    facts: Facts | None = None  # once the file has been read
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What files and tables do not say of themselves."""
+
+    images: str = ""  # the folder that a table's names are in, relative to the table
+    suffix: str = ""  # what the names in a table lack, such as .jpg
+    header: bool = True  # the table's first line names its columns
+    separator: str = " "  # between the labels of a row; empty: a row has one label
+    # a column, or a regular expression for the group's name in a path: training/data/grouping.py
+    group: str = ""
+    test: str = ""  # a folder of images to answer in the end; train/ has test/ beside it anyway
+
+
+@dataclass(frozen=True)
+class SplitRule:
+    """How parts are drawn where nobody gives them."""
+
+    kind: Drawing = "hash"
+    valid_fraction: float = 0.2
+    seed: int = 42
+    fold: int = 0  # of cv and blocks: which share of the images is held out
+
+
+PLAIN = Layout()
+BY_HASH = SplitRule()
+
+
+def check_there(source: Path) -> None:
+    """Raises DataError if there is nothing at `source`."""
+    if not source.exists():
+        raise DataError(
+            f"{source}: no such folder or file; give a folder of class folders, a CSV or TSV, or "
+            "Parquet files"
+        )
+
+
+def list_folder(root: Path, layout: Layout = PLAIN) -> list[Item]:
+    """Every image below class folders, and of the test folder if there is one; none is opened.
+
+    Drawn ones come in the order of their file names, whatever their class; others by path.
+
+    Raises:
+        DataError: there is none, or the layout is not one of those above.
+    """
+    check_there(root)
+    given = _part_folders(root)
+    test = root / layout.test if layout.test else given.get("test")
+    tests = list_test(test) if test else []
+    if "valid" in given:
+        return (
+            _list_classes(given["train"], "train") + _list_classes(given["valid"], "valid") + tests
+        )
+    drawn = _list_classes(given.get("train", root), None, test)
+    drawn.sort(key=lambda item: (_natural(item.path.name), item.path))
+    return drawn + tests
+
+
+def _part_folders(root: Path) -> dict[Part, Path]:
+    """The folders of the parts below `root`, whatever their capitals; none if it has class folders,
+    one of which may be called train, like the vehicle."""
+    folders = _folders(root)
+    names = {folder.name.casefold(): folder for folder in folders}
+    found: dict[Part, Path] = {}
+    for name, part in PARTS.items():
+        if name in names:
+            found.setdefault(part, names[name])
+    if "train" not in found:
+        return {}
+    others = [folder.name for folder in folders if folder not in found.values()]
+    if not _folders(found["train"]):
+        if others and len(found) == 1:
+            return {}
+        raise DataError(
+            f"{found['train']}: no class folders; put the images of each class into one, or name "
+            f"them in a CSV of file,label, with the setting images={found['train'].name}"
+        )
+    if "valid" not in found and others:
+        raise DataError(
+            f"{root}: there is {found['train'].name}/ but no valid/, and beside it {others[0]}/; "
+            "call the held-out part valid, or put all classes into folders side by side"
+        )
+    return found
+
+
+def passed_over(source: Path) -> tuple[Path, ...]:
+    """Pictures below a folder in formats that are not read; none of a table, which names its
+    files, and none behind links, which nobody has checked to stay within what may be trained on."""
+    return tuple(_files(source, OTHERS, links=False)) if source.is_dir() else ()
+
+
+def list_test(folder: Path) -> list[Item]:
+    """The images to answer in the end; labelled with the folder below `folder` that they are in."""
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder of test images; change the setting test")
+    return [Item(path, path.relative_to(folder).parts[:-1][:1], "test") for path in _images(folder)]
+
+
+def _list_classes(root: Path, part: Part | None, without: Path | None = None) -> list[Item]:
+    folders = [folder for folder in _folders(root) if folder != without]
+    items = [Item(path, (folder.name,), part) for folder in folders for path in _images(folder)]
+    if not items:
+        beside = sum(path.suffix.lower() in SUFFIXES for path in root.iterdir())
+        there = f"{beside} images, but none in a folder of its class" if beside else "no images"
+        raise DataError(
+            f"{root}: {there}; put JPEG, PNG or WebP files into one folder for each class, or name "
+            "them in a CSV of file,label"
+        )
+    return items
+
+
+def _folders(root: Path) -> list[Path]:
+    return sorted(path for path in root.iterdir() if path.is_dir() and path.name[0] != ".")
+
+
+def _images(folder: Path) -> list[Path]:
+    return _files(folder, SUFFIXES, links=True)
+
+
+def _files(folder: Path, suffixes: set[str], *, links: bool) -> list[Path]:
+    """Those with one of the suffixes, sorted; with `links` also in linked folders, but each folder
+    once. Hidden ones, and those in hidden folders, are not among them.
+
+    Raises:
+        DataError: a folder cannot be looked into.
+    """
+    found, seen = [], set()
+    for where, folders, names in os.walk(folder, followlinks=links, onerror=_closed):
+        real = os.path.realpath(where)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if name[0] != ".")
+        paths = (Path(where, name) for name in names if name[0] != ".")
+        found += [path for path in paths if path.suffix.lower() in suffixes]
+    return sorted(found)
+
+
+def _closed(error: OSError) -> NoReturn:
+    raise DataError(
+        f"{error.filename}: cannot be looked into ({error.strerror}); let this user read it, or "
+        "move it away"
+    ) from error
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """A key by which cell2 comes before cell10."""
+    return [(int(digits or 0), text) for text, digits in re.findall(r"(\D*)(\d*)", name)]
+
+
+def check_within(paths: Sequence[Path], folders: Sequence[Path]) -> None:
+    """Raises DataError if one of `paths` lies outside all of `folders`, links followed."""
+    roots = [folder.resolve() for folder in folders]
+    for given in paths:
+        if not is_within(given, roots):
+            raise DataError(f"{given}: lies outside the folders that may be trained on")
+
+
+def is_within(path: Path, folders: Sequence[Path]) -> bool:
+    """Whether `path` lies in one of `folders`, links followed."""
+    real = path.resolve()
+    return any(real.is_relative_to(folder.resolve()) for folder in folders)

@@ -1,0 +1,191 @@
+"""What can be wrong with a data set's images, and how it is told."""
+
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from registry.images import UInt8Array
+from training.data.items import Item
+from training.data.near_duplicates import Rows, alike, is_blank
+
+TINY = 32  # pixels of the shorter side: little for a network to see
+HUGE = 40_000_000  # pixels: slow to decode, and rarely worth it
+DIM = 16  # levels of 256: as bright as what 12 bits, stored in 16, can come to
+FEW = 5  # images of a class, below which neither learning nor scoring it can be trusted
+LISTED = 300  # of the pairs that look alike in one way
+UNEVEN = 10  # times as many images in the largest class as in the smallest
+
+HOW = {"equal": "the same image", "alike": "images that look alike"}
+REPEATED = {
+    "conflict": "{how} with different labels: {n}",
+    "leak": "{how} in more than one part, which flatters the score: {n}",
+    "repeat": "{how} more than once in the same class and part: {n}",
+}
+PICTURES = {
+    "tiny": f"less than {TINY} pixels wide or high: {{n}}",
+    "huge": f"more than {HUGE // 1_000_000} million pixels, slow to decode: {{n}}",
+    "blank": "of one colour: {n}",
+    "dim": "16-bit pictures that use the lower 12 bits or fewer, so they are nearly black; scale "
+    "them to 16 bits: {n}",
+}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One kind of fault, with what has it."""
+
+    kind: str
+    text: str  # one sentence
+    severe: bool  # spoils the training or its score; others are worth knowing
+    rows: tuple[
+        tuple[int, ...], ...
+    ] = ()  # of the audit's items; several where they belong together
+    files: tuple[str, ...] = ()  # of those that are no items, with the reason
+    n_unlisted: int = 0  # more of them, which are counted alone
+
+
+def unusable(
+    refusal: str, unreadable: tuple[str, ...], passed_over: tuple[Path, ...]
+) -> list[Problem]:
+    """Why a training would not begin, and the files that it would do without."""
+    found = []
+    if refusal:
+        found.append(Problem("refused", f"a training would not begin: {refusal}", True))
+    if unreadable:
+        text = f"files that cannot be read: {len(unreadable)}"
+        found.append(Problem("unreadable", text, True, files=unreadable))
+    if passed_over:
+        text = (
+            "pictures that are not JPEG, PNG or WebP, and passed over; save them as PNG: "
+            f"{len(passed_over)}"
+        )
+        found.append(Problem("passed over", text, True, files=tuple(map(str, passed_over))))
+    return found
+
+
+def repeated(items: Sequence[Item], looks: Sequence[UInt8Array]) -> list[Problem]:
+    """Equal images and those that look alike; each pair is told once, at its worst. Of pairs that
+    look alike all are counted, and the first are listed."""
+    found = []
+    for how, (counts, listed) in (("equal", _equal(items)), ("alike", _alike(items, looks))):
+        for relation, n in sorted(counts.items()):
+            text = REPEATED[relation].format(n=n, how=HOW[how])
+            rows, severe = tuple(listed[relation]), relation != "repeat"
+            found.append(Problem(f"{how} {relation}", text, severe, rows, n_unlisted=n - len(rows)))
+    return found
+
+
+# how many there are of each relation, and the rows of those that are listed
+Repeats = tuple[Counter[str], dict[str, list[tuple[int, ...]]]]
+
+
+def _equal(items: Sequence[Item]) -> Repeats:
+    by_content: dict[str, list[int]] = defaultdict(list)
+    for row, item in enumerate(items):
+        by_content[item.sha256].append(row)
+    listed: dict[str, list[tuple[int, ...]]] = defaultdict(list)
+    for rows in by_content.values():
+        if len(rows) > 1:
+            listed[_relation([items[row] for row in rows])].append(tuple(rows))
+    return Counter({relation: len(rows) for relation, rows in listed.items()}), listed
+
+
+def _relation(items: Sequence[Item]) -> str:
+    if len({item.labels for item in items if item.labels}) > 1:
+        return "conflict"
+    return "leak" if len({item.part for item in items}) > 1 else "repeat"
+
+
+def _alike(items: Sequence[Item], looks: Sequence[UInt8Array]) -> Repeats:
+    """Of pairs: numbers are compared in columns, for there may be millions of them."""
+    contents = _numbered(item.sha256 for item in items)
+    labels = _numbered(item.labels for item in items)
+    labelled = np.array([bool(item.labels) for item in items])
+    parts = _numbered(item.part for item in items)
+    counts: Counter[str] = Counter()
+    listed: dict[str, list[tuple[int, ...]]] = defaultdict(list)
+    for row, others in alike(looks):
+        others = others[contents[others] != contents[row]]
+        conflict = (labels[others] != labels[row]) & labelled[others] & labelled[row]
+        leak = (parts[others] != parts[row]) & ~conflict
+        repeat = ~(conflict | leak)
+        for relation, those in (("conflict", conflict), ("leak", leak), ("repeat", repeat)):
+            counts[relation] += int(those.sum())
+            room = LISTED - len(listed[relation])
+            listed[relation] += [(row, int(other)) for other in others[those][:room]]
+    return +counts, listed
+
+
+def _numbered(values: Iterable[Hashable]) -> Rows:
+    """The same number for the same value."""
+    numbers: dict[Hashable, int] = {}
+    return np.array([numbers.setdefault(value, len(numbers)) for value in values], np.int64)
+
+
+def odd_pictures(items: Sequence[Item], looks: Sequence[UInt8Array]) -> list[Problem]:
+    """Tiny, huge, blank and nearly black ones."""
+    both = list(enumerate(zip(items, looks, strict=True)))
+    shown = {
+        "tiny": [row for row, (item, _) in both if _shorter(item) < TINY],
+        "huge": [row for row, (item, _) in both if _pixels(item) > HUGE],
+        "blank": [row for row, (_, look) in both if is_blank(look)],
+        "dim": [row for row, (item, look) in both if _is_dim(item, look)],
+    }
+    return [
+        Problem(kind, PICTURES[kind].format(n=len(rows)), False, tuple((row,) for row in rows))
+        for kind, rows in shown.items()
+        if rows
+    ]
+
+
+def _shorter(item: Item) -> int:
+    return min(item.facts.width, item.facts.height) if item.facts else TINY
+
+
+def _pixels(item: Item) -> int:
+    return item.facts.width * item.facts.height if item.facts else 0
+
+
+def _is_dim(item: Item, look: UInt8Array) -> bool:
+    deep = item.facts is not None and item.facts.mode.startswith("I")
+    return deep and int(look.max()) < DIM and not is_blank(look)
+
+
+def parted(items: Sequence[Item]) -> list[Problem]:
+    """Names with spaces that were taken for several labels each: images with several labels have
+    more different sets of them than there are labels, as a rule."""
+    sets = {item.labels for item in items if item.labels}
+    several = sorted(labels for labels in sets if len(labels) > 1)
+    if not several or len(sets) > len({label for labels in sets for label in labels}):
+        return []
+    text = (
+        f"{len(several[0])} labels of one image are {', '.join(map(repr, several[0]))}; if that is "
+        "one name with spaces in it, set task=single"
+    )
+    return [Problem("parted", text, False)]
+
+
+def unbalanced(counts: Mapping[str, Counter[str]]) -> list[Problem]:
+    """Classes of few images, or of far fewer than another.
+
+    Args:
+        counts: of each class, how many images are in each part.
+    """
+    totals = {label: each.total() for label, each in counts.items()}
+    few = [label for label, total in totals.items() if total < FEW]
+    found = []
+    if few:
+        text = f"classes of fewer than {FEW} images: {', '.join(few[:8])}"
+        text += f" and {len(few) - 8} more" if len(few) > 8 else ""
+        found.append(Problem("few", text, False))
+    if totals and max(totals.values()) > UNEVEN * min(totals.values()):
+        large, small = max(totals, key=totals.__getitem__), min(totals, key=totals.__getitem__)
+        text = (
+            f"{large!r} has {totals[large]} images and {small!r} {totals[small]}; consider "
+            "balance=weights or balance=sampling"
+        )
+        found.append(Problem("uneven", text, False))
+    return found

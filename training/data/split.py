@@ -1,0 +1,125 @@
+"""Which images are learnt from and which are held out.
+
+What is drawn is the part of a unit: of an image's content, wherever its file lies, or of a whole
+group. Equal images, and those of one group, always share their part.
+"""
+
+import csv
+import os
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from registry.errors import DataError
+from training.data.draws import DRAWS, Unit, hashed
+from training.data.items import Item, Part, SplitRule
+
+
+def split(items: Sequence[Item], rule: SplitRule, known: Mapping[str, Part]) -> list[Item]:
+    """Every item in one part: the given one, the known one (by SHA-256), that of known images of
+    its group, or a drawn one."""
+    if all(item.part for item in items):
+        return list(items)
+    names = unit_names(items)
+    parts: dict[str, Part] = {}
+    for item in items:
+        if item.sha256 in known:  # a group that was parted before it was one learns
+            parts[names[item.sha256]] = min(
+                parts.get(names[item.sha256], "valid"), known[item.sha256]
+            )
+    labels: dict[str, set[str]] = defaultdict(set)
+    kept: dict[Part, set[str]] = {"train": set(), "valid": set()}  # labels of what is not drawn
+    for item in items:
+        name = names[item.sha256]
+        if name in parts:
+            kept[known.get(item.sha256, parts[name])].update(item.labels)
+        else:
+            labels[name].update(item.labels)
+    units = [Unit(name, tuple(sorted(found))) for name, found in labels.items()]
+    _check_fold(rule)
+    if rule.kind == "hash":
+        held_out = hashed(units, rule, kept["train"], kept["valid"])
+    else:
+        held_out = DRAWS[rule.kind](units, rule)
+    for place, unit in enumerate(units):
+        parts[unit.name] = "valid" if place in held_out else "train"
+    return [replace(item, part=known.get(item.sha256, parts[names[item.sha256]])) for item in items]
+
+
+def count_kept(
+    items: Sequence[Item], rule: SplitRule, known: Mapping[str, Part]
+) -> tuple[int, int]:
+    """How many of `items` keep a known part, and how many of those would be in the other one if
+    nothing was known. Parts that are given are neither kept nor drawn."""
+    if not known or all(item.part for item in items):
+        return 0, 0
+    kept = [item for item in split(items, rule, {}) if item.sha256 in known]
+    return len(kept), sum(item.part != known[item.sha256] for item in kept)
+
+
+def unit_names(items: Sequence[Item]) -> dict[str, str]:
+    """What each image is never parted from, by SHA-256: its group, or else its copies; one that is
+    in two groups counts as one of the first."""
+    grouped = sorted((item for item in items if item.group), key=lambda item: item.group)
+    names = {item.sha256: item.sha256 for item in items}
+    return names | {item.sha256: f"group {item.group}" for item in reversed(grouped)}
+
+
+def _check_fold(rule: SplitRule) -> None:
+    folds = int(1 / rule.valid_fraction + 1e-9)
+    if rule.kind in ("cv", "blocks") and rule.fold >= folds:
+        raise DataError(
+            f"fold={rule.fold}: with valid_fraction={rule.valid_fraction} there are {folds} folds, "
+            f"0 to {folds - 1}"
+        )
+
+
+# Checks, and the split as a file
+
+
+def check_parts(items: Sequence[Item], labels: tuple[str, ...]) -> None:
+    """Raises DataError if a class has nothing to learn from, nothing is held out, or an image is in
+    both parts."""
+    train = Counter(label for item in items if item.part == "train" for label in item.labels)
+    valid = Counter(label for item in items if item.part == "valid" for label in item.labels)
+    for label in labels:
+        if not train[label]:
+            raise DataError(
+                f"class {label!r} has {valid[label]} held-out images and none to learn from; "
+                "add some to train/, or where parts are drawn, leave split=hash, which sees to it"
+            )
+    if not valid:
+        n_different = len(set(unit_names(items).values()))
+        raise DataError(
+            f"no held-out images among {n_different} different ones; raise valid_fraction or add "
+            "images"
+        )
+    if sum(item.part == "train" for item in items) < 2:
+        raise DataError("one image to learn from is too few; add another")
+    digests = {item.sha256 for item in items if item.part == "train"}
+    for item in items:
+        if item.part == "valid" and item.sha256 in digests:
+            raise DataError(
+                f"{item.path}: the same image is also among those to learn from, which would "
+                "flatter the score; remove one of the two"
+            )
+
+
+def write_split(items: Sequence[Item], root: Path, path: Path) -> None:
+    """`path` is a CSV of sha256, part, labels and file, which `read_split` understands."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["sha256", "part", "labels", "file"])
+        for item in items:
+            name = os.path.relpath(item.path, root)
+            writer.writerow([item.sha256, item.part, " ".join(item.labels), name])
+
+
+def read_split(path: Path) -> dict[str, Part]:
+    """The part of each image by SHA-256, as `write_split` wrote it."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return {
+            row["sha256"]: "valid" if row["part"] == "valid" else "train"
+            for row in csv.DictReader(file)
+        }

@@ -1,0 +1,111 @@
+"""Candidate and promoted version, both as ONNX, on the same held-out images."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from registry.bundle import MODEL, Bundle, read_bundle, verify_bundle
+from registry.errors import BundleError
+from registry.images import Float32Array, prepare
+from registry.jobs import Assignment, Score, Scored
+from training.data.dataset import Dataset, Rows
+from training.data.items import Part
+from training.data.split import read_split
+from training.evaluation.evaluate import measure, right
+from training.export.runtime import answering
+from training.run.progress import Stages
+
+SPLIT = "report/split.csv"  # in every bundle: what it learnt from, by content
+
+
+def score(
+    dataset: Dataset, bundle: Bundle, answers: Float32Array, assignment: Assignment, stages: Stages
+) -> Scored:
+    """How both do on the held-out images that the promoted version never learnt from.
+
+    Args:
+        answers: the candidate's, for all held-out rows in order.
+    """
+    rows = dataset.rows("valid")
+    stages.begin("score beside the promoted version", len(rows))
+    fresh = _fresh(dataset, rows, bundle, assignment, stages.note)
+    chosen = fresh if fresh.any() else np.ones(len(rows), dtype=bool)
+    targets = dataset.targets[rows[chosen]]
+    mine = answers[chosen]
+    theirs = None
+    if assignment.champion and fresh.any():
+        theirs = _answers_of(assignment.champion, dataset, rows[chosen], stages.advance)
+    rival = read_bundle(assignment.champion) if assignment.champion and fresh.any() else bundle
+    mine_right = right(mine, targets, dataset.task, bundle.thresholds)
+    theirs_right = (
+        mine_right if theirs is None else right(theirs, targets, dataset.task, rival.thresholds)
+    )
+    return Scored(
+        candidate=_score(mine, targets, bundle),
+        promoted=None if theirs is None else _score(theirs, targets, rival),
+        promoted_version=None if theirs is None else assignment.champion_version,
+        images=len(targets),
+        gained=int((mine_right & ~theirs_right).sum()),
+        lost=int((theirs_right & ~mine_right).sum()),
+    )
+
+
+def known_parts(champion: Path | None) -> dict[str, Part]:
+    """What the promoted version learnt from and was scored on, by content.
+
+    Empty when there is none, or when it was not trained here and does not say.
+    """
+    split = champion / SPLIT if champion else None
+    return read_split(split) if split and split.is_file() else {}
+
+
+def _fresh(
+    dataset: Dataset,
+    rows: Rows,
+    bundle: Bundle,
+    assignment: Assignment,
+    note: Callable[[str], None],
+) -> npt.NDArray[np.bool_]:
+    """[n]: which held-out rows can be used for a comparison; none when there can be no such."""
+    champion, version = assignment.champion, assignment.champion_version
+    if champion is None:
+        return np.zeros(len(rows), dtype=bool)
+    try:
+        rival = verify_bundle(champion)
+    except BundleError as error:  # pruned meanwhile, or damaged; what was learnt stays worth having
+        note(f"version {version} cannot be compared: {error}")
+        return np.zeros(len(rows), dtype=bool)
+    if (rival.labels, rival.task) != (bundle.labels, bundle.task):
+        note(f"version {version} has other labels: it cannot be compared")
+        return np.zeros(len(rows), dtype=bool)
+    parts = known_parts(champion)
+    if not parts:
+        note(f"version {version} does not say what it learnt from: all images are compared")
+    fresh = np.array([parts.get(dataset.items[row].sha256) != "train" for row in rows])
+    if not fresh.all():
+        note(
+            f"{(~fresh).sum()} of {len(rows)} held-out images are left out of the comparison: "
+            f"version {version} learnt from them"
+        )
+    return fresh
+
+
+def _answers_of(
+    folder: Path, dataset: Dataset, rows: Rows, advance: Callable[[int], None]
+) -> Float32Array:
+    """A bundle's answers, [n,classes], with that bundle's own image preparation."""
+    answer, spec = answering(folder / MODEL), read_bundle(folder).image
+    answers = []
+    for row in rows:
+        pixels = prepare(dataset.items[row].path.read_bytes(), spec)
+        answers.append(answer(pixels[None])[0])
+        advance(1)
+    return np.stack(answers)
+
+
+def _score(answers: Float32Array, targets: Float32Array, bundle: Bundle) -> Score:
+    """With the bundle's own thresholds, as it would be served."""
+    measures = measure(answers, targets, bundle.task, bundle.thresholds)
+    return Score(metric=measures.metric, value=measures.value, log_loss=measures.log_loss)

@@ -1,0 +1,89 @@
+"""Where a network looked: Grad-CAM (Selvaraju et al. 2017, arXiv 1610.02391)."""
+
+import math
+from collections.abc import Sequence
+
+import matplotlib
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from registry.images import Float32Array, UInt8Array
+from training.fit.activations import BATCH, to_device
+from training.network.classifier import Network, evaluating
+from training.network.head import concat_pool
+
+COLOURS = "inferno"  # its lightness grows with the heat, so that it is legible in print
+
+
+def heat_maps(
+    network: Network, pixels: UInt8Array, classes: Sequence[int] | np.ndarray
+) -> Float32Array | None:
+    """How much each place of an image spoke for a class: [n,s,s,3] -> [n,s,s], 0 to 1.
+
+    Each channel of the last feature map counts by the mean gradient of the class's logit with
+    respect to it (eq. 1); what their sum has above zero is the heat (eq. 2). It is zero everywhere
+    if nothing spoke for the class. The network is as it was: only its head is gone through
+    backwards, and no parameter gets a gradient.
+
+    A network of tokens has a map if its tokens, without those that stand for no place, are a square
+    (a ViT); any other has none, and the answer is None.
+
+    Args:
+        classes: of each image, which class.
+    """
+    heats = []
+    for start in range(0, len(pixels), BATCH):
+        chosen = torch.as_tensor(np.asarray(classes[start : start + BATCH]), dtype=torch.int64)
+        batch = to_device(np.array(pixels[start : start + BATCH]), network.device)
+        heat = _heat(network, batch, chosen.to(batch.device))
+        if heat is None:
+            return None
+        heats.append(heat.cpu().numpy())
+    return np.concatenate(heats) if heats else np.empty((0, *pixels.shape[1:3]), np.float32)
+
+
+def overlay(pixels: UInt8Array, heat: Float32Array) -> UInt8Array:
+    """The image in grey below its heat: dark where nothing spoke, bright where most did.
+
+    Args:
+        pixels: [s,s,3].
+        heat: [s,s], 0 to 1.
+    """
+    grey = pixels.mean(axis=2, keepdims=True)
+    colours = 255 * matplotlib.colormaps[COLOURS](heat)[..., :3]
+    share = 0.25 + 0.35 * heat[..., None]
+    mixed = (1 - share) * grey * 0.75 + share * colours
+    return np.asarray(mixed.clip(0, 255).astype(np.uint8))
+
+
+def _heat(network: Network, pixels: Tensor, classes: Tensor) -> Tensor | None:
+    """[n,3,s,s] and [n] -> [n,s,s]."""
+    with evaluating(network):
+        features = network.body((pixels - network.mean) / network.std)
+        with torch.inference_mode(False), torch.enable_grad():
+            leaf = features.float().clone().requires_grad_()
+            logits = network.head(concat_pool(leaf, network.channel_axis))
+            said = logits.gather(1, classes[:, None]).sum()
+            (gradient,) = torch.autograd.grad(said, leaf)
+        maps, slopes = (_places(network, value) for value in (leaf.detach(), gradient))
+        if maps is None or slopes is None:
+            return None
+        weights = slopes.mean((2, 3), keepdim=True)
+        heat = (weights * maps).sum(1, keepdim=True).relu()
+        sized = functional.interpolate(heat, pixels.shape[2:], mode="bilinear")[:, 0]
+        return sized / sized.amax((1, 2), keepdim=True).clamp_min(torch.finfo(sized.dtype).tiny)
+
+
+def _places(network: Network, features: Tensor) -> Tensor | None:
+    """Features in whatever layout -> [n,c,h,w], or None if they belong to no places."""
+    channels_first = features.movedim(network.channel_axis, 1)
+    if channels_first.dim() == 4:
+        return channels_first
+    if channels_first.dim() != 3:
+        return None
+    n_standing_apart = int(getattr(network.body, "num_prefix_tokens", 0))
+    tokens = channels_first[:, :, n_standing_apart:]
+    side = math.isqrt(tokens.shape[2])
+    return tokens.reshape(*tokens.shape[:2], side, side) if side**2 == tokens.shape[2] else None

@@ -1,0 +1,59 @@
+"""The test part: answered once, in the end, by the model that will be served."""
+
+import csv
+import os
+from pathlib import Path
+
+import numpy as np
+
+from registry.images import Float32Array, ImageSpec
+from training.data.dataset import Dataset
+from training.data.decoded import decode
+from training.evaluation.evaluate import Measures, Thresholds, measure
+from training.evaluation.per_class import said_labels
+from training.export.runtime import Answer
+
+
+def answer_tests(dataset: Dataset, answer: Answer, spec: ImageSpec, cache: Path) -> Float32Array:
+    """Probabilities of the test images, [n,classes], n possibly 0."""
+    if not dataset.tests:
+        return np.zeros((0, len(dataset.labels)), np.float32)
+    pixels = decode(dataset.tests, spec, cache, lambda n: None).pixels
+    return np.stack([answer(pixels[[row]])[0] for row in range(len(pixels))])
+
+
+def measure_tests(
+    dataset: Dataset, answers: Float32Array, thresholds: Thresholds
+) -> Measures | None:
+    """Of the test images whose labels are known; None where no image's are."""
+    rows = dataset.scored_tests
+    if not len(rows):
+        return None
+    tests = [dataset.tests[row] for row in rows]
+    targets = [[label in item.labels for label in dataset.labels] for item in tests]
+    return measure(answers[rows], np.array(targets, np.float32), dataset.task, thresholds)
+
+
+def write_answers(
+    path: Path,
+    dataset: Dataset,
+    answers: Float32Array,
+    thresholds: Thresholds,
+    separator: str = " ",
+) -> None:
+    """`path` is a CSV: file, true labels, the labels said, and every label's probability.
+
+    Args:
+        separator: of an image's labels; if it is part of one, a bar.
+    """
+    if any(separator in label for label in dataset.labels):
+        separator = "|"
+    said = said_labels(answers, dataset.task, thresholds)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["file", "labels", "answer", *dataset.labels])
+        for item, row, chosen in zip(dataset.tests, answers, said, strict=True):
+            name = os.path.relpath(item.path, dataset.root)
+            answer = separator.join(np.array(dataset.labels)[chosen])
+            labels = separator.join(item.labels)
+            writer.writerow([name, labels, answer, *(f"{p:.6f}" for p in row)])

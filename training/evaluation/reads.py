@@ -1,0 +1,89 @@
+"""Who has read a test part, when, and how often. It is worth less with every time that somebody
+looks at its score and goes on choosing."""
+
+import getpass
+import hashlib
+import os
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from registry.record import Record
+from training.data.items import Item
+
+JOURNAL = "test-reads.jsonl"  # in the cache, which trainings on the same data share
+
+
+class Read(Record):
+    """One time that a model answered a test part."""
+
+    at: datetime
+    by: str  # the user whose training it was
+    model: str
+    tests_sha256: str  # over the contents of the test images
+    images: int
+    weights_sha256: str = ""  # of the network that answered; not in a journal of former days
+
+
+def note_read(
+    cache: Path, tests: Sequence[Item], model: str, weights_digest: str
+) -> tuple[Read, ...]:
+    """The journal in `cache` says that `model` is about to read these images. Gives every time
+    that it knows of up to this one, the oldest first.
+
+    The same weights read them once: what an interrupted training asks again when it goes on, or a
+    notebook that publishes again, tells nobody anything new.
+    """
+    contents = ",".join(sorted(item.sha256 for item in tests))
+    read = Read(
+        at=datetime.now(UTC),
+        by=_user(),
+        model=model,
+        tests_sha256=hashlib.sha256(contents.encode()).hexdigest(),
+        images=len(tests),
+        weights_sha256=weights_digest,
+    )
+    cache.mkdir(parents=True, exist_ok=True)
+    path = cache / JOURNAL
+    journal = path.read_text(encoding="utf-8") if path.exists() else ""
+    known = [each for each in _reads(journal) if each.tests_sha256 == read.tests_sha256]
+    readers = [(each.model, each.weights_sha256) for each in known]
+    if (model, weights_digest) in readers:
+        return tuple(known[: readers.index((model, weights_digest)) + 1])
+    with path.open("a", encoding="utf-8") as file:
+        file.write("" if f"\n{journal}".endswith("\n") else "\n")
+        file.write(f"{read.model_dump_json()}\n")
+    return (*known, read)
+
+
+def describe_reads(reads: Sequence[Read]) -> str:
+    """One line for people."""
+    last, before = reads[-1], reads[:-1]
+    now = f"read by {last.by} for {last.model} at {last.at:%Y-%m-%d %H:%M} UTC"
+    if not before:
+        return f"{now}, for the first time that is known of"
+    shown = ", ".join(f"{read.by} for {read.model} at {read.at:%Y-%m-%d %H:%M}" for read in before)
+    return (
+        f"{now}, and {len(before)} times before ({shown}): "
+        "if those scores led to this training, they flatter it"
+    )
+
+
+def _reads(journal: str) -> list[Read]:
+    """A line that a crash cut short is passed over."""
+    reads = []
+    for line in journal.splitlines():
+        try:
+            reads.append(Read.model_validate_json(line))
+        except ValidationError:
+            continue
+    return reads
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have a number and no name
+        return f"user {os.getuid()}"

@@ -1,0 +1,1 @@
+"""How it learns: batches, loss, optimizers, schedules, epochs and stages."""

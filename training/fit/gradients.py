@@ -1,0 +1,38 @@
+"""The gradient of a batch's loss."""
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from training.fit.out_of_memory import Room
+
+Forward = Callable[[Tensor], Tensor]  # inputs of a batch -> logits [b,classes]
+Loss = Callable[[Tensor, Tensor], Tensor]  # logits and targets, [b,classes] each -> mean loss
+
+
+def add_gradients(
+    forward: Forward, loss_of: Loss, inputs: Tensor, targets: Tensor, room: Room | None = None
+) -> float:
+    """The gradient of the batch's mean loss is added to that of every parameter; gives the loss.
+
+    Args:
+        room: where memory is short, has the batch taken in parts, each counted by its images. So
+            the gradient is the whole batch's, except that normalisation which is not frozen uses
+            each part's own statistics. Gradients have to be clear before.
+    """
+
+    def attempt(n_parts: int) -> float:
+        if n_parts == 1:
+            return _add(loss_of(forward(inputs), targets))
+        total = 0.0
+        parts = zip(inputs.tensor_split(n_parts), targets.tensor_split(n_parts), strict=True)
+        for part, truth in parts:
+            total += _add(loss_of(forward(part), truth) * (len(truth) / len(targets)))
+        return total
+
+    return room.fit(attempt, len(targets)) if room else attempt(1)
+
+
+def _add(loss: Tensor) -> float:
+    loss.backward()  # type: ignore[no-untyped-call]
+    return float(loss.item())

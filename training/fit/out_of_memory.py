@@ -1,0 +1,105 @@
+"""When memory is short, a batch goes through the network in parts."""
+
+import gc
+import math
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from registry.errors import TrainingError
+from training.distributed.parallel import ALONE, World
+
+T = TypeVar("T")
+
+# Of a CPU's allocator, and of a GPU's driver and libraries, which ask for memory of their own.
+SAID_OF_MEMORY = (
+    "DefaultCPUAllocator: can't allocate memory",
+    "CUDA error: out of memory",
+    "_STATUS_ALLOC_FAILED",
+)
+
+
+class Room:
+    """How many images memory has room for at once, which is found out by failing.
+
+    Part of a checkpoint: dropout draws otherwise for parts than for a whole batch.
+    """
+
+    def __init__(self, network: nn.Module, tell: Callable[[str], None] = lambda text: None) -> None:
+        self._network = network
+        self._tell = tell
+        self.most: int | None = None  # None: all batches have gone through whole
+
+    def fit(self, attempt: Callable[[int], T], n: int) -> T:
+        """What `attempt` gives for a batch of `n` images, told in how many parts to take it; after
+        an attempt for which memory was short it is made again, with twice as many.
+
+        Gradients of failed attempts are gone; those from before have to be clear.
+
+        Raises:
+            TrainingError: there is no room for the fewest images that can learn together either.
+        """
+        while True:
+            n_parts = self._parts(n)
+            try:
+                return attempt(n_parts)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                reason = str(error).partition("\n")[0]
+            # Only here is the exception gone, and with it its frames and all that they held.
+            self._halve(math.ceil(n / n_parts), reason)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"most": self.most}
+
+    def load_state_dict(self, state: dict[str, Any], /) -> None:
+        self.most = state["most"]
+
+    def _parts(self, n: int) -> int:
+        """Of sizes that differ by one image at most."""
+        return 1 if self.most is None else max(1, min(math.ceil(n / self.most), n // self._fewest))
+
+    @property
+    def _fewest(self) -> int:
+        """Batch normalisation cannot learn from a single image."""
+        norms = (one for one in self._network.modules() if isinstance(one, _BatchNorm))
+        return 2 if any(norm.training for norm in norms) else 1
+
+    def _halve(self, failed: int, reason: str) -> None:
+        for parameter in self._network.parameters():
+            parameter.grad = None
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        world: World | Any = getattr(self._network, "world", ALONE)
+        if failed // 2 < self._fewest or world.size > 1:
+            others = " in one of several processes" if world.size > 1 else ""
+            raise TrainingError(
+                f"out of memory with {failed} images at once{others} ({reason}); set a smaller "
+                "size or batch_size, or take a smaller backbone"
+            )
+        self.most = failed // 2
+        self._tell(
+            f"memory was short for {failed} images at once; batches go through in parts of "
+            f"{self.most} at most, and count as before"
+        )
+
+
+def in_parts(run: Callable[[Tensor], Tensor], images: Tensor, room: Room) -> Tensor:
+    """`run(images)`, in parts where memory is short; for what an image gives whatever others do."""
+
+    def attempt(n_parts: int) -> Tensor:
+        return torch.cat([run(part) for part in images.tensor_split(n_parts)])
+
+    return room.fit(attempt, len(images))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether less at once could help."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return any(said in str(error) for said in SAID_OF_MEMORY)

@@ -1,0 +1,91 @@
+"""What the fitting steps share: forward passes, statistics, and what an epoch is worth."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from itertools import islice
+
+import torch
+from torch import Tensor
+from torch.optim.swa_utils import update_bn
+
+from registry.errors import TrainingError
+from training.bench import Bench
+from training.data.dataset import Rows
+from training.evaluation.evaluate import measure
+from training.fit.batches import ImageBatches
+from training.fit.out_of_memory import Room, in_parts
+from training.network.classifier import evaluating, to_probabilities
+from training.network.compiling import compiled
+from training.network.folding import folded
+
+SETTLING_BATCHES = 8  # enough for a mean and a variance
+
+
+def whole(bench: Bench) -> Callable[[Tensor], Tensor]:
+    """Augmented pixels -> logits, through every layer."""
+    features_of = bench.network.features
+    if bench.settings.compile:
+        features_of = compiled(features_of, bench.device)
+
+    def forward(pixels: Tensor) -> Tensor:
+        with bench.network.autocast():
+            features = features_of(pixels)
+        logits: Tensor = bench.network.head(features.float())
+        return logits
+
+    return forward
+
+
+@contextmanager
+def folding(bench: Bench) -> Iterator[None]:
+    """Inside, frozen normalisation costs a CPU next to nothing: `training/network/folding.py`."""
+    if bench.device.type != "cpu" or not bench.settings.freeze_batchnorm:
+        yield
+        return
+    size = bench.settings.size
+    with folded(bench.network.body, torch.zeros(2, 3, size, size)):
+        yield
+
+
+def settle(bench: Bench, batches: Iterable[Tensor]) -> None:
+    """The head's batch statistics are exact for `batches` of features.
+
+    They have to be batches as it learns from, shuffled: in batches of one class, what tells the
+    classes apart is not part of the variance, and the answers are far too sure.
+
+    The running averages lag behind: with few batches they are still near where they started, and
+    while the backbone learns they are those of features it no longer gives.
+    """
+    update_bn(batches, bench.network.head, bench.device)
+
+
+def augmented_features(bench: Bench, batches: ImageBatches) -> list[Tensor]:
+    """Features [b,d] of some batches, as the backbone gives them now."""
+    features, room = [], Room(bench.network)
+    with evaluating(bench.network.body), bench.network.autocast():
+        for pixels, _ in islice(batches.epoch(0), SETTLING_BATCHES):
+            features.append(in_parts(lambda p: bench.network.features(p).float(), pixels, room))
+    return [batch.clone() for batch in features]
+
+
+def validate_head(bench: Bench, features: Tensor) -> tuple[float, float]:
+    """Loss and metric of the head on features of the held-out images."""
+    return score_head(bench, features, bench.dataset.rows("valid"))
+
+
+def score_head(bench: Bench, features: Tensor, rows: Rows) -> tuple[float, float]:
+    """Loss and metric of the head on features of `rows`, [rows,d].
+
+    Raises:
+        TrainingError: its answers are no numbers.
+    """
+    task, targets = bench.dataset.task, bench.dataset.targets[rows]
+    with evaluating(bench.network):
+        logits = bench.network.head(features.to(bench.device)).float().cpu()
+        if not bool(logits.isfinite().all()):
+            raise TrainingError(
+                "after an epoch the answers are no longer numbers; set a lower learning_rate"
+            )
+        loss = float(bench.loss()(logits, torch.from_numpy(targets)))
+        loss += 0.0  # which of answers that are right and sure is -0.0
+    return loss, measure(to_probabilities(logits, task).numpy(), targets, task).value

@@ -1,0 +1,71 @@
+"""Sharpness-aware minimisation: steps down the gradient of the worst place nearby."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from training.fit.gradients import Forward, Loss, add_gradients
+from training.fit.out_of_memory import Room
+
+
+@dataclass(frozen=True)
+class Sam:
+    """How far away the worst place is looked for, and how often (Foret et al. 2021,
+    arXiv 2010.01412)."""
+
+    network: nn.Module
+    rho: float  # distance, over all weights together
+    every: int = 1  # steps; the others are plain ones
+
+
+def sharpen(
+    sam: Sam,
+    parameters: Sequence[nn.Parameter],
+    forward: Forward,
+    loss_of: Loss,
+    inputs: Tensor,
+    targets: Tensor,
+    room: Room | None = None,
+) -> None:
+    """The gradients of `parameters` are those of the batch's loss at the worst place nearby, which
+    is up the gradients that they have; weights and statistics are as before."""
+    with climbed(parameters, sam.rho), still_statistics(sam.network):
+        for parameter in parameters:
+            parameter.grad = None
+        add_gradients(forward, loss_of, inputs, targets, room)
+
+
+@contextmanager
+def climbed(parameters: Sequence[nn.Parameter], rho: float) -> Iterator[None]:
+    """Within it, the parameters are `rho` up their gradients (eq. 2); afterwards bit for bit where
+    they were."""
+    moved: list[Tensor] = [one for one in parameters if one.grad is not None]
+    gradients = [one.grad for one in moved if one.grad is not None]
+    before = [one.detach().clone() for one in moved]
+    norm = float(nn.utils.get_total_norm(gradients))
+    with torch.no_grad():
+        if norm > 0:
+            torch._foreach_add_(moved, gradients, alpha=rho / norm)
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            torch._foreach_copy_(moved, before)
+
+
+@contextmanager
+def still_statistics(network: nn.Module) -> Iterator[None]:
+    """Within it, no batch normalisation follows what it sees: the place is not where the weights
+    will be."""
+    norms = [one for one in network.modules() if isinstance(one, nn.modules.batchnorm._BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum

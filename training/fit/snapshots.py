@@ -1,0 +1,26 @@
+"""Snapshot ensembles (Huang et al. 2017, arXiv 1704.00109): a network kept at each cycle's end."""
+
+import numpy as np
+
+from training.bench import Bench
+from training.evaluation.evaluate import measure, predict
+from training.fit.keeping import copy_state
+
+
+def average_snapshots(bench: Bench) -> None:
+    """The run's folder has cycle-1.safetensors and so on, and the mean of their answers to the
+    held-out images is measured and told, if there are any. The network is afterwards as it was."""
+    if not bench.snapshots:
+        return
+    kept, dataset, rows = copy_state(bench.network), bench.dataset, bench.rows("valid")
+    pixels = bench.decoded.pixels[rows]
+    answers = []
+    for number, state in enumerate(bench.snapshots, start=1):
+        bench.network.load_state_dict(state)
+        answers.append(predict(bench.network, pixels, dataset.task))
+        bench.save(f"cycle-{number}.safetensors")
+    bench.network.load_state_dict(kept)
+    mean = np.stack(answers).mean(axis=0)
+    measures = measure(mean, dataset.targets[rows], dataset.task)
+    story = f"{len(answers)} answers averaged: {measures.metric} {measures.value:.4f}"
+    bench.note("snapshots", f"{story}, log loss {measures.log_loss:.4f}")

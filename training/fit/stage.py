@@ -1,0 +1,113 @@
+"""One stage of the recipe, epoch by epoch: learnt, validated, told, kept, and on the disk."""
+
+from collections.abc import Callable, Sequence
+
+from torch import nn
+
+from registry.errors import TrainingError
+from registry.jobs import EpochFinished
+from training.bench import Bench
+from training.evaluation.evaluate import METRICS
+from training.fit.ema import Ema
+from training.fit.epoch import Epoch, Stage, Step, Tally, train_epoch
+from training.fit.keeping import KEPT, Keeper, copy_state
+from training.fit.optimizer import Optimizer
+
+LAST_GOOD = "last-good.safetensors"  # in the folder of a training that diverged
+
+
+def fit_stage(
+    bench: Bench,
+    stage: Stage,
+    groups: Sequence[list[nn.Parameter]],
+    validate: Callable[[], tuple[float, float]],
+    keeper: Keeper | None = None,
+    ema: Ema | None = None,
+) -> bool:
+    """The groups that learn have learnt, for as many epochs as the stage's plan has; each was told.
+
+    It begins where a process that was killed left off. False: that one had begun another stage
+    since, so there was nothing to do, and the network is not yet as it was.
+
+    Args:
+        groups: what learns, at the stage's rates in their order.
+        validate: gives the loss and the metric on held-out images.
+        keeper: looks at the network after each epoch, and may end the stage.
+        ema: follows the network, step by step.
+
+    Raises:
+        TrainingError: the loss is no longer a number; the run has the last good weights.
+    """
+    network, n_epochs = bench.network, stage.plan.n_epochs
+    bench.stages.begin(stage.name, n_epochs * stage.batches.n_images)
+    before = bench.n_planned  # batches, of the stages so far
+    bench.planned.append(len(stage.plan.shares))
+    bench.schedules[stage.name] = stage.plan.shares
+    if not bench.checkpoint.begin(stage.name):
+        bench.stages.note(f"{stage.name}: was over before the interruption")
+        return False
+    bench.facts.pop(KEPT, None)  # it learns on
+    optimizer = Optimizer(groups, bench.settings.optimizer_spec())
+    tally = bench.checkpoint.enter(
+        {
+            "network": network,
+            "optimizer": optimizer,
+            "keeper": keeper,
+            "ema": ema,
+            "room": bench.room,
+        }
+    )
+    tell_where(bench, stage, tally)
+
+    def stepped(step: Step) -> None:
+        if ema:
+            ema.update()
+        bench.checkpoint.save_if_due(tally)
+        bench.curves.batch(before + step.number, step)
+        bench.stages.advance(step.n_images)
+
+    while tally.epoch < n_epochs:
+        network.world.level(network)
+        good = copy_state(network)
+        network.train_unfrozen(freeze_batchnorm=bench.settings.freeze_batchnorm)
+        try:
+            train_epoch(stage, optimizer, tally, stepped=stepped, room=bench.room)
+            epoch = tally.row(stage.name, *validate())
+            worth_it = keeper is None or keeper.goes_on(tally.epoch + 1)
+        except TrainingError as error:
+            network.load_state_dict(good)
+            kept = bench.save(LAST_GOOD)
+            raise TrainingError(f"{error}; the weights before this epoch are in {kept}") from error
+        bench.history.append(epoch)
+        tell_epoch(bench, tally.epoch + 1, n_epochs, epoch)
+        last = before + (tally.epoch + 1) * len(stage.batches) - 1
+        bench.curves.epoch(last, epoch, METRICS[bench.dataset.task])
+        goes_on = network.world.told(worth_it)
+        tally = Tally(tally.epoch + 1 if goes_on else n_epochs)
+        bench.checkpoint.save_if_due(tally, at_once=tally.epoch == n_epochs)
+    return True
+
+
+def tell_where(bench: Bench, stage: Stage, tally: Tally) -> None:
+    """What an earlier process has done of the stage need not be done again; that is told."""
+    if not tally.epoch and not tally.n_batches:
+        return
+    done = f"after {tally.epoch} of {stage.plan.n_epochs} epochs"
+    within = f" and {tally.n_batches} of {len(stage.batches)} batches" if tally.n_batches else ""
+    bench.note("resumed", f"{stage.name}: goes on {done}{within}")
+    bench.stages.advance(tally.epoch * stage.batches.n_images + tally.n_images)
+
+
+def tell_epoch(bench: Bench, number: int, n_epochs: int, epoch: Epoch) -> None:
+    bench.stages.tell(
+        EpochFinished(
+            stage=epoch.stage,
+            epoch=number,
+            epochs=n_epochs,
+            train_loss=epoch.train_loss,
+            valid_loss=epoch.valid_loss,
+            metric=METRICS[bench.dataset.task],
+            metric_value=epoch.metric_value,
+            images_per_second=epoch.images_per_second,
+        )
+    )

@@ -1,0 +1,1 @@
+"""The network: a pretrained backbone and its head, its weights, and how it computes fast."""

@@ -1,0 +1,93 @@
+"""A network as a file: its weights and what it takes to build it again, in safetensors."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from torch import nn
+
+from registry.bundle import Task
+from registry.errors import BadRequest
+from training.network.backbone import load_backbone
+from training.network.classifier import Network, build_network
+from training.run.tensor_file import write_tensors
+
+NETWORK = "network.safetensors"  # in the folder of a training
+
+
+def save_network(
+    network: Network, path: Path, *, labels: Sequence[str], size: int, task: Task
+) -> None:
+    """`path` holds the weights, what they are for, and what is needed to build the network again;
+    no pickle.
+
+    Raises:
+        OSError: it cannot be written, as when the disk is full; what was there stays.
+    """
+    hidden = [layer.out_features for layer in network.head if isinstance(layer, nn.Linear)][:-1]
+    shape = {
+        "backbone": network.name,
+        "classes": len(labels),
+        "labels": list(labels),
+        "size": size,
+        "hidden": hidden,
+        "epsilon": network.head[0].eps,
+        "task": task,
+    }
+    tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    write_tensors(path, tensors, {"network": json.dumps(shape)})
+
+
+def load_network(path: Path) -> tuple[Network, Task]:
+    """What `save_network` saved, in evaluation mode, bit for bit; and its task."""
+    with safe_open(path, framework="pt") as file:
+        shape = json.loads(file.metadata()["network"])
+    backbone = load_backbone(shape["backbone"], pretrained=False)
+    dropout = [0.0] * (len(shape["hidden"]) + 1)
+    network = build_network(
+        backbone,
+        shape["classes"],
+        size=shape["size"],
+        hidden=shape["hidden"],
+        dropout=dropout,
+        epsilon=shape.get("epsilon", 1e-5),
+    )
+    network.load_state_dict(load_file(path))
+    task: Task = "multi" if shape["task"] == "multi" else "single"
+    return network.eval(), task
+
+
+def restore(network: Network, path: Path, labels: Sequence[str]) -> None:
+    """The network, which is for `labels`, has the weights that `save_network` wrote to `path`, bit
+    for bit.
+
+    Raises:
+        BadRequest: there are none, or they are of another network or for other labels.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            shape = json.loads((file.metadata() or {}).get("network", "{}"))
+        saved = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise BadRequest(f"{path}: not a saved network: {error}") from error
+    unshared = sorted(set(labels) ^ set(shape.get("labels", labels)))  # older files do not say
+    if unshared:
+        raise BadRequest(
+            f"{path}: this network is for other labels; {unshared[0]!r} is the first of "
+            f"{len(unshared)} that only one of the two has. To begin with its backbone alone, set "
+            f"weights={path}"
+        )
+    shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
+    differing = sorted(
+        name
+        for name in shapes.keys() | saved.keys()
+        if name not in saved or shapes.get(name) != saved[name].shape
+    )
+    if differing:
+        raise BadRequest(
+            f"{path}: these are weights of another network, or for other labels; {differing[0]} is "
+            f"the first of {len(differing)} that differ"
+        )
+    network.load_state_dict(saved)

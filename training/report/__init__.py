@@ -1,0 +1,1 @@
+"""The pages for people: the evaluation report and the audit."""

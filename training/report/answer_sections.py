@@ -1,0 +1,208 @@
+"""The sections of a report on its answers: how good they are, and which are wrong."""
+
+from collections.abc import Mapping, Sequence
+
+from training import plots
+from training.evaluation.calibration import Reliability
+from training.evaluation.intervals import Interval, sign_test
+from training.evaluation.per_class import ClassFigures, Pair, score_interval
+from training.report.findings import Findings
+from training.report.page import Section, chart, folded, paragraph, table
+from training.report.thumbnails import tile_grid
+from training.tiles import Tile
+
+PAIRS = 15  # of classes that are taken for one another
+OPEN = 15  # classes that are shown without asking
+LISTED = 500  # classes of a table; all are in the JSON
+
+GALLERIES = {
+    "most_incorrect": "Most incorrect",
+    "most_uncertain": "Most uncertain",
+    "most_entropy": "Most uncertain among all classes (entropy)",
+    "most_correct": "Most correct",
+}
+
+
+def results(findings: Findings) -> Section:
+    """The measures, once plainly and once with views."""
+    low, high = score_interval(
+        findings.probabilities, findings.targets, findings.task, findings.limits
+    )
+    plain, tta = findings.plain, findings.tta
+    rows = [
+        ["", plain.metric, "log loss"],
+        ["one view", f"{plain.value:.4f}\n{_range((low, high), 3)}", f"{plain.log_loss:.4f}"],
+    ]
+    if findings.n_views > 1:
+        rows.append([f"{findings.n_views} views", f"{tta.value:.4f}", f"{tta.log_loss:.4f}"])
+    if plain.label_accuracy is not None:
+        shares = (f"{each.label_accuracy:.4f}" for each in (plain, tta))
+        rows = [[*row, last] for row, last in zip(rows, ("labels right", *shares), strict=False)]
+    n = findings.n_images
+    apart = [f", {n[use]} to {use} by" for use in ("judge", "calibrate") if n[use]]
+    said = (
+        f"{n['train']} images to learn from{''.join(apart)}, {n['valid']} held out, "
+        f"{len(findings.labels)} {'classes' if findings.task == 'single' else 'labels'}. Below a "
+        "figure is its 95% interval."
+    )
+    return Section("Results", paragraph(said) + table(rows, caption="Results"))
+
+
+def mistakes(findings: Findings, pictures: Mapping[str, bytes]) -> Section | None:
+    """What is taken for what."""
+    pairs = findings.pairs
+    if findings.task == "multi":
+        said = "Labels that are not there, beside one that is."
+        return Section("Labels said too much", paragraph(said) + _pairs(pairs)) if pairs else None
+    wrong = sum(pair.count for pair in pairs)
+    alt = f"Confusion matrix of {len(findings.rows)} held-out images, {wrong} of them wrong"
+    numbered = len(findings.labels) > plots.MANY_LABELS
+    said = "Rows are what an image is, columns what was said"
+    parts = [paragraph(said + (", by the number of the name in order." if numbered else "."))]
+    parts.append(chart(pictures["confusion.png"], alt))
+    if len(findings.labels) > 2 and pairs:
+        parts += ["<h3>Most confused</h3>", _pairs(pairs)]
+    return Section("Mistakes", "".join(parts))
+
+
+def _pairs(pairs: Sequence[Pair]) -> str:
+    rows = [["is", "said", "times", "of those"]]
+    rows += [[pair.true, pair.said, str(pair.count), f"{pair.share:.0%}"] for pair in pairs[:PAIRS]]
+    listed = table(rows, "names", caption="Most confused")
+    more = f"The {PAIRS} most frequent of {len(pairs)} pairs."
+    return (paragraph(more) if len(pairs) > PAIRS else "") + listed
+
+
+def classes(findings: Findings) -> Section:
+    """A table of all classes, the worst first; many are folded away."""
+    multi = findings.task == "multi"
+    head = ["label" if multi else "class", "images", "precision", "recall", "F2" if multi else "F1"]
+    head += ["threshold"] if multi else []
+    rows = [_row(one) for one in findings.classes[:LISTED]]
+    said = (
+        f"The worst {head[4]} first. Precision: of the images called so, the share that is. "
+        "Recall: of the images that are, the share found."
+    )
+    body = paragraph(said) + table([head, *rows[:OPEN]], caption="Classes")
+    if len(rows) > OPEN:
+        more = len(findings.classes) - LISTED
+        end = paragraph(f"… and {more} more, in report.json.") if more > 0 else ""
+        rest = table([head, *rows[OPEN:]], caption="The other classes") + end
+        body += folded(f"The other {len(findings.classes) - OPEN}", rest)
+    return Section("Labels" if multi else "Classes", body)
+
+
+def _row(one: ClassFigures) -> list[str]:
+    row = [
+        one.label,
+        str(one.n),
+        _share(one.precision, one.precision_interval),
+        _share(one.recall, one.recall_interval),
+        "–" if one.f is None else f"{one.f:.3f}",  # noqa: RUF001
+    ]
+    return row if one.threshold is None else [*row, f"{one.threshold:.2f}"]
+
+
+def _share(value: float | None, interval: Interval) -> str:
+    return "–" if value is None else f"{value:.3f}\n{_range(interval, 2)}"  # noqa: RUF001
+
+
+def _range(interval: Interval, digits: int) -> str:
+    return f"{interval[0]:.{digits}f} to {interval[1]:.{digits}f}"
+
+
+def images(findings: Findings, tiles: Mapping[str, Sequence[Tile]]) -> Section | None:
+    """The galleries, with what the network looked at where that is known."""
+    shown = [(title, tiles[name]) for name, title in GALLERIES.items() if tiles.get(name)]
+    if not shown:
+        return None
+    if any(tile.overlay is not None for _, each in shown for tile in each):
+        multi = findings.task == "multi"
+        asked = "the label that it is most wrong about" if multi else "its answer"
+        said = (
+            f"Beside each image is where the network looked for {asked} (Grad-CAM): the brighter, "
+            "the more this place spoke for it. Where nothing did, there is no second picture."
+        )
+    elif findings.looked:
+        said = "This network has no map of places, so where it looked cannot be shown."
+    else:
+        said = "Held-out images."
+    parts = [f"<h3>{title}</h3>{tile_grid(each)}" for title, each in shown]
+    return Section("Images to look at", paragraph(said) + "".join(parts))
+
+
+def views(findings: Findings, tiles: Mapping[str, Sequence[Tile]]) -> Section | None:
+    """What averaging several views of an image changes."""
+    if findings.n_views < 2:
+        return None
+    gained, lost = findings.n_turned
+    if not gained and not lost:
+        return None
+    said = (
+        f"The mean of {findings.n_views} views made {gained} answers right and {lost} "
+        f"wrong; by chance alone a difference this large has p = {sign_test(gained, lost):.2g}."
+    )
+    parts = [paragraph(said)]
+    for name, title in (("lost", "Made wrong"), ("gained", "Made right")):
+        if tiles.get(name):
+            parts.append(f"<h3>{title}</h3>{tile_grid(tiles[name])}")
+    return Section("Views", "".join(parts))
+
+
+def calibration(findings: Findings, pictures: Mapping[str, bytes]) -> Section:
+    """Whether probabilities can be believed."""
+    after, before = findings.reliability, findings.uncooled
+    rows = [["", "ECE", "adaptive ECE", "log loss"]]
+    if before:
+        rows.append(["before", *_errors(before)])
+    name = f"divided by {findings.temperature:.2f}" if findings.temperature else "as answered"
+    rows.append([name, *_errors(after)])
+    said = (
+        "Of answers given with a probability of 0.8, eight in ten should be right. The expected "
+        "calibration error (ECE) is how far they are from that on average, in bins of equal width, "
+        "or of equally many answers (adaptive)."
+    )
+    if before:
+        said += " The temperature was fitted on images that are not held out."
+    alt = f"Reliability diagram: the calibration error is {after.error:.3f}"
+    body = paragraph(said) + chart(pictures["reliability.png"], alt) + table(rows)
+    return Section("Calibration", body)
+
+
+def _errors(each: Reliability) -> list[str]:
+    return [f"{each.error:.4f}", f"{each.adaptive_error:.4f}", f"{each.log_loss:.4f}"]
+
+
+def sets(findings: Findings) -> Section | None:
+    """Sets of labels that hold the true one, and answers that can be given alone."""
+    if not findings.sets and not findings.abstention:
+        return None
+    parts = []
+    if findings.sets:
+        rows = [["method", "promised", "hold the true one", "labels in it", "just one"]]
+        rows += [
+            [
+                each.method.upper(),
+                f"{1 - each.alpha:.0%}",
+                f"{each.coverage:.1%}",
+                f"{each.mean_size:.2f}",
+                f"{each.single:.0%}",
+            ]
+            for each in findings.sets
+        ]
+        said = (
+            "Instead of one answer a set of them, so large that it holds the true one as often as "
+            "was promised (split conformal prediction)."
+        )
+        parts += [paragraph(said), table(rows, caption="Sets of labels")]
+    if findings.abstention:
+        told = findings.abstention
+        said = f"No probability was found from which on {told.wanted:.0%} of the answers are right."
+        if told.least is not None:
+            said = (
+                f"Answered only from a probability of {told.least:.3f} on, {told.answered:.0%} of "
+                "the held-out images get an answer"
+            )
+            said += f", and {told.right:.1%} of those are right." if told.right is not None else "."
+        parts += ["<h3>Answers given alone</h3>", paragraph(said)]
+    return Section("Sets of labels", "".join(parts))

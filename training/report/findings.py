@@ -1,0 +1,136 @@
+"""What a report tells: all that a training found out, as plain values."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from registry.bundle import Task
+from registry.images import Float32Array, UInt8Array
+from training.data.audit import Audit
+from training.data.dataset import Dataset
+from training.evaluation.calibration import Reliability, measure_reliability
+from training.evaluation.conformal import Abstention, SetFigures
+from training.evaluation.evaluate import THRESHOLD, Measures, confusions, right
+from training.evaluation.overfitting import Overfitting, overfitting
+from training.evaluation.per_class import (
+    ClassFigures,
+    Pair,
+    confused_pairs,
+    per_class,
+    said_labels,
+    taken_for,
+)
+from training.evaluation.suspects import LabelNoise
+from training.fit.epoch import Epoch
+from training.fit.lr_finder import RateSearch
+from training.fit.schedule import Shares
+from training.report.galleries import Places, galleries
+
+# pixels [n,s,s,3] and a class of each -> where the network looked, [n,s,s];
+# see training/evaluation/gradcam.py
+Looked = Callable[[UInt8Array, Sequence[int]], Float32Array | None]
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Everything a report tells. What is not there is left out of it."""
+
+    model: str
+    dataset: Dataset
+    searches: Mapping[str, RateSearch]  # by stage
+    schedules: Mapping[str, Shares]
+    history: Sequence[Epoch]
+    rows: npt.NDArray[np.int64]  # held-out
+    probabilities: Float32Array  # of those rows
+    plain: Measures
+    tta_probabilities: Float32Array  # the mean over the views
+    tta: Measures
+    n_views: int
+    facts: Mapping[str, str]  # provenance
+    views: UInt8Array  # augmented training images, [n,s,s,3]
+    audit: Audit
+    thresholds: tuple[float, ...] = ()  # of a multi-label task
+    looked: Looked | None = None
+    curve: Mapping[int, Sequence[float]] = field(default_factory=dict)  # images -> metric, a draw
+    temperature: float | None = None  # that the answers' logits have been divided by
+    uncooled: Reliability | None = None  # of the answers before that
+    sets: tuple[SetFigures, ...] = ()
+    abstention: Abstention | None = None
+    noise: LabelNoise | None = None
+    n_judged: int = 0  # images of the training part set apart to judge by
+    n_spared: int = 0  # and to calibrate by
+
+    @property
+    def n_images(self) -> dict[str, int]:
+        """What the images that are no test images are there for, and how many each."""
+        learnt = len(self.dataset.rows("train")) - self.n_judged - self.n_spared
+        apart = {"judge": self.n_judged, "calibrate": self.n_spared}
+        return {"train": learnt, "valid": len(self.rows)} | apart
+
+    @property
+    def task(self) -> Task:
+        return self.dataset.task
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return self.dataset.labels
+
+    @cached_property
+    def limits(self) -> tuple[float, ...]:
+        """The probability from which on each label counts, in a multi-label task."""
+        return self.thresholds or (THRESHOLD,) * len(self.labels)
+
+    @cached_property
+    def targets(self) -> Float32Array:
+        """Of the held-out images, [n,classes]."""
+        return self.dataset.targets[self.rows]
+
+    @cached_property
+    def said(self) -> npt.NDArray[np.bool_]:
+        """[n,classes]: whether a label is part of the answer."""
+        return said_labels(self.probabilities, self.task, self.limits)
+
+    @cached_property
+    def counts(self) -> npt.NDArray[np.int64]:
+        """The confusion matrix; in a multi-label task, how often a label was wrongly said beside
+        another that is true."""
+        if self.task == "single":
+            return confusions(self.probabilities, self.targets)
+        return taken_for(self.said, self.targets)
+
+    @cached_property
+    def pairs(self) -> list[Pair]:
+        return confused_pairs(taken_for(self.said, self.targets), self.targets, self.labels)
+
+    @cached_property
+    def classes(self) -> list[ClassFigures]:
+        """The worst first."""
+        return per_class(self.probabilities, self.targets, self.labels, self.task, self.limits)
+
+    @cached_property
+    def galleries(self) -> dict[str, Places]:
+        return galleries(self.probabilities, self.targets, self.task, self.limits)
+
+    @cached_property
+    def turned(self) -> tuple[Places, Places]:
+        """Places of the answers that the views made right, and of those that they made wrong."""
+        before = right(self.probabilities, self.targets, self.task, self.limits)
+        after = right(self.tta_probabilities, self.targets, self.task, self.limits)
+        return np.flatnonzero(after & ~before), np.flatnonzero(before & ~after)
+
+    @property
+    def n_turned(self) -> tuple[int, int]:
+        """How many answers the views made right, and how many wrong."""
+        gained, lost = self.turned
+        return len(gained), len(lost)
+
+    @cached_property
+    def reliability(self) -> Reliability:
+        return measure_reliability(self.probabilities, self.targets, self.task)
+
+    @cached_property
+    def overfit(self) -> Overfitting | None:
+        return overfitting(self.history)

@@ -1,0 +1,30 @@
+"""What every picture of a training is: a figure that shows itself, and its colours.
+
+Names of classes and files are drawn with `parse_math=False`: what they have between two dollar
+signs is no mathematics, and may be none that Matplotlib can set. Powers of ten at an axis are some.
+"""
+
+import io
+
+from matplotlib.figure import Figure
+
+from training.report.page import DPI
+
+BLUE, RED, GREY, PALE = "#2563a8", "#b83220", "#5b6470", "#eef1f5"
+
+
+class Picture(Figure):
+    """A figure that a notebook shows as it is, whatever its backend."""
+
+    def png(self) -> bytes:
+        content = io.BytesIO()
+        self.savefig(content, format="png", dpi=DPI)
+        return content.getvalue()
+
+    def _repr_png_(self) -> bytes:
+        return self.png()
+
+
+def short(text: str, most: int = 28) -> str:
+    """Of a label or a file's name, what fits."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"

@@ -1,0 +1,191 @@
+"""What a report says first: how good it is, where it fails, and what to look at, in sentences."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from training.evaluation.intervals import sign_test
+from training.evaluation.overfitting import has_risen, last_stage, lowest
+from training.evaluation.per_class import score_interval
+from training.fit.epoch import Epoch
+from training.fit.keeping import KEPT
+from training.report.findings import Findings
+
+FEW = 20  # held-out images of a class, below which its figures say little
+CALIBRATED = 0.05  # calibration error up to which probabilities can be taken at their word
+CHANCE = 0.05  # a difference that chance alone makes this often is none
+NAMED = 3  # things of a kind that a sentence names
+
+METRICS = {"accuracy": "Accuracy", "f2": "F2"}
+
+
+@dataclass(frozen=True)
+class Remark:
+    topic: str
+    text: str
+    concern: bool = False  # something to act on
+
+
+def in_words(findings: Findings) -> list[Remark]:
+    """The findings in the order in which an engineer asks for them."""
+    remarks = [
+        _score(findings),
+        _confusions(findings),
+        _weakest(findings),
+        _overfitting(findings),
+        _views(findings),
+        _calibration(findings),
+        _doubts(findings),
+        _data(findings),
+        _few(findings),
+    ]
+    return [remark for remark in remarks if remark]
+
+
+def _score(findings: Findings) -> Remark:
+    plain = findings.plain
+    low, high = score_interval(
+        findings.probabilities, findings.targets, findings.task, findings.limits
+    )
+    text = (
+        f"{plain.value:.3f} on {len(findings.rows)} held-out images "
+        f"(95% interval {low:.3f} to {high:.3f})."
+    )
+    if findings.task == "multi":
+        return Remark(METRICS[plain.metric], text)
+    counts = findings.targets.sum(axis=0)
+    usual, share = findings.labels[int(counts.argmax())], float(counts.max() / counts.sum())
+    text += f" Always saying “{usual}” would be right for {share:.3f} of them."
+    if plain.value <= share:
+        text += " It has learnt nothing that is worth more."
+    elif low <= share:
+        text += " The interval does not rule out that this is as good."
+    return Remark(METRICS[plain.metric], text, concern=low <= share)
+
+
+def _confusions(findings: Findings) -> Remark | None:
+    pairs = findings.pairs[:NAMED]
+    if findings.task == "multi":
+        told = [f"“{each.said}” beside “{each.true}” {_times(each.count)}" for each in pairs]
+        return Remark("Says too much", f"{'; '.join(told)}.") if told else None
+    told = [
+        f"“{each.true}” for “{each.said}” {_times(each.count)} ({each.share:.0%} of them)"
+        for each in pairs
+    ]
+    if not told:
+        return Remark("Confuses", "nothing: every held-out answer is right.")
+    return Remark("Confuses", f"takes {'; '.join(told)}.")
+
+
+def _times(n: int) -> str:
+    return "once" if n == 1 else f"{n} times"
+
+
+def _weakest(findings: Findings) -> Remark | None:
+    known = [one for one in findings.classes if one.recall is not None and one.n >= FEW]
+    if len(findings.labels) < 3 or not known:
+        return None
+    worst = min(known, key=lambda one: one.recall or 0)
+    if worst.hits == worst.n:
+        return None
+    low, high = worst.recall_interval
+    return Remark(
+        "Weakest class",
+        f"“{worst.label}”: {worst.hits} of {worst.n} found "
+        f"({worst.recall:.0%}, interval {low:.0%} to {high:.0%}).",
+    )
+
+
+def _overfitting(findings: Findings) -> Remark | None:
+    history, kept = findings.history, findings.facts.get(KEPT)
+    if len(history) < 2:
+        return None
+    if findings.overfit:
+        text = f"{findings.overfit.text}."
+        advice = "Fewer epochs, more augmentation or keep=best would help."
+    else:
+        text, advice = _rise(history), "A lower rate may help."
+    if text and kept:  # what the losses say is of others
+        return Remark("Overfitting", f"{text} The network has the {kept} instead of the last.")
+    if text:
+        return Remark("Overfitting", f"{text} {advice}", concern=True)
+    last = (
+        f"in the end it is {history[-1].valid_loss:.3f}, in training {history[-1].train_loss:.3f}"
+    )
+    return Remark("Overfitting", f"none seen: the held-out loss has not turned up; {last}.")
+
+
+def _rise(history: Sequence[Epoch]) -> str:
+    """Where the held-out loss was lower, though nothing was learnt by heart since; or nothing."""
+    place, last = lowest(history), history[-1]
+    best = history[place]
+    if not has_risen(best, last):
+        return ""
+    said = "none, for the training loss has not fallen either; but the network was better"
+    if place < len(history) - len(last_stage(history)):
+        said = "none in the last stage, but the network was better before it"
+    return (
+        f"{said}: the held-out loss was {best.valid_loss:.3f} after epoch {place + 1} "
+        f"({best.stage}) and {last.valid_loss:.3f} in the end."
+    )
+
+
+def _views(findings: Findings) -> Remark | None:
+    if findings.n_views < 2:
+        return None
+    gained, lost = findings.n_turned
+    if not gained and not lost:
+        return Remark("Views", f"averaging {findings.n_views} views changes no answer.")
+    chance = sign_test(gained, lost)
+    text = f"averaging {findings.n_views} views makes {gained} answers right and {lost} wrong"
+    if chance >= CHANCE:
+        return Remark("Views", f"{text}, which may be chance (p = {chance:.2g}): they do not pay.")
+    if gained > lost:
+        return Remark("Views", f"{text} (p = {chance:.2g}): they pay, at {findings.n_views} times "
+                      "the work.")  # fmt: skip
+    return Remark("Views", f"{text} (p = {chance:.2g}): they do harm, ask without.", concern=True)
+
+
+def _calibration(findings: Findings) -> Remark:
+    error, bins = findings.reliability.error, findings.reliability.bins
+    n = sum(one.n for one in bins)
+    sure = sum(one.n * one.confidence for one in bins) / n
+    right = sum(one.n * one.accuracy for one in bins) / n
+    text = f"probabilities are off by {error:.1%} on average (expected calibration error)"
+    if error <= CALIBRATED:
+        return Remark("Calibrated", f"yes: {text}.")
+    if abs(sure - right) < error / 2:
+        return Remark("Calibrated", f"no: {text}.", concern=True)
+    how = "too sure" if sure > right else "not sure enough"
+    text += f", for the network is {how}: {sure:.2f} on average, and {right:.2f} are right"
+    return Remark("Calibrated", f"no: {text}.", concern=True)
+
+
+def _doubts(findings: Findings) -> Remark | None:
+    noise = findings.noise
+    if noise is None or not noise.images:
+        return None
+    if not noise.suspects:
+        return Remark("Labels", f"none of {noise.images} seems to be wrong.")
+    text = f"about {noise.expected} of {noise.images} may be wrong; the likeliest are below."
+    return Remark("Labels", text)
+
+
+def _data(findings: Findings) -> Remark | None:
+    severe = [problem for problem in findings.audit.problems if problem.severe]
+    if severe:
+        shown = "; ".join(problem.text for problem in severe[:NAMED])
+        return Remark("Data", f"{shown}.", concern=True)
+    remarks = "; ".join(problem.text for problem in findings.audit.problems[:NAMED])
+    return Remark("Data", f"{remarks}." if remarks else "nothing wrong was found.")
+
+
+def _few(findings: Findings) -> Remark | None:
+    few = [one for one in findings.classes if one.n < FEW]
+    if not few:
+        return None
+    names = ", ".join(f"“{one.label}” ({one.n})" for one in few[:NAMED])
+    more = f" and {len(few) - NAMED} more" if len(few) > NAMED else ""
+    return Remark(
+        "Little evidence",
+        f"fewer than {FEW} held-out images: {names}{more}; their figures say little.",
+    )

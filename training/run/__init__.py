@@ -1,0 +1,1 @@
+"""One training as a process: its command, progress, journal, checkpoints and provenance."""

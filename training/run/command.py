@@ -1,0 +1,86 @@
+"""A training for a person: told on the terminal, and published. A service's is run/job.py.
+
+Of several processes the first one tells and publishes; the others learn with it.
+"""
+
+import json
+import shlex
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+
+from registry.errors import UnfreezeError
+from registry.jobs import Assignment, Event, Note, Scored, StageStarted
+from registry.store import Registry
+from training.distributed.parallel import World
+from training.recipe import learn_and_prove, take_part
+from training.run.journal import journaled
+from training.run.orders import Order, find_order, fulfil, withdraw
+from training.run.progress import Terminal, json_lines
+
+
+def train_and_publish(order: Order, world: World, *, as_json: bool) -> None:
+    """What was ordered is trained and published, by the only process or the first of several.
+
+    Raises:
+        UnfreezeError, OSError: it failed; if nothing has been learnt, the folder is free again.
+    """
+    assignment = order.assignment
+    with (
+        nullcontext(json_lines(sys.stdout)) if as_json else Terminal() as tell,
+        journaled(assignment, tell) as tell_and_write,
+    ):
+        find_order(assignment.run)  # another process may have fulfilled it since
+        resumed = shlex.quote(str(assignment.run))
+        tell(Note(text=f"if it is interrupted: unfreeze train --resume {resumed}"))
+        try:
+            bundle, scored = learn_and_prove(assignment, tell_and_write, world)
+        except (UnfreezeError, OSError):  # so that its folder is free for what works
+            withdraw(order)
+            raise
+        version, promoted = fulfil(order, bundle)
+    if as_json:
+        said = {"kind": "published", "model": assignment.model, "version": version}
+        print(json.dumps(said | {"promoted": promoted}), flush=True)
+    else:
+        folder = Registry(order.registry).folder(assignment.model, version)
+        _summarise(folder, version, scored, promoted=promoted)
+
+
+def learn_along(assignment: Assignment, world: World) -> None:
+    """Every other process learns with the first, and tells nothing unless it fails.
+
+    Raises:
+        UnfreezeError: says in which process, and where.
+    """
+    stages = ["before the first stage"]
+
+    def note(event: Event) -> None:
+        if isinstance(event, StageStarted):
+            stages.append(event.stage)
+
+    try:
+        take_part(assignment, note, world)
+    except UnfreezeError as error:
+        where = f"process {world.rank + 1} of {world.size}, {stages[-1]}"
+        raise type(error)(f"{where}: {error}") from error
+
+
+def _summarise(folder: Path, version: int, scored: Scored, *, promoted: bool) -> None:
+    mine, rival = scored.candidate, scored.promoted
+    print(
+        f"version {version}: {mine.metric} {mine.value:.4f}, log loss {mine.log_loss:.4f} "
+        f"on {scored.images} held-out images"
+    )
+    if rival:
+        print(
+            f"version {scored.promoted_version} on the same images: "
+            f"{rival.metric} {rival.value:.4f}, log loss {rival.log_loss:.4f}"
+        )
+    print(f"report: {folder / 'report' / 'index.html'}")
+    model, registry = folder.parent.name, folder.parents[1]
+    print(
+        f"promoted: unfreeze serve --registry {shlex.quote(str(registry))} answers with it"
+        if promoted
+        else f"published, not promoted: unfreeze promote {model} {version} makes it live"
+    )

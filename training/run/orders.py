@@ -1,0 +1,152 @@
+"""A training as a person asked for it, kept in its run's folder until a version has come of it."""
+
+import shutil
+import uuid
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from registry.bundle import Bundle
+from registry.errors import BadRequest, BundleError
+from registry.files import write_durably
+from registry.jobs import CHECKPOINT, Assignment
+from registry.record import Record
+from registry.store import Registry
+from training.checking import check_settings
+from training.data.dataset import check_listed
+from training.export.publishing import assign
+from training.run.journal import check_same
+
+ORDER = "order.json"  # in the folder of a training whose version is not yet published
+TOKEN = "run"  # in a bundle's provenance: the order that it came of
+
+
+class Order(Record):
+    """What is to be trained, and what is to become of it."""
+
+    assignment: Assignment
+    registry: Path
+    pointer: (
+        int  # in force when the order was given, 0: none; only a first version goes live unasked
+    )
+    promote: bool
+    token: str
+
+
+def order(
+    registry: Path,
+    model: str,
+    data: Path,
+    settings: dict[str, str],
+    cache: Path,
+    run: Path,
+    *,
+    promote: bool,
+) -> Order:
+    """The order is in `run`, on the disk, and means the same in any working directory. If the same
+    one is there already, it is that one, judged beside the version that was promoted when it was
+    first given.
+
+    Raises:
+        BadRequest: `model` cannot name a model, or the settings or the data cannot work.
+        Conflict: another order is in `run`.
+    """
+    if settings.get("weights"):
+        settings = settings | {"weights": str(Path(settings["weights"]).resolve())}
+    assignment, pointer = assign(
+        Registry(registry.resolve()),
+        model,
+        data.resolve(),
+        settings,
+        cache.resolve(),
+        run.resolve(),
+    )
+    read = check_settings(settings)
+    check_listed(data, read.layout(), read.task)
+    given = Order(
+        assignment=assignment,
+        registry=registry.resolve(),
+        pointer=pointer,
+        promote=promote,
+        token=uuid.uuid4().hex,
+    )
+    if not (run / ORDER).exists():
+        run.mkdir(parents=True, exist_ok=True)
+        write_durably(run / ORDER, given.model_dump_json(indent=2).encode())
+        return given
+    found = find_order(run)
+    differing = [name for name, value in _asked(found).items() if value != _asked(given)[name]]
+    check_same(run, differing)
+    return found
+
+
+def find_order(run: Path) -> Order:
+    """The order that was given in `run`.
+
+    Raises:
+        BadRequest: there is none.
+    """
+    try:
+        return Order.model_validate_json((run / ORDER).read_bytes())
+    except (OSError, ValidationError) as error:
+        raise BadRequest(
+            f"{run}: no unfinished training (no {ORDER}); give the folder of an interrupted "
+            "one, or --data and --model to begin one"
+        ) from error
+
+
+def withdraw(given: Order) -> None:
+    """The order is gone, unless something has been learnt that can be gone on with."""
+    run = given.assignment.run
+    if not (run / CHECKPOINT).exists():
+        (run / ORDER).unlink(missing_ok=True)
+
+
+def fulfil(given: Order, bundle: Bundle) -> tuple[int, bool]:
+    """The staged bundle is a version, published once however often this is repeated, and there is
+    nothing left to go on with. Gives its number and whether it is promoted.
+
+    The run has to be the caller's alone, see `journaled`: who went on with it would take the stage.
+
+    Raises:
+        Conflict: somebody else has promoted a version since; this one stays published.
+    """
+    registry, assignment, model = Registry(given.registry), given.assignment, bundle.model
+    version = _published(registry, model, given.token)
+    if version is None:
+        provenance = bundle.provenance | {TOKEN: given.token}
+        named = bundle.model_copy(update={"provenance": provenance})
+        version = registry.publish(assignment.stage, named)
+    promoted = given.promote or not given.pointer
+    in_force = registry.promoted(model)
+    try:
+        if promoted and not (in_force and in_force[1].version == version):
+            reason = "unfreeze train"
+            registry.promote(model, version, by="train", reason=reason, expected=given.pointer)
+    finally:
+        (assignment.run / ORDER).unlink(missing_ok=True)
+        (assignment.run / CHECKPOINT).unlink(missing_ok=True)
+        shutil.rmtree(assignment.stage)
+    return version, promoted
+
+
+def _published(registry: Registry, model: str, token: str) -> int | None:
+    for version in reversed(registry.versions(model)):
+        try:
+            if registry.bundle(model, version).provenance.get(TOKEN) == token:
+                return version
+        except BundleError:  # somebody else's
+            continue
+    return None
+
+
+def _asked(given: Order) -> dict[str, object]:
+    """What a person says, by what it is called."""
+    told = given.assignment
+    return {
+        "data": told.data,
+        "model": told.model,
+        "settings": told.settings,
+        "registry": given.registry,
+        "promotion": given.promote,
+    }
