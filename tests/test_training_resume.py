@@ -94,7 +94,7 @@ def test_a_command_that_is_killed_and_resumed_leaves_the_same_weights(
         lambda event: event["kind"] == "epoch_finished" and event["stage"].startswith("all layers"),
     )
     events = kill_when(["--resume", run])
-    assert any(event.get("text", "").startswith("all layers: goes on") for event in events)
+    assert any(event.get("text", "").startswith("all layers: resumed") for event in events)
     assert (run / NETWORK).read_bytes() == (straight.run / NETWORK).read_bytes()
     assert Registry(tmp_path / "models").versions("photos") == [1]
     assert not (run / CHECKPOINT).exists()
