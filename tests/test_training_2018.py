@@ -55,7 +55,7 @@ def test_one_cycle_with_decay_per_cycle_and_averaged_weights_trains(tmp_path: Pa
     told |= {"freeze_batchnorm": "false", "batch_size": "2", "valid_fraction": "0.1"}
     assignment = photos.assignment(tmp_path, data, **told)
     bundle, _ = train(assignment, lambda event: None)
-    assert "the mean of all unfrozen epochs" in bundle.provenance["averaged"]
+    assert "the mean over all unfrozen epochs" in bundle.provenance["averaged"]
     assert "head 1.00e-02" in bundle.provenance["learning_rates"]
     assert all(np.isfinite(value) for value in bundle.metrics.values())
     network, _ = load_network(assignment.run / NETWORK)

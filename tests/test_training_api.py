@@ -78,7 +78,7 @@ def test_every_step_that_is_named_instead_exists(fitted: Learner):
 
 
 def test_what_is_shown_in_a_notebook_is_a_line(fitted: Learner):
-    assert re.fullmatch(r"<\d+ numbers of each of \d+ images>", repr(fitted.precompute().valid))
+    assert re.fullmatch(r"<\d+ features of each of \d+ images>", repr(fitted.precompute().valid))
 
 
 def test_a_gallery_that_is_not_there_is_answered_with_those_that_are(fitted: Learner):
@@ -119,7 +119,7 @@ def test_only_the_groups_of_a_step_learn(tmp_path: Path):
     learner = photos.learner(tmp_path)
     activations = learner.precompute()
     learner.fit_unfrozen(1e-3, cycles=1)
-    with pytest.raises(BadRequest, match="the backbone before it learnt; precompute them anew"):
+    with pytest.raises(BadRequest, match="the backbone before it was trained; precompute"):
         learner.fit_augmented_head(activations, 1e-2, epochs=1)
     activations = learner.precompute()
     body = [parameter.clone() for parameter in learner.bench.network.body.parameters()]
@@ -134,10 +134,10 @@ def test_activations_of_what_is_no_longer_so_are_refused_by_every_step(tmp_path:
     with torch.no_grad():
         next(learner.bench.network.body.parameters()).mul_(2)
     for step in (learner.search_head, partial(learner.fit_head, rate=1.0)):
-        with pytest.raises(BadRequest, match="precompute them anew"):
+        with pytest.raises(BadRequest, match="precompute them again"):
             step(stale)
     for step in (learner.learning_curve, learner.fit_augmented_head):
-        with pytest.raises(BadRequest, match="precompute them anew"):
+        with pytest.raises(BadRequest, match="precompute them again"):
             step(stale, 1.0)
     assert not learner.history
 
@@ -166,8 +166,11 @@ def test_without_augmentation_it_learns_from_the_pixels_that_are_served(tmp_path
     [
         ({"sise": 3}, "no setting is called 'sise'"),
         ({"cycles": -1}, "settings: cycles: "),
-        ({"size": 64}, "settings: size is an argument of read_images; say it there"),
-        ({"backbone": "resnet34"}, "settings: backbone is an argument of pretrained; say it there"),
+        ({"size": 64}, "settings: size is an argument of read_images; pass it there"),
+        (
+            {"backbone": "resnet34"},
+            "settings: backbone is an argument of pretrained; pass it there",
+        ),
     ],
 )
 def test_a_wrong_setting_is_named(tmp_path: Path, settings: dict[str, object], message: str):
@@ -182,9 +185,9 @@ def test_a_wrong_number_of_a_step_is_named(fitted: Learner):
 
 def test_a_step_that_would_learn_nothing_says_so(tmp_path: Path):
     learner = photos.learner(tmp_path, 4, cycles=0, augmented_epochs=0)
-    with pytest.raises(BadRequest, match="cycles=0: nothing would be learnt; say cycles"):
+    with pytest.raises(BadRequest, match="cycles=0: there is nothing to train; pass cycles"):
         learner.fit_unfrozen(1e-3)
-    with pytest.raises(BadRequest, match="epochs=0: nothing would be learnt; say epochs"):
+    with pytest.raises(BadRequest, match="epochs=0: there is nothing to train; pass epochs"):
         learner.fit_augmented_head(learner.precompute(), 1e-3)
 
 

@@ -180,7 +180,7 @@ def test_pixels_and_activations_make_room_for_themselves_on_a_full_volume(
     kept = [path.name for path in tmp_path.iterdir() if path.is_file()]
     assert sorted(name.partition("-")[0] for name in kept) == ["activations", "decoded"]
     assert f"decoded-{decoded.key}.u8" in kept
-    assert ["longest ago there are gone" in note for note in notes] == [True, True]
+    assert ["least recently used cache files" in note for note in notes] == [True, True]
 
 
 def test_another_user_may_read_what_is_kept(network: Network, dataset: Dataset, tmp_path: Path):

@@ -274,7 +274,7 @@ def test_too_few_images_to_calibrate_by_leave_the_temperature_alone(tmp_path: Pa
     data = photos.folder(tmp_path / "data", per_class=12)
     told = {"calibrate": "true", "cycles": "0", "augmented_epochs": "0"}
     bundle, _ = train(photos.assignment(tmp_path, data, **told), lambda event: None)
-    assert bundle.provenance["calibration"] == "left out: it takes 20 images; raise calibrate_share"
+    assert bundle.provenance["calibration"] == "left out: it needs 20 images; raise calibrate_share"
     assert "temperature" not in bundle.metrics
     assert bundle.metrics["calibration_error"] > 0
     assert bundle.metrics["images_train"] + bundle.metrics["images_valid"] == 24

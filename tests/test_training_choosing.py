@@ -92,7 +92,7 @@ def test_a_mean_that_is_always_kept_spares_no_images(tmp_path: Path):
         ({"keep": "swa"}, "mean of the weights of all unfrozen epochs"),
         ({"keep": "best"}, "weights of epoch 1 of all layers"),
         ({"patience": "9"}, None),
-        ({"ema": "0.9", "ema_kept": "always"}, "exponential mean of the weights"),
+        ({"ema": "0.9", "ema_kept": "always"}, "exponential moving average of the weights"),
     ],
 )
 def test_it_is_known_which_weights_the_network_has_until_it_learns_on(
@@ -107,7 +107,7 @@ def test_it_is_known_which_weights_the_network_has_until_it_learns_on(
 
 
 @pytest.mark.parametrize(
-    ("judge_by", "kept"), [("log_loss", "weights themselves"), ("metric", "mean")]
+    ("judge_by", "kept"), [("log_loss", "weights themselves"), ("metric", "moving average")]
 )
 def test_the_better_weights_are_kept_in_the_stated_direction(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, judge_by: str, kept: str
@@ -123,4 +123,6 @@ def test_too_few_images_to_spare_any_are_not_compared(tmp_path: Path):
     data = photos.folder(tmp_path / "data" / "train", per_class=1).parent
     photos.photo(data / "valid" / "dark" / "other.png", 50, seed=99)
     bench = unfrozen(tmp_path, data, ema="0.99")
-    assert "mean of the weights without a comparison: too few images" in bench.facts["ema"]
+    assert (
+        "moving average of the weights without a comparison: too few images" in bench.facts["ema"]
+    )

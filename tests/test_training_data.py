@@ -115,7 +115,7 @@ def test_a_class_missing_from_valid_keeps_its_place_and_is_told(tmp_path: Path):
     dataset = read_dataset(tmp_path)
     assert dataset.labels == ("dark", "grey", "light")
     assert dataset.targets[dataset.rows("valid")].sum(axis=0).tolist() == [1, 0, 1]
-    assert "'grey' has no held-out images, so no score speaks of them" in dataset.summary()
+    assert "'grey' has no held-out images, so the scores ignore them" in dataset.summary()
 
 
 @pytest.mark.parametrize("name", ["train", "Train", "TRAIN"])
@@ -180,7 +180,7 @@ def test_a_folder_that_cannot_be_looked_into_is_named(
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", as_another_user)
-    with pytest.raises(DataError, match=r"dark/closed: cannot be looked into \(Permission denied"):
+    with pytest.raises(DataError, match=r"dark/closed: cannot be listed \(Permission denied"):
         read_dataset(data)
 
 
@@ -208,11 +208,11 @@ WRONG = {
     ),
     "no class folders": (
         lambda data: [path.rename(data / path.name) for path in data.glob("*/*")],
-        "6 images, but none in a folder of its class; put JPEG",
+        "6 images, but none in a class folder; put JPEG",
     ),
     "no valid": (
         lambda data: photos.folder(data / "train"),
-        "there is train/ but no valid/, and beside it dark/; call the held-out part valid",
+        "train/ stands beside dark/, but there is no valid/; rename the held-out part",
     ),
     "a competition's folders": (
         lambda data: [
@@ -244,7 +244,7 @@ def test_unreadable_files_may_be_left_out_when_allowed(tmp_path: Path):
 def test_a_class_only_in_valid_is_refused(tmp_path: Path):
     photos.folder(tmp_path / "train", per_class=4)
     photos.folder(tmp_path / "valid", per_class=4, classes={"dark": 61, "grey": 120})
-    with pytest.raises(DataError, match="'grey' has 4 held-out images and none to learn from"):
+    with pytest.raises(DataError, match="'grey' has 4 held-out images and no training images"):
         read_dataset(tmp_path)
 
 
@@ -262,14 +262,14 @@ def test_one_image_to_learn_from_is_too_few(tmp_path: Path):
     photos.folder(tmp_path, per_class=1)
     rows = ("file,label,split", "dark/00.png,a b,train", "light/00.png,a b,valid")
     (tmp_path / "labels.csv").write_text("\n".join(rows))
-    with pytest.raises(DataError, match="one image to learn from is too few; add another"):
+    with pytest.raises(DataError, match="one training image is too few; add another"):
         read_dataset(tmp_path / "labels.csv")
 
 
 def test_an_image_in_both_parts_is_refused(tmp_path: Path):
     photos.folder(tmp_path / "train", per_class=4)
     photos.folder(tmp_path / "valid", per_class=4)
-    with pytest.raises(DataError, match="the same image is also among those to learn from"):
+    with pytest.raises(DataError, match="the same image is also among the training images"):
         read_dataset(tmp_path)
 
 
@@ -283,9 +283,7 @@ def test_files_outside_the_allowed_folders_are_refused(tmp_path: Path):
 
 def test_a_file_that_is_no_table_is_not_called_a_folder(tmp_path: Path):
     one = photos.photo(tmp_path / "one.png", 100, seed=0)
-    with pytest.raises(
-        DataError, match=r"one\.png: a file that is no table; give a folder of class"
-    ):
+    with pytest.raises(DataError, match=r"one\.png: not a table; give a folder of class"):
         read_dataset(one)
 
 

@@ -52,7 +52,7 @@ def test_seven_images_of_each_class_and_a_class_of_one_train_and_it_is_told(
     assert bundle.labels == ("dark", "light", "rare")
     assert bundle.metrics["images_train"] + bundle.metrics["images_valid"] == 15
     assert bundle.metrics["images_valid"] >= 2
-    assert "'rare' has no held-out images, so no score speaks of them" in str(heard)
+    assert "'rare' has no held-out images, so the scores ignore them" in str(heard)
 
 
 def test_120_classes_of_three_images_train_and_each_is_held_out_and_learnt(tmp_path: Path):

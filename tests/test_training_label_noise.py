@@ -117,7 +117,9 @@ def test_more_labels_than_time_or_memory_allow_are_left_alone_and_it_is_told(
     monkeypatch.setattr(label_noise, most, 24 * 2 - 1)
     doubt_labels(bench, activations)
     assert not bench.label_noise
-    assert bench.facts["label_noise"].startswith("labels were not doubted: 24 images with ")
+    assert bench.facts["label_noise"].startswith(
+        "labels were not checked for errors: 24 images with "
+    )
 
 
 def test_nothing_is_said_of_classes_with_fewer_images_than_folds():

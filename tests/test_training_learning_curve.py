@@ -98,7 +98,7 @@ def test_the_report_shows_it_when_a_setting_asks(tmp_path: Path):
     assert points[-1]["images"] == n_train
     assert [len(point["values"]) for point in points] == [2] * len(points)
     assert (report / "learning_curve.png").is_file()
-    assert "How many images" in (report / "index.html").read_text()
+    assert "Learning curve" in (report / "index.html").read_text()
     assert f"from {round(n_train / 2)} to {n_train} images" in bundle.provenance["learning_curve"]
     stages = heard.of("stage_started")
     assert {stage.of for stage in stages} == {len(stages)}

@@ -40,7 +40,10 @@ def test_settings_that_draw_other_parts_are_told_to_count_for_new_images_alone(d
     opened(data, unsaid, known)
     parts = {item.sha256: item.part for item in images.dataset.items}
     assert known.items() <= parts.items()
-    told = r"24 of 32 images keep the part that the promoted version gave them, \d+ of them another"
+    told = (
+        "24 of 32 images keep the part that the promoted version gave them, "
+        r"which for \d+ of them is not"
+    )
     assert re.search(told, str(heard))
     assert "keep the part" not in str(unsaid)
 
@@ -113,7 +116,7 @@ def test_pictures_that_a_training_passes_over_are_told(data: Path):
     (data / "dark" / "scan.tif").write_bytes(b"")
     heard = photos.Heard()
     opened(data, heard)
-    assert "not JPEG, PNG or WebP, and passed over; save them as PNG: 1" in str(heard)
+    assert "not JPEG, PNG or WebP; save them as PNG: 1" in str(heard)
     assert "which ones: unfreeze data audit " in str(heard)
 
 
@@ -121,7 +124,7 @@ def test_what_is_learnt_from_and_tested_by_is_told(tested: Path):
     shutil.copy(tested / "train" / "dark" / "00.png", tested / "test" / "dark" / "again.png")
     heard = photos.Heard()
     opened(tested, heard)
-    assert "the same image in more than one part, which flatters the score: 1" in str(heard)
+    assert "duplicate images in more than one part, which inflates the score: 1" in str(heard)
 
 
 @quiet

@@ -67,7 +67,7 @@ def test_parts_of_a_batch_give_the_gradient_of_the_whole(kind: str, n: int):
     for one, other in zip(parts, whole, strict=True):
         torch.testing.assert_close(one, other)
     assert sum(narrow.passed) == n
-    assert "memory was short for" in told[-1]
+    assert "out of memory with" in told[-1]
 
 
 def test_what_was_found_out_is_kept_for_the_next_batch():

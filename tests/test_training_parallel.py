@@ -204,7 +204,7 @@ def test_a_helping_process_says_which_it_is_and_where_it_failed(tmp_path: Path):
 
 def test_compiling_is_for_one_process(tmp_path: Path):
     assignment = photos.assignment(tmp_path, tmp_path, compile="true")
-    with pytest.raises(BadRequest, match="compile=true is for one process"):
+    with pytest.raises(BadRequest, match="compile=true works with one process only"):
         take_part(assignment, lambda event: None, World(0, 2))
 
 
@@ -233,11 +233,11 @@ def test_two_processes_of_which_one_is_killed_learn_what_one_process_does(tmp_pa
     ended = torchrun("--max-restarts=1", trainer, *data, *folders, *told)
 
     assert ended.returncode == 0, ended.stderr
-    assert "all layers: goes on after 1 of 3 epochs" in ended.stderr
+    assert "all layers: resumed after 1 of 3 epochs" in ended.stderr
     assert ended.stdout.count("version 1: accuracy") == 1
     version = Registry(tmp_path / "registry").bundle("photos", 1)
     assert version.metrics["accuracy"] == bundle.metrics["accuracy"]
-    assert version.provenance["processes"] == "2 processes divide the work"
+    assert version.provenance["processes"] == "2 processes share the work"
     (run,) = (tmp_path / "together" / "runs").iterdir()
     assert_close(run / NETWORK, alone.run / NETWORK)
     curve = read_curves(run)

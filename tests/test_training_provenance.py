@@ -25,7 +25,7 @@ def test_a_bundle_and_its_report_say_where_they_come_from(tmp_path: Path):
     assert '"seed":7' in facts["settings"]
     assert f"torch {torch.__version__.split('+')[0]}" in facts["versions"]
     assert re.fullmatch(r"[0-9a-f]{64}", facts["data_sha256"])
-    assert f"{torch.get_num_threads()} in an operation" in facts["threads"]
+    assert f"{torch.get_num_threads()} intra-op" in facts["threads"]
     assert re.search(r"\d of \d+ cores, [\d.]+ GiB", facts["hardware"])
     assert re.search(r"decode once [\d.]+ s, .*export and prove [\d.]+ s", facts["durations"])
     page = (assignment.stage / "report" / "index.html").read_text()
@@ -47,7 +47,7 @@ def test_the_longest_lock_that_is_fulfilled_is_named(tmp_path: Path):
     (tmp_path / "gpu.txt").write_text(fulfilled + "numpy==2.2\n")
     digest = hashlib.sha256(fulfilled.encode()).hexdigest()
     assert locked(packages, tmp_path) == f"train.txt, sha256 {digest}"
-    assert locked({}, tmp_path) == "none that is fulfilled"
+    assert locked({}, tmp_path) == "none that matches"
 
 
 def test_installed_packages_have_normal_names():
@@ -57,10 +57,10 @@ def test_installed_packages_have_normal_names():
 def test_the_commit_is_named_and_whether_files_have_changed_since(tmp_path: Path):
     file = tmp_path / "recipe.py"
     file.write_text("one")
-    assert commit_of(file) == "of no commit"
+    assert commit_of(file) == "not committed"
     git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
     subprocess.run([*git, "init", "-q"], check=True)
-    assert commit_of(file) == "of no commit"
+    assert commit_of(file) == "not committed"
     subprocess.run([*git, "add", "."], check=True)
     subprocess.run([*git, "commit", "-qm", "one"], check=True)
     clean = commit_of(file)

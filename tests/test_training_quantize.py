@@ -187,7 +187,7 @@ def test_a_variant_states_what_it_costs(model: Path, tmp_path: Path):
     assert made.variant is not None
     assert (made.variant.metric, made.variant.metric_change) == ("accuracy", 0)
     assert (made.variant.images, made.variant.speedup) == (40, None)
-    assert made.story.startswith("fp16: accuracy +0.00 points on 40 images, answers shift 0.00")
+    assert made.story.startswith("fp16: accuracy +0.00 points on 40 images, outputs shift 0.00")
     assert "speed not measured: no GPU here" in made.story
     graph = onnx.load(path).graph
     assert graph.input[0].type.tensor_type.elem_type == TensorProto.UINT8

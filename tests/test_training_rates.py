@@ -59,7 +59,7 @@ def test_the_search_for_adamw_suggests_what_moves_weights_little_by_little():
         found = find_rate(network, network, groups, [1.0], Again(), loss, spec=spec)
         suggestions[kind] = found.suggestion
     assert suggestions["sgd"] > suggestions["adamw"] == 3e-3
-    assert "little by little" in found.reason
+    assert "change slowly" in found.reason
 
 
 def test_a_suggestion_below_the_most_is_left_alone():

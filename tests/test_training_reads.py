@@ -20,7 +20,7 @@ def tests(tmp_path: Path) -> list[Item]:
 def test_every_reading_is_counted_with_who_and_when(tests: list[Item], tmp_path: Path):
     cache = tmp_path / "cache"
     first = note_read(cache, tests, "birds", "abc")
-    assert describe_reads(first).endswith("for the first time that is known of")
+    assert describe_reads(first).endswith("the first read on record")
     note_read(cache, tests[:2], "birds", "abc")  # another test part
     reads = note_read(cache, tests[::-1], "birds2", "abc")  # the same, in another order
     assert [(read.model, read.images) for read in reads] == [("birds", 4), ("birds2", 4)]

@@ -149,7 +149,7 @@ def test_a_section_without_content_is_left_out(written: Written):
     assert headings(written["little"][0]) == shared + story
     assert headings(written["everything"][0]) == [
         *shared,
-        "Sets of labels",
+        "Prediction sets",
         *story[:2],
         "Doubted labels",
         story[2],
@@ -211,7 +211,7 @@ def test_a_page_of_many_classes_and_noise_stays_below_three_megabytes(tmp_path: 
 
 def test_thresholds_and_what_several_labels_do_are_told(written: Written):
     page, told = written["several"]
-    assert "<h2>Labels said too much</h2>" in page
+    assert "<h2>False positives</h2>" in page
     assert "the label that it is most wrong about" in page
     assert {one["threshold"] for one in told["classes"]} == {0.4}
     assert told["galleries"]["most_incorrect"][0]["is"]
@@ -221,7 +221,10 @@ def test_thresholds_and_what_several_labels_do_are_told(written: Written):
 def test_what_is_set_apart_is_not_counted_as_learnt_from():
     found, _ = made.findings(2, 200, n_judged=9, n_spared=20)
     assert found.n_images == {"train": 71, "valid": 100, "judge": 9, "calibrate": 20}
-    told = "71 images to learn from, 9 to judge by, 20 to calibrate by, 100 held out, 2 classes."
+    told = (
+        "71 images for training, 9 for model selection, 20 for calibration, "
+        "100 held out, 2 classes."
+    )
     assert told in results(found).body
 
 
@@ -244,10 +247,9 @@ def test_words_tell_how_good_it_is_and_what_it_confuses():
     found, _ = made.findings(3, 300)
     right = found.plain.value
     assert told["Accuracy"][0].startswith(f"{right:.3f} on 150 held-out images (95% interval ")
-    assert "“kind 000”" in told["Confuses"][0]
+    assert "“kind 000”" in told["Confusions"][0]
     assert told["Overfitting"] == (
-        "none seen: the held-out loss has not turned up; "
-        "in the end it is 0.500, in training 0.400.",
+        "none seen: the held-out loss has not turned up; it ends at 0.500, training at 0.400.",
         False,
     )
 
@@ -264,7 +266,7 @@ def test_words_are_concerned_about_overfitting_and_nothing_learnt():
 def test_words_tell_when_the_last_stage_made_it_worse():
     worse = [Epoch("head", 0.9, 0.5, 0.5, 1, 1), Epoch("all layers", 0.8, 0.7, 0.5, 1, 1)]
     text, concern = words(history=worse)["Overfitting"]
-    assert "was 0.500 after epoch 1 (head) and 0.700 in the end" in text
+    assert "was 0.500 after epoch 1 (head) and 0.700 at the end" in text
     assert concern
 
 
@@ -275,8 +277,10 @@ def epochs(stage: str, *losses: tuple[float, float]) -> list[Epoch]:
 def test_words_tell_when_both_losses_rose_in_the_last_stage():
     rising = epochs("head", (0.9, 0.8)) + epochs("all layers", (0.6, 0.5), (0.7, 0.9))
     text, concern = words(history=rising)["Overfitting"]
-    assert text.startswith("none, for the training loss has not fallen either; but the network was")
-    assert "was 0.500 after epoch 2 (all layers) and 0.900 in the end. A lower rate" in text
+    assert text.startswith("none, as the training loss has not fallen either; but the network was")
+    assert (
+        "was 0.500 after epoch 2 (all layers) and 0.900 at the end. A lower learning rate" in text
+    )
     assert concern
 
 
@@ -315,7 +319,7 @@ def test_words_say_how_little_a_few_images_prove():
     said = np.asarray(found.targets, np.float32)
     measured = measure(said, said, "single")
     told = {one.topic: one for one in in_words(replace(found, probabilities=said, plain=measured))}
-    assert "The interval does not rule out that this is as good." in told["Accuracy"].text
+    assert "The interval does not rule out that the model is no better." in told["Accuracy"].text
     assert told["Accuracy"].concern
 
 
@@ -334,10 +338,10 @@ def test_views_have_a_section_only_if_they_change_an_answer():
 def test_words_say_whether_views_pay():
     found, _ = made.findings(3, 300)
     perfect, inverted = found.targets, 1 - found.targets
-    assert "they pay, at 4 times the work" in words(tta_probabilities=perfect)["Views"][0]
-    assert "they do harm" in words(tta_probabilities=inverted)["Views"][0]
+    assert "it helps, at 4 times the work" in words(tta_probabilities=perfect)["Views"][0]
+    assert "it does harm" in words(tta_probabilities=inverted)["Views"][0]
     same = words(tta_probabilities=found.probabilities)["Views"][0]
-    assert same == "averaging 4 views changes no answer."
+    assert same == "averaging 4 views changes no prediction."
     assert "Views" not in words(n_views=1)
 
 
@@ -345,5 +349,5 @@ def test_words_say_which_way_probabilities_are_wrong():
     found, _ = made.findings(3, 300)
     sure = (0.97 * np.eye(3) + 0.01)[found.probabilities.argmax(axis=1)].astype(np.float32)
     text, concern = words(probabilities=sure)["Calibrated"]
-    assert "too sure" in text
+    assert "overconfident" in text
     assert concern

@@ -54,7 +54,7 @@ def test_one_schedule_can_be_dealt_to_the_sizes():
 @pytest.mark.parametrize(
     ("told", "message"),
     [
-        ({"cache_size": "200"}, "cache_size=200 is smaller than what the network sees, 224 pixels"),
+        ({"cache_size": "200"}, "cache_size=200 is smaller than the network's input, 224 pixels"),
         ({"sizes": "128,192"}, "sizes end with 192 and size is 224; make them the same"),
         ({"sizes": "1,224"}, "sizes are different numbers from 2 to 1024"),
         ({"sizes": "224,224"}, "sizes are different numbers from 2 to 1024"),

@@ -69,7 +69,7 @@ def test_a_training_that_dies_again_and_again_ends_with_the_same_weights(
         except Killed:
             deaths += 1
     assert deaths >= 4
-    assert sum("goes on after" in event.text for event in heard.of("note")) == deaths
+    assert sum("resumed after" in event.text for event in heard.of("note")) == deaths
     assert (broken.run / NETWORK).read_bytes() == (straight.run / NETWORK).read_bytes()
 
 
@@ -94,7 +94,7 @@ def test_a_command_that_is_killed_and_resumed_leaves_the_same_weights(
         lambda event: event["kind"] == "epoch_finished" and event["stage"].startswith("all layers"),
     )
     events = kill_when(["--resume", run])
-    assert any(event.get("text", "").startswith("all layers: goes on") for event in events)
+    assert any(event.get("text", "").startswith("all layers: resumed") for event in events)
     assert (run / NETWORK).read_bytes() == (straight.run / NETWORK).read_bytes()
     assert Registry(tmp_path / "models").versions("photos") == [1]
     assert not (run / CHECKPOINT).exists()
@@ -203,7 +203,7 @@ def test_what_resume_would_pass_over_is_refused(
     run = given(tmp_path).assignment.run
     with pytest.raises(SystemExit, match="2"):
         main(["--resume", str(run), *more])
-    said = f"--resume goes on with what was asked for in {run}; leave out {named}\n"
+    said = f"--resume takes everything else from {run}; leave out {named}\n"
     assert capsys.readouterr().err.endswith(said)
 
 
@@ -302,7 +302,7 @@ def test_a_child_whose_images_have_changed_since_begins_anew(tmp_path: Path):
     assert child.stdout is not None
     assert child.stdin is not None
     told = [json.loads(line) for line in child.stdout]
-    assert any("it begins anew" in event.get("text", "") for event in told)
+    assert any("starting over" in event.get("text", "") for event in told)
     assert told[-1]["kind"] == "staged"
     child.stdin.close()
     child.stdout.close()

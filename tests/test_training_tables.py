@@ -145,13 +145,13 @@ def test_a_test_folder_beside_train_may_have_labels_or_none(tmp_path: Path):
     dataset = read_dataset(tmp_path)
     assert [item.labels for item in dataset.tests] == [()]
     assert dataset.summary().endswith(
-        "1 test images for the end, none labelled with one of these classes"
+        "1 test images for the end, none of them labelled with one of these classes"
     )
 
 
 @pytest.mark.parametrize(
     ("name", "why"),
-    [("grey/a.png", "'grey' is no class here"), ("who knows.png", "it has no label")],
+    [("grey/a.png", "'grey' is not a class"), ("who knows.png", "it has no label")],
 )
 def test_a_test_image_of_no_known_class_is_not_scored_and_it_is_told(
     tmp_path: Path, name: str, why: str
@@ -175,7 +175,7 @@ def test_a_test_image_without_labels_is_scored_where_others_have_several(tmp_pat
     dataset = Dataset(tmp_path, (), ("a", "b"), "multi", tests=tuple(tests))
     assert dataset.scored_tests.tolist() == [0, 1]
     assert "1 of them not scored" in dataset.unscored_tests
-    assert "'a !' is no class here" in dataset.unscored_tests
+    assert "'a !' is not a class" in dataset.unscored_tests
     measures = measure_tests(dataset, np.array([[1, 1], [0, 0], [0, 0]], np.float32), 0.5)
     assert measures is not None
     assert measures.value == 1
@@ -217,11 +217,11 @@ WRONG = {
     "not in UTF-8": (["id,breed", "dog0,basset\udce4"], "not UTF-8 text; save it as CSV in UTF-8"),
     "is_valid": (
         ["id,breed,is_valid", "dog0,basset,later"],
-        "line 2: is_valid is 'later'; it can be True or False",
+        "line 2: is_valid is 'later'; it must be True or False",
     ),
     "missing cell": (["id,breed", "dog0"], "line 2: too few cells, 1 for 2 columns"),
-    "one column": (["id", "dog0"], "one column; there have to be two"),
-    "unknown part": (["id,breed,split", "dog0,basset,later"], "split is 'later'; it can be train"),
+    "one column": (["id", "dog0"], "only one column; it needs two"),
+    "unknown part": (["id,breed,split", "dog0,basset,later"], "split is 'later'; it must be train"),
     "half a split": (
         ["id,breed,split", "dog0,basset,train", "dog1,beagle,"],
         "line 3: the column split is empty here and filled elsewhere",
@@ -311,7 +311,7 @@ def test_a_labelled_test_part_is_measured_once_in_the_end(tmp_path: Path):
     assignment = photos.assignment(tmp_path, data, cycles="0", augmented_epochs="0")
     bundle, _ = train(assignment, lambda event: None)
     assert 0.5 <= bundle.metrics["accuracy_test"] <= 1
-    assert "for the first time" in bundle.provenance["test_part"]
+    assert "the first read on record" in bundle.provenance["test_part"]
     gone_on, _ = train(assignment, lambda event: None)  # from its last checkpoint
     assert gone_on.provenance["test_part"] == bundle.provenance["test_part"]
     assert "test" not in (assignment.stage / "report" / "split.csv").read_text()
@@ -440,14 +440,16 @@ def test_a_weight_says_how_much_an_image_counts_and_is_1_where_it_is_empty(tmp_p
 def test_a_weight_that_cannot_be_is_named_with_its_line(tmp_path: Path, weight: str):
     photos.photo(tmp_path / "a.jpg", 100, 1)
     table = write(tmp_path / "labels.csv", "file,label,weight", f"a.jpg,x,{weight}")
-    with pytest.raises(DataError, match=f"line 2: weight is '{weight}'; it has to be a number"):
+    with pytest.raises(DataError, match=f"line 2: weight is '{weight}'; it must be a number"):
         read_dataset(table)
 
 
 def test_images_of_several_labels_cannot_have_a_weight(tmp_path: Path):
     photos.photo(tmp_path / "a.jpg", 100, 1)
     table = write(tmp_path / "labels.csv", "file,label,weight", "a.jpg,x y,2")
-    with pytest.raises(DataError, match="cannot have a weight; leave the column empty"):
+    with pytest.raises(
+        DataError, match="weights need exactly one label per image; leave the column weight"
+    ):
         read_dataset(table)
 
 

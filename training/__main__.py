@@ -1,8 +1,8 @@
-"""Trains a classifier: `unfreeze train …`, or as a service's child with `--assignment FILE`
-or `--check-settings`.
+"""Trains a classifier: `unfreeze train …`, or as a child process of the service with
+`--assignment FILE` or `--check-settings`.
 
 Exit codes: 0 a version was published (or staged, for a service), 1 training failed, 2 the data or
-the settings cannot work.
+the settings are unusable.
 """
 
 import argparse
@@ -26,13 +26,13 @@ EXAMPLES = """examples:
   unfreeze train --data scans/ --model lungs --set group='patient(\\d+)' --set balance=weights
   unfreeze train --resume ~/.cache/unfreeze/runs/birds-20260102-030405
 
-PATH is a folder of class folders; one with train/, perhaps with valid/ and test/; a CSV or TSV of
-file,label; or Parquet or Arrow files of image,label.
-The first version of a model is promoted; later ones with --promote.
+PATH is a folder of class folders; a folder with train/, and optionally valid/ and test/; a CSV or
+TSV of file,label; or Parquet or Arrow files of image,label.
+The first version of a model is promoted; later ones only with --promote.
 
-Several processes, a GPU each, divide the work of one training:
+Several processes, one GPU each, can share one training (data parallel):
   torchrun --standalone --nproc-per-node 4 --max-restarts 3 -m training --data photos/ --model birds
-They need the same folders; a process that is lost has all begin again at the last checkpoint.
+All of them need the same folders. If a process dies, all restart from the last checkpoint.
 """
 
 
@@ -50,13 +50,13 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.resume:
         _check_nothing_else(argv)
     elif missing:
-        _parser().error(f"--{missing[0]} is needed")
+        _parser().error(f"--{missing[0]} is required")
     try:
         _work_for_person(arguments)
     except BadRequest as error:
         print(f"unfreeze train: {error}", file=sys.stderr)
         return 2
-    except (UnfreezeError, OSError) as error:  # a disk that is full, for example
+    except (UnfreezeError, OSError) as error:  # a full disk, for example
         print(f"unfreeze train: {error}", file=sys.stderr)
         return 1
     return 0
@@ -71,32 +71,32 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="unfreeze train",
         description="Fine-tunes an image classifier and publishes it as a new version.",
-        epilog=f"{EXAMPLES}\nsettings for --set, as they are without a recipe\n"
-        "(training/presets.py says what a recipe sets):\n"
+        epilog=f"{EXAMPLES}\nsettings for --set, with their defaults without a recipe\n"
+        "(what each recipe sets is in training/presets.py):\n"
         f"  {listed}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--data", type=Path, metavar="PATH", help="images and labels, see below")
-    parser.add_argument("--model", metavar="NAME", help="what its versions are published as")
+    parser.add_argument("--data", type=Path, metavar="PATH", help="the labelled images, see below")
+    parser.add_argument("--model", metavar="NAME", help="the model to publish a version of")
     parser.add_argument(
         "--recipe",
         choices=sorted(filter(None, PRESETS)),
-        help="settings by name, see training/presets.py; what --set says wins",
+        help="a named set of settings, see training/presets.py; --set overrides it",
     )
     parser.add_argument(
         "--backbone",
         metavar="NAME",
-        help="a name in timm or torchvision (efficientnet_lite0; with --recipe fastai2018 "
-        "resnet34)",
+        help="a name in timm or torchvision (default: efficientnet_lite0; with --recipe "
+        "fastai2018: resnet34)",
     )
-    parser.add_argument("--size", metavar="PIXELS", help="side of the network's input")
+    parser.add_argument("--size", metavar="PIXELS", help="side of the network's square input")
     parser.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="KEY=VALUE",
         dest="settings",
-        help="one of the settings below; can be said again for another",
+        help="one of the settings below; repeat it for more",
     )
     parser.add_argument("--registry", type=Path, default=Path("models"), help="default: models")
     parser.add_argument("--cache", type=Path, default=default_cache(), help="default: %(default)s")
@@ -104,22 +104,22 @@ def _parser() -> argparse.ArgumentParser:
         "--run",
         "--run-folder",  # torchrun takes the short name for an abbreviation of its own
         type=Path,
-        help="folder for torch weights and checkpoint; default: below the cache",
+        help="folder for torch weights and checkpoints; default: inside the cache",
     )
     parser.add_argument(
         "--resume",
         type=Path,
         metavar="RUN",
-        help="goes on with an interrupted training, from the folder that was its --run; everything "
-        "else is as it was asked for then",
+        help="resume an interrupted training from its --run folder, with the arguments that it was "
+        "started with",
     )
     parser.add_argument(
         "--promote",
         action="store_true",
-        help="make it live even if the model has a live version",
+        help="make the new version live even if the model has a live version",
     )
     parser.add_argument(
-        "--json", action="store_true", help="events as JSON lines, the last one what was published"
+        "--json", action="store_true", help="print events as JSON lines, the published version last"
     )
     parser.add_argument("--assignment", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--check-settings", action="store_true", help=argparse.SUPPRESS)
@@ -127,7 +127,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _check_nothing_else(argv: list[str] | None) -> None:
-    """Ends the program if the command asks for something that `--resume` would pass over."""
+    """Exits if the command gives an argument that `--resume` would ignore."""
     parser = _parser()
     parser.set_defaults(**dict.fromkeys(vars(parser.parse_args(argv))))
     given = parser.parse_args(argv)
@@ -137,8 +137,8 @@ def _check_nothing_else(argv: list[str] | None) -> None:
         if value is not None and name not in ("resume", "json")
     ]
     if flags:
-        asked = f"--resume goes on with what was asked for in {given.resume}"
-        parser.error(f"{asked}; leave out {' and '.join(flags)}")
+        reason = f"--resume takes everything else from {given.resume}"
+        parser.error(f"{reason}; leave out {' and '.join(flags)}")
 
 
 def _work_for_person(arguments: argparse.Namespace) -> None:
@@ -155,7 +155,7 @@ def _work_for_person(arguments: argparse.Namespace) -> None:
 
 
 def _order(arguments: argparse.Namespace, world: "World") -> "Order":
-    """What the arguments say is to be trained, or the folder that they name."""
+    """What to train, as the arguments say or as the folder to resume from does."""
     from training.data.items import check_there
     from training.distributed.parallel import launch_name
     from training.run.orders import find_order, order

@@ -6,7 +6,7 @@
     learner = pretrained("efficientnet_lite0", images)
     learner.fit()
 
-`training/learner.py` has the steps that `fit` takes, and what comes after them.
+`training/learner.py` has the single steps of `fit`, and what comes after them.
 """
 
 from collections.abc import Mapping
@@ -32,24 +32,24 @@ def read_images(
     cache: str | Path | None = None,
     tell: Tell | None = None,
 ) -> Images:
-    """The images at `source`, read, split into what is learnt from and what is held out, and
-    decoded once.
+    """Reads the images at `source`, splits them into training and validation, and decodes them
+    once.
 
     Args:
         source: a folder of class folders, or one with train/ and valid/, or a table of file,label.
-        size: side of the square that the network sees, in pixels.
-        settings: any others of `training/settings.py`, for all that follows; but for `backbone`,
-            which is an argument of `pretrained`.
-        cache: a folder for what is computed once; the user's own if not said.
-        tell: told what is done and found; printed in lines if not said.
+        size: side of the network's square input, in pixels.
+        settings: any others of `training/settings.py`, for all steps that follow; except
+            `backbone`, which is an argument of `pretrained`.
+        cache: the cache folder; by default the user's.
+        tell: called with progress and findings; by default they are printed, a line each.
 
     Raises:
-        BadRequest: an unknown setting, one that is an argument, or a value that is not of its kind.
+        BadRequest: an unknown setting, one that is an argument here, or a value of a wrong type.
         DataError: nothing to train on; says which file or class, and what to do.
     """
     for name, taker in (("size", "read_images"), ("backbone", "pretrained")):
         if name in (settings or {}):
-            raise BadRequest(f"settings: {name} is an argument of {taker}; say it there")
+            raise BadRequest(f"settings: {name} is an argument of {taker}; pass it there")
     given = {name: write_setting(value) for name, value in (settings or {}).items()}
     chosen = read_settings(given | {"size": str(size)})
     stages = Stages(tell or Lines(), count_stages(chosen))
@@ -59,15 +59,15 @@ def read_images(
 def pretrained(
     backbone: str, images: Images, *, run: str | Path | None = None, tell: Tell | None = None
 ) -> Learner:
-    """The network that timm or torchvision calls `backbone`, as it learnt from ImageNet, with a
-    fresh head for the labels of `images`.
+    """The network `backbone` of timm or torchvision, pretrained on ImageNet, with a new head for
+    the labels of `images`.
 
     Args:
-        run: a folder for torch weights; a new one in the cache if not said.
+        run: a folder for torch weights; by default a new one in the cache.
 
     Raises:
         BadRequest: no such network, or it does not take images of this size.
-        Unavailable: its weights are neither here nor to be downloaded.
+        Unavailable: its weights are not here and cannot be downloaded.
     """
     settings = images.settings.model_copy(update={"backbone": backbone})
     torch.manual_seed(settings.seed)

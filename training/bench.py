@@ -37,17 +37,18 @@ from training.settings import Settings
 
 @dataclass(frozen=True)
 class Bench:
-    """What every step works on. The network learns in place; the lists grow, for the report."""
+    """What every step works on. The network is trained in place; the lists collect results for the
+    report."""
 
     settings: Settings
     dataset: Dataset
-    decoded: Decoded  # what `prepare` gives: evaluation and activations
-    roomy: Decoded  # larger, for augmentation alone
+    decoded: Decoded  # as `prepare` gives them: for evaluation and activations
+    roomy: Decoded  # larger, for augmentation only
     network: Network
     stages: Stages
     audit: Audit
     run: Path  # a folder for torch weights
-    turn: Turn  # which size this is the bench of, and what is trained at it
+    turn: Turn  # the size that this bench is for, and what is trained at it
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     searches: dict[str, RateSearch] = field(default_factory=dict)
     schedules: dict[str, Shares] = field(default_factory=dict)
@@ -57,7 +58,7 @@ class Bench:
     thresholds: list[float] = field(default_factory=list)  # of a multi-label task, once fitted
     # see training/evaluation/learning_curve.py
     curve: dict[int, list[float]] = field(default_factory=dict)
-    label_noise: list[LabelNoise] = field(default_factory=list)  # of one, once labels are doubted
+    label_noise: list[LabelNoise] = field(default_factory=list)  # one, once labels were checked
     facts: dict[str, str] = field(default_factory=dict)  # for the provenance
     curves: Curves = field(default_factory=lambda: Curves(None))  # for TensorBoard
 
@@ -75,28 +76,29 @@ class Bench:
 
     @property
     def n_planned(self) -> int:
-        """Batches of all stages so far, as they were planned; a stage may come more than once."""
+        """Batches of all stages so far, as planned; a stage may occur more than once."""
         return sum(self.planned)
 
     def rows(self, part: Part) -> Rows:
-        """What is learnt from, which is less than the training part if some of it judges or
-        calibrates; or what is held out."""
+        """The images to train on, which is the training part without what is set apart for model
+        selection or calibration; or the held-out ones."""
         return self._training_part.learnt if part == "train" else self.dataset.rows(part)
 
     @property
     def judged(self) -> Rows:
-        """Of the training part, set apart to judge epochs by; none unless the settings ask."""
+        """Images of the training part set apart for model selection; none unless the settings ask
+        for it."""
         return self._training_part.judged
 
     @property
     def spared(self) -> Rows:
-        """Of the training part, set apart to calibrate by; none unless the settings ask, or where
-        there are too few."""
+        """Images of the training part set apart for calibration; none unless the settings ask for
+        it, or if there are too few."""
         return self._training_part.spared
 
     @property
     def apart(self) -> Rows:
-        """Of the training part, what is not learnt from."""
+        """The images of the training part that are not trained on."""
         return np.sort(np.concatenate([self.judged, self.spared]))
 
     @cached_property
@@ -105,16 +107,16 @@ class Bench:
 
     @cached_property
     def room(self) -> Room:
-        """For the batches that are learnt from."""
+        """Memory for training batches."""
         return Room(self.network, partial(self.note, "memory"))
 
     def note(self, name: str, text: str) -> None:
-        """Told now, and in the provenance."""
+        """Reports `text` now, and keeps it in the provenance."""
         self.stages.note(text)
         self.facts[name] = text
 
     def save(self, name: str) -> Path:
-        """The network as it is now, in a file of the run."""
+        """Saves the network as it is now to a file in the run's folder."""
         path, data = self.run / name, self.dataset
         if not self.network.world.first:
             return path
@@ -129,7 +131,7 @@ class Bench:
         return path
 
     def state_dict(self) -> dict[str, Any]:
-        """What the report needs of the steps that are over."""
+        """What the report needs from the completed steps."""
         return {
             "searches": {name: asdict(search) for name, search in self.searches.items()},
             "history": [asdict(epoch) for epoch in self.history],
@@ -145,20 +147,20 @@ class Bench:
         return torch.from_numpy(self.dataset.targets[self.rows(part)])
 
     def learning_targets(self) -> Tensor:
-        """Of the training part; each row's sum is its weight, as a share of their mean, because a
-        loss counts a target as often as it is large."""
+        """Targets of the training images, scaled by each image's weight relative to the mean
+        weight, because the loss is linear in the targets."""
         weights = self.dataset.weights[self.rows("train")]
         return self.targets("train") * torch.from_numpy(weights / weights.mean())[:, None]
 
     @property
     def label_thresholds(self) -> tuple[float, ...]:
-        """From which probability on each label counts; none in a single-label task."""
+        """Each label's decision threshold; none in a single-label task."""
         if self.dataset.task == "single":
             return ()
         return tuple(self.thresholds) or (THRESHOLD,) * len(self.dataset.labels)
 
     def loss(self) -> nn.Module:
-        """Of held-out images: classes count by their images, whatever training does."""
+        """For held-out images: unweighted, however training balances the classes."""
         return loss_function(self.dataset.task)
 
     def training_loss(self) -> nn.Module:
@@ -169,7 +171,7 @@ class Bench:
         return loss_function(task, weights, label_smoothing=smoothing).to(self.device)
 
     def draw_shares(self) -> Float64Array | None:
-        """How likely each training image is drawn; None: each once an epoch."""
+        """The probability of drawing each training image; None: each once per epoch."""
         balanced = self.settings.balance == "sampling"
         return draw_shares(self.learning_targets().numpy()) if balanced else None
 

@@ -1,4 +1,4 @@
-"""Whether settings can work: what can be known before any data or network is looked at."""
+"""Checks settings, as far as possible without opening data or networks."""
 
 import os
 import sys
@@ -17,7 +17,7 @@ def check_settings(given: dict[str, str]) -> Settings:
     """The settings as a training reads them.
 
     Raises:
-        BadRequest: a name or a value is wrong, or no network is called as the backbone.
+        BadRequest: a name or a value is wrong, or no network has the backbone's name.
     """
     settings = read_settings(given)
     if given.keys() & {"backbone", "weights"}:
@@ -30,8 +30,8 @@ def check_settings(given: dict[str, str]) -> Settings:
 
 
 def check_for_service() -> int:
-    """Tells of the settings on standard input, a JSON object, why they cannot work, if they cannot:
-    as the event on standard output with which a training would fail."""
+    """Checks the settings on standard input, a JSON object. If they are unusable, prints the event
+    with which a training would fail."""
     os.nice(10)  # requests go first
     try:
         check_settings(GIVEN.validate_json(sys.stdin.buffer.read()))

@@ -1,4 +1,4 @@
-"""One image file, answered without a server, as a server would."""
+"""Classifies an image file without a server, with the same result."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,14 +10,14 @@ from training.export.runtime import Answer, answering
 
 
 def classify(version: str | Path, image: str | Path, *, views: int = 1) -> dict[str, float]:
-    """What a published version says of an image: label -> probability.
+    """A published version's predictions for an image: label -> probability.
 
     Args:
         version: its folder in a registry.
-        views: of which the mean is taken, the plain one first.
+        views: how many views to average, the plain one first.
 
     Raises:
-        BundleError: it is no version.
+        BundleError: the folder is not a version.
         BadImage: the file is not an image.
     """
     bundle = read_bundle(Path(version))
@@ -28,7 +28,7 @@ def classify(version: str | Path, image: str | Path, *, views: int = 1) -> dict[
 def ask(
     answer: Answer, labels: Sequence[str], spec: ImageSpec, tta: TtaSpec, image: Path, views: int
 ) -> dict[str, float]:
-    """The same of whatever answers."""
+    """The same with any model."""
     encoded = image.read_bytes()
     pixels = tta_views(prepare(encoded, spec), encoded, tta, views)
     return dict(zip(labels, map(float, answer(pixels).mean(axis=0)), strict=True))

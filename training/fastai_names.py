@@ -1,10 +1,10 @@
-"""What fastai calls a step, and what it is called here: docs/from-fastai.md has more."""
+"""fastai's names for the steps, and ours; docs/from-fastai.md has more."""
 
 from collections.abc import Sequence
 
 from registry.did_you_mean import did_you_mean
 
-EVALUATE = "evaluate(), which answers with one view and with several"
+EVALUATE = "evaluate(), which predicts with one view and with several"
 STEPS = {
     "dls": "bench.dataset; the classes are labels",
     "export": "publish(registry, model)",

@@ -1,4 +1,4 @@
-"""The steps of the recipe that judge: labels, thresholds, and what will be served."""
+"""The steps of the recipe that evaluate: label errors, thresholds, and the model to be served."""
 
 from pathlib import Path
 
@@ -19,8 +19,8 @@ from training.network.weights import weights_digest
 
 
 def doubt_labels(bench: Bench, activations: Parts) -> None:
-    """The bench has the labels that are likely to be wrong, learnt from or not, unless there are
-    too many to look at; nothing else has changed, and nothing will for it."""
+    """Lists labels that are likely to be wrong, in training and held-out images alike, unless there
+    are too many to check. The list is for people: it does not affect the training."""
     bench.stages.begin("doubt the labels", 0)
     dataset = bench.dataset
     rows = [bench.rows("train"), bench.rows("valid")]
@@ -46,8 +46,8 @@ def doubt_labels(bench: Bench, activations: Parts) -> None:
 
 
 def choose_thresholds(bench: Bench) -> None:
-    """A multi-label bench has thresholds fitted on images that are neither learnt from nor scored,
-    if the settings ask for it."""
+    """Fits a multi-label task's thresholds on images that are neither trained on nor scored, if the
+    settings ask for it."""
     if bench.dataset.task == "single" or bench.settings.thresholds == "half":
         return
     pixels = bench.decoded.pixels[bench.judged]
@@ -58,7 +58,8 @@ def choose_thresholds(bench: Bench) -> None:
 
 
 def evaluate(bench: Bench, answer: Answer) -> Evaluation:
-    """The held-out images answered once plainly and once with views, by what will be served."""
+    """Evaluates the model that will be served on the held-out images, with one view and with
+    several."""
     settings, dataset = bench.settings, bench.dataset
     rows, averages = dataset.rows("valid"), settings.tta_views > 1
     n_answers = len(rows) * (1 + settings.tta_views if averages else 1)
@@ -91,8 +92,8 @@ def evaluate(bench: Bench, answer: Answer) -> Evaluation:
 
 
 def read_tests(bench: Bench, answer: Answer, cache: Path, model: str) -> Float32Array:
-    """Answers for the test images, by which nothing has been chosen; that they were read, and
-    how often before, is journaled in `cache`, told, and in the provenance."""
+    """Predictions for the test images, by which nothing has been chosen. That they were read, and
+    how often before, is recorded in `cache`, reported, and kept in the provenance."""
     dataset = bench.dataset
     if dataset.tests:
         reads = note_read(cache, dataset.tests, model, weights_digest(bench.network))

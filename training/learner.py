@@ -1,8 +1,8 @@
-"""A network at work on a notebook's bench: the recipe's steps one by one, with numbers of your own.
+"""The recipe for a notebook: its steps one by one, with hyperparameters of your own.
 
 What each step does is in `training/steps.py` and `training/judging_steps.py`; `fit` is the recipe's
 own `learn` and `publish` its `prove`. `training/looking.py`, `training/plots.py` and
-`training/tiles.py` show what comes of it.
+`training/tiles.py` show the results.
 """
 
 import shutil
@@ -35,8 +35,8 @@ from training.report.preview import augmented
 
 @dataclass(frozen=True)
 class Learner:
-    """A network beside the images that it learns from. The network learns in place; what a step
-    finds is a value, to be looked at and given to the next one."""
+    """A network with the images that it learns from. Training changes the network in place; what a
+    step finds is returned, to look at and to pass to the next one."""
 
     bench: Bench
     backbone: Backbone
@@ -53,12 +53,12 @@ class Learner:
         return self.bench.history
 
     def __repr__(self) -> str:
-        """A line for a notebook, where a last line is shown."""
+        """One line, which a notebook shows for the last value of a cell."""
         told = f"{self.backbone.name} for {', '.join(self.labels[:5])}"
         more = f" and {len(self.labels) - 5} more" if len(self.labels) > 5 else ""
         return f"<{told}{more}; {len(self.history)} epochs so far>"
 
-    if not TYPE_CHECKING:  # which is to know what a learner has not
+    if not TYPE_CHECKING:  # the type checker should still report unknown attributes
 
         def __getattr__(self, name: str) -> NoReturn:
             raise AttributeError(meant(name, [each for each in dir(self) if each[0] != "_"]))
@@ -66,21 +66,21 @@ class Learner:
     # Learning
 
     def fit(self) -> None:
-        """All that the recipe learns, as the settings say: the head from activations, the head from
-        augmented images, then every layer. Again, it goes on with what has been learnt.
+        """Trains as the recipe does, by the settings: the head on activations, the head on
+        augmented images, then all layers. Called again, it continues from the current weights.
 
         Raises:
-            TrainingError: the loss is no longer a number; says at which rate.
+            TrainingError: the loss is not finite; says at which learning rate.
         """
         learn(self.bench, self._digest(), self.cache)
 
     def precompute(self) -> Parts:
-        """What the frozen backbone makes of each image, from the cache if nothing has changed."""
+        """The frozen backbone's features of each image, from the cache if nothing has changed."""
         return steps.precompute_parts(self.bench, self._digest(), self.cache)
 
     def at_size(self, size: int) -> "Learner":
-        """The same network beside the same images in another size: small first, for example, and
-        at last as it is to be published. Activations are of one size; precompute them anew.
+        """The same network and images at another size, for progressive resizing: small first, and
+        the size to publish last. Activations belong to one size; precompute them again.
 
         Raises:
             BadRequest: the network does not take images of this size.
@@ -90,14 +90,14 @@ class Learner:
         return replace(self, bench=at_size(bench, size, self.cache))
 
     def search_head(self, activations: Parts) -> RateSearch:
-        """How the head's loss answers to ever higher rates; it suggests one, and changes nothing.
-        Only the head learns from now on."""
+        """Learning-rate range test of the head: suggests a rate and leaves the weights as they
+        were. From now on only the head is trainable."""
         self._check(activations)
         steps.search_head(self.bench, activations)
         return self.bench.searches["head"]
 
     def fit_head(self, activations: Parts, rate: float, *, epochs: int | None = None) -> None:
-        """The head has learnt from activations; unsaid numbers are those of the settings."""
+        """Trains the head on activations; what is not given is as in the settings."""
         self._check(activations)
         bench = with_settings(self.bench, head_epochs=epochs)
         use_rate(bench, "head", rate)
@@ -106,7 +106,7 @@ class Learner:
     def fit_augmented_head(
         self, activations: Parts, rate: float, *, epochs: int | None = None
     ) -> None:
-        """The head has learnt from augmented images, a cycle an epoch."""
+        """Trains the head on augmented images, one epoch per cycle."""
         self._check(activations)
         bench = with_settings(self.bench, augmented_epochs=epochs)
         refuse_none(bench.settings.augmented_epochs, "epochs")
@@ -114,15 +114,15 @@ class Learner:
         steps.fit_augmented_head(bench, activations, rate)
 
     def learning_curve(self, activations: Parts, rate: float, *, draws: int = 3) -> Curve:
-        """How well heads do that learnt from an eighth, a quarter, half and all of the images: the
-        metric on the held-out part, a value a draw. The network is as before."""
+        """How well heads do that are trained on an eighth, a quarter, half and all of the images:
+        the held-out metric, one value per draw. The network stays as it was."""
         self._check(activations)
         self.bench.curve.clear()
         draw_curve(self.bench, activations, rate, draws)
         return self.bench.curve
 
     def search_unfrozen(self, *, group_rates: Sequence[float] | None = None) -> RateSearch:
-        """All layers learn from now on, and the same search for them together.
+        """Unfreezes all layers, and runs the same range test on them together.
 
         Args:
             group_rates: of early layers, late layers and head, as shares of the head's rate.
@@ -140,12 +140,12 @@ class Learner:
         cycle_len: int | None = None,
         cycle_mult: int | None = None,
     ) -> None:
-        """All layers have learnt from augmented images, with a rate for each layer group.
+        """Trains all layers on augmented images, with a learning rate for each layer group.
 
         Args:
-            rate: of the head; `group_rates` says which share of it the others have.
-            cycles, cycle_len, cycle_mult: so many cosines, the first of `cycle_len` epochs, each
-                `cycle_mult` times as long as the one before.
+            rate: of the head; `group_rates` are the other groups' shares of it.
+            cycles, cycle_len, cycle_mult: the number of cosine cycles, the epochs in the first, and
+                how many times longer each is than the one before.
         """
         bench = with_settings(
             self.bench,
@@ -159,35 +159,36 @@ class Learner:
         steps.fit_unfrozen(bench, rate)
 
     def save(self, name: str) -> Path:
-        """The file in the run's folder that holds the network as it is now, bit for bit; without
-        pickle."""
+        """Saves the network exactly as it is now, as safetensors (no pickle) in the run's folder;
+        returns the file."""
         return self.bench.save(f"{name}.safetensors")
 
     def load(self, saved: str | Path) -> None:
-        """The network is as it was when it was saved.
+        """Restores the network as it was saved.
 
         Args:
-            saved: the name that was given to `save`, or the file that it gave, perhaps of another
-                learner: of another size, for example.
+            saved: the name that was given to `save`, or the file that it returned, also one of
+                another learner: of another size, for example.
 
         Raises:
-            BadRequest: there is no such file, or it is of another network or for other labels.
+            BadRequest: there is no such file, or it is for another network or other labels.
         """
         name = saved if Path(saved).suffix == ".safetensors" else f"{saved}.safetensors"
         restore(self.bench.network, self.bench.run / name, self.labels)
 
-    # Answering
+    # Predicting
 
     def augmented(self) -> UInt8Array:
-        """Up to eight training images as the network meets them, [n,s,s,3]."""
+        """Up to eight training images as augmented, [n,s,s,3]."""
         return augmented(self.bench.image_batches())
 
     def evaluate(self) -> Evaluation:
-        """The held-out images, answered once plainly and once with views; never the test images."""
+        """Evaluates on the held-out images, with one view and with several; never on the test
+        images."""
         return judging_steps.evaluate(self.bench, self._answer)
 
     def classify(self, image: str | Path, *, views: int = 1) -> dict[str, float]:
-        """What the network now says of an image file: label -> probability.
+        """The network's current predictions for an image file: label -> probability.
 
         Raises:
             BadImage: the file is not an image.
@@ -199,17 +200,17 @@ class Learner:
     def _answer(self, pixels: UInt8Array) -> Float32Array:
         return predict(self.bench.network, pixels, self.bench.dataset.task)
 
-    # Handing on
+    # Publishing
 
     def publish(self, registry: str | Path, model: str, *, promote: bool = False) -> Path:
-        """The folder of a new version of `model`: exported to ONNX, proven to answer as the network
-        does, with its report. The first one of a model is promoted; others if it is said.
+        """Publishes a new version of `model`: exported to ONNX, verified against the network, with
+        its report; returns its folder. The first version of a model is promoted; others on request.
 
-        The network is afterwards on the CPU, with the weights that it had: what `calibrate` makes
-        of them is the version's alone, so that it can learn on and be published again.
+        The network is on the CPU afterwards, with the weights that it had: the setting `calibrate`
+        changes the published version only, so that training can go on and be published again.
 
         Raises:
-            TrainingError: the ONNX model does not answer as the network does.
+            TrainingError: the ONNX model's outputs differ from the network's.
         """
         store, bench = Registry(Path(registry)), self.bench
         assignment, pointer = assign(store, model, self.source, {}, self.cache, bench.run)
@@ -225,10 +226,10 @@ class Learner:
         return store.folder(model, version)
 
     def _digest(self) -> str:
-        """Of the backbone as it is, which may have learnt."""
+        """Of the backbone as it is now, perhaps fine-tuned."""
         return weights_digest(self.bench.network.body)
 
     def _check(self, activations: Parts) -> None:
-        """Raises BadRequest: they are not of the backbone and the images at hand."""
+        """Raises BadRequest if they are not of the current backbone and images."""
         bench = self.bench
         check_current(activations.train, bench.network, bench.decoded, bench.rows("train"))

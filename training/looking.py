@@ -1,5 +1,4 @@
-"""What there is to look at in a notebook, for `training/plots.py` and
-`training/tiles.py` to draw."""
+"""Data for a notebook to show, drawn by `training/plots.py` and `training/tiles.py`."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,7 +28,7 @@ def overview(images: Images) -> list[Figure]:
 
 
 def examples(images: Images, n: int = 8) -> list[Tile]:
-    """Images to learn from, drawn from every class in turn, as they are prepared."""
+    """Prepared training images, drawn from every class in turn."""
     dataset, rows = images.dataset, images.dataset.rows("train")
     random = np.random.default_rng(images.settings.seed)
     piles = [
@@ -54,12 +53,12 @@ def views(learner: Learner, evaluation: Evaluation, n: int = 8) -> UInt8Array:
 
 
 def held_out(learner: Learner) -> list[Path]:
-    """The files that nothing was learnt from."""
+    """The files of the held-out images."""
     return [learner.bench.dataset.items[row].path for row in learner.bench.rows("valid")]
 
 
 def answered(image: Path, said: Mapping[str, float]) -> Tile:
-    """An image file with the likeliest of what was said of it."""
+    """An image file with its top prediction."""
     with Image.open(image) as picture:
         pixels = np.asarray(picture.convert("RGB"))
     label = max(said, key=lambda name: said[name])
@@ -72,7 +71,7 @@ def confusion(learner: Learner, evaluation: Evaluation) -> npt.NDArray[np.int64]
 
 
 def most_confused(learner: Learner, evaluation: Evaluation) -> list[Pair]:
-    """Which labels are said of held-out images that are something else, the most frequent first."""
+    """Which labels are predicted wrongly for held-out images, the most frequent first."""
     data, limits = learner.bench.dataset, learner.bench.label_thresholds
     said = said_labels(evaluation.plain, data.task, limits)
     targets = data.targets[evaluation.rows]

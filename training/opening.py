@@ -1,4 +1,4 @@
-"""What a training begins with: images read, split and decoded, and a network with a fresh head."""
+"""What a training starts from: images read, split and decoded, and a network with a new head."""
 
 import hashlib
 import shlex
@@ -25,18 +25,18 @@ from training.settings import Settings
 
 @dataclass(frozen=True)
 class Images:
-    """A data set whose pixels are at hand, and what is remarkable about it."""
+    """A decoded data set and its audit."""
 
-    settings: Settings  # by which it was read, and for all that follows
+    settings: Settings  # that it was read with, and for all steps that follow
     source: Path
-    cache: Path  # where what is computed once is kept
+    cache: Path
     dataset: Dataset
-    decoded: Decoded  # what `prepare` gives: evaluation and activations
-    roomy: Decoded  # larger, for augmentation alone
+    decoded: Decoded  # as `prepare` gives them: for evaluation and activations
+    roomy: Decoded  # larger, for augmentation only
     audit: Audit
 
     def __repr__(self) -> str:
-        """A line for a notebook, where a last line is shown."""
+        """One line, which a notebook shows for the last value of a cell."""
         size = self.settings.size
         return f"<{self.source}: {self.dataset.summary()}; {size} x {size} pixels>"
 
@@ -50,14 +50,14 @@ def open_images(
     within: Sequence[Path] = (),
     known_parts: Mapping[str, Part] | None = None,
 ) -> Images:
-    """The images at `source`, in their parts and decoded once; problems are told.
+    """Reads the images at `source`, splits and decodes them; reports problems.
 
     Args:
         within, known_parts: see `read_dataset`.
 
     Raises:
         DataError: nothing to train on; says which file or class, and what to do.
-        BadRequest: a fold is asked for, and known images keep another one held out.
+        BadRequest: a fold is asked for, but known images keep a part that does not fit it.
     """
 
     def read(damaged: Mapping[Path, str]) -> Dataset:
@@ -94,10 +94,11 @@ def open_images(
 
 
 def tell_kept(settings: Settings, dataset: Dataset, note: Callable[[str], None]) -> None:
-    """Settings by which known images would be in other parts are told to count for new ones alone.
+    """Warns where the settings of the split apply to new images only, because known ones keep the
+    part that they had.
 
     Raises:
-        BadRequest: one of them asks for a fold.
+        BadRequest: one of these settings asks for a fold.
     """
     if not dataset.n_elsewhere:
         return
@@ -107,12 +108,12 @@ def tell_kept(settings: Settings, dataset: Dataset, note: Callable[[str], None])
     )
     if settings.split in ("cv", "blocks") and "fold" in settings.model_fields_set:
         raise BadRequest(
-            f"settings: fold={settings.fold}: {kept}, by which this fold is not what is held out; "
+            f"settings: fold={settings.fold}: {kept}, so this fold is not what would be held out; "
             "train each fold as a model of its own name, or leave fold out"
         )
     note(
-        f"{kept}, {dataset.n_elsewhere} of them another than split, valid_fraction, fold and seed "
-        "would; these count for the other images alone"
+        f"{kept}, which for {dataset.n_elsewhere} of them is not the one that split, "
+        "valid_fraction, fold and seed would give; these settings apply to the other images only"
     )
 
 
@@ -123,12 +124,12 @@ def decode_whole(
     cache: Path,
     stages: Stages,
 ) -> tuple[Dataset, Decoded, Decoded | None]:
-    """The data set without files that are damaged behind their header, if it may be without them;
-    its pixels, and those of the test part: that they are there is looked at now, and not in the
-    end, when everything has been learnt.
+    """The data set without the files that are damaged behind their header, if that is allowed, with
+    its pixels and those of the test part. The latter are decoded now, to find damaged files before
+    the training rather than after it.
 
     Args:
-        read: the data set anew, told which files are damaged and why.
+        read: reads the data set again, given the damaged files with the reasons.
     """
 
     def decoded_of(items: Sequence[Item]) -> Decoded:
@@ -147,25 +148,25 @@ def decode_whole(
 
 
 def open_backbone(settings: Settings, *, within: Sequence[Path] = ()) -> Backbone:
-    """The network that the settings name, with the weights that they name.
+    """The backbone of the settings, with the weights of the settings.
 
     Args:
-        within: folders in which a file of weights must lie, links followed; none: anywhere.
+        within: folders that a weights file must lie in, links followed; none: anywhere.
 
     Raises:
-        BadRequest: no such network, or its file of weights is not for it, or outside; or it does
-            not take images of a size that the settings name.
+        BadRequest: no such network; or its weights file does not fit it or lies outside; or it
+            does not take images of a size in the settings.
         Unavailable: the weights cannot be downloaded.
     """
     weights = settings.weights
-    # before anything is looked at: who asks a service learns nothing of its other files
+    # before any file is opened: a service's clients must learn nothing about its other files
     if weights and within and not is_within(weights, within):
         raise BadRequest(
             f"settings: weights={weights} lies outside the folders that may be trained on; move "
             "it below one of them, or leave weights out"
         )
     backbone = load_backbone(settings.backbone, pretrained=settings.pretrained, weights=weights)
-    for size in {settings.size, *settings.sizes}:  # before all images are decoded at it
+    for size in {settings.size, *settings.sizes}:  # before images are decoded at a wrong size
         try_size(backbone.name, backbone.body, size)
     return backbone
 
@@ -173,7 +174,7 @@ def open_backbone(settings: Settings, *, within: Sequence[Path] = ()) -> Backbon
 def open_bench(
     settings: Settings, images: Images, backbone: Backbone, stages: Stages, run: Path
 ) -> Bench:
-    """The images beside a network that has a fresh head for their labels, on the device.
+    """A bench of the images and a network with a new head for their labels, on the device.
 
     Raises:
         BadRequest: the backbone does not take images of this size.
@@ -203,11 +204,11 @@ def open_bench(
 
 
 def keep_checkpoint(bench: Bench, weights_digest: str) -> None:
-    """From now on the steps keep a checkpoint in the bench's run; if a training of the same was
-    killed there, they go on where it was.
+    """From now on the steps keep a checkpoint in the bench's run folder; if there is one of the
+    same training, interrupted, they resume from it.
 
     Raises:
-        Conflict: an unfinished training of something else is there.
+        Conflict: the folder holds an unfinished training of something else.
     """
     key = {
         "settings": bench.settings.model_dump_json(),
@@ -219,5 +220,5 @@ def keep_checkpoint(bench: Bench, weights_digest: str) -> None:
     every_s, world = bench.settings.checkpoint_seconds, bench.network.world
     note = bench.stages.note
     bench.checkpoint.open(bench.run / CHECKPOINT, key, every_s, writes=world.first, note=note)
-    world.wait()  # so that all have read the same before it is written anew
+    world.wait()  # all must have read the checkpoint before it is overwritten
     bench.checkpoint.register("bench", bench)

@@ -1,4 +1,4 @@
-"""What a notebook says by hand, instead of the settings: checked, and told in the provenance."""
+"""Values that a notebook passes instead of the settings: checked, and noted in the provenance."""
 
 import math
 from dataclasses import replace
@@ -14,11 +14,11 @@ from training.settings import Settings
 
 
 def with_settings(bench: Bench, **changed: object) -> Bench:
-    """The same bench with these settings, unless they are None; the provenance says so.
-    Steps by hand are steps at one size.
+    """The same bench with these settings, except those that are None, noted in the provenance.
+    Single steps are at one size.
 
     Raises:
-        BadRequest: a value is not of its kind.
+        BadRequest: a value is not valid.
     """
     said = {name: value for name, value in changed.items() if value is not None}
     try:
@@ -34,15 +34,15 @@ def with_settings(bench: Bench, **changed: object) -> Bench:
 
 
 def use_rate(bench: Bench, stage: str, rate: float) -> None:
-    """The report marks the rate that is used, which need not be the one suggested.
+    """Has the report mark the learning rate that is used, suggested or not.
 
     Raises:
-        BadRequest: it is no rate; `slice(low, high)`, for example, is said otherwise here.
+        BadRequest: it is not a number above 0, but for example fastai's `slice(low, high)`.
     """
     if not (isinstance(rate, Real) and 0 < rate < math.inf):
         raise BadRequest(
-            f"a rate of {rate!r:.80}: say one number above 0, that of the head; where all "
-            "layers learn, group_rates=(0.01, 0.1, 1) gives the others their shares of it"
+            f"a rate of {rate!r:.80}: give one number above 0, that of the head; where all "
+            "layers learn, group_rates=(0.01, 0.1, 1) sets the others' shares of it"
         )
     search = bench.searches.get(stage)
     if search and search.suggestion != rate:
@@ -50,8 +50,8 @@ def use_rate(bench: Bench, stage: str, rate: float) -> None:
 
 
 def refuse_none(number: int, name: str) -> None:
-    """Raises BadRequest if nothing would be learnt."""
+    """Raises BadRequest if there would be nothing to train."""
     if not number:
         raise BadRequest(
-            f"{name}=0: nothing would be learnt; say {name}, as the settings have none"
+            f"{name}=0: there is nothing to train; pass {name}, it is 0 in the settings"
         )

@@ -1,8 +1,7 @@
-"""The pictures of a training, each drawn from plain values: for a report's page, and inline in a
-notebook, where each shows itself.
+"""The charts of a training, each drawn from plain values: for a report, and inline in a notebook.
 
-They are narrow, so that their letters are still letters on a phone, and told apart by more than
-colour, so that they are legible in print.
+They are narrow, so that text stays legible on a phone, and lines differ by more than their colour,
+so that they can be told apart in print.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,15 +20,15 @@ from training.fit.lr_finder import RateSearch
 from training.fit.schedule import Shares
 from training.report.picture import BLUE, GREY, PALE, RED, Picture, short
 
-SKIP_FIRST, SKIP_LAST = 10, 5  # of the finder's points: the noisy start and the leap at the end
-MANY_LABELS = 24  # above this a confusion matrix goes without names and numbers
-FEW_LABELS = 4  # up to this it has its zeros
-BESIDE = 28  # letters of a confusion matrix's names for which there is room side by side
+SKIP_FIRST, SKIP_LAST = 10, 5  # of the finder's points: the noisy start, the divergence at the end
+MANY_LABELS = 24  # above this a confusion matrix has no names and numbers
+FEW_LABELS = 4  # up to this it shows its zeros
+BESIDE = 28  # letters of a confusion matrix's names that fit side by side
 STYLES = ("-", "--", "-.", ":")
 
 
 def learning_rate(search: RateSearch, stage: str = "") -> Picture:
-    """How the loss answers to the rate, and the rate chosen."""
+    """The range test: loss against learning rate, and the rate chosen."""
     figure, axis = _figure(5.2, 3.2)
     end = max(len(search.rates) - SKIP_LAST, min(3, len(search.rates)))
     begin = min(SKIP_FIRST, end // 3)
@@ -50,14 +49,14 @@ def learning_rate(search: RateSearch, stage: str = "") -> Picture:
 
 
 def schedule(schedules: Mapping[str, Shares]) -> Picture:
-    """The rate of each batch as a share of its group's, stage after stage."""
+    """The learning rate of each batch relative to its group's highest, stage after stage."""
     figure, axis = _figure(5.2, 2.6 + 0.18 * len(schedules))
     start = 0
     for (stage, shares), style in zip(schedules.items(), cycle(STYLES), strict=False):
         places = np.arange(start, start + len(shares))
         axis.plot(places, shares, style, label=stage, markersize=3 if len(shares) == 1 else 0)
         start += len(shares)
-    axis.set(xlabel="batch", ylabel="share of the rate", ylim=(0, 1.05))
+    axis.set(xlabel="batch", ylabel="share of the peak rate", ylim=(0, 1.05))
     axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     figure.legend(frameon=False, fontsize=9, loc="outside lower left")
     return figure
@@ -77,7 +76,7 @@ def losses(history: Sequence[Epoch], overfit_from: int | None = None) -> Picture
     axis.plot(places, held_out, "s--", color=RED, label="held-out")
     for number, (begin, end, stage) in enumerate(spans):
         axis.axvspan(begin - 0.5, end + 0.5, color=PALE if number % 2 else "white", zorder=-2)
-        axis.annotate(  # a line each, so that short stages do not overlap
+        axis.annotate(  # on separate lines, so that short stages do not overlap
             f"{stage}: {begin}–{end}" if end > begin else f"{stage}: {begin}",  # noqa: RUF001
             (0, 1),
             (0, 4 + 11 * (len(spans) - 1 - number)),
@@ -97,21 +96,21 @@ def losses(history: Sequence[Epoch], overfit_from: int | None = None) -> Picture
 
 
 def learning_curve(curve: Mapping[int, Sequence[float]], metric: str) -> Picture:
-    """The metric against the number of images learnt from: a point a draw, a line through means."""
+    """The metric against the number of training images: a point per draw, a line through means."""
     figure, axis = _figure(5.2, 3.2)
     sizes = sorted(curve)
     for size in sizes:
         axis.plot([size] * len(curve[size]), curve[size], "o", color=GREY, alpha=0.6, markersize=4)
     axis.plot(sizes, [float(np.mean(curve[size])) for size in sizes], color=BLUE)
-    axis.set(xscale="log", xlabel="images learnt from", ylabel=f"{metric}, held-out images")
+    axis.set(xscale="log", xlabel="training images", ylabel=f"{metric}, held-out images")
     axis.set_xticks(sizes, [str(size) for size in sizes])
     axis.minorticks_off()
     return figure
 
 
 def confusion(counts: npt.NDArray[np.int64], labels: Sequence[str]) -> Picture:
-    """True class by row, answer by column; shade is the share of the row. Names and numbers up to
-    24 classes, above that a map.
+    """True class by row, predicted class by column, shaded by the share of the row. Up to 24
+    classes have names and numbers.
 
     Args:
         counts: [classes,classes].
@@ -119,12 +118,12 @@ def confusion(counts: npt.NDArray[np.int64], labels: Sequence[str]) -> Picture:
     n = len(counts)
     side = 2.6 + 0.2 * min(n, MANY_LABELS)
     figure, axis = _figure(side + 0.5, side)
-    figure.set_layout_engine("compressed")  # for what must stay square, or the left label is cut
+    figure.set_layout_engine("compressed")  # with a square plot, others cut off the left label
     shares = counts / counts.sum(axis=1, keepdims=True).clip(1)
-    # with the root of the shares, one mistake in a hundred is still seen
+    # the root of the shares, so that one mistake in a hundred is still visible
     axis.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0, 1))
     axis.spines[:].set_visible(False)
-    axis.set(xlabel="said", ylabel="is")
+    axis.set(xlabel="predicted", ylabel="true")
     if n > MANY_LABELS:
         return figure
     names = [short(label) for label in labels]
@@ -140,16 +139,15 @@ def confusion(counts: npt.NDArray[np.int64], labels: Sequence[str]) -> Picture:
 
 
 def reliability(bins: Sequence[Bin], before: Sequence[Bin] = ()) -> Picture:
-    """The share of right answers beside the probability that they were given with, and how many
-    answers there are of each.
+    """A reliability diagram: accuracy against confidence, with the number of predictions below.
 
     Args:
-        before: the same without a temperature.
+        before: the same without temperature scaling.
     """
     figure = Picture(figsize=(5.2, 4.2), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     upper.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":")
-    for each, marker, label in ((before, "x", "before"), (bins, "o", "now")):
+    for each, marker, label in ((before, "x", "uncalibrated"), (bins, "o", "calibrated")):
         places = [one.confidence for one in each]
         colour = BLUE if each is bins else GREY
         shares = [one.accuracy for one in each]
@@ -160,8 +158,8 @@ def reliability(bins: Sequence[Bin], before: Sequence[Bin] = ()) -> Picture:
         upper.legend(frameon=False, fontsize=9, loc="upper left")
     for one in bins:
         lower.bar(one.low, one.n, one.high - one.low, align="edge", color=BLUE, edgecolor="white")
-    upper.set(ylabel="share that is right", xlim=(0, 1), ylim=(0, 1.03))
-    lower.set(xlabel="probability of the answer", ylabel="answers")
+    upper.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1.03))
+    lower.set(xlabel="confidence", ylabel="predictions")
     lower.yaxis.set_major_locator(MaxNLocator(3, integer=True))
     for axis in (upper, lower):
         axis.spines[["top", "right"]].set_visible(False)

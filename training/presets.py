@@ -1,15 +1,15 @@
-"""Recipes by name: what `--recipe NAME` sets; what `--set` says wins.
+"""Recipes by name: what `--recipe NAME` sets; `--set` overrides it.
 
-The default recipe has no name: it is what `training/settings.py` says. Values are text, as `--set`
-takes them; what a setting does is said there, too.
+The default recipe has no name: it is the defaults of `training/settings.py`, which also explains
+each setting. Values are text, as `--set` takes them.
 """
 
 from typing import Literal
 
 Recipe = Literal["", "fastai2018", "modern"]
 
-# As the course of 2018 ran it (fastai 0.7, lessons 1 and 2), in the order of the settings. The
-# learning rates are read from the finder, as they were there, by a rule instead of by eye.
+# As the course of 2018 ran it (fastai 0.7, lessons 1 and 2), in the order of the settings. As
+# there, the learning rates come from the finder, though by a rule instead of by eye.
 FASTAI2018 = {
     # get_cv_idxs: a fifth, NumPy's permutation of seed 42
     "split": "cv",
@@ -24,9 +24,9 @@ FASTAI2018 = {
     "max_zoom": "1.1",
     # ConvLearner.pretrained(resnet34, data)
     "backbone": "resnet34",
-    "hidden": "512",  # dropout is unsaid: 0.25, the last 0.5, however many layers there are
+    "hidden": "512",  # dropout by default: 0.25, 0.5 before the last, for any number of layers
     "epsilon": "0.00001",
-    # half() was there for those who asked
+    # half() was optional
     "precision": "float32",
     "batch_size": "64",
     # SGD with momentum, no weight decay, no clipping
@@ -46,28 +46,28 @@ FASTAI2018 = {
     "group_rates": "0.01,0.1,1",
     "frozen_groups": "0",
     "freeze_batchnorm": "false",
-    # neither was there
+    # neither existed
     "label_noise": "false",
     "calibrate": "false",
     # TTA(): the plain image and four views
     "tta_views": "5",
 }
 
-# What has been learnt since, for a short fine-tuning, in the order of the settings. What is not
-# said here is as in training/settings.py; benchmarks/RESULTS.md has what the changes are worth.
+# Short fine-tuning as practised since, in the order of the settings. What is not listed here is as
+# in training/settings.py; benchmarks/RESULTS.md shows what each change is worth.
 MODERN = {
     "augmentation": "side_on",
-    # turning cost where pictures are upright; say it where they are not
+    # rotation hurt on upright images; set it where they are not
     "max_rotate": "0",
-    # its ImageNet weights are an installed package
+    # its ImageNet weights come as an installed package
     "backbone": "efficientnet_lite0",
     "hidden": "512",
-    # trainings are short, and what is learnt by heart is little
+    # trainings are short, and overfit little
     "dropout": "0",
-    # steps are few where images are
+    # with few images, larger batches would leave too few steps
     "batch_size": "32",
-    # AdamW (arXiv 1711.05101); its steps are as large as the rate, whatever the gradient, so these
-    # rates do for most networks
+    # AdamW (arXiv 1711.05101); the size of its steps depends on the learning rate rather than on
+    # the gradient's scale, so these rates suit most networks
     "optimizer": "adamw",
     "learning_rate": "0.001",
     "unfrozen_learning_rate": "0.0005",

@@ -1,4 +1,4 @@
-"""Settings from the text of a command line or a request, and values of Python as such text."""
+"""Reads settings from text, as on a command line or in a request, and writes them as such."""
 
 from textwrap import wrap
 from typing import Literal, get_args, get_origin
@@ -11,9 +11,9 @@ from registry.record import explain
 from training.presets import PRESETS
 from training.settings import MOST_EPOCHS, Settings
 
-WIDTH = 88  # letters of a line that says what a setting does
+WIDTH = 88  # characters per line of help
 
-# What fastai and others call a setting, and what it is called here.
+# Names that fastai and others have for a setting, and ours.
 ELSEWHERE = {
     "arch": "backbone",
     "aug_tfms": "augmentation",
@@ -47,10 +47,10 @@ ELSEWHERE = {
 def read_settings(given: dict[str, str]) -> Settings:
     """Settings from text, as a command line or a request gives it; lists are comma-separated.
 
-    `recipe` names a preset; whatever else is given wins over what it sets.
+    `recipe` names a preset, which the other settings given override.
 
     Raises:
-        BadRequest: an unknown name, or a value that is not of its kind; names the field.
+        BadRequest: an unknown name or a bad value; names the field.
     """
     told = PRESETS.get(given.get("recipe", ""), {}) | given
     values = {name: _value(name, text) for name, text in told.items()}
@@ -61,21 +61,21 @@ def read_settings(given: dict[str, str]) -> Settings:
     n_epochs = sum(settings.unfrozen_cycles)
     if n_epochs > MOST_EPOCHS:
         raise BadRequest(
-            f"settings: cycles, cycle_len and cycle_mult make {n_epochs:.1e} epochs; the most are "
-            f"{MOST_EPOCHS}, so lower one of them"
+            f"settings: cycles, cycle_len and cycle_mult make {n_epochs:.1e} epochs; at most "
+            f"{MOST_EPOCHS} are allowed, so lower one of them"
         )
-    settings.turns()  # sizes that do not fit are refused
+    settings.turns()  # raises if the sizes do not fit
     largest = max(settings.size, *settings.sizes, 0)
     if settings.cache_size is not None and settings.cache_size < largest:
         raise BadRequest(
-            f"settings: cache_size={settings.cache_size} is smaller than what the network sees, "
-            f"{largest} pixels; give that or more"
+            f"settings: cache_size={settings.cache_size} is smaller than the network's input, "
+            f"{largest} pixels; set it to that or more"
         )
     return settings.model_copy(update={"dropout": _dropouts(settings, said="dropout" in told)})
 
 
 def write_setting(value: object) -> str:
-    """A value of Python as `read_settings` reads it: `(0.1, 1)` is "0.1,1", and None is empty."""
+    """A Python value as text for `read_settings`: `(0.1, 1)` is "0.1,1", and None is empty."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, list | tuple):
@@ -84,8 +84,8 @@ def write_setting(value: object) -> str:
 
 
 def list_settings() -> list[str]:
-    """Every setting as it is without being said, `name=text`, in the order of the recipe; what it
-    may be, if that is one of a few words; and below that what it does."""
+    """Every setting with its default, `name=text`, in the order of the recipe, and its choices if
+    there are any; below it its help."""
     lines = []
     for name, field in Settings.model_fields.items():
         text = write_setting(field.default)
@@ -109,14 +109,14 @@ def _value(name: str, text: str) -> object:
 
 
 def _meant(name: str) -> str:
-    """What may have been; all that there are, if nothing is near."""
+    """What may have been meant; all settings if no name is similar."""
     known = sorted(Settings.model_fields)
     elsewhere = f"; did you mean {ELSEWHERE[name]}?" if name in ELSEWHERE else ""
     return elsewhere or did_you_mean(name, known) or f"; there are: {', '.join(known)}"
 
 
 def _dropouts(settings: Settings, *, said: bool) -> tuple[float, ...]:
-    """One for each linear layer, as the 2018 library fills up its `ps`."""
+    """One for each linear layer, as fastai 0.7 fills up its `ps`."""
     n_hidden, given = len(settings.hidden), settings.dropout
     if not said:
         return (0.25,) * n_hidden + (0.5,)

@@ -3,14 +3,14 @@
 `train` is the whole story, from a folder of images to a sealed bundle and its score beside the
 promoted version:
 
-    take_part   opens images and backbone, and lets the network learn
-      learn     activations, rate, head; then all layers, with a rate for each group
-    prove       exports what has been learnt, measures it, seals it
+    take_part   opens images and backbone, and trains the network
+      learn     activations, learning rate, head; then all layers, with a rate for each group
+    prove       exports the trained network, evaluates it, seals it
 
-Every step works on a `Bench` (training/bench.py): settings, images, network, and what is found on
-the way for the report. What a step does in detail is in `training/steps.py` where the network
-learns, in `training/judging_steps.py` where it is judged, and below that in the file that its
-import names. `training/learner.py` opens the same steps to a notebook.
+Every step works on a `Bench` (training/bench.py): settings, images, network, and what is collected
+on the way for the report. The steps that train are in `training/steps.py`, those that evaluate in
+`training/judging_steps.py`, and their details in the files that these import from.
+`training/learner.py` offers the same steps to a notebook.
 """
 
 import shutil
@@ -52,10 +52,10 @@ from training.steps import (
 
 
 def train(assignment: Assignment, tell: Tell) -> tuple[Bundle, Scored]:
-    """`assignment.stage` is a complete bundle, and `assignment.run` has the torch weights.
+    """Leaves a complete bundle in `assignment.stage`, and the torch weights in `assignment.run`.
 
     Raises:
-        BadRequest: the data or the settings cannot work; says why.
+        BadRequest: the data or the settings are unusable; says why.
         TrainingError: training or export failed; nothing is staged.
     """
     with journaled(assignment, tell) as tell_and_write:
@@ -63,27 +63,27 @@ def train(assignment: Assignment, tell: Tell) -> tuple[Bundle, Scored]:
 
 
 def learn_and_prove(assignment: Assignment, tell: Tell, world: World) -> tuple[Bundle, Scored]:
-    """The same, for a caller that has `assignment.run` to itself and keeps it: see `journaled`.
+    """The same, for a caller that already holds `assignment.run` for itself, see `journaled`.
 
     Args:
-        world: its first process; the others are to call `take_part`.
+        world: seen from its first process; the others call `take_part`.
     """
-    # of a process that was killed; here, because before that another may be at work there
+    # left by a killed process; not removed earlier, as another process might still be working there
     shutil.rmtree(assignment.stage, ignore_errors=True)
     bench, backbone = take_part(assignment, tell, world)
     return prove(bench, assignment, backbone)
 
 
 def take_part(assignment: Assignment, tell: Tell, world: World) -> tuple[Bench, Backbone]:
-    """All of a training up to a network that has learnt, the same in every process of `world`.
+    """Trains, up to the trained network; it is the same in every process of `world`.
 
     Raises:
-        BadRequest: the data or the settings cannot work; says why.
-        TrainingError: the loss is no longer a number.
+        BadRequest: the data or the settings are unusable; says why.
+        TrainingError: the loss is not finite.
     """
     settings = read_settings(assignment.settings)
     if settings.compile and world.size > 1:
-        raise BadRequest("settings: compile=true is for one process; leave it out here")
+        raise BadRequest("settings: compile=true works with one process only; leave it out here")
     torch.manual_seed(settings.seed)
     stages = Stages(tell, count_stages(settings))
 
@@ -105,7 +105,7 @@ def take_part(assignment: Assignment, tell: Tell, world: World) -> tuple[Bench, 
     if wanted(settings.tensorboard):
         stages.note(f"curves: tensorboard --logdir {assignment.run / FOLDER}")
     if world.size > 1:
-        bench.note("processes", f"{world.size} processes divide the work")
+        bench.note("processes", f"{world.size} processes share the work")
     if not world.first:
         bench = replace(bench, curves=Curves(None))
     with divided(bench.network, world):
@@ -115,16 +115,16 @@ def take_part(assignment: Assignment, tell: Tell, world: World) -> tuple[Bench, 
 
 
 def learn(bench: Bench, weights_digest: str, cache: Path) -> None:
-    """The network has learnt from the training part, step by step, as the settings say.
+    """Trains the network on the training part, step by step, as the settings say.
 
     Args:
-        weights_digest: SHA-256 of the backbone's weights, by which `cache` knows its activations.
+        weights_digest: SHA-256 of the backbone's weights, part of the activations' key in `cache`.
 
     Raises:
-        TrainingError: the loss is no longer a number; the run has the weights of the epoch before.
+        TrainingError: the loss is not finite; the run has the weights of the epoch before.
     """
     settings = bench.settings
-    # one for each size in turn, of the same network; `bench` alone, unless the settings name sizes
+    # one bench per size, sharing the network; `bench` alone, unless the settings name sizes
     benches = bench.network.world.in_turn(lambda: at_each_size(bench, cache))
     first = benches[0]
 
@@ -137,7 +137,7 @@ def learn(bench: Bench, weights_digest: str, cache: Path) -> None:
     if settings.learning_curve:
         draw_curve(first, activations, head_rate, settings.learning_curve)
 
-    # 0 until it is found; what is told is not searched: through all layers, that takes an epoch
+    # 0 until found; if given, the range test is skipped: through all layers it takes an epoch
     body_rate = settings.unfrozen_learning_rate or 0.0
     for sized in benches:
         if sized.turn.head_epochs:
@@ -149,10 +149,10 @@ def learn(bench: Bench, weights_digest: str, cache: Path) -> None:
 
 
 def prove(bench: Bench, assignment: Assignment, backbone: Backbone) -> tuple[Bundle, Scored]:
-    """What has been learnt is a complete bundle in `assignment.stage`, proven and scored.
+    """Turns the trained network into a complete bundle in `assignment.stage`, verified and scored.
 
     Raises:
-        TrainingError: the ONNX model does not answer as the network does; nothing is staged.
+        TrainingError: the ONNX model's outputs differ from the network's; nothing is staged.
     """
     calibrated = calibrate(bench) if bench.settings.calibrate else None
     choose_thresholds(bench)
@@ -174,8 +174,8 @@ def prove(bench: Bench, assignment: Assignment, backbone: Backbone) -> tuple[Bun
 
 
 def count_stages(settings: Settings) -> int:
-    """How many stages `train` begins: eight always, the others as the settings say. Each is begun
-    by the step that it is of."""
+    """How many stages `train` reports: always eight, and others as the settings say. The steps
+    themselves begin them."""
     turns = settings.turns()
     fitted = sum((turn.head_epochs > 0) + (len(turn.epochs) > 0) for turn in turns)
     searched = settings.cycles > 0 and not settings.unfrozen_learning_rate

@@ -1,4 +1,4 @@
-"""The steps of the recipe in which the network learns, each on the same bench."""
+"""The training steps of the recipe, all on the same bench."""
 
 from dataclasses import replace
 from functools import cache
@@ -20,13 +20,13 @@ from training.fit.resizing import dealt
 from training.fit.sam import Sam
 from training.fit.stage import fit_stage
 
-SETTLING_BATCHES_HEAD = 64  # all of a small data set; of a large one a third of the time is saved
+SETTLING_BATCHES_HEAD = 64  # a small data set in full; saves a third of the time with a large one
 UNFROZEN_SEARCH_STEPS = 30  # where a step costs a backward pass through everything
 
 
 def precompute_parts(bench: Bench, weights_digest: str, cache: Path) -> Parts:
-    """The frozen backbone's features of both parts, from the cache if nothing has changed; and of
-    what is set apart, if its labels are to be doubted too."""
+    """The frozen backbone's features of both parts, from the cache if nothing has changed; also of
+    the images set apart, if label errors are to be looked for."""
     bench.stages.begin("precompute activations", len(bench.dataset.items))
     wanted = [bench.rows("train"), bench.rows("valid")]
     if bench.settings.label_noise and len(bench.apart):
@@ -41,7 +41,7 @@ def precompute_parts(bench: Bench, weights_digest: str, cache: Path) -> Parts:
 
 
 def search_head(bench: Bench, activations: Parts) -> float:
-    """The head's learning rate: what the settings say, or else what the range test suggests."""
+    """The head's learning rate: from the settings, or else as the range test suggests."""
     bench.stages.begin("find the learning rate", 0)
     bench.network.freeze_to(2)
     if not bench.checkpoint.begin("find the head's rate"):
@@ -61,7 +61,7 @@ def search_head(bench: Bench, activations: Parts) -> float:
 
 
 def fit_head(bench: Bench, activations: Parts, rate: float) -> None:
-    """The head has learnt from activations for `head_epochs`."""
+    """Trains the head on activations for `head_epochs`."""
     bench.network.freeze_to(2)
     batches = bench.activation_batches(activations.train)
 
@@ -77,13 +77,13 @@ def fit_head(bench: Bench, activations: Parts, rate: float) -> None:
 
 
 def fit_augmented_head(bench: Bench, activations: Parts, rate: float) -> None:
-    """The head has learnt from augmented images through the frozen backbone, a cycle an epoch."""
+    """Trains the head on augmented images through the frozen backbone, one epoch per cycle."""
     bench.network.freeze_to(2)
     batches = bench.image_batches()
 
-    @cache  # once the network is as an interrupted training left it
+    @cache  # lazily: an interrupted training's network is restored only in fit_stage
     def held_out() -> Tensor:
-        # at another size than theirs the backbone has learnt since
+        # the cached activations are outdated in later turns: the backbone has learnt since
         return activations.valid.features if bench.turn.first else _held_out_features(bench)
 
     def forward(pixels: Tensor) -> Tensor:
@@ -103,7 +103,7 @@ def fit_augmented_head(bench: Bench, activations: Parts, rate: float) -> None:
 
 
 def search_unfrozen(bench: Bench) -> float:
-    """The network is unfrozen, and its rate chosen likewise; the groups keep their ratio."""
+    """Unfreezes the network and chooses its learning rate likewise; the groups' ratios are kept."""
     bench.stages.begin("unfreeze, find the rate again", 0)
     bench.network.freeze_to(bench.settings.frozen_groups)
     if not bench.checkpoint.begin("find the unfrozen rate"):
@@ -126,8 +126,8 @@ def search_unfrozen(bench: Bench) -> float:
 
 
 def fit_unfrozen(bench: Bench, rate: float) -> None:
-    """All unfrozen layers have learnt, each group at its own rate; of what they were after each
-    epoch, the network has what `keep` says, or the mean if that is better."""
+    """Trains all unfrozen layers, each group at its own rate; then the network has the weights
+    that `keep` says, or their moving average if that is better."""
     bench.network.freeze_to(bench.settings.frozen_groups)
     batches = bench.image_batches()
     schedule = plan_cycles(bench.settings, len(batches), bench.settings.unfrozen_cycles)
@@ -151,7 +151,7 @@ def fit_unfrozen(bench: Bench, rate: float) -> None:
 
 
 def rates_of(bench: Bench) -> RateGroups:
-    """What learns of the unfrozen network, and how fast in comparison."""
+    """The trainable parameters of the unfrozen network, with their relative learning rates."""
     return rate_groups(bench.network, bench.settings.group_rates, bench.settings.layer_decay)
 
 
@@ -161,12 +161,12 @@ def make_sam(bench: Bench) -> Sam | None:
 
 
 def _held_out_features(bench: Bench) -> Tensor:
-    """Of the backbone as it is now."""
+    """With the backbone as it is now."""
     return compute(bench.network, bench.decoded, bench.dataset.rows("valid"))
 
 
 def _chosen(bench: Bench, stage: str, search: RateSearch, told: float | None = None) -> float:
-    """The rate that will be used; the report marks this one."""
+    """The learning rate to use; the report marks it."""
     search = bench.network.world.told(search)
     bench.stages.note(f"suggested learning rate {search.suggestion:.1e}: {search.reason}")
     if told:

@@ -1,4 +1,4 @@
-"""Images beside one another with what is said of them, for a report's page and for a notebook."""
+"""Galleries: images side by side with their captions, for a report and for a notebook."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,28 +6,28 @@ from dataclasses import dataclass
 from registry.images import UInt8Array
 from training.report.picture import RED, Picture, short
 
-COLUMNS = 4  # of images beside one another
+COLUMNS = 4  # images in a row
 TILE, LINE, GAP = 1.7, 0.15, 0.15  # of a gallery, in inches
 
 
 @dataclass(frozen=True)
 class Tile:
-    """An image of a gallery, with what is said of it."""
+    """An image of a gallery, with its caption."""
 
     pixels: UInt8Array  # [s,s,3]
     caption: tuple[str, ...]  # short lines
     wrong: bool = False
-    overlay: UInt8Array | None = None  # what the network looked at, [s,s,3]
+    overlay: UInt8Array | None = None  # the image under its Grad-CAM heat map, [s,s,3]
 
 
 def gallery(tiles: Sequence[Tile]) -> Picture:
-    """Images with what is said of them, what the network looked at beside each."""
+    """Images with their captions, and the overlay beside each image that has one."""
     double = any(tile.overlay is not None for tile in tiles)
     across, side = (2 * TILE if double else TILE), TILE
     n_lines = max((len(tile.caption) for tile in tiles), default=0)
     step = side + n_lines * LINE + GAP
     rows = max(-(-len(tiles) // COLUMNS), 1)
-    # one pair of axes in inches for all: a layout of many takes half a second
+    # one set of axes for all, in inches: laying out many takes half a second
     figure = Picture(figsize=(COLUMNS * (across + GAP), rows * step))
     axis = figure.add_axes((0, 0, 1, 1))
     for place, tile in enumerate(tiles):
@@ -47,5 +47,5 @@ def gallery(tiles: Sequence[Tile]) -> Picture:
 
 
 def images(pixels: UInt8Array) -> Picture:
-    """Images beside one another, without words; [n,s,s,3]."""
+    """Images side by side, without captions; [n,s,s,3]."""
     return gallery([Tile(image, ()) for image in pixels])

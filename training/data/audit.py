@@ -1,4 +1,4 @@
-"""A data set looked over before training. It tells, and deletes nothing."""
+"""Audits a data set before training. It only reports, and deletes nothing."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable
@@ -21,14 +21,14 @@ from training.settings import Settings
 
 @dataclass(frozen=True)
 class Audit:
-    """Everything there is to tell of a data set."""
+    """The findings about a data set."""
 
     root: Path
     items: tuple[Item, ...]  # that could be read
     looks: tuple[UInt8Array, ...]  # as `look_at` gives them
     unreadable: tuple[str, ...] = ()
-    passed_over: tuple[Path, ...] = ()  # pictures in formats that are not read
-    refusal: str = ""  # why a training would not begin
+    passed_over: tuple[Path, ...] = ()  # images in formats that are not supported
+    refusal: str = ""  # why a training would be refused
 
     def name(self, row: int) -> str:
         path = self.items[row].path
@@ -42,7 +42,7 @@ class Audit:
             for label in item.labels:
                 counts[label][item.part or "not split"] += 1
         learnt = {label for label, parts in counts.items() if set(parts) != {"test"}}
-        if learnt:  # what test images alone are called is no class
+        if learnt:  # a label that only test images have is not a class
             counts = {label: parts for label, parts in counts.items() if label in learnt}
         return dict(sorted(counts.items()))
 
@@ -67,10 +67,11 @@ def audit_source(
     begin: Callable[[int], None] = lambda n: None,
     advance: Callable[[int], None] = lambda n: None,
 ) -> Audit:
-    """The audit of everything at `source`, each image decoded.
+    """Audits everything at `source`, decoding each image.
 
     Args:
-        begin, advance: told how many images there are, and how many have been read since.
+        begin: called once with the number of images.
+        advance: called with the number of images read since the last call.
 
     Raises:
         DataError: there is nothing to audit.
@@ -91,7 +92,7 @@ def audit_source(
         dataset = assemble(
             root, source, items, unreadable, settings.task, settings.split_rule(), {}
         )
-        # a table may name a file twice, with other labels each time
+        # a table may list a file twice, with different labels
         parts = {(item.path, item.labels): item for item in dataset.items}
         tests = {item.path: item for item in dataset.tests}
         items = [parts.get((item.path, item.labels)) or tests[item.path] for item in items]
@@ -111,10 +112,10 @@ def _look(item: Item) -> tuple[Item, UInt8Array] | str:
 def audit_decoded(
     source: Path, dataset: Dataset, decoded: Decoded, tests: Decoded | None = None
 ) -> Audit:
-    """The same of images that are decoded anyway.
+    """The same for images that are already decoded.
 
     Args:
-        tests: the test part's pixels, if there is one; what it shares with other parts is told.
+        tests: the test part's pixels, if there is one, to report what it shares with other parts.
     """
     pixels = chain(decoded.pixels, tests.pixels if tests else ())
     with ThreadPoolExecutor(THREADS) as pool:

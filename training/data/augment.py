@@ -1,9 +1,10 @@
-"""Random changes of training images, drawn and applied a batch at a time on the device.
+"""Augmentation of training images, a batch at a time on the device.
 
-The transforms of the 2018 library: `basic` rotates and relights, `side_on` also flips left to
-right, `top_down` draws one of the eight symmetries of the square; all zoom and crop. `flips` is
-ours: left-right and up-down, for pictures that are never turned by 90 degrees. What is cropped is a
-window of the zoomed picture, or, as `googlenet`, a rectangle of any size, stretched to the square.
+The transforms of fastai 0.7: `basic` rotates and changes brightness and contrast, `side_on` also
+flips left to right, `top_down` draws one of the eight symmetries of the square; all zoom and crop.
+`flips` is ours: left-right and up-down, for images that are never turned by 90 degrees. The crop is
+a window of the zoomed image, or with `googlenet` a random resized crop: a rectangle of any size,
+stretched to the square.
 """
 
 import math
@@ -15,9 +16,9 @@ from torch.nn import functional
 from training.settings import Augmentation, TrainCrop
 
 LIGHTING = 0.05  # largest change of brightness and of contrast
-LIKELY = 0.75  # how often an image is rotated, and how often zoomed
+LIKELY = 0.75  # probability of rotating an image, and of zooming it
 AREAS, ASPECTS = (0.08, 1.0), (3 / 4, 4 / 3)  # of googlenet's rectangles
-TRIES = 10  # to draw one that is within the image
+TRIES = 10  # to draw a rectangle that fits into the image
 
 
 def augment(
@@ -51,14 +52,14 @@ def augment(
 
 
 def _squares(n: int, max_zoom: float, generator: torch.Generator) -> Tensor:
-    """[n,2]: by how much width and height of each image are enlarged, both the same."""
+    """[n,2]: the zoom of each image's width and height, both the same."""
     zoom = 1 + _uniform((n,), 0, max_zoom - 1, generator) * _chosen(n, LIKELY, generator)
     return zoom[:, None].expand(n, 2)
 
 
 def _rectangles(n: int, generator: torch.Generator) -> Tensor:
-    """[n,2]: the same, so that a rectangle fills the view: the first drawn that is within the
-    image; none: all of it.
+    """[n,2]: the same, so that a rectangle fills the view: the first drawn that fits into the
+    image, or else the whole image.
 
     Szegedy et al. 2015 (arXiv 1409.4842, section 6), drawn as the 2018 library's GoogleNetResize.
     """
@@ -72,7 +73,7 @@ def _rectangles(n: int, generator: torch.Generator) -> Tensor:
 
 
 def _affine(angle: Tensor, zoom: Tensor, shift: Tensor, symmetry: Tensor) -> Tensor:
-    """[n,2,3]: from a place in the view to its place in the image, both in -1…1."""
+    """[n,2,3]: maps a position in the view to that in the image, both in -1…1."""
     cosine, sine = angle.cos(), angle.sin()
     turn = torch.stack([torch.stack([cosine, -sine], 1), torch.stack([sine, cosine], 1)], 1)
     linear = (turn / zoom[:, None, :]) @ symmetry
@@ -81,10 +82,10 @@ def _affine(angle: Tensor, zoom: Tensor, shift: Tensor, symmetry: Tensor) -> Ten
 
 def _sample(pixels: Tensor, theta: Tensor, size: int) -> Tensor:
     n, channels = pixels.shape[:2]
-    # of a picture with several pixels for one of the view, it takes their mean
+    # anti-aliasing: average several image pixels for one of the view
     finer = max(1, round(pixels.shape[2] / size))
     side = finer * size
-    # six numbers an image travel to the device, and not two for each of its pixels
+    # send six numbers per image to the device rather than two per pixel
     grid = functional.affine_grid(
         theta.to(pixels.device), [n, channels, side, side], align_corners=False
     )
@@ -114,7 +115,7 @@ def _relight(views: Tensor, generator: torch.Generator) -> Tensor:
     contrast = 1 + _uniform((n,), -LIGHTING, LIGHTING, generator)
     shape = (n, 1, 1, 1)
     brightness, contrast = (value.view(shape).to(views.device) for value in (brightness, contrast))
-    # in place: on a CPU eight times as fast as with a copy for each step
+    # in place: eight times as fast on a CPU as with a copy for each step
     return views.sub_(127.5).mul_(contrast).add_(127.5).add_(brightness).clamp_(0, 255)
 
 

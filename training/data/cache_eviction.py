@@ -1,7 +1,7 @@
-"""Room in the folder of what is computed once, which would otherwise grow with every new data set.
+"""Limits the cache folder, which would otherwise grow with every new data set.
 
-Whoever reads a file there holds a lock on it, so that what was used longest ago can go without
-taking anything from a training, in whatever container that runs.
+Readers hold a lock on the files that they use, so the least recently used ones can be evicted
+without taking anything from a running training, in whatever container that runs.
 """
 
 import fcntl
@@ -16,14 +16,14 @@ from typing import IO
 from training.run.whole_files import discard_left
 
 OURS = re.compile(r"decoded-[0-9a-f]{64}\.u8|activations-[0-9a-f]{64}\.safetensors")
-# What stays free for others on the same volume: jobs, checkpoints, versions.
+# To stay free for others on the same volume: jobs, checkpoints, versions.
 FREE_SHARE = 0.1
 MOST_FREE = 20 << 30
 
 
 def make_room(cache: Path, n_bytes: int, note: Callable[[str], None] = lambda text: None) -> None:
-    """A file of so many bytes fits into `cache`, and a tenth of its volume stays free beside it; or
-    nothing is left there that could go. What has gone is noted."""
+    """Evicts files from `cache` until one of `n_bytes` fits and a tenth of the volume (at most
+    `MOST_FREE`) stays free, or nothing is left to evict. Reports what was removed."""
     cache.mkdir(parents=True, exist_ok=True)
     discard_left(cache)
     volume = shutil.disk_usage(cache)
@@ -31,14 +31,14 @@ def make_room(cache: Path, n_bytes: int, note: Callable[[str], None] = lambda te
     gone = remove_oldest(cache, n_bytes + free - volume.free)
     if gone:
         note(
-            f"the volume of {cache} was nearly full; {sum(gone) / 1e9:.1f} GB of what was used "
-            "longest ago there are gone, and computed anew when they are needed"
+            f"the volume of {cache} was nearly full: removed {sum(gone) / 1e9:.1f} GB of the least "
+            "recently used cache files, which are computed again when needed"
         )
 
 
 def remove_oldest(cache: Path, n_bytes: int) -> list[int]:
-    """Files of ours are gone that nobody uses, of so many bytes together or more: those that were
-    used longest ago. Gives their sizes."""
+    """Removes the least recently used of our files that nobody is using, until `n_bytes` are freed.
+    Returns their sizes."""
     gone: list[int] = []
     ours = (path for path in cache.iterdir() if OURS.fullmatch(path.name))
     for path in sorted(ours, key=_last_used):
@@ -50,8 +50,8 @@ def remove_oldest(cache: Path, n_bytes: int) -> list[int]:
 
 
 def mark_used(file: IO[bytes]) -> None:
-    """`file` was used now, and is not removed while it is open, or a map of it is."""
-    with suppress(OSError):  # no locks there, by which nothing is removed; or another user's file
+    """Marks `file` as used now, and locks it against removal while it, or a memory map, is open."""
+    with suppress(OSError):  # no locks here, so nothing is removed either; or not our file
         fcntl.flock(file, fcntl.LOCK_SH)
         os.utime(file.fileno())
 

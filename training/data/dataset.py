@@ -40,17 +40,17 @@ Rows = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Dataset:
-    """Audited, labelled images, each in one part; order and labels are sorted and final. Test
-    images keep the order in which a table names them."""
+    """Audited, labelled images, each in one part; images and labels are sorted. Test images keep
+    the order in which a table names them."""
 
     root: Path
     items: tuple[Item, ...]
     labels: tuple[str, ...]
     task: Task
     left_out: tuple[str, ...] = ()  # unreadable files, with the reason
-    tests: tuple[Item, ...] = ()  # answered once, in the end; before, no more than audited
+    tests: tuple[Item, ...] = ()  # predicted once, at the end; only audited before
     n_kept: int = 0  # items in the part that an earlier split gave them
-    n_elsewhere: int = 0  # of those, that would be in the other one if all were drawn now
+    n_elsewhere: int = 0  # of those, how many a new split would put into the other part
 
     @cached_property
     def targets(self) -> Float32Array:
@@ -64,12 +64,12 @@ class Dataset:
 
     @cached_property
     def weights(self) -> Float32Array:
-        """[n], how much each item counts in learning."""
+        """[n], each item's weight in the training loss."""
         return np.array([item.weight for item in self.items], dtype=np.float32)
 
     @cached_property
     def units(self) -> tuple[str, ...]:
-        """What each item is never parted from: its group, or else all images of its content."""
+        """What is split as a whole, by item: its group, or else all copies of the image."""
         names = unit_names(self.items)
         return tuple(names[item.sha256] for item in self.items)
 
@@ -79,8 +79,9 @@ class Dataset:
 
     @cached_property
     def scored_tests(self) -> Rows:
-        """Row numbers of the test images whose labels are known. Where an image may have several,
-        none are as good a label as in the other parts, unless no test image has any."""
+        """Row numbers of the test images whose labels are known. In a multi-label task an image
+        without labels counts as labelled with none, as in the other parts, unless no test image has
+        any."""
         if not any(item.labels for item in self.tests):
             return np.zeros(0, np.int64)
         known = [
@@ -91,13 +92,13 @@ class Dataset:
 
     @cached_property
     def unscored_tests(self) -> str:
-        """How many test images have no labels to score them by, and one of them, for people."""
+        """How many test images have no usable labels, and an example, for people."""
         scored = set(self.scored_tests)
         others = [item for row, item in enumerate(self.tests) if row not in scored]
         if not others or len(others) == len(self.tests):
-            return "none labelled with one of these classes" if others else ""
+            return "none of them labelled with one of these classes" if others else ""
         one = max(others, key=lambda item: bool(item.labels))
-        labels = f"{' '.join(one.labels)!r} is no class here" if one.labels else "it has no label"
+        labels = f"{' '.join(one.labels)!r} is not a class" if one.labels else "it has no label"
         return f"{len(others)} of them not scored, such as {one.path}: {labels}"
 
     def summary(self) -> str:
@@ -112,9 +113,9 @@ class Dataset:
         unheld = [name for name in self.labels if not counts[name, "valid"]]
         if unheld:
             others = f" and {len(unheld) - 1} others have" if len(unheld) > 1 else " has"
-            left_out += f"; {unheld[0]!r}{others} no held-out images, so no score speaks of them"
+            left_out += f"; {unheld[0]!r}{others} no held-out images, so the scores ignore them"
         return (
-            f"{len(self.rows('train'))} images to learn from + {len(self.rows('valid'))} held out, "
+            f"{len(self.rows('train'))} training images + {len(self.rows('valid'))} held out, "
             f"{self.task}-label: {', '.join(shown[:10])}{more}{left_out}"
         )
 
@@ -146,10 +147,10 @@ def read_dataset(
     Args:
         within: folders that every file must lie in, links followed; none: anywhere.
         known_parts: the part of images by SHA-256, from an earlier split: they keep it, so that
-            nothing a promoted version learnt from becomes held-out, or the other way round.
+            nothing a promoted version was trained on becomes held out, or the other way round.
         cache: where a Parquet file's images are unpacked; none: beside it.
-        damaged: files that were found to be, behind their header, with the reasons.
-        advance: told how many files have been read since its last call.
+        damaged: files known to be damaged behind their header, with the reasons.
+        advance: called with the number of files read since the last call.
 
     Raises:
         DataError: nothing to train on; says which file or class, and what to do.
@@ -174,7 +175,7 @@ def assemble(
     rule: SplitRule,
     known_parts: Mapping[str, Part],
 ) -> Dataset:
-    """The data set of images that were read, each in one part.
+    """The data set of the images that were read, split.
 
     Raises:
         DataError: it cannot be trained on.
@@ -183,7 +184,7 @@ def assemble(
     kind, labels = _task_and_labels(items, task, source)
     if kind == "multi" and any(item.weight != 1 for item in items):
         raise DataError(
-            f"{source}: images with several labels cannot have a weight; leave the column empty"
+            f"{source}: weights need exactly one label per image; leave the column weight empty"
         )
     kept = count_kept(items, rule, known_parts)
     items = sorted(split(items, rule, known_parts), key=lambda item: item.path)
@@ -193,8 +194,8 @@ def assemble(
 
 
 def check_listed(source: Path, layout: Layout, task: AskedTask) -> None:
-    """What can be known of `source` before a file is read speaks for a training. Of Parquet files
-    that is nothing: they have to be unpacked.
+    """Checks what can be checked of `source` without reading its images. Of Parquet files that is
+    nothing, as they have to be unpacked first.
 
     Raises:
         DataError: there are no images, or fewer than two classes.
@@ -232,8 +233,8 @@ def list_items(
         root, items = source.parent, list_table(source, layout, within)
     elif source.is_file():
         raise DataError(
-            f"{source}: a file that is no table; give a folder of class folders, a CSV or TSV of "
-            "file,label, or Parquet files"
+            f"{source}: not a table; give a folder of class folders, a CSV or TSV of file,label, "
+            "or Parquet files"
         )
     else:
         if within:

@@ -28,7 +28,7 @@ class Decoded:
 
 
 class Damaged(DataError):
-    """Files that break off, or are no images, behind their header; with the reasons."""
+    """Files that are truncated or damaged behind their header, with the reasons."""
 
     def __init__(self, files: dict[Path, str]) -> None:
         told = [f"{path}: {reason}" for path, reason in files.items()]
@@ -37,12 +37,11 @@ class Damaged(DataError):
         self.files = files
 
 
-ROOM = 1.15  # so that a view zoomed by 1.1 and turned by 10 degrees is still sharp
+ROOM = 1.15  # so that a view zoomed by 1.1 and rotated by 10 degrees is still sharp
 
 
 def larger(spec: ImageSpec, side: int | None) -> ImageSpec:
-    """The same picture with more pixels for augmentation to choose from: `side` of them, if that is
-    said and not fewer."""
+    """The same images with more pixels, for augmentation: `side` of them, if given and larger."""
     room = math.ceil(spec.size * ROOM) if side is None else max(spec.size, side)
     return spec.model_copy(update={"size": room})
 
@@ -57,11 +56,11 @@ def decode(
     """The prepared pixels of `items`, from the cache when the same images were decoded before.
 
     Args:
-        advance: told how many images are done since its last call.
-        note: told what has gone from the cache, for room.
+        advance: called with the number of images done since the last call.
+        note: told what was evicted from the cache.
 
     Raises:
-        Damaged: names the files that are, behind their header.
+        Damaged: names the files that are damaged behind their header.
     """
     digest = hashlib.sha256(spec.digest().encode())
     for item in items:
@@ -77,14 +76,14 @@ def decode(
 
 
 def _find(path: Path, shape: tuple[int, ...]) -> UInt8Array | None:
-    """None: there is no such file, or it was cut off."""
+    """None: there is no such file, or it is truncated."""
     try:
         with path.open("rb") as file:
-            mark_used(file)  # for as long as there is the map, which has a copy of the descriptor
+            mark_used(file)  # as long as the map lives, as it has a copy of the descriptor
             if os.fstat(file.fileno()).st_size != math.prod(shape):
                 return None
             return np.memmap(file, dtype=np.uint8, mode="r", shape=shape)
-    except (FileNotFoundError, NotADirectoryError):  # which the folder of a new one is told of
+    except (FileNotFoundError, NotADirectoryError):  # reported when the new file's folder is made
         return None
 
 
@@ -114,7 +113,7 @@ def _decode_into(
 
 
 def _new_map(path: Path, shape: tuple[int, ...]) -> np.memmap[tuple[int, ...], np.dtype[np.uint8]]:
-    """To be written: a disk that is full is an error now, and no signal while it is written."""
+    """For writing; preallocated, so that a full disk is an error now rather than SIGBUS later."""
     with path.open("wb") as file:
         os.posix_fallocate(file.fileno(), 0, math.prod(shape))
     return np.memmap(path, dtype=np.uint8, mode="r+", shape=shape)

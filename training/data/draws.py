@@ -1,4 +1,4 @@
-"""The four ways to draw which units are held out."""
+"""The four ways to draw the held-out units."""
 
 import hashlib
 from collections import Counter, defaultdict
@@ -14,7 +14,7 @@ from training.data.items import Drawing, SplitRule
 
 @dataclass(frozen=True)
 class Unit:
-    """What is never parted."""
+    """Images that must be in the same part."""
 
     name: str  # a group's, or an image's SHA-256
     labels: tuple[str, ...]  # of its images, sorted
@@ -28,16 +28,17 @@ def hashed(
     *,
     every_label: bool = True,
 ) -> set[int]:
-    """Each unit's own hash decides, whatever else there is: data that grows moves nothing.
+    """Each unit's own hash decides, independent of all others: growing data moves nothing.
 
-    One exception keeps small classes usable. Where a class would have nothing held out, its
-    unit with the lowest hash is; where it would have nothing to learn from, the one with the
-    highest is learnt from. Such a unit may move when the class grows, unless a promoted version's
-    split, which is kept, has it.
+    One exception keeps small classes usable. If a class would have nothing held out, its unit with
+    the lowest hash is; if it would have nothing to train on, the one with the highest is for
+    training. Such a unit may move when the class grows, unless it is in the split of a promoted
+    version, which is kept.
 
     Args:
-        learnt, held: labels that are learnt from or held out already, by what keeps its part.
-        every_label: also one of a small class is held out.
+        learnt, held: labels that already have training or held-out images, among those that keep
+            their part.
+        every_label: hold out at least one unit of every class.
     """
     hashes = [_hash(unit.name, rule.seed) for unit in units]
     held_out = {place for place, value in enumerate(hashes) if value < rule.valid_fraction}
@@ -62,8 +63,8 @@ def _hash(name: str, seed: int) -> float:
 
 
 def stratified(units: Sequence[Unit], rule: SplitRule) -> set[int]:
-    """The same share of every class, or combination of labels; a class of one unit learns from it,
-    and combinations that come once are drawn together."""
+    """The same share of every class, or combination of labels. The only unit of a class is for
+    training; combinations that occur once are drawn together."""
     seen = Counter(unit.labels for unit in units)
     kinds = [
         unit.labels if seen[unit.labels] > 1 or len(unit.labels) == 1 else () for unit in units
@@ -82,18 +83,18 @@ def stratified(units: Sequence[Unit], rule: SplitRule) -> set[int]:
 
 
 def cross_validated(units: Sequence[Unit], rule: SplitRule) -> set[int]:
-    """The 2018 library's draw, of units in the order of rows or of file names."""
+    """fastai 0.7's random folds, of units in the order of rows or of file names."""
     return set(get_cv_idxs(len(units), rule.fold, rule.valid_fraction, rule.seed).tolist())
 
 
 def blocks(units: Sequence[Unit], rule: SplitRule) -> set[int]:
-    """One run of neighbours in the order of rows or of file names, which often are of one batch,
-    module or patient: the `fold`-th such run."""
+    """The `fold`-th run of neighbours in the order of rows or of file names, which often belong to
+    one batch, module or patient."""
     n_valid = int(rule.valid_fraction * len(units))
     return set(range(rule.fold * n_valid, min((rule.fold + 1) * n_valid, len(units))))
 
 
-# all but `hashed`, which alone looks at what keeps its part
+# all but `hashed`, the only one that considers what keeps its part
 DRAWS: dict[Drawing, Callable[[Sequence[Unit], SplitRule], set[int]]] = {
     "stratified": stratified,
     "cv": cross_validated,

@@ -1,5 +1,5 @@
-"""Images of the training part set apart, to judge epochs by, and others to calibrate by: the
-held-out part only scores.
+"""Sets images of the training part apart, for model selection and for calibration: the held-out
+part is only for scoring.
 """
 
 from dataclasses import dataclass
@@ -12,23 +12,23 @@ from training.data.draws import Unit, hashed
 from training.data.items import SplitRule
 from training.settings import Settings
 
-LEAST = 20  # images to calibrate by: fewer do not show what happens once in twenty
+LEAST = 20  # images for calibration: fewer do not show what happens once in twenty
 
 
 @dataclass(frozen=True)
 class TrainingPart:
-    """Rows of the training part, ascending, by what they are there for."""
+    """Rows of the training part, ascending, by their use."""
 
-    learnt: Rows
-    judged: Rows  # to judge epochs by
-    spared: Rows  # to calibrate by
+    learnt: Rows  # to train on
+    judged: Rows  # for model selection
+    spared: Rows  # for calibration
 
 
 def deal_out(dataset: Dataset, settings: Settings) -> TrainingPart:
-    """All is learnt from but what the settings ask to set apart.
+    """Sets apart what the settings ask for; the rest is trained on.
 
     Raises:
-        DataError: epochs are to be judged, and no image can be spared for it.
+        DataError: model selection needs images, and none can be spared.
     """
     learnt = dataset.rows("train")
     judged = spared = learnt[:0]
@@ -45,29 +45,30 @@ def deal_out(dataset: Dataset, settings: Settings) -> TrainingPart:
 
 
 def set_apart(dataset: Dataset, share: float, seed: int) -> tuple[Rows, Rows]:
-    """Rows of the training part to learn from, and rows to judge by, both ascending.
+    """Rows of the training part to train on, and rows for model selection, both ascending.
 
-    Equal images and groups stay together, and every label keeps something to learn from.
+    Duplicates and groups stay together, and every label keeps training images.
 
     Raises:
         DataError: so few images that none can be spared.
     """
     rows = dataset.rows("train")
-    # a seed of its own: by the split's, all that was learnt from would be again
+    # a seed of its own: with the split's, every hash here would again fall on the training side
     learnt, judged = _part(dataset, rows, share, seed + 1, every_label=True)
     if not len(judged) or len(learnt) < 2:
         raise DataError(
-            f"{len(rows)} images to learn from are too few to set some apart; add images, raise "
-            "judge_share, or leave keep, patience and thresholds as they are by default"
+            f"{len(rows)} training images are too few to set some apart; add images, raise "
+            "judge_share, or leave keep, patience and thresholds at their defaults"
         )
     return learnt, judged
 
 
 def spare(dataset: Dataset, rows: Rows, share: float, seed: int) -> tuple[Rows, Rows]:
-    """Of `rows`, those to learn from, and those to calibrate by; of the latter `LEAST` or none.
+    """Of `rows`, those to train on, and those for calibration; of the latter at least `LEAST` or
+    none.
 
-    Equal images and groups stay together, and every label keeps something to learn from. Which
-    images it are depends on each one's own hash alone, so they stay the same while data grows.
+    Duplicates and groups stay together, and every label keeps training images. Each image's own
+    hash decides, so the choice is stable while the data grow.
     """
     learnt, spared = _part(dataset, rows, share, seed + 2, every_label=False)
     return (learnt, spared) if len(spared) >= LEAST else (rows, rows[:0])

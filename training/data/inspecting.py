@@ -1,4 +1,4 @@
-"""Every file of a data set, read once: its digest and what its header says, or what is wrong."""
+"""Reads every file of a data set once: its digest and header, or what is wrong with it."""
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +11,7 @@ from registry.errors import BadImage
 from registry.images import image_info
 from training.data.items import Facts, Item
 
-THREADS = 4  # reading is mostly waiting, and Pillow releases the interpreter's lock
+THREADS = 4  # reading is mostly I/O, and Pillow releases the GIL
 
 
 def inspect(
@@ -46,7 +46,7 @@ def identify(item: Item, encoded: bytes) -> Item:
     """The item with its digest and facts.
 
     Raises:
-        BadImage: its header is not an image's.
+        BadImage: it does not have an image's header.
     """
     facts = Facts(*image_info(encoded), n_bytes=len(encoded))
     return replace(item, sha256=hashlib.sha256(encoded).hexdigest(), facts=facts)

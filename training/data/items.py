@@ -1,12 +1,12 @@
-"""Which images there are, and what is said of them: folders and tables, listed.
+"""Lists the images of a folder or table, with their labels.
 
-PATH/train/<class>/…, PATH/valid/<class>/…     the parts are given; test/ may stand beside them
-PATH/train/<class>/…                           the same, but what is held out is drawn
-PATH/<class>/…                                 the parts are drawn
-PATH.csv, PATH.tsv, PATH.parquet               one row an image; see `training/data/table.py`
+PATH/train/<class>/…, PATH/valid/<class>/…     the split is given; test/ may be beside them
+PATH/train/<class>/…                           the same, but held-out images are drawn at random
+PATH/<class>/…                                 split at random
+PATH.csv, PATH.tsv, PATH.parquet               one row per image; see `training/data/table.py`
 
-Hidden files and folders are no images: macOS leaves `._1.jpg` beside 1.jpg, Jupyter copies of its
-own in `.ipynb_checkpoints`.
+Hidden files and folders are skipped: macOS leaves `._1.jpg` beside 1.jpg, Jupyter keeps copies in
+`.ipynb_checkpoints`.
 """
 
 import os
@@ -45,33 +45,33 @@ class Facts:
 
 @dataclass(frozen=True)
 class Item:
-    """One image; several labels only in a multi-label task, none perhaps in the test part."""
+    """One image; several labels only in a multi-label task; test images may have none."""
 
     path: Path
     labels: tuple[str, ...]
     part: Part | None
     sha256: str = ""
-    group: str = ""  # images of one group are never parted
-    weight: float = 1.0  # how much it counts in learning; scores count every image once
+    group: str = ""  # images of one group are never split
+    weight: float = 1.0  # in the training loss; scores count every image once
     facts: Facts | None = None  # once the file has been read
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What files and tables do not say of themselves."""
+    """How to read files and tables, where they do not show it themselves."""
 
-    images: str = ""  # the folder that a table's names are in, relative to the table
-    suffix: str = ""  # what the names in a table lack, such as .jpg
+    images: str = ""  # the folder of a table's images, relative to the table
+    suffix: str = ""  # what to add to the file names in a table, such as .jpg
     header: bool = True  # the table's first line names its columns
     separator: str = " "  # between the labels of a row; empty: a row has one label
     # a column, or a regular expression for the group's name in a path: training/data/grouping.py
     group: str = ""
-    test: str = ""  # a folder of images to answer in the end; train/ has test/ beside it anyway
+    test: str = ""  # a folder of images to predict at the end; test/ beside train/ is found anyway
 
 
 @dataclass(frozen=True)
 class SplitRule:
-    """How parts are drawn where nobody gives them."""
+    """How to split images whose part is not given."""
 
     kind: Drawing = "hash"
     valid_fraction: float = 0.2
@@ -93,12 +93,12 @@ def check_there(source: Path) -> None:
 
 
 def list_folder(root: Path, layout: Layout = PLAIN) -> list[Item]:
-    """Every image below class folders, and of the test folder if there is one; none is opened.
+    """Every image in class folders, and in the test folder if there is one; none is opened.
 
-    Drawn ones come in the order of their file names, whatever their class; others by path.
+    Images to be split are ordered by file name, whatever their class; others by path.
 
     Raises:
-        DataError: there is none, or the layout is not one of those above.
+        DataError: there are none, or the layout is not one of those above.
     """
     check_there(root)
     given = _part_folders(root)
@@ -114,8 +114,8 @@ def list_folder(root: Path, layout: Layout = PLAIN) -> list[Item]:
 
 
 def _part_folders(root: Path) -> dict[Part, Path]:
-    """The folders of the parts below `root`, whatever their capitals; none if it has class folders,
-    one of which may be called train, like the vehicle."""
+    """The folders of the parts in `root`, case-insensitively; none if it has class folders, one of
+    which may be called train, like the vehicle."""
     folders = _folders(root)
     names = {folder.name.casefold(): folder for folder in folders}
     found: dict[Part, Path] = {}
@@ -134,20 +134,20 @@ def _part_folders(root: Path) -> dict[Part, Path]:
         )
     if "valid" not in found and others:
         raise DataError(
-            f"{root}: there is {found['train'].name}/ but no valid/, and beside it {others[0]}/; "
-            "call the held-out part valid, or put all classes into folders side by side"
+            f"{root}: {found['train'].name}/ stands beside {others[0]}/, but there is no valid/; "
+            "rename the held-out part to valid, or put all class folders side by side"
         )
     return found
 
 
 def passed_over(source: Path) -> tuple[Path, ...]:
-    """Pictures below a folder in formats that are not read; none of a table, which names its
-    files, and none behind links, which nobody has checked to stay within what may be trained on."""
+    """Images in a folder in formats that are not supported. None for a table, which names its
+    files; and none behind links, as these may lead outside the folders that may be trained on."""
     return tuple(_files(source, OTHERS, links=False)) if source.is_dir() else ()
 
 
 def list_test(folder: Path) -> list[Item]:
-    """The images to answer in the end; labelled with the folder below `folder` that they are in."""
+    """The images to predict at the end; a subfolder of `folder` is the label of its images."""
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder of test images; change the setting test")
     return [Item(path, path.relative_to(folder).parts[:-1][:1], "test") for path in _images(folder)]
@@ -158,7 +158,7 @@ def _list_classes(root: Path, part: Part | None, without: Path | None = None) ->
     items = [Item(path, (folder.name,), part) for folder in folders for path in _images(folder)]
     if not items:
         beside = sum(path.suffix.lower() in SUFFIXES for path in root.iterdir())
-        there = f"{beside} images, but none in a folder of its class" if beside else "no images"
+        there = f"{beside} images, but none in a class folder" if beside else "no images"
         raise DataError(
             f"{root}: {there}; put JPEG, PNG or WebP files into one folder for each class, or name "
             "them in a CSV of file,label"
@@ -175,11 +175,11 @@ def _images(folder: Path) -> list[Path]:
 
 
 def _files(folder: Path, suffixes: set[str], *, links: bool) -> list[Path]:
-    """Those with one of the suffixes, sorted; with `links` also in linked folders, but each folder
-    once. Hidden ones, and those in hidden folders, are not among them.
+    """Files with one of the suffixes, sorted; with `links` also in linked folders, each folder
+    once. Hidden files and folders are skipped.
 
     Raises:
-        DataError: a folder cannot be looked into.
+        DataError: a folder cannot be listed.
     """
     found, seen = [], set()
     for where, folders, names in os.walk(folder, followlinks=links, onerror=_closed):
@@ -196,13 +196,13 @@ def _files(folder: Path, suffixes: set[str], *, links: bool) -> list[Path]:
 
 def _closed(error: OSError) -> NoReturn:
     raise DataError(
-        f"{error.filename}: cannot be looked into ({error.strerror}); let this user read it, or "
-        "move it away"
+        f"{error.filename}: cannot be listed ({error.strerror}); make it readable for this user, "
+        "or move it away"
     ) from error
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
-    """A key by which cell2 comes before cell10."""
+    """A key for natural order: cell2 before cell10."""
     return [(int(digits or 0), text) for text, digits in re.findall(r"(\D*)(\d*)", name)]
 
 

@@ -1,4 +1,4 @@
-"""What the labels of a data set say: which task it is, and which classes there are."""
+"""Derives the task and the classes from a data set's labels."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -9,14 +9,14 @@ from registry.bundle import Task
 from registry.errors import DataError
 from training.data.items import Item
 
-MANY_NUMBERS = 20  # more different fractions than this are no names of classes
+MANY_NUMBERS = 20  # more different fractions than this are not class names
 
 
 def detect_task(items: Sequence[Item], source: Path) -> Task:
     """Multi-label if any image has not exactly one.
 
     Raises:
-        DataError: the labels are a quantity, and no classes.
+        DataError: the labels are a quantity rather than classes.
     """
     names = {label for item in items for label in item.labels}
     if len(names) > MANY_NUMBERS and all(map(_is_number, names)):
@@ -38,7 +38,7 @@ def _is_number(text: str) -> bool:
 
 
 def check_labels(items: Sequence[Item], task: Task, source: Path) -> tuple[str, ...]:
-    """The classes, sorted: the one list that the bundle, too, has.
+    """The classes, sorted, as in the bundle.
 
     Raises:
         DataError: there are fewer than two, or an image has several in a single-label task.
@@ -58,7 +58,7 @@ def check_labels(items: Sequence[Item], task: Task, source: Path) -> tuple[str, 
 
 
 def label_tests(tests: Iterable[Item], labels: tuple[str, ...]) -> list[Item]:
-    """Test images as they are given; without labels if none of theirs is a class."""
+    """The test images; without their labels if none of these is a class."""
     given = list(tests)
     known = any(label in labels for item in given for label in item.labels)
     return given if known else [replace(item, labels=()) for item in given]

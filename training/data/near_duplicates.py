@@ -1,8 +1,8 @@
-"""Pictures that look the same: small grey versions, correlated.
+"""Near-duplicates: the correlation of small greyscale versions.
 
-One matrix product rather than a library's perceptual hash: the bits of a hash are noise where a
-picture is even, and imagehash would bring SciPy and PyWavelets. What is compared comes from
-`prepare`, so it is turned upright and converted exactly as in training.
+One matrix product rather than a library's perceptual hash: where an image is uniform, a hash's bits
+are noise, and imagehash would bring SciPy and PyWavelets. The images compared come from `prepare`,
+so they are turned upright and converted exactly as in training.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,29 +18,29 @@ SPEC = ImageSpec(size=4 * SIDE, crop="squash")  # decoded a little larger, then 
 # Of 2,624 solar cells, which all look much the same, no two different ones reached 0.9986; copies
 # as JPEG of quality 60 or at 3/5 of the size did not fall below 0.9985.
 ALIKE = 0.9985
-EVEN_LIGHT = 1  # largest difference from the mean in a blank picture, in levels
-CHUNK = 512  # rows compared with all others at once
+EVEN_LIGHT = 1  # largest difference from the mean in a blank image, in levels
+CHUNK = 512  # rows compared with all others at a time
 
 Rows = npt.NDArray[np.int64]
 
 
 def look_at(pixels: UInt8Array) -> UInt8Array:
-    """What a prepared image, [s,s,3], is compared by: [18,18] grey."""
+    """The greyscale version, [18,18], that a prepared image, [s,s,3], is compared by."""
     image = Image.fromarray(pixels).convert("L")
     return np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BOX))
 
 
 def is_blank(look: UInt8Array) -> bool:
-    """Whether a picture is of one colour."""
+    """Whether an image is of a single colour."""
     levels = look.astype(float)
     return bool(abs(levels - levels.mean()).max() <= EVEN_LIGHT)
 
 
 def alike(looks: Sequence[UInt8Array]) -> Iterator[tuple[int, Rows]]:
-    """Each row with those behind it that show the same picture: rescaled, recompressed, or a little
-    brightened. Blank ones are like no other.
+    """Each row with the later rows that are near-duplicates of it: rescaled, recompressed, or a
+    little brightened. Blank images match no other.
 
-    Row by row, because of a camera that stands still every picture is like all others.
+    Row by row, to bound memory: with a fixed camera, every image may match all others.
     """
     shapes = _normalised(looks)
     for start in range(0, len(shapes), CHUNK):

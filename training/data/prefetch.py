@@ -1,4 +1,4 @@
-"""Pixels are read while a GPU is at work on those before."""
+"""Prefetches pixels while a GPU works on the previous batch."""
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,8 +15,8 @@ def read_each(
 ) -> Iterator[UInt8Array]:
     """Pixels of each part, [n,s,s,3], in order.
 
-    A CPU reads them when they are asked for, as nothing is gained by taking its cores from what it
-    computes; for any other device the next part is read in a thread meanwhile.
+    On a CPU they are read on demand, as prefetching would only take cores from the computation; for
+    any other device a thread reads the next part meanwhile.
     """
     if device.type == "cpu":
         return (decoded.pixels[rows] for rows in parts)

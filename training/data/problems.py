@@ -1,4 +1,4 @@
-"""What can be wrong with a data set's images, and how it is told."""
+"""What can be wrong with a data set's images, and how it is reported."""
 
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
@@ -13,53 +13,51 @@ from training.data.near_duplicates import Rows, alike, is_blank
 
 TINY = 32  # pixels of the shorter side: little for a network to see
 HUGE = 40_000_000  # pixels: slow to decode, and rarely worth it
-DIM = 16  # levels of 256: as bright as what 12 bits, stored in 16, can come to
-FEW = 5  # images of a class, below which neither learning nor scoring it can be trusted
-LISTED = 300  # of the pairs that look alike in one way
+DIM = 16  # levels of 256: the brightest that 12 bits, stored in 16, can reach
+FEW = 5  # a class of fewer images can be neither learnt nor scored reliably
+LISTED = 300  # near-duplicate pairs of one kind; the rest are counted only
 UNEVEN = 10  # times as many images in the largest class as in the smallest
 
-HOW = {"equal": "the same image", "alike": "images that look alike"}
+HOW = {"equal": "duplicate images", "alike": "near-duplicate images"}
 REPEATED = {
     "conflict": "{how} with different labels: {n}",
-    "leak": "{how} in more than one part, which flatters the score: {n}",
-    "repeat": "{how} more than once in the same class and part: {n}",
+    "leak": "{how} in more than one part, which inflates the score: {n}",
+    "repeat": "{how} in the same class and part: {n}",
 }
 PICTURES = {
-    "tiny": f"less than {TINY} pixels wide or high: {{n}}",
-    "huge": f"more than {HUGE // 1_000_000} million pixels, slow to decode: {{n}}",
-    "blank": "of one colour: {n}",
-    "dim": "16-bit pictures that use the lower 12 bits or fewer, so they are nearly black; scale "
-    "them to 16 bits: {n}",
+    "tiny": f"images less than {TINY} pixels wide or high: {{n}}",
+    "huge": f"images of more than {HUGE // 1_000_000} million pixels, slow to decode: {{n}}",
+    "blank": "images of a single colour: {n}",
+    "dim": "16-bit images that use only the lower 12 bits or fewer, so they are nearly black; "
+    "scale them to 16 bits: {n}",
 }
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One kind of fault, with what has it."""
+    """One kind of problem, with the images or files that have it."""
 
     kind: str
     text: str  # one sentence
     severe: bool  # spoils the training or its score; others are worth knowing
-    rows: tuple[
-        tuple[int, ...], ...
-    ] = ()  # of the audit's items; several where they belong together
-    files: tuple[str, ...] = ()  # of those that are no items, with the reason
-    n_unlisted: int = 0  # more of them, which are counted alone
+    rows: tuple[tuple[int, ...], ...] = ()  # of the audit's items; duplicates together
+    files: tuple[str, ...] = ()  # of those that are not items, with the reason
+    n_unlisted: int = 0  # further ones, which are only counted
 
 
 def unusable(
     refusal: str, unreadable: tuple[str, ...], passed_over: tuple[Path, ...]
 ) -> list[Problem]:
-    """Why a training would not begin, and the files that it would do without."""
+    """Why a training would be refused, and the files that it would leave out."""
     found = []
     if refusal:
-        found.append(Problem("refused", f"a training would not begin: {refusal}", True))
+        found.append(Problem("refused", f"a training would be refused: {refusal}", True))
     if unreadable:
-        text = f"files that cannot be read: {len(unreadable)}"
+        text = f"unreadable files: {len(unreadable)}"
         found.append(Problem("unreadable", text, True, files=unreadable))
     if passed_over:
         text = (
-            "pictures that are not JPEG, PNG or WebP, and passed over; save them as PNG: "
+            "images skipped because they are not JPEG, PNG or WebP; save them as PNG: "
             f"{len(passed_over)}"
         )
         found.append(Problem("passed over", text, True, files=tuple(map(str, passed_over))))
@@ -67,8 +65,8 @@ def unusable(
 
 
 def repeated(items: Sequence[Item], looks: Sequence[UInt8Array]) -> list[Problem]:
-    """Equal images and those that look alike; each pair is told once, at its worst. Of pairs that
-    look alike all are counted, and the first are listed."""
+    """Duplicates and near-duplicates; each pair is reported once, as the worst that it is. All
+    near-duplicate pairs are counted, and the first are listed."""
     found = []
     for how, (counts, listed) in (("equal", _equal(items)), ("alike", _alike(items, looks))):
         for relation, n in sorted(counts.items()):
@@ -100,7 +98,7 @@ def _relation(items: Sequence[Item]) -> str:
 
 
 def _alike(items: Sequence[Item], looks: Sequence[UInt8Array]) -> Repeats:
-    """Of pairs: numbers are compared in columns, for there may be millions of them."""
+    """Near-duplicates, in pairs; vectorised, as there may be millions of them."""
     contents = _numbered(item.sha256 for item in items)
     labels = _numbered(item.labels for item in items)
     labelled = np.array([bool(item.labels) for item in items])
@@ -155,8 +153,8 @@ def _is_dim(item: Item, look: UInt8Array) -> bool:
 
 
 def parted(items: Sequence[Item]) -> list[Problem]:
-    """Names with spaces that were taken for several labels each: images with several labels have
-    more different sets of them than there are labels, as a rule."""
+    """Names with spaces that were split into several labels. In real multi-label data there are
+    usually more distinct sets of labels than labels."""
     sets = {item.labels for item in items if item.labels}
     several = sorted(labels for labels in sets if len(labels) > 1)
     if not several or len(sets) > len({label for labels in sets for label in labels}):
@@ -169,7 +167,7 @@ def parted(items: Sequence[Item]) -> list[Problem]:
 
 
 def unbalanced(counts: Mapping[str, Counter[str]]) -> list[Problem]:
-    """Classes of few images, or of far fewer than another.
+    """Classes with few images, or with far fewer than another.
 
     Args:
         counts: of each class, how many images are in each part.
@@ -178,7 +176,7 @@ def unbalanced(counts: Mapping[str, Counter[str]]) -> list[Problem]:
     few = [label for label, total in totals.items() if total < FEW]
     found = []
     if few:
-        text = f"classes of fewer than {FEW} images: {', '.join(few[:8])}"
+        text = f"classes with fewer than {FEW} images: {', '.join(few[:8])}"
         text += f" and {len(few) - 8} more" if len(few) > 8 else ""
         found.append(Problem("few", text, False))
     if totals and max(totals.values()) > UNEVEN * min(totals.values()):

@@ -1,7 +1,7 @@
-"""Which images are learnt from and which are held out.
+"""Splits images into training and held-out ones.
 
-What is drawn is the part of a unit: of an image's content, wherever its file lies, or of a whole
-group. Equal images, and those of one group, always share their part.
+Parts are drawn for units: an image's content, wherever its file is, or a whole group. So duplicates
+and the images of a group are always in the same part.
 """
 
 import csv
@@ -24,12 +24,12 @@ def split(items: Sequence[Item], rule: SplitRule, known: Mapping[str, Part]) -> 
     names = unit_names(items)
     parts: dict[str, Part] = {}
     for item in items:
-        if item.sha256 in known:  # a group that was parted before it was one learns
+        if item.sha256 in known:  # new images of a group that was split before are for training
             parts[names[item.sha256]] = min(
                 parts.get(names[item.sha256], "valid"), known[item.sha256]
             )
     labels: dict[str, set[str]] = defaultdict(set)
-    kept: dict[Part, set[str]] = {"train": set(), "valid": set()}  # labels of what is not drawn
+    kept: dict[Part, set[str]] = {"train": set(), "valid": set()}  # labels of what keeps its part
     for item in items:
         name = names[item.sha256]
         if name in parts:
@@ -50,8 +50,8 @@ def split(items: Sequence[Item], rule: SplitRule, known: Mapping[str, Part]) -> 
 def count_kept(
     items: Sequence[Item], rule: SplitRule, known: Mapping[str, Part]
 ) -> tuple[int, int]:
-    """How many of `items` keep a known part, and how many of those would be in the other one if
-    nothing was known. Parts that are given are neither kept nor drawn."""
+    """How many of `items` keep a known part, and how many of those a new split would put into the
+    other one. Parts that are given are neither kept nor drawn."""
     if not known or all(item.part for item in items):
         return 0, 0
     kept = [item for item in split(items, rule, {}) if item.sha256 in known]
@@ -59,8 +59,8 @@ def count_kept(
 
 
 def unit_names(items: Sequence[Item]) -> dict[str, str]:
-    """What each image is never parted from, by SHA-256: its group, or else its copies; one that is
-    in two groups counts as one of the first."""
+    """The unit that each image belongs to, by SHA-256: its group, or else its copies; an image in
+    two groups belongs to the first."""
     grouped = sorted((item for item in items if item.group), key=lambda item: item.group)
     names = {item.sha256: item.sha256 for item in items}
     return names | {item.sha256: f"group {item.group}" for item in reversed(grouped)}
@@ -79,15 +79,15 @@ def _check_fold(rule: SplitRule) -> None:
 
 
 def check_parts(items: Sequence[Item], labels: tuple[str, ...]) -> None:
-    """Raises DataError if a class has nothing to learn from, nothing is held out, or an image is in
+    """Raises DataError if a class has no training images, nothing is held out, or an image is in
     both parts."""
     train = Counter(label for item in items if item.part == "train" for label in item.labels)
     valid = Counter(label for item in items if item.part == "valid" for label in item.labels)
     for label in labels:
         if not train[label]:
             raise DataError(
-                f"class {label!r} has {valid[label]} held-out images and none to learn from; "
-                "add some to train/, or where parts are drawn, leave split=hash, which sees to it"
+                f"class {label!r} has {valid[label]} held-out images and no training images; "
+                "add some to train/, or if the split is drawn, use split=hash, which avoids this"
             )
     if not valid:
         n_different = len(set(unit_names(items).values()))
@@ -96,18 +96,18 @@ def check_parts(items: Sequence[Item], labels: tuple[str, ...]) -> None:
             "images"
         )
     if sum(item.part == "train" for item in items) < 2:
-        raise DataError("one image to learn from is too few; add another")
+        raise DataError("one training image is too few; add another")
     digests = {item.sha256 for item in items if item.part == "train"}
     for item in items:
         if item.part == "valid" and item.sha256 in digests:
             raise DataError(
-                f"{item.path}: the same image is also among those to learn from, which would "
-                "flatter the score; remove one of the two"
+                f"{item.path}: the same image is also among the training images, which would "
+                "inflate the score; remove one of the two"
             )
 
 
 def write_split(items: Sequence[Item], root: Path, path: Path) -> None:
-    """`path` is a CSV of sha256, part, labels and file, which `read_split` understands."""
+    """Writes a CSV of sha256, part, labels and file, for `read_split`."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["sha256", "part", "labels", "file"])

@@ -1,6 +1,6 @@
-"""Stronger changes of training images than those of 2018, all of torchvision; off unless asked for.
+"""Stronger augmentation than in 2018, all from torchvision; off by default.
 
-They pay in long trainings, and may destroy what tells classes apart where that is small.
+It pays off in long trainings, and may destroy small details that distinguish classes.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,13 +19,14 @@ POLICIES = {"trivial": v2.TrivialAugmentWide, "rand": v2.RandAugment}
 
 @dataclass(frozen=True)
 class Stronger:
-    """What is done to a batch of views, in this order."""
+    """The changes to a batch of views, in this order."""
 
-    # a random operation on each view (arXiv 2103.10158), or two of middle strength (1909.13719)
+    # TrivialAugment: a random operation per view (arXiv 2103.10158), or RandAugment: two of medium
+    # strength (1909.13719)
     policy: Policy = "none"
-    erasing: float = 0  # how often a box of a view is filled with noise (arXiv 1708.04896)
-    # two views as one, weighed by Beta(alpha, alpha) (arXiv 1710.09412), or a box of one in the
-    # other (1905.04899); 0: never; of both, one for each batch
+    erasing: float = 0  # probability of filling a box of a view with noise (arXiv 1708.04896)
+    # alpha of mixup (arXiv 1710.09412) and of CutMix (1905.04899); 0: off; with both, each batch
+    # gets one of them
     mixup: float = 0
     cutmix: float = 0
 
@@ -35,7 +36,7 @@ class Stronger:
         """[n,3,s,s] in 0…255 and [n,classes], changed; targets of mixed views are mixed as well.
 
         Args:
-            numbers: name the batch; the same ones, the same changes.
+            numbers: seed of the batch; equal numbers give equal changes.
         """
         if self == PLAIN:
             return views, targets
@@ -52,8 +53,8 @@ PLAIN = Stronger()
 
 @contextmanager
 def drawing_by(numbers: Sequence[int]) -> Iterator[None]:
-    """Within it, torch's own generator, by which torchvision draws, has `numbers` for a seed;
-    afterwards it is as it was. Those of GPUs are never touched: dropout goes on where it was."""
+    """Within it, torch's global generator, which torchvision uses, is seeded with `numbers`;
+    afterwards it is as before. Those of GPUs are not touched, so dropout is not affected."""
     seed = np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(int(seed))
@@ -61,7 +62,7 @@ def drawing_by(numbers: Sequence[int]) -> Iterator[None]:
 
 
 def follow(views: Tensor, policy: Policy) -> Tensor:
-    """Each view changed by a draw of its own from the policy's operations, in whole numbers."""
+    """Applies the policy to each view with its own draw, in uint8."""
     change = POLICIES[policy](interpolation=v2.InterpolationMode.BILINEAR)
     changed = torch.empty_like(views)
     for place, view in enumerate(views.round().to(torch.uint8)):
@@ -70,9 +71,10 @@ def follow(views: Tensor, policy: Policy) -> Tensor:
 
 
 def erase(views: Tensor, share: float) -> Tensor:
-    """In that share of the views, a box of 2 to 33 % of the area has noise from 0 to 255.
+    """Random erasing: fills a box of 2 to 33 % of the area with noise from 0 to 255, in that share
+    of the views.
 
-    torchvision draws the boxes; its noise is for normalised pixels, and ours are not.
+    The boxes are torchvision's; its noise is not, as that is for normalised pixels.
     """
     boxes, erased = v2.RandomErasing(p=1), views.clone()
     for view in erased:
@@ -85,7 +87,7 @@ def erase(views: Tensor, share: float) -> Tensor:
 
 
 def mix(views: Tensor, targets: Tensor, mixup: float, cutmix: float) -> tuple[Tensor, Tensor]:
-    """Each view mixed with its neighbour's, and its targets in the same parts."""
+    """Mixes each view with its neighbour, and the targets in the same proportion."""
     ways = [
         mixed(alpha=float(alpha))
         for mixed, alpha in ((v2.MixUp, mixup), (v2.CutMix, cutmix))

@@ -1,10 +1,10 @@
-"""Tables of images: CSV, as most competitions give them, with commas, semicolons or tabs.
+"""Tables of images: CSV, as in most competitions, with commas, semicolons or tabs.
 
-file,label           columns by name; else the first two are the file's name and its labels
-split (or part)      train, valid or test; in every row or in none; without valid, what is held out
-                     is drawn, as it is from a folder train/
-is_valid             the same as fastai has it: True for what is held out, False for the others
-weight               how much the image counts in learning, 1 if empty: 0.5 for a doubtful label
+file,label           columns by name; else the first two are the file name and the labels
+split (or part)      train, valid or test; in every row or in none; without valid, held-out images
+                     are drawn at random, as from a folder train/
+is_valid             the same in fastai's way: True for held-out images, False for the others
+weight               of the image in the training loss, 1 if empty: 0.5 for a doubtful label
 any other column     may be the setting `group`
 """
 
@@ -22,12 +22,12 @@ from training.data.items import PARTS, PLAIN, Item, Layout, Part, check_within, 
 FILE, LABEL, SPLIT, WEIGHT = "file", "label", "split", "weight"
 IS_VALID = "is_valid"
 ANSWERS: dict[str, Part] = {"true": "valid", "1": "valid", "false": "train", "0": "train"}
-SEPARATORS = (",", ";", "\t")  # of columns; the first by which there are two of them
+SEPARATORS = (",", ";", "\t")  # of columns; the first that yields at least two is used
 
 
 @dataclass(frozen=True)
 class Table:
-    """A CSV as it was read: the rows' cells by column, and the line each began after."""
+    """A CSV as read: each row's line number, and its cells by column."""
 
     path: Path
     columns: tuple[str, ...]
@@ -38,10 +38,10 @@ def list_table(path: Path, layout: Layout = PLAIN, within: Sequence[Path] = ()) 
     """Every row's image, in the order of the rows; the images are not opened.
 
     Args:
-        within: folders that every file must lie in, which is checked before whether it exists.
+        within: folders that every file must lie in; checked before whether the file exists.
 
     Raises:
-        DataError: names the line that cannot be used, and why.
+        DataError: names the line, and what is wrong with it.
     """
     table = _read(path, layout)
     if within:
@@ -81,7 +81,7 @@ def _read(path: Path, layout: Layout) -> Table:
 
 
 def _lines(path: Path) -> list[tuple[int, list[str]]]:
-    """Every line that is not empty, in cells, with its number."""
+    """Every non-empty line, split into cells, with its number."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -102,9 +102,9 @@ def _lines(path: Path) -> list[tuple[int, list[str]]]:
 
 
 def _columns(path: Path, first: list[str], layout: Layout) -> tuple[str, ...]:
-    """By name if the header has the names, else the first is the file and the second its labels."""
+    """By name if the header has the names, else the first is the file, the second its labels."""
     if len(first) < 2:
-        raise DataError(f"{path}: one column; there have to be two, {FILE},{LABEL}")
+        raise DataError(f"{path}: only one column; it needs two, {FILE},{LABEL}")
     if not layout.header:
         return FILE, LABEL
     names = [name.strip() for name in first]
@@ -112,7 +112,7 @@ def _columns(path: Path, first: list[str], layout: Layout) -> tuple[str, ...]:
         if _file(path, names[0], layout).is_file():
             raise DataError(
                 f"{path}: the first line already names a file, {names[0]}; set header=false, or "
-                f"begin with a line {FILE},{LABEL}"
+                f"add a first line {FILE},{LABEL}"
             )
         names[:2] = FILE, LABEL
     return tuple(SPLIT if name == "part" else name for name in names)
@@ -160,7 +160,7 @@ def _part(table: Table, number: int, row: dict[str, str]) -> Part | None:
         name, words, choice = IS_VALID, ANSWERS, "True or False"
     given = row.get(name, "").strip()
     if given and given.casefold() not in words:
-        raise DataError(f"{table.path}, line {number}: {name} is {given!r}; it can be {choice}")
+        raise DataError(f"{table.path}, line {number}: {name} is {given!r}; it must be {choice}")
     return words[given.casefold()] if given else None
 
 
@@ -171,7 +171,7 @@ def _weight(table: Table, number: int, text: str) -> float:
         weight = math.nan
     if not 0 < weight < math.inf:
         raise DataError(
-            f"{table.path}, line {number}: {WEIGHT} is {text!r}; it has to be a number above 0, or "
+            f"{table.path}, line {number}: {WEIGHT} is {text!r}; it must be a number above 0, or "
             "empty for 1"
         )
     return weight

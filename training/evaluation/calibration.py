@@ -19,13 +19,13 @@ from training.network.classifier import Network
 
 BINS = 15
 COLDEST, HOTTEST = 0.1, 10.0
-# How far a temperature is from 1 before anything has been seen, as a standard deviation of its
-# logarithm. It weighs as much as a dozen images: where all of a few are answered rightly, the
-# likelihood alone would have every answer certain.
+# Standard deviation of a prior on the logarithm of the temperature. It weighs as much as a dozen
+# images: if all of a few are classified correctly, likelihood alone would make every prediction
+# certain.
 PRIOR = log(2)
-# By how much likelier the images have to be with it (chi-squared of one degree, 5 %, halved): by
-# 200 that are answered as surely as they are right, it would be anything from 0.8 to 1.2, which
-# does harm.
+# Least gain in log-likelihood for a temperature other than 1 (chi-squared with one degree of
+# freedom, 5 %, halved): fitted on 200 images that are calibrated already, it would be anything from
+# 0.8 to 1.2, which does harm.
 CLEARLY = 1.92
 
 Float64Array = npt.NDArray[np.float64]
@@ -33,18 +33,18 @@ Float64Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Bin:
-    """Answers of a similar confidence, from above `low` up to `high`."""
+    """Predictions of similar confidence, from above `low` up to `high`."""
 
     low: float
     high: float
     n: int  # at least one
     confidence: float  # mean
-    accuracy: float  # share that is right
+    accuracy: float  # share that is correct
 
 
 @dataclass(frozen=True)
 class Reliability:
-    """How far answers can be believed; the errors are means over the answers, 0…1."""
+    """How well calibrated predictions are; the errors are means over the predictions, 0…1."""
 
     log_loss: float
     error: float  # expected calibration error, bins of equal width
@@ -53,11 +53,10 @@ class Reliability:
 
 
 def fit_temperature(logits: Tensor, targets: Tensor, task: Task) -> float:
-    """The temperature that makes `targets` likeliest, logits and targets [n,classes]; 1 is none.
+    """The maximum-likelihood temperature, for logits and targets [n,classes]; 1 changes nothing.
 
-    All labels of a multi-label task share it. The images have to be such as the network has not
-    learnt from. With few of them it stays near 1, see `PRIOR`; where they do not clearly speak
-    against 1, it is 1.
+    All labels of a multi-label task share it. The network must not have been trained on the images.
+    With few of them it stays near 1, see `PRIOR`; without clear evidence against 1, it is 1.
     """
     wide, truth, loss = logits.double(), targets.double(), loss_function(task)
     n_answers = truth.numel() if task == "multi" else len(truth)  # the loss is the mean over them
@@ -73,10 +72,10 @@ def fit_temperature(logits: Tensor, targets: Tensor, task: Task) -> float:
 
 
 def cool(network: Network, temperature: float) -> None:
-    """The network's logits are divided by `temperature`, whatever is done with them next.
+    """Divides the network's logits by `temperature`.
 
-    Its last layer is, weight and bias: so the temperature is in the saved weights and in the
-    exported graph without an operation of its own, and no class overtakes another.
+    This is done to the weight and bias of its last layer: so the temperature is part of the saved
+    weights and the exported graph, without an operation of its own. The classes' order is kept.
     """
     last = network.head[-1]
     assert isinstance(last, torch.nn.Linear)
@@ -86,7 +85,7 @@ def cool(network: Network, temperature: float) -> None:
 
 
 def at_temperature(probabilities: Float32Array, temperature: float, task: Task) -> Float32Array:
-    """What [n,classes] would be if their logits were divided by `temperature` once more."""
+    """The probabilities [n,classes] if their logits were divided by `temperature` once more."""
     wide = probabilities.astype(np.float64).clip(1e-12, 1 - 1e-12)
     powers = wide ** (1 / temperature)
     others = (1 - wide) ** (1 / temperature)
@@ -97,11 +96,11 @@ def at_temperature(probabilities: Float32Array, temperature: float, task: Task) 
 def measure_reliability(
     probabilities: Float32Array, targets: Float32Array, task: Task
 ) -> Reliability:
-    """Of answers [n,classes] to images that the network has not learnt from. Bins that nothing is
-    in are left out.
+    """For predictions [n,classes] on images that the network was not trained on. Empty bins are
+    left out.
 
-    An answer is the likeliest label; in a multi-label task each label is one, and its confidence
-    is the probability that it is there.
+    A prediction is the top label; in a multi-label task each label is one, and its confidence is
+    its probability.
     """
     confidence, right = _answers(probabilities, targets, task)
     bins = _binned(confidence, right, np.linspace(0, 1, BINS + 1))
@@ -116,7 +115,7 @@ def measure_reliability(
 def _answers(
     probabilities: Float32Array, targets: Float32Array, task: Task
 ) -> tuple[Float64Array, Float64Array]:
-    """[answers]: how sure each is, and 1 where it is right."""
+    """[predictions]: the confidence of each, and 1 where it is correct."""
     if task == "multi":
         return probabilities.ravel().astype(np.float64), (targets > 0).ravel().astype(np.float64)
     hits = probabilities.argmax(axis=1) == targets.argmax(axis=1)
@@ -136,6 +135,6 @@ def _binned(confidence: Float64Array, right: Float64Array, edges: Float64Array) 
 
 
 def _error(bins: tuple[Bin, ...]) -> float:
-    """Mean distance of confidence and accuracy, bins weighted by their answers (eq. 3)."""
+    """Mean distance of confidence and accuracy, bins weighted by their size (eq. 3)."""
     n = sum(each.n for each in bins)
     return sum(each.n * abs(each.accuracy - each.confidence) for each in bins) / n

@@ -1,4 +1,4 @@
-"""Candidate and promoted version, both as ONNX, on the same held-out images."""
+"""Compares candidate and promoted version, both as ONNX, on the same held-out images."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,16 +17,16 @@ from training.evaluation.evaluate import measure, right
 from training.export.runtime import answering
 from training.run.progress import Stages
 
-SPLIT = "report/split.csv"  # in every bundle: what it learnt from, by content
+SPLIT = "report/split.csv"  # in every bundle: its training and held-out images, by content
 
 
 def score(
     dataset: Dataset, bundle: Bundle, answers: Float32Array, assignment: Assignment, stages: Stages
 ) -> Scored:
-    """How both do on the held-out images that the promoted version never learnt from.
+    """Scores both on the held-out images that the promoted version was not trained on.
 
     Args:
-        answers: the candidate's, for all held-out rows in order.
+        answers: the candidate's outputs, for all held-out rows in order.
     """
     rows = dataset.rows("valid")
     stages.begin("score beside the promoted version", len(rows))
@@ -53,9 +53,9 @@ def score(
 
 
 def known_parts(champion: Path | None) -> dict[str, Part]:
-    """What the promoted version learnt from and was scored on, by content.
+    """The training and held-out images of the promoted version, by content.
 
-    Empty when there is none, or when it was not trained here and does not say.
+    Empty if there is none, or if it was imported and has no such list.
     """
     split = champion / SPLIT if champion else None
     return read_split(split) if split and split.is_file() else {}
@@ -68,13 +68,15 @@ def _fresh(
     assignment: Assignment,
     note: Callable[[str], None],
 ) -> npt.NDArray[np.bool_]:
-    """[n]: which held-out rows can be used for a comparison; none when there can be no such."""
+    """[n]: which held-out rows can be used for the comparison; none if there can be none."""
     champion, version = assignment.champion, assignment.champion_version
     if champion is None:
         return np.zeros(len(rows), dtype=bool)
     try:
         rival = verify_bundle(champion)
-    except BundleError as error:  # pruned meanwhile, or damaged; what was learnt stays worth having
+    except (
+        BundleError
+    ) as error:  # pruned meanwhile, or damaged; the candidate is still worth having
         note(f"version {version} cannot be compared: {error}")
         return np.zeros(len(rows), dtype=bool)
     if (rival.labels, rival.task) != (bundle.labels, bundle.task):
@@ -82,12 +84,12 @@ def _fresh(
         return np.zeros(len(rows), dtype=bool)
     parts = known_parts(champion)
     if not parts:
-        note(f"version {version} does not say what it learnt from: all images are compared")
+        note(f"version {version} has no list of its training images: comparing on all images")
     fresh = np.array([parts.get(dataset.items[row].sha256) != "train" for row in rows])
     if not fresh.all():
         note(
             f"{(~fresh).sum()} of {len(rows)} held-out images are left out of the comparison: "
-            f"version {version} learnt from them"
+            f"version {version} was trained on them"
         )
     return fresh
 
@@ -95,7 +97,7 @@ def _fresh(
 def _answers_of(
     folder: Path, dataset: Dataset, rows: Rows, advance: Callable[[int], None]
 ) -> Float32Array:
-    """A bundle's answers, [n,classes], with that bundle's own image preparation."""
+    """A bundle's outputs, [n,classes], with that bundle's own image preprocessing."""
     answer, spec = answering(folder / MODEL), read_bundle(folder).image
     answers = []
     for row in rows:

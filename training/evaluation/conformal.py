@@ -1,15 +1,15 @@
-"""Sets of labels that hold the true one as often as was promised: split conformal prediction.
+"""Prediction sets with guaranteed coverage: split conformal prediction.
 
-Every label of an image gets a score, the higher the stranger it would be. Of images neither learnt
-from nor held out, the scores of the true labels have a quantile; all labels of another image that
-score no higher are its set. Where images come from where those came from, sets hold the true label
-with a probability of 1 - alpha at least, whatever the network is worth: a bad one has large sets.
+Every label of an image gets a nonconformity score. A quantile of the true labels' scores is taken
+on images that are neither trained on nor held out; an image's set is all labels that score no
+higher. If the images are from the same distribution, sets contain the true label with a probability
+of at least 1 - alpha, however good the network is: a bad one has large sets.
 
 lac    one minus the probability: the smallest sets (Sadinle et al. 2019, arXiv 1609.00451)
-aps    the probability of all likelier labels and a random part of its own: larger where images are
-       hard (Romano et al. 2020, arXiv 2006.02544)
-raps   the same, and more for every rank below the first: no long tails (Angelopoulos et al. 2021,
-       arXiv 2009.14193)
+aps    the probability of all likelier labels plus a random part of its own: larger sets for hard
+       images (Romano et al. 2020, arXiv 2006.02544)
+raps   the same, plus a penalty for every rank below the first: no long tails (Angelopoulos et al.
+       2021, arXiv 2009.14193)
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -22,9 +22,9 @@ import numpy.typing as npt
 
 from registry.images import Float32Array
 
-ALPHAS = (0.1, 0.05)  # how often a set may lack the true label
+ALPHAS = (0.1, 0.05)  # how often a set may miss the true label
 RANK_PENALTY = 0.1  # of raps, for each rank below the first
-ALONE = 0.95  # how often an answer that is given alone should be right
+ALONE = 0.95  # the accuracy wanted where a single label is given
 
 Method = Literal["lac", "aps", "raps"]
 Float64Array = npt.NDArray[np.float64]
@@ -32,23 +32,23 @@ Float64Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Quantile:
-    """What a label of a set may score at most."""
+    """The highest score of a label in a set."""
 
     method: Method
     alpha: float
-    score: float | None  # None: so few images that a set has to have every label
+    score: float | None  # None: so few images that sets must contain every label
 
 
 @dataclass(frozen=True)
 class SetFigures:
-    """What the sets of held-out images are like; all but the size are shares of the images."""
+    """Statistics of the sets of held-out images; all but the size are shares of the images."""
 
     method: Method
     alpha: float
     score: float | None
     images: int
-    coverage: float  # hold the true label; 1 - alpha or more was promised
-    coverage_of_class: tuple[float | None, ...]  # None: nothing of the class is held out
+    coverage: float  # contain the true label; at least 1 - alpha is guaranteed
+    coverage_of_class: tuple[float | None, ...]  # None: the class has no held-out images
     mean_size: float  # labels
     empty: float  # no label fits
     single: float  # exactly one does
@@ -56,18 +56,18 @@ class SetFigures:
 
 @dataclass(frozen=True)
 class Abstention:
-    """What becomes of answering only where the likeliest label is likely enough."""
+    """The effect of abstaining where the top label is not confident enough."""
 
-    wanted: float  # share of the answers given that should be right
-    least: float | None  # probability; None: no such was found, so that no answer is given
+    wanted: float  # accuracy wanted on the images that are answered
+    least: float | None  # confidence threshold; None: none suffices, so nothing is answered
     answered: float  # share of the held-out images
-    right: float | None  # share of those answered; None: there are none
+    right: float | None  # accuracy on those answered; None: there are none
 
 
 def fit_quantiles(
     probabilities: Float32Array, targets: Float32Array, seed: int
 ) -> tuple[Quantile, ...]:
-    """Of every method and alpha, from images that are neither learnt from nor held out.
+    """For every method and alpha, from images that are neither trained on nor held out.
 
     Args:
         probabilities, targets: [n,classes], one label each.
@@ -81,7 +81,7 @@ def fit_quantiles(
 
 
 def quantile(scores: Float64Array, alpha: float) -> float | None:
-    """The ⌈(n+1)(1-alpha)⌉-th smallest of n scores; None where there are not so many."""
+    """The ⌈(n+1)(1-alpha)⌉-th smallest of n scores; None if there are fewer."""
     place = ceil((len(scores) + 1) * (1 - alpha) - 1e-9)  # 19.000000000000004 is 19
     return float(np.sort(scores)[place - 1]) if place <= len(scores) else None
 
@@ -95,13 +95,13 @@ def measure_sets(
 
 def label_sets(fitted: Quantile, probabilities: Float32Array, seed: int) -> npt.NDArray[np.bool_]:
     """[n,classes]: whether a label is in the image's set."""
-    draw = _draw(len(probabilities), seed + 1)  # not those of the fit
+    draw = _draw(len(probabilities), seed + 1)  # other draws than in the fit
     scores = SCORES[fitted.method](probabilities.astype(np.float64), draw)
     return np.asarray(scores <= (np.inf if fitted.score is None else fitted.score))
 
 
 def least_probabilities(quantiles: Iterable[Quantile]) -> dict[str, float]:
-    """By alpha, how likely a label has to be to be in the set of `lac`: all that a client needs."""
+    """By alpha, the least probability of a label in the `lac` set: all that a client needs."""
     return {
         f"{each.alpha:g}": max(0.0, 1 - each.score) if each.score is not None else 0.0
         for each in quantiles
@@ -110,14 +110,14 @@ def least_probabilities(quantiles: Iterable[Quantile]) -> dict[str, float]:
 
 
 def least_confidence(probabilities: Float32Array, targets: Float32Array) -> float | None:
-    """The lowest probability of a likeliest label from which on the share of right answers is at
-    least `ALONE`, counting one wrong answer that was not seen; None: even the surest are too few.
+    """The lowest confidence threshold above which accuracy is at least `ALONE`, counting one unseen
+    error on top; None: even the most confident predictions do not reach it.
     """
     confidence = probabilities.max(axis=1)
     order = np.argsort(-confidence, kind="stable")
     wrong = (probabilities.argmax(axis=1) != targets.argmax(axis=1))[order]
     risks = (wrong.cumsum() + 1) / (np.arange(len(wrong)) + 2)
-    least_of = np.diff(confidence[order], append=-1) != 0  # who answers at it answers its equals
+    least_of = np.diff(confidence[order], append=-1) != 0  # ties are answered together
     enough = np.flatnonzero((risks <= 1 - ALONE + 1e-9) & least_of)
     return float(confidence[order[enough[-1]]]) if len(enough) else None
 
@@ -125,7 +125,7 @@ def least_confidence(probabilities: Float32Array, targets: Float32Array) -> floa
 def measure_abstention(
     least: float | None, probabilities: Float32Array, targets: Float32Array
 ) -> Abstention:
-    """How many held-out images are answered from `least` on, and how well."""
+    """How many held-out images are answered at a threshold of `least`, and how accurately."""
     if least is None:
         return Abstention(ALONE, None, 0.0, None)
     answered = probabilities.max(axis=1) >= least

@@ -1,4 +1,4 @@
-"""Probabilities for held-out images, and what they are worth."""
+"""Predicts images, and evaluates the predictions."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -36,16 +36,16 @@ class Measures:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Answers for the held-out rows, [n,classes] each: one view, and the mean over several."""
+    """Predictions for the held-out rows, [n,classes] each: one view, and the mean over several."""
 
     rows: Rows = field(repr=False)
     plain: Float32Array = field(repr=False)
     tta: Float32Array = field(repr=False)
     plain_measures: Measures
     tta_measures: Measures
-    gained: int  # answers that the views made right
-    lost: int  # and wrong
-    # answers for the test images, once they have been read
+    gained: int  # predictions that the views corrected
+    lost: int  # and spoiled
+    # predictions for the test images, once they have been read
     tests: Float32Array | None = field(default=None, repr=False)
 
 
@@ -119,7 +119,7 @@ def right(
     task: Task,
     thresholds: Thresholds = THRESHOLD,
 ) -> npt.NDArray[np.bool_]:
-    """[n]: whether each answer is right; all labels of it, in a multi-label task."""
+    """[n]: whether each prediction is correct; in a multi-label task, in all labels."""
     if task == "multi":
         agree = (probabilities >= np.asarray(thresholds, np.float32)) == (targets > 0)
         return np.asarray(agree.all(axis=1))
@@ -133,7 +133,7 @@ def flips(
     task: Task,
     thresholds: Thresholds = THRESHOLD,
 ) -> tuple[int, int]:
-    """How many answers the views made right, and how many wrong."""
+    """How many predictions the views corrected, and how many they spoiled."""
     before, after = (right(each, targets, task, thresholds) for each in (plain, tta))
     return int((after & ~before).sum()), int((before & ~after).sum())
 

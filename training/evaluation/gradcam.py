@@ -20,15 +20,15 @@ COLOURS = "inferno"  # its lightness grows with the heat, so that it is legible 
 def heat_maps(
     network: Network, pixels: UInt8Array, classes: Sequence[int] | np.ndarray
 ) -> Float32Array | None:
-    """How much each place of an image spoke for a class: [n,s,s,3] -> [n,s,s], 0 to 1.
+    """How much each place in an image contributed to a class: [n,s,s,3] -> [n,s,s], 0 to 1.
 
-    Each channel of the last feature map counts by the mean gradient of the class's logit with
-    respect to it (eq. 1); what their sum has above zero is the heat (eq. 2). It is zero everywhere
-    if nothing spoke for the class. The network is as it was: only its head is gone through
-    backwards, and no parameter gets a gradient.
+    Each channel of the last feature map is weighted by the mean gradient of the class's logit with
+    respect to it (eq. 1); the positive part of their sum is the heat (eq. 2). It is zero everywhere
+    if nothing contributed. The network stays as it was: the backward pass goes through its head
+    only, and no parameter gets a gradient.
 
-    A network of tokens has a map if its tokens, without those that stand for no place, are a square
-    (a ViT); any other has none, and the answer is None.
+    A network of tokens has a map if its tokens, without prefix tokens, form a square (a ViT); for
+    any other the result is None.
 
     Args:
         classes: of each image, which class.
@@ -45,7 +45,7 @@ def heat_maps(
 
 
 def overlay(pixels: UInt8Array, heat: Float32Array) -> UInt8Array:
-    """The image in grey below its heat: dark where nothing spoke, bright where most did.
+    """The image in grey under its heat map: dark where nothing contributed, bright where most did.
 
     Args:
         pixels: [s,s,3].
@@ -77,7 +77,7 @@ def _heat(network: Network, pixels: Tensor, classes: Tensor) -> Tensor | None:
 
 
 def _places(network: Network, features: Tensor) -> Tensor | None:
-    """Features in whatever layout -> [n,c,h,w], or None if they belong to no places."""
+    """Features in any layout -> [n,c,h,w], or None if they have no spatial positions."""
     channels_first = features.movedim(network.channel_axis, 1)
     if channels_first.dim() == 4:
         return channels_first

@@ -1,4 +1,4 @@
-"""How far a counted share may be from the truth, and whether a difference may be chance."""
+"""Confidence intervals of proportions, and a test whether a difference may be chance."""
 
 from math import comb, sqrt
 
@@ -10,8 +10,8 @@ Interval = tuple[float, float]
 
 
 def wilson(hits: int, n: int) -> Interval:
-    """95 % interval of a share, `hits` of `n` (Wilson 1927): also near 0 and 1 and for few it is
-    within 0 and 1 and not empty; of nothing it is everything."""
+    """95 % interval of a proportion, `hits` of `n` (Wilson 1927). Even near 0 and 1 and for few
+    trials it lies within 0 and 1 and is not empty; without trials it is 0 to 1."""
     if n == 0:
         return 0.0, 1.0
     share = hits / n
@@ -22,7 +22,7 @@ def wilson(hits: int, n: int) -> Interval:
 
 
 def mean_interval(values: Float32Array) -> Interval:
-    """95 % interval of the mean of values in 0…1, as the normal distribution has it."""
+    """95 % interval of the mean of values in 0…1, by the normal approximation."""
     if len(values) < 2:
         return 0.0, 1.0
     mean, half = float(values.mean()), Z * float(values.std(ddof=1)) / sqrt(len(values))
@@ -30,7 +30,7 @@ def mean_interval(values: Float32Array) -> Interval:
 
 
 def sign_test(gained: int, lost: int) -> float:
-    """How likely chance alone makes a difference this large or larger (McNemar 1947, exact)."""
+    """Two-sided p-value of a difference this large (McNemar 1947, exact)."""
     n, fewer = gained + lost, min(gained, lost)
     tail = sum(comb(n, number) for number in range(fewer + 1))
     return min(1.0, 2 * tail / 2**n) if n else 1.0

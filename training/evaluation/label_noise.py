@@ -1,11 +1,11 @@
-"""Labels that are doubted: confident learning (Northcutt et al. 2021, arXiv 1911.00068).
+"""Finds label errors: confident learning (Northcutt et al. 2021, arXiv 1911.00068).
 
-A linear head answers every image from the frozen backbone's features, having learnt from others
-only. Images that it calls otherwise are suspects, ordered by how much more it believes that; how
-many of them are wrong is estimated from those that it is as sure of as of the other label's own
-images. Nothing is deleted, and nothing trains differently for it.
+Linear heads on the frozen backbone's features predict every image out of fold. Images whose label
+they disagree with are suspects, ordered by the margin between the two labels. How many labels are
+wrong is estimated from the images that are predicted as confidently as the other class's own. No
+image is deleted, and training is not affected.
 
-Own code, because the library of that paper is under the AGPL.
+Our own code, because the library of that paper is under the AGPL.
 """
 
 from collections import Counter
@@ -24,12 +24,12 @@ from registry.images import Float32Array
 from training.evaluation.suspects import Confusion, LabelNoise, Suspect
 
 FOLDS = 5
-COMPONENTS = 256  # of the features, which keeps ten thousand images to seconds
-STRENGTH = 0.1  # of the head's fit, as scikit-learn's C: features outnumber images often
+COMPONENTS = 256  # principal components; keeps ten thousand images to seconds
+STRENGTH = 0.1  # scikit-learn's C: strong regularisation, as features often outnumber images
 MOST_ROUNDS = 300
-TRUSTED = 0.5  # of the labels, the share that heads have to agree with before they doubt others
-# Images times labels: each round of each fold's fit goes through so many numbers, and several
-# tables have as many of 8 bytes. Half a million took a second of one core, classes well apart.
+TRUSTED = 0.5  # share of the labels that heads must agree with to be trusted about the others
+# Images times labels: each iteration of each fold's fit processes so many numbers, and several
+# arrays have as many of 8 bytes. Half a million took a second of one core, for separable classes.
 MOST_ANSWERS = 5_000_000
 MOST_FEATURES = 2**28  # images times features: 1 GiB, of which there are three while it is reduced
 
@@ -38,13 +38,13 @@ Ints = npt.NDArray[np.int64]
 
 
 def too_many(n_images: int, n_features: int, n_labels: int) -> str:
-    """Why labels are not doubted, where it would take over minutes or a few GiB; else empty."""
+    """Why labels are not checked, if it would take more than minutes or a few GiB; else empty."""
     if n_images * n_labels <= MOST_ANSWERS and n_images * n_features <= MOST_FEATURES:
         return ""
     return (
-        f"labels were not doubted: {n_images} images with {n_features} features and {n_labels} "
-        f"labels are too many; images times labels may be {MOST_ANSWERS:,} and images times "
-        f"features {MOST_FEATURES:,}"
+        f"labels were not checked for errors: {n_images} images with {n_features} features and "
+        f"{n_labels} labels are too many; images times labels may be at most {MOST_ANSWERS:,} and "
+        f"images times features {MOST_FEATURES:,}"
     )
 
 
@@ -57,13 +57,13 @@ def doubt(
     task: Task,
     seed: int,
 ) -> LabelNoise:
-    """The labels of images looked at through the answers of heads that never saw them.
+    """Checks the labels of images against out-of-fold predictions.
 
     Args:
         features: [n,d], of the frozen backbone.
-        targets: [n,classes]; each label of a multi-label task is doubted by itself.
+        targets: [n,classes]; each label of a multi-label task is checked by itself.
         rows: of the data set, [n].
-        groups: of each image; those of one are in the same fold.
+        groups: of each image; a group stays in one fold.
     """
     reduced = reduce(features)
     units = np.unique(np.asarray(groups), return_inverse=True)[1]
@@ -83,11 +83,11 @@ def doubt(
 
 
 def reduce(features: Float32Array) -> Float32Array:
-    """[n,d] -> [n,≤256]: the principal components of standardised features, together of variance 1;
-    no label is looked at.
+    """[n,d] -> [n,≤256]: the principal components of standardised features, scaled as a whole to
+    variance 1; unsupervised.
 
-    They keep their relative sizes: if all were made equal, with few images the head would learn
-    from noise (on 300 solar cells it was right in 66 % instead of 80 %).
+    They are not whitened: with few images the head would fit noise (on 300 solar cells its accuracy
+    was 66 % instead of 80 %).
     """
     steps = make_pipeline(StandardScaler(), PCA(min(COMPONENTS, *features.shape), random_state=0))
     with np.errstate(invalid="ignore"):  # equal images have no variance to explain
@@ -96,7 +96,7 @@ def reduce(features: Float32Array) -> Float32Array:
 
 
 def out_of_fold(features: Float32Array, given: Ints, groups: Ints, seed: int) -> Float64Array:
-    """Probabilities [n,classes], each image's by a head that learnt from the other folds.
+    """Probabilities [n,classes], each image's by a head that was trained on the other folds.
 
     Args:
         given: class of each image, [n]; every class has as many groups as there are folds.
@@ -111,9 +111,9 @@ def out_of_fold(features: Float32Array, given: Ints, groups: Ints, seed: int) ->
 
 
 def better_than_chance(said: Ints, given: Ints) -> bool:
-    """Whether answers agree with the labels clearly more often than the commonest label does: two
-    standard deviations, and with half of them at least. Heads that know nothing cannot doubt, and
-    what doubts most labels knows too little of any."""
+    """Whether predictions agree with the labels clearly more often than the commonest label does,
+    by two standard deviations, and with at least half of them. Otherwise the heads are too weak to
+    question any label."""
     commonest = float(np.bincount(given).max() / len(given))
     spread = np.sqrt(commonest * (1 - commonest) / len(given))
     agreement = (said == given).mean()
@@ -121,8 +121,8 @@ def better_than_chance(said: Ints, given: Ints) -> bool:
 
 
 def confident_classes(probabilities: Float64Array, given: Ints) -> Ints:
-    """[n]: the class that each image confidently is, -1 for none: the likeliest of those whose
-    probability is at least the mean that images called so have of it (eq. 1 and 2)."""
+    """[n]: the class that each image is confidently predicted as, -1 for none: the most probable of
+    those whose probability is at least its mean over the images labelled so (eq. 1 and 2)."""
     n_classes = probabilities.shape[1]
     usual = np.array([probabilities[given == each, each].mean() for each in range(n_classes)])
     sure = probabilities >= usual
@@ -130,11 +130,11 @@ def confident_classes(probabilities: Float64Array, given: Ints) -> Ints:
 
 
 def joint(given: Ints, confident: Ints, n_classes: int) -> Float64Array:
-    """[classes,classes]: of the images that are called i, the share that seems to be j."""
+    """[classes,classes]: of the images labelled i, the share that seems to be j."""
     counts = np.zeros((n_classes, n_classes))
     np.add.at(counts, (given[confident >= 0], confident[confident >= 0]), 1)
     unseen = counts.sum(axis=1) == 0
-    counts[unseen, unseen] = 1  # none of them is sure of anything: nothing to say
+    counts[unseen, unseen] = 1  # none is confidently predicted: no evidence of errors
     return np.asarray(counts / counts.sum(axis=1, keepdims=True))
 
 

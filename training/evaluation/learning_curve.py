@@ -1,4 +1,4 @@
-"""How many images does it take? The head learns again from ever more of the cached activations."""
+"""The learning curve: heads trained on more and more of the cached activations."""
 
 from collections.abc import Mapping, Sequence
 
@@ -20,22 +20,22 @@ from training.fit.passes import settle, validate_head
 from training.fit.plan import plan_head
 from training.network.head import make_head
 
-SHARES = (1 / 8, 1 / 4, 1 / 2, 1)  # of the images to learn from
+SHARES = (1 / 8, 1 / 4, 1 / 2, 1)  # of the training images
 MOST_STEPS = 500  # of one fit, however many images there are
-FEWEST = 2  # images of a class on average, with which it begins to make sense
+FEWEST = 2  # images per class on average, for the curve to make sense
 
-Curve = Mapping[int, Sequence[float]]  # images -> metric on the held-out part, a value a draw
+Curve = Mapping[int, Sequence[float]]  # images -> metric on the held-out part, one value per draw
 
 
 def draw_curve(bench: Bench, activations: Parts, rate: float, n_draws: int) -> None:
-    """The bench knows how well heads do that learnt from an eighth, a quarter, half and all of the
-    images, `n_draws` times each; its network and all random numbers are as before.
+    """Measures how well heads do that are trained on an eighth, a quarter, half and all of the
+    images, `n_draws` times each; network and random-number generators are restored.
 
-    Every fit takes the same number of steps. This is a finding, by which nothing is chosen. The
-    backbone is as it came: what unfreezing makes of more images is another question.
+    Every fit takes the same number of steps. The curve is only reported; nothing is chosen by it.
+    The backbone is frozen: what fine-tuning gains from more images is another question.
 
     Raises:
-        TrainingError: the loss is no longer a number; says at which rate.
+        TrainingError: the loss is not finite; says at which learning rate.
     """
     bench.stages.begin("learning curve", 0)
     settings, targets = bench.settings, bench.targets("train")
@@ -62,16 +62,16 @@ def draw_curve(bench: Bench, activations: Parts, rate: float, n_draws: int) -> N
 
 
 def curve_sizes(n_images: int, n_classes: int) -> list[int]:
-    """Numbers of images to learn from, ascending; none where that would be too few to tell."""
+    """Numbers of training images, ascending; none if there would be too few to tell."""
     sizes = {round(n_images * share) for share in SHARES}
     enough = sorted(size for size in sizes if size >= FEWEST * n_classes)
     return enough if len(enough) > 1 else []
 
 
 def stratified_order(targets: Float32Array, task: Task, random: np.random.Generator) -> Rows:
-    """A random order of [n,classes] targets of which every beginning has the classes in their
-    shares, one of each first of all. So smaller sets of a draw are part of its larger ones. In a
-    multi-label task it is plainly random."""
+    """A random order of [n,classes] targets in which every prefix is stratified, starting with one
+    image of each class. So a draw's smaller sets are subsets of its larger ones. In a multi-label
+    task it is just random."""
     order = random.permutation(len(targets))
     if task == "multi":
         return order
@@ -84,12 +84,12 @@ def stratified_order(targets: Float32Array, task: Task, random: np.random.Genera
 
 
 def describe_curve(curve: Curve) -> str:
-    """One line for people, without a guess at what more images would bring."""
+    """One line for people, without extrapolating to more images."""
     half, everything = sorted(curve)[-2:]
     gain = float(np.mean(curve[everything]) - np.mean(curve[half]))
     points = ", ".join(f"{size} images {_mean_and_spread(curve[size])}" for size in sorted(curve))
     return (
-        f"the head alone, learnt from {points}; the last step, from {half} to {everything} "
+        f"the head alone, trained on {points}; the last step, from {half} to {everything} "
         f"images, changed it by {gain:+.3f}"
     )
 
@@ -112,7 +112,7 @@ def _subset(bench: Bench, features: Tensor, targets: Tensor, chosen: Rows) -> Ac
 
 
 def _fit(bench: Bench, batches: ActivationBatches, rate: float, n_steps: int) -> None:
-    """The head has learnt in about `n_steps`, and its batch statistics are exact."""
+    """Trains the head for about `n_steps`, and recomputes its batch statistics."""
     n_epochs = max(1, round(n_steps / len(batches)))
     settings = bench.settings.model_copy(update={"head_epochs": n_epochs})
     plan, head = plan_head(settings, len(batches)), bench.network.head

@@ -1,4 +1,4 @@
-"""A flag for what the losses show: training still falls, and the held-out loss has turned up."""
+"""Flags overfitting: the training loss still falls, and the held-out loss has turned up."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,8 +6,8 @@ from itertools import takewhile
 
 from training.fit.epoch import Epoch
 
-WORSE = 1.05  # times the lowest held-out loss; less is chance
-LEAST = 0.01  # by which it has risen; of a loss near zero, a twentieth is nothing
+WORSE = 1.05  # times the lowest held-out loss; less may be noise
+LEAST = 0.01  # rise in absolute terms; 5 % of a loss near zero is nothing
 
 
 @dataclass(frozen=True)
@@ -19,8 +19,8 @@ class Overfitting:
 
 
 def overfitting(history: Sequence[Epoch]) -> Overfitting | None:
-    """What shows it in the last stage, or None: since the epoch of the lowest held-out loss the
-    training loss has fallen, and the held-out loss has risen by a twentieth, and visibly."""
+    """Overfitting in the last stage, or None: since the epoch of the lowest held-out loss, the
+    training loss has fallen while the held-out loss has risen by `WORSE` and `LEAST`."""
     if not history:
         return None
     stage = last_stage(history)
@@ -37,16 +37,16 @@ def overfitting(history: Sequence[Epoch]) -> Overfitting | None:
 
 
 def last_stage(history: Sequence[Epoch]) -> list[Epoch]:
-    """Its epochs; an earlier stage may have had the same name, in a notebook."""
+    """Its epochs; in a notebook, an earlier stage may have had the same name."""
     same = takewhile(lambda epoch: epoch.stage == history[-1].stage, reversed(history))
     return [*same][::-1]
 
 
 def lowest(epochs: Sequence[Epoch]) -> int:
-    """The place of the lowest held-out loss."""
+    """Index of the lowest held-out loss."""
     return min(range(len(epochs)), key=lambda number: epochs[number].valid_loss)
 
 
 def has_risen(best: Epoch, last: Epoch) -> bool:
-    """Whether the held-out loss has, by a twentieth, and visibly."""
+    """Whether the held-out loss has risen by at least `WORSE` and `LEAST`."""
     return last.valid_loss >= max(WORSE * best.valid_loss, best.valid_loss + LEAST)

@@ -1,4 +1,4 @@
-"""How each class does, and which are taken for which."""
+"""Metrics of each class, and which classes are confused."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,20 +21,21 @@ class ClassFigures:
     """A class, or a label of a multi-label task, on the held-out images."""
 
     label: str
-    n: int  # images that are it
-    said: int  # that were called it
-    hits: int  # both
-    precision: float | None  # None: it was never said
+    n: int  # images of it
+    said: int  # images predicted as it
+    hits: int  # true positives
+    precision: float | None  # None: it was never predicted
     precision_interval: Interval  # 95 %
-    recall: float | None  # None: no image is it
+    recall: float | None  # None: no image of it
     recall_interval: Interval
     f: float | None  # F1, or F2 in a multi-label task; None: there is nothing to count
-    threshold: float | None = None  # from which probability on a label counts; multi-label
+    threshold: float | None = None  # decision threshold of a label; multi-label
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One class taken for another; of several labels, one wrongly said beside a true one."""
+    """A class predicted as another one; in a multi-label task, a false positive beside a true
+    label."""
 
     true: str
     said: str
@@ -49,7 +50,7 @@ def per_class(
     task: Task,
     thresholds: Sequence[float] = (),
 ) -> list[ClassFigures]:
-    """Figures of each label, the worst F score first; those nothing is known of come last.
+    """Metrics of each label, the worst F score first; those without any come last.
 
     Args:
         probabilities, targets: [n,classes].
@@ -75,7 +76,7 @@ def per_class(
 def said_labels(
     probabilities: Float32Array, task: Task, thresholds: Thresholds
 ) -> npt.NDArray[np.bool_]:
-    """[n,classes]: whether a label is part of the answer."""
+    """[n,classes]: whether a label is predicted."""
     if task == "multi":
         return np.asarray(probabilities >= np.asarray(thresholds, np.float32))
     places = np.arange(probabilities.shape[1])
@@ -83,12 +84,12 @@ def said_labels(
 
 
 def taken_for(said: npt.NDArray[np.bool_], targets: Float32Array) -> Counts:
-    """[classes,classes]: images that are one thing and were wrongly called another as well or
-    instead; in a single-label task the confusion matrix without its diagonal."""
+    """[classes,classes]: images of one label on which another one was predicted wrongly; in a
+    single-label task the confusion matrix without its diagonal."""
     truth = targets > 0
     wrong = said & ~truth
     some = wrong.any(axis=1)
-    # float32 has a fast product, and whole numbers below 2**24; those of int64 go one by one
+    # float32 products use BLAS and are exact below 2**24; those of int64 are slow
     counts = truth[some].T.astype(np.float32) @ wrong[some].astype(np.float32)
     return counts.astype(np.int64)
 

@@ -1,4 +1,4 @@
-"""The test part: answered once, in the end, by the model that will be served."""
+"""The test set: predicted once, at the end, by the model that will be served."""
 
 import csv
 import os
@@ -25,7 +25,7 @@ def answer_tests(dataset: Dataset, answer: Answer, spec: ImageSpec, cache: Path)
 def measure_tests(
     dataset: Dataset, answers: Float32Array, thresholds: Thresholds
 ) -> Measures | None:
-    """Of the test images whose labels are known; None where no image's are."""
+    """Metrics on the test images whose labels are known; None if there are none."""
     rows = dataset.scored_tests
     if not len(rows):
         return None
@@ -41,10 +41,10 @@ def write_answers(
     thresholds: Thresholds,
     separator: str = " ",
 ) -> None:
-    """`path` is a CSV: file, true labels, the labels said, and every label's probability.
+    """Writes a CSV: file, true labels, predicted labels, and every label's probability.
 
     Args:
-        separator: of an image's labels; if it is part of one, a bar.
+        separator: between an image's labels; if a label contains it, a bar instead.
     """
     if any(separator in label for label in dataset.labels):
         separator = "|"

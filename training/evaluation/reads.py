@@ -1,5 +1,5 @@
-"""Who has read a test part, when, and how often. It is worth less with every time that somebody
-looks at its score and goes on choosing."""
+"""Records who has evaluated on a test set, when, and how often. It is worth less every time that
+somebody looks at its score and goes on tuning."""
 
 import getpass
 import hashlib
@@ -17,24 +17,24 @@ JOURNAL = "test-reads.jsonl"  # in the cache, which trainings on the same data s
 
 
 class Read(Record):
-    """One time that a model answered a test part."""
+    """One evaluation of a model on a test set."""
 
     at: datetime
     by: str  # the user whose training it was
     model: str
     tests_sha256: str  # over the contents of the test images
     images: int
-    weights_sha256: str = ""  # of the network that answered; not in a journal of former days
+    weights_sha256: str = ""  # of the network; missing in older journals
 
 
 def note_read(
     cache: Path, tests: Sequence[Item], model: str, weights_digest: str
 ) -> tuple[Read, ...]:
-    """The journal in `cache` says that `model` is about to read these images. Gives every time
-    that it knows of up to this one, the oldest first.
+    """Records in the journal in `cache` that `model` is about to read these images. Returns every
+    known read up to this one, the oldest first.
 
-    The same weights read them once: what an interrupted training asks again when it goes on, or a
-    notebook that publishes again, tells nobody anything new.
+    The same weights count once: a resumed training or a notebook that publishes again learns
+    nothing new from them.
     """
     contents = ",".join(sorted(item.sha256 for item in tests))
     read = Read(
@@ -63,16 +63,16 @@ def describe_reads(reads: Sequence[Read]) -> str:
     last, before = reads[-1], reads[:-1]
     now = f"read by {last.by} for {last.model} at {last.at:%Y-%m-%d %H:%M} UTC"
     if not before:
-        return f"{now}, for the first time that is known of"
+        return f"{now}, the first read on record"
     shown = ", ".join(f"{read.by} for {read.model} at {read.at:%Y-%m-%d %H:%M}" for read in before)
     return (
         f"{now}, and {len(before)} times before ({shown}): "
-        "if those scores led to this training, they flatter it"
+        "if those scores influenced this training, its score is too optimistic"
     )
 
 
 def _reads(journal: str) -> list[Read]:
-    """A line that a crash cut short is passed over."""
+    """Skips a line that a crash truncated."""
     reads = []
     for line in journal.splitlines():
         try:

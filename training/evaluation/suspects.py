@@ -1,4 +1,4 @@
-"""What is said of labels that are doubted: to people, in a report and in a table."""
+"""Suspected label errors: as text for people, in a report and as a table."""
 
 import csv
 import os
@@ -11,7 +11,7 @@ from training.data.dataset import Dataset
 
 @dataclass(frozen=True)
 class Suspect:
-    """An image whose label is doubted; in a multi-label task, one label of it."""
+    """An image whose label may be wrong; in a multi-label task, one of its labels."""
 
     row: int  # of the data set
     given: str
@@ -22,23 +22,23 @@ class Suspect:
 
 @dataclass(frozen=True)
 class Confusion:
-    """How many images are called one thing and seem to be another."""
+    """How many images labelled as one class seem to be of another."""
 
     given: str
     suggested: str
-    images: int  # that are suspected of it
-    share: float  # of all images that are called so, estimated
+    images: int  # suspects
+    share: float  # of all images with the given label, estimated
 
 
 @dataclass(frozen=True)
 class LabelNoise:
-    """What cross-validated answers say of the labels."""
+    """Label errors found by cross-validated predictions."""
 
-    images: int  # that were answered
+    images: int  # that were checked
     expected: int  # wrong labels, estimated: where to stop going through the suspects
     suspects: tuple[Suspect, ...]  # the most suspect first
     confusions: tuple[Confusion, ...]  # the most frequent first
-    # labels of which nothing can be said: too few images or groups, or told by chance
+    # labels that could not be checked: too few images or groups, or predicted no better than chance
     unknown: tuple[str, ...]
 
 
@@ -46,15 +46,15 @@ def describe(noise: LabelNoise, dataset: Dataset) -> str:
     """One line for people."""
     if not noise.images:
         return (
-            "labels were not doubted: there are too few images, or what was learnt from the others "
-            "agrees with too few of the labels"
+            "labels were not checked for errors: there are too few images, or the cross-validated "
+            "predictions agree with too few of the labels"
         )
     if not noise.suspects:
         return f"of the labels of {noise.images} images none seems to be wrong"
     said = f"of the labels of {noise.images} images about {noise.expected} may be wrong"
     first = noise.suspects[0]
     name = _name(dataset, first)
-    return f"{said}; the most suspect is {name}, called {first.given!r}, not {first.suggested!r}"
+    return f"{said}; the most suspect: {name}, labelled {first.given!r}, seems {first.suggested!r}"
 
 
 def figures(noise: LabelNoise, dataset: Dataset, most: int = 50) -> dict[str, Any]:
@@ -65,7 +65,7 @@ def figures(noise: LabelNoise, dataset: Dataset, most: int = 50) -> dict[str, An
 
 
 def write_suspects(path: Path, dataset: Dataset, noise: LabelNoise) -> None:
-    """`path` is a CSV of every suspect, the most suspect first."""
+    """Writes a CSV of every suspect, the most suspect first."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["file", "given", "suggested", "confidence", "margin"])

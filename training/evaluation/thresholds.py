@@ -1,4 +1,4 @@
-"""From which probability on a label counts, in a multi-label task."""
+"""Decision thresholds of the labels in a multi-label task."""
 
 import numpy as np
 
@@ -9,11 +9,11 @@ BETA = 2  # a label that is missed counts for more than one too many
 
 
 def fit_thresholds(probabilities: Float32Array, targets: Float32Array) -> tuple[float, ...]:
-    """For each label the threshold of the highest F2, the one nearest 0.5 among equals; 0.5 for a
+    """For each label the threshold with the highest F2, the one nearest 0.5 on ties; 0.5 for a
     label that none of the images has.
 
-    To be fitted on images that are not scored: fitted on those, as courses of 2018 did it, the
-    score flatters itself.
+    To be fitted on other images than those scored: fitted on the same, as courses of 2018 did it,
+    the score is too optimistic.
 
     Args:
         probabilities, targets: [n,classes].

@@ -1,8 +1,8 @@
-"""How far answers can be believed: what is fitted on images set apart for it, and what the held-out
-images say of that.
+"""How far predictions can be trusted: calibration and prediction sets, fitted on images set apart
+for it and measured on the held-out ones.
 
-One temperature and the sets' quantiles are fitted on the same images. Strictly, the quantiles want
-images of their own; one number fitted on many moves them by less than halving the images would.
+The temperature and the sets' quantiles are fitted on the same images. Strictly, the quantiles need
+images of their own; but a single fitted number shifts them less than halving the images would.
 """
 
 from dataclasses import dataclass
@@ -34,31 +34,31 @@ from training.network.classifier import to_probabilities
 
 @dataclass(frozen=True)
 class Calibrated:
-    """What was fitted on images that are neither learnt from nor held out."""
+    """What was fitted on images that are neither trained on nor held out."""
 
     images: int
     temperature: float
     quantiles: tuple[Quantile, ...]  # of single-label answers
-    alone: float | None  # probability from which on one of them can be given alone
+    alone: float | None  # confidence from which on a single label can be given
 
 
 @dataclass(frozen=True)
 class Trust:
-    """What the held-out images say of the answers that will be served."""
+    """How far the model to be served can be trusted, measured on the held-out images."""
 
     calibrated: Calibrated | None
-    before: Reliability | None  # as if nothing had been calibrated
+    before: Reliability | None  # without calibration
     after: Reliability
     sets: tuple[SetFigures, ...]
     abstention: Abstention | None
 
 
 def calibrate(bench: Bench) -> Calibrated | None:
-    """The network's logits are divided by the temperature that makes its answers as sure as they
-    are right; None: there are too few images to tell, and the network is as it was."""
+    """Temperature scaling: fits the temperature and divides the network's logits by it. None: there
+    are too few images, and the network is left as it was."""
     bench.stages.begin("calibrate", len(bench.spared))
     if not len(bench.spared):
-        bench.note("calibration", f"left out: it takes {LEAST} images; raise calibrate_share")
+        bench.note("calibration", f"left out: it needs {LEAST} images; raise calibrate_share")
         return None
     task, pixels = bench.dataset.task, bench.decoded.pixels[bench.spared]
     targets = bench.dataset.targets[bench.spared]
@@ -74,7 +74,7 @@ def calibrate(bench: Bench) -> Calibrated | None:
 
 
 def measure_trust(bench: Bench, calibrated: Calibrated | None, evaluation: Evaluation) -> Trust:
-    """The answers with one view are measured: those of the model that will be served."""
+    """Measures the predictions with one view, which are those of the model to be served."""
     task, answers = bench.dataset.task, evaluation.plain
     targets = bench.dataset.targets[evaluation.rows]
     after = measure_reliability(answers, targets, task)
@@ -90,10 +90,10 @@ def measure_trust(bench: Bench, calibrated: Calibrated | None, evaluation: Evalu
 
 
 def trust_metrics(trust: Trust) -> dict[str, float]:
-    """What a client can know of a version: how far to believe it, and when to abstain.
+    """What a client can know about a version: how far to trust it, and when to abstain.
 
-    A label belongs to the set that lacks the true one in one of ten images if its probability is
-    `least_probability_0.1` at least.
+    A label is in the prediction set that misses the true one in one of ten images if its
+    probability is at least `least_probability_0.1`.
     """
     told = {"calibration_error": trust.after.error}
     if trust.calibrated is None:

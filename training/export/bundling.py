@@ -1,4 +1,4 @@
-"""From a trained network to a sealed bundle: exported, proven, with golden answers and report."""
+"""From a trained network to a sealed bundle: exported, verified, with golden outputs and report."""
 
 import json
 from collections.abc import Mapping
@@ -35,20 +35,20 @@ from training.run.provenance import machine_facts, seconds_each
 
 @dataclass(frozen=True)
 class Exported:
-    """A proven ONNX model, and the manifest that it goes with, not yet complete."""
+    """A verified ONNX model, and its manifest, not yet complete."""
 
     path: Path
     draft: Bundle
     exporter: str
-    difference: float  # largest, from torch, of any probability
-    stories: dict[str, str] = field(default_factory=dict)  # what became of each variant
+    difference: float  # largest of any probability from torch's
+    stories: dict[str, str] = field(default_factory=dict)  # the outcome of each variant
 
 
 def export_and_prove(assignment: Assignment, bench: Bench) -> Exported:
-    """`assignment.stage` has the ONNX model and `assignment.run` the torch weights.
+    """Writes the ONNX model to `assignment.stage` and the torch weights to `assignment.run`.
 
     Raises:
-        TrainingError: the ONNX model does not answer as the network does; it is not written.
+        TrainingError: the ONNX model's outputs differ from the network's; it is not written.
     """
     bench.stages.begin("export and prove", 0)
     settings, dataset = bench.settings, bench.dataset
@@ -86,7 +86,7 @@ def seal_bundle(
     trust: Trust,
     backbone: Backbone,
 ) -> Bundle:
-    """`assignment.stage` is a complete bundle: golden answers, report and manifest are there."""
+    """Completes the bundle in `assignment.stage`: golden outputs, report and manifest."""
     stage = assignment.stage
     report = stage / "report"
     report.mkdir(exist_ok=True)
@@ -150,14 +150,14 @@ def _provenance(bench: Bench, backbone: Backbone, exported: Exported) -> dict[st
 
 
 def _rates(bench: Bench) -> dict[str, float]:
-    """Each stage's learning rate, searched or told."""
+    """Each stage's learning rate, found or given."""
     searched = {stage: search.suggestion for stage, search in bench.searches.items()}
     told = bench.settings.unfrozen_learning_rate
     return searched | {"unfrozen": told} if told and bench.settings.cycles else searched
 
 
 def _parity_pixels(bench: Bench) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    """Real images, repeated if there are not enough for the largest parity batch."""
+    """Held-out images, repeated if there are not enough for the largest parity batch."""
     rows = bench.dataset.rows("valid")[: max(PARITY_BATCHES)]
     places = np.resize(rows, max(PARITY_BATCHES))
     return np.array(bench.decoded.pixels[places])

@@ -1,4 +1,4 @@
-"""From a staged folder to a version, whether it was trained here or comes from elsewhere."""
+"""From a staged folder to a version, trained here or imported."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,15 +8,16 @@ from registry.files import sha256_file
 from registry.jobs import Assignment
 from registry.store import Registry, check_name
 
-# Largest difference from the golden answers: other CPUs round otherwise, and GPUs use TF32. Rounded
-# as there, two trained EfficientNet-Lite0 moved the least sure of 24 answers by 0.008 and 0.012.
+# Largest difference from the golden outputs: other CPUs round differently, and GPUs use TF32. With
+# TF32 rounding, two trained EfficientNet-Lite0 moved the least certain of 24 outputs by 0.008 and
+# 0.012.
 TOLERANCES = {f"{MODEL}/cpu": 1e-3, f"{MODEL}/cuda": 5e-2, f"{MODEL}/tensorrt": 5e-2}
 
 
 def seal_stage(
     stage: Path, draft: Bundle, *, metrics: Mapping[str, float], provenance: Mapping[str, str]
 ) -> Bundle:
-    """`stage` is a bundle: its manifest lists every file that is there. Gives the manifest."""
+    """Makes `stage` a bundle: writes a manifest of every file that is there, and returns it."""
     files = {name: sha256_file(stage / name) for name in sorted(files_of(stage))}
     bundle = draft.model_copy(
         update={"metrics": dict(metrics), "provenance": dict(provenance), "files": files}
@@ -28,8 +29,8 @@ def seal_stage(
 def with_variants(
     draft: Bundle, variants: Mapping[Reduced, Variant], tolerances: Mapping[str, float]
 ) -> Bundle:
-    """The manifest of a bundle that holds these copies of its model too."""
-    known = draft.model_dump(exclude={"schema_version"})  # the lowest that can hold it is found
+    """The manifest with these variants of the model added."""
+    known = draft.model_dump(exclude={"schema_version"})  # it becomes the lowest that fits
     files = draft.files | {FILES[precision]: "0" * 64 for precision in variants}
     return Bundle.model_validate(
         known | {"variants": variants, "tolerances": tolerances, "files": files}
@@ -39,15 +40,15 @@ def with_variants(
 def assign(
     registry: Registry, model: str, data: Path, settings: dict[str, str], cache: Path, run: Path
 ) -> tuple[Assignment, int]:
-    """What to train, to be judged beside the version that is promoted now, and the number of that
+    """What to train, to be compared with the version that is promoted now, and the number of that
     one's pointer, 0 for none.
 
     Raises:
-        BadRequest: `model` cannot name a model.
-        BundleError: a pointer of it is damaged, so that nothing could be published.
+        BadRequest: `model` is not a valid name.
+        BundleError: one of its pointers is damaged, so that nothing could be published.
     """
     before = registry.promoted(check_name(model))
-    registry.next_version(model)  # what is wrong with it is better told before hours of training
+    registry.next_version(model)  # to fail now rather than after hours of training
     assignment = Assignment(
         model=model,
         data=data,
@@ -64,11 +65,11 @@ def assign(
 def publish(
     registry: Registry, stage: Path, bundle: Bundle, *, pointer: int, promote: bool, by: str
 ) -> tuple[int, bool]:
-    """`stage` has become a version. Gives its number and whether it is promoted now.
+    """Publishes `stage` as a version. Returns its number and whether it is promoted now.
 
     Args:
-        pointer: number of the pointer that was in force when the work began, 0 for none; only a
-            first version is promoted unasked.
+        pointer: number of the pointer that was current when the work began, 0 for none; only a
+            first version is promoted by itself.
 
     Raises:
         Conflict: somebody else has promoted a version since; this one stays published.

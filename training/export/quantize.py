@@ -1,4 +1,4 @@
-"""An ONNX model in integers of 8 bits, their ranges found by showing it images.
+"""Static int8 quantisation of an ONNX model, its ranges calibrated on images.
 
 Weights are signed and have a scale for each channel; activations are unsigned and have one for each
 tensor (QDQ, which every provider understands). Pixels, normalisation, first and last layer stay in
@@ -53,7 +53,7 @@ CALIBRATION: dict[Ranges, tuple[CalibrationMethod, dict[str, object]]] = {
 
 @dataclass(frozen=True)
 class Attempt:
-    """A model in 8 bits, the nodes of it that are not, and how far its answers are off."""
+    """An int8 model, its nodes that stay in float32, and how far its outputs shift."""
 
     path: Path
     ranges: Ranges
@@ -92,7 +92,7 @@ def quantize(model: Path, images: UInt8Array, path: Path) -> str:
 
 
 def shift(answers: Float32Array, truth: Float32Array) -> float:
-    """Mean over images of the probability that went from some classes to others."""
+    """Mean over images of the probability mass that moved between classes."""
     return float(np.abs(answers - truth).sum(axis=1).mean() / 2)
 
 

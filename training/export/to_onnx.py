@@ -1,5 +1,5 @@
-"""The trained network as ONNX, to the contract of `registry/bundle.py`, and the proof that the two
-are the same.
+"""Exports the trained network to ONNX, by the contract of `registry/bundle.py`, and verifies that
+the two agree.
 """
 
 import io
@@ -25,7 +25,7 @@ TOLERANCE = 1e-4  # largest difference in any probability between ONNX on the CP
 
 
 class Servable(nn.Module):
-    """What is exported: uint8 [n,s,s,3] -> probabilities [n,classes], everything in between."""
+    """The module to export: uint8 [n,s,s,3] -> probabilities [n,classes], end to end."""
 
     def __init__(self, network: Network, task: Task) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class Servable(nn.Module):
 def export(
     network: Network, task: Task, pixels: UInt8Array, metadata: Mapping[str, str], path: Path
 ) -> tuple[float, str]:
-    """`path` is the ONNX model, from the fastest exporter whose model answers as torch does.
+    """Writes the ONNX model to `path`, by the exporter with the fastest model that passes parity.
 
     Args:
         pixels: at least seven prepared images, [n,s,s,3].

@@ -1,4 +1,4 @@
-"""Copies of a model in fewer bits, and the decision whether they are worth having."""
+"""Reduced-precision variants of a model, and the decision whether they are worth having."""
 
 import time
 from collections.abc import Callable
@@ -24,21 +24,21 @@ from training.export.runtime import answer_all
 
 MOST_POINTS = 0.5  # that the metric may lose
 LEAST_SPEEDUP = 1.05  # less is within the noise of the measurement
-MOST_SHIFT_FP16 = 0.005  # mean shift of an answer's probability; rounding alone shifts it by less
+MOST_SHIFT_FP16 = 0.005  # mean shift of the probabilities; rounding alone shifts them by less
 TIMED_RUNS = 30
-SHOWN_IMAGES = RANGE_IMAGES + TRIAL_IMAGES  # of the training part, to a quantiser
-PROOF_IMAGES = 1000  # held-out ones that a variant is judged on
+SHOWN_IMAGES = RANGE_IMAGES + TRIAL_IMAGES  # training images for a quantiser
+PROOF_IMAGES = 1000  # held-out images that a variant is evaluated on
 
-# Answers of a variant differ between processors more than those of float32 do.
+# A variant's outputs differ between processors more than those of float32 do.
 TOLERANCE_FACTOR, TOLERANCE_MARGIN = 2.0, 0.02
 CPU, GPU = "CPUExecutionProvider", "CUDAExecutionProvider"
-GPU_IMAGES = 16  # at once; of one alone, most of the time goes into starting it
+GPU_IMAGES = 16  # per batch; with a single image, launch overhead dominates
 PROVIDERS = ("cpu", "openvino", "cuda", "tensorrt")
 
 
 @dataclass(frozen=True)
 class Made:
-    """What became of a variant: its facts, or None when it was refused, and the story."""
+    """The outcome for a variant: its manifest entry, or None if it was rejected, and why."""
 
     precision: Reduced
     variant: Variant | None
@@ -47,19 +47,19 @@ class Made:
 
 @dataclass(frozen=True)
 class Proof:
-    """Images that the model did not learn from, [n,s,s,3], their targets, and its own answers."""
+    """Held-out images, [n,s,s,3], their targets, and the original model's outputs."""
 
     pixels: UInt8Array
     targets: Float32Array
     answers: Float32Array
     task: Task
-    thresholds: Thresholds = THRESHOLD  # from which labels count, as they will be served
+    thresholds: Thresholds = THRESHOLD  # of the labels, as they will be served
 
 
 def add_variants(bench: Bench, exported: Exported, evaluation: Evaluation) -> Exported:
-    """Beside the model are those copies of it in fewer bits that cost next to nothing.
+    """Adds those reduced-precision variants of the model that cost next to nothing.
 
-    Held-out images decide; what is measured on training images are the ranges of the numbers.
+    Held-out images decide; training images serve only to calibrate the activation ranges.
     """
     bench.stages.begin("the same in fewer bits", 0)
     learnt, rows = bench.dataset.rows("train"), evaluation.rows
@@ -89,10 +89,10 @@ def add_variants(bench: Bench, exported: Exported, evaluation: Evaluation) -> Ex
 def make_variant(
     precision: Reduced, model: Path, images: UInt8Array, proof: Proof, path: Path
 ) -> Made:
-    """`path` is `model` in fewer bits, if that costs next to nothing; otherwise it is not there.
+    """Writes `model` in reduced precision to `path`, if that costs next to nothing.
 
     Args:
-        images: those that the model learnt from, [n,s,s,3]: for the ranges of 8 bits.
+        images: training images, [n,s,s,3], to calibrate the ranges of int8.
     """
     try:
         how = MAKERS[precision](model, images, path)
@@ -106,7 +106,7 @@ def make_variant(
 
 
 def tolerances(model: Path, path: Path, golden: UInt8Array) -> dict[str, float]:
-    """By file and provider, how far a server's answers may be from those of `model`."""
+    """By file and provider, how far a server's outputs may be from those of `model`."""
     differences = np.abs(answer_all(path, golden) - answer_all(model, golden))
     tolerance = TOLERANCE_FACTOR * float(differences.max()) + TOLERANCE_MARGIN
     return {f"{path.name}/{provider}": tolerance for provider in PROVIDERS}
@@ -120,7 +120,7 @@ def _judge(precision: Reduced, model: Path, path: Path, proof: Proof, how: str) 
     off = shift(answers, proof.answers)
     speedup, speed = _speed(precision, model, path, proof.pixels)
     facts = (
-        f"{before.metric} {points:+.2f} points on {len(answers)} images, answers shift {off:.3f}, "
+        f"{before.metric} {points:+.2f} points on {len(answers)} images, outputs shift {off:.3f}, "
         f"{speed} ({how})"
     )
     if not points >= -MOST_POINTS:
@@ -138,8 +138,8 @@ def _judge(precision: Reduced, model: Path, path: Path, proof: Proof, how: str) 
 def _speed(
     precision: Reduced, model: Path, path: Path, images: UInt8Array
 ) -> tuple[float | None, str]:
-    """How many times faster than `model` the variant at `path` is where it is meant to run, 8 bits
-    on a CPU and 16 on a GPU, and that in words; None if there is no GPU to measure it on."""
+    """The variant's speedup over `model` where it is meant to run, int8 on a CPU and fp16 on a GPU,
+    also in words; None if there is no GPU to measure it on."""
     if precision == "int8":
         speedup = measure_speedup(model, path, images[:1])
         return speedup, f"{speedup:.2f} times as fast on one thread"
@@ -150,21 +150,21 @@ def _speed(
 
 
 def has_gpu(model: Path) -> bool:
-    """Whether torch can compute on one, and ONNX Runtime brings `model` up on it: where one of its
-    libraries is missing, it would quietly run on the CPU."""
+    """Whether torch has a GPU and ONNX Runtime loads `model` on it: with a library missing, it
+    would silently fall back to the CPU."""
     if not (torch.cuda.is_available() and GPU in onnxruntime.get_available_providers()):
         return False
     return GPU in _one_thread(model, GPU).get_providers()
 
 
 def measure_speedup(model: Path, path: Path, images: UInt8Array, provider: str = CPU) -> float:
-    """How many times faster than `model` the one at `path` is, all images at once, on one thread of
-    a CPU or on a GPU."""
-    # the thread's own time, whatever else goes on here; on a GPU, a thread waits for most of it
+    """How many times faster than `model` the one at `path` is, with all images in a batch, on one
+    CPU thread or on a GPU."""
+    # thread time ignores other load; on a GPU, a thread waits most of the time
     clock = time.thread_time if provider == CPU else time.perf_counter
     sessions = [_one_thread(one, provider) for one in (model, path)]
     fastest = [float("inf"), float("inf")]
-    for _ in range(TIMED_RUNS):  # by turns
+    for _ in range(TIMED_RUNS):  # alternating
         for which, session in enumerate(sessions):
             began = clock()
             session.run(None, {"image": images})
@@ -182,9 +182,9 @@ def _one_thread(model: Path, provider: str) -> onnxruntime.InferenceSession:
 
 
 def to_fp16(model: Path, images: UInt8Array, path: Path) -> str:
-    """`path` is `model` with weights and arithmetic of 16 bits; pixels and answers are as before.
+    """Converts `model` to float16, except its inputs and outputs, and writes it to `path`.
 
-    `images` are not looked at.
+    `images` are not used.
     """
     source = onnx.load(model)
     halved = convert_float_to_float16(onnx.load(model), keep_io_types=True)

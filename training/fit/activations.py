@@ -1,4 +1,4 @@
-"""The backbone's answers to every image, computed once: what makes a head cheap to train."""
+"""The backbone's features of every image, cached: this makes a head cheap to train."""
 
 import hashlib
 from collections.abc import Callable
@@ -34,24 +34,24 @@ class Activations:
     key: str
 
     def __repr__(self) -> str:
-        """A line for a notebook, where a last line is shown."""
+        """One line, which a notebook shows for the last value of a cell."""
         n_images, n_numbers = self.features.shape
-        return f"<{n_numbers} numbers of each of {n_images} images>"
+        return f"<{n_numbers} features of each of {n_images} images>"
 
 
 @dataclass(frozen=True)
 class Parts:
-    """Activations of what is learnt from, and of what is held out."""
+    """Activations of the training and the held-out images."""
 
     train: Activations
     valid: Activations
-    apart: Activations | None = None  # of what is set apart, where labels are doubted
+    apart: Activations | None = None  # of images set apart, if label errors are looked for
 
 
 def activations_key(network: Network, digest: str, decoded: Decoded, rows: Rows) -> str:
-    """SHA-256 over all that the features depend on: image contents, their order and preparation
-    (`decoded.key`), which rows, the arithmetic, and the backbone: besides the `digest` of its
-    weights its name and normalisation, for weights alone do not say what is done with them.
+    """SHA-256 over all that the features depend on: image contents, their order and preprocessing
+    (`decoded.key`), the rows, the precision, and the backbone: the `digest` of its weights, and its
+    name and normalisation, as weights alone do not determine the computation.
     """
     half = is_half(network.device, network.precision)
     precision = f"{network.device.type} {'bf16' if half else 'f32'}"
@@ -63,12 +63,12 @@ def activations_key(network: Network, digest: str, decoded: Decoded, rows: Rows)
 
 
 def check_current(activations: Activations, network: Network, decoded: Decoded, rows: Rows) -> None:
-    """Raises BadRequest unless they are what the network, as it is now, makes of `rows`."""
+    """Raises BadRequest unless they are the current network's activations for `rows`."""
     now = weights_digest(network.body)
     if activations.key != activations_key(network, now, decoded, rows):
         raise BadRequest(
-            "these activations are of other images, or of the backbone before it learnt; "
-            "precompute them anew"
+            "these activations are of other images, or of the backbone before it was trained; "
+            "precompute them again"
         )
 
 
@@ -83,11 +83,11 @@ def precompute(
 ) -> Activations:
     """Features of `rows`, from the cache when nothing they depend on has changed.
 
-    A damaged cache file is computed anew.
+    A damaged cache file is replaced.
 
     Args:
         digest: of the backbone's weights.
-        note: told what has gone from the cache, for room.
+        note: told what was evicted from the cache.
     """
     key = activations_key(network, digest, decoded, rows)
     path = cache / f"activations-{key}.safetensors"
@@ -120,8 +120,8 @@ def compute_folded(
     rows: Rows,
     advance: Callable[[int], None] = lambda n: None,
 ) -> Tensor:
-    """As `compute`, and faster on a CPU, where normalisation is done to the weights. Not to be
-    called within `folded`."""
+    """As `compute`, but faster on a CPU, with batch normalisation folded into the weights. Not to
+    be called within `folded`."""
     if network.device.type != "cpu":
         return compute(network, decoded, rows, advance)
     side = decoded.spec.size
@@ -151,6 +151,6 @@ def to_device(
 ) -> Tensor:
     """uint8 [n,s,s,3] -> float32 [n,3,s,s] in 0…255, laid out channels-last.
 
-    The bytes travel as uint8: a quarter of float32's.
+    Transferred as uint8: a quarter of the bytes of float32.
     """
     return torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2).float()

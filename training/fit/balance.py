@@ -1,4 +1,4 @@
-"""For classes of unequal size: weights in the loss, or rare ones drawn more often."""
+"""For unbalanced classes: weights in the loss, or oversampling of rare classes."""
 
 import numpy as np
 import numpy.typing as npt

@@ -1,4 +1,4 @@
-"""Which weights the network goes on with: the last, the best, their mean or an exponential one."""
+"""Chooses the weights to go on with: the last, the best, their mean or their moving average."""
 
 from training.bench import Bench
 from training.evaluation.overfitting import last_stage
@@ -9,12 +9,12 @@ from training.fit.keeping import DIRECTIONS, KEPT, Keeper, copy_state, recompute
 from training.fit.passes import augmented_features, score_head, settle, whole
 from training.fit.plan import Plan
 
-MEAN = "exponential mean of the weights"
+MEAN = "exponential moving average of the weights"
 
 
 def make_keeper(bench: Bench, plan: Plan) -> Keeper:
-    """What looks at the network after each epoch of `plan`, as the settings say; at a size before
-    the last one it keeps nothing but the last weights."""
+    """The keeper for the epochs of `plan`, as the settings say; at a size before the last one it
+    keeps the last weights."""
     settings, last = bench.settings, bench.turn.last
     return Keeper(
         bench.network,
@@ -28,14 +28,14 @@ def make_keeper(bench: Bench, plan: Plan) -> Keeper:
 
 
 def judge(bench: Bench) -> float:
-    """What the images set apart say of the network, by `judge_by`."""
+    """The network's score on the images set apart, by `judge_by`."""
     features = compute(bench.network, bench.decoded, bench.judged)
     loss, metric = score_head(bench, features, bench.judged)
     return loss if bench.settings.judge_by == "log_loss" else metric
 
 
 def keep_chosen(bench: Bench, keeper: Keeper, batches: ImageBatches) -> None:
-    """The network has the weights that the settings keep; snapshots are on the bench."""
+    """Gives the network the weights that the settings ask for, and the bench the snapshots."""
     keeper.restore()
     bench.snapshots.extend(keeper.at_cycle_ends)
     stage = last_stage(bench.history)
@@ -54,22 +54,25 @@ def keep_chosen(bench: Bench, keeper: Keeper, batches: ImageBatches) -> None:
             recompute_statistics(bench.network, whole(bench), pixels)
         settle(bench, augmented_features(bench, batches))
         bench.facts[KEPT] = "mean of the weights of all unfrozen epochs"
-        bench.note("averaged", "the network is the mean of all unfrozen epochs, statistics anew")
+        bench.note(
+            "averaged",
+            "the weights are the mean over all unfrozen epochs, with recomputed batch statistics",
+        )
 
 
 def begin_ema(bench: Bench) -> Ema | None:
-    """The mean that follows the network from here on, if the settings ask for one; at a size
-    before the last one it would be of a network that answers to other pixels."""
+    """Starts a moving average of the weights, if the settings ask for one; only at the last size,
+    as at others the network adapts to other pixels."""
     wanted = bench.settings.ema and bench.turn.last
     return Ema(bench.network, bench.settings.ema) if wanted else None
 
 
 def keep_better(bench: Bench, ema: Ema, batches: ImageBatches) -> None:
-    """The network has the mean's weights if they are the better ones, else its own; it is told.
+    """Gives the network the moving average if that is better, else leaves its weights; reports it.
 
-    Images set apart from the training part judge. Where the settings want the mean in any case, or
-    no image could be spared, nothing is compared and the mean is kept, as who sets `ema` expects:
-    held-out images would flatter the score that they are there for.
+    Images set apart from the training part decide. If the settings always want the average, or no
+    image could be spared, it is kept without a comparison, as whoever sets `ema` expects: comparing
+    on held-out images would bias the score that they are for.
     """
     settings = bench.settings
     always = settings.ema_kept == "always"
@@ -78,27 +81,27 @@ def keep_better(bench: Bench, ema: Ema, batches: ImageBatches) -> None:
         few = "too few images to set some apart for it; add images, or raise judge_share"
         why = "as the settings say" if always else few
         bench.facts[KEPT] = MEAN
-        bench.note("ema", f"kept the mean of the weights without a comparison: {why}")
+        bench.note("ema", f"kept the moving average of the weights without a comparison: {why}")
         return
     own, own_value = copy_state(bench.network), judge(bench)
     _load_mean(bench, ema, batches)
     mean_value = judge(bench)
     lower = DIRECTIONS[settings.judge_by] == "lower"
     better = mean_value < own_value if lower else mean_value > own_value
-    better = bench.network.world.told(better)  # so that all processes go on with the same
+    better = bench.network.world.told(better)  # so that all processes decide alike
     if better:
         bench.facts[KEPT] = MEAN
     else:
         bench.network.load_state_dict(own)
-    kept = "mean of the weights" if better else "weights themselves"
+    kept = "moving average of the weights" if better else "weights themselves"
     bench.note(
         "ema",
         f"kept the {kept}: {settings.judge_by} of {len(bench.judged)} images set apart "
-        f"{mean_value:.4f} with the mean, {own_value:.4f} without",
+        f"{mean_value:.4f} with the average, {own_value:.4f} without",
     )
 
 
 def _load_mean(bench: Bench, ema: Ema, batches: ImageBatches) -> None:
-    """Batch statistics of the head are not averaged but computed for the features it now gets."""
+    """The head's batch statistics are not averaged, but recomputed for the new features."""
     bench.network.load_state_dict(ema.mean())
     settle(bench, augmented_features(bench, batches))

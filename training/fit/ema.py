@@ -1,4 +1,4 @@
-"""An exponential mean of a network's weights, beside the network that learns."""
+"""An exponential moving average of a network's weights."""
 
 import torch
 from torch import nn
@@ -9,11 +9,11 @@ MEAN = "mean."  # before the names of the averaged tensors in a checkpoint
 
 
 class Ema:
-    """Follows a network, a step behind it and more slowly (Polyak & Juditsky 1992).
+    """Averages a network's weights while it is trained (Polyak & Juditsky 1992).
 
-    Parameters and floating buffers are averaged; counters are the network's own. The mean begins
-    as the network is, and follows it faster at first: `decay` holds from 10·decay/(1-decay) steps,
-    and before that the last ninth or so of the steps is what counts, however few there are.
+    Parameters and floating-point buffers are averaged; counters are the network's own. The average
+    starts as the network is, and follows it faster at first: `decay` is reached after about
+    10·decay/(1-decay) steps; before that, roughly the last ninth of the steps counts.
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
@@ -37,17 +37,17 @@ class Ema:
             torch._foreach_lerp_(means, values, share)
 
     def mean(self) -> State:
-        """What a network of this kind loads; tensors of its own."""
+        """The average as a network's state; a copy."""
         return {name: tensor.clone() for name, tensor in self._mean.items()}
 
     def state_dict(self) -> State:
-        """All that is needed to go on from here, as tensors."""
+        """All that is needed to resume, as tensors."""
         return {MEAN + name: tensor for name, tensor in self.mean().items()} | {
             "steps": torch.tensor(self._n_steps)
         }
 
     def load_state_dict(self, state: State) -> None:
-        """Goes on from what `state_dict` gave.
+        """Resumes from what `state_dict` gave.
 
         Raises:
             KeyError: it is of another network.
@@ -58,6 +58,6 @@ class Ema:
 
 
 def warm_decay(step: int, decay: float) -> float:
-    """What of the mean is kept at `step`, counted from 1: (1 + step) / (10 + step) as long as that
-    is less than `decay` (TensorFlow's `ExponentialMovingAverage`, `num_updates`)."""
+    """The decay at `step`, counted from 1: (1 + step) / (10 + step) until that reaches `decay`
+    (TensorFlow's `ExponentialMovingAverage`, `num_updates`)."""
     return min(decay, (1 + step) / (10 + step))

@@ -17,15 +17,15 @@ from training.fit.sam import Sam, sharpen
 
 @dataclass(frozen=True)
 class Stage:
-    """What learns in a stage of the recipe, from what, and how fast."""
+    """A training stage of the recipe: model, data, learning rates and schedule."""
 
     name: str
     forward: Forward
     loss_of: Loss
     batches: Batches
     rates: Sequence[float]  # base learning rate of each layer group
-    plan: Plan  # a value a batch; so the groups' ratio holds at each step
-    sam: Sam | None = None  # where to look for gradients, instead of where the weights are
+    plan: Plan  # one value per batch for all groups, so that their ratio is constant
+    sam: Sam | None = None  # for sharpness-aware gradients instead of plain ones
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Epoch:
     """One row of a training's table."""
 
     stage: str
-    train_loss: float  # mean over the epoch's images, as they were met
+    train_loss: float  # running mean over the epoch's images
     valid_loss: float
     metric_value: float
     seconds: float
@@ -42,7 +42,7 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Step:
-    """A batch that has been learnt from."""
+    """A completed optimisation step."""
 
     number: int  # in its stage, counted from 0
     loss: float
@@ -53,10 +53,10 @@ class Step:
 
 @dataclass
 class Tally:
-    """Where a stage is, between two steps, and what its epoch has come to so far."""
+    """The position in a stage, between two steps, and the running totals of its epoch."""
 
     epoch: int = 0  # counted from 0
-    n_batches: int = 0  # of this epoch, already learnt from
+    n_batches: int = 0  # of this epoch, already done
     n_images: int = 0
     loss_sum: float = 0.0
     seconds: float = 0.0
@@ -81,16 +81,16 @@ def train_epoch(
     stepped: Callable[[Step], None] = lambda step: None,
     room: Room | None = None,
 ) -> None:
-    """The rest of the epoch where `tally` is has been learnt from, and counted there.
+    """Trains for the rest of the epoch that `tally` is in, and counts its steps there.
 
-    The layers are to be in the mode in which they train.
+    The caller sets the layers' modes.
 
     Args:
-        stepped: told of every step, once `tally` has counted it.
-        room: has batches taken in parts where memory is short; None: it never is.
+        stepped: called after every step, once `tally` has counted it.
+        room: splits batches where memory is short; None: never.
 
     Raises:
-        TrainingError: the loss is no longer a number; says when, and at what rate.
+        TrainingError: the loss is not finite; says when, and at what learning rate.
     """
     began = time.perf_counter()
     for inputs, targets in islice(stage.batches.epoch(tally.epoch), tally.n_batches, None):

@@ -13,12 +13,12 @@ Loss = Callable[[Tensor, Tensor], Tensor]  # logits and targets, [b,classes] eac
 def add_gradients(
     forward: Forward, loss_of: Loss, inputs: Tensor, targets: Tensor, room: Room | None = None
 ) -> float:
-    """The gradient of the batch's mean loss is added to that of every parameter; gives the loss.
+    """Adds the gradient of the batch's mean loss to every parameter's; returns the loss.
 
     Args:
-        room: where memory is short, has the batch taken in parts, each counted by its images. So
-            the gradient is the whole batch's, except that normalisation which is not frozen uses
-            each part's own statistics. Gradients have to be clear before.
+        room: where memory is short, splits the batch, each part weighted by its images. So the
+            gradient is that of the whole batch, except that batch normalisation which is not frozen
+            uses each part's own statistics. Gradients must be clear before.
     """
 
     def attempt(n_parts: int) -> float:

@@ -1,4 +1,4 @@
-"""Which weights of a stage are kept: the last, the best so far, or the mean of all epochs'."""
+"""Which weights of a stage are kept: the last, the best, or the mean over all epochs (SWA)."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -14,7 +14,7 @@ State = dict[str, Tensor]
 
 KEPT = "kept"  # among a bench's facts: which weights the network has, if not the last epoch's
 
-# What the best is judged by, and which way is better.
+# What the best epoch is chosen by, and which direction is better.
 DIRECTIONS: dict[str, Literal["lower", "higher"]] = {"log_loss": "lower", "metric": "higher"}
 
 # of a keeper, in a checkpoint
@@ -31,16 +31,16 @@ REMEMBERED = (
 
 @dataclass
 class Keeper:
-    """Looks at a network after each epoch of a stage, and knows what to keep of it.
+    """Evaluates a network after each epoch of a stage, and keeps the weights that are asked for.
 
-    "Until overfitting" is a rule: the stage ends after `patience` cycles in a row in which no epoch
-    was better than the best before them. 0: never before its time.
+    Early stopping: the stage ends after `patience` cycles in a row without a new best epoch; 0:
+    never early.
     """
 
     network: nn.Module
     keep: Keep
     cycle_ends: Sequence[int]  # epochs, counted from 1
-    judge: Callable[[], float]  # on images neither learnt from nor held out
+    judge: Callable[[], float]  # on images neither trained on nor held out
     direction: Literal["lower", "higher"] = "lower"
     patience: int = 0
     snapshots: bool = False
@@ -53,7 +53,7 @@ class Keeper:
     _better_in_cycle: bool = False
 
     def goes_on(self, epoch: int) -> bool:
-        """Whether to train after `epoch`, counted from 1; what it left is looked at."""
+        """Evaluates the network after `epoch`, counted from 1; whether to train on."""
         if self.keep == "swa":
             self._n_averaged += 1
             self._kept = blend(self._kept, copy_state(self.network), 1 / self._n_averaged)
@@ -78,12 +78,12 @@ class Keeper:
         return {name: getattr(self, name) for name in REMEMBERED}
 
     def load_state_dict(self, state: dict[str, Any], /) -> None:
-        """As after the epoch at which `state` was taken."""
+        """Restores the keeper to the epoch at which `state` was taken."""
         for name in REMEMBERED:
             setattr(self, name, state[name])
 
     def restore(self) -> None:
-        """The network has the weights that are kept. Those of a mean need new statistics."""
+        """Loads the kept weights into the network. Averaged ones need new batch statistics."""
         if self._kept:
             self.network.load_state_dict(self._kept)
 
@@ -93,7 +93,7 @@ def copy_state(network: nn.Module) -> State:
 
 
 def blend(mean: State, state: State, share: float) -> State:
-    """`mean` moved towards `state` by `share`; an empty mean is `state`; whole numbers are its."""
+    """`mean` moved towards `state` by `share`; `state` if it is empty. Integers are `state`'s."""
     return {
         name: torch.lerp(mean[name], tensor, share)
         if mean and tensor.is_floating_point()
@@ -105,8 +105,8 @@ def blend(mean: State, state: State, share: float) -> State:
 def recompute_statistics(
     network: nn.Module, forward: Callable[[Tensor], Tensor], inputs: Iterable[Tensor]
 ) -> None:
-    """Normalisation layers in training mode have the mean statistics of `inputs`; others, which
-    are frozen, keep theirs (Izmailov et al. 2018, SWA, section 3.2)."""
+    """Sets the statistics of batch normalisation in training mode to their mean over `inputs`;
+    frozen layers keep theirs (Izmailov et al. 2018, SWA, section 3.2)."""
     norms = [
         module
         for module in network.modules()

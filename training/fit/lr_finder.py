@@ -16,12 +16,12 @@ from training.fit.out_of_memory import Room
 from training.settings import OptimizerSpec
 
 LOWEST, HIGHEST = 1e-5, 10.0
-ARMED_AFTER = 10  # steps before the loss is believed enough to stop at
+ARMED_AFTER = 10  # steps before the smoothed loss is reliable enough to stop at
 DIVERGED = 4.0  # times the best smoothed loss
 NEAR = 1.1  # times the lowest smoothed loss
-# AdamW moves every weight by about its rate, however flat the loss is (Kingma & Ba 2015, section
-# 2.1). A sweep of few steps may bear what the many steps of a training do not, and an easy data set
-# bears anything.
+# AdamW moves every weight by about the learning rate, however flat the loss is (Kingma & Ba 2015,
+# section 2.1). The few steps of a sweep may tolerate a rate that the many steps of a training do
+# not, and an easy data set tolerates any.
 MOST = {"sgd": math.inf, "adamw": 3e-3}
 
 
@@ -47,8 +47,8 @@ def find_rate(
     max_steps: int = 100,
     room: Room | None = None,
 ) -> RateSearch:
-    """Trains with a rate that rises exponentially until the loss diverges, then puts everything
-    back: weights, buffers, gradients and random numbers are bit for bit as before.
+    """Trains with an exponentially rising learning rate until the loss diverges, then restores
+    weights, buffers, gradients and random-number generators exactly.
 
     Args:
         groups, group_rates: parameters, and their rates as shares of the rate searched for.
@@ -56,7 +56,7 @@ def find_rate(
     raised = _rates(max_steps)
     used: list[float] = []
     losses: list[float] = []
-    smooth = _Smooth(0.98 ** (100 / max_steps))  # the same share of the sweep, however long it is
+    smooth = _Smooth(0.98 ** (100 / max_steps))  # over the same share of any sweep
     with untouched(model):
         optimizer = Optimizer(groups, spec)
         for rate, (inputs, targets) in zip(raised, _endless(batches), strict=False):
@@ -76,14 +76,14 @@ def find_rate(
 def suggest(
     rates: Sequence[float], losses: Sequence[float], most: float = math.inf
 ) -> tuple[float, str]:
-    """A tenth of the highest rate up to which the loss stays near its lowest: there it still falls,
-    and divergence is an order of magnitude away. With it, the reason in words.
+    """A tenth of the highest rate at which the loss is still near its lowest: there it still falls,
+    and divergence is an order of magnitude away. Returned with the reason in words.
 
-    The lowest point itself would mislead after unfreezing, where the loss is flat for long and its
-    lowest point is chance.
+    The minimum itself would mislead after unfreezing, where the loss is flat for long and the place
+    of its minimum is chance.
 
     Args:
-        most: is suggested at most.
+        most: upper limit of the suggestion.
     """
     if len(losses) <= ARMED_AFTER:
         return rates[0] if rates else LOWEST, "the loss diverged at once; the lowest rate tried"
@@ -91,7 +91,7 @@ def suggest(
     edge = max(place for place, loss in enumerate(losses) if loss <= NEAR * lowest)
     reason = f"a tenth of {rates[edge]:.1e}, up to where the loss stays near {lowest:.3f}"
     if rates[edge] / 10 > most:
-        return most, f"{reason}; but at most {most:.0e}, so that weights move little by little"
+        return most, f"{reason}; but at most {most:.0e}, so that weights change slowly"
     return rates[edge] / 10, reason
 
 
@@ -101,7 +101,7 @@ def _rates(steps: int) -> list[float]:
 
 
 class _Smooth:
-    """Exponential mean, corrected for its start at zero."""
+    """Exponential moving average with bias correction."""
 
     def __init__(self, beta: float) -> None:
         self._beta, self._mean, self._n = beta, 0.0, 0
@@ -121,7 +121,7 @@ def _endless(batches: Batches) -> Iterator[tuple[Tensor, Tensor]]:
 
 @contextmanager
 def untouched(model: nn.Module) -> Iterator[None]:
-    """Afterwards weights, buffers, gradients and random numbers are bit for bit as before."""
+    """Afterwards weights, buffers, gradients and random-number generators are exactly as before."""
     state = deepcopy(model.state_dict())
     gradients = [parameter.grad for parameter in model.parameters()]
     devices = range(torch.cuda.device_count())

@@ -1,4 +1,4 @@
-"""Freed memory that stays with the process, for the next tensor."""
+"""Keeps freed memory in the process, for the next tensor."""
 
 import ctypes
 import platform

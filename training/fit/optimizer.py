@@ -1,4 +1,4 @@
-"""The optimizers: SGD with momentum, as in 2018, or AdamW; a rate for each layer group."""
+"""The optimizers: SGD with momentum, as in 2018, or AdamW; one learning rate per layer group."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -31,7 +31,7 @@ class Optimizer:
             self._inner = torch.optim.AdamW(options, weight_decay=spec.weight_decay, fused=True)
 
     def clear(self) -> None:
-        """No parameter has a gradient."""
+        """Clears all gradients."""
         for parameter in self.parameters:
             parameter.grad = None
 
@@ -42,7 +42,7 @@ class Optimizer:
         momentum: float | None = None,
         decay: float | None = None,
     ) -> None:
-        """The parameters have moved down their gradients, group i at `rates[i]`.
+        """Updates the parameters, group i at learning rate `rates[i]`.
 
         Args:
             momentum: of this step, instead of the usual one (AdamW: its first beta).
@@ -84,7 +84,7 @@ def _decayed(
 def _clip(parameters: Sequence[nn.Parameter], most: float) -> None:
     """The gradients together are no longer than `most`, as `nn.utils.clip_grad_norm_` has it."""
     norm = nn.utils.get_total_norm([one.grad for one in parameters if one.grad is not None])
-    if norm.is_cpu and bool(norm + 1e-6 <= most):  # on a GPU, who looks has to wait for it
+    if norm.is_cpu and bool(norm + 1e-6 <= most):  # on a GPU, reading it would synchronise
         return  # torch would multiply all of them by 1
     nn.utils.clip_grads_with_norm_(parameters, most, norm)
 

@@ -1,4 +1,4 @@
-"""When memory is short, a batch goes through the network in parts."""
+"""When memory is short, batches are split (gradient accumulation)."""
 
 import gc
 import math
@@ -14,7 +14,7 @@ from training.distributed.parallel import ALONE, World
 
 T = TypeVar("T")
 
-# Of a CPU's allocator, and of a GPU's driver and libraries, which ask for memory of their own.
+# From the CPU's allocator, and from a GPU's driver and libraries, which allocate on their own.
 SAID_OF_MEMORY = (
     "DefaultCPUAllocator: can't allocate memory",
     "CUDA error: out of memory",
@@ -23,9 +23,9 @@ SAID_OF_MEMORY = (
 
 
 class Room:
-    """How many images memory has room for at once, which is found out by failing.
+    """How many images fit into memory at once, found by trial and error.
 
-    Part of a checkpoint: dropout draws otherwise for parts than for a whole batch.
+    Part of a checkpoint: dropout draws other numbers for parts than for a whole batch.
     """
 
     def __init__(self, network: nn.Module, tell: Callable[[str], None] = lambda text: None) -> None:
@@ -34,13 +34,13 @@ class Room:
         self.most: int | None = None  # None: all batches have gone through whole
 
     def fit(self, attempt: Callable[[int], T], n: int) -> T:
-        """What `attempt` gives for a batch of `n` images, told in how many parts to take it; after
-        an attempt for which memory was short it is made again, with twice as many.
+        """Calls `attempt` for a batch of `n` images with the number of parts to split it into; if
+        memory runs out, retries with twice as many.
 
-        Gradients of failed attempts are gone; those from before have to be clear.
+        Gradients of failed attempts are discarded, so there must be none before.
 
         Raises:
-            TrainingError: there is no room for the fewest images that can learn together either.
+            TrainingError: even the smallest possible part does not fit.
         """
         while True:
             n_parts = self._parts(n)
@@ -50,7 +50,7 @@ class Room:
                 if not is_out_of_memory(error):
                     raise
                 reason = str(error).partition("\n")[0]
-            # Only here is the exception gone, and with it its frames and all that they held.
+            # Out here the exception is gone, and with it its frames and the tensors they held.
             self._halve(math.ceil(n / n_parts), reason)
 
     def state_dict(self) -> dict[str, Any]:
@@ -60,7 +60,7 @@ class Room:
         self.most = state["most"]
 
     def _parts(self, n: int) -> int:
-        """Of sizes that differ by one image at most."""
+        """How many parts, whose sizes differ by one image at most."""
         return 1 if self.most is None else max(1, min(math.ceil(n / self.most), n // self._fewest))
 
     @property
@@ -80,17 +80,17 @@ class Room:
             others = " in one of several processes" if world.size > 1 else ""
             raise TrainingError(
                 f"out of memory with {failed} images at once{others} ({reason}); set a smaller "
-                "size or batch_size, or take a smaller backbone"
+                "size or batch_size, or use a smaller backbone"
             )
         self.most = failed // 2
         self._tell(
-            f"memory was short for {failed} images at once; batches go through in parts of "
-            f"{self.most} at most, and count as before"
+            f"out of memory with {failed} images at once; batches are split into parts of at most "
+            f"{self.most}, with gradients accumulated over the whole batch"
         )
 
 
 def in_parts(run: Callable[[Tensor], Tensor], images: Tensor, room: Room) -> Tensor:
-    """`run(images)`, in parts where memory is short; for what an image gives whatever others do."""
+    """`run(images)`, split where memory is short; only if images do not affect one another."""
 
     def attempt(n_parts: int) -> Tensor:
         return torch.cat([run(part) for part in images.tensor_split(n_parts)])
@@ -99,7 +99,7 @@ def in_parts(run: Callable[[Tensor], Tensor], images: Tensor, room: Room) -> Ten
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether less at once could help."""
+    """Whether smaller batches could help."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return any(said in str(error) for said in SAID_OF_MEMORY)

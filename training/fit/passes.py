@@ -1,4 +1,4 @@
-"""What the fitting steps share: forward passes, statistics, and what an epoch is worth."""
+"""Shared by the training steps: forward passes, batch statistics, and validation."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -38,7 +38,7 @@ def whole(bench: Bench) -> Callable[[Tensor], Tensor]:
 
 @contextmanager
 def folding(bench: Bench) -> Iterator[None]:
-    """Inside, frozen normalisation costs a CPU next to nothing: `training/network/folding.py`."""
+    """Inside, frozen normalisation is almost free on a CPU; see `training/network/folding.py`."""
     if bench.device.type != "cpu" or not bench.settings.freeze_batchnorm:
         yield
         return
@@ -48,19 +48,19 @@ def folding(bench: Bench) -> Iterator[None]:
 
 
 def settle(bench: Bench, batches: Iterable[Tensor]) -> None:
-    """The head's batch statistics are exact for `batches` of features.
+    """Recomputes the head's batch statistics exactly, over `batches` of features.
 
-    They have to be batches as it learns from, shuffled: in batches of one class, what tells the
-    classes apart is not part of the variance, and the answers are far too sure.
+    These must be shuffled as in training: with batches of a single class, the variance between
+    classes is missing, and predictions are far too confident.
 
-    The running averages lag behind: with few batches they are still near where they started, and
-    while the backbone learns they are those of features it no longer gives.
+    Running averages would lag behind: after few batches they are still close to their initial
+    values, and while the backbone learns they are of outdated features.
     """
     update_bn(batches, bench.network.head, bench.device)
 
 
 def augmented_features(bench: Bench, batches: ImageBatches) -> list[Tensor]:
-    """Features [b,d] of some batches, as the backbone gives them now."""
+    """Features [b,d] of some augmented batches, with the backbone as it is now."""
     features, room = [], Room(bench.network)
     with evaluating(bench.network.body), bench.network.autocast():
         for pixels, _ in islice(batches.epoch(0), SETTLING_BATCHES):
@@ -77,15 +77,15 @@ def score_head(bench: Bench, features: Tensor, rows: Rows) -> tuple[float, float
     """Loss and metric of the head on features of `rows`, [rows,d].
 
     Raises:
-        TrainingError: its answers are no numbers.
+        TrainingError: its outputs are not finite.
     """
     task, targets = bench.dataset.task, bench.dataset.targets[rows]
     with evaluating(bench.network):
         logits = bench.network.head(features.to(bench.device)).float().cpu()
         if not bool(logits.isfinite().all()):
             raise TrainingError(
-                "after an epoch the answers are no longer numbers; set a lower learning_rate"
+                "after an epoch the outputs are no longer finite; set a lower learning_rate"
             )
         loss = float(bench.loss()(logits, torch.from_numpy(targets)))
-        loss += 0.0  # which of answers that are right and sure is -0.0
+        loss += 0.0  # turns the -0.0 of perfect predictions into 0.0
     return loss, measure(to_probabilities(logits, task).numpy(), targets, task).value

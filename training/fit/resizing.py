@@ -1,4 +1,4 @@
-"""The bench at each size in turn: the same network, the same images in another size."""
+"""The bench at each size in turn: the same network and images at another size."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +11,7 @@ from training.network.classifier import try_size
 
 
 def at_each_size(bench: Bench, cache: Path) -> list[Bench]:
-    """The bench of each turn, `bench` itself at last.
+    """The bench of each turn, `bench` itself last.
 
     Raises:
         BadRequest: the backbone does not take images of a size.
@@ -24,8 +24,7 @@ def at_each_size(bench: Bench, cache: Path) -> list[Bench]:
 
 
 def at_size(bench: Bench, size: int, cache: Path) -> Bench:
-    """The same network beside the same images in another size; what both benches gather is
-    gathered together.
+    """The same network and images at another size; both benches share what they collect.
 
     Raises:
         BadRequest: the backbone does not take images of this size.

@@ -1,4 +1,4 @@
-"""Sharpness-aware minimisation: steps down the gradient of the worst place nearby."""
+"""Sharpness-aware minimisation: steps down the gradient at the worst point nearby."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,12 +13,11 @@ from training.fit.out_of_memory import Room
 
 @dataclass(frozen=True)
 class Sam:
-    """How far away the worst place is looked for, and how often (Foret et al. 2021,
-    arXiv 2010.01412)."""
+    """Radius and frequency of the perturbation (Foret et al. 2021, arXiv 2010.01412)."""
 
     network: nn.Module
-    rho: float  # distance, over all weights together
-    every: int = 1  # steps; the others are plain ones
+    rho: float  # L2 distance, over all weights together
+    every: int = 1  # perturb in one of this many steps
 
 
 def sharpen(
@@ -30,8 +29,8 @@ def sharpen(
     targets: Tensor,
     room: Room | None = None,
 ) -> None:
-    """The gradients of `parameters` are those of the batch's loss at the worst place nearby, which
-    is up the gradients that they have; weights and statistics are as before."""
+    """Replaces the gradients of `parameters` by those of the batch's loss at the worst point
+    nearby, found along their current gradients; weights and statistics stay as they were."""
     with climbed(parameters, sam.rho), still_statistics(sam.network):
         for parameter in parameters:
             parameter.grad = None
@@ -40,8 +39,8 @@ def sharpen(
 
 @contextmanager
 def climbed(parameters: Sequence[nn.Parameter], rho: float) -> Iterator[None]:
-    """Within it, the parameters are `rho` up their gradients (eq. 2); afterwards bit for bit where
-    they were."""
+    """Within it, the parameters are moved up their gradients by `rho` (eq. 2); afterwards they are
+    exactly as before."""
     moved: list[Tensor] = [one for one in parameters if one.grad is not None]
     gradients = [one.grad for one in moved if one.grad is not None]
     before = [one.detach().clone() for one in moved]
@@ -58,8 +57,8 @@ def climbed(parameters: Sequence[nn.Parameter], rho: float) -> Iterator[None]:
 
 @contextmanager
 def still_statistics(network: nn.Module) -> Iterator[None]:
-    """Within it, no batch normalisation follows what it sees: the place is not where the weights
-    will be."""
+    """Within it, batch normalisation does not update its running statistics, as the perturbed
+    weights are temporary."""
     norms = [one for one in network.modules() if isinstance(one, nn.modules.batchnorm._BatchNorm)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:

@@ -1,7 +1,8 @@
-"""Progressive resizing: which sizes are trained at, and what is trained at each.
+"""Progressive resizing: at which sizes to train, and what to train at each.
 
 As in the course of 2018 (lesson 2: dog breeds at 224, then 299; satellites at 64, 128 and 256):
-small first, where a step costs a fraction, and at last the size that is served, the weights kept.
+small first, where a step costs a fraction, and finally the size that is served, keeping the
+weights.
 """
 
 from collections.abc import Sequence
@@ -14,14 +15,14 @@ SMALLEST, LARGEST = 2, 1024  # pixels
 
 @dataclass(frozen=True)
 class Turn:
-    """What is trained at one size, after the head has learnt from activations."""
+    """What is trained at one size, after the head was trained on activations."""
 
     size: int
     head_epochs: int  # of the head alone, on augmented images
     epochs: range  # of all layers: the part of the schedule that this turn runs
-    name: str  # of the size, to be told beside a stage's; empty: there is only one
+    name: str  # suffix of the stages' names; empty: there is only one size
     first: bool
-    last: bool  # what is kept, averaged and judged are epochs at the size that is served
+    last: bool  # only epochs at the size that is served are selected from and averaged
 
 
 def take_turns(

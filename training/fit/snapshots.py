@@ -8,8 +8,8 @@ from training.fit.keeping import copy_state
 
 
 def average_snapshots(bench: Bench) -> None:
-    """The run's folder has cycle-1.safetensors and so on, and the mean of their answers to the
-    held-out images is measured and told, if there are any. The network is afterwards as it was."""
+    """Saves the snapshots, if any, as cycle-1.safetensors and so on in the run's folder, and
+    evaluates their mean prediction on the held-out images. The network stays as it was."""
     if not bench.snapshots:
         return
     kept, dataset, rows = copy_state(bench.network), bench.dataset, bench.rows("valid")

@@ -1,4 +1,4 @@
-"""One stage of the recipe, epoch by epoch: learnt, validated, told, kept, and on the disk."""
+"""One training stage of the recipe: its epochs trained, validated, reported and checkpointed."""
 
 from collections.abc import Callable, Sequence
 
@@ -24,19 +24,19 @@ def fit_stage(
     keeper: Keeper | None = None,
     ema: Ema | None = None,
 ) -> bool:
-    """The groups that learn have learnt, for as many epochs as the stage's plan has; each was told.
+    """Trains the groups for the epochs of the stage's plan, and reports each epoch.
 
-    It begins where a process that was killed left off. False: that one had begun another stage
-    since, so there was nothing to do, and the network is not yet as it was.
+    Resumes where a killed process stopped. False: that process was already in a later stage, so
+    there was nothing to do, and the network is restored only there.
 
     Args:
-        groups: what learns, at the stage's rates in their order.
+        groups: the trainable parameters, in the order of the stage's rates.
         validate: gives the loss and the metric on held-out images.
-        keeper: looks at the network after each epoch, and may end the stage.
-        ema: follows the network, step by step.
+        keeper: evaluates the network after each epoch, and may end the stage early.
+        ema: is updated after every step.
 
     Raises:
-        TrainingError: the loss is no longer a number; the run has the last good weights.
+        TrainingError: the loss is not finite; the run has the last good weights.
     """
     network, n_epochs = bench.network, stage.plan.n_epochs
     bench.stages.begin(stage.name, n_epochs * stage.batches.n_images)
@@ -44,9 +44,9 @@ def fit_stage(
     bench.planned.append(len(stage.plan.shares))
     bench.schedules[stage.name] = stage.plan.shares
     if not bench.checkpoint.begin(stage.name):
-        bench.stages.note(f"{stage.name}: was over before the interruption")
+        bench.stages.note(f"{stage.name}: was complete before the interruption")
         return False
-    bench.facts.pop(KEPT, None)  # it learns on
+    bench.facts.pop(KEPT, None)  # outdated by further training
     optimizer = Optimizer(groups, bench.settings.optimizer_spec())
     tally = bench.checkpoint.enter(
         {
@@ -89,12 +89,12 @@ def fit_stage(
 
 
 def tell_where(bench: Bench, stage: Stage, tally: Tally) -> None:
-    """What an earlier process has done of the stage need not be done again; that is told."""
+    """Reports which part of the stage an earlier process has done already."""
     if not tally.epoch and not tally.n_batches:
         return
     done = f"after {tally.epoch} of {stage.plan.n_epochs} epochs"
     within = f" and {tally.n_batches} of {len(stage.batches)} batches" if tally.n_batches else ""
-    bench.note("resumed", f"{stage.name}: goes on {done}{within}")
+    bench.note("resumed", f"{stage.name}: resumed {done}{within}")
     bench.stages.advance(tally.epoch * stage.batches.n_images + tally.n_images)
 
 

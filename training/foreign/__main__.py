@@ -1,6 +1,6 @@
 """`unfreeze import …`: a foreign ONNX classifier becomes a version.
 
-Exit codes: 0 a version was published, 1 it could not be, 2 the model or the flags cannot work.
+Exit codes: 0 a version was published, 1 publishing failed, 2 the model or the flags are unusable.
 """
 
 import argparse
@@ -25,9 +25,8 @@ EXAMPLES = """examples:
   unfreeze import birds.onnx --name birds --labels birds.txt --probabilities \\
     --mean 0.5 --std 0.5 --crop squash --golden robin.jpg wren.jpg
 
-The wrapped model takes the same pictures to the same probabilities as the original does, which is
-proven with ONNX Runtime before anything is published. The first version of a model is promoted;
-later ones with --promote.
+Before anything is published, the wrapped model's probabilities are compared with the original's, in
+ONNX Runtime. The first version of a model is promoted; later ones only with --promote.
 """
 
 
@@ -53,8 +52,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("source", type=Path, metavar="MODEL.ONNX")
-    add("--name", required=True, metavar="NAME", help="the model that it becomes a version of")
-    add("--labels", required=True, type=Path, metavar="FILE", help="a label a line, in UTF-8")
+    add("--name", required=True, metavar="NAME", help="the model to publish a version of")
+    add("--labels", required=True, type=Path, metavar="FILE", help="one label per line, in UTF-8")
     gives = parser.add_mutually_exclusive_group()
     for scores in ("logits", "probabilities"):
         what = "needs softmax, or sigmoid with --multi" if scores == "logits" else "needs neither"

@@ -92,8 +92,8 @@ class Network(nn.Module):
 
 @contextmanager
 def divided(network: Network, world: World) -> Iterator[None]:
-    """Within it, the backbone's work is divided among the processes of `world`, all of which call
-    the network alike; afterwards each is on its own."""
+    """Within it, the backbone's work is divided among the processes of `world`, which must all make
+    the same calls; afterwards each works alone."""
     network.world = world
     try:
         yield
@@ -111,7 +111,7 @@ def build_network(
     dropout: Sequence[float],
     epsilon: float = 1e-5,
 ) -> Network:
-    """A network with a fresh head; its random numbers come from torch's generator.
+    """A network with a new head, initialised from torch's global generator.
 
     Raises:
         BadRequest: the backbone does not take images of this size.
@@ -132,7 +132,7 @@ def channel_axis(shape: Sequence[int]) -> int:
 
 
 def try_size(name: str, body: nn.Module, size: int) -> Tensor:
-    """What the body of that name makes of two black images [2,3,size,size].
+    """The body's features of two black images [2,3,size,size]; `name` is for the error.
 
     Raises:
         BadRequest: it does not take images of this size.
@@ -147,7 +147,7 @@ def try_size(name: str, body: nn.Module, size: int) -> Tensor:
             "try another --size"
         ) from error
     if not isinstance(features, Tensor):
-        raise BadRequest(f"{name} answers with several feature maps, and a head needs one")
+        raise BadRequest(f"{name} returns several feature maps, and a head needs one")
     return features
 
 

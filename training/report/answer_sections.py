@@ -1,4 +1,4 @@
-"""The sections of a report on its answers: how good they are, and which are wrong."""
+"""The sections of a report on the predictions: how good they are, and which are wrong."""
 
 from collections.abc import Mapping, Sequence
 
@@ -11,9 +11,9 @@ from training.report.page import Section, chart, folded, paragraph, table
 from training.report.thumbnails import tile_grid
 from training.tiles import Tile
 
-PAIRS = 15  # of classes that are taken for one another
-OPEN = 15  # classes that are shown without asking
-LISTED = 500  # classes of a table; all are in the JSON
+PAIRS = 15  # of confused classes that are listed
+OPEN = 15  # classes that are shown unfolded
+LISTED = 500  # classes in a table; the JSON has all
 
 GALLERIES = {
     "most_incorrect": "Most incorrect",
@@ -24,7 +24,7 @@ GALLERIES = {
 
 
 def results(findings: Findings) -> Section:
-    """The measures, once plainly and once with views."""
+    """The metrics, with one view and with several."""
     low, high = score_interval(
         findings.probabilities, findings.targets, findings.task, findings.limits
     )
@@ -37,11 +37,12 @@ def results(findings: Findings) -> Section:
         rows.append([f"{findings.n_views} views", f"{tta.value:.4f}", f"{tta.log_loss:.4f}"])
     if plain.label_accuracy is not None:
         shares = (f"{each.label_accuracy:.4f}" for each in (plain, tta))
-        rows = [[*row, last] for row, last in zip(rows, ("labels right", *shares), strict=False)]
+        rows = [[*row, last] for row, last in zip(rows, ("label accuracy", *shares), strict=False)]
     n = findings.n_images
-    apart = [f", {n[use]} to {use} by" for use in ("judge", "calibrate") if n[use]]
+    uses = {"judge": "model selection", "calibrate": "calibration"}
+    apart = [f", {n[name]} for {use}" for name, use in uses.items() if n[name]]
     said = (
-        f"{n['train']} images to learn from{''.join(apart)}, {n['valid']} held out, "
+        f"{n['train']} images for training{''.join(apart)}, {n['valid']} held out, "
         f"{len(findings.labels)} {'classes' if findings.task == 'single' else 'labels'}. Below a "
         "figure is its 95% interval."
     )
@@ -49,16 +50,16 @@ def results(findings: Findings) -> Section:
 
 
 def mistakes(findings: Findings, pictures: Mapping[str, bytes]) -> Section | None:
-    """What is taken for what."""
+    """Which classes are confused; which labels are false positives."""
     pairs = findings.pairs
     if findings.task == "multi":
-        said = "Labels that are not there, beside one that is."
-        return Section("Labels said too much", paragraph(said) + _pairs(pairs)) if pairs else None
+        said = "Labels predicted wrongly on images of another label."
+        return Section("False positives", paragraph(said) + _pairs(pairs)) if pairs else None
     wrong = sum(pair.count for pair in pairs)
     alt = f"Confusion matrix of {len(findings.rows)} held-out images, {wrong} of them wrong"
     numbered = len(findings.labels) > plots.MANY_LABELS
-    said = "Rows are what an image is, columns what was said"
-    parts = [paragraph(said + (", by the number of the name in order." if numbered else "."))]
+    said = "Rows are true classes, columns predicted ones"
+    parts = [paragraph(said + (", numbered in sorted order." if numbered else "."))]
     parts.append(chart(pictures["confusion.png"], alt))
     if len(findings.labels) > 2 and pairs:
         parts += ["<h3>Most confused</h3>", _pairs(pairs)]
@@ -66,7 +67,7 @@ def mistakes(findings: Findings, pictures: Mapping[str, bytes]) -> Section | Non
 
 
 def _pairs(pairs: Sequence[Pair]) -> str:
-    rows = [["is", "said", "times", "of those"]]
+    rows = [["true", "predicted", "images", "share of true"]]
     rows += [[pair.true, pair.said, str(pair.count), f"{pair.share:.0%}"] for pair in pairs[:PAIRS]]
     listed = table(rows, "names", caption="Most confused")
     more = f"The {PAIRS} most frequent of {len(pairs)} pairs."
@@ -74,14 +75,14 @@ def _pairs(pairs: Sequence[Pair]) -> str:
 
 
 def classes(findings: Findings) -> Section:
-    """A table of all classes, the worst first; many are folded away."""
+    """A table of all classes, the worst first; most of many are folded."""
     multi = findings.task == "multi"
     head = ["label" if multi else "class", "images", "precision", "recall", "F2" if multi else "F1"]
     head += ["threshold"] if multi else []
     rows = [_row(one) for one in findings.classes[:LISTED]]
     said = (
-        f"The worst {head[4]} first. Precision: of the images called so, the share that is. "
-        "Recall: of the images that are, the share found."
+        f"The worst {head[4]} first. Precision: the share of right ones among the images predicted "
+        "as this class. Recall: the share of the images of this class that was found."
     )
     body = paragraph(said) + table([head, *rows[:OPEN]], caption="Classes")
     if len(rows) > OPEN:
@@ -112,19 +113,19 @@ def _range(interval: Interval, digits: int) -> str:
 
 
 def images(findings: Findings, tiles: Mapping[str, Sequence[Tile]]) -> Section | None:
-    """The galleries, with what the network looked at where that is known."""
+    """The galleries, with what the network looked at if that is known."""
     shown = [(title, tiles[name]) for name, title in GALLERIES.items() if tiles.get(name)]
     if not shown:
         return None
     if any(tile.overlay is not None for _, each in shown for tile in each):
         multi = findings.task == "multi"
-        asked = "the label that it is most wrong about" if multi else "its answer"
+        asked = "the label that it is most wrong about" if multi else "its prediction"
         said = (
-            f"Beside each image is where the network looked for {asked} (Grad-CAM): the brighter, "
-            "the more this place spoke for it. Where nothing did, there is no second picture."
+            f"Beside each image is a Grad-CAM heat map for {asked}: the brighter a place, the more "
+            "it contributed. If none did, there is no heat map."
         )
     elif findings.looked:
-        said = "This network has no map of places, so where it looked cannot be shown."
+        said = "This network has no spatial feature map, so there are no Grad-CAM heat maps."
     else:
         said = "Held-out images."
     parts = [f"<h3>{title}</h3>{tile_grid(each)}" for title, each in shown]
@@ -139,11 +140,11 @@ def views(findings: Findings, tiles: Mapping[str, Sequence[Tile]]) -> Section | 
     if not gained and not lost:
         return None
     said = (
-        f"The mean of {findings.n_views} views made {gained} answers right and {lost} "
-        f"wrong; by chance alone a difference this large has p = {sign_test(gained, lost):.2g}."
+        f"Averaging {findings.n_views} views corrected {gained} predictions and spoiled {lost} "
+        f"(sign test: p = {sign_test(gained, lost):.2g})."
     )
     parts = [paragraph(said)]
-    for name, title in (("lost", "Made wrong"), ("gained", "Made right")):
+    for name, title in (("lost", "Spoiled"), ("gained", "Corrected")):
         if tiles.get(name):
             parts.append(f"<h3>{title}</h3>{tile_grid(tiles[name])}")
     return Section("Views", "".join(parts))
@@ -154,13 +155,13 @@ def calibration(findings: Findings, pictures: Mapping[str, bytes]) -> Section:
     after, before = findings.reliability, findings.uncooled
     rows = [["", "ECE", "adaptive ECE", "log loss"]]
     if before:
-        rows.append(["before", *_errors(before)])
-    name = f"divided by {findings.temperature:.2f}" if findings.temperature else "as answered"
+        rows.append(["uncalibrated", *_errors(before)])
+    name = f"temperature {findings.temperature:.2f}" if findings.temperature else "as predicted"
     rows.append([name, *_errors(after)])
     said = (
-        "Of answers given with a probability of 0.8, eight in ten should be right. The expected "
+        "Of predictions made with a probability of 0.8, eight in ten should be right. The expected "
         "calibration error (ECE) is how far they are from that on average, in bins of equal width, "
-        "or of equally many answers (adaptive)."
+        "or of equally many predictions (adaptive)."
     )
     if before:
         said += " The temperature was fitted on images that are not held out."
@@ -174,12 +175,12 @@ def _errors(each: Reliability) -> list[str]:
 
 
 def sets(findings: Findings) -> Section | None:
-    """Sets of labels that hold the true one, and answers that can be given alone."""
+    """Prediction sets, and when to abstain."""
     if not findings.sets and not findings.abstention:
         return None
     parts = []
     if findings.sets:
-        rows = [["method", "promised", "hold the true one", "labels in it", "just one"]]
+        rows = [["method", "guaranteed", "coverage", "mean size", "single label"]]
         rows += [
             [
                 each.method.upper(),
@@ -191,18 +192,18 @@ def sets(findings: Findings) -> Section | None:
             for each in findings.sets
         ]
         said = (
-            "Instead of one answer a set of them, so large that it holds the true one as often as "
-            "was promised (split conformal prediction)."
+            "Instead of one label a set of them, large enough to contain the true one as often as "
+            "guaranteed (split conformal prediction)."
         )
-        parts += [paragraph(said), table(rows, caption="Sets of labels")]
+        parts += [paragraph(said), table(rows, caption="Prediction sets")]
     if findings.abstention:
         told = findings.abstention
-        said = f"No probability was found from which on {told.wanted:.0%} of the answers are right."
+        said = f"At no confidence threshold are {told.wanted:.0%} of the predictions right."
         if told.least is not None:
             said = (
-                f"Answered only from a probability of {told.least:.3f} on, {told.answered:.0%} of "
-                "the held-out images get an answer"
+                f"If the model abstains below a confidence of {told.least:.3f}, it answers for "
+                f"{told.answered:.0%} of the held-out images"
             )
-            said += f", and {told.right:.1%} of those are right." if told.right is not None else "."
-        parts += ["<h3>Answers given alone</h3>", paragraph(said)]
-    return Section("Sets of labels", "".join(parts))
+            said += f", {told.right:.1%} of them correctly." if told.right is not None else "."
+        parts += ["<h3>Abstention</h3>", paragraph(said)]
+    return Section("Prediction sets", "".join(parts))

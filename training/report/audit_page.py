@@ -1,4 +1,4 @@
-"""An audit, to be looked at: one page with pictures, and the same as JSON and PNG."""
+"""The output of an audit: one HTML page with pictures, and the same as JSON and PNG."""
 
 import html
 import io
@@ -17,12 +17,12 @@ from training.report.audit_pictures import AUDIT_PICTURES, COLOURS, draw_audit
 from training.report.page import DPI, breakable, chart, charts, page, picture, table
 
 SHOWN = 12  # examples of each problem
-TOGETHER = 4  # images of one group of equals
+TOGETHER = 4  # images shown of a group of duplicates
 THUMBNAIL = ImageSpec(size=128, crop="squash")
 
 
 def write_audit(audit: Audit, folder: Path) -> None:
-    """`folder` holds audit.html (self-contained), audit.json and two pictures."""
+    """Writes audit.html (self-contained), audit.json and two charts into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, figure in draw_audit(audit).items():
         figure.savefig(folder / name, dpi=DPI)
@@ -32,7 +32,7 @@ def write_audit(audit: Audit, folder: Path) -> None:
 
 
 def figures(audit: Audit) -> dict[str, Any]:
-    """The JSON of an audit; problems with their files, of which some may be counted alone."""
+    """The JSON of an audit; problems with their files, some of which may only be counted."""
     facts = [item.facts for item in audit.items if item.facts]
     return {
         "images": len(audit.items),
@@ -71,7 +71,7 @@ def summary(audit: Audit) -> list[str]:
     for problem in audit.problems:
         lines.append(f"{'PROBLEM' if problem.severe else 'remark '}  {problem.text}")
         lines += [f"           {line}" for line in _files(audit, problem)[:3]]
-    return lines if audit.problems else [*lines, "nothing wrong was found"]
+    return lines if audit.problems else [*lines, "no problems found"]
 
 
 def _size(told: dict[str, Any]) -> str:
@@ -109,9 +109,9 @@ def _page(audit: Audit, folder: Path) -> str:
 
 
 def problem_list(audit: Audit) -> str:
-    """HTML: what is wrong, the severe in red."""
+    """HTML: the problems, the severe in red."""
     if not audit.problems:
-        return "<p>Nothing wrong was found.</p>"
+        return "<p>No problems found.</p>"
     lines = (
         f'<li class="{"severe" if problem.severe else ""}">{html.escape(_sentence(problem))}</li>'
         for problem in audit.problems

@@ -1,4 +1,4 @@
-"""The pictures of an audit: how many images each class has, and how large they are."""
+"""The charts of an audit: how many images each class has, and how large they are."""
 
 from collections import Counter
 
@@ -11,7 +11,7 @@ from training.data.audit import Audit
 
 COLOURS = {"train": "#2563a8", "valid": "#c2402d", "test": "#6b7280", "not split": "#2563a8"}
 AUDIT_PICTURES = {
-    "audit_classes.png": "How many images each class has in each part",
+    "audit_classes.png": "Images of each class in each part",
     "audit_sizes.png": "Width and height of the images in pixels",
 }
 MANY_CLASSES = 40  # above this the bars have no names
@@ -34,7 +34,7 @@ def draw_audit(audit: Audit, kind: type[Figure] = Figure) -> dict[str, Figure]:
 def _bars(axis: Axes, audit: Audit) -> None:
     labels = list(audit.counts)
     begun = np.zeros(len(labels))
-    high = 0.8 if len(labels) <= MANY_CLASSES else 1  # a bar has room between others, or none
+    high = 0.8 if len(labels) <= MANY_CLASSES else 1  # with a gap between the bars, or without
     for part, colour in COLOURS.items():
         lengths = np.array([audit.counts[label][part] for label in labels], dtype=float)
         if lengths.any():

@@ -1,9 +1,9 @@
-"""The evaluation report: one page that needs nothing else, beside it its pictures (PNG) and all of
-its numbers (JSON).
+"""The evaluation report: one self-contained page, with its charts (PNG) and all of its numbers
+(JSON) beside it.
 
-What it tells is in `findings.py`, its sections in `answer_sections.py` and `training_sections.py`,
-its opening words in `words.py`; `training/plots.py` draws. However many classes and images there
-are, the page stays below 3 MB: it shows a bounded number of small images and of rows.
+Its content is in `findings.py`, its sections in `answer_sections.py` and `training_sections.py`, the
+summary at its top in `words.py`, the charts in `training/plots.py`. However many classes and images
+there are, the page stays below 3 MB: it limits the number of thumbnails and of rows.
 """
 
 import html
@@ -32,7 +32,7 @@ Tiles = dict[str, list[Tile]]
 
 
 def write_report(findings: Findings, decoded: Decoded, folder: Path) -> None:
-    """`folder` holds index.html (self-contained), report.json and the pictures."""
+    """Writes index.html (self-contained), report.json and the charts into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     shown = collect_tiles(findings, decoded)
     for name, figure in draw(findings, shown).items():
@@ -88,8 +88,8 @@ def draw(findings: Findings, shown: Mapping[str, Sequence[Tile]]) -> dict[str, F
 
 
 def collect_tiles(findings: Findings, decoded: Decoded) -> Tiles:
-    """The images of each gallery, of the answers that views turned, of doubted labels, and some
-    that were augmented."""
+    """The images of each gallery, of predictions that test-time augmentation changed, of doubted
+    labels, and some augmented ones."""
     shown = {
         name: _gallery(findings, decoded, places) for name, places in findings.galleries.items()
     }
@@ -102,8 +102,8 @@ def collect_tiles(findings: Findings, decoded: Decoded) -> Tiles:
                 np.asarray(decoded.pixels[each.row]),
                 (
                     caption_name(findings.dataset, each.row),
-                    f"called {each.given}",
-                    f"seems {each.suggested}",
+                    f"label: {each.given}",
+                    f"seems: {each.suggested}",
                 ),
             )
             for each in findings.noise.suspects[: 2 * SHOWN]
@@ -113,7 +113,7 @@ def collect_tiles(findings: Findings, decoded: Decoded) -> Tiles:
 
 
 def _gallery(findings: Findings, decoded: Decoded, places: npt.NDArray[np.int64]) -> list[Tile]:
-    """With where the network looked for its answers."""
+    """With heat maps of where the network looked."""
     rows, answered = findings.rows[places], findings.probabilities[places]
     heats = None
     if findings.looked and len(places):
@@ -123,7 +123,7 @@ def _gallery(findings: Findings, decoded: Decoded, places: npt.NDArray[np.int64]
 
 
 def _turned(findings: Findings, decoded: Decoded, places: npt.NDArray[np.int64]) -> list[Tile]:
-    """With what was said of one view, and of several."""
+    """With the predictions for one view, and for several."""
     data, plain, viewed = findings.dataset, findings.probabilities, findings.tta_probabilities
     drawn = tiles(data, decoded.pixels, findings.rows[places], viewed[places], findings.limits)
     shown = []
@@ -135,7 +135,7 @@ def _turned(findings: Findings, decoded: Decoded, places: npt.NDArray[np.int64])
 
 
 def _origin(findings: Findings) -> str:
-    """HTML: which of a model's versions this is, as far as it was known before it had a number."""
+    """HTML: what identifies this version before it has a number."""
     told = [
         findings.facts[name] for name in ("trained", "backbone", "data") if name in findings.facts
     ]
@@ -143,7 +143,7 @@ def _origin(findings: Findings) -> str:
 
 
 def _lead(findings: Findings) -> str:
-    """HTML: the findings in words."""
+    """HTML: the summary in words."""
     lines = (
         f"<dt>{html.escape(remark.topic)}</dt>"
         f"<dd{' class=severe' if remark.concern else ''}>{html.escape(remark.text)}</dd>"

@@ -1,4 +1,4 @@
-"""What a report tells: all that a training found out, as plain values."""
+"""The content of a report: all results of a training, as plain values."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,14 +29,14 @@ from training.fit.lr_finder import RateSearch
 from training.fit.schedule import Shares
 from training.report.galleries import Places, galleries
 
-# pixels [n,s,s,3] and a class of each -> where the network looked, [n,s,s];
+# pixels [n,s,s,3] and a class for each -> Grad-CAM heat maps, [n,s,s];
 # see training/evaluation/gradcam.py
 Looked = Callable[[UInt8Array, Sequence[int]], Float32Array | None]
 
 
 @dataclass(frozen=True)
 class Findings:
-    """Everything a report tells. What is not there is left out of it."""
+    """Everything in a report. What is missing here is left out there."""
 
     model: str
     dataset: Dataset
@@ -54,18 +54,18 @@ class Findings:
     audit: Audit
     thresholds: tuple[float, ...] = ()  # of a multi-label task
     looked: Looked | None = None
-    curve: Mapping[int, Sequence[float]] = field(default_factory=dict)  # images -> metric, a draw
-    temperature: float | None = None  # that the answers' logits have been divided by
-    uncooled: Reliability | None = None  # of the answers before that
+    curve: Mapping[int, Sequence[float]] = field(default_factory=dict)  # images -> metric per draw
+    temperature: float | None = None  # that the logits have been divided by
+    uncooled: Reliability | None = None  # without that temperature
     sets: tuple[SetFigures, ...] = ()
     abstention: Abstention | None = None
     noise: LabelNoise | None = None
-    n_judged: int = 0  # images of the training part set apart to judge by
-    n_spared: int = 0  # and to calibrate by
+    n_judged: int = 0  # images of the training part set apart for model selection
+    n_spared: int = 0  # and for calibration
 
     @property
     def n_images(self) -> dict[str, int]:
-        """What the images that are no test images are there for, and how many each."""
+        """How many images each use has, test images aside."""
         learnt = len(self.dataset.rows("train")) - self.n_judged - self.n_spared
         apart = {"judge": self.n_judged, "calibrate": self.n_spared}
         return {"train": learnt, "valid": len(self.rows)} | apart
@@ -80,7 +80,7 @@ class Findings:
 
     @cached_property
     def limits(self) -> tuple[float, ...]:
-        """The probability from which on each label counts, in a multi-label task."""
+        """Each label's decision threshold, in a multi-label task."""
         return self.thresholds or (THRESHOLD,) * len(self.labels)
 
     @cached_property
@@ -90,13 +90,13 @@ class Findings:
 
     @cached_property
     def said(self) -> npt.NDArray[np.bool_]:
-        """[n,classes]: whether a label is part of the answer."""
+        """[n,classes]: whether a label is predicted."""
         return said_labels(self.probabilities, self.task, self.limits)
 
     @cached_property
     def counts(self) -> npt.NDArray[np.int64]:
-        """The confusion matrix; in a multi-label task, how often a label was wrongly said beside
-        another that is true."""
+        """The confusion matrix; in a multi-label task, how often a label was predicted wrongly on
+        images of another one."""
         if self.task == "single":
             return confusions(self.probabilities, self.targets)
         return taken_for(self.said, self.targets)
@@ -116,14 +116,14 @@ class Findings:
 
     @cached_property
     def turned(self) -> tuple[Places, Places]:
-        """Places of the answers that the views made right, and of those that they made wrong."""
+        """Places of the predictions that the views corrected, and of those that they spoiled."""
         before = right(self.probabilities, self.targets, self.task, self.limits)
         after = right(self.tta_probabilities, self.targets, self.task, self.limits)
         return np.flatnonzero(after & ~before), np.flatnonzero(before & ~after)
 
     @property
     def n_turned(self) -> tuple[int, int]:
-        """How many answers the views made right, and how many wrong."""
+        """How many predictions the views corrected, and how many they spoiled."""
         gained, lost = self.turned
         return len(gained), len(lost)
 

@@ -1,4 +1,4 @@
-"""Which held-out images are worth looking at, and what is said of each."""
+"""Which held-out images are worth looking at, and their captions."""
 
 import os
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from training.evaluation.per_class import said_labels
 from training.tiles import Tile
 
 SHOWN = 8  # images in a gallery
-SAID = 4  # labels of one answer
+SAID = 4  # labels of a prediction that are shown
 
 Places = npt.NDArray[np.int64]
 
@@ -26,11 +26,11 @@ def galleries(
     task: Task = "single",
     thresholds: Thresholds = THRESHOLD,
 ) -> dict[str, Places]:
-    """Places of the most wrong, least sure and most right answers, [n,classes].
+    """Places of the most incorrect, most uncertain and most correct predictions, [n,classes].
 
-    Least sure is the smallest margin between the best two; with more than two classes also the
-    highest entropy, which sees how many others are in question. In a multi-label task the most
-    wrong have the highest loss, and the least sure the highest mean entropy of their labels.
+    Most uncertain is the smallest margin between the top two; with more than two classes also the
+    highest entropy, which reflects how many others compete. In a multi-label task the most
+    incorrect have the highest loss, the most uncertain the highest mean entropy over the labels.
     """
     correct = right(probabilities, targets, task, thresholds)
     if task == "multi":
@@ -53,8 +53,8 @@ def galleries(
 def in_question(
     probabilities: Float32Array, targets: Float32Array, task: Task
 ) -> npt.NDArray[np.int64]:
-    """[n]: the class to ask about where the network looked: what it said, or of several labels the
-    one that it is most wrong about."""
+    """[n]: the class to draw the Grad-CAM heat map for: the prediction, or in a multi-label task
+    the label that it is most wrong about."""
     asked = _losses(probabilities, targets) if task == "multi" else probabilities
     return np.asarray(asked.argmax(axis=1))
 
@@ -82,25 +82,25 @@ def tiles(
         heat = heats[place] if heats is not None else None
         said = describe(answers[place], dataset, thresholds)
         truth = ", ".join(dataset.items[row].labels) or "nothing"
-        caption = (caption_name(dataset, row), f"is {truth}", f"said {said}")
+        caption = (caption_name(dataset, row), f"true: {truth}", f"predicted: {said}")
         over = None if heat is None or not heat.any() else overlay(image, heat)
         shown.append(Tile(image, caption, wrong=not correct[place], overlay=over))
     return shown
 
 
 def name_of(dataset: Dataset, row: int) -> str:
-    """An image's file, below the data set's folder."""
+    """An image's path relative to the data set's folder."""
     return os.path.relpath(dataset.items[row].path, dataset.root)
 
 
 def caption_name(dataset: Dataset, row: int) -> str:
-    """The same as short as it is found by: without the folder of its class."""
+    """The same, but without the folder if that is the class."""
     item = dataset.items[row]
     return item.path.name if item.labels == (item.path.parent.name,) else name_of(dataset, row)
 
 
 def describe(answer: Float32Array, dataset: Dataset, thresholds: Thresholds) -> str:
-    """The labels of an answer, [classes], with their probabilities, in words."""
+    """The predicted labels of an image, [classes], with their probabilities, as text."""
     (said,) = said_labels(answer[None], dataset.task, thresholds)
     chosen = sorted(np.flatnonzero(said), key=lambda label: -answer[label])
     told = [f"{dataset.labels[label]} {answer[label]:.2f}" for label in chosen[:SAID]]

@@ -1,4 +1,4 @@
-"""The look of a report's pages: self-contained HTML for a laptop, a phone and paper, no scripts."""
+"""The HTML of reports: self-contained pages for a laptop, a phone and paper, without scripts."""
 
 import base64
 import html
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from PIL import Image
 
 SCREEN_DPI = 96  # of CSS
-DPI = 130  # of what is drawn, for screens that are finer than that
+DPI = 130  # of charts, for high-resolution screens
 
 STYLE = """
 :root { color-scheme: light; }
@@ -92,7 +92,7 @@ class Section:
 
 
 def document(title: str, lead: Sequence[str], sections: Sequence[Section]) -> str:
-    """A whole page: a heading, what is said first, a table of contents, the sections."""
+    """A whole page: a heading, the summary, a table of contents, the sections."""
     entries = "".join(
         f'<li><a href="#{each.anchor}">{html.escape(each.title)}</a></li>' for each in sections
     )
@@ -119,8 +119,8 @@ def paragraph(text: str, kind: str = "") -> str:
 
 
 def table(rows: Sequence[Sequence[str]], kind: str = "", caption: str = "table") -> str:
-    """The first of `rows` is the head, the first of each row its name. What a cell has behind a
-    line break is small."""
+    """The first of `rows` is the header, the first cell of each row its name. What follows a line
+    break in a cell is set in small type."""
     head, *body = rows
     cells = "".join(f'<th scope="col">{html.escape(cell)}</th>' for cell in head)
     lines = "".join(
@@ -140,12 +140,12 @@ def _cell(text: str) -> str:
 
 
 def breakable(text: str) -> str:
-    """HTML of a name that may go on in another line where its words end."""
+    """HTML of a name that may be broken across lines after `_` and `/`."""
     return re.sub(r"(?<=[_/])", "<wbr>", html.escape(text))
 
 
 def folded(summary: str, body: str, *, printed: bool = True) -> str:
-    """What is shown when it is asked for, and in print."""
+    """Folded until opened; shown in print, unless `printed` is false."""
     kind = "" if printed else ' class="unprinted"'
     return f"<details{kind}><summary>{html.escape(summary)}</summary>{body}</details>"
 
@@ -160,7 +160,7 @@ def _address(content: bytes, kind: str) -> str:
 
 
 def chart(content: bytes, alt: str, caption: str = "") -> str:
-    """A PNG as large as it was drawn, or as there is room for, with words below it."""
+    """A PNG in the size it was drawn in, or as fits, with a caption below it."""
     with Image.open(io.BytesIO(content)) as drawn:
         width, height = (round(side * SCREEN_DPI / DPI) for side in drawn.size)
     size = f'width="{width}" height="{height}"'

@@ -1,4 +1,4 @@
-"""The sections of a report on the training: what it learnt from, how, and where it came from."""
+"""The sections of a report on the training: its data, its course, and its provenance."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -12,15 +12,15 @@ from training.tiles import Tile
 
 MANY_EPOCHS = 12  # above this their table is folded
 MANY_CLASSES = 8
-CONFUSIONS = 10  # of labels that are doubted
+CONFUSIONS = 10  # kinds of doubted labels that are listed
 
 
 def training(findings: Findings, pictures: Mapping[str, bytes]) -> Section:
-    """Rates, schedule, losses, and every epoch."""
+    """Learning rates, schedule, losses, and every epoch."""
     figures = [
         chart(
             pictures[rate_picture(stage)],
-            f"Learning rate of {stage}: loss against rate; {search.suggestion:.1e} was chosen",
+            f"Learning-rate range test, {stage}: loss against rate; chosen {search.suggestion:.1e}",
             f"{stage}: {search.reason}",
         )
         for stage, search in findings.searches.items()
@@ -29,7 +29,7 @@ def training(findings: Findings, pictures: Mapping[str, bytes]) -> Section:
     if "schedule.png" in pictures:
         figures.append(chart(pictures["schedule.png"], "Learning rate of each batch"))
     if "learning_curve.png" in pictures:
-        alt = "How many images: the head alone, learnt from ever more of them"
+        alt = "Learning curve: the head alone, trained on more and more of the images"
         figures.append(chart(pictures["learning_curve.png"], alt, alt))
     epochs = _epochs(findings)
     if len(findings.history) > MANY_EPOCHS:
@@ -48,7 +48,7 @@ def _losses_alt(findings: Findings) -> str:
         return "No epochs"
     last = findings.history[-1]
     return (
-        f"Losses of {len(findings.history)} epochs; in the end {last.train_loss:.3f} in training "
+        f"Losses of {len(findings.history)} epochs; at the end {last.train_loss:.3f} in training "
         f"and {last.valid_loss:.3f} held out"
     )
 
@@ -71,7 +71,7 @@ def _epochs(findings: Findings) -> str:
 def data(
     findings: Findings, pictures: Mapping[str, bytes], tiles: Mapping[str, Sequence[Tile]]
 ) -> Section:
-    """The audit, and images as the network meets them."""
+    """The audit, and some augmented images."""
     counts = class_table(findings.audit)
     if len(findings.audit.counts) > MANY_CLASSES:
         counts = folded("Images of each class", counts, printed=False)
@@ -81,7 +81,7 @@ def data(
         counts,
     ]
     if tiles.get("augmented"):
-        parts += ["<h3>Training images as the network meets them</h3>"]
+        parts += ["<h3>Training images as augmented</h3>"]
         parts += [tile_grid(tiles["augmented"])]
     return Section("Data", "".join(parts))
 
@@ -92,15 +92,15 @@ def doubts(findings: Findings, tiles: Mapping[str, Sequence[Tile]]) -> Section |
     if noise is None or not noise.suspects:
         return None
     said = (
-        f"Heads that learnt from the other images only were asked about {noise.images} of them. "
-        f"Doubted labels: {len(noise.suspects)}, and by estimate {noise.expected} are wrong. "
-        "Nothing was deleted."
+        f"By confident learning: {noise.images} images were classified by heads that were not "
+        f"trained on them. They disagree with {len(noise.suspects)} labels, of which an estimated "
+        f"{noise.expected} are wrong. Nothing was deleted."
     )
     parts = [paragraph(said)]
     if tiles.get("suspects"):
         parts.append(tile_grid(tiles["suspects"]))
     if noise.confusions:
-        rows = [["called", "seems to be", "images"]]
+        rows = [["label", "seems to be", "images"]]
         rows += [
             [each.given, each.suggested, str(each.images)] for each in noise.confusions[:CONFUSIONS]
         ]
@@ -109,7 +109,7 @@ def doubts(findings: Findings, tiles: Mapping[str, Sequence[Tile]]) -> Section |
 
 
 def provenance(findings: Findings) -> Section:
-    """Where all of this came from."""
+    """The provenance of the model, and all settings."""
     facts = {name: value for name, value in findings.facts.items() if name != "settings"}
     body = table([["fact", "value"], *map(list, facts.items())], "facts", caption="Provenance")
     if "settings" in findings.facts:

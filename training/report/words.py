@@ -1,4 +1,4 @@
-"""What a report says first: how good it is, where it fails, and what to look at, in sentences."""
+"""The summary at the top of a report: how good the model is, where it fails, what to look at."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,10 +10,10 @@ from training.fit.epoch import Epoch
 from training.fit.keeping import KEPT
 from training.report.findings import Findings
 
-FEW = 20  # held-out images of a class, below which its figures say little
-CALIBRATED = 0.05  # calibration error up to which probabilities can be taken at their word
-CHANCE = 0.05  # a difference that chance alone makes this often is none
-NAMED = 3  # things of a kind that a sentence names
+FEW = 20  # a class with fewer held-out images has figures that say little
+CALIBRATED = 0.05  # calibration error up to which probabilities count as calibrated
+CHANCE = 0.05  # significance level
+NAMED = 3  # examples that a sentence names
 
 METRICS = {"accuracy": "Accuracy", "f2": "F2"}
 
@@ -22,7 +22,7 @@ METRICS = {"accuracy": "Accuracy", "f2": "F2"}
 class Remark:
     topic: str
     text: str
-    concern: bool = False  # something to act on
+    concern: bool = False  # shown in red: something to act on
 
 
 def in_words(findings: Findings) -> list[Remark]:
@@ -54,26 +54,26 @@ def _score(findings: Findings) -> Remark:
         return Remark(METRICS[plain.metric], text)
     counts = findings.targets.sum(axis=0)
     usual, share = findings.labels[int(counts.argmax())], float(counts.max() / counts.sum())
-    text += f" Always saying “{usual}” would be right for {share:.3f} of them."
+    text += f" Always predicting “{usual}” would score {share:.3f}."
     if plain.value <= share:
-        text += " It has learnt nothing that is worth more."
+        text += " The model is no better than that."
     elif low <= share:
-        text += " The interval does not rule out that this is as good."
+        text += " The interval does not rule out that the model is no better."
     return Remark(METRICS[plain.metric], text, concern=low <= share)
 
 
 def _confusions(findings: Findings) -> Remark | None:
     pairs = findings.pairs[:NAMED]
     if findings.task == "multi":
-        told = [f"“{each.said}” beside “{each.true}” {_times(each.count)}" for each in pairs]
-        return Remark("Says too much", f"{'; '.join(told)}.") if told else None
+        told = [f"“{each.said}” on images of “{each.true}” {_times(each.count)}" for each in pairs]
+        return Remark("False positives", f"{'; '.join(told)}.") if told else None
     told = [
-        f"“{each.true}” for “{each.said}” {_times(each.count)} ({each.share:.0%} of them)"
+        f"“{each.true}” predicted as “{each.said}” {_times(each.count)} ({each.share:.0%} of them)"
         for each in pairs
     ]
     if not told:
-        return Remark("Confuses", "nothing: every held-out answer is right.")
-    return Remark("Confuses", f"takes {'; '.join(told)}.")
+        return Remark("Confusions", "none: every held-out image is classified correctly.")
+    return Remark("Confusions", f"{'; '.join(told)}.")
 
 
 def _times(n: int) -> str:
@@ -90,8 +90,8 @@ def _weakest(findings: Findings) -> Remark | None:
     low, high = worst.recall_interval
     return Remark(
         "Weakest class",
-        f"“{worst.label}”: {worst.hits} of {worst.n} found "
-        f"({worst.recall:.0%}, interval {low:.0%} to {high:.0%}).",
+        f"“{worst.label}”: recall {worst.recall:.0%}, {worst.hits} of {worst.n} images "
+        f"(95% interval {low:.0%} to {high:.0%}).",
     )
 
 
@@ -103,29 +103,27 @@ def _overfitting(findings: Findings) -> Remark | None:
         text = f"{findings.overfit.text}."
         advice = "Fewer epochs, more augmentation or keep=best would help."
     else:
-        text, advice = _rise(history), "A lower rate may help."
-    if text and kept:  # what the losses say is of others
+        text, advice = _rise(history), "A lower learning rate may help."
+    if text and kept:  # the losses are not those of the weights that were kept
         return Remark("Overfitting", f"{text} The network has the {kept} instead of the last.")
     if text:
         return Remark("Overfitting", f"{text} {advice}", concern=True)
-    last = (
-        f"in the end it is {history[-1].valid_loss:.3f}, in training {history[-1].train_loss:.3f}"
-    )
+    last = f"it ends at {history[-1].valid_loss:.3f}, training at {history[-1].train_loss:.3f}"
     return Remark("Overfitting", f"none seen: the held-out loss has not turned up; {last}.")
 
 
 def _rise(history: Sequence[Epoch]) -> str:
-    """Where the held-out loss was lower, though nothing was learnt by heart since; or nothing."""
+    """Where the held-out loss was lower, although this is no overfitting; empty if nowhere."""
     place, last = lowest(history), history[-1]
     best = history[place]
     if not has_risen(best, last):
         return ""
-    said = "none, for the training loss has not fallen either; but the network was better"
+    said = "none, as the training loss has not fallen either; but the network was better"
     if place < len(history) - len(last_stage(history)):
         said = "none in the last stage, but the network was better before it"
     return (
         f"{said}: the held-out loss was {best.valid_loss:.3f} after epoch {place + 1} "
-        f"({best.stage}) and {last.valid_loss:.3f} in the end."
+        f"({best.stage}) and {last.valid_loss:.3f} at the end."
     )
 
 
@@ -134,15 +132,15 @@ def _views(findings: Findings) -> Remark | None:
         return None
     gained, lost = findings.n_turned
     if not gained and not lost:
-        return Remark("Views", f"averaging {findings.n_views} views changes no answer.")
+        return Remark("Views", f"averaging {findings.n_views} views changes no prediction.")
     chance = sign_test(gained, lost)
-    text = f"averaging {findings.n_views} views makes {gained} answers right and {lost} wrong"
+    text = f"averaging {findings.n_views} views corrects {gained} predictions and spoils {lost}"
     if chance >= CHANCE:
-        return Remark("Views", f"{text}, which may be chance (p = {chance:.2g}): they do not pay.")
+        return Remark("Views", f"{text}, which may be chance (p = {chance:.2g}): not worth it.")
     if gained > lost:
-        return Remark("Views", f"{text} (p = {chance:.2g}): they pay, at {findings.n_views} times "
+        return Remark("Views", f"{text} (p = {chance:.2g}): it helps, at {findings.n_views} times "
                       "the work.")  # fmt: skip
-    return Remark("Views", f"{text} (p = {chance:.2g}): they do harm, ask without.", concern=True)
+    return Remark("Views", f"{text} (p = {chance:.2g}): it does harm, use one.", concern=True)
 
 
 def _calibration(findings: Findings) -> Remark:
@@ -155,8 +153,8 @@ def _calibration(findings: Findings) -> Remark:
         return Remark("Calibrated", f"yes: {text}.")
     if abs(sure - right) < error / 2:
         return Remark("Calibrated", f"no: {text}.", concern=True)
-    how = "too sure" if sure > right else "not sure enough"
-    text += f", for the network is {how}: {sure:.2f} on average, and {right:.2f} are right"
+    how = "overconfident" if sure > right else "underconfident"
+    text += f"; the network is {how}: mean confidence {sure:.2f}, accuracy {right:.2f}"
     return Remark("Calibrated", f"no: {text}.", concern=True)
 
 
@@ -166,7 +164,7 @@ def _doubts(findings: Findings) -> Remark | None:
         return None
     if not noise.suspects:
         return Remark("Labels", f"none of {noise.images} seems to be wrong.")
-    text = f"about {noise.expected} of {noise.images} may be wrong; the likeliest are below."
+    text = f"about {noise.expected} of {noise.images} may be wrong; the most suspect are below."
     return Remark("Labels", text)
 
 
@@ -176,7 +174,7 @@ def _data(findings: Findings) -> Remark | None:
         shown = "; ".join(problem.text for problem in severe[:NAMED])
         return Remark("Data", f"{shown}.", concern=True)
     remarks = "; ".join(problem.text for problem in findings.audit.problems[:NAMED])
-    return Remark("Data", f"{remarks}." if remarks else "nothing wrong was found.")
+    return Remark("Data", f"{remarks}." if remarks else "no problems found.")
 
 
 def _few(findings: Findings) -> Remark | None:

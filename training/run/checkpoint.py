@@ -1,7 +1,7 @@
-"""The file from which a training that was killed goes on, as if nothing had happened.
+"""The checkpoint from which a killed training resumes, with the same result as without the kill.
 
-It is written between two steps, whole or not at all: weights, optimizer, random numbers, where the
-training is, and whatever else has been registered.
+It is written atomically, between two steps: weights, optimizer, random-number generators, the
+position in the training, and whatever else has been registered.
 """
 
 import time
@@ -17,12 +17,12 @@ from training.run.journal import check_same
 from training.run.state_file import read_state, write_state
 from training.run.whole_files import discard_left
 
-FORMAT = "2"  # of the file; another one when the same steps would do something else
-WORK_SHARE = 20  # times as long as writing a checkpoint took, none is written
+FORMAT = "2"  # of the file; to be changed when the same steps would give other results
+WORK_SHARE = 20  # train at least this many times as long as writing the last checkpoint took
 
 
 class Stateful(Protocol):
-    """What can be put into a checkpoint: modules, optimizers, and ours."""
+    """What can be put into a checkpoint: modules, optimizers, and classes of ours."""
 
     def state_dict(self) -> Mapping[str, Any]: ...
 
@@ -30,9 +30,9 @@ class Stateful(Protocol):
 
 
 class Checkpoint:
-    """Keeps a file up to date while a training runs, and knows how far an earlier process came.
+    """Keeps the checkpoint file up to date, and knows how far an earlier process came.
 
-    Before it is opened it keeps nothing, as suits a notebook.
+    Until it is opened it does nothing, as in a notebook.
     """
 
     def __init__(self) -> None:
@@ -57,13 +57,13 @@ class Checkpoint:
         writes: bool = True,
         note: Callable[[str], None] = lambda text: None,
     ) -> None:
-        """From now on `path` is kept up to date; what it holds already is gone on with.
+        """From now on `path` is kept up to date; if it exists, the training resumes from it.
 
         Args:
             key: what a training depends on, by name.
-            every_s: least time between two checkpoints of a stage; 0: one after every batch.
-            writes: False: another process does.
-            note: told when it can no longer be written, as when the disk is full.
+            every_s: shortest time between two checkpoints of a stage; 0: one after every batch.
+            writes: False if another process writes the file.
+            note: called when it cannot be written, for example because the disk is full.
 
         Raises:
             Conflict: the file belongs to another training; says what differs.
@@ -78,12 +78,12 @@ class Checkpoint:
             self._found = found
 
     def register(self, name: str, part: Stateful) -> None:
-        """`part` is in every checkpoint from now on, and is now as it was in the one found."""
+        """Adds `part` to every checkpoint from now on, and restores it from the one found."""
         self._always[name] = part
         self._restore({name: part})
 
     def begin(self, stage: str) -> bool:
-        """Whether anything of a stage is left to do; all before it is over."""
+        """Whether a stage is still to be done, at least in part; all earlier ones are over."""
         if self._stage:
             self._over.append(self._stage)
         self._stage = stage
@@ -93,8 +93,8 @@ class Checkpoint:
         return False
 
     def enter(self, parts: Mapping[str, Stateful | None]) -> Tally:
-        """Where to begin the stage that has begun; `parts`, which are in its checkpoints, and the
-        random numbers are as they were there."""
+        """Where to start in the current stage. Restores `parts`, which its checkpoints include, and
+        the random-number generators."""
         self._parts = {name: part for name, part in parts.items() if part is not None}
         self._parts["random"] = RandomNumbers()
         self._saved_at = time.monotonic()
@@ -111,15 +111,15 @@ class Checkpoint:
             self.save(tally)
 
     def save(self, tally: Tally) -> None:
-        """The file holds the training as it is now, on the disk; or as it was, if it cannot be
-        written, and the training goes on."""
+        """Writes the current state durably. If that fails, the previous file stays and the training
+        goes on."""
         if self._path is None:
             return
         began = time.monotonic()
         try:
             write_state(self._path, self._state(tally))
             self._fails = False
-        except OSError as error:  # a disk that is full, perhaps for a moment
+        except OSError as error:  # a full disk, perhaps only for a moment
             if not self._fails:
                 self._note(f"no checkpoint: {error}; training goes on and tries again")
             self._fails = True
@@ -143,7 +143,7 @@ class Checkpoint:
 
 
 class RandomNumbers:
-    """Torch's generators; every other of a training is made anew from its seed and the epoch."""
+    """Torch's generators; all others in a training are created from the seed and the epoch."""
 
     def state_dict(self) -> dict[str, Any]:
         gpu = [torch.cuda.get_rng_state()] if torch.cuda.is_available() else []

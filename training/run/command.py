@@ -1,6 +1,7 @@
-"""A training for a person: told on the terminal, and published. A service's is run/job.py.
+"""A training for a person: reported on the terminal, and published. For a service:
+`training/run/job.py`.
 
-Of several processes the first one tells and publishes; the others learn with it.
+Of several processes, the first one reports and publishes; the others only train.
 """
 
 import json
@@ -20,10 +21,10 @@ from training.run.progress import Terminal, json_lines
 
 
 def train_and_publish(order: Order, world: World, *, as_json: bool) -> None:
-    """What was ordered is trained and published, by the only process or the first of several.
+    """Trains and publishes what was ordered, in the only process or the first of several.
 
     Raises:
-        UnfreezeError, OSError: it failed; if nothing has been learnt, the folder is free again.
+        UnfreezeError, OSError: it failed; without a checkpoint, the run folder can be reused.
     """
     assignment = order.assignment
     with (
@@ -32,10 +33,10 @@ def train_and_publish(order: Order, world: World, *, as_json: bool) -> None:
     ):
         find_order(assignment.run)  # another process may have fulfilled it since
         resumed = shlex.quote(str(assignment.run))
-        tell(Note(text=f"if it is interrupted: unfreeze train --resume {resumed}"))
+        tell(Note(text=f"to resume if interrupted: unfreeze train --resume {resumed}"))
         try:
             bundle, scored = learn_and_prove(assignment, tell_and_write, world)
-        except (UnfreezeError, OSError):  # so that its folder is free for what works
+        except (UnfreezeError, OSError):  # so that the folder can be reused
             withdraw(order)
             raise
         version, promoted = fulfil(order, bundle)
@@ -48,7 +49,7 @@ def train_and_publish(order: Order, world: World, *, as_json: bool) -> None:
 
 
 def learn_along(assignment: Assignment, world: World) -> None:
-    """Every other process learns with the first, and tells nothing unless it fails.
+    """Trains along in every other process, silently unless it fails.
 
     Raises:
         UnfreezeError: says in which process, and where.
@@ -80,7 +81,7 @@ def _summarise(folder: Path, version: int, scored: Scored, *, promoted: bool) ->
     print(f"report: {folder / 'report' / 'index.html'}")
     model, registry = folder.parent.name, folder.parents[1]
     print(
-        f"promoted: unfreeze serve --registry {shlex.quote(str(registry))} answers with it"
+        f"promoted: unfreeze serve --registry {shlex.quote(str(registry))} serves it"
         if promoted
         else f"published, not promoted: unfreeze promote {model} {version} makes it live"
     )

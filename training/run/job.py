@@ -1,4 +1,4 @@
-"""A training as a service's child: an assignment in a file, events on standard output."""
+"""A training as a child process of the service: assignment in a file, events on standard output."""
 
 import os
 import sys
@@ -13,7 +13,7 @@ from training.run.progress import json_lines
 
 
 def work_for_service(file: Path) -> int:
-    """Carries out an assignment, telling its events on standard output, one JSON object a line."""
+    """Carries out an assignment, with events on standard output, one JSON object per line."""
     stop_with_parent()
     os.nice(10)  # requests go first
     tell = json_lines(sys.stdout)
@@ -21,14 +21,14 @@ def work_for_service(file: Path) -> int:
         assignment = Assignment.model_validate_json(file.read_bytes())
         try:
             train(assignment, tell)
-        except Conflict as error:  # images or champion have changed since the attempt before
-            tell(Note(text=f"{error}; it begins anew"))
+        except Conflict as error:  # images or promoted version changed since the last attempt
+            tell(Note(text=f"{error}; starting over"))
             (assignment.run / CHECKPOINT).unlink(missing_ok=True)
             train(assignment, tell)
     except UnfreezeError as error:
         tell(Failed(reason=str(error)))
         return 2 if isinstance(error, BadRequest) else 1
-    except OSError as error:  # a disk that is full, for example
+    except OSError as error:  # a full disk, for example
         tell(Failed(reason=str(error)))
         return 1
     except (RuntimeError, MemoryError) as error:
@@ -41,9 +41,9 @@ def work_for_service(file: Path) -> int:
 
 
 def stop_with_parent() -> None:
-    """From now on this process ends when its parent does, however that ends.
+    """From now on this process exits when its parent does, for whatever reason.
 
-    The parent holds the other end of standard input open and never writes to it.
+    The parent holds the other end of standard input open, and never writes to it.
     """
 
     def wait() -> None:

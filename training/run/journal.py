@@ -1,8 +1,8 @@
-"""What happened in a training, in a file that people can read: `journal.jsonl` in its run's folder.
+"""A log of a training that people can read: `journal.jsonl` in its run folder.
 
-A line each, as JSON: that it began or went on, every stage with its seconds and how it ended, every
-epoch and every note, and in the end that it is over, or why it failed. After a kill the last line
-may be cut off.
+One JSON object per line: that it began or resumed, every stage with its seconds and outcome, every
+epoch and note, and finally that it is done, or why it failed. After a kill the last line may be
+truncated.
 """
 
 import fcntl
@@ -23,21 +23,21 @@ JOURNAL = "journal.jsonl"
 
 
 class Busy(Unavailable):
-    """Somebody else's training is in the folder."""
+    """Another process is training in the folder."""
 
 
 def check_same(run: Path, differing: Sequence[str]) -> None:
     """Raises Conflict if the unfinished training in `run` is another one, by what differs."""
     if differing:
         raise Conflict(
-            f"{run} has an unfinished training with other {' and '.join(differing)}; go on with "
-            "the same, or choose another --run"
+            f"{run} has an unfinished training with other {' and '.join(differing)}; resume it "
+            "with the same, or choose another --run"
         )
 
 
 @contextmanager
 def journaled(assignment: Assignment, tell: Tell) -> Iterator[Tell]:
-    """What is told within is written down in `assignment.run` too, which is this training's alone.
+    """Within, events are also logged in `assignment.run`, which is locked for this training.
 
     Raises:
         Busy: another process is training there.

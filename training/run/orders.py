@@ -1,4 +1,4 @@
-"""A training as a person asked for it, kept in its run's folder until a version has come of it."""
+"""A training as a person ordered it, kept in its run folder until its version is published."""
 
 import shutil
 import uuid
@@ -18,16 +18,16 @@ from training.export.publishing import assign
 from training.run.journal import check_same
 
 ORDER = "order.json"  # in the folder of a training whose version is not yet published
-TOKEN = "run"  # in a bundle's provenance: the order that it came of
+TOKEN = "run"  # in a bundle's provenance: the order that it fulfils
 
 
 class Order(Record):
-    """What is to be trained, and what is to become of it."""
+    """What to train, and where to publish it."""
 
     assignment: Assignment
     registry: Path
     pointer: (
-        int  # in force when the order was given, 0: none; only a first version goes live unasked
+        int  # current when the order was given, 0: none; only a first version goes live by itself
     )
     promote: bool
     token: str
@@ -43,12 +43,11 @@ def order(
     *,
     promote: bool,
 ) -> Order:
-    """The order is in `run`, on the disk, and means the same in any working directory. If the same
-    one is there already, it is that one, judged beside the version that was promoted when it was
-    first given.
+    """Writes the order to `run`, with absolute paths. If the same order is there already, returns
+    that one, which compares with the version that was promoted when it was first given.
 
     Raises:
-        BadRequest: `model` cannot name a model, or the settings or the data cannot work.
+        BadRequest: `model` is not a valid name, or the settings or the data are unusable.
         Conflict: another order is in `run`.
     """
     if settings.get("weights"):
@@ -91,22 +90,22 @@ def find_order(run: Path) -> Order:
     except (OSError, ValidationError) as error:
         raise BadRequest(
             f"{run}: no unfinished training (no {ORDER}); give the folder of an interrupted "
-            "one, or --data and --model to begin one"
+            "one, or --data and --model to start one"
         ) from error
 
 
 def withdraw(given: Order) -> None:
-    """The order is gone, unless something has been learnt that can be gone on with."""
+    """Removes the order, unless there is a checkpoint to resume from."""
     run = given.assignment.run
     if not (run / CHECKPOINT).exists():
         (run / ORDER).unlink(missing_ok=True)
 
 
 def fulfil(given: Order, bundle: Bundle) -> tuple[int, bool]:
-    """The staged bundle is a version, published once however often this is repeated, and there is
-    nothing left to go on with. Gives its number and whether it is promoted.
+    """Publishes the staged bundle, idempotently, and removes what a resumed training would need.
+    Returns the version's number and whether it is promoted.
 
-    The run has to be the caller's alone, see `journaled`: who went on with it would take the stage.
+    The caller must hold the run, see `journaled`: whoever resumed it would replace the stage.
 
     Raises:
         Conflict: somebody else has promoted a version since; this one stays published.
@@ -141,7 +140,7 @@ def _published(registry: Registry, model: str, token: str) -> int | None:
 
 
 def _asked(given: Order) -> dict[str, object]:
-    """What a person says, by what it is called."""
+    """What a person asked for, by name."""
     told = given.assignment
     return {
         "data": told.data,

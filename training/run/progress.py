@@ -1,4 +1,4 @@
-"""Tells how a training goes: to a person on a terminal, or to a service as lines of JSON."""
+"""Reports a training's progress: to a person on a terminal, or to a service as JSON lines."""
 
 import sys
 import threading
@@ -14,11 +14,11 @@ from registry.jobs import EpochFinished, Event, Note, Progress, StageStarted
 
 Tell = Callable[[Event], None]
 SECONDS_BETWEEN = 1.0  # progress events of a stage; each is a row in the service's database
-SECONDS_QUIET = 10.0  # of a stage, before a notebook is told how far it is
+SECONDS_QUIET = 10.0  # of a stage, before a notebook is told its progress
 
 
 class Stages:
-    """The stages of one training, told in order; safe to advance from several threads."""
+    """The stages of one training, reported in order; safe to advance from several threads."""
 
     def __init__(self, tell: Tell, n_stages: int) -> None:
         self.tell = tell
@@ -31,18 +31,18 @@ class Stages:
 
     @property
     def durations(self) -> dict[str, float]:
-        """Seconds that each stage took, and the one under way so far."""
+        """Seconds that each stage took, including the current one so far."""
         with self._lock:
             return self._ended | self._under_way()
 
     def _under_way(self) -> dict[str, float]:
         if not self._name:
             return {}
-        before = self._ended.get(self._name, 0.0)  # a stage may come again at another size
+        before = self._ended.get(self._name, 0.0)  # a stage may recur at another size
         return {self._name: before + time.monotonic() - self._began}
 
     def begin(self, name: str, total: int) -> None:
-        """A new stage, of `total` images, has begun."""
+        """Starts a new stage, of `total` images."""
         with self._lock:
             self._ended |= self._under_way()
             self._number += 1
@@ -76,7 +76,7 @@ class Stages:
 
 
 def json_lines(stream: TextIO) -> Tell:
-    """Tells each event as one line of JSON."""
+    """Writes each event as one line of JSON."""
     lock = threading.Lock()
 
     def tell(event: Event) -> None:
@@ -88,8 +88,8 @@ def json_lines(stream: TextIO) -> Tell:
 
 
 class Lines:
-    """Tells a person on standard output, in lines that stay: for a notebook. A long stage is told
-    of at each quarter, so that silence is not taken for the end."""
+    """Plain lines on standard output, for a notebook. A long stage is reported at each quarter, so
+    that silence is not mistaken for the end."""
 
     def __init__(self) -> None:
         self._quarters = 0
@@ -125,7 +125,7 @@ def _line(event: EpochFinished | Note) -> str:
 
 
 class Terminal:
-    """Tells a person: a line for each stage and epoch, and a bar that moves in between."""
+    """For a person: a line for each stage and epoch, and a progress bar in between."""
 
     def __init__(self, stream: TextIO = sys.stderr) -> None:
         self._console = Console(file=stream, highlight=False)
@@ -168,5 +168,5 @@ class Terminal:
                 pass
 
     def _print(self, line: str, style: str | None = None) -> None:
-        """As it is: a label may be called [/b], and a path is copied in one piece."""
+        """Without markup, as a label may be called [/b]; unwrapped, so that paths can be copied."""
         self._console.print(line, style=style, markup=False, emoji=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""Where a bundle comes from: what was asked for, and the code, packages and machine it ran on."""
+"""Where a bundle comes from: the command, and the code, packages and machine it ran on."""
 
 import hashlib
 import os
@@ -20,7 +20,7 @@ PIN = re.compile(r"^([\w.-]+)(?:\[[^]]*\])?==([^\s;]+)", re.MULTILINE)
 
 
 def machine_facts(device: torch.device) -> dict[str, str]:
-    """What numbers depend on beside data and settings; to be read by people, not parsed."""
+    """What results depend on besides data and settings; for people, not for parsing."""
     return {
         "versions": versions(),
         "packages": _packages(),
@@ -29,8 +29,8 @@ def machine_facts(device: torch.device) -> dict[str, str]:
         "command": shlex.join(sys.orig_argv),
         "hardware": hardware(device),
         "device": str(device),
-        "threads": f"{torch.get_num_threads()} in an operation, "
-        f"{torch.get_num_interop_threads()} operations at once",
+        "threads": f"{torch.get_num_threads()} intra-op, "
+        f"{torch.get_num_interop_threads()} inter-op",
         "determinism": determinism(),
         "platform": platform.platform(),
     }
@@ -45,7 +45,7 @@ def seconds_each(durations: Mapping[str, float]) -> str:
 
 
 def versions() -> str:
-    """Of Python, of ourselves, and of the packages that numbers come from."""
+    """Of Python, of this package, and of those that results depend on."""
     names = ("unfreeze", *PACKAGES, *RUNTIMES)
     found = {name: found for name in names if (found := _version(name))}
     return ", ".join([f"python {platform.python_version()}", *map(" ".join, found.items())])
@@ -68,7 +68,7 @@ def _normal(name: str) -> str:
 
 
 def _packages() -> str:
-    """How many there are, and a digest of what `pip freeze` would list."""
+    """How many are installed, and a digest of what `pip freeze` would list."""
     lines = sorted(f"{name}=={number}" for name, number in installed().items())
     return (
         f"{len(lines)} installed, sha256 {hashlib.sha256(chr(10).join(lines).encode()).hexdigest()}"
@@ -76,8 +76,8 @@ def _packages() -> str:
 
 
 def locked(packages: Mapping[str, str], folder: Path) -> str:
-    """The longest lock file of `folder` that `packages` fulfil to the version, and its digest."""
-    best, n_best = "none that is fulfilled", 0
+    """The longest lock file of `folder` that `packages` match exactly, and its digest."""
+    best, n_best = "none that matches", 0
     for path in sorted(folder.glob("*.txt")):
         pins = PIN.findall(path.read_text(encoding="utf-8"))
         if len(pins) > n_best and all(packages.get(_normal(name)) == pin for name, pin in pins):
@@ -99,8 +99,8 @@ def commit_of(file: Path) -> str:
         ours = git("ls-files", "--error-unmatch", file.name)
         described = git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
     except (OSError, subprocess.TimeoutExpired):  # no git
-        return "of no commit"
-    return described if ours and described else "of no commit"
+        return "not committed"
+    return described if ours and described else "not committed"
 
 
 # Machine
@@ -129,7 +129,7 @@ def _processor() -> str:
 
 
 def determinism() -> str:
-    """The switches by which torch trades equal bits for speed."""
+    """The switches that trade reproducibility or precision for speed in torch."""
     cudnn = torch.backends.cudnn
     said = {
         "deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
@@ -139,4 +139,4 @@ def determinism() -> str:
     }
     switches = [f"{name} {'on' if on else 'off'}" for name, on in said.items()]
     precision = torch.get_float32_matmul_precision()
-    return ", ".join([*switches, f"float32 products {precision}"])
+    return ", ".join([*switches, f"float32 matmul precision {precision}"])

@@ -1,4 +1,4 @@
-"""A safetensors file that survives a crash, and that others may read."""
+"""Writes safetensors files crash-safely, and readable for others."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,9 +1,9 @@
-"""Large files, in whose midst a kill may come: they are there whole or not at all, and nothing of
-them is left behind.
+"""Writes large files atomically: after a kill they are there in full or not at all, and nothing is
+left behind.
 
-They are written in a folder of their own beside their place, `.NAME.….unfinished`, in which the
-writer holds a lock. It ends with the process, in whatever container that was, so whoever writes in
-the same place next can tell what was left from what is being written.
+They are written in a folder of their own beside their destination, `.NAME.….unfinished`, in which
+the writer holds a lock. The lock ends with the process, in whatever container that was, so the next
+writer can tell leftovers from files being written.
 """
 
 import fcntl
@@ -20,7 +20,7 @@ LOCK = "lock"
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """Gives the name of a file to write; after the block `path` is that file, on the disk.
+    """Yields the name of a file to write; after the block `path` is that file, durably.
 
     A reader sees the old file or the new one. If the block fails, the old one stays.
     """
@@ -32,7 +32,7 @@ def written_whole(path: Path) -> Iterator[Path]:
         with (fresh / LOCK).open("w") as lock:
             with suppress(OSError):  # no locks on this file system: nothing is discarded there
                 fcntl.flock(lock, fcntl.LOCK_EX)
-            fresh.rename(locked)  # not before: without its lock somebody would discard it
+            fresh.rename(locked)  # only now: without a lock it would be discarded
             yield locked / path.name
             sync(locked / path.name)
             (locked / path.name).replace(path)
@@ -43,7 +43,7 @@ def written_whole(path: Path) -> Iterator[Path]:
 
 
 def discard_left(folder: Path) -> None:
-    """What writers that were killed have left in `folder` is gone; what is being written stays."""
+    """Removes what killed writers left in `folder`; files being written stay."""
     for lock in folder.glob(f".*.unfinished/{LOCK}"):
         with suppress(OSError), lock.open("r+") as file:  # OSError: its writer is at work
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
