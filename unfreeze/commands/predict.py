@@ -47,7 +47,7 @@ def add_to(commands: Commands) -> None:
         "--tta-views",
         type=int,
         metavar="N",
-        help="views to average (test-time augmentation); 0: off (the model's default)",
+        help="views to average (test-time augmentation), 0 for none (the model's default)",
     )
     parser.add_argument(
         "--timeout",

@@ -13,7 +13,7 @@ from typing import Any
 OK, FAILED, USAGE, NOT_FOUND, UNREACHABLE, INTERRUPTED, OUTPUT_CLOSED = 0, 1, 2, 3, 4, 130, 141
 
 Commands = Any  # argparse's type for this is private
-Run = Callable[[argparse.Namespace], int]  # gives the exit code
+Run = Callable[[argparse.Namespace], int]  # returns the exit code
 
 
 class UsageError(Exception):

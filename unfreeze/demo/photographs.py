@@ -56,7 +56,7 @@ def lay_out(folder: Path) -> Photographs:
 def _by_class() -> dict[str, list[Path]]:
     spec = find_spec("elpv_dataset")
     if spec is None or spec.origin is None:
-        raise DemoError("the photographs are not installed; pip install elpv-dataset==1.0.0.post1")
+        raise DemoError("elpv-dataset is not installed; pip install elpv-dataset==1.0.0.post1")
     source = Path(spec.origin).parent / "data"
     by_class: dict[str, list[Path]] = defaultdict(list)
     for line in (source / "labels.csv").read_text(encoding="utf-8").splitlines():
