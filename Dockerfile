@@ -5,7 +5,7 @@
 #
 # docker run --rm --init --stop-timeout 40 -p 8001:8001 -p 8002:8002 -v "$PWD/models:/models:ro" \
 #   --name unfreeze unfreeze-service:0.1.0
-# docker exec unfreeze unfreeze models                                        administers it
+# docker exec unfreeze unfreeze models                                        admin commands
 
 ARG PYTHON_IMAGE=python:3.11-slim
 
@@ -47,7 +47,7 @@ LABEL org.opencontainers.image.title="unfreeze" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
-# A name for the user: libraries ask for it. Its home is the one place that may be written to when
+# Libraries look up the user's name, so it needs one. Its home, /tmp, is the only writable place when
 # the root file system is read-only.
 RUN groupadd --gid 65532 unfreeze && \
     useradd --uid 65532 --gid 65532 --no-create-home --home-dir /tmp unfreeze

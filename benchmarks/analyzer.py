@@ -1,10 +1,11 @@
-"""Triton's performance analyzer itself, against a real server: every way in which it can ask.
+"""Runs Triton's perf_analyzer against a real server, in every mode but HTTP and shared memory.
 
     benchmarks/setup.sh peers analyzer
     .venv/bin/python benchmarks/analyzer.py --peers peers [--registry PATH --model NAME]
 
-Without a registry, a tiny model. The analyzer reads metadata, configuration and statistics of a
-model, sends what fits, and ends with an error where a server does not answer as Triton would.
+Without a registry it uses a tiny model. perf_analyzer reads the metadata, configuration and
+statistics of a model, sends matching requests, and fails if a server does not answer as Triton
+would.
 """
 
 import argparse
@@ -30,7 +31,7 @@ from load.server import ServerProcess
 from load.truth import tiny
 
 ENOUGH = 50  # requests in each of the three windows whose spread it judges
-STABLE = 999  # percent: whether it can be driven is asked, not whether the machine is quiet
+STABLE = 999  # percent: this tests whether it works, not whether the machine is quiet
 WITHIN_S = 300
 COLUMNS = ("Inferences/Second", "p50 latency", "p99 latency")
 SERVER = ("Server Queue", "Server Compute Input", "Server Compute Infer", "Server Compute Output")
@@ -39,7 +40,7 @@ JPEG = tiny.noise(1, size=(500, 375), format="JPEG")
 
 @dataclass(frozen=True)
 class Case:
-    """One call of the analyzer."""
+    """One run of perf_analyzer."""
 
     name: str
     suffix: str  # of the model's name
@@ -64,8 +65,8 @@ CASES = (
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--peers", type=Path, required=True, help="folder of setup.sh")
-    parser.add_argument("--registry", type=Path, help="served instead of a tiny model")
+    parser.add_argument("--peers", type=Path, required=True, help="the DIR given to setup.sh")
+    parser.add_argument("--registry", type=Path, help="to serve instead of a tiny model")
     parser.add_argument("--model", default=tiny.MODEL_NAME)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
@@ -84,17 +85,17 @@ def main() -> int:
             server.stop()
     head = ["asked", "requests at once or a second", "images per s", "p50 ms", "p99 ms"]
     print(markdown([[*head, "of it in the server, ms"], *rows]))
-    print(f"\nrequests that failed, as the server counts them: {failed}")
+    print(f"\nfailed requests, as counted by the server: {failed}")
     return 1 if failed else 0
 
 
 def measure(
     case: Case, peers: Path, server: ServerProcess, model: str, folder: Path
 ) -> list[list[str]]:
-    """A row for each load that the analyzer tried.
+    """A row for each load level that perf_analyzer tried.
 
     Raises:
-        SystemExit: it gave up, with its own words.
+        SystemExit: perf_analyzer failed; with its output.
     """
     table = folder / "table.csv"
     table.unlink(missing_ok=True)
@@ -114,14 +115,14 @@ def measure(
     )
     if ended.returncode or not table.exists():
         raise SystemExit(
-            f"{case.name}: perf_analyzer ended with {ended.returncode}\n{ended.stdout}"
+            f"{case.name}: perf_analyzer exited with {ended.returncode}\n{ended.stdout}"
         )
     with table.open() as lines:
         return sorted(row_of(case, found) for found in csv.DictReader(lines))
 
 
 def row_of(case: Case, found: dict[str, str]) -> list[str]:
-    """A line of its CSV file, whose times are microseconds."""
+    """A line of its CSV file, whose times are in microseconds."""
     per_s, p50, p99 = (float(found[column]) for column in COLUMNS)
     inside = sum(float(found[column]) for column in SERVER)
     load = found.get("Concurrency") or found["Request Rate"]
@@ -129,7 +130,7 @@ def row_of(case: Case, found: dict[str, str]) -> list[str]:
 
 
 def input_data(folder: Path) -> Path:
-    """The JPEG file as the analyzer wants an element of BYTES: its length before it, in base64."""
+    """The JPEG as an element of a BYTES tensor for perf_analyzer: length-prefixed, in base64."""
     element = struct.pack("<I", len(JPEG)) + JPEG
     content = {"image": {"b64": base64.b64encode(element).decode(), "shape": [1]}}
     path = folder / "input.json"
@@ -138,7 +139,7 @@ def input_data(folder: Path) -> Path:
 
 
 def environment(peers: Path) -> dict[str, str]:
-    """Where the two libraries are that perf_analyzer is linked to and few machines have."""
+    """With the paths of two libraries that perf_analyzer needs and few machines have."""
     base64_library = fetched("libb64-0d", peers / "analyzer") / "usr/lib/x86_64-linux-gnu"
     (cuda,) = (peers / "analyzer").glob("lib/python*/site-packages/nvidia/cuda_runtime/lib")
     return os.environ | {"LD_LIBRARY_PATH": f"{base64_library}:{cuda}"}

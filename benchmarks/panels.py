@@ -1,10 +1,10 @@
-"""Every panel of the dashboard over a real run, on one page, to be looked at without Grafana.
+"""Renders every panel of the dashboard over a real run, on one page, without Grafana.
 
     .venv/bin/python benchmarks/panels.py --seconds 90 --png panels.png
 
-A real server is put under a mixed load, with swaps, a candidate, trainings and refusals. Debian's
-Prometheus scrapes it every second (it is fetched into .venv if it is not installed). The page is
-drawn from Prometheus's own answers to the queries of the panels; one without data is a failure.
+A real server gets a mixed load, with swaps, a candidate, trainings and rejections. Debian's
+Prometheus scrapes it every second (downloaded into .venv if it is not installed). The page is
+plotted from Prometheus's answers to the panels' queries; a panel without data is a failure.
 """
 
 import argparse
@@ -39,7 +39,7 @@ CROWD = {
     **{"malformed": 1, "bad_images": 1, "cancelling": 1, "impatient": 1, "crash": 1},
 }
 FLAGS = ("--plan", "1x1x4", "--max-queue", "48", "--max-message-mb", "4")
-WORK = 400  # makes an image take some two milliseconds
+WORK = 400  # makes an image take about two milliseconds
 TRIED = "tried"  # a model that has a candidate, and whose images change
 TRAINER = {"UNFREEZE_TRAINER_COMMAND": f"{sys.executable} {ROOT / 'tests/stand_in_trainer.py'}"}
 RATE_INTERVAL = "10s"
@@ -48,7 +48,7 @@ RATE_INTERVAL = "10s"
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=90)
-    parser.add_argument("--pace", type=float, default=1, help="2: everybody asks half as often")
+    parser.add_argument("--pace", type=float, default=1, help="2: half as many requests")
     parser.add_argument("--png", type=Path, default=Path("panels.png"))
     options = parser.parse_args()
     panels: list[Panel] = json.loads((MONITORING / "dashboard.json").read_text())["panels"]
@@ -66,7 +66,7 @@ def main() -> int:
             for panel in panels
             if panel["type"] != "row"
         }
-        print(f"alerts that did not stay quiet: {prometheus.fired()}")
+        print(f"alerts pending or firing: {prometheus.fired()}")
     draw(options.png, panels, found, begin)
     empty = [panel["title"] for panel in panels if not found.get(panel["id"], True)]
     print(f"{len(found)} panels on {options.png}; without data: {', '.join(empty) or 'none'}")
@@ -74,7 +74,7 @@ def main() -> int:
 
 
 def start(folder: Path, running: ExitStack) -> ServerProcess:
-    """A server with three models, that may train."""
+    """A server with three models and training enabled."""
     registry, data = folder / "registry", folder / "data"
     registry.mkdir()
     (data / "colours").mkdir(parents=True)
@@ -89,7 +89,7 @@ def start(folder: Path, running: ExitStack) -> ServerProcess:
 
 
 def live(server: ServerProcess, folder: Path, seconds: float, pace: float) -> None:
-    """The load has come and gone."""
+    """Runs the load from start to end."""
     crowd = Crowd(server.address, pace, CROWD, folder / "clients.log")
     swapper = Swapper(server.admin_address, seconds / 6)
     ended = Event()
@@ -105,7 +105,7 @@ def live(server: ServerProcess, folder: Path, seconds: float, pace: float) -> No
 
 
 def ask_as_the_world_changes(address: str, seconds: float, ended: Event) -> None:
-    """Mostly red images at first, mostly noise in the end."""
+    """Sends mostly red images at first, mostly noise in the end: drift."""
     began = time.monotonic()
     with unfreeze.Client(address) as client:
         for i in range(sys.maxsize):
@@ -117,7 +117,7 @@ def ask_as_the_world_changes(address: str, seconds: float, ended: Event) -> None
 
 
 def administer(address: str, seconds: float) -> None:
-    """A candidate is tried, and jobs succeed and fail."""
+    """Sets a candidate, and starts jobs that succeed and fail."""
     with grpc.insecure_channel(address) as channel:
         admin = pb_grpc.AdminStub(channel)
         shadow = {"mode": pb.CANDIDATE_MODE_SHADOW, "percent": 50.0}
@@ -139,7 +139,7 @@ def jobs(seconds: float) -> Iterator[dict[str, str]]:
 
 
 def answers(prometheus: Prometheus, panel: Panel, begin: float, end: float) -> Found:
-    """The series of every query of a panel, each with its legend."""
+    """The series of all queries of a panel, each with its legend."""
     return [
         (legend_of(target["legendFormat"], series.labels), series)
         for target in panel["targets"]
@@ -148,7 +148,7 @@ def answers(prometheus: Prometheus, panel: Panel, begin: float, end: float) -> F
 
 
 def filled_in(expression: str) -> str:
-    """As Grafana sends it, with every model chosen."""
+    """The query as Grafana sends it, with every model selected."""
     filled = expression.replace("$__rate_interval", RATE_INTERVAL)
     return filled.replace("$namespace", ".*").replace("$model", ".*")
 

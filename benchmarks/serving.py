@@ -1,11 +1,11 @@
-"""Unfreeze beside the in-process limit, kserve and mlserver, on this machine, in turns.
+"""Compares Unfreeze with the in-process limit, kserve and mlserver, on this machine, in turns.
 
     benchmarks/setup.sh peers
     .venv/bin/python benchmarks/serving.py --peers peers --write
 
-Clients are processes of their own on the same cores, closed loops of `tritonclient.grpc` over
-loopback. Every answer is checked. A run that was broken off goes on where it stopped; --name begins
-another one. Ends with 0 if every condition holds.
+Clients are separate processes on the same cores: closed loops of `tritonclient.grpc` over loopback.
+Every answer is checked. An interrupted run resumes where it stopped; --name starts another one.
+Exits with 0 if every condition holds.
 """
 
 import argparse
@@ -57,13 +57,13 @@ def main() -> int:
 def read_flags() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("--peers", type=Path, help="folder of setup.sh; without it, the peers are left out")
+    add("--peers", type=Path, help="the DIR given to setup.sh; without it, no peers")
     add("--work", type=Path, default=Path("benchmark-out"), help="networks, inputs and results")
-    add("--name", default="serving", help="of the run; one that exists is gone on with")
+    add("--name", default="serving", help="of the run; an existing one is resumed")
     add("--rounds", type=int, default=5)
-    add("--seconds", type=float, default=4.0, help="of each measurement")
-    add("--quick", action="store_true", help="seconds in all, tiny networks, nothing is judged")
-    add("--write", action="store_true", help="put the tables into benchmarks/RESULTS.md")
+    add("--seconds", type=float, default=4.0, help="per measurement")
+    add("--quick", action="store_true", help="a few seconds, tiny networks, no conditions checked")
+    add("--write", action="store_true", help="write the tables to benchmarks/RESULTS.md")
     options = parser.parse_args()
     for peer in ("kserve", "mlserver") if options.peers else ():
         if not (options.peers / peer / "bin" / "python").exists():

@@ -1,11 +1,11 @@
-"""Half an hour of clients who behave and clients who do not, while versions come and go.
+"""A soak test: half an hour of well-behaved and misbehaving clients, while versions are swapped.
 
     .venv/bin/python benchmarks/soak.py --minutes 30 [--json soak.json] [--png soak.png]
     .venv/bin/python benchmarks/soak.py --seconds 20 --plant memory,files,threads,answers
 
 A real server process answers good clients (every answer is compared with NumPy's) beside clients
-that crash, cancel, give up, read slowly, hang half-open or send rubbish. The second line plants
-faults in the server, and the soak must fail.
+that crash, cancel, time out, read slowly, hang half-open or send garbage. The second command
+injects faults into the server, and must fail.
 """
 
 import argparse
@@ -37,7 +37,7 @@ from load.verdict import (
     check_returned,
 )
 
-# How many clients of each kind there are.
+# How many clients of each kind.
 GOOD = {
     "unary": 3,
     "many": 2,
@@ -102,12 +102,12 @@ def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--seconds", type=float, help="instead of minutes")
-    parser.add_argument("--pace", type=float, default=1, help="2: everybody asks half as often")
+    parser.add_argument("--pace", type=float, default=1, help="2: half as many requests")
     parser.add_argument("--swap-seconds", type=float, default=0.5, help="between two swaps")
     parser.add_argument("--kill-seconds", type=float, default=4, help="life of a crashing client")
-    parser.add_argument("--plant", help="faults: any of memory,files,threads,answers")
-    parser.add_argument("--json", type=Path, help="where to write everything that was seen")
-    parser.add_argument("--png", type=Path, help="where to draw it; needs matplotlib")
+    parser.add_argument("--plant", help="faults to inject: any of memory,files,threads,answers")
+    parser.add_argument("--json", type=Path, help="where to write all measurements")
+    parser.add_argument("--png", type=Path, help="where to plot them; needs matplotlib")
     parser.add_argument("--keep-log", type=Path, help="where to copy the server's log")
     options = parser.parse_args()
     options.seconds = options.seconds or 60 * options.minutes
@@ -117,7 +117,7 @@ def read_options() -> argparse.Namespace:
 def soak(
     server: ServerProcess, folder: Path, options: argparse.Namespace
 ) -> tuple[Story, list[Check]]:
-    """The load, the quiet after it, and what must be true of both."""
+    """Runs the load and waits for quiet after it; returns the measurements and the checks."""
     story = Story(server.ready_s, server.usage())
     errors = folder / "clients.log"
     crowds = [Crowd(server.address, options.pace, some, errors) for some in (*halves(GOOD), BAD)]
@@ -155,7 +155,7 @@ def soak(
 
 
 def halves(weights: dict[str, int]) -> tuple[dict[str, int], dict[str, int]]:
-    """Two processes for the good clients, so that one client process is not the limit."""
+    """Splits the good clients into two processes, so that one process is not the bottleneck."""
     kinds = list(weights)
     return tuple({kind: weights[kind] for kind in kinds[i::2]} for i in (0, 1))  # type: ignore
 
@@ -163,7 +163,7 @@ def halves(weights: dict[str, int]) -> tuple[dict[str, int], dict[str, int]]:
 def watch(
     server: ServerProcess, story: Story, crowds: list[Crowd], swapper: Swapper, seconds: float
 ) -> None:
-    """Looks and scrapes until the time is over, and says how it goes."""
+    """Samples and scrapes the server until the time is up, and prints progress."""
     ended = threading.Event()
     scraper = threading.Thread(target=scrape, args=(server, story, ended))
     scraper.start()
@@ -174,7 +174,7 @@ def watch(
     try:
         while (now := time.monotonic()) < begin + seconds:
             if server.process.poll() is not None:
-                raise SystemExit(f"the server has ended: {server.log.read_text()[-2000:]}")
+                raise SystemExit(f"the server has exited: {server.log.read_text()[-2000:]}")
             story.samples.append(server.usage())
             if now - told_at >= tell_every_s:
                 before = tell(story, crowds, swapper, now - begin, now - told_at, before)
@@ -186,7 +186,7 @@ def watch(
 
 
 def wait_until_begun(server: ServerProcess, crowds: list[Crowd]) -> None:
-    """The time of a soak is counted from the moment when everybody is there."""
+    """The duration counts from when every client has started."""
     until = time.monotonic() + BEGUN_WITHIN_S
     while not begun(crowds) and server.process.poll() is None and time.monotonic() < until:
         time.sleep(LOOK_EVERY_S)
@@ -200,7 +200,7 @@ def scrape(server: ServerProcess, story: Story, ended: threading.Event) -> None:
 def tell(
     story: Story, crowds: list[Crowd], swapper: Swapper, at_s: float, for_s: float, before: Tally
 ) -> Tally:
-    """One line of progress; gives what the good clients have counted up to now."""
+    """Prints a line of progress; returns the good clients' counts so far."""
     tallies = add_up(crowds)
     now = total(tally for kind, tally in tallies.items() if kind in GOOD)
     asking = total(tallies[kind] for kind in ("unary", "many", "tta", "pinned") if kind in tallies)
@@ -220,7 +220,7 @@ def tell(
 
 
 def quiet(server: ServerProcess, before: Usage) -> Usage:
-    """The server when its clients have gone, as soon as it holds what it held before them."""
+    """The server's usage after the load, once it is back to what it was before or time is up."""
     until = time.monotonic() + QUIET_WITHIN_S
     while not check_returned(before, after := server.usage()).holds:
         if time.monotonic() > until:

@@ -1,10 +1,10 @@
-"""A hundred hot swaps and twenty rollbacks under load: nothing fails, nothing grows.
+"""A hundred hot swaps and twenty rollbacks under load: no request fails, nothing leaks.
 
     .venv/bin/python benchmarks/swaps.py [--swaps 100] [--rollbacks 20] [--registry PATH --model M]
 
-Without a registry, four versions of a tiny model; with one, the versions of a model in it, of which
-a copy is used. What each version says is asked of it by number before the load begins; during the
-load every reply must be what the version that it names had said then.
+Without a registry it uses four versions of a tiny model; with one, a copy of the versions of a
+model in it. Before the load, each version is asked by number for its answers; during the load every
+reply must match those of the version that it names.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from unfreeze.v1 import admin_pb2, admin_pb2_grpc, classifier_pb2_grpc
 from unfreeze.v1 import classifier_pb2 as pb
 
 TIMEOUT_S = 60.0
-TOLERANCE = 1e-3  # of a probability: batches of other sizes add up in another order
+TOLERANCE = 1e-3  # of a probability: the order of summation depends on the batch size
 N_IMAGES = 3  # in a request
 SETTLE_S = 0.3
 TELL_EVERY = 20  # swaps
@@ -41,7 +41,7 @@ Said = dict[tuple[int, int], dict[str, float]]  # (version, picture) -> probabil
 
 @dataclass
 class Load:
-    """Clients that ask without a pause and compare every reply."""
+    """Clients in closed loops that check every reply."""
 
     stub: classifier_pb2_grpc.ClassifierStub
     model: str
@@ -80,7 +80,7 @@ def ask(
 
 
 def wrong(response: pb.ClassifyResponse, numbers: list[int], said: Said) -> str:
-    """What is wrong with a reply; nothing if it is what its version says."""
+    """What is wrong with a reply; empty if it matches its version."""
     for number, result in zip(numbers, response.results, strict=True):
         right = said[response.version, number]
         for label in result.prediction.labels:
@@ -106,7 +106,7 @@ def main() -> int:
     parser.add_argument("--swaps", type=int, default=100)
     parser.add_argument("--rollbacks", type=int, default=20)
     parser.add_argument("--clients", type=int, default=3)
-    parser.add_argument("--registry", type=Path, help="of models to be swapped; it is copied")
+    parser.add_argument("--registry", type=Path, help="with the model to swap; it is copied")
     parser.add_argument("--model", default=GOOD)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="swaps-") as name:
@@ -157,7 +157,7 @@ def measure(server: ServerProcess, options: argparse.Namespace, versions: list[i
 def swap(
     server: ServerProcess, options: argparse.Namespace, versions: list[int], load: Load
 ) -> list[Usage]:
-    """Swaps with rollbacks spread among them; gives a look at the server after each."""
+    """Swaps with rollbacks spread among them; yields the server's usage after each."""
     samples: list[Usage] = []
     every = max(1, options.swaps // max(1, options.rollbacks))
     rollbacks = 0
@@ -185,7 +185,7 @@ def swap(
 
 
 def settled(server: ServerProcess) -> Usage:
-    """A look at the server when the version before the last has had time to be freed."""
+    """The server's usage, once the version before the last has had time to be freed."""
     time.sleep(SETTLE_S)
     return server.usage()
 

@@ -1,4 +1,4 @@
-"""What training achieves, run by run: settings, solar cells, fastai beside it, and speed.
+"""Benchmarks of training: ablations of settings, solar cells, a comparison with fastai, and speed.
 
     .venv/bin/python benchmarks/training.py ablate --size 128 --seeds 3 --cores 0
     .venv/bin/python benchmarks/training.py elpv --seeds 5 --recipe modern
@@ -6,9 +6,9 @@
     .venv/bin/python benchmarks/training.py speed
     .venv/bin/python benchmarks/training.py show --write
 
-Every run is a process of its own and a line of WORK/training.jsonl, or of the file of --results. A
-run that is in there is not made again: kill this at any time, and start it again. Runs with the
-same seed are paired. benchmarks/training.jsonl has the runs behind RESULTS.md.
+Every run is a process of its own and a line of WORK/training.jsonl, or of the file of --results.
+Runs that are in it are not repeated: you can kill this at any time and start it again. Runs with
+the same seed are paired. benchmarks/training.jsonl has the runs behind RESULTS.md.
 """
 
 import argparse
@@ -76,7 +76,7 @@ def main() -> int:
 
 
 def check(wanted: list[Run]) -> None:
-    """Every run's settings can be read; a misspelt one shows now and not after hours."""
+    """Parses every run's settings, so that a misspelt one fails now and not after hours."""
     for run in wanted:
         try:
             read_settings(dict(run.settings))
@@ -88,28 +88,38 @@ def read_flags() -> argparse.Namespace:
     shared = argparse.ArgumentParser(add_help=False)
     add = shared.add_argument
     add("--work", type=absolute, default="benchmark-out", help="results, tables and caches")
-    add("--results", type=absolute, help="a file of runs to go on with: WORK/training.jsonl")
-    add("--cores", type=numbers, default=os.sched_getaffinity(0), help="to run on: 0 or 0,1")
-    add("--write", action="store_true", help="put the tables into benchmarks/RESULTS.md")
+    add("--results", type=absolute, help="the file of runs to resume (WORK/training.jsonl)")
+    add("--cores", type=numbers, default=os.sched_getaffinity(0), help="cores to run on: 0 or 0,1")
+    add("--write", action="store_true", help="write the tables to benchmarks/RESULTS.md")
     runs = argparse.ArgumentParser(add_help=False, parents=[shared])
     add = runs.add_argument
-    add("--seeds", type=int, default=3, help="how many; they begin at 0")
-    add("--recipe", metavar="NAME", help="as of unfreeze train")
+    add("--seeds", type=int, default=3, help="how many seeds, from 0 on")
+    add("--recipe", metavar="NAME", help="as for unfreeze train")
     add("--set", action="append", default=[], metavar="KEY=VALUE", dest="given")
-    add("--only", type=lambda text: text.split(","), help="these changes or protocols, by name")
+    add(
+        "--only", type=lambda text: text.split(","), help="only these changes or protocols, by name"
+    )
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     kinds = parser.add_subparsers(dest="what", required=True)
-    kind = kinds.add_parser("ablate", parents=[runs], help="settings, one change at a time")
+    kind = kinds.add_parser(
+        "ablate", parents=[runs], help="ablations: one change of a setting at a time"
+    )
     kind.add_argument("--size", type=int, default=128)
     kind = kinds.add_parser("elpv", parents=[runs], help="the solar cells by three protocols")
     kind.add_argument("--name", default="default", help="of the settings, for the table")
-    kind = kinds.add_parser("fastai", parents=[runs], help="the same task, beside fastai")
-    kind.add_argument("--peers", type=absolute, help="folder of setup.sh; without it, ours alone")
-    kind.add_argument("--untimed", action="store_true", help="the cores are shared; more fastai")
+    kind = kinds.add_parser(
+        "fastai", parents=[runs], help="the same task with fastai and with Unfreeze"
+    )
+    kind.add_argument(
+        "--peers", type=absolute, help="the DIR given to setup.sh; without, no fastai"
+    )
+    kind.add_argument(
+        "--untimed", action="store_true", help="do not time (shared cores); more runs of fastai"
+    )
     for name, value in Scale().settings.items():
-        kind.add_argument(f"--{name}", type=int, default=int(value), help="to rehearse it")
-    kinds.add_parser("speed", parents=[runs], help="of head epochs, activations and a GPU")
-    kinds.add_parser("show", parents=[shared], help="the tables of what has been run")
+        kind.add_argument(f"--{name}", type=int, default=int(value), help="to try it out on less")
+    kinds.add_parser("speed", parents=[runs], help="speed of head epochs, activations and a GPU")
+    kinds.add_parser("show", parents=[shared], help="print the tables of all runs so far")
     options = parser.parse_args()
     if options.what != "show":
         options.base = dict(one.split("=", 1) for one in options.given)

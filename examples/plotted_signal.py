@@ -1,8 +1,9 @@
-"""A signal that is no photograph, classified by its picture: is this bearing worn?
+"""Classifies a signal by plotting it as an image: is this bearing worn?
 
-A second of vibration becomes a spectrogram, time to the right and pitch upwards, and a network that
-has only seen photographs learns to read it. The same goes for heartbeats, sales or the paths of a
-mouse: whatever a person can tell from a plot. The vibrations are made up; yours come from a sensor.
+A second of vibration becomes a spectrogram, with time to the right and frequency upwards, and a
+network pretrained on photographs learns to read it. The same works for heartbeats, sales or mouse
+movements: anything a person can tell from a plot. The vibrations here are synthetic; yours come
+from a sensor.
 
     python examples/plotted_signal.py
 """
@@ -19,12 +20,12 @@ from training import Learner, pretrained, read_images
 Float64Array = npt.NDArray[np.float64]
 
 RATE_HZ = 8000
-WINDOW, STEP = 128, 64  # samples of one column of the picture, and from one to the next
+WINDOW, STEP = 128, 64  # samples per column of the image, and from one column to the next
 QUIETEST_DB, LOUDEST_DB = 0, 40  # black and white
 CLASSES = ("sound", "worn")
 
 SETTINGS: dict[str, object] = {
-    # a mirrored or slanted spectrogram is one of something else: no augmentation
+    # no augmentation: a flipped or rotated spectrogram would be of a different sound
     "augmentation": "none",
     "max_zoom": 1,
     "crop": "squash",
@@ -32,12 +33,12 @@ SETTINGS: dict[str, object] = {
     "split": "stratified",
     "batch_size": 16,
     "cycles": 1,
-    "learning_rate": 0.05,  # the task is so plain that the finder would suggest a reckless one
+    "learning_rate": 0.05,  # the task is so easy that the finder would suggest too high a rate
 }
 
 
 def vibration(worn: bool, random: np.random.Generator) -> Float64Array:
-    """A second of a turning shaft, [RATE_HZ]: hum and noise; a worn bearing knocks as it turns."""
+    """One second of a rotating shaft, [RATE_HZ]: hum and noise; a worn bearing knocks too."""
     time = np.arange(RATE_HZ) / RATE_HZ
     turns_hz, ring_hz = random.uniform(3, 6), random.uniform(1500, 3000)
     signal = np.sin(2 * np.pi * turns_hz * time) + random.normal(0, 0.1, len(time))
@@ -49,7 +50,7 @@ def vibration(worn: bool, random: np.random.Generator) -> Float64Array:
 
 
 def spectrogram(signal: Float64Array) -> Image.Image:
-    """The power of each pitch at each time in decibels, as grey levels; high pitches on top."""
+    """Power in decibels as grey levels: time to the right, high frequencies on top."""
     windows = np.lib.stride_tricks.sliding_window_view(signal, WINDOW)[::STEP]
     power = np.abs(np.fft.rfft(windows * np.hanning(WINDOW))) ** 2
     loudness_db = 10 * np.log10(power.T[::-1] + 1e-9)
@@ -58,7 +59,7 @@ def spectrogram(signal: Float64Array) -> Image.Image:
 
 
 def draw(folder: Path, per_class: int, seed: int) -> Path:
-    """`folder` has a folder of spectrograms for each class."""
+    """Fills `folder` with one folder of spectrograms per class, and returns it."""
     random = np.random.default_rng(seed)
     for name in CLASSES:
         (folder / name).mkdir(parents=True, exist_ok=True)
@@ -69,7 +70,7 @@ def draw(folder: Path, per_class: int, seed: int) -> Path:
 
 
 def learn(folder: Path, size: int, cache: Path) -> Learner:
-    """A network that has learnt to tell the classes of `folder` apart."""
+    """Trains a network to tell the classes in `folder` apart."""
     images = read_images(folder, size, settings=SETTINGS, cache=cache)
     learner = pretrained("efficientnet_lite0", images)
     learner.fit()
@@ -84,7 +85,7 @@ def main() -> None:
     fresh = draw(work / "fresh", per_class=1, seed=1)
     for name in CLASSES:
         said = learner.classify(fresh / name / "000.png")
-        print(f"a new one that is {name}: worn with probability {said['worn']:.2f}")
+        print(f"a new signal that is {name}: worn with probability {said['worn']:.2f}")
 
 
 if __name__ == "__main__":

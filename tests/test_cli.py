@@ -184,7 +184,7 @@ def test_a_candidate_is_tried_listed_and_cleared(at, photos: Path, capsys):
     split = json.loads(run(capsys, "candidate", "colours", "--version=2", "--split=5", "--json")[1])
     assert (split["mode"], split["percent"], split["compared"]) == ("split", 5, 1)
     cleared = run(capsys, "candidate", "colours", "--clear")[1]
-    assert cleared == "colours: version 2 is tried no more\n"
+    assert cleared == "colours: version 2 is no longer tried\n"
     assert json.loads(run(capsys, "models", "--json")[1])[0]["candidate"] is None
     again = run(capsys, "candidate", "colours", "--clear")
     assert again == (0, "colours: no version was being tried\n", "")
@@ -324,7 +324,7 @@ def test_interrupting_a_watch_leaves_the_job_running(at, data: Path, capsys):
     watch.send_signal(signal.SIGINT)
     _, err = watch.communicate(timeout=20)
     assert watch.returncode == 130
-    assert err == f"the job goes on; see it again with: unfreeze jobs watch {job}\n"
+    assert err == f"the job goes on; to follow it again: unfreeze jobs watch {job}\n"
     assert "state\trunning" in run(capsys, "jobs", "show", job)[1]
     assert run(capsys, "jobs", "cancel", job)[0] == 0
 

@@ -287,16 +287,16 @@ def test_no_answer_in_time_is_an_error_of_its_own(ask: Ask, start):
 def test_no_server_is_told_within_seconds(ask: Ask):
     with pytest.raises(unfreeze.Unavailable) as caught:
         ask("127.0.0.1:1", b"one")
-    nobody = "no server answers there; is it running, and is the address right?"
+    nobody = "no server answers at this address; is it running, and is the address right?"
     assert str(caught.value) == f"127.0.0.1:1: {nobody}"
 
 
 @pytest.mark.parametrize(
     ("said", "meant"),
     [
-        ("DNS resolution failed for h:1: C-ares status is not ARES_SUCCESS", "leads nowhere"),
-        ("errors resolving h:1: [Domain name not found]", "leads nowhere"),
-        ("recvmsg:Connection reset by peer", "went away while it was asked"),
+        ("DNS resolution failed for h:1: C-ares status is not ARES_SUCCESS", "cannot be resolved"),
+        ("errors resolving h:1: [Domain name not found]", "cannot be resolved"),
+        ("recvmsg:Connection reset by peer", "connection to the server was lost"),
     ],
 )
 def test_what_grpc_says_of_a_missing_server_is_put_in_words(said: str, meant: str):

@@ -1,4 +1,4 @@
-"""Unfreeze: the client of an image classification service.
+"""The Python client of an Unfreeze image classification service.
 
     from unfreeze import Client
 
@@ -6,7 +6,7 @@
         for prediction in client.classify(["cell.png", "other.jpg"], model="solar"):
             print(prediction.image, prediction.label.name, prediction.label.probability)
 
-Importing this needs grpcio and protobuf and nothing else.
+Importing it needs only grpcio and protobuf.
 """
 
 from unfreeze.admin import AdminClient

@@ -18,12 +18,15 @@ from unfreeze.versions import Model, Promoted, Version
 
 TIMEOUT_S = 30.0
 ATTEMPTS = 6
-# A watch outlives a restart of the server: this many attempts in a row, a minute or so, may fail.
+# A watch survives a restart of the server: it gives up after this many failures in a row, which
+# take a minute or so.
 WATCH_ATTEMPTS = 36
 WATCH_PATIENCE_S = 90.0
-# One stream lasts no longer than this and is then asked for again: a dead connection is noticed.
+# A stream is reopened after this long, so that a dead connection is noticed.
 WATCH_STREAM_S = 300.0
-CONNECTED_S = 30.0  # what fails later had reached a server: to connect takes 20 s at most
+CONNECTED_S = (
+    30.0  # a stream that lasted longer had reached a server: connecting takes 20 s at most
+)
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
@@ -32,8 +35,8 @@ Response = TypeVar("Response")
 class AdminClient:
     """A connection to a server's admin listener. Close it after use.
 
-    A call that does the same twice as once is repeated when the server cannot be reached or goes
-    away; `promote`, `rollback` and `set_candidate` are sent once.
+    Idempotent calls are retried when the server cannot be reached or goes away; `promote`,
+    `rollback` and `set_candidate` are sent once.
     """
 
     def __init__(
@@ -44,7 +47,7 @@ class AdminClient:
         attempts: int = ATTEMPTS,
         timeout_s: float = TIMEOUT_S,
     ) -> None:
-        """No connection is made before the first call; `timeout_s` is for each call."""
+        """No connection is made before the first call; `timeout_s` applies to each call."""
         self.address = address
         self._attempts = attempts
         self._timeout_s = timeout_s
@@ -61,12 +64,13 @@ class AdminClient:
         promotion: Promotion = "if_better",
         idempotency_key: str | None = None,
     ) -> Job:
-        """The queued job, or the one that was started before with the same key.
+        """Queues a job and returns it, or returns the one that was started before with the same
+        key.
 
         Args:
-            data: a folder or CSV below one of the server's data roots.
+            data: a folder or CSV file below one of the server's data roots.
             settings: of the recipe, by name, e.g. `{"size": "160"}`.
-            idempotency_key: None draws one, so that repeating the request is safe in any case.
+            idempotency_key: None: a random one, so that this call can be retried safely.
         """
         request = admin_pb2.StartTrainingRequest(
             model=model,
@@ -82,20 +86,20 @@ class AdminClient:
         return jobs.job(self._call(self._stub.GetJob, request))
 
     def jobs(self, *, model: str = "", limit: int = 100) -> list[Job]:
-        """Newest first; of every model when none is named."""
+        """Newest first; of all models if none is named."""
         request = admin_pb2.ListJobsRequest(model=model, limit=limit)
         return [jobs.job(job) for job in self._call(self._stub.ListJobs, request).jobs]
 
     def cancel(self, job_id: str) -> Job:
-        """The job, on its way to its end; one that has ended is left as it is."""
+        """Asks for the job to be stopped, and returns it; a job that has ended stays as it is."""
         request = admin_pb2.CancelJobRequest(job_id=job_id)
         return jobs.job(self._call(self._stub.CancelJob, request))
 
     def watch(self, job_id: str, *, from_sequence: int = 1) -> Iterator[JobEvent]:
-        """Every event of a job in order, each once, until the job has ended.
+        """Yields every event of a job, in order and exactly once, until the job has ended.
 
-        A lost connection, or a server that restarts, is waited for: the story goes on where it
-        broke off.
+        If the connection is lost or the server restarts, it reconnects and resumes after the last
+        event received.
         """
         sequence = from_sequence
         about = admin_pb2.GetJobRequest(job_id=job_id)
@@ -112,13 +116,13 @@ class AdminClient:
                     return
                 time.sleep(FIRST_PAUSE_S)
             except grpc.RpcError as failed:
-                if time.monotonic() - asked_at > CONNECTED_S:  # a job may be silent for hours
+                if time.monotonic() - asked_at > CONNECTED_S:  # a job may send nothing for hours
                     patience = self._patience_to_watch()
                 if failed.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:
                     time.sleep(patience.pause_s(failed, cancelled_here=self._closed))
 
     def wait(self, job_id: str) -> Job:
-        """The job once it has ended, whatever came of it."""
+        """Waits until the job has ended, successfully or not, and returns it."""
         for _ in self.watch(job_id):
             pass
         return self.get_job(job_id)
@@ -133,24 +137,24 @@ class AdminClient:
         return [versions.version(version) for version in response.versions]
 
     def promote(self, model: str, version: int, *, reason: str = "") -> Promoted:
-        """From now on a request that names no version is answered by this one."""
+        """Makes this version the one that answers requests which name none."""
         request = admin_pb2.PromoteRequest(model=model, version=version, reason=reason)
         return versions.promoted(self._call_once(self._stub.Promote, request))
 
     def rollback(self, model: str, *, reason: str = "") -> Promoted:
-        """What the promoted version replaced is promoted again."""
+        """Promotes the version again that the promoted one replaced."""
         request = admin_pb2.RollbackRequest(model=model, reason=reason)
         return versions.promoted(self._call_once(self._stub.Rollback, request))
 
     def set_candidate(
         self, model: str, version: int, *, mode: CandidateMode, percent: float, reason: str = ""
     ) -> Candidate:
-        """The version is tried on `percent` of the requests that name none, until it is cleared or
-        any version is promoted.
+        """Tries the version on `percent` of the requests that name none, until it is cleared or any
+        version is promoted.
 
         Args:
-            mode: "split": it answers them; "shadow": it is asked as well, after the answer, and
-                compared with the promoted one.
+            mode: "split": it answers them; "shadow": the promoted version answers them, then the
+                candidate runs on them too, for comparison.
         """
         request = admin_pb2.SetCandidateRequest(
             model=model,
@@ -162,20 +166,20 @@ class AdminClient:
         return candidates.candidate(self._call_once(self._stub.SetCandidate, request).candidate)
 
     def clear_candidate(self, model: str, *, reason: str = "") -> int | None:
-        """No version is tried any more; gives the one that was."""
+        """Stops trying a version; returns the one that was tried, if any."""
         request = admin_pb2.ClearCandidateRequest(model=model, reason=reason)
         return self._call(self._stub.ClearCandidate, request).version or None
 
     def prune(self, model: str, *, keep: int) -> list[int]:
-        """All but the newest `keep` versions are deleted; gives the deleted ones.
+        """Deletes all but the newest `keep` versions; returns those that it deleted.
 
-        The promoted one, the one that a rollback would return to and a candidate always stay.
+        The promoted version, the one that a rollback would return to and a candidate always stay.
         """
         request = admin_pb2.PruneVersionsRequest(model=model, keep=keep)
         return list(self._call(self._stub.PruneVersions, request).deleted)
 
     def close(self) -> None:
-        """The connection is gone; calls under way fail."""
+        """Closes the connection; calls in flight fail."""
         self._closed = True
         self._channel.close()
 

@@ -1,4 +1,4 @@
-"""The version that is tried beside the promoted one, as the Admin service tells of it."""
+"""The version being tried beside the promoted one, as the Admin service reports it."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -19,10 +19,10 @@ class Candidate:
     version: int
     mode: CandidateMode
     percent: float
-    ready: bool  # the server that was asked has it in memory
+    ready: bool  # loaded in the server that replied
     problem: str
-    compared: int  # images that this server has put to both versions
-    agreed: int  # those that both label alike
+    compared: int  # images that this server has run through both versions
+    agreed: int  # of those, how many got the same label
 
 
 def candidate(told: admin_pb2.Candidate) -> Candidate:

@@ -1,4 +1,4 @@
-"""How a client reaches its servers, and when it asks again."""
+"""How a client connects to its servers, and when it retries."""
 
 import json
 import random
@@ -11,9 +11,9 @@ import grpc
 
 from unfreeze.errors import call_error
 
-# All addresses of the name in turn; one that says it is not serving (draining, say) is left out.
-# gRPC's own retryPolicy is not used: it gives up on a request above its buffer (256 KiB, which is
-# one photograph) and knows no CANCELLED that came from the server. `Patience` does both.
+# Round-robin over all addresses of the name, leaving out those that report not serving (draining,
+# say). Not gRPC's own retryPolicy: it does not retry a request larger than its buffer (256 KiB,
+# which is one photograph), nor a CANCELLED that came from the server. `Patience` handles both.
 IN_TURN: dict[str, object] = {"loadBalancingConfig": [{"round_robin": {}}]}
 HEALTHY_IN_TURN = IN_TURN | {"healthCheckConfig": {"serviceName": ""}}
 Options = list[tuple[str, int | str]]
@@ -22,25 +22,25 @@ MAX_RECEIVE_BYTES = 64 << 20
 COMMON: Options = [
     ("grpc.max_send_message_length", MAX_SEND_BYTES),
     ("grpc.max_receive_message_length", MAX_RECEIVE_BYTES),
-    # a server that restarts is found again within seconds (the default waits up to two minutes)
+    # reconnect to a restarted server within seconds (by default after up to two minutes)
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2000),
 ]
 OPTIONS = [*COMMON, ("grpc.service_config", json.dumps(HEALTHY_IN_TURN))]
-# there is no health service on the admin listener, and asking for it would print a complaint
+# without health checks: the admin listener has no health service, so gRPC would log an error
 ADMIN_OPTIONS = [*COMMON, ("grpc.service_config", json.dumps(IN_TURN))]
 SAFE_TO_REPEAT = {
     grpc.StatusCode.UNAVAILABLE,
-    grpc.StatusCode.CANCELLED,  # a server that stops answers late streams with it
+    grpc.StatusCode.CANCELLED,  # what a stopping server answers late streams with
     grpc.StatusCode.RESOURCE_EXHAUSTED,
 }
-PUSHBACK = "grpc-retry-pushback-ms"  # gRPC proposal A6: when a server wants to be asked again
+PUSHBACK = "grpc-retry-pushback-ms"  # gRPC proposal A6: when the server wants a retry
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 2.0
 
 
 def target(address: str) -> str:
-    """`address` as gRPC wants it: a bare host:port is looked up, and all it resolves to is used."""
+    """`address` as a gRPC target: a bare host:port becomes a DNS name with all its addresses."""
     has_scheme = "://" in address or address.startswith(("unix:", "ipv4:", "ipv6:", "dns:"))
     return address if has_scheme else f"dns:///{address}"
 
@@ -55,16 +55,16 @@ def connect(
 
 
 def worth_repeating(failed: grpc.RpcError) -> bool:
-    """Whether a call that does the same twice as once may succeed when it is made again."""
-    too_large = "larger than max" in (failed.details() or "")  # RESOURCE_EXHAUSTED, for ever
+    """Whether an idempotent call may succeed when it is retried."""
+    too_large = "larger than max" in (failed.details() or "")  # RESOURCE_EXHAUSTED, but permanent
     return failed.code() in SAFE_TO_REPEAT and not too_large
 
 
 @dataclass
 class Patience:
-    """How long one call is worth waiting for: until a deadline, and a number of attempts.
+    """The retry policy of one call: up to a deadline and a number of attempts.
 
-    A server that is there but busy is asked until the deadline, however often that is.
+    If the server is merely overloaded, the call is retried until the deadline, however often.
     """
 
     address: str
@@ -78,18 +78,18 @@ class Patience:
         self.failures = 0
 
     def remaining_s(self) -> float:
-        """What is left for the next attempt; never quite nothing, so that gRPC words the error."""
+        """The time left for the next attempt; never quite 0, so that gRPC reports the deadline."""
         return max(0.001, self.started + self.timeout_s - self.now())
 
     def pause_s(self, failed: grpc.RpcError, *, cancelled_here: bool = False) -> float:
-        """How long to wait before the next attempt: exponential or what the server said, jittered,
-        within the deadline.
+        """How long to wait before the next attempt: exponential backoff, or longer if the server
+        asked for that, with jitter.
 
         Args:
-            cancelled_here: it was this client that ended the call.
+            cancelled_here: this client itself ended the call.
 
         Raises:
-            UnfreezeClientError: there is no sense in another one.
+            UnfreezeClientError: another attempt is pointless, not allowed or too late.
         """
         self.failures += 1
         longest = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** (self.failures - 1))
@@ -103,7 +103,7 @@ class Patience:
 
 
 def _pushback_s(failed: grpc.RpcError) -> float:
-    """When there is room again, by the server's own guess; 0 if it made none."""
+    """The pause before a retry that the server asked for; 0 if it did not."""
     trailers: Any = failed.trailing_metadata() or ()  # pairs, of one type or another
     for key, value in trailers:
         if key == PUSHBACK and str(value).isdecimal():

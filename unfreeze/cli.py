@@ -29,31 +29,31 @@ from unfreeze.errors import (
 DESCRIPTION = "Fine-tunes image classifiers, serves them over gRPC and retrains them on request."
 EPILOG = f"""\
 examples:
-  unfreeze demo                                          the whole path on real photographs
-  unfreeze train --data photos/ --model solar            folders of images become version 1
-  unfreeze import net.onnx --help                        so does an ONNX model from elsewhere
-  unfreeze serve --registry models                       answers on 127.0.0.1:8001
-  unfreeze predict cell.png --model solar                asks it
-  unfreeze retrain solar --data more-photos --watch      a better version goes live
+  unfreeze demo                                          everything below, on real photographs
+  unfreeze train --data photos/ --model solar            train and publish version 1
+  unfreeze import net.onnx --help                        or publish an existing ONNX model
+  unfreeze serve --registry models                       serve it on 127.0.0.1:8001
+  unfreeze predict cell.png --model solar                classify an image
+  unfreeze retrain solar --data more-photos --watch      train a new version; live if better
 
 exit codes:
-  {OK:<4} it worked
-  {FAILED:<4} it failed: an image could not be classified, a job failed, a server refused
+  {OK:<4} success
+  {FAILED:<4} failure: an image could not be classified, a job failed, a server refused
   {USAGE:<4} wrong usage or bad input
   {NOT_FOUND:<4} no such model, version or job
   {UNREACHABLE:<4} no server could be reached
   {INTERRUPTED:<4} interrupted
-  {OUTPUT_CLOSED:<4} whoever read the output went away
+  {OUTPUT_CLOSED:<4} output pipe closed
 
 environment:
-  UNFREEZE_ADDRESS         server that classifies (127.0.0.1:8001)
+  UNFREEZE_ADDRESS         the server (127.0.0.1:8001)
   UNFREEZE_ADMIN_ADDRESS   its admin listener (127.0.0.1:8003)
-  UNFREEZE_CA              authorities to trust, where TLS is in front of it
+  UNFREEZE_CA              CA certificates (PEM) to trust, if a proxy terminates TLS
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command; gives its exit code."""
+    """Runs one command and returns its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         code = _run(arguments)
@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        # what is still buffered has nowhere to go; without this Python would complain at exit
+        # discard what is still buffered, or Python would print an error at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OUTPUT_CLOSED
     except (UnfreezeClientError, UsageError) as error:
@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    # these parse their own arguments, with an installation that may have more than this one
+    # these parse their own arguments and may need optional dependencies
     if arguments and arguments[0] in programs.PROGRAMS:
         return programs.enter(arguments[0], arguments[1:])
     options = _parser().parse_args(_spelled_out(arguments))
@@ -80,7 +80,7 @@ def _run(arguments: list[str]) -> int:
 
 
 def _spelled_out(arguments: list[str]) -> list[str]:
-    """`unfreeze versions MODEL` and `unfreeze jobs` mean their `list`."""
+    """Inserts the default subcommand: `unfreeze versions MODEL` and `unfreeze jobs` mean `list`."""
     groups = {"jobs": jobs.GROUP, "versions": versions.GROUP}
     if arguments and arguments[0] in groups:
         known = (*groups[arguments[0]], "-h", "--help")
@@ -111,7 +111,7 @@ def _version() -> str:
     try:
         return version("unfreeze")
     except PackageNotFoundError:
-        return "(not installed, run from its source)"
+        return "(not installed, run from source)"
 
 
 def _exit_code(error: Exception) -> int:

@@ -1,4 +1,4 @@
-"""Images in, predictions out, over gRPC: `Client` waits, `AsyncClient` awaits."""
+"""Classifies images over gRPC: `Client` is synchronous, `AsyncClient` is for asyncio."""
 
 import asyncio
 import time
@@ -15,15 +15,15 @@ from unfreeze.trace_context import Metadata, trace_metadata
 from unfreeze.v1 import classifier_pb2, classifier_pb2_grpc
 
 TIMEOUT_S = 60.0
-ATTEMPTS = 6  # about three seconds of pauses: a dead server is reported soon
+ATTEMPTS = 6  # about three seconds of backoff: a dead server is reported soon
 CONCURRENT_REQUESTS = 4
 
 
 class Client:
-    """A connection to one or many servers. Safe to use from several threads; close it after use.
+    """A connection to one or more servers. Thread-safe; close it after use.
 
-    Classification does the same twice as once, so a request is repeated, with growing pauses, when
-    a server cannot be reached, is overloaded or goes away while it answers.
+    Classification is idempotent, so a request is retried, with exponential backoff, when a server
+    cannot be reached, is overloaded or goes away during the call.
     """
 
     def __init__(
@@ -37,10 +37,11 @@ class Client:
         """No connection is made before the first call.
 
         Args:
-            address: `host:port`; every address that the name resolves to is used in turn.
+            address: `host:port`; requests go round-robin to every address the name resolves to.
             credentials: for TLS; without them nothing is encrypted.
-            attempts: how often a request is sent at most, unless the server is merely busy.
-            concurrent_requests: how many requests of one `classify` are under way at a time.
+            attempts: how often to send a request at most; an overloaded server is retried until
+                the deadline.
+            concurrent_requests: how many requests one `classify` has in flight at a time.
         """
         self.address = address
         self._attempts = attempts
@@ -60,19 +61,20 @@ class Client:
         priority: int = 0,
         timeout_s: float = TIMEOUT_S,
     ) -> list[Prediction]:
-        """One prediction for each image, in order.
+        """One prediction per image, in order.
 
         An image that cannot be used does not fail the others: its prediction carries an `error`,
         which `prediction.label` raises.
 
         Args:
-            images: one or many paths or encoded images (JPEG, PNG, WebP). Many are sent in requests
-                of at most 32 images and 16 MiB; each request is answered by one version.
-            version: None is the one promoted when a request arrives.
-            top_k: how many labels an answer names; None is 5.
-            tta_views: views to average, 0 and 1 for none; None is the model's own default.
-            priority: who is answered first: 1 before 2 before 3; 0 means 2.
-            timeout_s: for each request, its repetitions included.
+            images: one or more paths or encoded images (JPEG, PNG, WebP). They are sent in requests
+                of at most 32 images and 16 MiB; each request is answered by a single version.
+            version: None: the version that is promoted when a request arrives.
+            top_k: how many labels to return per image; None: 5.
+            tta_views: views to average (test-time augmentation), 0 or 1 for none; None: the model's
+                default.
+            priority: 1 is answered before 2, and 2 before 3; 0 means 2.
+            timeout_s: for each request, including its retries.
 
         Raises:
             UnfreezeClientError: a request failed as a whole, e.g. there is no such model.
@@ -99,10 +101,10 @@ class Client:
         priority: int = 0,
         timeout_s: float = TIMEOUT_S,
     ) -> Iterator[Prediction]:
-        """As `classify`, but gives each prediction as soon as those before it are there, and takes
-        images a few requests ahead: there may be any number of them."""
+        """As `classify`, but yields each prediction as soon as all before it have arrived, and
+        reads only a few requests ahead, so `images` may be of any length."""
         question = Question(model, version, top_k, tta_views, priority)
-        trace = trace_metadata()  # here, for the threads know nothing of it
+        trace = trace_metadata()  # here, because the worker threads do not have the context
         pool = ThreadPoolExecutor(self._concurrent_requests, "unfreeze-client")
         asked: deque[Future[list[Prediction]]] = deque()
         try:
@@ -113,7 +115,7 @@ class Client:
             while asked:
                 yield from asked.popleft().result()
         finally:
-            # no waiting: whoever is interrupted leaves now, and `close` ends what is under way
+            # do not wait: an interrupt takes effect at once, and `close` ends calls in flight
             pool.shutdown(wait=False, cancel_futures=True)
 
     def _ask(
@@ -137,7 +139,7 @@ class Client:
                 time.sleep(pause_s)
 
     def close(self) -> None:
-        """The connection is gone; calls under way fail."""
+        """Closes the connection; calls in flight fail."""
         self._closed = True
         self._channel.close()
 
@@ -149,7 +151,7 @@ class Client:
 
 
 class AsyncClient:
-    """`Client` for asyncio, with the same `classify`: arguments, results and errors."""
+    """`Client` for asyncio: `classify` has the same arguments, results and errors."""
 
     def __init__(
         self,
@@ -159,7 +161,7 @@ class AsyncClient:
         attempts: int = ATTEMPTS,
         concurrent_requests: int = CONCURRENT_REQUESTS,
     ) -> None:
-        """To be made inside a running event loop; see `Client`."""
+        """Create it inside a running event loop; for the arguments see `Client`."""
         self.address = address
         self._attempts = attempts
         self._concurrent_requests = concurrent_requests
@@ -183,7 +185,7 @@ class AsyncClient:
         priority: int = 0,
         timeout_s: float = TIMEOUT_S,
     ) -> list[Prediction]:
-        """One prediction for each image, in order; see `Client.classify`."""
+        """One prediction per image, in order; see `Client.classify`."""
         question = Question(model, version, top_k, tta_views, priority)
         slots = asyncio.Semaphore(self._concurrent_requests)
 
@@ -196,7 +198,7 @@ class AsyncClient:
             answers = await asyncio.gather(*tasks)
         finally:
             for task in tasks:
-                task.cancel()  # nothing is left under way when one has failed
+                task.cancel()  # when one has failed, leave none of the others running
         return [prediction for some in answers for prediction in some]
 
     async def _ask(self, question: Question, chunk: Chunk, timeout_s: float) -> list[Prediction]:
@@ -218,7 +220,7 @@ class AsyncClient:
                 await asyncio.sleep(pause_s)
 
     async def close(self) -> None:
-        """The connection is gone; calls under way fail."""
+        """Closes the connection; calls in flight fail."""
         self._closed = True
         await self._channel.close(None)
 

@@ -1,22 +1,22 @@
-"""The errors of the client. Each carries the server's message, written for people.
+"""The client's exceptions. Each carries the server's message, which is written for people.
 
 UnfreezeClientError
-├── InvalidRequest        the request makes no sense; the same one will fail again
-│   └── ImageError        one image of it cannot be used
+├── InvalidRequest        the request is invalid; do not send it again unchanged
+│   └── ImageError        one of its images cannot be used
 ├── NotFound              no such model, version or job
 ├── NotAllowed            the caller may not do this
-├── Conflict              not in this state of affairs, e.g. nothing to roll back to
+├── Conflict              not possible in the current state, e.g. nothing to roll back to
 ├── Overloaded            the server is at its limit; try later
-├── Unavailable           no server could be reached, or it went away
-├── DeadlineExceeded      no answer in the time given
-└── ServerError           the server failed; its log knows more
+├── Unavailable           no server could be reached, or the connection was lost
+├── DeadlineExceeded      no answer before the deadline
+└── ServerError           the server failed; see its log
 """
 
 import grpc
 
 
 class UnfreezeClientError(Exception):
-    """Its message says what is wrong and, where it can, what to do."""
+    """The message says what is wrong and, where possible, what to do."""
 
 
 class InvalidRequest(UnfreezeClientError):
@@ -71,10 +71,10 @@ BY_CODE: dict[grpc.StatusCode, type[UnfreezeClientError]] = {
 }
 BY_NUMBER = {code.value[0]: code for code in grpc.StatusCode}
 
-# What gRPC says when there is no server to say anything, and what that means.
-NOBODY = "no server answers there; is it running, and is the address right?"
-NOWHERE = "this name leads nowhere; is it spelled right?"
-GONE = "the server went away while it was asked"
+# What gRPC itself says when no server answers, and what that means.
+NOBODY = "no server answers at this address; is it running, and is the address right?"
+NOWHERE = "the host name cannot be resolved; is it spelled right?"
+GONE = "the connection to the server was lost during the call"
 MEANING = {
     "Connection refused": NOBODY,
     "failed to connect": NOBODY,
@@ -86,18 +86,18 @@ MEANING = {
 
 
 def call_error(failed: grpc.RpcError, address: str) -> UnfreezeClientError:
-    """What a failed call means to the caller."""
+    """The exception for a failed call."""
     code, details = failed.code(), failed.details() or ""
     if code is grpc.StatusCode.UNAVAILABLE:
         meaning = (meant for said, meant in MEANING.items() if said in details)
         return Unavailable(f"{address}: {next(meaning, details)}")
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return DeadlineExceeded(f"{address}: no answer in the time given ({details})")
+        return DeadlineExceeded(f"{address}: no answer before the deadline ({details})")
     return BY_CODE.get(code, ServerError)(details or code.name)
 
 
 def image_error(number: int, message: str) -> UnfreezeClientError:
-    """What the error in an image's place means; `number` is a google.rpc.Code."""
+    """The exception for an image that failed; `number` is a google.rpc.Code."""
     code = BY_NUMBER.get(number, grpc.StatusCode.UNKNOWN)
     kind = BY_CODE.get(code, ServerError)
     return (ImageError if kind is InvalidRequest else kind)(message)

@@ -1,4 +1,4 @@
-"""The story of a job as the Admin service tells it, event by event."""
+"""The events of a training job, as the Admin service reports them."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -23,7 +23,7 @@ class StageStarted:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a stage is, in images."""
+    """Progress of a stage, in images."""
 
     stage: str
     done: int
@@ -79,7 +79,7 @@ class GateDecided:
 
 @dataclass(frozen=True)
 class Unknown:
-    """An event of a newer server, which this client cannot tell."""
+    """An event of a newer server, which this client does not know."""
 
 
 Event = (

@@ -1,4 +1,4 @@
-"""Downloads a file: resumed where it broke off, and checked by its SHA-256."""
+"""Downloads a file, resuming after interruptions, and checks its SHA-256."""
 
 import hashlib
 import http.client
@@ -18,37 +18,37 @@ from urllib.request import url2pathname
 from unfreeze.errors import UnfreezeClientError
 
 CHUNK = 1 << 20
-ATTEMPTS = 5  # in a row that bring nothing new
-SETTLED = timedelta(minutes=1)  # a file changed since may change within the same second again
+ATTEMPTS = 5  # in a row without any new bytes
+SETTLED = timedelta(minutes=1)  # a more recent Last-Modified may not tell two versions apart
 Advance = Callable[[int, int | None], None]  # bytes so far, and in all if that is known
 
 
 class FetchError(UnfreezeClientError):
-    """What was asked for could not be had, or is not what was promised."""
+    """The file could not be downloaded, or is not the expected one."""
 
 
 class _Interrupted(Exception):
-    """The connection ended early; another attempt may go on from there."""
+    """The connection ended early; another attempt may resume from there."""
 
 
 @dataclass
 class _Remote:
-    """The file at the other end, as the last answer told that began at its beginning."""
+    """The remote file, as described by the last response that started at its first byte."""
 
-    is_checked: bool  # by a digest, when all of it is here
-    version: str = ""  # what its server calls this very content
+    is_checked: bool  # against a digest, once it is complete
+    version: str = ""  # the server's strong validator: ETag or Last-Modified
     total: int | None = None  # bytes
 
     @property
     def can_go_on(self) -> bool:
-        """An attempt may begin where the one before it ended: parts of two files would be seen."""
+        """Whether an attempt may resume the one before: a mix of two files would be noticed."""
         return self.is_checked or (bool(self.version) and self.total is not None)
 
     def begins(self, headers: Message, total: int | None) -> None:
         self.version, self.total = _version(headers), total
 
     def goes_on(self, headers: Message, total: int | None) -> bool:
-        """Whether an answer is a part of the same file; such a one need not repeat its date."""
+        """Whether a partial response is of the same file; it need not repeat Last-Modified."""
         same = total == self.total and headers.get("ETag") in (None, self.version)
         return self.is_checked or same
 
@@ -63,18 +63,20 @@ def fetch(
     timeout_s: float = 30,
     pause_s: float = 1,
 ) -> str:
-    """`target` is the file at `url`; gives its SHA-256. An interrupted one goes on where it was,
-    also in a later call, if the digest is known; one that is there already with that digest is not
-    fetched again. Without a digest nobody would see a changed file, so it goes on in this call
-    alone, and if its server tells that it is the same.
+    """Downloads the file at `url` to `target`; returns its SHA-256.
+
+    With a digest, an interrupted download is resumed, even by a later call, and a `target` that has
+    that digest already is not downloaded again. Without one a changed file would go unnoticed, so a
+    download is resumed only within this call, and only if the server confirms that the file is the
+    same.
 
     Args:
-        url: file://, http:// or https://.
-        timeout_s: without a single byte before an attempt counts as interrupted.
-        pause_s: before the second attempt in a row; doubles with each.
+        url: http:// or https://.
+        timeout_s: an attempt counts as interrupted after this long without a single byte.
+        pause_s: before the second attempt in a row; doubles with each further one.
 
     Raises:
-        FetchError: says whether asking again helps.
+        FetchError: says whether trying again helps.
     """
     partial = target.with_name(f"{target.name}.partial")
     if sha256 and target.exists() and digest_of(target) == sha256.lower():
@@ -86,7 +88,7 @@ def fetch(
     remote = _Remote(is_checked=bool(sha256))
     _complete(url, partial, remote, max_bytes, advance, timeout_s, pause_s)
     digest = digest_of(partial)
-    if sha256 and digest != sha256.lower() and resumed:  # perhaps the beginning was of another file
+    if sha256 and digest != sha256.lower() and resumed:  # its first part may be of another file
         partial.unlink()
         _complete(url, partial, remote, max_bytes, advance, timeout_s, pause_s)
         digest = digest_of(partial)
@@ -98,11 +100,11 @@ def fetch(
 
 
 def check_digest(url: str, found: str, expected: str | None) -> None:
-    """Raises FetchError unless `found` is what was `expected`, or nothing was."""
+    """Raises FetchError unless `found` is `expected`, or nothing was expected."""
     if expected and found != expected.lower():
         raise FetchError(
-            f"{url}: its SHA-256 is {found} and not {expected.lower()}; the file has changed, or "
-            "the digest is another file's"
+            f"{url}: its SHA-256 is {found}, not {expected.lower()}; either the file has changed, "
+            "or the digest belongs to another file"
         )
 
 
@@ -129,7 +131,7 @@ def _complete(
         if failures < ATTEMPTS:
             time.sleep(pause_s * 2 ** (failures - 1))
     size = _size(partial)
-    kept = f"{size} bytes are in {partial}, and the same command with --sha256 goes on from there"
+    kept = f"{size} bytes are kept in {partial}; the same command with --sha256 resumes from there"
     raise FetchError(f"{url}: {problem}{f'; {kept}' if size else ''}")
 
 
@@ -146,29 +148,29 @@ def _attempt(
     advance: Advance,
     timeout_s: float,
 ) -> None:
-    """Appends what is missing of the file, or raises _Interrupted with what came kept."""
+    """Downloads the rest of the file; on _Interrupted, what has arrived stays in `partial`."""
     with _open(url, offset, remote.version, timeout_s) as response:
         start, total = _extent(response, offset)
         if start == 0:
             remote.begins(response.headers, total)
         elif not remote.goes_on(response.headers, total):
             partial.unlink()
-            raise _Interrupted("the file was replaced while it was fetched")
+            raise _Interrupted("the file was replaced during the download")
         if start is None:
-            return  # all of it was here
+            return  # it was complete already
         with partial.open("r+b" if start else "wb") as file:
             file.seek(start)
             while chunk := response.read1(CHUNK):
                 file.write(chunk)
                 advance(file.tell(), total)
                 if file.tell() > max_bytes:
-                    raise FetchError(f"{url}: more than the allowed {max_bytes} bytes")
+                    raise FetchError(f"{url}: larger than the limit of {max_bytes} bytes")
             if total is not None and file.tell() < total:
                 raise _Interrupted(f"the connection ended at {file.tell()} of {total} bytes")
 
 
 def _open(url: str, offset: int, version: str, timeout_s: float) -> http.client.HTTPResponse:
-    """The file from `offset` on, or all of it where it is no longer that `version`."""
+    """The file from `offset` on, or all of it if it is no longer that `version`."""
     request = urllib.request.Request(url, headers={"Accept-Encoding": "identity"})
     if offset:
         request.add_header("Range", f"bytes={offset}-")
@@ -187,27 +189,27 @@ def _open(url: str, offset: int, version: str, timeout_s: float) -> http.client.
 
 
 def _extent(response: http.client.HTTPResponse, offset: int) -> tuple[int | None, int | None]:
-    """Where the body begins in the file (None: nothing of it is left), and the file's size."""
+    """Where in the file the body begins (None: there is no more), and the file's size."""
     length = response.headers.get("Content-Length")
     if response.status == http.HTTPStatus.PARTIAL_CONTENT:
         where, _, total = response.headers.get("Content-Range", "").partition("/")
         if where != f"bytes {offset}-{where.rpartition('-')[2]}":
-            raise FetchError(f"{response.url}: asked for bytes {offset}-, was given {where!r}")
+            raise FetchError(f"{response.url}: asked for bytes {offset}-, received {where!r}")
         return offset, int(total) if total.isdigit() else None
     if response.status == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-        return None, offset  # no byte after what is here; the digest tells whether that is all
+        return None, offset  # nothing beyond what we have; the digest tells whether that is all
     return 0, int(length) if length else None
 
 
 def _version(headers: Message) -> str:
-    """What nothing but the same bytes is called by their server: RFC 9110, 8.8.1. Empty if there
-    is no such name."""
+    """The response's strong validator (RFC 9110, 8.8.1): an ETag, or a Last-Modified that is old
+    enough. Empty if it has none."""
     tag, modified, now = (headers.get(name, "") for name in ("ETag", "Last-Modified", "Date"))
     if tag:
         return "" if tag.startswith("W/") else tag
     try:
         settled = parsedate_to_datetime(now) - parsedate_to_datetime(modified) > SETTLED
-    except (ValueError, TypeError):  # one of them is missing, or no date
+    except (ValueError, TypeError):  # one of them is missing, or not a date
         return ""
     return modified if settled else ""
 
@@ -217,27 +219,29 @@ def digest_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-# What may be opened
+# Which addresses may be opened
 
 
 def check_url(url: str) -> None:
-    """Raises FetchError unless it is an http(s) address or a local file's."""
+    """Raises FetchError unless it is an http(s) URL or that of a local file."""
     parts = urlsplit(url)
     if parts.scheme in ("http", "https") and parts.hostname:
         return
     if parts.scheme == "file" and parts.netloc in ("", "localhost"):
         return
-    raise FetchError(f"{url}: begin it with https://, http:// or file:///")
+    raise FetchError(
+        f"{url}: not a supported URL; it must begin with https://, http:// or file:///"
+    )
 
 
 def local_file(url: str) -> Path | None:
-    """The file that a file:// address names."""
+    """The path that a file:// URL names; None for other URLs."""
     parts = urlsplit(url)
     return Path(url2pathname(parts.path)) if parts.scheme == "file" else None
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows to http(s) alone, and never from https back to http."""
+    """Follows redirects only to http(s), and never from https to http."""
 
     def redirect_request(
         self,
@@ -250,12 +254,15 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
     ) -> urllib.request.Request | None:
         allowed = ("https",) if request.type == "https" else ("http", "https")
         if urlsplit(url).scheme not in allowed:
-            raise FetchError(f"{request.full_url}: redirects to {url}, which is not followed")
+            raise FetchError(
+                f"{request.full_url}: redirects to {url}, which is not followed: a redirect may "
+                "only lead to http(s), and not from https to http"
+            )
         return super().redirect_request(request, file, code, message, headers, url)  # type: ignore[arg-type]
 
 
 def _opener() -> urllib.request.OpenerDirector:
-    """Not urllib's own, which also opens ftp:, data: and local files."""
+    """Instead of urllib's own, which also opens ftp:, data: and local files."""
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler(),

@@ -1,4 +1,4 @@
-"""Training jobs as the Admin service tells of them."""
+"""Training jobs, as the Admin service reports them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ class Job:
     promotion: Promotion
     state: JobState
     message: str
-    version: int | None  # what it published
+    version: int | None  # that it published
     promoted: bool
     attempt: int
     created_at: datetime | None

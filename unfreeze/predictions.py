@@ -1,4 +1,4 @@
-"""What goes out and what comes back, as plain values: shared by both clients."""
+"""Requests and predictions as plain values, shared by both clients."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -17,18 +17,18 @@ MAX_REQUEST_BYTES = 16 << 20
 @dataclass(frozen=True)
 class Label:
     name: str
-    index: int  # place in the model's list of labels
+    index: int  # in the model's list of labels
     probability: float
     chosen: bool  # multi-label: reaches its threshold; single-label: the most probable one
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """The answer for one image: labels, most probable first, or an error in their place."""
+    """The answer for one image: its labels, most probable first, or an error instead."""
 
-    image: str  # its path, or "image 3" for the fourth one given as bytes
+    image: str  # its path; "image 3" if the fourth of the images was given as bytes
     model: str
-    version: int | None  # None when the image never reached a server
+    version: int | None  # None if the image never reached a server
     labels: tuple[Label, ...] = ()
     error: UnfreezeClientError | None = None
 
@@ -45,13 +45,13 @@ class Prediction:
 
     @property
     def chosen(self) -> tuple[Label, ...]:
-        """The labels that the model stands by; none for an image that failed."""
+        """The labels that the model assigns; none for an image that failed."""
         return tuple(label for label in self.labels if label.chosen)
 
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked of every image."""
+    """The parameters of a request, the same for every image."""
 
     model: str
     version: int | None
@@ -72,18 +72,18 @@ class Question:
 
 @dataclass(frozen=True)
 class Chunk:
-    """The images of one request: their names, and where their bytes are."""
+    """The images of one request: their names, and their paths or bytes."""
 
     names: tuple[str, ...]
     images: tuple[Path | bytes, ...]
 
     def read(self) -> list[bytes | ImageError]:
-        """The bytes of each image, or why a file has none."""
+        """The bytes of each image, or why its file cannot be read."""
         return [_read(image) for image in self.images]
 
 
 def chunks(images: Image | Iterable[Image]) -> Iterator[Chunk]:
-    """All images in order, in requests of bounded count and size; files are not read yet."""
+    """Splits the images, in order, into requests of bounded count and size; reads no file yet."""
     given = [images] if isinstance(images, str | bytes | os.PathLike) else images
     names: list[str] = []
     members: list[Path | bytes] = []
@@ -107,7 +107,7 @@ def predictions(
     content: list[bytes | ImageError],
     response: classifier_pb2.ClassifyResponse | None,
 ) -> list[Prediction]:
-    """One for each image of the chunk, in order; `response` answers those that could be read."""
+    """One per image of the chunk, in order; `response` has the results of the readable ones."""
     results = iter(response.results if response else ())
     model = response.model if response else question.model
     version = response.version if response else None
@@ -140,7 +140,7 @@ def _size(image: Path | bytes) -> int:
     try:
         return image.stat().st_size
     except OSError:
-        return 0  # `_read` says what is wrong with it, in its place
+        return 0  # `_read` will report what is wrong with it
 
 
 def _read(image: Path | bytes) -> bytes | ImageError:

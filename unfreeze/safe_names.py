@@ -1,4 +1,5 @@
-"""Names in archives that strangers made: below one folder, and the same on every file system."""
+"""Checks file names in untrusted archives: they must stay below one folder and be distinct on every
+file system."""
 
 import unicodedata
 from dataclasses import dataclass, field
@@ -8,28 +9,28 @@ from unfreeze.errors import UnfreezeClientError
 
 
 class ArchiveError(UnfreezeClientError):
-    """The archive is damaged, or asks for something that no data set needs."""
+    """The archive is damaged, or contains something that no data set needs."""
 
 
 @dataclass
 class Names:
-    """Names met so far, as a file system would compare them that ignores case and accents' form."""
+    """Names seen so far; those that differ only in case or Unicode normalisation are the same."""
 
     files: set[str] = field(default_factory=set)
     folders: dict[str, str] = field(default_factory=dict)
 
     def add(self, name: str) -> PurePosixPath:
-        """The name as a path to write to, which clashes with no other.
+        """The name as a relative path that is safe to write to.
 
         Raises:
-            ArchiveError: it leads outside, or clashes.
+            ArchiveError: it leads outside the folder, or clashes with another name.
         """
         path = inside(name)
         key = _folded(path)
         if key in self.files:
             raise ArchiveError(
-                f"{name!r}: is in the archive twice (names that differ only in case or accents' "
-                "form count as one)"
+                f"{name!r}: is in the archive twice (names that differ only in case or Unicode "
+                "normalisation count as one)"
             )
         for folder in list(path.parents)[:-1]:
             folded = _folded(folder)
@@ -42,17 +43,17 @@ class Names:
 
 
 def inside(name: str) -> PurePosixPath:
-    """The name as a relative path that stays inside.
+    """The name as a relative path that stays inside the folder.
 
     Raises:
-        ArchiveError: it does not, here or on another system.
+        ArchiveError: it does not, on this or another operating system.
     """
     path = PurePosixPath(name)
     strange = "\\" in name or ":" in name or any(ord(sign) < 32 for sign in name)
     if path.is_absolute() or ".." in path.parts or not path.parts or strange:
         raise ArchiveError(
-            f"{name!r}: not a safe name: absolute, with '..', a backslash, a colon or a control "
-            "character"
+            f"{name!r}: unsafe file name: it is empty or absolute, or has '..', a backslash, a "
+            "colon or a control character"
         )
     return path
 

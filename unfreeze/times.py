@@ -1,4 +1,4 @@
-"""Moments in time, as messages have them."""
+"""Timestamps of messages."""
 
 from datetime import UTC, datetime
 
@@ -6,5 +6,5 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 
 def time_of(told: Timestamp) -> datetime | None:
-    """The moment in UTC; None where none was told."""
+    """The time in UTC; None if it is not set."""
     return told.ToDatetime(UTC) if told.ByteSize() else None

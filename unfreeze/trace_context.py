@@ -1,4 +1,4 @@
-"""The caller's trace, for the server to go on with; only where OpenTelemetry is in use already."""
+"""Propagates the caller's trace to the server, if the caller already uses OpenTelemetry."""
 
 import sys
 
@@ -6,8 +6,8 @@ Metadata = tuple[tuple[str, str], ...]
 
 
 def trace_metadata() -> Metadata | None:
-    """What tells a server of the span that is current here (W3C `traceparent`); None without."""
-    if "opentelemetry.trace" not in sys.modules:  # nobody can have begun a span
+    """Metadata with the current span (W3C `traceparent`); None if there is none."""
+    if "opentelemetry.trace" not in sys.modules:  # nobody can have started a span
         return None
     from opentelemetry.propagate import inject
 

@@ -1,4 +1,4 @@
-"""Unpacks archives that strangers made: plain files, below one folder, and not too much of them."""
+"""Unpacks untrusted archives safely: plain files only, below one folder, within limits."""
 
 import bz2
 import gzip
@@ -19,8 +19,8 @@ from typing import IO, Any
 from unfreeze.safe_names import ArchiveError, Names, inside
 
 CHUNK = 1 << 20
-LONGEST_READ = 16 << 20  # tarfile reads a header at once, however long it says to be
-FREE_OF_RATIO = 64 << 20  # what any archive may unpack to, however small it is
+LONGEST_READ = 16 << 20  # tarfile reads a header in one go, however long it claims to be
+FREE_OF_RATIO = 64 << 20  # any archive may unpack to this much, however small it is
 
 DAMAGE = (
     zipfile.BadZipFile,
@@ -28,29 +28,29 @@ DAMAGE = (
     lzma.LZMAError,
     zlib.error,
     EOFError,
-    IndexError,  # of tarfile, where the map of a sparse file breaks off
+    IndexError,  # from tarfile, when the map of a sparse file is truncated
 )
 
 
 class DamagedArchive(ArchiveError):
-    """Its bytes are no archive, or not all that was packed; fetched anew, they may be."""
+    """It is not an archive, or corrupt or truncated; downloading it again may help."""
 
 
 @dataclass(frozen=True)
 class Limits:
     n_entries: int = 2_000_000
     n_bytes: int = 100 << 30  # unpacked
-    ratio: float = 100  # unpacked to packed; images hardly compress
+    ratio: float = 100  # unpacked size to packed size; images hardly compress
 
 
 def unpack(archive: Path, folder: Path, limits: Limits) -> int:
-    """`folder`, which was absent or empty, has the archive's files; gives how many there are.
+    """Unpacks into `folder`, which must be absent or empty; returns the number of files.
 
-    They are unpacked beside it and put there in one step: nothing is there unless all is.
+    It unpacks into a temporary folder beside it and renames that, so `folder` gets all or nothing.
 
     Raises:
-        DamagedArchive: no zip or tar (plain, gzip, bzip2, xz), or a part of one.
-        ArchiveError: it breaks a rule, or there is no room for it.
+        DamagedArchive: not a zip or tar (plain, gzip, bzip2, xz), or corrupt or truncated.
+        ArchiveError: it breaks a rule, or it does not fit on the disk.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
@@ -61,16 +61,16 @@ def unpack(archive: Path, folder: Path, limits: Limits) -> int:
         entries = _zip_entries if _begins(archive, b"PK") else _tar_entries
         n_files = _write_all(entries(archive, allowed, limits.n_entries), fresh, allowed)
         if not n_files:
-            raise ArchiveError("there is no file in the archive")
+            raise ArchiveError("the archive contains no files")
         fresh.chmod(0o755)
         fresh.replace(folder)
     except DAMAGE as error:
         raise DamagedArchive(f"damaged archive: {error}") from error
     except OSError as error:
-        if error.errno is None:  # of a decompressor, not of the disk
+        if error.errno is None:  # from a decompressor, not from the disk
             raise DamagedArchive(f"damaged archive: {error}") from error
         raise ArchiveError(f"cannot be unpacked: {error}") from error
-    # zipfile raises the first two for compressions and encryptions that it lacks
+    # zipfile raises the first two for compression and encryption methods that it does not support
     except (NotImplementedError, RuntimeError, ValueError) as error:
         raise ArchiveError(f"cannot be unpacked: {error}") from error
     finally:
@@ -121,7 +121,7 @@ def _tar_entries(archive: Path, allowed: int, n_entries: int) -> Iterator[tuple[
                 if member.size > allowed:
                     raise _too_much(allowed)
                 if member.isdir():
-                    if member.name != ".":  # which `tar c .` begins with
+                    if member.name != ".":  # the first entry of `tar c .`
                         inside(member.name)
                     continue
                 content = opened.extractfile(member) if member.isreg() else None
@@ -132,13 +132,13 @@ def _tar_entries(archive: Path, allowed: int, n_entries: int) -> Iterator[tuple[
 
 
 def _check_end(plain: "_Counted", place: int) -> None:
-    """The archive has ended at `place`: with zeros to its last byte, a block of them or more.
+    """Checks that the archive really ends at `place`: only zeros follow, at least a block of them.
 
-    tarfile takes whatever is no header for the end, and also that nothing follows. All is read, so
-    that a decompressor compares its checksum.
+    tarfile takes anything that is not a header for the end, and a missing end too. Reading on to
+    the last byte also makes a decompressor verify its checksum.
 
     Raises:
-        DamagedArchive: it has not.
+        DamagedArchive: it does not end there.
     """
     read, n_zeros = plain.last, 0
     while read and not read.strip(b"\0"):
@@ -146,12 +146,12 @@ def _check_end(plain: "_Counted", place: int) -> None:
         read = plain.read(CHUNK)
     if read or n_zeros < tarfile.BLOCKSIZE:
         raise DamagedArchive(
-            f"damaged archive: at byte {place} there is neither another file nor the end"
+            f"damaged archive: neither another file nor the end of the archive at byte {place}"
         )
 
 
 def _decompressed(archive: Path) -> Any:
-    """The archive's bytes, by what it begins with and not by its name."""
+    """Opens the archive for reading, decompressed according to its first bytes, not its name."""
     if _begins(archive, b"\x1f\x8b"):
         return gzip.open(archive)
     if _begins(archive, b"BZh"):
@@ -159,16 +159,16 @@ def _decompressed(archive: Path) -> Any:
     if _begins(archive, b"\xfd7zXZ\0"):
         return lzma.open(archive)
     if not tarfile.is_tarfile(archive):
-        raise DamagedArchive("neither a zip nor a tar (plain, gzip, bzip2 or xz)")
+        raise DamagedArchive("not an archive: neither a zip nor a tar (plain, gzip, bzip2 or xz)")
     return archive.open("rb")
 
 
 class _Counted(io.RawIOBase):
-    """Reads on, and stops at `allowed` bytes: also of what tarfile skips or takes for a header."""
+    """Limits reading to `allowed` bytes, including those that tarfile skips or reads as headers."""
 
     def __init__(self, file: Any, allowed: int) -> None:
         self._file, self._allowed = file, allowed
-        self.last = b""  # what was read; to seek back for it may be to decompress all again
+        self.last = b""  # the last bytes read; seeking back may mean decompressing everything again
 
     def read(self, size: int = -1) -> bytes:
         if size < 0 or size > LONGEST_READ:
@@ -204,11 +204,11 @@ def _begins(path: Path, start: bytes) -> bool:
 
 
 def _too_much(allowed: int) -> ArchiveError:
-    return ArchiveError(f"unpacks to more than the allowed {allowed} bytes; see --max-gigabytes")
+    return ArchiveError(f"unpacks to more than the limit of {allowed} bytes; see --max-gigabytes")
 
 
 def _too_many(n_entries: int) -> ArchiveError:
-    return ArchiveError(f"has more than the allowed {n_entries} entries")
+    return ArchiveError(f"has more than the limit of {n_entries} entries")
 
 
 def _not_plain(name: str) -> ArchiveError:

@@ -1,4 +1,4 @@
-"""Models and their versions as the Admin service tells of them."""
+"""Models and their versions, as the Admin service reports them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,8 +17,8 @@ class Model:
     versions: int
     ready: bool
     problem: str  # why the server does not follow what is promoted; another version may answer
-    candidate: Candidate | None  # what is tried beside the promoted version
-    live_version: int | None  # what answers now; an older one, where the promoted one does not load
+    candidate: Candidate | None  # being tried beside the promoted version
+    live_version: int | None  # the one that answers; an older one if the promoted one fails to load
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Version:
 
 @dataclass(frozen=True)
 class Promoted:
-    """A new pointer: from now on `model` means `version`."""
+    """A new pointer: requests that name no version now get `version`."""
 
     model: str
     version: int

@@ -1,10 +1,10 @@
-"""What is changed, one at a time, from the base, the settings that `ablate` is given.
+"""The ablations: what is changed, one at a time, from the base settings that `ablate` is given.
 
-Each is a setting of training/settings.py or several that belong together; in the order in which
-they are run, seed by seed, so that the first ones can be read while the others run.
+Each is a setting of training/settings.py, or several that belong together. They run in this order,
+seed by seed, so that the first results can be read while the others run.
 """
 
-# None of these takes part in what is compared: copies in fewer bits cost time and no accuracy.
+# Reduced-precision copies play no part in the comparison; they would only cost time.
 QUIET = {"variants": ""}
 
 CHANGES: dict[str, dict[str, str]] = {

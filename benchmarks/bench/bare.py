@@ -1,9 +1,9 @@
-"""The least that answers `ModelInfer`: grpc.aio and ONNX Runtime in two threads, and nothing else.
+"""The minimal server for `ModelInfer`: grpc.aio and ONNX Runtime in two threads, nothing else.
 
     python -m bench.bare model.onnx --ports-file ports.json
 
-What it reaches is what a server in Python can reach here at most. It checks nothing, counts
-nothing, knows one model, has no queue that ends and no deadline.
+It shows the most that a server in Python can reach on this machine. It has no checks, no metrics, a
+single model, an unbounded queue and no deadlines.
 """
 
 import registry.telemetry_off  # noqa: F401  # before onnxruntime
@@ -28,7 +28,7 @@ WORKERS = 2
 
 
 def answerer(network: Path) -> Any:
-    """A coroutine function: request -> response, the network being run in `WORKERS` threads."""
+    """A coroutine function, request -> response, that runs the network in `WORKERS` threads."""
     session = open_network(str(network), "CPUExecutionProvider", threads=1)
     taken = session.get_inputs()[0]
     spec, pool = ImageSpec(size=taken.shape[1]), ThreadPoolExecutor(WORKERS)
@@ -56,7 +56,7 @@ def answerer(network: Path) -> Any:
 
 
 async def serve(network: Path, ports: Path) -> None:
-    """Until the process is ended."""
+    """Serves until the process is killed."""
     server = grpc.aio.server()
     handler = grpc.unary_unary_rpc_method_handler(
         answerer(network),

@@ -1,4 +1,4 @@
-"""ONNX networks as published versions, without a training."""
+"""Publishes ONNX networks as versions, without training."""
 
 import registry.telemetry_off  # noqa: F401  # before onnxruntime
 
@@ -19,15 +19,15 @@ from registry.golden import write_golden
 from registry.images import ImageSpec, prepare
 from registry.store import Registry
 
-# FP16, and the TF32 of GPUs, round otherwise than the CPU that the golden answers are from.
+# FP16, and TF32 on GPUs, round differently from the CPU that computed the golden answers.
 TOLERANCES = {f"{MODEL}/cpu": 1e-3, f"{MODEL}/cuda": 5e-2}
 
 
 def publish(root: Path, name: str, model: onnx.ModelProto, images: Sequence[bytes]) -> None:
-    """`model`, whose input is uint8 [n,s,s,3], is the promoted version of `name` in `root`.
+    """Publishes `model`, whose input is uint8 [n,s,s,3], as `name` in `root`, and promotes it.
 
     Args:
-        images: encoded; the golden answers are what the network says of them now.
+        images: encoded; the golden answers are what the network answers for them now.
     """
     size = model.graph.input[0].type.tensor_type.shape.dim[1].dim_value
     classes = model.graph.output[0].type.tensor_type.shape.dim[1].dim_value

@@ -31,12 +31,12 @@ class Cell:
     silicon: str  # mono or poly
 
 
-HoldOut = Callable[[Sequence[Cell], int], set[int]]  # cells, seed -> places that are held out
+HoldOut = Callable[[Sequence[Cell], int], set[int]]  # cells, seed -> indices to hold out
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """What counts as defective, what is held out, and how much each image and answer counts."""
+    """What counts as defective, what is held out, and the weight of each image and answer."""
 
     what: str
     defective_from: float
@@ -47,7 +47,7 @@ class Protocol:
         return DEFECTIVE if cell.probability >= self.defective_from else FUNCTIONAL
 
     def write_table(self, cells: Sequence[Cell], seed: int, path: Path) -> list[Cell]:
-        """`path` is a table to train on, with the parts of `seed`. Gives the held-out cells."""
+        """Writes a table to train on, with the split of `seed`; returns the held-out cells."""
         held_out = self.hold_out(cells, seed)
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("w", newline="", encoding="utf-8") as file:
@@ -60,7 +60,7 @@ class Protocol:
         return [cells[place] for place in sorted(held_out)]
 
     def accuracies(self, cells: Sequence[Cell], answers: Float32Array) -> dict[str, float]:
-        """Share of right answers [n,2], each counted as the protocol says, and each once."""
+        """Accuracy of the answers [n,2], weighted as the protocol says, and unweighted."""
         truth = np.array([LABELS.index(self.label(cell)) for cell in cells])
         weights = np.array([self.weight(cell.probability) for cell in cells])
         right = answers.argmax(axis=1) == truth
@@ -71,14 +71,14 @@ class Protocol:
 
 
 def read_cells() -> list[Cell]:
-    """All 2,624, in the order of their files, which very likely is that of the modules.
+    """All 2,624 cells, in the order of their files, which is very likely that of the modules.
 
     Raises:
         SystemExit: the package is not installed.
     """
     spec = find_spec("elpv_dataset")
     if spec is None or spec.origin is None:
-        raise SystemExit("the cells are not installed; pip install elpv-dataset==1.0.0.post1")
+        raise SystemExit("elpv-dataset is not installed; pip install elpv-dataset==1.0.0.post1")
     source = Path(spec.origin).parent / "data"
     cells = []
     for line in (source / "labels.csv").read_text(encoding="utf-8").splitlines():
@@ -88,7 +88,7 @@ def read_cells() -> list[Cell]:
 
 
 def drawn(share: float) -> HoldOut:
-    """This share of the cells, and of each probability and silicon, drawn by the seed."""
+    """This share of the cells, stratified by probability and silicon, drawn with the seed."""
 
     def hold_out(cells: Sequence[Cell], seed: int) -> set[int]:
         kinds = [f"{cell.probability:.2f} {cell.silicon}" for cell in cells]
@@ -100,20 +100,20 @@ def drawn(share: float) -> HoldOut:
 
 
 def block(cells: Sequence[Cell], seed: int) -> set[int]:
-    """A fifth of the cells that are neighbours in the order of files: the `seed`-th, in turn."""
+    """The `seed`-th fifth, in turn, of the cells in the order of files, so of neighbours."""
     edges = np.linspace(0, len(cells), N_BLOCKS + 1).round().astype(int)
     number = seed % N_BLOCKS
     return set(range(edges[number], edges[number + 1]))
 
 
 def confidence(probability: float) -> float:
-    """How sure the experts were: doubtful cells, called defective, count for 1/3 or 2/3."""
+    """The experts' confidence: doubtful cells, called defective, have a weight of 1/3 or 2/3."""
     return probability or 1.0
 
 
 def trial_cells(cells: Sequence[Cell]) -> list[Cell]:
-    """The 1,968 cells that Deitsch's protocol learns from with seed 0: what settings are chosen on
-    is none of what that run is scored on."""
+    """The 1,968 training cells of Deitsch's protocol with seed 0: none of the cells that settings
+    are chosen on is one that that run is scored on."""
     held_out = drawn(QUARTER)(cells, TRIAL_SEED)
     return [cell for place, cell in enumerate(cells) if place not in held_out]
 
@@ -136,7 +136,7 @@ PROTOCOLS = {
         hold_out=block,
     ),
 }
-# What fastai and Unfreeze are given alike, and what settings are tried on.
+# What fastai and Unfreeze are both trained on, and what settings are chosen on.
 COMPARED = Protocol(
     "75/25, stratified; defective from 1/2 on",
     defective_from=0.5,

@@ -1,10 +1,11 @@
-"""Asks a server through `tritonclient.grpc`, in a process of its own, and says how that went.
+"""Load generator: sends requests with `tritonclient.grpc` from a process of its own, and measures.
 
     python -m bench.client '{"url": "127.0.0.1:8001", "model": "lite0", "inputs": "images.npz", …}'
 
-The argument is a `Load` as JSON, the answer on standard output one JSON object. What this takes of
-the cores is lost to the server, so a flood can be made beforehand. gRPC is as its users have it:
-with its sockets left to one thread, a small request took 0.22 ms of CPU here instead of 0.35.
+The argument is a `Load` as JSON; it prints one JSON object. CPU time that it uses is lost to the
+server, so the requests of a flood can be encoded beforehand. gRPC runs with its defaults, as users
+have it, although with a single thread for its sockets a small request took 0.22 ms of CPU here
+instead of 0.35.
 """
 
 import json
@@ -38,16 +39,16 @@ class Load:
     warm_s: float
     seconds: float
     in_flight: int = 0  # closed loop
-    rate: float = 0  # open loop: requests per second, whatever becomes of them
+    rate: float = 0  # open loop: requests per second, whether or not they are answered
     deadline_s: float = 10.0
     parameters: dict[str, int] = field(default_factory=dict)
-    made_once: bool = False  # requests are the same bytes again and again, without tritonclient
+    made_once: bool = False  # encode the request once and send the same bytes, without tritonclient
     pid: int | None = None  # of the server, to account for its CPU time and memory
 
 
 @dataclass
 class Seen:
-    """What was measured between warm-up and end."""
+    """The measurements between warm-up and end."""
 
     latencies_s: list[float] = field(default_factory=list)
     rejections_s: list[float] = field(default_factory=list)
@@ -57,7 +58,7 @@ class Seen:
 
 
 class Asker:
-    """Sends requests one after the other and checks each answer, in a thread of gRPC's."""
+    """Sends requests and checks each answer, in one of gRPC's threads."""
 
     def __init__(self, load: Load) -> None:
         with np.load(load.inputs) as arrays:
@@ -74,7 +75,7 @@ class Asker:
         self._sent = 0
 
     def send(self, then: Callable[[], None]) -> None:
-        """A request is on its way; `then` is called when its answer has been looked at."""
+        """Sends a request; `then` is called once its answer has been checked."""
         i = self._sent % len(self.expected)
         self._sent += 1
         began = time.perf_counter()
@@ -87,7 +88,7 @@ class Asker:
         self._send(i, answered)
 
     def take(self) -> Seen:
-        """What has come back since this was last called."""
+        """The answers since the last call."""
         with self._noting:
             seen, self._seen = self._seen, Seen()
         return seen
@@ -174,4 +175,4 @@ def _own_cpu_s() -> float:
 
 if __name__ == "__main__":
     print(json.dumps(measure(Load(**json.loads(sys.argv[1])))), flush=True)
-    os._exit(0)  # requests that are still under way do not matter any more
+    os._exit(0)  # do not wait for requests in flight

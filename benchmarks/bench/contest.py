@@ -1,4 +1,4 @@
-"""Contestants measured in turns: A, B, C, A, B, C, …, so that a slow minute meets all of them."""
+"""Measures contestants in turns: A, B, C, A, B, C, …, so that a slow minute affects all alike."""
 
 import json
 import subprocess
@@ -13,12 +13,12 @@ from bench import client, limit
 from bench.record import Measures, Record
 from bench.servers import ENVIRONMENT, ROOT, Server
 
-PAUSE_S = 60  # on top of what a measurement lasts, before it is given up
+PAUSE_S = 60  # timeout of a measurement, beyond its own duration
 
 
 @dataclass(frozen=True)
 class Pace:
-    """How often and how long everything is measured."""
+    """How often and for how long everything is measured."""
 
     rounds: int
     warm_s: float
@@ -30,7 +30,7 @@ Open = Callable[[], AbstractContextManager[Server]]
 
 @dataclass(frozen=True)
 class Asked:
-    """A contestant behind the protocol: a server, and what to ask it."""
+    """A contestant that speaks the protocol: a server, and what to send it."""
 
     server: str  # contestants that name the same one share it
     open: Open
@@ -50,7 +50,7 @@ Contestant = Asked | Direct
 
 
 def contest(row: str, contestants: Mapping[str, Contestant], pace: Pace, record: Record) -> None:
-    """Every contestant has been measured in every round; what is in the record is not repeated."""
+    """Measures every contestant in every round; measurements in the record are not repeated."""
     wanted = [(number, name) for number in range(pace.rounds) for name in contestants]
     missing = [(number, name) for number, name in wanted if not record.has(row, name, number)]
     if not missing:
@@ -89,7 +89,7 @@ def direct(one: Direct) -> Measures:
 
 
 def describe(measures: Measures) -> str:
-    """For whoever looks on."""
+    """A measurement as a line of progress."""
     shown = [f"{measures['per_s']:.1f}/s"]
     if measures.get("p50_ms"):
         shown.append(f"p50 {measures['p50_ms']:.1f} ms, p99 {measures['p99_ms']:.1f} ms")

@@ -1,4 +1,4 @@
-"""One training in a process of its own, watched by the events that it tells."""
+"""Runs a training in a process of its own and times it by the events that it emits."""
 
 import ctypes
 import json
@@ -23,7 +23,7 @@ from registry.store import Registry
 ROOT = Path(__file__).parents[2]
 MODEL = "cells"
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
-FITTED = "export and prove"  # the stage that begins when nothing learns any more
+FITTED = "export and prove"  # the stage that begins when training proper is over
 
 
 @dataclass(frozen=True)
@@ -39,13 +39,13 @@ class Trained:
 def trained(
     table: Path, settings: Mapping[str, str], seed: int, *, work: Path, cache: Path | None
 ) -> Iterator[Trained]:
-    """A training of `table`, whose bundle is gone afterwards.
+    """Trains on `table`; its bundle is deleted afterwards.
 
     Args:
-        cache: decoded images and activations, shared; None: a cold one of its own.
+        cache: a shared cache of decoded images and activations; None: a cold one of its own.
 
     Raises:
-        RunFailed: it did not end with a bundle; says what it said.
+        RunFailed: it produced no bundle; the message has its output.
     """
     work.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="run-", dir=work) as name:
@@ -63,7 +63,7 @@ def trained(
 
 
 def watch(command: list[str], log: Path) -> Measures:
-    """Wall and CPU seconds of a training: until it was fitted, until its end, and at each epoch."""
+    """Wall and CPU seconds of a training: until it is fitted, until its end, and at each epoch."""
     began = time.perf_counter()
     measures: Measures = {"epochs": []}
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
@@ -95,12 +95,12 @@ def watch(command: list[str], log: Path) -> Measures:
 
 
 def end_with_parent() -> None:
-    """From now on this process is killed when its parent ends, however that ends."""
+    """Has the kernel kill this process when its parent ends, however that ends."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def note(measures: Measures, event: Mapping[str, Any], seconds: float, pid: int) -> None:
-    """What `event` tells is among the measures."""
+    """Adds what `event` reports to the measures."""
     if event["kind"] == "stage_started" and event["stage"] == FITTED:
         measures |= {"fitted_s": seconds, "fitted_cpu_s": cpu_s(family(pid))}
     if event["kind"] == "epoch_finished":
@@ -110,7 +110,7 @@ def note(measures: Measures, event: Mapping[str, Any], seconds: float, pid: int)
 
 
 def reached(measures: Measures, accuracy: float) -> float | None:
-    """Seconds from the start to the first epoch that was as good on what is held out."""
+    """Seconds from the start to the first epoch that was as good on the held-out images."""
     for epoch in measures["epochs"]:
         if epoch["metric_value"] >= accuracy:
             return float(epoch["seconds"])

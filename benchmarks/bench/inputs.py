@@ -1,4 +1,4 @@
-"""What the clients send and the answers they expect, as files.
+"""Writes what the clients send, and the answers they expect, to files.
 
 NAME.npz: `kind` (the protocol's type), `tensors`, `expected` probabilities [n,classes]; encoded
 images are one uint8 buffer with the `lengths` of its parts.

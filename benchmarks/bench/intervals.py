@@ -1,4 +1,4 @@
-"""How far a mean of a few runs can be trusted."""
+"""Confidence intervals for the mean of a few runs."""
 
 import math
 import statistics
@@ -14,7 +14,7 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean, and the bounds between which it lies at `LEVEL`; NaN where one run says nothing."""
+    """A mean and its confidence bounds at `LEVEL`; NaN where there is only one run."""
 
     mean: float
     low: float
@@ -44,8 +44,8 @@ def paired(changed: Sequence[float], base: Sequence[float]) -> Interval:
 
 
 def apart(values: Sequence[float], others: Sequence[float]) -> Interval:
-    """The difference of two means of runs that do not belong together in pairs (Welch 1947); of a
-    single other one, Student's interval of the values alone: its own chance is not in it."""
+    """The difference of two means of unpaired runs (Welch 1947). If there is a single other run,
+    this is Student's interval of the values alone, which leaves out that run's own variance."""
     if len(values) < 2 or len(others) < 2:
         return over_seeds([one - statistics.fmean(others) for one in values])
     bounds = ttest_ind(values, others, equal_var=False).confidence_interval(LEVEL)
@@ -54,5 +54,5 @@ def apart(values: Sequence[float], others: Sequence[float]) -> Interval:
 
 
 def wilson(share: float, n: int) -> Interval:
-    """Of one run: the share of `n` answers that are right (Wilson 1927)."""
+    """For a single run: the share of `n` answers that are right (Wilson 1927)."""
     return Interval(share, *training.evaluation.intervals.wilson(round(share * n), n))

@@ -1,4 +1,4 @@
-"""What must hold, and whether it did."""
+"""The conditions of the serving benchmark, and whether they hold."""
 
 import statistics
 from collections.abc import Sequence
@@ -25,11 +25,11 @@ from bench.rows import (
 )
 
 TOLERANCE = 1e-3  # of any probability
-SAME_MEMORY = 1.05  # what allocators keep by chance
+SAME_MEMORY = 1.05  # tolerance for what allocators happen to keep
 
 
 def conditions(record: Record) -> list[Condition]:
-    """Every condition, in the order of the rows; one that was not measured does not hold."""
+    """All conditions, in the order of the rows; one that was not measured does not hold."""
     return [
         _at_least("images: of the in-process limit", record.ratios(IMAGES, OURS, LIMIT), 0.88),
         _told("images: of a bare server", record.ratios(IMAGES, OURS, BARE)),
@@ -83,8 +83,8 @@ def wrong_answers(record: Record) -> list[str]:
 
 
 def _over_peers(record: Record, row: str, wanted: float) -> list[Condition]:
-    """A condition against the peers as their documentation has them; what a user makes of one who
-    rewrites it is told, and is none.
+    """A condition against the peers as in their documentation; a peer whose user has tuned its code
+    is reported, without a condition.
     """
     judged = []
     for tuned in (False, True):
@@ -120,7 +120,7 @@ def _at_least(what: str, values: Sequence[float], bound: float) -> Condition:
 
 
 def _told(what: str, values: Sequence[float]) -> Condition:
-    """Nothing is wanted of it."""
+    """Reported only, without a condition."""
     return Condition(what, COMPARED, _shown(values), True)
 
 

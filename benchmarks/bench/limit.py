@@ -2,7 +2,7 @@
 
     python -m bench.limit '{"network": "model.onnx", "inputs": "images.npz", …}'
 
-Where images are sent, each thread calls `registry.images.prepare` first.
+For encoded images, each thread calls `registry.images.prepare` first.
 """
 
 import registry.telemetry_off  # noqa: F401  # before onnxruntime
@@ -38,25 +38,25 @@ class Load:
 
 
 def open_network(network: str, provider: str, threads: int) -> onnxruntime.InferenceSession:
-    """A session of which nothing spins.
+    """A session whose threads do not spin.
 
     Raises:
-        SystemExit: the provider did not come up.
+        SystemExit: the provider failed to initialise.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if provider != CPU:
-        onnxruntime.preload_dlls()  # CUDA's are where pip has put them
+        onnxruntime.preload_dlls()  # CUDA's, from where pip installed them
     session = onnxruntime.InferenceSession(network, options, providers=[provider])
     if session.get_providers()[0] != provider:
-        raise SystemExit(f"{provider} did not come up: {session.get_providers()}")
+        raise SystemExit(f"{provider} failed to initialise; there is {session.get_providers()}")
     return session
 
 
 def measure(load: Load) -> dict[str, Any]:
-    """Images per second over the `seconds` after the first `warm_s`, and what one costs."""
+    """Images per second over the `seconds` after the first `warm_s`, and the cost of one."""
     session = open_network(load.network, load.provider, load.threads)
     with np.load(load.inputs) as arrays:
         tensors, kind = arrays["tensors"], str(arrays["kind"])
@@ -80,7 +80,7 @@ def measure(load: Load) -> dict[str, Any]:
             run(i)
             counts[number] += load.batch
 
-    run(0)  # a GPU tries all its kernels first, which can take longer than `warm_s`
+    run(0)  # a GPU first tunes its kernels, which can take longer than `warm_s`
     workers = [threading.Thread(target=work, args=(number,)) for number in range(load.runs)]
     for worker in workers:
         worker.start()

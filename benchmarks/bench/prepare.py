@@ -1,4 +1,4 @@
-"""Everything that a comparison needs, made once in its work folder:
+"""Prepares everything that a comparison needs, once, in its work folder:
 
 lite0.onnx, tiny.onnx          the peers' networks
 registry/, registry-one/       our bundles; the second one holds lite0 alone
@@ -29,7 +29,7 @@ DONE = "prepared"
 
 
 def prepare_work(work: Path, *, quick: bool, gpu: bool) -> None:
-    """`work` has all of it; a folder that was prepared before is left as it is.
+    """Fills `work`; a folder that was prepared before is left as it is.
 
     Args:
         quick: a network of one matrix product instead of EfficientNet-Lite0.
@@ -57,7 +57,7 @@ def prepare_work(work: Path, *, quick: bool, gpu: bool) -> None:
 
 
 def _lite0(work: Path, pictures: list[bytes]) -> None:
-    """The bundles of EfficientNet-Lite0, made with what a user has: `unfreeze import`."""
+    """The bundles of EfficientNet-Lite0, made as a user would: with `unfreeze import`."""
     exports = {"torchscript": work / "lite0.onnx", "dynamo": work / "dynamo.onnx"}
     export_lite0(exports)
     labels, golden = work / "labels.txt", work / "golden.jpg"

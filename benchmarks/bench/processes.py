@@ -1,4 +1,4 @@
-"""CPU time and memory of processes, as /proc tells them."""
+"""CPU time and memory of processes, from /proc."""
 
 import os
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 def family(pid: int) -> list[int]:
-    """The process and all below it."""
+    """The process and all its descendants."""
     children = [
         int(child)
         for file in (PROC / str(pid) / "task").glob("*/children")
@@ -20,15 +20,15 @@ def family(pid: int) -> list[int]:
 
 
 def cpu_s(pids: Sequence[int]) -> float:
-    """Seconds of CPU that they have used so far, together."""
+    """CPU seconds that they have used so far, in total."""
     total = 0
     for pid in pids:
-        # the name, in parentheses, may hold anything
+        # the name, in parentheses, may contain anything
         fields = (PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
         total += int(fields[11]) + int(fields[12])
     return total / TICKS
 
 
 def rss(pids: Sequence[int]) -> int:
-    """Resident bytes, what they share counted for each."""
+    """Resident bytes in total; shared memory counts once for each process."""
     return sum(int((PROC / str(pid) / "statm").read_text().split()[1]) * PAGE for pid in pids)

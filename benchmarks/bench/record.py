@@ -1,4 +1,4 @@
-"""Measurements as lines of JSON, so that a run that was broken off goes on where it stopped."""
+"""Measurements as JSON lines, so that an interrupted run resumes where it stopped."""
 
 import json
 import statistics
@@ -12,7 +12,7 @@ Measures = dict[str, Any]
 
 @dataclass(frozen=True)
 class Spread:
-    """Median and extremes over rounds."""
+    """Median and range over rounds."""
 
     median: float
     lowest: float
@@ -49,7 +49,7 @@ class Record:
             file.write(json.dumps(line) + "\n")
 
     def rounds(self, row: str, contestant: str) -> list[Measures]:
-        """What was measured, first round first."""
+        """The measurements, first round first."""
         found = [(key[2], one) for key, one in self._known.items() if key[:2] == (row, contestant)]
         return [one for _, one in sorted(found, key=lambda pair: pair[0])]
 

@@ -10,7 +10,7 @@ COMPARED = "for comparison"
 
 @dataclass(frozen=True)
 class Condition:
-    """`wanted` is COMPARED where nothing is: such a figure is told and not judged."""
+    """A condition. If `wanted` is COMPARED there is none: the figure is reported and not judged."""
 
     what: str
     wanted: str
@@ -28,7 +28,7 @@ def verdicts(judged: Sequence[Condition]) -> str:
 
 
 def write_section(path: Path, title: str, text: str) -> None:
-    """`path` has the text below the heading `## title`, in the place of what was there before."""
+    """Replaces the text below the heading `## title` in `path`."""
     before = path.read_text() if path.exists() else "# Results\n"
     found = re.search(rf"^## {re.escape(title)}\n.*?(?=^## |\Z)", before, re.DOTALL | re.MULTILINE)
     start, end = found.span() if found else (len(before), len(before))

@@ -1,4 +1,4 @@
-"""The speed of training's parts, round by round, and what must hold of it."""
+"""The speed of the parts of training, round by round, and its conditions."""
 
 import json
 import os
@@ -27,7 +27,7 @@ GPU_SHARE, GPU_SOLAR_S = 0.85, 60
 
 
 def speed_runs(rounds: int, base: Mapping[str, str], *, gpu: bool) -> list[Run]:
-    """Every part once a round; the forward passes also without bfloat16."""
+    """Every part once per round; the forward passes also without bfloat16."""
     runs = []
     for number in range(rounds):
         for part in PARTS:
@@ -40,7 +40,7 @@ def speed_runs(rounds: int, base: Mapping[str, str], *, gpu: bool) -> list[Run]:
 
 
 def measure_speed(place: Place, wanted: list[Run]) -> list[str]:
-    """All runs have been made, but for those it tells of."""
+    """Makes all runs; returns a line for each that failed."""
     table = place.work / "tables" / "compared-1.csv"
     COMPARED_CELLS.write_table(read_cells(), 0, table)
 
@@ -54,7 +54,7 @@ def measure_speed(place: Place, wanted: list[Run]) -> list[str]:
 
 
 def part(run: Run) -> Measures:
-    """A part in a process of its own, with the run's settings as environment."""
+    """Runs a part in a process of its own, with the run's settings in its environment."""
     paths = os.pathsep.join((str(ROOT), str(ROOT / "benchmarks")))
     ran = subprocess.run(
         [sys.executable, "-m", "bench.speed", run.name],
@@ -72,7 +72,7 @@ def part(run: Run) -> Measures:
 
 
 def speed_verdicts(runs: Runs) -> list[Condition]:
-    """Means over rounds; what was not measured does not hold."""
+    """Judges means over rounds; what was not measured does not hold."""
     cached = "head epoch on activations, times as fast as through the backbone"
     judged = [_judge(runs, "head epoch", {}, "ratio", cached, CACHED_OVER_UNCACHED)]
     for recipe in RECIPES:
@@ -89,7 +89,7 @@ def speed_verdicts(runs: Runs) -> list[Condition]:
 
 
 def gpu_verdicts(runs: Runs) -> list[Condition]:
-    """Told, and not judged, where there is no GPU."""
+    """Reported, and not judged, if there is no GPU."""
     share = "ResNet-34 at 224 in bf16 on a GPU, of its forward and backward on data that is there"
     whole = "solar cells on a GPU, from the start to a sealed bundle, s"
     if not runs.of(ROW, GPU, {}):

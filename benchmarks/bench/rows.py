@@ -1,4 +1,4 @@
-"""What is compared, row by row. Every row leaves its measures in the record under its own name."""
+"""The comparison, row by row. Every row records its measurements under its own name."""
 
 import itertools
 from collections.abc import Mapping
@@ -31,9 +31,9 @@ OVERLOAD_TIMES, OVERLOAD_DEADLINE_S = 3, 1.0
 STARTS, IDLE_S = 3, 3.0
 TRIAL_ROUND = 0
 
-# A peer with a model as its documentation writes it, which answers one request at a time and logs
-# each; and tuned: silent, with gRPC as Unfreeze has it, and what its user can move to threads or
-# processes.
+# A peer with a model written as in its documentation, which answers one request at a time and logs
+# each; and tuned: without logs, with gRPC set up as in Unfreeze, and with the work in threads or
+# processes as far as its user can do that.
 SETTINGS: dict[str, tuple[PeerSettings, ...]] = {
     "kserve": (PeerSettings(0, 2, logs=True), PeerSettings(0, 1, logs=True)),
     "kserve, tuned": (PeerSettings(0, 2), PeerSettings(0, 1), PeerSettings(2, 1)),
@@ -50,7 +50,7 @@ OPEN_PEER = {"kserve": servers.kserve, "mlserver": servers.mlserver}
 
 @dataclass(frozen=True)
 class Bench:
-    """Where everything is, and at what pace it goes."""
+    """Where everything is, and how much to measure."""
 
     work: Path  # of `prepare.py`
     peers: Path | None  # of setup.sh
@@ -62,7 +62,7 @@ class Bench:
         return self.work / f"{name}.npz"
 
     def bundles(self) -> dict[str, str]:
-        """Contestant -> bundle, of those that were made."""
+        """Contestant -> bundle, for the bundles that exist."""
         registry = self.work / "registry"
         return {name: one for name, one in BUNDLES.items() if (registry / one).exists()}
 
@@ -106,11 +106,11 @@ def tta(bench: Bench) -> None:
 
 
 def overload(bench: Bench) -> None:
-    """Peak in a closed loop, then three times as many requests as that, again and again.
+    """Peak throughput in a closed loop, then a flood at three times that rate, repeatedly.
 
-    Those who ask take their share of the cores, for what is refused too, and each time they wake up
-    a network has to stop, which in earnest they would do on a machine of their own. So they make
-    each request once, and send them a few at a time; with five views an image, that share is small.
+    The clients take CPU time from the server, even for rejected requests, and preempt a network
+    each time they wake up; in production they would run on another machine. So they encode each
+    request only once, and send a few at a time; with five views per image, their share is small.
     """
     for number, views in itertools.product(range(bench.pace.rounds), (1, TTA_VIEWS)):
         more = {"parameters": {"tta_views": views}, "made_once": True}
@@ -121,13 +121,13 @@ def overload(bench: Bench) -> None:
 
 
 def overload_names(views: int) -> tuple[str, str]:
-    """What the peak and the flood are called."""
+    """The names of the peak and the flood in the record."""
     suffix = "" if views == 1 else f", {_views(views)}"
     return f"peak{suffix}", f"three times{suffix}"
 
 
 def start(bench: Bench) -> None:
-    """From exec to ready, and what a server with one model takes while nobody asks."""
+    """From exec to ready, and the resources of an idle server with one model."""
     opened = {OURS: partial(servers.unfreeze, bench.work / "registry-one")}
     if bench.peers:
         for name, (settings, *_) in SETTINGS.items():
@@ -169,7 +169,7 @@ def gpu(bench: Bench) -> None:
 
 
 def plans(bench: Bench, server: Server) -> None:
-    """The execution plans that Unfreeze has measured, which say how it came to its figures."""
+    """The execution plans that Unfreeze chose by benchmarking, which explain its figures."""
     with triton.InferenceServerClient(server.url) as client:
         for bundle in (*bench.bundles().values(), TINY):
             config = client.get_model_config(bundle, client_timeout=10).config
@@ -211,7 +211,7 @@ def _limit(bench: Bench, inputs: str, folder: Path | None = None, **more: Any) -
 def _peers(
     bench: Bench, row: str, model: str, inputs: str, in_flight: int
 ) -> Mapping[str, Contestant]:
-    """Each peer with the settings that suit it best here."""
+    """Each peer with its best settings on this machine."""
     if bench.peers is None:
         return {}
     peers = {}
@@ -224,7 +224,7 @@ def _peers(
 def _best_settings(
     bench: Bench, row: str, name: str, model: str, inputs: str, in_flight: int
 ) -> PeerSettings:
-    """Of those worth trying, the fastest in one measurement each."""
+    """The fastest of the settings worth trying, by one measurement each."""
     tried = f"{row}: settings of {name}"
     for settings in SETTINGS[name]:
         if not bench.record.has(tried, str(settings), TRIAL_ROUND):

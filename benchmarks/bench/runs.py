@@ -1,4 +1,4 @@
-"""Runs as lines of JSON: what is in the file is not run again."""
+"""Runs as JSON lines: a run that is in the file is not repeated."""
 
 import json
 import os
@@ -20,7 +20,7 @@ PACKAGES = ("torch", "timm", "onnxruntime", "numpy", "pillow")
 
 @dataclass(frozen=True)
 class Run:
-    """What is run: the same row, name, settings and seed are the same run."""
+    """Identifies a run: two with the same row, name, settings and seed are the same."""
 
     row: str
     name: str
@@ -33,7 +33,7 @@ class Run:
 
 
 class Runs:
-    """What every run gave, kept in a file that several processes may add to."""
+    """The results of all runs, in a file that several processes may append to."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -65,7 +65,7 @@ class Runs:
         return list(dict.fromkeys(run.row for run, _ in self._known.values()))
 
     def series(self, row: str) -> Iterator[tuple[str, Settings, dict[int, Measures]]]:
-        """Runs that differ by their seed alone, in the order in which they were first run."""
+        """Groups of runs that differ only in their seed, in the order in which they first ran."""
         found: dict[str, tuple[str, Settings, dict[int, Measures]]] = {}
         for run, measures in self._known.values():
             if run.row == row:
@@ -82,7 +82,7 @@ class Runs:
 
 
 def carry_out(runs: Runs, wanted: list[Run], measure: Callable[[Run], Measures]) -> list[str]:
-    """All of `wanted` are in the file, but for those that failed, of which it gives a line each."""
+    """Makes all the `wanted` runs that are not in the file; returns a line for each that failed."""
     failed = []
     for number, run in enumerate(wanted, start=1):
         if runs.has(run):
@@ -105,7 +105,7 @@ class RunFailed(Exception):
 
 
 def machine() -> dict[str, Any]:
-    """What the run was on and with."""
+    """The machine and the versions that the run used."""
     cpu = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
     commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()

@@ -1,4 +1,4 @@
-"""How requests leave the client: through `tritonclient`, or as bytes that were made once."""
+"""How the client sends requests: with `tritonclient`, or as bytes that were encoded once."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -17,7 +17,7 @@ ANY_LENGTH = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_l
 
 # Takes the probabilities [n,classes], if there are any, and the status.
 Answered = Callable[[Float32Array | None, str], None]
-# Sends the request of this number, and gives its answer to the other, in a thread of gRPC's.
+# Sends the request of this number, and passes its answer to the callback, in one of gRPC's threads.
 Send = Callable[[int, Answered], None]
 Parameters = Mapping[str, int]
 
@@ -30,7 +30,7 @@ def through_tritonclient(
     parameters: Parameters,
     deadline_s: float,
 ) -> Send:
-    """Each request is made as its users make it. Callbacks are the style that costs least."""
+    """Builds each request as users do. Callbacks are the cheapest style."""
     client = triton.InferenceServerClient(url)
     inputs = [_input(one, kind) for one in tensors]
 
@@ -55,7 +55,7 @@ def through_grpc(
     parameters: Parameters,
     deadline_s: float,
 ) -> Send:
-    """The same bytes, which were made once: it takes half as much of the cores."""
+    """Sends the same bytes every time, encoded once: it takes half as much CPU."""
     call = grpc.insecure_channel(url, ANY_LENGTH).unary_unary(METHOD)
     messages = [_message(model, one, kind, parameters) for one in tensors]
 

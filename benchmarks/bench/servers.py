@@ -1,4 +1,4 @@
-"""Servers as processes: started, waited for, looked at, stopped."""
+"""Servers as processes: start, wait until ready, measure, stop."""
 
 import json
 import os
@@ -18,10 +18,10 @@ from bench import processes
 
 ROOT = Path(__file__).parents[2]
 PEER_CODE = ROOT / "benchmarks" / "peers"
-# This checkout, also where another one is installed.
+# This checkout, even if another one is installed.
 PYTHONPATH = os.pathsep.join((str(ROOT), str(ROOT / "benchmarks")))
 ENVIRONMENT = os.environ | {"PYTHONPATH": PYTHONPATH, "OMP_NUM_THREADS": "1"}
-# As Unfreeze tells itself: sockets are left to one thread. Peers that are tuned are told too.
+# As Unfreeze sets it for itself: one thread for the sockets. Tuned peers get it too.
 ONE_POLLER = {"GRPC_EXPERIMENTS": "-event_engine_listener"}
 READY_WITHIN_S = 60
 MESSAGE_BYTES = 64 << 20
@@ -29,7 +29,7 @@ MESSAGE_BYTES = 64 << 20
 
 @dataclass(frozen=True)
 class Server:
-    """A running server that has said it is ready."""
+    """A running server that has reported ready."""
 
     url: str
     pid: int
@@ -40,7 +40,7 @@ class Server:
         return processes.rss(processes.family(self.pid))
 
     def idle_cpu(self, seconds: float) -> float:
-        """Share of a core that it uses while nobody asks it anything."""
+        """The share of a core that it uses while idle."""
         family = processes.family(self.pid)
         before = processes.cpu_s(family)
         time.sleep(seconds)
@@ -49,17 +49,17 @@ class Server:
 
 @dataclass(frozen=True)
 class PeerSettings:
-    """What a user of kserve or mlserver can turn."""
+    """What a user of kserve or mlserver can tune."""
 
-    runs: int  # requests answered side by side in threads; 0: in the event loop
-    threads: int  # of ONNX Runtime, for a request
-    workers: int = 0  # mlserver's parallel_workers: processes that have the model
+    runs: int  # requests answered concurrently in threads; 0: in the event loop
+    threads: int  # of ONNX Runtime, per request
+    workers: int = 0  # mlserver's parallel_workers: processes with the model
     batch: int = 0  # mlserver's adaptive batching: largest batch
-    logs: bool = False  # as documented: a line for each request, and gRPC as it comes
+    logs: bool = False  # as documented: a log line for each request, and gRPC's defaults
 
     @property
     def variables(self) -> dict[str, str]:
-        """The environment that its user gives it."""
+        """The environment variables that its user sets."""
         return {} if self.logs else ONE_POLLER
 
     def __str__(self) -> str:
@@ -143,7 +143,7 @@ def mlserver(python: Path, networks: Path, model: str, settings: PeerSettings) -
 
 
 def free_ports(n: int) -> list[int]:
-    """Ports of which nobody listens on any."""
+    """Ports that nobody listens on."""
     sockets = [socket.socket() for _ in range(n)]
     for one in sockets:
         one.bind(("127.0.0.1", 0))
@@ -160,7 +160,7 @@ def _running(
     folder: Path,
     variables: dict[str, str] | None = None,
 ) -> Iterator[Server]:
-    """`command` runs until the block ends; `url` gives its address once it is ready."""
+    """Runs `command` until the block ends; `url` returns its address once it is ready."""
     log = folder / "log"
     began = time.perf_counter()
     with log.open("wb") as file:
@@ -170,7 +170,7 @@ def _running(
     try:
         while (found := url()) is None:
             if started.poll() is not None or time.perf_counter() - began > READY_WITHIN_S:
-                raise SystemExit(f"{command[0]} does not get ready: {log.read_text()[-2000:]}")
+                raise SystemExit(f"{command[0]} did not become ready: {log.read_text()[-2000:]}")
             time.sleep(0.01)
         yield Server(found, started.pid, time.perf_counter() - began)
     finally:

@@ -1,6 +1,6 @@
-"""How fast training does its parts, each measured in a process of its own: `-m bench.speed NAME`.
+"""Times the parts of training, each in a process of its own: `-m bench.speed NAME`.
 
-Whatever a part needs first is loaded and warmed up before the clock runs.
+Whatever a part needs is loaded and warmed up before the clock starts.
 """
 
 import copy
@@ -87,8 +87,8 @@ def epoch_s(
 
 
 def lesson_head(recipe: str) -> Measures:
-    """The step of the recipe with the recipe's head and rate, statistics and held-out measures of
-    each epoch with it, on numbers in the place of activations of a ResNet-34."""
+    """The recipe's step for the head, with its head and learning rate, and the statistics and
+    held-out measures of each epoch, on numbers in place of the activations of a ResNet-34."""
     settings = read_settings({"recipe": recipe, "head_epochs": str(LESSON_EPOCHS), "ema": "0"})
     body = load_backbone("resnet34", pretrained=False)
     network = build_network(
@@ -106,7 +106,7 @@ def lesson_head(recipe: str) -> Measures:
         for number in range(n)
     ]
     dataset = Dataset(Path(), tuple(items), ("cat", "dog"), "single")
-    dataset.targets  # noqa: B018  # drawn up once, as by the audit of a training
+    dataset.targets  # noqa: B018  # computed once, as by the audit before a training
     bench = open_bench(settings, dataset, network, Decoded(np.empty(0, np.uint8), spec(), ""))
     torch.manual_seed(0)
     parts = Parts(*(Activations(torch.rand(n, 1024), "") for n in (LESSON_TRAIN, LESSON_VALID)))
@@ -117,7 +117,7 @@ def lesson_head(recipe: str) -> Measures:
 
 
 def forward_passes(backbone: str) -> Measures:
-    """Images per second of activations as training computes them, and by plain eager float32."""
+    """Images per second when computing activations, as in training and in plain eager float32."""
     network = open_network(backbone, pretrained=False)
     decoded = open_cells(N_FORWARD, SIZE)
     rows = np.arange(N_FORWARD)
@@ -199,14 +199,14 @@ def open_network(backbone: str, *, pretrained: bool = True) -> Network:
 
 
 def open_cells(n: int, size: int) -> Decoded:
-    """The pixels of `n` solar cells, which come again if there are not as many."""
+    """The pixels of `n` solar cells, repeated if there are fewer."""
     cells, asked = read_cells(), ImageSpec(size=size)
     pixels = np.stack([prepare(cell.file.read_bytes(), asked) for cell in cells[:n]])
     return Decoded(pixels[np.arange(n) % len(pixels)], asked, "")
 
 
 def open_bench(settings: Settings, dataset: Dataset, network: Network, decoded: Decoded) -> Bench:
-    """A bench for a single step; nothing asks for an audit."""
+    """A bench for a single step, without an audit."""
     stages = Stages(lambda event: None, 1)
     turn, no_audit = settings.turns()[0], cast(Audit, None)
     return Bench(

@@ -44,7 +44,7 @@ TITLES = {
 
 
 def document(record: Record, judged: Sequence[Condition], pace: Pace, peers: Path | None) -> str:
-    """All tables, what they were measured on, and the verdict."""
+    """All tables, the machine they were measured on, and the verdict."""
     parts = [facts(peers), _how(pace), plans(record)]
     for row, title in TITLES.items():
         if record.contestants(row):
@@ -73,7 +73,7 @@ def facts(peers: Path | None) -> str:
 
 
 def plans(record: Record) -> str:
-    """How Unfreeze ran each model, as it has measured itself."""
+    """How Unfreeze ran each model, by its own benchmark."""
     found = [
         f"{bundle} {record.rounds(PLAN, bundle)[0]['plan']}" for bundle in record.contestants(PLAN)
     ]
@@ -81,7 +81,7 @@ def plans(record: Record) -> str:
 
 
 def throughput(record: Record, row: str) -> str:
-    """A line for each contestant: median over rounds, lowest and highest in parentheses."""
+    """A line per contestant: median over rounds, lowest and highest in parentheses."""
     head = ["", "per s", "p50 ms", "p99 ms", "of the limit", "Unfreeze over it"]
     lines = [[*head, "server CPU ms", "client CPU ms", "expected label"]]
     for name in record.contestants(row):
@@ -103,7 +103,7 @@ def throughput(record: Record, row: str) -> str:
 
 
 def overload(record: Record) -> str:
-    """Peak in a closed loop, and what comes of three times as many requests."""
+    """Peak throughput in a closed loop, and the results at three times that rate."""
     lines = [["", "offered per s", f"answered within {OVERLOAD_DEADLINE_S:g} s, per s"]]
     lines[0] += ["p99 ms", "outcomes", "rejected in ms", "server CPU ms a call"]
     lines[0] += ["client CPU ms a call", "MB at the end"]
@@ -129,7 +129,7 @@ def overload(record: Record) -> str:
 
 
 def starts(record: Record) -> str:
-    """Time to ready, memory, and what an idle server takes of a core."""
+    """Time to ready, memory, and CPU use of an idle server."""
     lines = [["", "exec to ready, s", "resident MB", "idle CPU, share of a core"]]
     for name in record.contestants(START):
         rss = [one / 1e6 for one in record.values(START, name, "rss")]
@@ -177,7 +177,7 @@ def _peer_version(peers: Path, peer: str) -> str:
 
 
 def _limit_of(record: Record, row: str, name: str) -> str | None:
-    """The in-process limit that a contestant is held against; on a GPU the best batch of it."""
+    """The in-process limit to compare a contestant with; on a GPU, that of its best batch size."""
     own = [
         LIMIT,
         *(one for one in record.contestants(row) if one.startswith(f"{LIMIT} of {name},")),

@@ -65,7 +65,7 @@ DIFFERENCES = (  # measure, its heading, scale, digits
 
 
 def document(runs: Runs) -> str:
-    """All tables, and what they were measured on."""
+    """All tables, and the machines they were measured on."""
     parts = [machines(runs)]
     if shown := beside_fastai(runs):
         parts.append(f"### Beside fastai\n\n{FASTAI_TEXT}\n\n{shown}")
@@ -82,7 +82,7 @@ def document(runs: Runs) -> str:
 
 
 def beside_fastai(runs: Runs) -> str:
-    """Seconds and accuracies of fastai and of each of our settings, and what must hold of them."""
+    """Seconds and accuracies of fastai and of each of our settings, and their conditions."""
     fastai = next(iter(runs_of_fastai(runs, VERSUS)), None)
     head = ["", "seeds", "s until fitted", "s until sealed", "accuracy", "with views"]
     lines = [[*head, "s until as good as fastai"]]
@@ -111,7 +111,7 @@ def beside_fastai(runs: Runs) -> str:
 
 
 def runs_of_fastai(runs: Runs, row: str) -> list[Measures]:
-    """Its runs of one row, by seed."""
+    """fastai's runs of one row, by seed."""
     return [
         seeds[seed]
         for name, _, seeds in runs.series(row)
@@ -121,7 +121,7 @@ def runs_of_fastai(runs: Runs, row: str) -> list[Measures]:
 
 
 def untimed(runs: Runs) -> str:
-    """Accuracies of the same comparison where the machine was not quiet enough to time it."""
+    """Accuracies of the same comparison, run while the machine was not quiet enough for timing."""
     fastai = [one for row in (VERSUS, UNTIMED) for one in runs_of_fastai(runs, row)]
     lines = [["", "seeds", "accuracy", "with views", "points over fastai", "with views"]]
     told = []
@@ -138,7 +138,7 @@ def untimed(runs: Runs) -> str:
 
 
 def machines(runs: Runs) -> str:
-    """What the runs were on and with."""
+    """The machines and versions of the runs."""
     shown = dict.fromkeys(
         f"{one['cpu']}, {one['cores']} core{'s' * (one['cores'] > 1)}"
         f"{', ' + one['gpu'] if one['gpu'] else ''}, Python {one['python']}, "
@@ -149,7 +149,7 @@ def machines(runs: Runs) -> str:
 
 
 def ablations(runs: Runs, size: int) -> str:
-    """A table for each base: what each change of its settings is worth, paired by seed."""
+    """A table for each base: the effect of each change of its settings, paired by seed."""
     row = ablation_row(size)
     parts = []
     for name, base, seeds in runs.series(row):
@@ -160,7 +160,7 @@ def ablations(runs: Runs, size: int) -> str:
 
 
 def ablation(base: Mapping[str, str], seeds: Seeds, changed: Mapping[str, Seeds]) -> str:
-    """The base's means, and below it the differences from it with the same seeds."""
+    """The base's means, and below them the differences from it with the same seeds."""
     lines = [["", "seeds", *(heading for _, heading, _, _ in DIFFERENCES)]]
     means = [
         over_seeds([one[measure] for one in seeds.values()]).show(digits, scale)
@@ -182,7 +182,7 @@ def ablation(base: Mapping[str, str], seeds: Seeds, changed: Mapping[str, Seeds]
 
 
 def protocols(runs: Runs) -> str:
-    """Accuracy of every recipe by every protocol."""
+    """The accuracy of every recipe with every protocol."""
     head = ["protocol", "recipe", "seeds", "held out", "accuracy", "with views"]
     lines = [[*head, "weighted", "weighted, with views", "CPU s"]]
     for row, protocol in PROTOCOLS.items():
@@ -213,13 +213,13 @@ def protocols(runs: Runs) -> str:
 
 
 def beside_deitsch(name: str, weighted: Sequence[float]) -> Condition:
-    """What must hold of the mean over seeds of the share of right answers, by their weight."""
+    """The condition on the weighted accuracy, averaged over seeds."""
     mean, bound = over_seeds(weighted), f"at least {100 * DEITSCH:g}"
     return Condition(f"deitsch, weighted: {name}", bound, mean.show(1, 100), mean.mean >= DEITSCH)
 
 
 def _share(ran: Sequence[Measures], measure: str, n: int) -> str:
-    """Percent over seeds with Student's interval; of a single run Wilson's."""
+    """Percent over seeds with Student's interval; for a single run with Wilson's."""
     values = [one[measure] for one in ran]
     interval = over_seeds(values) if len(values) > 1 else wilson(values[0], n)
     return interval.show(1, 100)

@@ -1,4 +1,4 @@
-"""Rows of the comparison of settings and of the solar cells' protocols."""
+"""Runs the ablations and the solar cells' protocols."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ ABLATION = "ablation at"
 
 @dataclass(frozen=True)
 class Place:
-    """Where runs put what they make."""
+    """Where runs write their output."""
 
     work: Path
     runs: Runs
@@ -41,14 +41,14 @@ def ablation_row(size: int) -> str:
 
 
 def ablation_sizes(runs: Runs) -> list[int]:
-    """At which there are runs."""
+    """The image sizes for which there are runs."""
     return sorted(int(row.split()[-1]) for row in runs.rows if row.startswith(ABLATION))
 
 
 def ablation_runs(size: int, seeds: int, base: Mapping[str, str], names: list[str]) -> list[Run]:
-    """The base and each change, seed by seed: paired runs lie together.
+    """The base and each change, seed by seed, so that paired runs follow each other.
 
-    A change that gives what the base has already is left out.
+    A change that makes no difference to the base is left out.
     """
     told = {"size": str(size)} | QUIET | dict(base)
     changes = {BASE: {}} | {name: CHANGES[name] for name in names}
@@ -61,7 +61,7 @@ def ablation_runs(size: int, seeds: int, base: Mapping[str, str], names: list[st
 
 
 def ablate(place: Place, wanted: list[Run]) -> list[str]:
-    """All runs have been made, but for those it tells of."""
+    """Makes all runs; returns a line for each that failed."""
     table = place.work / "tables" / "trial.csv"
     TRIAL.write_table(trial_cells(read_cells()), 0, table)
 
@@ -81,7 +81,7 @@ def protocol_runs(names: list[str], name: str, seeds: int, base: Mapping[str, st
 
 
 def score_protocols(place: Place, wanted: list[Run]) -> list[str]:
-    """All runs have been made, each on the parts of its own seed, but for those it tells of."""
+    """Makes all runs, each on the split of its own seed; returns a line for each that failed."""
     cells = read_cells()
 
     def measure(run: Run) -> Measures:
@@ -95,7 +95,7 @@ def score_protocols(place: Place, wanted: list[Run]) -> list[str]:
 
 
 def scores(protocol: Protocol, held_out: list[Cell], one: Trained) -> Measures:
-    """What the bundle's answers are worth, plainly and with views."""
+    """The accuracy of the bundle's answers, plain and with TTA."""
     views = max(int(one.bundle.metrics["tta_views"]), 1)
     plain, averaged = answers(one.folder, one.bundle, held_out, views)
     measures: Measures = {"held_out": len(held_out), **protocol.accuracies(held_out, plain)}
@@ -107,7 +107,7 @@ def scores(protocol: Protocol, held_out: list[Cell], one: Trained) -> Measures:
 def answers(
     folder: Path, bundle: Bundle, cells: list[Cell], views: int
 ) -> tuple[Float32Array, Float32Array]:
-    """Probabilities [n,classes] by the model that is served: of each file alone, and the mean over
+    """Probabilities [n,classes] of the model as served: for each file plainly, and the mean over
     its views."""
     answer = answering(folder / MODEL)
     plain, averaged = [], []

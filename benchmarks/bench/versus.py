@@ -17,12 +17,12 @@ from bench.runs import Run, RunFailed, carry_out
 from bench.trials import Place
 
 ROW = "beside fastai"
-UNTIMED = "beside fastai, not timed"  # the same, where other work shared the cores
+UNTIMED = "beside fastai, not timed"  # the same, while other work shared the cores
 FASTAI, QUICK, FULL = "fastai", "Unfreeze, the head on activations", "Unfreeze, all of it"
-SMALL_FIRST = "Unfreeze, small images first"  # all of it, where the settings name sizes
-# What is timed ends with the cached activations.
+SMALL_FIRST = "Unfreeze, small images first"  # with progressive resizing, if `sizes` is set
+# For the frozen head, timing ends with the training on cached activations.
 HEAD_ALONE = {"augmented_epochs": "0", "cycles": "0"}
-UNFROZEN = ("sizes", "size_epochs", "cycle_len")  # that the head alone does not know
+UNFROZEN = ("sizes", "size_epochs", "cycle_len")  # settings that do not apply to the head alone
 SCRIPT = Path(__file__).parents[1] / "peers" / "fastai_cells.py"
 WANTED = {  # at least so many points over fastai, in at most this share of its time
     QUICK: (0.0, 0.05),
@@ -39,7 +39,7 @@ JUDGED = {QUICK: BY_ONE, FULL: SAME_WAY, SMALL_FIRST: SAME_WAY}
 
 @dataclass(frozen=True)
 class Scale:
-    """How much of it is run; the defaults are the comparison."""
+    """How much of it to run; the defaults are the real comparison."""
 
     size: int = 224
     frozen: int = 3  # epochs of fastai
@@ -48,14 +48,14 @@ class Scale:
 
     @property
     def settings(self) -> dict[str, str]:
-        """What fastai is told, as text."""
+        """fastai's settings as text."""
         return {name: str(value) for name, value in vars(self).items()}
 
 
 def versus_runs(
     seeds: int, base: Mapping[str, str], scale: Scale, *, fastai: bool, timed: bool = True
 ) -> list[Run]:
-    """Ours, and one of fastai; where nothing is timed, further ones of fastai, with other seeds."""
+    """Our runs and one of fastai; if nothing is timed, more of fastai with other seeds."""
     row = (ROW if timed else UNTIMED) if scale == Scale() else f"{ROW}, rehearsed"
     told = {"size": str(scale.size)} | QUIET | dict(base)
     head = {name: value for name, value in told.items() if name not in UNFROZEN} | HEAD_ALONE
@@ -67,7 +67,7 @@ def versus_runs(
 
 
 def compare(place: Place, wanted: list[Run], scale: Scale, peers: Path | None) -> list[str]:
-    """All runs have been made, each with a cold cache, but for those it tells of."""
+    """Makes all runs, each with a cold cache; returns a line for each that failed."""
     table = place.work / "tables" / f"compared-{scale.every}.csv"
     COMPARED.write_table(read_cells()[:: scale.every], 0, table)
 
@@ -82,7 +82,7 @@ def compare(place: Place, wanted: list[Run], scale: Scale, peers: Path | None) -
 
 
 def ask_fastai(python: Path, table: Path, seed: int, scale: Scale) -> Measures:
-    """Its epochs, seconds and accuracies, as it has measured them itself."""
+    """fastai's epochs, seconds and accuracies, as measured by itself."""
     command = [str(python), str(SCRIPT), str(table), "--seed", str(seed), "--size", str(scale.size)]
     command += ["--frozen", str(scale.frozen), "--unfrozen", str(scale.unfrozen)]
     ran = subprocess.run(
@@ -97,7 +97,7 @@ def ask_fastai(python: Path, table: Path, seed: int, scale: Scale) -> Measures:
 def verdict(
     fastai: Measures, ours: Mapping[str, list[Measures]], more: Sequence[Measures] = ()
 ) -> list[Condition]:
-    """What must hold of the means over seeds.
+    """The conditions on the means over seeds.
 
     Args:
         fastai: the run whose seconds count.
@@ -125,12 +125,12 @@ def verdict(
 def points_over(
     fastai: Sequence[Measures], ours: Sequence[Measures], our_way: str, its_way: str
 ) -> Interval:
-    """How many points the mean of ours is above that of fastai, each by its way to answer."""
+    """How many points our mean is above fastai's, each with its own way of answering."""
     return apart([100 * one[our_way] for one in ours], [100 * one[its_way] for one in fastai])
 
 
 def first_as_good(ours: Measures, fastai: Measures) -> float | None:
-    """Seconds from the start until an epoch was as good as fastai is in the end, plainly."""
+    """Seconds from the start until an epoch was as good as fastai's final plain accuracy."""
     return reached(ours, fastai["accuracy"])
 
 

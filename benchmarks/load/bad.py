@@ -1,5 +1,5 @@
-"""Clients that do not behave. Each function does one bad thing, and raises when the server answers
-it in another way than it should; gives images answered by an error in their place."""
+"""Misbehaving clients. Each function does one bad thing, and raises if the server does not respond
+as it should; returns the number of images that were answered with an error of their own."""
 
 import asyncio
 import random
@@ -18,9 +18,9 @@ from unfreeze.v1 import classifier_pb2_grpc as pb_grpc
 Code = grpc.StatusCode
 CLASSIFY = "/unfreeze.v1.Classifier/Classify"
 INFER = "/inference.GRPCInferenceService/ModelInfer"
-# The first words of a client, with empty settings.
+# HTTP/2's connection preface, with empty settings.
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"
-# An HTTP/2 frame of 16,384 bytes of headers is announced, and never comes.
+# Announces an HTTP/2 frame of 16,384 bytes of headers, which never comes.
 HALF_A_FRAME = b"\x00\x40\x00\x01\x04\x00\x00\x00\x01" + b"\x82"
 HOLD_S = 2.0
 NOT_AN_IMAGE = "text for an image"
@@ -30,7 +30,7 @@ INVALID_ARGUMENT = 3
 
 
 class Unexpected(Exception):
-    """The server took something bad for good, or refused it in the wrong way."""
+    """The server accepted something invalid, or refused it in the wrong way."""
 
 
 class Bad:
@@ -53,15 +53,15 @@ class Bad:
         try:
             await call(make(), timeout=TIMEOUT_S)
         except grpc.RpcError as error:
-            # one who still sends what was refused long ago may lose an aged connection under it
+            # while still sending a message refused long ago, the connection may reach its max age
             aged = "max_age" in (error.details() or "")
             if error.code() not in codes and not aged:
                 raise Unexpected(f"{name}: {error.code()}: {error.details()}") from error
-            return int(name == NOT_AN_IMAGE)  # it came as far as the decoder, which counts it
+            return int(name == NOT_AN_IMAGE)  # this one reached the decoder, which counts it
         raise Unexpected(f"{name} was accepted")
 
     async def bad_images(self) -> int:
-        """Images that cannot be used, one good one among them: an answer for each."""
+        """Sends unusable images with a good one among them; each must get its own result."""
         images = random.sample(list(UNUSABLE.values()), 3)
         place = random.randrange(4)
         images.insert(place, pictures()[any_picture()].encoded)
@@ -74,14 +74,14 @@ class Bad:
         return 3
 
     async def cancelling(self) -> int:
-        """Goes away a moment after asking."""
+        """Cancels a request shortly after sending it."""
         call = self.stub.Classify(large_request(), timeout=TIMEOUT_S)
         await asyncio.sleep(random.uniform(0, 0.02))
         call.cancel()
         return 0
 
     async def impatient(self) -> int:
-        """Gives the server less time than it takes; one that is busy refuses at once."""
+        """Sets too short a deadline; a busy server rejects the request at once."""
         try:
             await self.stub.Classify(large_request(), timeout=random.uniform(0.0001, 0.01))
         except grpc.RpcError as error:
@@ -90,7 +90,7 @@ class Bad:
         return 0
 
     async def slow_reader(self) -> int:
-        """Asks for much over a stream, takes an answer now and then, and leaves."""
+        """Sends many requests over a stream, reads an answer now and then, and leaves."""
         requests = (large_request() for _ in range(50))
         stream = self.stub.ClassifyStream(requests, timeout=TIMEOUT_S)
         for _ in range(3):
@@ -101,7 +101,7 @@ class Bad:
         return 0
 
     async def half_open(self) -> int:
-        """Half a frame, then silence; or not even HTTP/2."""
+        """Sends half a frame, then nothing; or not even HTTP/2."""
         host, port = self.address.split(":")
         _, writer = await asyncio.open_connection(host, int(port))
         writer.write(random.choice([PREFACE + HALF_A_FRAME, random.randbytes(200), b""]))
@@ -116,7 +116,7 @@ def large_request() -> pb.ClassifyRequest:
 
 
 def bomb() -> bytes:
-    """A PNG of a few bytes that says it has 40,000 x 40,000 pixels."""
+    """A decompression bomb: a PNG of a few bytes that claims 40,000 x 40,000 pixels."""
 
     def chunk(name: bytes, content: bytes) -> bytes:
         check = zlib.crc32(name + content)

@@ -1,8 +1,8 @@
-"""A process full of clients: `python -m load.crowd ADDRESS PACE KIND=WEIGHT ...`.
+"""A process that runs many clients: `python -m load.crowd ADDRESS PACE KIND=WEIGHT ...`.
 
-PACE 2 asks half as often. Each second it prints what its clients have counted, as one line of JSON,
-and once more when its standard input has closed and every request under way has ended. The kind
-`crash` asks without end: it is there to be killed.
+PACE 2 sends half as many requests. Each second it prints its clients' counts as one line of JSON,
+and once more when its standard input has closed and every request in flight has ended. The kind
+`crash` never stops: it is there to be killed.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from load.protocol import Protocol
 from load.tally import Tally
 
 TELL_EVERY_S = 1.0
-# Seconds between two requests of one client; together they shall not starve the server of cores.
+# Seconds between two requests of a client, so that the clients do not starve the server of CPU.
 PAUSE_S = {"half_open": 0.5, "crash": 0.02}
 USUAL_PAUSE_S = 0.1
 PIXELS = {"protocol_tensor"}  # kinds that send pixels, which nobody decodes
@@ -27,7 +27,7 @@ Ask = Callable[[], Awaitable[object]]
 
 
 def asks(address: str) -> tuple[dict[str, Ask], list[Good | Bad | Protocol]]:
-    """What each kind of client does again and again, and the connections to be closed."""
+    """What each kind of client repeats, and the connections to close at the end."""
     good, bad, protocol = Good(address), Bad(address), Protocol(address)
     kinds: dict[str, Ask] = {
         "unary": good.unary,
@@ -56,7 +56,7 @@ def asks(address: str) -> tuple[dict[str, Ask], list[Good | Bad | Protocol]]:
 async def repeat(
     ask: Ask, pause_s: float, encoded: bool, tally: Tally, ended: asyncio.Event
 ) -> None:
-    """Asks, counts and pauses, until the end."""
+    """Sends requests with pauses and counts the answers, until the end."""
     while not ended.is_set():
         began = time.perf_counter()
         try:

@@ -1,4 +1,4 @@
-"""Crowds of clients as processes: started, listened to, killed, sent home."""
+"""Starts, reads, stops and kills processes that run many clients each."""
 
 import json
 import os
@@ -17,7 +17,7 @@ KILLED_WITHIN_S = 60
 
 
 class Crowd:
-    """One process full of clients; `tallies` is what it last told."""
+    """One process with many clients; `tallies` has the counts that it printed last."""
 
     def __init__(self, address: str, pace: float, weights: dict[str, int], errors: Path) -> None:
         self.tallies: dict[str, Tally] = {}
@@ -41,7 +41,7 @@ class Crowd:
             self.tallies = {kind: from_json(found) for kind, found in json.loads(line).items()}
 
     def send_home(self) -> int:
-        """Its exit code, once every request of it was answered."""
+        """Stops it once all of its requests have been answered; returns its exit code."""
         assert self.process.stdin
         self.process.stdin.close()
         code = self.process.wait(HOME_WITHIN_S)
@@ -55,7 +55,7 @@ class Crowd:
 
 
 class Killed:
-    """Crowds that ask without end, each killed in the middle of it and followed by the next."""
+    """Crowds that never stop, each killed in the middle of a request and replaced by the next."""
 
     def __init__(self, address: str, pace: float, every_s: float, errors: Path) -> None:
         self.kills = 0
@@ -75,7 +75,7 @@ class Killed:
             crowd.kill()
 
     def stop(self) -> None:
-        """It has ended, after one kill at least."""
+        """Ends it, after at least one kill."""
         until = time.monotonic() + KILLED_WITHIN_S
         while not self.kills and time.monotonic() < until:
             time.sleep(0.05)
@@ -84,7 +84,7 @@ class Killed:
 
 
 def begun(crowds: list[Crowd]) -> bool:
-    """Every kind of client has had an answer."""
+    """Whether every kind of client has had an answer."""
     return all(
         crowd.tallies and all(tally.answered for tally in crowd.tallies.values())
         for crowd in crowds
@@ -96,7 +96,7 @@ def _asking(crowd: Crowd) -> bool:
 
 
 def add_up(crowds: list[Crowd]) -> dict[str, Tally]:
-    """By kind, over all crowds."""
+    """The counts by kind, over all crowds."""
     kinds = sorted({kind for crowd in crowds for kind in crowd.tallies})
     return {
         kind: total(crowd.tallies[kind] for crowd in crowds if kind in crowd.tallies)

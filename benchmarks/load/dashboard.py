@@ -1,4 +1,4 @@
-"""A Grafana dashboard drawn by matplotlib, as far as it is needed to be looked at."""
+"""Renders a Grafana dashboard with matplotlib, well enough to look at."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -56,7 +56,7 @@ def legend_of(template: str, labels: Mapping[str, str]) -> str:
 
 
 def draw(path: Path, panels: Sequence[Panel], found: Mapping[int, Found], begin: float) -> None:
-    """Every panel where it stands on the dashboard; `found` holds the series by panel id."""
+    """Plots every panel at its place on the dashboard; `found` has the series by panel id."""
     rows = max(panel["gridPos"]["y"] + panel["gridPos"]["h"] for panel in panels)
     figure = pyplot.figure(figsize=(24 * INCH_PER_COLUMN, rows * INCH_PER_ROW))
     for panel in panels:

@@ -1,4 +1,4 @@
-"""Programs and libraries out of Debian's packages, without installing them."""
+"""Unpacks programs and libraries from Debian packages, without installing them."""
 
 import subprocess
 from pathlib import Path
@@ -8,8 +8,8 @@ def fetched(package: str, folder: Path) -> Path:
     """Root of the package's files, below `folder`; downloaded if it is not there.
 
     Raises:
-        subprocess.CalledProcessError: there is no such package here.
-        FileNotFoundError: this is no Debian: there is no apt-get.
+        subprocess.CalledProcessError: apt-get does not know the package.
+        FileNotFoundError: there is no apt-get: this is not Debian.
     """
     root = folder / package
     if not root.exists():

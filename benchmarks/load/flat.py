@@ -1,4 +1,4 @@
-"""What a process holds over time, and whether it grows."""
+"""The resource usage of a process over time, and whether it grows."""
 
 import os
 import statistics
@@ -14,7 +14,7 @@ BLOCKS = 24
 
 @dataclass(frozen=True)
 class Usage:
-    """One look at a process."""
+    """The resource usage of a process at one moment."""
 
     at_s: float
     memory_mb: float  # resident
@@ -25,7 +25,7 @@ class Usage:
 
 @dataclass(frozen=True)
 class Growth:
-    """How much of something came to be held between the warm-up and the end."""
+    """How much a resource grew between the warm-up and the end."""
 
     grown: float
     usual: float  # the median
@@ -33,7 +33,7 @@ class Growth:
 
 
 def look(pid: int, at_s: float) -> Usage:
-    """What Linux says of the process now."""
+    """The process's usage now, from /proc."""
     proc = Path("/proc") / str(pid)
     pages = int((proc / "statm").read_text().split()[1])
     fields = (proc / "stat").read_text().rpartition(")")[2].split()
@@ -48,15 +48,15 @@ def look(pid: int, at_s: float) -> Usage:
 
 
 def growth(times_s: Sequence[float], values: Sequence[float]) -> Growth:
-    """Theil and Sen's slope through the medians of BLOCKS stretches, over the time after WARM_UP.
+    """The Theil-Sen slope through the medians of BLOCKS blocks, over the time after WARM_UP.
 
-    Medians and the median of all slopes: neither a spike nor a dip counts, only what stays.
+    Medians of blocks, and the median of all slopes: spikes and dips do not count, only what stays.
 
     Raises:
-        ValueError: fewer than ten looks.
+        ValueError: fewer than ten samples.
     """
     if len(times_s) < 10:
-        raise ValueError(f"{len(times_s)} looks at a process do not show whether it grows")
+        raise ValueError(f"{len(times_s)} samples are too few to show whether a process grows")
     begin = times_s[0] + WARM_UP * (times_s[-1] - times_s[0])
     points = [(t, v) for t, v in zip(times_s, values, strict=True) if t >= begin]
     size = max(1, len(points) // BLOCKS)

@@ -1,6 +1,7 @@
-"""Clients that behave: every request of theirs must be answered, and answered right.
+"""Well-behaved clients: every request must be answered, and answered correctly.
 
-Each function makes one request and gives the images answered by version; it raises what is wrong.
+Each function makes one request and returns the number of images answered, by version; it raises if
+anything is wrong.
 """
 
 import random
@@ -22,11 +23,11 @@ Answered = dict[int, int]  # images, by version
 
 
 class WrongAnswer(Exception):
-    """A reply that is not what the version it names would say."""
+    """A reply that does not match the version that it names."""
 
 
 class Good:
-    """Speaks `unfreeze.v1` to one server over one connection, without repeating anything."""
+    """Speaks `unfreeze.v1` to one server over one connection, without retries."""
 
     def __init__(self, address: str) -> None:
         self.address = address
@@ -95,13 +96,13 @@ class Good:
         return {}
 
     async def health_watch(self) -> Answered:
-        """Watches for a while; the server must never say that it is not serving."""
+        """Watches the health for a while; the server must never report not serving."""
         watch = self.health.Watch(health_pb2.HealthCheckRequest(), timeout=random.uniform(1, 5))
         try:
             async for told in watch:
                 _serving(told)
         except grpc.RpcError as error:
-            # at the deadline the server ends the watch too, and then perhaps an aged connection
+            # at the deadline the server ends the watch too, and perhaps an aged connection with it
             aged = "max_age" in (error.details() or "")
             if error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED and not aged:
                 raise
@@ -125,7 +126,7 @@ def ask(
 
 
 def check(response: pb.ClassifyResponse, numbers: list[int], n_views: int = 1) -> None:
-    """Every image has the probabilities that the version named in the reply gives it."""
+    """Checks that every image has the probabilities of the version named in the reply."""
     answers = []
     for result in response.results:
         if result.HasField("error"):

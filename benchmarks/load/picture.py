@@ -1,4 +1,4 @@
-"""Memory, open files and latency of a soak over time, as one picture."""
+"""Plots memory, open files and latency of a soak over time."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ def draw(
     samples: Sequence[Usage],
     latencies: Sequence[tuple[float, float, float, float]],
 ) -> None:
-    """`latencies` holds (seconds, answers a second, p50 ms, p99 ms)."""
+    """`latencies` has (seconds, answers per second, p50 ms, p99 ms)."""
     import matplotlib
 
     matplotlib.use("agg")

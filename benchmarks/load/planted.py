@@ -1,6 +1,6 @@
-"""The real server with faults on purpose: `python -m load.planted FAULT[,FAULT] FLAGS...`.
+"""The real server with injected faults: `python -m load.planted FAULT[,FAULT] FLAGS...`.
 
-A soak that passes this one is worth nothing. Nothing here is part of the product.
+A soak that passes with this server is worthless. Nothing here is part of the product.
 """
 
 import os
@@ -15,8 +15,8 @@ from service.execution.session import Session
 from service.models.loaded import Loaded
 from service.models.loader import Loader
 
-LEAKED_BYTES = 8 << 20  # by each version that is loaded
-WRONG_EVERY = 100  # runs of a session; enough for one to be proven before it goes live
+LEAKED_BYTES = 8 << 20  # for each version that is loaded
+WRONG_EVERY = 100  # runs of a session, so that a version passes its check before it goes live
 kept: list[object] = []
 
 
@@ -29,7 +29,7 @@ def keep_file() -> None:
 
 
 def keep_thread() -> None:
-    for _ in range(3):  # enough to tell from noise, however few versions there is time for
+    for _ in range(3):  # enough to stand out from noise, however few versions there is time for
         threading.Thread(target=threading.Event().wait, daemon=True).start()
 
 
@@ -38,7 +38,7 @@ ANSWERS = "answers"
 
 
 def leak(*names: str) -> None:
-    """From here on every version that is loaded leaves something behind."""
+    """From now on, every version that is loaded leaks something."""
     load = Loader.load
 
     def load_and_leak(self: Loader, *arguments: Any) -> Loaded:
@@ -50,7 +50,7 @@ def leak(*names: str) -> None:
 
 
 def answer_wrong() -> None:
-    """Every so often the classes are exchanged, as in a batch of two versions mixed."""
+    """Now and then, swaps classes, as if the batches of two versions had been mixed up."""
     run, runs = Session.run, dict[int, int]()
 
     def sometimes_wrong(self: Session, images: Any) -> Any:

@@ -1,4 +1,4 @@
-"""A Prometheus for as long as it is needed: Debian's, fetched without installing it."""
+"""A temporary Prometheus: Debian's, downloaded without installing it."""
 
 import json
 import math
@@ -21,7 +21,7 @@ EVERY_S = 1
 
 @dataclass(frozen=True)
 class Series:
-    """Values over time: `labels` says whose they are; times in seconds since 1970."""
+    """A labelled time series; times in seconds since 1970."""
 
     labels: dict[str, str]
     times: list[float]
@@ -29,17 +29,17 @@ class Series:
 
 
 def program() -> Path:
-    """Prometheus, from the PATH or out of Debian's package."""
+    """The path of Prometheus, from the PATH or from Debian's package."""
     if found := shutil.which("prometheus"):
         return Path(found)
     return fetched("prometheus", ROOT / ".venv") / "usr" / "bin" / "prometheus"
 
 
 class Prometheus:
-    """Scrapes one server every second, and computes the rules."""
+    """Scrapes one server every second, and evaluates the rules."""
 
     def __init__(self, folder: Path, target: str, rules: dict[str, Any]) -> None:
-        """`folder` takes its files; `target` is host:port of /metrics."""
+        """`folder` is for its files; `target` is the host:port of /metrics."""
         (folder / "rules.yml").write_text(json.dumps(rules))
         config = {
             "global": {"scrape_interval": f"{EVERY_S}s", "evaluation_interval": f"{2 * EVERY_S}s"},
@@ -73,12 +73,12 @@ class Prometheus:
             return json.load(answer)["data"]
 
     def over_time(self, query: str, begin: float, end: float) -> list[Series]:
-        """The query at every second between two moments, where it has a value."""
+        """The query's value at every second from `begin` to `end`, where it has one."""
         found = self._ask("query_range", query=query, start=begin, end=end, step=EVERY_S)["result"]
         return [series for one in found if (series := _series(one)).values]
 
     def fired(self) -> dict[str, str]:
-        """State of each alert that is not quiet: pending or firing."""
+        """The state of each active alert: pending or firing."""
         alerts = self._ask("alerts")["alerts"]
         return {alert["labels"]["alertname"]: alert["state"] for alert in alerts}
 

@@ -25,7 +25,7 @@ class Protocol:
         await self.client.close()
 
     async def infer(self) -> Answered:
-        """Encoded images, perhaps with views of each, perhaps of one version."""
+        """Sends encoded images, sometimes with TTA, sometimes to a given version."""
         numbers = [any_picture() for _ in range(random.randint(1, 4))]
         n_views = random.choice([1, 1, 3])
         version = random.choice([None, *VERSIONS])
@@ -42,7 +42,7 @@ class Protocol:
         return answered
 
     async def tensor(self) -> Answered:
-        """Pixels at the size of the model."""
+        """Sends pixels at the model's input size."""
         numbers = [any_picture() for _ in range(random.randint(1, 4))]
         pixels = np.stack([pictures()[number].pixels for number in numbers])
         tensor = f"{GOOD}-tensor"
@@ -68,7 +68,7 @@ class Protocol:
         return answered
 
     async def metadata(self) -> Answered:
-        """What a client asks before it begins."""
+        """Makes the calls that a client makes before its first request."""
         ready, live, found = await asyncio.gather(
             self.client.is_model_ready(GOOD),
             self.client.is_server_live(),

@@ -1,4 +1,4 @@
-"""A server in a process of its own, whose memory, threads and open files can be looked at."""
+"""A server in a process of its own, whose memory, threads and open files can be measured."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from pathlib import Path
 from load.flat import Usage, look
 
 ROOT = Path(__file__).parents[2]
-# where processes that are started here find their modules, whatever is installed
+# so that child processes import this checkout's modules, whatever is installed
 MODULES = {"PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "benchmarks")))}
 SERVICE = ("-m", "service")
 READY_WITHIN_S = 60
@@ -30,10 +30,10 @@ class ServerProcess:
         program: Sequence[str] = SERVICE,
         environment: dict[str, str] | None = None,
     ) -> None:
-        """`folder` takes its log and the file with its ports.
+        """`folder` is for its log and the file with its ports.
 
         Raises:
-            RuntimeError: it ended, or did not become ready.
+            RuntimeError: it exited, or did not become ready.
         """
         self.log = folder / "server.log"
         ports_file = folder / "ports.json"
@@ -66,11 +66,11 @@ class ServerProcess:
             return str(page.read().decode())
 
     def events(self) -> list[dict[str, object]]:
-        """The lines of its log; what is not JSON is an event of its own."""
+        """The lines of its log; a line that is not JSON becomes an event of its own."""
         return [_event(line) for line in self.log.read_text().splitlines()]
 
     def stop(self, within_s: float = 30) -> int:
-        """Its exit code after SIGTERM."""
+        """Sends SIGTERM and returns its exit code."""
         self.process.send_signal(signal.SIGTERM)
         try:
             return self.process.wait(within_s)

@@ -1,4 +1,4 @@
-"""What was seen of a soak, and how it is told."""
+"""The measurements of a soak, and its report."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -10,12 +10,12 @@ from load.verdict import Check
 
 @dataclass
 class Story:
-    """What was seen, from the first moment to the last."""
+    """All measurements, from start to end."""
 
     ready_s: float
     idle: Usage
     samples: list[Usage] = field(default_factory=list)
-    # seconds, answers a second, p50 and p99 in ms, of all good clients since the point before
+    # seconds, answers per second, p50 and p99 in ms, of all good clients since the previous point
     latencies: list[tuple[float, float, float, float]] = field(default_factory=list)
     tallies: dict[str, Tally] = field(default_factory=dict)
     kills: int = 0

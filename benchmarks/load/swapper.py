@@ -1,4 +1,4 @@
-"""Swaps and rollbacks, one after the other, through Admin."""
+"""Swaps and rollbacks, one after the other, through the Admin service."""
 
 import random
 import threading
@@ -15,7 +15,7 @@ ROLLBACK_EVERY = 6  # changes
 
 
 class Swapper:
-    """Changes the live version every `every_s` seconds from a thread of its own, until stopped."""
+    """Changes the live version every `every_s` seconds in a thread of its own, until stopped."""
 
     def __init__(self, admin_address: str, every_s: float) -> None:
         self.swaps = self.rollbacks = 0
@@ -54,7 +54,7 @@ class Swapper:
 
     def _done(self, response: pb.PromoteResponse, wanted: int) -> None:
         if (response.version, response.replaced) != (wanted, self._live):
-            self.problems.append(f"{wanted} was to replace {self._live}, and {response} came back")
+            self.problems.append(f"{wanted} should have replaced {self._live}; got {response}")
         self._live, self._replaced = response.version, response.replaced
 
     def stop(self) -> None:

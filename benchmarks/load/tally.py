@@ -6,20 +6,20 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-FIRST_MS, STEP = 0.1, 1.1  # the buckets of a latency: 0.1 ms, and each 10 % above the last
-KEPT = 5  # problems of each kind that are told in full
+FIRST_MS, STEP = 0.1, 1.1  # the latency buckets: 0.1 ms, and each 10 % above the last
+KEPT = 5  # problems of each kind of client that are reported in full
 
 
 @dataclass
 class Tally:
-    """Of one kind of client; several of them add up."""
+    """The counts of one kind of client; they can be added up."""
 
     answered: int = 0
     failed: int = 0
     problems: list[str] = field(default_factory=list)
     versions: Counter[int] = field(default_factory=Counter)  # images answered, by version
-    decoded: int = 0  # images of these that came encoded
-    bad_images: int = 0  # answered by an error in their place
+    decoded: int = 0  # those of them that were sent encoded
+    bad_images: int = 0  # answered with an error
     buckets: Counter[int] = field(default_factory=Counter)  # answers, by latency
 
     def add_answer(
@@ -37,7 +37,7 @@ class Tally:
             self.problems.append(problem[:500])
 
     def latency_ms(self, share: float) -> float:
-        """The latency that `share` of the answers did not exceed, to a bucket; 0 without any."""
+        """The quantile `share` of the latency, rounded to a bucket; 0 without any answer."""
         left = share * self.buckets.total()
         for bucket, n in sorted(self.buckets.items()):
             left -= n
@@ -50,7 +50,7 @@ class Tally:
 
 
 def from_json(found: dict[str, Any]) -> Tally:
-    """JSON has made the numbers of versions and buckets into texts."""
+    """Reads a tally; JSON has turned the numbers of versions and buckets into strings."""
     counted = {
         name: Counter({int(key): n for key, n in found[name].items()})
         for name in ("versions", "buckets")
@@ -59,7 +59,7 @@ def from_json(found: dict[str, Any]) -> Tally:
 
 
 def total(tallies: Iterable[Tally]) -> Tally:
-    """All of them as one."""
+    """The sum of all of them."""
     whole = Tally()
     for one in tallies:
         whole.answered += one.answered
@@ -73,7 +73,7 @@ def total(tallies: Iterable[Tally]) -> Tally:
 
 
 def since(now: Tally, before: Tally) -> Tally:
-    """What was answered in between; for latencies over time."""
+    """What was answered between two tallies; for latencies over time."""
     return Tally(
         answered=now.answered - before.answered,
         failed=now.failed - before.failed,

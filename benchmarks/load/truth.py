@@ -1,4 +1,4 @@
-"""The models that a soak serves, and what each version must answer, from NumPy alone."""
+"""The models that a soak serves, and what each version must answer, computed with NumPy."""
 
 import sys
 from collections.abc import Sequence
@@ -14,9 +14,9 @@ from registry.tta import TtaSpec, tta_views
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 import tiny
 
-GOOD = "good"  # asked by those who behave: their counts and the server's must agree
-BAD = "bad"  # asked by those who do not
-# Version 1, 2, ...: of no image do two of them say the same.
+GOOD = "good"  # for the well-behaved clients, whose counts must agree with the server's
+BAD = "bad"  # for the misbehaving ones
+# Version 1, 2, ...: no two of them give any image the same answer.
 BIASES = ((9.0, 0.0, 0.0), (0.0, 9.0, 0.0), (0.0, 0.0, 9.0), (2.0, -1.0, 0.5))
 VERSIONS = range(1, len(BIASES) + 1)
 SPEC = ImageSpec(size=tiny.SIZE)
@@ -31,7 +31,7 @@ class Picture:
 
 
 def publish_models(root: Path, work: int = 0) -> None:
-    """Every version of both models is in the registry; version 1 is promoted."""
+    """Publishes every version of both models, and promotes version 1."""
     for name in (GOOD, BAD):
         for bias in BIASES:
             version = tiny.publish(root, model=name, bias=bias, work=work)
@@ -54,7 +54,7 @@ def pictures() -> tuple[Picture, ...]:
 
 @cache
 def expected(number: int, version: int, n_views: int = 1) -> Float32Array:
-    """Probabilities [classes] that this version gives picture `number`."""
+    """The probabilities [classes] that this version gives image `number`."""
     picture = pictures()[number]
     views = tta_views(picture.pixels, picture.encoded, TtaSpec(), n_views)
     mean: Float32Array = tiny.answer(views, BIASES[version - 1]).mean(axis=0)
@@ -64,7 +64,7 @@ def expected(number: int, version: int, n_views: int = 1) -> Float32Array:
 def wrong(
     numbers: Sequence[int], version: int, answers: Sequence[Sequence[float]], n_views: int = 1
 ) -> str:
-    """What is wrong with `answers`, probabilities in the order of the labels; nothing if right."""
+    """What is wrong with `answers` (probabilities in the order of the labels); empty if nothing."""
     if version not in VERSIONS:
         return f"there is no version {version}"
     if len(answers) != len(numbers):
@@ -72,5 +72,5 @@ def wrong(
     for number, answer in zip(numbers, answers, strict=True):
         right = expected(number, version, n_views)
         if not np.allclose(answer, right, atol=TOLERANCE):
-            return f"version {version} said {answer} of picture {number} and should say {right}"
+            return f"version {version} answered {answer} for image {number}, expected {right}"
     return ""

@@ -1,4 +1,4 @@
-"""What must be true of a server after a soak."""
+"""The checks of a soak."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -8,11 +8,11 @@ from load.flat import Growth, Usage, growth
 from load.tally import Tally, total
 from load.truth import BAD, GOOD
 
-# What may come to be held between the end of the warm-up and the end of the load.
-# A tenth of what is usual is allowed where that is more.
+# How much each may grow between the end of the warm-up and the end of the load.
+# A tenth of the median is allowed if that is more.
 MAX_SHARE = 0.1
 MAX_GROWTH = {"memory": 16.0, "threads": 4.0, "files": 4.0}  # MB, threads, open files
-# After so long all pools are full, and no single look has any weight: what still grows is a leak.
+# After this long all pools are full and single samples have no weight: any growth is a leak.
 LONG_S = 600.0
 MAX_LONG_GROWTH_MB = 6.0
 MAX_FILES_LEFT = 8  # more open files than before the load, a while after it
@@ -28,7 +28,7 @@ class Check:
 
 
 def check_good(tallies: dict[str, Tally], kinds: Iterable[str]) -> list[Check]:
-    """Every kind of good client was answered, and none of their requests failed."""
+    """Every kind of good client got answers, and none of their requests failed."""
     checks = []
     for kind in kinds:
         tally = tallies.get(kind, Tally())
@@ -38,7 +38,7 @@ def check_good(tallies: dict[str, Tally], kinds: Iterable[str]) -> list[Check]:
 
 
 def check_bad(tallies: dict[str, Tally], kinds: Iterable[str]) -> list[Check]:
-    """What bad clients did was refused, each thing in its own way."""
+    """Everything that bad clients did was refused in the right way."""
     checks = []
     for kind in kinds:
         tally = tallies.get(kind, Tally())
@@ -72,14 +72,14 @@ def check_flat(samples: Sequence[Usage]) -> list[Check]:
 
 
 def _most(what: str, usual: float, seconds: float) -> float:
-    """What may come to be held in a run of this length."""
+    """How much it may grow in a run of this length."""
     if what == "memory" and seconds >= LONG_S:
         return MAX_LONG_GROWTH_MB
     return max(MAX_GROWTH[what], MAX_SHARE * usual)
 
 
 def check_returned(before: Usage, after: Usage) -> Check:
-    """Connections that are gone hold no files."""
+    """Closed connections hold no file descriptors."""
     found = f"{before.files} open before the load and {after.files} after it"
     return Check("files returned", after.files <= before.files + MAX_FILES_LEFT, found)
 
@@ -95,7 +95,7 @@ def check_metrics(
     page: str, tallies: dict[str, Tally], good: Iterable[str], n_swaps: int
 ) -> list[Check]:
     """The server counted what its clients counted."""
-    # by model: what is shown of a version goes away with it
+    # by model, because the series of a version disappear with it
     decoded = sum(v for labels, v in series(page, DECODED) if labels["model"] == GOOD)
     answered = total(tallies[kind] for kind in good if kind in tallies).decoded
     refused = sum(
@@ -115,7 +115,7 @@ def check_metrics(
         # the first version went live at the start
         Check("swaps counted", swaps == n_swaps + 1, f"server {swaps:.0f}, client {n_swaps} + 1"),
         Check(
-            "calls ended", started == handled > 0, f"{started:.0f} begun and {handled:.0f} ended"
+            "calls ended", started == handled > 0, f"{started:.0f} started and {handled:.0f} ended"
         ),
     ]
 

@@ -1,4 +1,4 @@
-"""fastai on a table of images, in an environment of its own; prints what came of it as JSON.
+"""Trains fastai on a table of images, in an environment of its own; prints its results as JSON.
 
     DIR/fastai/bin/python benchmarks/peers/fastai_cells.py TABLE --seed 0
 
@@ -37,7 +37,7 @@ BACKBONE = "tf_efficientnet_lite0"
 
 
 def elapsed_s() -> float:
-    """Since this process was started: what is imported takes its time, too."""
+    """Since this process was started, so that imports count, too."""
     fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
     started = int(fields[19]) / os.sysconf("SC_CLK_TCK")
     return time.clock_gettime(time.CLOCK_BOOTTIME) - started
@@ -46,7 +46,7 @@ def elapsed_s() -> float:
 class Told(Callback):
     """Seconds since the start and accuracy of each epoch."""
 
-    order = 100  # after those that measure it
+    order = 100  # after the callbacks that compute it
 
     def __init__(self) -> None:
         self.epochs: list[dict[str, float]] = []
@@ -88,11 +88,11 @@ def main() -> None:
         "held_out": len(learner.dls.valid_ds),
         "epochs": told.epochs,
     }
-    print("\n" + json.dumps(measures))  # on a line of its own, after the bars
+    print("\n" + json.dumps(measures))  # on a line of its own, after the progress bars
 
 
 def open_learner(table: str, size: int, weights: str) -> Learner:
-    """The data set and the pretrained network, as `vision_learner` joins them."""
+    """The `vision_learner`: the data set and the pretrained network."""
     rows = pandas.read_csv(table)
     data = DataBlock(
         blocks=(ImageBlock, CategoryBlock),

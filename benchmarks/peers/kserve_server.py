@@ -1,4 +1,4 @@
-"""A network behind kserve's model server, as its documentation has a user write it.
+"""A network served by kserve's model server, written as in its documentation.
 
     python kserve_server.py FOLDER --model lite0 --grpc_port 8081 --http_port 8080 --threads 2
 
@@ -26,7 +26,7 @@ class Network(kserve.Model):
     """A tensor in, probabilities out."""
 
     def __init__(self, name: str, path: Path, runs: int, threads: int) -> None:
-        """`runs`: requests answered side by side in threads; 0: each in the event loop."""
+        """`runs`: requests answered concurrently in threads; 0: each in the event loop."""
         super().__init__(name)
         self.session = open_network(str(path), threads)
         self.input = self.session.get_inputs()[0].name
@@ -62,7 +62,7 @@ if __name__ == "__main__":
     parser.add_argument("--model", default="lite0")
     parser.add_argument("--runs", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--quiet", action="store_true", help="no line for each request")
+    parser.add_argument("--quiet", action="store_true", help="no log line for each request")
     options = parser.parse_args()
     kind = Pictures if options.model == "lite0" else Network
     path = options.folder / f"{options.model.removesuffix('-tensor')}.onnx"

@@ -1,4 +1,4 @@
-"""The networks as runtimes of MLServer, as its documentation has a user write them."""
+"""The networks as runtimes of MLServer, written as in its documentation."""
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor

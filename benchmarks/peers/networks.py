@@ -1,4 +1,4 @@
-"""How the peers' models open a network."""
+"""Opens a network for the peers' models."""
 
 import os
 

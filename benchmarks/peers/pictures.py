@@ -1,4 +1,4 @@
-"""What the peers' models do to an encoded image: the same crop and fast decoding as ours."""
+"""Preprocesses encoded images for the peers' models: the same crop and fast decoding as ours."""
 
 import io
 

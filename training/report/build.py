@@ -1,9 +1,9 @@
 """The evaluation report: one self-contained page, with its charts (PNG) and all of its numbers
 (JSON) beside it.
 
-Its content is in `findings.py`, its sections in `answer_sections.py` and `training_sections.py`, the
-summary at its top in `words.py`, the charts in `training/plots.py`. However many classes and images
-there are, the page stays below 3 MB: it limits the number of thumbnails and of rows.
+Its content is in `findings.py`, its sections in `answer_sections.py` and `training_sections.py`,
+the summary at its top in `words.py`, the charts in `training/plots.py`. However many classes and
+images there are, the page stays below 3 MB: it limits the number of thumbnails and of rows.
 """
 
 import html

@@ -1,1 +1,1 @@
-"""The commands, one file a group. Each gives its exit code."""
+"""The commands, one file per group. Each returns its exit code."""

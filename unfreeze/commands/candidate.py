@@ -1,4 +1,4 @@
-"""`unfreeze candidate`: a version is tried on a share of the requests before it is promoted."""
+"""`unfreeze candidate`: tries a version on a share of the requests before it is promoted."""
 
 import argparse
 
@@ -14,11 +14,11 @@ from unfreeze.commands.shared import (
 )
 
 EXAMPLES = """\
-  unfreeze candidate solar --version 4 --shadow 10   asked as well on 10 % of the requests
-  unfreeze models                                    how often it agrees so far
-  unfreeze candidate solar --version 4 --split 5     it answers 5 % of the requests
-  unfreeze promote solar 4                           it answers them all
-  unfreeze candidate solar --clear                   or none any more
+  unfreeze candidate solar --version 4 --shadow 10   run it too on 10 % of the requests
+  unfreeze models                                    see how often the two agree
+  unfreeze candidate solar --version 4 --split 5     let it answer 5 % of the requests
+  unfreeze promote solar 4                           let it answer them all
+  unfreeze candidate solar --clear                   or stop trying it
 """
 
 
@@ -26,23 +26,23 @@ def add_to(commands: Commands) -> None:
     parser = add_command(
         commands,
         "candidate",
-        "try a version on a share of the requests, beside the live one",
+        "try a version on a share of the requests (shadow or canary), beside the live one",
         EXAMPLES,
     )
     parser.add_argument("model", metavar="MODEL")
-    parser.add_argument("--version", type=int, metavar="VERSION", help="the one to try")
+    parser.add_argument("--version", type=int, metavar="VERSION", help="the version to try")
     how = parser.add_mutually_exclusive_group(required=True)
     how.add_argument(
         "--shadow",
         type=float,
         metavar="PERCENT",
-        help="the live version answers; the candidate is asked afterwards and compared",
+        help="the live version answers; the candidate then runs too, for comparison only",
     )
     how.add_argument(
-        "--split", type=float, metavar="PERCENT", help="the candidate answers its share"
+        "--split", type=float, metavar="PERCENT", help="the candidate answers this share"
     )
-    how.add_argument("--clear", action="store_true", help="try no version any more")
-    parser.add_argument("--reason", default="", metavar="TEXT", help="kept for whoever asks later")
+    how.add_argument("--clear", action="store_true", help="stop trying a version")
+    parser.add_argument("--reason", default="", metavar="TEXT", help="recorded with the change")
     ask_admin(parser, 'one document, the candidate; with --clear {"model", "cleared"}', run)
 
 
@@ -72,7 +72,7 @@ def _clear(options: argparse.Namespace) -> int:
     if options.json:
         show_json({"model": options.model, "cleared": cleared})
     else:
-        what = f"version {cleared} is tried no more" if cleared else "no version was being tried"
+        what = f"version {cleared} is no longer tried" if cleared else "no version was being tried"
         print(f"{options.model}: {what}")
     return OK
 

@@ -1,4 +1,4 @@
-"""`unfreeze data`: fetches archives of images, and looks a data set over before training."""
+"""`unfreeze data`: fetches archives of images, and audits a data set before training."""
 
 import argparse
 import re
@@ -41,7 +41,7 @@ def add_to(commands: Commands) -> None:
     kinds = add_command(
         commands,
         "data",
-        "fetch archives of images, look data sets over",
+        "fetch archives of images, audit data sets",
         "  unfreeze data fetch file:///mnt/scans.zip --into scans\n  unfreeze data audit photos/",
     ).add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_fetch(kinds)
@@ -57,25 +57,31 @@ def _add_fetch(commands: Commands) -> None:
         "  unfreeze data fetch file:///mnt/scans.zip --into scans",
     )
     parser.add_argument("url", metavar="URL", help="https://, http:// or file:///; zip or tar")
-    parser.add_argument("--sha256", metavar="HEX", help="what the file has to be; lets it resume")
-    parser.add_argument("--into", type=Path, required=True, metavar="FOLDER", help="new or empty")
+    parser.add_argument(
+        "--sha256",
+        metavar="HEX",
+        help="expected digest; with it an interrupted download can be resumed",
+    )
+    parser.add_argument(
+        "--into", type=Path, required=True, metavar="FOLDER", help="a new or empty folder"
+    )
     parser.add_argument(
         "--max-gigabytes",
         type=float,
         default=100,
         metavar="N",
-        help="most that may be downloaded or unpacked (100)",
+        help="limit on the download and on its unpacked size (100)",
     )
-    add_json(parser, "what came, as JSON")
+    add_json(parser, "folder, number of files and SHA-256 as JSON")
     parser.set_defaults(run=_fetch)
 
 
 def _fetch(options: argparse.Namespace) -> int:
     folder, digest = options.into, options.sha256
     if digest and not re.fullmatch(r"[0-9a-fA-F]{64}", digest):
-        raise UsageError("--sha256 has to be 64 hexadecimal digits")
+        raise UsageError("--sha256 must be 64 hexadecimal digits")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(f"{folder} is there already and not empty; name another folder")
+        raise UsageError(f"{folder} already exists and is not empty; name another folder")
     check_url(options.url)
     limits = Limits(n_bytes=int(options.max_gigabytes * GIGABYTE))
     target = folder.absolute()
@@ -100,7 +106,7 @@ def _fetch(options: argparse.Namespace) -> int:
     else:
         print(f"{n_files} {'file' if n_files == 1 else 'files'} in {folder}")
     if not digest:
-        say(f"to be sure of the same files next time: --sha256 {found}")
+        say(f"to make sure of the same files next time, add: --sha256 {found}")
     return OK
 
 
@@ -108,7 +114,7 @@ def _add_audit(commands: Commands) -> None:
     parser = add_command(
         commands,
         "audit",
-        "look a data set over: unreadable files, duplicates, leaks, wrong labels, balance",
+        "audit a data set: unreadable files, duplicates, leaks, wrong labels, class balance",
         "  unfreeze data audit photos/\n"
         "  unfreeze data audit labels.csv --set images=train --set suffix=.jpg --strict",
     )
@@ -118,10 +124,12 @@ def _add_audit(commands: Commands) -> None:
         type=Path,
         default=Path("audit"),
         metavar="FOLDER",
-        help="folder for the page and its pictures (audit)",
+        help="folder for the HTML page and its images (audit)",
     )
-    add_settings(parser, "how the data are read, as in training")
-    parser.add_argument("--strict", action="store_true", help="exit with 1 if there are problems")
+    add_settings(parser, "a setting for reading the data, as for training")
+    parser.add_argument(
+        "--strict", action="store_true", help="exit with 1 if there are problems, not just remarks"
+    )
     add_json(parser, "audit.json instead of the summary")
     parser.set_defaults(run=_audit)
 
@@ -160,14 +168,14 @@ def _audit(options: argparse.Namespace) -> int:
 
 
 def _unpack_download(archive: Path, digest: str, folder: Path, limits: Limits) -> int:
-    """As `unpack`; the archive is gone, unless it could be unpacked another time."""
+    """As `unpack`, then deletes the archive; keeps it if unpacking may succeed another time."""
     try:
         n_files = unpack(archive, folder, limits)
     except DamagedArchive:
         archive.unlink()
         raise
     except ArchiveError as error:
-        kept = f"{archive} is kept, and the same command with --sha256 {digest} goes on with it"
+        kept = f"{archive} is kept; run the same command with --sha256 {digest} to use it"
         raise ArchiveError(f"{error}; {kept}") from error
     archive.unlink()
     return n_files
@@ -182,7 +190,7 @@ def _check_local(url: str, archive: Path, digest: str | None) -> str:
 
 
 def _bar(what: str, *columns: ProgressColumn) -> Progress:
-    """To be entered; shown on a terminal alone."""
+    """A progress bar, as a context manager; shown only on a terminal."""
     console = Console(stderr=True)
     shown = columns or (MofNCompleteColumn(), TimeRemainingColumn())
     return Progress(

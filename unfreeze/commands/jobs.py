@@ -1,4 +1,4 @@
-"""`unfreeze retrain` and `unfreeze jobs`: training that a server runs."""
+"""`unfreeze retrain` and `unfreeze jobs`: training jobs on a server."""
 
 import argparse
 
@@ -25,7 +25,7 @@ GROUP = ("list", "show", "watch", "cancel")
 RETRAIN_EXAMPLES = """\
   unfreeze retrain solar --data photos --watch
   unfreeze retrain solar --data photos --set size=160 --set cycles=1 --promotion never
-  unfreeze retrain solar --data photos --key nightly-2026-03-01     asked twice, it runs once
+  unfreeze retrain solar --data photos --key nightly-2026-03-01     safe to repeat: runs once
 """
 
 
@@ -33,12 +33,12 @@ def add_to(commands: Commands) -> None:
     retrain_parser = add_command(
         commands,
         "retrain",
-        "have a server train a new version; it goes live if it is better",
+        "have the server train a new version, which goes live if it is better",
         RETRAIN_EXAMPLES,
     )
     retrain_parser.add_argument("model", metavar="MODEL")
     retrain_parser.add_argument(
-        "--data", required=True, metavar="PATH", help="below one of the server's data roots"
+        "--data", required=True, metavar="PATH", help="a path below one of the server's data roots"
     )
     add_settings(retrain_parser, "a setting of the recipe")
     retrain_parser.add_argument(
@@ -47,8 +47,10 @@ def add_to(commands: Commands) -> None:
         default="if_better",
         help="when the new version goes live (if_better)",
     )
-    retrain_parser.add_argument("--key", metavar="TEXT", help="two requests with one key: one job")
-    retrain_parser.add_argument("--watch", action="store_true", help="follow it to its end")
+    retrain_parser.add_argument(
+        "--key", metavar="TEXT", help="idempotency key: requests with the same key start one job"
+    )
+    retrain_parser.add_argument("--watch", action="store_true", help="follow the job to its end")
     output = "the job as one document; with --watch JSON lines: job, events, job"
     ask_admin(retrain_parser, output, retrain)
 
@@ -59,8 +61,8 @@ def add_to(commands: Commands) -> None:
         "  unfreeze jobs\n  unfreeze jobs watch ID\n  unfreeze jobs cancel ID\n",
     ).add_subparsers(metavar="COMMAND", required=True)
     listed = add_command(group, "list", "list jobs, newest first", "  unfreeze jobs --limit 5\n")
-    listed.add_argument("--model", default="", metavar="MODEL", help="of this model only")
-    listed.add_argument("--limit", type=int, default=20, metavar="N", help="at most so many (20)")
+    listed.add_argument("--model", default="", metavar="MODEL", help="only jobs of this model")
+    listed.add_argument("--limit", type=int, default=20, metavar="N", help="at most this many (20)")
     ask_admin(listed, "one document, an array of jobs", show_jobs)
 
     for name, summary, output, run in (
@@ -74,7 +76,7 @@ def add_to(commands: Commands) -> None:
 
 
 def retrain(options: argparse.Namespace) -> int:
-    """With --watch the exit code is that of the job."""
+    """With --watch the exit code tells how the job ended."""
     with AdminClient(options.admin_address) as admin:
         job = admin.start_training(
             options.model,
@@ -117,7 +119,7 @@ def watch_job(options: argparse.Namespace) -> int:
 
 
 def _follow(admin: AdminClient, job_id: str, *, as_json: bool) -> int:
-    """Tells the job's story as it happens; the exit code says how it ended."""
+    """Prints the job's events as they happen; the exit code tells how the job ended."""
     try:
         with Story(quiet=as_json) as story:
             for event in admin.watch(job_id):
@@ -127,7 +129,7 @@ def _follow(admin: AdminClient, job_id: str, *, as_json: bool) -> int:
                     story.tell(event.event)
         job = admin.get_job(job_id)
     except KeyboardInterrupt:
-        say(f"the job goes on; see it again with: unfreeze jobs watch {job_id}")
+        say(f"the job goes on; to follow it again: unfreeze jobs watch {job_id}")
         return INTERRUPTED
     if as_json:
         show_json(job)

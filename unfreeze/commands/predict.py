@@ -36,18 +36,25 @@ def add_to(commands: Commands) -> None:
     parser.add_argument(
         "files", nargs="+", metavar="FILE", type=Path, help="JPEG, PNG or WebP, or a folder of them"
     )
+    parser.add_argument("--model", required=True, metavar="NAME", help="one of the server's models")
     parser.add_argument(
-        "--model", required=True, metavar="NAME", help="which of the server's models"
+        "--model-version", type=int, metavar="N", help="a version other than the promoted one"
     )
     parser.add_argument(
-        "--model-version", type=int, metavar="N", help="instead of the promoted one"
-    )
-    parser.add_argument("--top-k", type=int, default=1, metavar="K", help="labels for each (1)")
-    parser.add_argument(
-        "--tta-views", type=int, metavar="N", help="views to average, 0 is off (the model's own)"
+        "--top-k", type=int, default=1, metavar="K", help="labels to print per image (1)"
     )
     parser.add_argument(
-        "--timeout", type=float, default=TIMEOUT_S, metavar="SECONDS", help="for 32 images (60)"
+        "--tta-views",
+        type=int,
+        metavar="N",
+        help="views to average (test-time augmentation), 0 for none (the model's default)",
+    )
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        default=TIMEOUT_S,
+        metavar="SECONDS",
+        help="for each request of up to 32 images (60)",
     )
     add_address(parser)
     parser.add_argument(
@@ -55,14 +62,14 @@ def add_to(commands: Commands) -> None:
         type=Path,
         default=os.environ.get("UNFREEZE_CA") or None,
         metavar="FILE",
-        help="speak TLS, and trust the authorities in this PEM file (UNFREEZE_CA)",
+        help="use TLS, and trust the CA certificates in this PEM file (UNFREEZE_CA)",
     )
-    add_json(parser, "JSON lines, one object for each image, as the answers come")
+    add_json(parser, "JSON lines, one object per image, as the answers arrive")
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Exit code 1 when an image could not be classified."""
+    """Exit code 1 if any image could not be classified."""
     images = list(_images(options.files))
     with Client(options.address, credentials=_credentials(options.ca)) as client:
         answers = client.classify_each(
@@ -89,10 +96,10 @@ def _credentials(authorities: Path | None) -> grpc.ChannelCredentials | None:
 
 
 def _images(given: Iterable[Path]) -> Iterator[Path]:
-    """Files as they are, and every image below a folder.
+    """Files as given, and every image below a folder.
 
     Raises:
-        UsageError: one is not there, or a folder holds no image.
+        UsageError: a path does not exist, or a folder contains no image.
     """
     for path in given:
         if path.is_dir():
@@ -107,7 +114,7 @@ def _images(given: Iterable[Path]) -> Iterator[Path]:
 
 
 def _show(answers: Iterable[Prediction], *, as_json: bool) -> int:
-    """Prints each answer; gives the number of images without one."""
+    """Prints each answer; returns the number of images that failed."""
     n_failed = 0
     for answer in answers:
         n_failed += answer.error is not None

@@ -1,4 +1,5 @@
-"""`train`, `import`, `serve`, `demo`: what the base install leaves out, started when asked."""
+"""`train`, `import`, `serve`, `demo`: need packages that the base install leaves out, and so are
+imported only when asked for."""
 
 import importlib
 import importlib.util
@@ -12,13 +13,13 @@ from unfreeze.commands.shared import Commands, UsageError
 
 @dataclass(frozen=True)
 class Program:
-    """A program of its own: `main(arguments)` of `module` gives the exit code."""
+    """A program with its own arguments: `main(arguments)` of `module` returns the exit code."""
 
     module: str
     summary: str
-    needs: tuple[str, ...]  # packages that the base install does not bring
+    needs: tuple[str, ...]  # packages missing from the base install
     install: str
-    anew: bool = False  # in a Python that has not imported anything yet, not even gRPC
+    anew: bool = False  # run in a fresh interpreter that has imported nothing yet, not even gRPC
 
 
 PROGRAMS = {
@@ -30,20 +31,20 @@ PROGRAMS = {
     ),
     "import": Program(
         "training.foreign.__main__",
-        "wrap a foreign ONNX classifier into a bundle, prove it, and publish it",
+        "package an existing ONNX classifier as a bundle, verify it by running it, and publish it",
         ("numpy", "PIL", "pydantic", "onnx", "onnxruntime"),
         "pip install 'unfreeze[import,cpu]'",
     ),
     "serve": Program(
         "service.__main__",
-        "answer over gRPC with the promoted versions of a registry",
+        "serve the promoted versions of a registry over gRPC",
         ("onnxruntime", "grpc_health", "grpc_reflection", "prometheus_client", "pydantic"),
         "pip install 'unfreeze[cpu]' (or 'unfreeze[gpu]')",
         anew=True,
     ),
     "demo": Program(
         "unfreeze.demo",
-        "show the whole path on real photographs: train, serve, predict, retrain, swap",
+        "run everything on real photographs: train, serve, predict, retrain, swap",
         ("torch", "timm", "onnxruntime", "grpc_health", "elpv_dataset"),
         "pip install 'unfreeze[train,cpu]' elpv-dataset",
     ),
@@ -51,16 +52,17 @@ PROGRAMS = {
 
 
 def add_to(commands: Commands) -> None:
-    """Only so that `unfreeze --help` lists them: each parses its own arguments."""
+    """Only for `unfreeze --help` to list them: each parses its own arguments."""
     for name, program in PROGRAMS.items():
         commands.add_parser(name, help=program.summary, add_help=False)
 
 
 def enter(name: str, arguments: list[str]) -> int:
-    """The exit code of the program behind a command; one that begins anew takes this one's place.
+    """Runs the program behind a command and returns its exit code; one with `anew` replaces this
+    process instead.
 
     Raises:
-        UsageError: what it needs is not installed.
+        UsageError: a package that it needs is not installed.
     """
     program = PROGRAMS[name]
     missing = [package for package in program.needs if importlib.util.find_spec(package) is None]
@@ -70,7 +72,7 @@ def enter(name: str, arguments: list[str]) -> int:
             f"install it with: {program.install}"
         )
     if program.anew:
-        # -P: no file in the caller's folder is taken for one of ours, if it was not before
+        # -P, unless the current folder is on sys.path already: a file in it must not shadow ours
         safely = [] if {"", os.getcwd()} & {*sys.path} else ["-P"]
         os.execv(sys.executable, [sys.executable, *safely, "-m", program.module, *arguments])
     main: Callable[[list[str]], int] = importlib.import_module(program.module).main

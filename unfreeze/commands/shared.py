@@ -1,4 +1,4 @@
-"""What the commands have in common: options, exit codes, and how output looks."""
+"""What the commands share: options, exit codes and output formats."""
 
 import argparse
 import json
@@ -13,17 +13,17 @@ from typing import Any
 OK, FAILED, USAGE, NOT_FOUND, UNREACHABLE, INTERRUPTED, OUTPUT_CLOSED = 0, 1, 2, 3, 4, 130, 141
 
 Commands = Any  # argparse's type for this is private
-Run = Callable[[argparse.Namespace], int]  # gives the exit code
+Run = Callable[[argparse.Namespace], int]  # returns the exit code
 
 
 class UsageError(Exception):
-    """The command line asks for something that makes no sense."""
+    """The command line is wrong."""
 
 
 def add_command(
     commands: Commands, name: str, summary: str, examples: str
 ) -> argparse.ArgumentParser:
-    """A command with its help: one line of summary, then examples."""
+    """Adds a command with its help: a one-line summary, then examples."""
     parser: argparse.ArgumentParser = commands.add_parser(
         name,
         help=summary,
@@ -48,7 +48,7 @@ def add_json(parser: argparse.ArgumentParser, what: str) -> None:
 
 
 def ask_admin(parser: argparse.ArgumentParser, output: str, run: Run) -> None:
-    """The command asks the admin listener; with --json it prints `output`."""
+    """Makes this a command that calls the admin listener; with --json it prints `output`."""
     parser.add_argument(
         "--admin-address",
         default=os.environ.get("UNFREEZE_ADMIN_ADDRESS") or "127.0.0.1:8003",
@@ -66,10 +66,10 @@ def add_settings(parser: argparse.ArgumentParser, help: str) -> None:
 
 
 def settings_of(given: Sequence[str]) -> dict[str, str]:
-    """What `--set` was given.
+    """The values of `--set`.
 
     Raises:
-        UsageError: one is not KEY=VALUE.
+        UsageError: one is not of the form KEY=VALUE.
     """
     return dict(_key_value(setting) for setting in given)
 
@@ -78,16 +78,16 @@ def _key_value(text: str) -> tuple[str, str]:
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise UsageError(f"--set {text}: write it as KEY=VALUE")
-    return key.strip(), value  # which may be a blank, such as label_separator
+    return key.strip(), value  # not stripped: label_separator may be a space
 
 
 def show_json(value: object) -> None:
-    """One line of JSON on standard output, there at once."""
+    """Prints one line of JSON to standard output, and flushes it."""
     print(json.dumps(plain(value), ensure_ascii=False), flush=True)
 
 
 def plain(value: object) -> object:
-    """`value` as JSON knows it; a dataclass becomes an object of its fields."""
+    """`value` in the types of JSON; a dataclass becomes an object of its fields."""
     if is_dataclass(value) and not isinstance(value, type):
         return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, Mapping):
@@ -97,12 +97,12 @@ def plain(value: object) -> object:
     if isinstance(value, datetime):
         return value.isoformat()
     if isinstance(value, float) and not math.isfinite(value):
-        return None  # `json` would write NaN, which is no JSON
+        return None  # `json` would write NaN, which is not valid JSON
     return str(value) if isinstance(value, Exception) else value
 
 
 def show_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """A table on a terminal; elsewhere a line a row, its fields parted by tabs."""
+    """A table on a terminal; elsewhere one line per row, with tabs between the fields."""
     cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
     if not sys.stdout.isatty():
         for row in cells:
@@ -119,10 +119,10 @@ def show_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None
 
 
 def say(text: str) -> None:
-    """A remark for people, on standard error: standard output is for what was asked for."""
+    """Prints a remark to standard error; standard output is for results."""
     print(text, file=sys.stderr, flush=True)
 
 
 def when(moment: datetime | None) -> str:
-    """Local time to the second, or nothing."""
+    """Local time to the second; empty for None."""
     return moment.astimezone().strftime("%Y-%m-%d %H:%M:%S") if moment else ""

@@ -1,4 +1,4 @@
-"""A job's events, told as they happen: lines, and on a terminal a bar for what is under way."""
+"""Prints a job's events as they happen: as lines, with a progress bar on a terminal."""
 
 import sys
 from typing import Self
@@ -11,10 +11,10 @@ from unfreeze.events import Event
 
 
 class Story:
-    """To be entered, told events, and left."""
+    """A context manager that `tell` passes each event to."""
 
     def __init__(self, *, quiet: bool = False) -> None:
-        """`quiet`: nothing is shown, whatever is told."""
+        """`quiet`: no progress bar."""
         console = Console(markup=False, highlight=False, soft_wrap=True)
         self._bar = Progress(
             TextColumn("{task.description}"),
@@ -42,7 +42,7 @@ class Story:
         if isinstance(event, events.StageStarted):
             self._bar.update(self._task, visible=False)
         if line := in_words(event):
-            # not `print`: on a terminal the bar has to step aside
+            # not `print`: on a terminal the progress bar has to make way
             self._bar.console.print(line)
             sys.stdout.flush()
 
@@ -55,7 +55,7 @@ class Story:
 
 
 def in_words(event: Event) -> str:
-    """One line or a few, or none for an event that is not worth one."""
+    """The event as one or more lines; empty if it is not worth one."""
     match event:
         case events.StateChanged(state, message):
             return f"{state}{f': {message}' if message else ''}"

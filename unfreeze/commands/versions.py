@@ -46,7 +46,9 @@ def add_to(commands: Commands) -> None:
         "  unfreeze versions prune solar --keep 3\n",
     )
     pruned.add_argument("model", metavar="MODEL")
-    pruned.add_argument("--keep", type=int, required=True, metavar="N", help="at least 1")
+    pruned.add_argument(
+        "--keep", type=int, required=True, metavar="N", help="how many to keep, at least 1"
+    )
     ask_admin(pruned, 'one document, {"model", "deleted"}', prune)
 
     promoted = add_command(
@@ -60,7 +62,7 @@ def add_to(commands: Commands) -> None:
     rolled = add_command(
         commands,
         "rollback",
-        "make live again what the live version replaced",
+        "make the previous version live again",
         "  unfreeze rollback solar --reason 'too many false alarms'\n",
     )
     rolled.add_argument("model", metavar="MODEL")
@@ -112,7 +114,7 @@ def rollback(options: argparse.Namespace) -> int:
 
 
 def _add_reason(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--reason", default="", metavar="TEXT", help="kept for whoever asks later")
+    parser.add_argument("--reason", default="", metavar="TEXT", help="recorded with the change")
 
 
 def _model_row(model: Model) -> list[object]:

@@ -1,6 +1,6 @@
-"""`unfreeze demo`: the whole path on real photographs, from nothing to a swap under way.
+"""`unfreeze demo`: everything end to end on real photographs, up to a swap under load.
 
-Which solar cells are defective? `demonstrate` tells the story in the order in which it happens.
+Which solar cells are defective? `demonstrate` goes through the steps in order.
 """
 
 import argparse
@@ -29,11 +29,11 @@ from unfreeze.errors import UnfreezeClientError
 MODEL = "solar-cells"
 VIEWS = 4
 
-# A first version by the afternoon: the head alone. A better one by next week: all images, and the
-# late layers too. Cells hang upright, so they may be mirrored but not turned.
+# The first version, quick to train: the head alone. The second, better one: all images, and the
+# late layers too. The cells are photographed upright, so they may be flipped but not rotated.
 COMMON = {
     **{"augmentation": "flips", "max_rotate": "0", "max_zoom": "1.05", "tta_views": str(VIEWS)},
-    "variants": "",  # what is served is held against PyTorch to the last digit
+    "variants": "",  # what is served is compared with PyTorch to the last digit
 }
 FIRST = COMMON | {"head_epochs": "1", "augmented_epochs": "0", "cycles": "0"}
 SECOND = COMMON | {
@@ -42,7 +42,7 @@ SECOND = COMMON | {
     "frozen_groups": "1",
     "cycles": "1",
     "cycle_len": "4",
-    "unfrozen_learning_rate": "1e-3",  # the finder says about half of it
+    "unfrozen_learning_rate": "1e-3",  # the finder suggests about half of it
 }
 
 
@@ -53,7 +53,13 @@ def main(argv: list[str] | None = None) -> int:
         epilog="examples:\n  unfreeze demo --out demo-out",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--out", type=Path, default=Path("demo-out"), help="default: demo-out")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("demo-out"),
+        metavar="FOLDER",
+        help="a new or empty folder for everything that it writes (demo-out)",
+    )
     arguments = parser.parse_args(argv)
     try:
         summary = demonstrate(arguments.out.resolve(), Console(highlight=False))
@@ -65,28 +71,28 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def demonstrate(out: Path, console: Console) -> dict[str, Any]:
-    """Everything that Unfreeze is for, in the order in which a team does it; all below `out`."""
+    """Runs every step in the order in which a team would; writes only below `out`."""
     if out.exists() and any(out.iterdir()):
         raise DemoError(f"{out} is not empty; remove it, or name another folder with --out")
 
     console.rule("photographs of solar cells")
     photographs = lay_out(out / "data")
-    console.print(f"{len(photographs.held_out)} of them are held out: nothing learns from those")
+    console.print(f"{len(photographs.held_out)} of them are held out and never trained on")
 
     console.rule("a first version, from half of the images")
     first_s = train_first(photographs.first, out)
 
-    console.rule("a service, asked over gRPC")
+    console.rule("serving it over gRPC")
     with serving(out, out / "data") as addresses, Client(addresses.public) as client:
         registry = out / "registry"
         first = ask_and_compare(client, MODEL, VIEWS, photographs, out / "first", registry)
-        console.print(f"version 1 answers {first.accuracy:.4f} of the held-out images rightly")
+        console.print(f"version 1: accuracy {first.accuracy:.4f} on the held-out images")
 
-        console.rule("retraining on all of the images, while a caller keeps asking")
+        console.rule("retraining on all of the images, under steady requests")
         with SteadyCaller(addresses.public, MODEL, photographs.held_out) as caller:
             second_s, run = retrain(addresses.admin, photographs.all, out)
             caller.wait_for_version(2)
-        console.print(f"{caller.served} answers meanwhile, {len(caller.failures)} failures")
+        console.print(f"{caller.served} answers meanwhile, {len(caller.failures)} failed requests")
 
         console.rule("the second version, live")
         second = ask_and_compare(client, MODEL, VIEWS, photographs, run, registry)
@@ -109,7 +115,7 @@ def demonstrate(out: Path, console: Console) -> dict[str, Any]:
 
 
 def train_first(data: Path, out: Path) -> float:
-    """Version 1 is published and promoted; gives the seconds it took."""
+    """Trains, publishes and promotes version 1; returns the seconds it took."""
     began = time.monotonic()
     settings = [f"--set={key}={value}" for key, value in FIRST.items()]
     command = [
@@ -118,13 +124,13 @@ def train_first(data: Path, out: Path) -> float:
         *("--run", str(out / "first")),
     ]
     if subprocess.run(command, check=False, env=environment(out)).returncode:
-        raise DemoError("the first training failed; it says why above")
+        raise DemoError("the first training failed; see its output above")
     shutil.rmtree(out / "cache")
     return time.monotonic() - began
 
 
 def retrain(admin_address: str, data: Path, out: Path) -> tuple[float, Path]:
-    """Version 2 is published, judged and promoted; gives the seconds and the training's folder."""
+    """Trains, publishes and promotes version 2; returns the seconds and the run's folder."""
     began = time.monotonic()
     with AdminClient(admin_address) as admin, Story() as story:
         job = admin.start_training(MODEL, str(data), settings=SECOND, promotion="if_better")
@@ -137,7 +143,7 @@ def retrain(admin_address: str, data: Path, out: Path) -> tuple[float, Path]:
 
 
 def _table(first: Comparison, second: Comparison, first_s: float, second_s: float) -> Table:
-    table = Table(title="held-out solar cells, answered over gRPC")
+    table = Table(title="held-out solar cells, classified over gRPC")
     table.add_column("version")
     headings = ("accuracy", f"with {VIEWS} views", "seconds", "failed", "differs from PyTorch by")
     for heading in headings:

@@ -1,4 +1,4 @@
-"""Served answers, held against the truth and against PyTorch run on the same files."""
+"""Compares served answers with the true labels and with PyTorch run on the same files."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,29 +10,29 @@ from unfreeze.client import Client
 from unfreeze.demo.photographs import Photographs
 from unfreeze.predictions import Prediction
 
-N_OFFLINE_WITH_VIEWS = 96  # images whose averaged answers are also computed offline
-PATIENCE_S = 600  # for a request; on a slow machine the queue is full for longer than usual
+N_OFFLINE_WITH_VIEWS = 96  # images whose answers with TTA are also computed offline
+PATIENCE_S = 600  # per request; on a slow machine the queue is full for longer than usual
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """How one version does when it is asked over gRPC."""
+    """How one version performs over gRPC."""
 
     version: int
     accuracy: float
     accuracy_tta: float
     served: int
     failed: int
-    max_abs_diff: float  # of any probability, from float32 PyTorch
+    max_abs_diff: float  # largest difference of any probability from float32 PyTorch's
 
 
 def ask_and_compare(
     client: Client, model: str, n_views: int, photographs: Photographs, run: Path, registry: Path
 ) -> Comparison:
-    """Every held-out image is asked for once plainly and once with views.
+    """Classifies every held-out image, once plainly and once with TTA, and compares.
 
     Args:
-        run: the training's folder, with the torch weights.
+        run: the training run's folder, with the torch weights.
     """
     files = photographs.held_out
     plain = client.classify(files, model=model, tta_views=1, timeout_s=PATIENCE_S)
@@ -55,7 +55,7 @@ def ask_and_compare(
 
 
 def offline(files: Sequence[Path], run: Path, bundle: Path, n_views: int) -> list[dict[str, float]]:
-    """Label -> probability for each file, by the torch network: no ONNX and no server."""
+    """Label -> probability for each file, by PyTorch, without ONNX or a server."""
     import numpy as np
 
     from registry.bundle import read_bundle
@@ -67,7 +67,7 @@ def offline(files: Sequence[Path], run: Path, bundle: Path, n_views: int) -> lis
     network, task = load_network(run / NETWORK)
     spec = read_bundle(bundle)
     answers = []
-    for file in track(files, "the same images by PyTorch alone", transient=True):
+    for file in track(files, "the same images with PyTorch", transient=True):
         encoded = file.read_bytes()
         views = tta_views(prepare(encoded, spec.image), encoded, spec.tta, n_views)
         mean = predict(network, views, task).mean(axis=0)

@@ -1,5 +1,5 @@
-"""What can stop the demonstration."""
+"""The demo's exception."""
 
 
 class DemoError(Exception):
-    """It cannot go on; says why."""
+    """The demo cannot go on; the message says why."""

@@ -10,16 +10,16 @@ from pathlib import Path
 from unfreeze.demo.errors import DemoError
 
 DEFECTIVE, FUNCTIONAL = "defective", "functional"
-DEFECTIVE_FROM = 0.5  # of the probability that the data set gives
+DEFECTIVE_FROM = 0.5  # lowest probability of a defect in the data set that counts as one
 HELD_OUT_SHARE = 0.25
 SEED = 42
 
 
 @dataclass(frozen=True)
 class Photographs:
-    """Two folders for training, with the same held-out files, and what those show."""
+    """Two folders for training, with the same held-out files, and the classes of those."""
 
-    first: Path  # half of the images to learn from
+    first: Path  # half of the training images
     all: Path
     truth: dict[Path, str] = field(default_factory=dict)  # held-out file -> class
 
@@ -29,7 +29,7 @@ class Photographs:
 
 
 def lay_out(folder: Path) -> Photographs:
-    """`folder` has first/ and all/, each with train/<class>/ and valid/<class>/.
+    """Copies the images into `folder`/first and /all, each with train/<class>/ and valid/<class>/.
 
     Raises:
         DemoError: the package is not installed.
@@ -56,7 +56,7 @@ def lay_out(folder: Path) -> Photographs:
 def _by_class() -> dict[str, list[Path]]:
     spec = find_spec("elpv_dataset")
     if spec is None or spec.origin is None:
-        raise DemoError("the photographs are not installed; pip install elpv-dataset==1.0.0.post1")
+        raise DemoError("elpv-dataset is not installed; pip install elpv-dataset==1.0.0.post1")
     source = Path(spec.origin).parent / "data"
     by_class: dict[str, list[Path]] = defaultdict(list)
     for line in (source / "labels.csv").read_text(encoding="utf-8").splitlines():

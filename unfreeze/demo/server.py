@@ -1,4 +1,4 @@
-"""A service of the demonstration's own, on free ports, for as long as it is needed."""
+"""The demo's own server, on free ports, for as long as it is needed."""
 
 import json
 import os
@@ -23,13 +23,13 @@ class Addresses:
 
 
 def environment(out: Path) -> dict[str, str]:
-    """This process's, except that what libraries keep for themselves is kept below `out`."""
+    """This process's environment, with the libraries' caches moved below `out`."""
     return os.environ | {"MPLCONFIGDIR": str(out / "cache" / "matplotlib")}
 
 
 @contextmanager
 def serving(out: Path, data: Path) -> Iterator[Addresses]:
-    """A service on `out/registry`, its jobs in `out/state`; afterwards it has ended.
+    """Runs a server on `out/registry`, with its jobs in `out/state`, and stops it at the end.
 
     Raises:
         DemoError: it does not start, or does not stop.

@@ -1,4 +1,4 @@
-"""A caller that keeps asking, a few times a second, whatever the server does meanwhile."""
+"""Steady load: a client that sends a few requests a second, whatever the server is doing."""
 
 import itertools
 import threading
@@ -13,7 +13,7 @@ PAUSE_S = 0.25
 
 
 class SteadyCaller:
-    """Asks from `__enter__` to `__exit__`, one image at a time, and counts what comes back."""
+    """Sends one image at a time from `__enter__` to `__exit__`, and counts the answers."""
 
     def __init__(self, address: str, model: str, images: list[Path]) -> None:
         self.served = 0
@@ -24,15 +24,15 @@ class SteadyCaller:
         self._thread = threading.Thread(target=self._ask_on, name="steady-caller")
 
     def wait_for_version(self, version: int, timeout_s: float = 30) -> None:
-        """`version` has answered.
+        """Waits until `version` has answered a request.
 
         Raises:
-            DemoError: it did not in `timeout_s`.
+            DemoError: it did not within `timeout_s`.
         """
         deadline = time.monotonic() + timeout_s
         while version not in self.versions:
             if time.monotonic() > deadline:
-                raise DemoError(f"version {version} did not answer in {timeout_s:.0f} s")
+                raise DemoError(f"version {version} did not answer within {timeout_s:.0f} s")
             time.sleep(PAUSE_S)
 
     def __enter__(self) -> "SteadyCaller":
@@ -44,7 +44,7 @@ class SteadyCaller:
         self._thread.join()
 
     def _ask_on(self) -> None:
-        # one attempt for each request: nothing that fails is hidden by trying again
+        # a single attempt per request, so that no failure is hidden by a retry
         with Client(self._address, attempts=1) as client:
             for image in itertools.cycle(self._images):
                 try:
