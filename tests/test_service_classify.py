@@ -160,7 +160,7 @@ BAD_REQUESTS = {
     "path as model": (
         {"model": "../etc", "version": 1},
         "INVALID_ARGUMENT",
-        "'../etc' cannot name a model",
+        "'../etc' is not a valid model name",
     ),
     "top_k 0": (
         {"top_k": 0},
