@@ -147,7 +147,7 @@ def broken(root: Path, how: str) -> int:
 BROKEN = {
     "flipped byte": "colours/2: model.onnx differs from bundle.json; publish again",
     "missing file": "colours/2: golden.npz is missing; publish again",
-    "newer schema": "bundle.json has schema 99 and this program reads up to 2; upgrade unfreeze",
+    "newer schema": "bundle.json has schema 99, and this program reads up to 2; upgrade unfreeze",
     "golden": "colours/2: golden answers differ by 0.1 on cpu, the tolerance is 1e-05",
 }
 
