@@ -1,5 +1,4 @@
-"""What training and serving share: image preparation, bundles, versions, aliases, jobs.
+"""Shared by training and serving: image preprocessing, bundles, versions, aliases, jobs.
 
-Nothing here imports `service`, `training` or `unfreeze`, and nothing here needs torch or
-ONNX Runtime.
+Nothing here imports `service`, `training` or `unfreeze`, or needs torch or ONNX Runtime.
 """

@@ -1,9 +1,9 @@
-"""A bundle: one published version of a model, an immutable folder that serving needs alone.
+"""A bundle: one published version of a model, an immutable folder with everything serving needs.
 
 model.onnx    input `image` uint8 [n,s,s,3] RGB, output `probabilities` float32 [n,classes]
-model.int8.onnx, model.fp16.onnx   the same in fewer bits, where that costs next to nothing
+model.int8.onnx, model.fp16.onnx   reduced-precision variants, if they cost next to nothing
 golden.npz    a few encoded images and their answers
-report/       pictures and figures of the evaluation, for people
+report/       the evaluation report, for people
 bundle.json   everything else, and the SHA-256 of every file above; written last
 """
 
@@ -30,33 +30,34 @@ Precision = Literal["fp32", "int8", "fp16"]
 Reduced = Literal["int8", "fp16"]
 
 FILES: dict[Precision, str] = {"fp32": MODEL, "int8": "model.int8.onnx", "fp16": "model.fp16.onnx"}
-# Fields that a program of schema 1 does not know.
+# Fields that schema 1 does not have.
 SINCE_2 = ("fixed_batch", "variants")
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class Variant(Record):
-    """What a copy of the model with fewer bits costs and gains, measured when it was made."""
+    """What a reduced-precision variant costs and gains, measured when it was made."""
 
     metric: str
-    metric_change: float  # in points: -0.3 is three images in a thousand fewer, when it is accuracy
-    images: int = Field(ge=1)  # that this was measured on; the model learnt from none of them
-    # images per second over those of model.onnx, on one thread of the CPU that made it, or on its
-    # GPU if the variant is for GPUs; None where it had none
+    metric_change: float  # in points: for accuracy, -0.3 is three in a thousand fewer images right
+    images: int = Field(ge=1)  # number of held-out images that it was measured on
+    # throughput relative to model.onnx, on one thread of the CPU that made it, or on its GPU if the
+    # variant is for GPUs; None if there was no GPU
     speedup: float | None = None
 
 
 class Bundle(Record):
     """The content of `bundle.json`.
 
-    It states the lowest schema that can hold it, so an older program reads what it understands and
-    refuses the rest by its number: 2 brought `fixed_batch` and `variants`.
+    It declares the lowest schema version that can express it, so that an older program reads every
+    bundle that it understands and refuses the others by their number. 2 added `fixed_batch` and
+    `variants`.
     """
 
-    # how many images every run takes, no more and no fewer; None: any number
+    # the only batch size that the network accepts; None: any
     fixed_batch: int | None = Field(default=None, ge=1)
-    # the accepted ones; each has its file
+    # the accepted ones; each has its own file
     variants: dict[Reduced, Variant] = Field(default_factory=dict)
     schema_version: Literal[1, 2] = Field(
         default_factory=lambda given: 2 if any(given.get(name) for name in SINCE_2) else 1
@@ -67,9 +68,9 @@ class Bundle(Record):
     labels: tuple[str, ...] = Field(min_length=2)
     image: ImageSpec
     tta: TtaSpec = TtaSpec()
-    # one for each label, multi-label models only
+    # one per label, multi-label models only
     thresholds: tuple[float, ...] = ()
-    # largest difference from the golden answers, by file and provider ("model.onnx/cpu")
+    # largest allowed difference from the golden answers, by file and provider ("model.onnx/cpu")
     tolerances: dict[str, float]
     metrics: dict[str, float] = Field(default_factory=dict)
     provenance: dict[str, str] = Field(default_factory=dict)
@@ -78,20 +79,20 @@ class Bundle(Record):
     @model_validator(mode="after")
     def _consistent(self) -> "Bundle":
         if len(set(self.labels)) != len(self.labels):
-            raise ValueError("labels repeat")
+            raise ValueError("duplicate labels")
         expected = len(self.labels) if self.task == "multi" else 0
         if len(self.thresholds) != expected:
-            raise ValueError(f"{len(self.thresholds)} thresholds for {expected} labels")
+            raise ValueError(f"{len(self.thresholds)} thresholds, expected {expected}")
         for name in SINCE_2:
             if getattr(self, name) and self.schema_version == 1:
-                raise ValueError(f"schema 1 knows no {name}")
+                raise ValueError(f"schema 1 has no field {name}")
         for required in (MODEL, GOLDEN, *(FILES[precision] for precision in self.variants)):
             if required not in self.files:
                 raise ValueError(f"no {required} among the files")
         return self
 
     def onnx_metadata(self) -> dict[str, str]:
-        """What the ONNX file says of itself, so that it cannot serve with another manifest."""
+        """The metadata of the ONNX file, so that it cannot be served with another manifest."""
         return {
             "unfreeze.labels": json.dumps(self.labels),
             "unfreeze.task": self.task,
@@ -101,14 +102,14 @@ class Bundle(Record):
 
 
 def seal(folder: Path, bundle: Bundle) -> None:
-    """`folder` is a bundle: its manifest is written, and with it the version exists."""
+    """Makes `folder` a bundle by writing its manifest; from then on the version exists."""
     unset = {name for name in SINCE_2 if not getattr(bundle, name)}
     content = bundle.model_dump_json(indent=2, exclude=unset)
     write_durably(folder / MANIFEST, content.encode() + b"\n")
 
 
 def read_bundle(folder: Path) -> Bundle:
-    """The manifest of a bundle, checked against the schema; the files are not looked at.
+    """The manifest of a bundle, validated; the other files are not checked.
 
     Raises:
         BundleError: there is none, or this program cannot read it.
@@ -117,13 +118,13 @@ def read_bundle(folder: Path) -> Bundle:
     try:
         content = json.loads((folder / MANIFEST).read_bytes())
     except FileNotFoundError as error:
-        raise BundleError(f"{where}: no {MANIFEST}; the version was never published") from error
+        raise BundleError(f"{where}: no {MANIFEST}; this version was never published") from error
     except (OSError, ValueError) as error:
         raise BundleError(f"{where}: {MANIFEST} cannot be read: {error}") from error
     version = content.get("schema_version") if isinstance(content, dict) else None
     if isinstance(version, int) and version > SCHEMA:
         raise BundleError(
-            f"{where}: {MANIFEST} has schema {version} and this program reads up to {SCHEMA}; "
+            f"{where}: {MANIFEST} has schema {version}, and this program reads up to {SCHEMA}; "
             "upgrade unfreeze"
         )
     try:
@@ -133,7 +134,7 @@ def read_bundle(folder: Path) -> Bundle:
 
 
 def verify_bundle(folder: Path) -> Bundle:
-    """The manifest, after every file has been found to be what it lists, and nothing else is there.
+    """The manifest, after checking every file against it, and that there are no others.
 
     Raises:
         BundleError: a file is missing, changed, added or a link.
@@ -152,10 +153,10 @@ def verify_bundle(folder: Path) -> Bundle:
 
 
 def files_of(folder: Path) -> set[str]:
-    """Names of all files below `folder` but the manifest, relative and with forward slashes.
+    """Paths of all files below `folder` except the manifest, relative to it, with forward slashes.
 
     Raises:
-        BundleError: one of them is a link or something else that is not a plain file.
+        BundleError: one of them is a symbolic link, or not a regular file.
     """
     names = set()
     for path in folder.rglob("*"):

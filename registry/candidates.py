@@ -1,4 +1,4 @@
-"""The version of a model that is tried beside the promoted one, on a share of the requests."""
+"""The candidate: a version that is tried beside the promoted one, on a share of the requests."""
 
 from datetime import UTC, datetime
 
@@ -10,9 +10,9 @@ from registry.store import Registry
 def candidate_of(registry: Registry, model: str) -> tuple[int, Candidate] | None:
     """The candidate of `model` and its pointer's number.
 
-    A candidate belongs to the promotion beside which it was set. Whatever is promoted after that
-    ends it, and with the same single write: its figures compare it with a version that answers no
-    longer, and whoever rolls back in trouble wants one version to answer everything.
+    A candidate belongs to the promotion beside which it was set. Any later promotion or rollback
+    ends it, in the same single write: its figures compare it with a version that no longer answers,
+    and in an emergency rollback one version should answer everything.
 
     Raises:
         BundleError: a pointer is damaged.
@@ -45,21 +45,21 @@ def set_candidate(
     by: str,
     reason: str,
 ) -> tuple[int, Candidate]:
-    """From now on `version` is tried on `percent` of the requests; gives its pointer's number too.
+    """Makes `version` the candidate for `percent` of the requests; returns its pointer and number.
 
     Raises:
-        BadRequest: a percentage that is not above 0 and at most 100.
+        BadRequest: the percentage is not above 0 and at most 100.
         NotFound: there is no such version.
-        Conflict: nothing is promoted, or this very version; somebody else changed either just now.
+        Conflict: nothing is promoted, or this very version is; or a concurrent change of either.
     """
     check_percent(percent)
     registry.bundle(model, version)
     pointers = registry.candidates(model)
     promoted = registry.promoted(model)
     if promoted is None:
-        raise Conflict(f"{model}: nothing is promoted to try it beside; promote a version first")
+        raise Conflict(f"{model}: no version is promoted to compare with; promote one first")
     if promoted[1].version == version:
-        raise Conflict(f"{model}: version {version} is the promoted one; try another")
+        raise Conflict(f"{model}: version {version} is already promoted; try another")
     pointer = Candidate(
         version=version,
         mode=mode,
@@ -70,18 +70,21 @@ def set_candidate(
         reason=reason,
     )
     number = pointers.append(pointer)
-    if registry.promoted(model) != promoted:  # then it is no candidate already
-        raise Conflict(f"{model}: another version was promoted at the same moment; look again")
+    if registry.promoted(model) != promoted:  # which has ended the candidacy already
+        raise Conflict(
+            f"{model}: another version was promoted at the same time; check the present state and "
+            "try again"
+        )
     return number, pointer
 
 
 def clear_candidate(
     registry: Registry, model: str, *, by: str, reason: str
 ) -> tuple[int, Candidate] | None:
-    """No version of `model` is tried any more; gives the one that was and the pointer's number.
+    """Ends the candidacy of a version of `model`; returns it and the new pointer's number.
 
     Raises:
-        Conflict: somebody else set one just now.
+        Conflict: a concurrent change of the candidate.
     """
     pointers = registry.candidates(model)
     current = candidate_of(registry, model)

@@ -1,4 +1,4 @@
-"""Files that survive a crash: whole or absent, never half."""
+"""Files that survive a crash: complete or absent, never partial."""
 
 import hashlib
 import os
@@ -7,11 +7,11 @@ import uuid
 from pathlib import Path
 from typing import Literal
 
-MOUNT = "only folders are read: mount it as one, or copy what is there"  # said of a URL
+MOUNT = "only folders are read: mount it as a folder, or copy its content to one"  # said of a URL
 
 
 def is_url(path: Path) -> bool:
-    """Whether it was one before `Path` made one stroke of two: it would be taken for a folder."""
+    """Whether it was a URL before `Path` collapsed its `//`; it would be taken for a folder."""
     return re.match(r"[a-z][a-z0-9+.-]+:/", str(path)) is not None
 
 
@@ -22,7 +22,7 @@ def sha256_file(path: Path) -> str:
 
 
 def sync(path: Path) -> None:
-    """What was written to the file or folder `path` is on the disk."""
+    """Flushes the file or folder `path` to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -31,7 +31,7 @@ def sync(path: Path) -> None:
 
 
 def write_durably(path: Path, content: bytes) -> None:
-    """`path` holds `content`, on the disk; a reader sees the old file or the new one."""
+    """Writes `content` to `path` atomically and durably; a reader sees the old file or the new."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     _write(temporary, "wb", content)
     temporary.replace(path)
@@ -39,23 +39,23 @@ def write_durably(path: Path, content: bytes) -> None:
 
 
 def create_exclusively(path: Path, content: bytes) -> None:
-    """`path` holds `content`, on the disk, and was not there before.
+    """Writes `content` durably to `path`, which must not exist.
 
-    A reader sees nothing or all of it, where the file system has hard links. Where it has none, a
-    crash in between leaves an empty file, which readers pass over.
+    On a file system with hard links, a reader sees nothing or all of it. Without them, a crash in
+    between leaves an empty file, which readers skip.
 
     Raises:
-        FileExistsError: somebody else created it first.
+        FileExistsError: another writer created it first.
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     _write(temporary, "xb", content)
     try:
         os.link(temporary, path)
     except FileExistsError:
-        # NFS asks again where no answer came, and is told so of the link that it has just made
+        # an NFS client that got no reply retries, and then finds the link that it made itself
         if temporary.stat().st_nlink != 2:
             raise
-    except OSError:  # no links here, as on many network stores
+    except OSError:  # no hard links, as on many network file systems
         _write(path, "xb", content)
     finally:
         temporary.unlink()
@@ -63,7 +63,7 @@ def create_exclusively(path: Path, content: bytes) -> None:
 
 
 def _write(path: Path, mode: Literal["wb", "xb"], content: bytes) -> None:
-    """All of it is on the disk, or the file is gone again, as when the disk is full."""
+    """Writes and syncs all of it, or deletes the file again, if the disk is full for example."""
     with path.open(mode) as file:
         try:
             file.write(content)

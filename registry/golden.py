@@ -1,6 +1,6 @@
-"""Golden answers: a few images and what the model said of them when it was exported.
+"""Golden answers: a few images and the model's answers to them when it was exported.
 
-They travel with the bundle; a server that cannot repeat them does not put the version live.
+They are part of the bundle. A version does not go live on a server that cannot reproduce them.
 """
 
 import io
@@ -16,21 +16,21 @@ from registry.errors import BundleError
 from registry.files import write_durably
 from registry.images import Float32Array
 
-# NumPy reads the headers of arrays with `ast.literal_eval`, which fails now and then in Python 3.11
-# where two threads are in it: https://github.com/python/cpython/issues/106905
+# NumPy parses array headers with `ast.literal_eval`, which in Python 3.11 occasionally fails when
+# two threads use it at once: https://github.com/python/cpython/issues/106905
 PARSING = threading.Lock()
 
 
 @dataclass(frozen=True)
 class Golden:
-    """Encoded images and the probabilities for each, [n,classes]."""
+    """Encoded images and their probabilities, [n,classes]."""
 
     images: tuple[bytes, ...]
     probabilities: Float32Array
 
 
 def write_golden(path: Path, images: Sequence[bytes], probabilities: Float32Array) -> None:
-    """`path` holds the images as one uint8 buffer with offsets, and their answers."""
+    """Writes the images, as one uint8 buffer with offsets, and their answers to `path`."""
     buffer = np.frombuffer(b"".join(images), dtype=np.uint8)
     offsets = np.cumsum([0, *(len(image) for image in images)])
     content = io.BytesIO()
@@ -39,10 +39,10 @@ def write_golden(path: Path, images: Sequence[bytes], probabilities: Float32Arra
 
 
 def read_golden(path: Path) -> Golden:
-    """What `write_golden` wrote. Nothing in the file can run code.
+    """What `write_golden` wrote. Reading it never runs code from the file (no pickle).
 
     Raises:
-        BundleError: the file is not of this form.
+        BundleError: the file is damaged or of another format.
     """
     try:
         content = io.BytesIO(path.read_bytes())

@@ -1,7 +1,7 @@
-"""The one image preparation: encoded bytes in, pixels out.
+"""The one image preprocessing: encoded bytes in, pixels out.
 
-Activations, evaluation, golden answers and serving all call `prepare`, so what was trained is what
-is served. Scaling, mean and standard deviation are inside the ONNX graph.
+Cached activations, evaluation, golden answers and serving all call `prepare`, so there is no
+training-serving skew. Normalisation (scale, mean, standard deviation) is inside the ONNX graph.
 """
 
 import hashlib
@@ -25,17 +25,18 @@ from registry.record import Record
 UInt8Array = npt.NDArray[np.uint8]
 Float32Array = npt.NDArray[np.float32]
 
-JPEG = b"\xff\xd8"  # its first bytes
-FORMATS = ("JPEG", "PNG", "WEBP")  # each further decoder is a further way in for an attacker
-MAX_PIXELS = 100_000_000  # 300 MB of RGB; a request may be held to less
-WEBP_SHARE = 4  # its decoder holds four copies, so it may have a quarter of the pixels
-BAND_PIXELS = 1 << 20  # are made 8 bits at a time; whole, each step would take one more copy
-# One image of more pixels is in memory at a time, for a few hundred kilobytes can hold them. A JPEG
-# is decoded smaller than it is, unless its decoder holds all of it: then it is like the others.
+JPEG = b"\xff\xd8"  # its magic bytes
+FORMATS = ("JPEG", "PNG", "WEBP")  # every further decoder adds attack surface
+MAX_PIXELS = 100_000_000  # 300 MB of RGB; a request's limit may be lower
+WEBP_SHARE = 4  # its decoder holds four copies, so a WebP may have a quarter of the pixels
+BAND_PIXELS = 1 << 20  # converted to 8 bits at a time; whole, each step would hold another copy
+# Only one image with more pixels is decoded at a time, since a file of a few hundred kilobytes can
+# hold that many. A JPEG is exempt, being decoded at reduced size, unless its decoder has to hold
+# the whole image.
 LARGE_PIXELS = 20_000_000
 ONE_LARGE = threading.Lock()
 NO_SCANS = (0, False)
-MAX_SCANS = 20  # of a JPEG that has as many pixels; a smaller one may have more, a camera's has 10
+MAX_SCANS = 20  # of a JPEG with the most pixels; a smaller one may have more; a camera's has 10
 
 ORIENTATION = 0x0112  # the Exif tag
 UPRIGHT = {
@@ -52,11 +53,11 @@ UPRIGHT = {
 class ImageSpec(Record):
     """How an image becomes [size, size, 3] RGB uint8. Part of every bundle."""
 
-    preparation: Literal[1] = 1  # raised when the same spec would give other pixels
+    preparation: Literal[1] = 1  # incremented when the same spec would give different pixels
     size: int = Field(ge=1, le=4096)
     # center: the largest centred square; squash: the whole image, whatever its shape
     crop: Literal["center", "squash"] = "center"
-    # share of the square's side that is kept; below 1 the border is cut off
+    # share of the square's side to keep; below 1 cuts the border off
     crop_fraction: float = Field(default=1.0, gt=0, le=1)
 
     def digest(self) -> str:
@@ -73,14 +74,14 @@ def prepare(
     """The pixels that the network sees, [size, size, 3] RGB.
 
     Decodes a JPEG no larger than needed (DCT scaling), crops and resizes in one antialiased
-    bilinear step, then turns the result upright as Exif says.
+    bilinear step, then applies the Exif orientation.
 
     Args:
-        admit: told how many pixels are about to be decoded, and may refuse them, as BadImage. Of a
-            JPEG they count again for each MAX_SCANS of its scans.
+        admit: called with the number of pixels about to be decoded, and may raise BadImage to
+            refuse them. A JPEG's pixels count once for every MAX_SCANS scans, at least once.
 
     Raises:
-        BadImage: no bytes, not a JPEG, PNG or WebP, damaged, or more than `max_pixels`.
+        BadImage: empty, not a JPEG, PNG or WebP, damaged, or more than `max_pixels`.
     """
     image, by_line = _open(encoded, max_pixels, admit)
     with image, _turn(image, by_line):
@@ -103,7 +104,7 @@ def image_info(encoded: bytes, max_pixels: int = MAX_PIXELS) -> tuple[int, int, 
     """Width, height, Pillow mode and format, read from the header alone.
 
     Raises:
-        BadImage: as `prepare`, except that damage behind the header is not seen.
+        BadImage: as `prepare`, except that damage after the header goes unnoticed.
     """
     image, _ = _open(encoded, max_pixels)
     with image:
@@ -113,7 +114,7 @@ def image_info(encoded: bytes, max_pixels: int = MAX_PIXELS) -> tuple[int, int, 
 def _open(
     encoded: bytes, max_pixels: int, admit: Callable[[int], None] | None = None
 ) -> tuple[Image.Image, bool]:
-    """The image, not decoded yet, and whether it will be line by line."""
+    """The image, not decoded yet, and whether its decoder works line by line."""
     if not encoded:
         raise BadImage("empty: no bytes were sent")
     if encoded.startswith(SIGNATURE):
@@ -122,10 +123,10 @@ def _open(
     try:
         image = Image.open(io.BytesIO(encoded), formats=FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        found = re.search(r"\d+ pixels", str(error))  # Pillow's sentence has a limit of its own
+        found = re.search(r"\d+ pixels", str(error))  # Pillow's message names a limit of its own
         size = found.group() if found else str(error)
         raise BadImage(
-            f"too many pixels, the limit is {max_pixels}: {size}; send a smaller picture"
+            f"too many pixels, the limit is {max_pixels}: {size}; send a smaller image"
         ) from error
     except UnidentifiedImageError as error:
         start = encoded[:12]
@@ -140,10 +141,13 @@ def _open(
     if n_pixels > max_pixels:
         raise BadImage(
             f"{image.width} x {image.height} pixels is above the limit of {max_pixels} for a "
-            f"{image.format}; send a smaller picture"
+            f"{image.format}; send a smaller image"
         )
     if n_pixels * n_scans > max_pixels * MAX_SCANS:
-        raise BadImage(f"{n_scans} scans of {image.width} x {image.height} pixels; save it anew")
+        raise BadImage(
+            f"{n_scans} scans of {image.width} x {image.height} pixels are too many for a JPEG; "
+            "re-encode it"
+        )
     if admit:
         admit(max(n_pixels, n_pixels * n_scans // MAX_SCANS))
     return image, by_line
@@ -152,7 +156,7 @@ def _open(
 def _orientation(image: Image.Image) -> int:
     try:
         return int(image.getexif().get(ORIENTATION, 1))
-    except Exception:  # Exif is written by a thousand cameras; a broken one is no orientation
+    except Exception:  # a thousand cameras write Exif; ignore it where it is broken
         return 1
 
 
@@ -161,7 +165,7 @@ def _side(size: tuple[int, int], spec: ImageSpec) -> float:
 
 
 def _needed(size: tuple[int, int], spec: ImageSpec) -> tuple[int, int]:
-    """The smallest picture that still gives the crop at full resolution."""
+    """The smallest decoded size that still gives the crop at full resolution."""
     width, height = size
     if spec.crop == "squash":
         scale = spec.size / spec.crop_fraction
@@ -186,7 +190,7 @@ def _turn(image: Image.Image, by_line: bool) -> AbstractContextManager[object]:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """Grey or RGB of 8 bits: 16 bits lose their lower half, transparency is laid on white."""
+    """8-bit grey or RGB: 16 bits lose their lower byte, transparency is composited on white."""
     if image.mode in ("RGB", "L"):
         return image
     rows = max(1, BAND_PIXELS // image.width)
@@ -201,7 +205,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 
 
 def _eight_bits_of(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion would clip it
+    if image.mode.startswith("I"):  # 16-bit grey, which Pillow's own conversion would clip
         deep = np.asarray(image).astype(np.uint32)
         return Image.fromarray((deep >> 8).clip(0, 255).astype(np.uint8))
     if image.has_transparency_data:

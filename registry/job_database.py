@@ -1,4 +1,4 @@
-"""The file that job records are in: opened, or the reason why not."""
+"""Opens the database file of the job records."""
 
 import sqlite3
 from pathlib import Path
@@ -23,11 +23,12 @@ CREATE TABLE IF NOT EXISTS events (
 );
 """
 
-DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)  # rather than full, locked or not ours
+# Other errors are of a full disk, a locked file or missing permissions.
+DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 def open_database(path: Path) -> sqlite3.Connection:
-    """The database with its tables; what a transaction has committed to it is on the disk.
+    """The database with its tables; a committed transaction is durable.
 
     Raises:
         Unavailable: the file is damaged, and left untouched, or cannot be opened now.
@@ -38,7 +39,7 @@ def open_database(path: Path) -> sqlite3.Connection:
         if getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF not in DAMAGED:
             raise Unavailable(f"{path}: the job database cannot be opened: {error}") from error
         raise Unavailable(
-            f"{path}: the job database is damaged ({error}); put back a backup, or save what "
+            f"{path}: the job database is damaged ({error}); restore a backup, or salvage what "
             f"is left with: sqlite3 {path} .recover | sqlite3 recovered.db"
         ) from error
 
@@ -49,7 +50,7 @@ def _open(path: Path) -> sqlite3.Connection:
         db.execute("PRAGMA journal_mode=WAL")
         db.execute("PRAGMA synchronous=FULL")  # acknowledged means on the disk
         if db.execute("PRAGMA quick_check").fetchone()[0] != "ok":
-            raise sqlite3.DatabaseError("its pages do not add up")
+            raise sqlite3.DatabaseError("it failed the integrity check")
         db.executescript(TABLES)
     except sqlite3.DatabaseError:
         db.close()

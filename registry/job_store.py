@@ -1,4 +1,4 @@
-"""Job records in SQLite. What a call has returned survives a crash and a power cut."""
+"""Job records in SQLite. Once a call has returned, its changes survive a crash or power failure."""
 
 import sqlite3
 import threading
@@ -32,7 +32,7 @@ class NumberedEvent:
 
 
 class JobStore:
-    """Opened once by the one service that owns the file; calls may come from any thread."""
+    """Opened by the one server that owns the file; may be used from any thread."""
 
     def __init__(self, path: Path) -> None:
         """Opens or creates the database.
@@ -48,12 +48,12 @@ class JobStore:
             self._db.close()
 
     def create(self, request: JobRequest) -> tuple[Job, bool]:
-        """A new queued job, or the one that already has the request's idempotency key.
+        """A new queued job, or the existing one with the request's idempotency key.
 
-        The second value is True when the job was there before.
+        The second value is True if the job existed.
 
         Raises:
-            Conflict: the key is that of another request.
+            Conflict: the key was used for a different request.
         """
         with self._transaction() as db:
             key = request.idempotency_key or None
@@ -125,7 +125,7 @@ class JobStore:
             return new
 
     def append(self, job_id: str, event: Event) -> None:
-        """Adds an event to a job's story."""
+        """Appends an event to a job's history."""
         with self._transaction() as db:
             _append(db, job_id, event)
 
@@ -158,7 +158,7 @@ class JobStore:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
                 if isinstance(error, sqlite3.Error):
-                    raise Unavailable(f"the job database did not answer: {error}") from error
+                    raise Unavailable(f"the job database failed: {error}") from error
                 raise
 
 
@@ -167,18 +167,18 @@ def _read(kind: TypeAdapter[T], record: str) -> T:
         return kind.validate_json(record)
     except ValidationError as error:
         raise Unavailable(
-            f"the job database holds what this program does not know ({explain(error)}); it was "
-            "written by a newer unfreeze: upgrade, or start with another state folder"
+            f"the job database has a record that this version cannot read ({explain(error)}); it "
+            "was written by a newer unfreeze: upgrade, or start with another state folder"
         ) from error
 
 
 def _same(job: Job, request: JobRequest) -> Job:
-    """`job`, which was asked for by the same request."""
+    """`job`, after checking that its request was the same."""
     others = [name for name, value in request if value != getattr(job.request, name)]
     if others:
         raise Conflict(
-            f"the idempotency key {request.idempotency_key!r:.80} is that of job {job.id}, which "
-            f"was asked for with another {' and '.join(others)}; give each request a key of its own"
+            f"the idempotency key {request.idempotency_key!r:.80} belongs to job {job.id}, which "
+            f"was requested with another {' and '.join(others)}; give each request its own key"
         )
     return job
 

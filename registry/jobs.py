@@ -1,7 +1,7 @@
-"""What a training job is: its request, its record, and the events that tell its story.
+"""A training job: its request, its record, and the events of its history.
 
-The service writes these to its database; the training process is given a request as a file and
-writes events to its standard output, one JSON object a line.
+The service stores these in its database. The training process gets an assignment as a file, and
+writes events to its standard output, one JSON object per line.
 """
 
 import math
@@ -36,7 +36,7 @@ class PromotionPolicy(StrEnum):
 
 
 class JobRequest(Record):
-    """What somebody asked for."""
+    """A request for a training job."""
 
     model: str
     data: str
@@ -61,23 +61,23 @@ class Job(Record):
 
 
 class Assignment(Record):
-    """What the training process is told, in a file."""
+    """The instructions of a training process, in a file."""
 
     model: str
     data: Path
     settings: dict[str, str]
     within: tuple[Path, ...] = ()  # every image must lie below one of these; none: anywhere
-    cache: Path  # decoded images and activations, shared between jobs
+    cache: Path  # decoded images and activations, shared by all jobs
     run: Path  # this job's own folder: weights, report
-    stage: Path  # where the finished bundle goes; the registry itself is the service's to write
-    champion: Path | None = None  # bundle of the promoted version, to be scored beside the new one
+    stage: Path  # where to put the finished bundle; only the service writes to the registry
+    champion: Path | None = None  # bundle of the promoted version, to be scored too
     champion_version: int | None = None
 
 
 # Events
 
-# JSON has no word for what is no number, such as a loss that has overflowed: null is written in its
-# place, and read as it.
+# JSON has no NaN or infinity, such as a loss that has overflowed: null is written instead, and read
+# as NaN.
 Number = Annotated[float, BeforeValidator(lambda told: math.nan if told is None else told)]
 
 
@@ -95,7 +95,7 @@ class StageStarted(Record):
 
 
 class Progress(Record):
-    """How far a stage is, in images."""
+    """The progress of a stage, in images."""
 
     kind: Literal["progress"] = "progress"
     stage: str
@@ -123,7 +123,7 @@ class Note(Record):
 
 
 class Score(Record):
-    """How a model did on held-out images; a higher `value` is better."""
+    """A model's score on held-out images; a higher `value` is better."""
 
     metric: str
     value: Number
@@ -131,9 +131,9 @@ class Score(Record):
 
 
 class Scored(Record):
-    """Candidate and promoted version on the same held-out images, each as ONNX.
+    """Candidate and promoted version, both as ONNX, scored on the same held-out images.
 
-    The candidate is the newly trained version, and has nothing to do with SetCandidate.
+    Here the candidate is the newly trained version, and has nothing to do with SetCandidate.
     """
 
     kind: Literal["scored"] = "scored"
@@ -141,8 +141,8 @@ class Scored(Record):
     promoted: Score | None
     promoted_version: int | None
     images: int
-    gained: int  # right in the candidate alone
-    lost: int  # right in the promoted version alone
+    gained: int  # images that only the candidate got right
+    lost: int  # images that only the promoted version got right
 
 
 class GateDecided(Record):
@@ -159,7 +159,7 @@ class Staged(Record):
 
 
 class Failed(Record):
-    """The last event of a training process that did not."""
+    """The last event of a training process that failed."""
 
     kind: Literal["failed"] = "failed"
     reason: str

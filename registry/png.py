@@ -1,7 +1,7 @@
-"""PNGs that cost more than their bytes and pixels tell.
+"""Refuses PNGs that take far longer to decode than their bytes and pixels suggest.
 
-Pillow goes through the chunks one by one: 64 MB of empty ones took 12 s. It unpacks each that has
-a packed text or profile, up to a megabyte of it, which took 0.6 to 1.6 ms for a chunk of 1 KB.
+Pillow goes through the chunks one by one: 64 MB of empty ones took 12 s. It decompresses every
+compressed text or profile, up to a megabyte each, which took 0.6 to 1.6 ms for a chunk of 1 KB.
 """
 
 import struct
@@ -9,16 +9,16 @@ import struct
 from registry.errors import BadImage
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
-CHUNK = struct.Struct(">I4s")  # its length and name; the content and 4 bytes more come after it
+CHUNK = struct.Struct(">I4s")  # a chunk's length and name; its content and 4 bytes of CRC follow
 PIXELS = (b"IDAT", b"fdAT", b"fcTL")  # the latter two are of animations
 END = b"IEND"
 MAX_CHUNKS = 20_000  # the usual encoder puts 8 KB of pixels into one
 MAX_OTHERS = 1_000
-MAX_PACKED = 50  # texts and profiles, of which a picture has a few
+MAX_PACKED = 50  # compressed texts and profiles; an image has a few
 
 
 def check_chunks(encoded: bytes) -> None:
-    """A decoder has no more chunks to go through than a picture needs.
+    """Checks that a PNG has no more chunks than an image needs.
 
     Raises:
         BadImage: it has more.
@@ -34,20 +34,20 @@ def check_chunks(encoded: bytes) -> None:
             n_others += 1
             if n_others > MAX_OTHERS:
                 raise BadImage(
-                    f"a PNG of more than {MAX_OTHERS} chunks besides its pixels; save it anew"
+                    f"a PNG of more than {MAX_OTHERS} chunks besides its pixels; re-encode it"
                 )
             n_packed += _is_packed(encoded, at + CHUNK.size, n_bytes, name)
             if n_packed > MAX_PACKED:
                 raise BadImage(
-                    f"a PNG of more than {MAX_PACKED} packed texts or profiles; save it anew"
+                    f"a PNG of more than {MAX_PACKED} compressed texts or profiles; re-encode it"
                 )
         at += CHUNK.size + n_bytes + 4
-    raise BadImage(f"a PNG of more than {MAX_CHUNKS} chunks; save it anew")
+    raise BadImage(f"a PNG of more than {MAX_CHUNKS} chunks; re-encode it")
 
 
 def _is_packed(encoded: bytes, begin: int, n_bytes: int, name: bytes) -> bool:
-    """Whether the content of a chunk, which begins at `begin`, is unpacked. An international text
-    says so itself, behind the end of its keyword."""
+    """Whether a chunk, whose content begins at `begin`, is compressed. An iTXt chunk has a flag for
+    that after its keyword."""
     if name != b"iTXt":
         return name in (b"zTXt", b"iCCP")
     flag = encoded.find(b"\0", begin, begin + n_bytes) + 1

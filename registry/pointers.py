@@ -1,9 +1,9 @@
-"""Aliases: numbered files that are only ever added, each created exclusively; the last one rules.
+"""Aliases: append-only numbered pointer files, each created exclusively; the last one is in force.
 
     <root>/<model>/aliases/promoted/000042.json    which version answers
     <root>/<model>/aliases/candidate/000007.json   which version is tried beside it
 
-Nothing is overwritten, so readers need no lock and two writers cannot both win.
+Nothing is ever overwritten, so readers need no lock and two writers cannot both win.
 """
 
 import os
@@ -23,21 +23,21 @@ P = TypeVar("P", bound=Record)
 
 
 class Pointer(Record):
-    """One entry of the history of what is promoted: from `at` on, the model meant `version`."""
+    """One entry of the promotion history: from `at` on, `version` was the promoted one."""
 
     version: int = Field(ge=1)
-    replaced: int | None  # the last other one that it meant; a rollback returns there
+    replaced: int | None  # the last other version that was promoted; a rollback returns to it
     at: datetime
     by: str
     reason: str
 
 
 class Candidate(Record):
-    """From `at` on, `version` was tried on `percent` of the requests, until it was cleared or
-    another pointer than number `beside` was promoted."""
+    """From `at` on, `version` was tried on `percent` of the requests, until it was cleared or a
+    promotion pointer after number `beside` came into force."""
 
     version: int = Field(ge=1)
-    mode: Mode  # split: it answers them; shadow: it is asked as well and its answers are compared
+    mode: Mode  # split: it answers them; shadow: it also runs, and its answers are compared
     percent: float = Field(gt=0, le=100)
     beside: int = Field(ge=1)
     at: datetime
@@ -46,7 +46,7 @@ class Candidate(Record):
 
 
 class Cleared(Record):
-    """From `at` on, no version was tried."""
+    """From `at` on, there was no candidate."""
 
     at: datetime
     by: str
@@ -59,21 +59,22 @@ CANDIDATE: TypeAdapter[Candidate | Cleared] = TypeAdapter(Candidate | Cleared)
 
 
 class Pointers(Generic[P]):
-    """The files of one alias as they were when this was made."""
+    """The pointer files of one alias, as listed when this object was created."""
 
     def __init__(self, folder: Path, kind: TypeAdapter[P]) -> None:
         self._folder = folder
         self._kind = kind
-        # names, not paths: a server looks every second, and there is one for each change ever made
+        # names, not paths: a server lists them every second, and there is one for every change ever
+        # made
         names = os.listdir(folder) if folder.is_dir() else ()
         self._names = sorted((name for name in names if _is_pointer(name)), key=_number)
 
     def history(self) -> list[tuple[int, P]]:
-        """Every pointer that can be read, with its number, oldest first."""
+        """Every readable pointer with its number, oldest first."""
         return [(number, one) for number, one in self.each() if not isinstance(one, BundleError)]
 
     def each(self) -> Iterator[tuple[int, P | BundleError]]:
-        """Every pointer, or what is wrong with it, with its number, oldest first."""
+        """Every pointer, or the error on reading it, with its number, oldest first."""
         for name in self._names:
             try:
                 pointer = self._read(name)
@@ -95,12 +96,12 @@ class Pointers(Generic[P]):
         return None
 
     def append(self, pointer: P) -> int:
-        """The number of `pointer`, which is now in force.
+        """Puts `pointer` into force; returns its number.
 
-        It is the one after those that were looked at: whoever came since has taken it.
+        The number follows the last one listed, so a writer that came in between has taken it.
 
         Raises:
-            Conflict: somebody else came since.
+            Conflict: another writer came in between.
         """
         number = _number(self._names[-1]) + 1 if self._names else 1
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -110,7 +111,8 @@ class Pointers(Generic[P]):
         except FileExistsError as error:
             model, alias = self._folder.parent.parent.name, self._folder.name
             raise Conflict(
-                f"{model}: somebody else changed what is {alias} at the same moment; look again"
+                f"{model}: the {alias} version was changed by somebody else at the same time; "
+                "check the present state and try again"
             ) from error
         return number
 

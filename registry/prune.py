@@ -1,4 +1,4 @@
-"""Old versions make room."""
+"""Deletes old versions."""
 
 import shutil
 import time
@@ -9,14 +9,14 @@ from registry.candidates import candidate_of
 from registry.errors import BadRequest
 from registry.store import Registry, remove
 
-ABANDONED_S = 24 * 3600.0  # after which nobody is still publishing
+ABANDONED_S = 24 * 3600.0  # no publication takes that long
 
 
 def prune(registry: Registry, model: str, keep: int) -> list[int]:
-    """Deletes all but the newest `keep` versions; gives the deleted ones.
+    """Deletes all but the newest `keep` versions; returns the deleted ones.
 
-    The promoted version, the one that a rollback would return to and a candidate always stay. What
-    is left of publications and deletions that died on the way is deleted too.
+    The promoted version, the one that a rollback would return to, and a candidate are always kept.
+    The remains of interrupted publications and deletions are deleted too.
     """
     if keep < 1:
         raise BadRequest("keep must be at least 1")
@@ -35,19 +35,19 @@ def prune(registry: Registry, model: str, keep: int) -> list[int]:
 
 
 def _unpublished(parent: Path) -> list[Path]:
-    """Folders of numbers that are no versions, or no longer."""
+    """Numbered folders that are not versions, or no longer."""
     found = parent.iterdir() if parent.is_dir() else ()
     numbered = (path for path in found if path.name.isdecimal() and not path.is_symlink())
     return [path for path in numbered if path.is_dir() and not (path / MANIFEST).exists()]
 
 
 def _untouched_s(folder: Path) -> float:
-    """How long nothing has been written there, by times that no copy brings along."""
+    """Seconds since anything there was changed; by ctime, which a copy does not preserve."""
     return time.time() - max(path.lstat().st_ctime for path in (folder, *folder.rglob("*")))
 
 
 def _empty(folder: Path) -> None:
-    """It takes no room. It stays, so that its number is not given out again."""
+    """Frees the space, but keeps the folder, so that its number is not reused."""
     for path in folder.iterdir():
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)

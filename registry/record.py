@@ -1,4 +1,4 @@
-"""The base of every record that crosses a border (a file, a process, a request)."""
+"""The base class of every record that crosses a boundary (a file, a process, a request)."""
 
 import re
 from typing import Any
@@ -15,15 +15,15 @@ class Record(BaseModel):
 
 
 def explain(error: ValidationError) -> str:
-    """One line that names each wrong field, what is wrong with it, and the value given; of a choice
-    also what is near it."""
+    """One line that names each invalid field, what is wrong with it, and the value given; for a
+    choice, also the closest valid values."""
     return "; ".join(_line(problem) for problem in error.errors(include_url=False))
 
 
 def _line(problem: Any) -> str:
     field = ".".join(str(part) for part in problem["loc"]) or "value"
     given = "" if problem["type"] == "missing" else f" (given: {problem['input']!r:.80})"
-    message = problem["msg"].removeprefix("Value error, ")  # our own words need no such heading
+    message = problem["msg"].removeprefix("Value error, ")  # pydantic's prefix to our messages
     return f"{field}: {message}{given}{_near(problem)}"
 
 

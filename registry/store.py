@@ -19,30 +19,30 @@ from registry.files import MOUNT, is_url, sha256_file, sync
 from registry.pointers import CANDIDATE, PROMOTED, Candidate, Cleared, Pointer, Pointers
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-TENSOR_SUFFIX = "-tensor"  # NAME-tensor is how the protocol's tensor twin of NAME is called
+TENSOR_SUFFIX = "-tensor"  # in the Open Inference Protocol, NAME-tensor is NAME fed with pixels
 
 
 def is_name(text: str) -> bool:
-    """Whether it may name a model."""
+    """Whether it is a valid model name."""
     return bool(NAME.fullmatch(text)) and not text.endswith(TENSOR_SUFFIX)
 
 
 def check_name(model: str) -> str:
-    """`model`, if it may name a model.
+    """`model`, if it is a valid model name.
 
     Raises:
-        BadRequest: other than letters, digits, '.', '_', '-', or a reserved form.
+        BadRequest: it has characters other than letters, digits, '.', '_', '-', or is reserved.
     """
     if not is_name(model):
         raise BadRequest(
-            f"{model!r:.80} cannot name a model: use 1 to 128 letters, digits, '.', '_' and '-', "
-            f"beginning with a letter or digit and not ending in '{TENSOR_SUFFIX}'"
+            f"{model!r:.80} is not a valid model name: use 1 to 128 letters, digits, '.', '_' and "
+            f"'-', beginning with a letter or digit and not ending in '{TENSOR_SUFFIX}'"
         )
     return model
 
 
 class Registry:
-    """A folder of models. Holds nothing in memory: every call reads what is there now."""
+    """A folder of models. Caches nothing: every call reads the folder."""
 
     def __init__(self, root: Path) -> None:
         """
@@ -54,7 +54,7 @@ class Registry:
         self.root = root
 
     def names(self) -> list[str]:
-        """Of all folders that may be models, whether they have versions or not."""
+        """Names of all folders that may be models, with or without versions."""
         found = self.root.iterdir() if self.root.is_dir() else ()
         return sorted(path.name for path in found if is_name(path.name))
 
@@ -87,11 +87,11 @@ class Registry:
         return read_bundle(self.folder(model, version))
 
     def publish(self, staged: Path, bundle: Bundle) -> int:
-        """The version under which the files of `staged` and `bundle` are now published.
+        """Publishes the files of `staged` with `bundle` as their manifest; returns the version.
 
-        The number is claimed by creating its folder, and the manifest, written last, makes the
-        version exist: a crash leaves a folder without one, which nobody reads. The digests are
-        taken of the files in their final place and must equal those in `bundle.files`.
+        Creating a version's folder claims its number; writing the manifest, last, makes the version
+        exist. A crash leaves a folder without one, which nobody reads. The digests are computed
+        from the copied files and must equal those in `bundle.files`.
 
         Raises:
             BundleError: the files are not those that `bundle` lists, or as `next_version`.
@@ -100,16 +100,16 @@ class Registry:
         try:
             _copy(staged, folder, bundle)
             seal(folder, bundle)
-        except BaseException:  # a full disk, say, which half a bundle would keep full
+        except BaseException:  # such as a full disk, which half a bundle would keep full
             remove(folder)
             raise
         return int(folder.name)
 
     def next_version(self, model: str) -> int:
-        """The number that is given out next, so that the one of a pruned version never is again.
+        """The next version number; that of a pruned version is never reused.
 
         Raises:
-            BundleError: a pointer is damaged, and nothing else tells which version it meant.
+            BundleError: a damaged pointer hides which version it named.
         """
         folder = self.root / check_name(model)
         names = os.listdir(folder) if folder.is_dir() else ()
@@ -129,7 +129,8 @@ class Registry:
             return folder
 
     def _ever_promoted(self, model: str) -> Iterator[int]:
-        """Also what a damaged pointer meant, if the one after it can be read, which names that."""
+        """Every version that was promoted, including that of a damaged pointer if the pointer after
+        it, which names what it replaced, can be read."""
         after: Pointer | BundleError | None = None
         for _, pointer in reversed(list(self._promotions(model).each())):
             if isinstance(pointer, Pointer):
@@ -140,7 +141,7 @@ class Registry:
 
     def _ever_tried(self, model: str) -> Iterator[int]:
         for _, pointer in self.candidates(model).each():
-            if isinstance(pointer, BundleError):  # which no other names
+            if isinstance(pointer, BundleError):  # no other pointer names its version
                 raise pointer
             if isinstance(pointer, Candidate):
                 yield pointer.version
@@ -148,24 +149,24 @@ class Registry:
     # What is promoted
 
     def history(self, model: str) -> list[tuple[int, Pointer]]:
-        """Every pointer to what was promoted that can be read, with its number, oldest first."""
+        """Every readable promotion pointer with its number, oldest first."""
         return self._promotions(model).history()
 
     def promoted(self, model: str) -> tuple[int, Pointer] | None:
-        """The pointer in force and its number, or None when nothing was ever promoted."""
+        """The current pointer and its number, or None if nothing was ever promoted."""
         return self._promotions(model).in_force()
 
     def promote(
         self, model: str, version: int, *, by: str, reason: str, expected: int | None = None
     ) -> tuple[int, Pointer]:
-        """From now on `model` means `version`; gives the new pointer and its number.
+        """Makes `version` the promoted version of `model`; returns the new pointer and its number.
 
-        A candidate, whichever version it is, is one no longer. Promoting what is promoted leaves
-        what a rollback returns to as it was.
+        This ends any candidacy. Promoting the promoted version again does not change what a
+        rollback returns to.
 
         Args:
-            expected: the pointer number that the decision was based on (0: none); when another
-                pointer has come since, nothing is changed. None: whatever it is.
+            expected: number of the pointer that the decision was based on (0: none); if there is a
+                newer one, nothing changes. None: promote in any case.
 
         Raises:
             NotFound: there is no such version.
@@ -188,10 +189,10 @@ class Registry:
         return pointers.append(pointer), pointer
 
     def rollback_target(self, model: str) -> tuple[int, int]:
-        """The number of the pointer in force and the version that it replaced.
+        """The number of the current pointer and the version that it replaced.
 
         Raises:
-            Conflict: there is nothing to go back to.
+            Conflict: there is nothing to roll back to.
         """
         current = self.promoted(model)
         if current is None or current[1].replaced is None:
@@ -202,12 +203,12 @@ class Registry:
         return Pointers(self.root / check_name(model) / "aliases" / "promoted", PROMOTED)
 
     def candidates(self, model: str) -> Pointers[Candidate | Cleared]:
-        """Every pointer to a version that is or was tried: see registry/candidates.py."""
+        """The pointers to candidates, current and past: see registry/candidates.py."""
         return Pointers(self.root / check_name(model) / "aliases" / "candidate", CANDIDATE)
 
 
 def remove(folder: Path) -> None:
-    """The version in `folder` is no more, also if not all of its files can be deleted."""
+    """Deletes the version in `folder`; it stops existing even if not every file can be deleted."""
     (folder / MANIFEST).unlink(missing_ok=True)
     shutil.rmtree(folder)
 

@@ -1,9 +1,9 @@
-"""ONNX Runtime is told not to report to its maker. To be imported before `onnxruntime`.
+"""Turns ONNX Runtime's telemetry off. Import it before `onnxruntime`.
 
-From the moment of their import its wheels keep a database below `~/.cache/Microsoft` and, by the
-strings in the library, upload it over HTTPS, unless this variable is set;
-`disable_telemetry_events()` comes too late for the files.
-This and `service.one_poller` are the imports of ours that do something.
+Unless this variable is set, its wheels keep a database below `~/.cache/Microsoft` from the moment
+they are imported and, judging by the strings in the library, upload it over HTTPS;
+`disable_telemetry_events()` comes too late to prevent the files.
+Of our modules, only this one and `service.one_poller` have side effects on import.
 """
 
 import os

@@ -1,7 +1,7 @@
-"""Test-time augmentation: views of prepared pixels, the same ones in evaluation and in serving.
+"""Test-time augmentation: views of prepared pixels, the same in evaluation and in serving.
 
-The draw is seeded by the SHA-256 of the encoded image, so a request that is sent again gets the
-same answer, and the offline evaluation of a file equals the served one.
+The random draw is seeded with the SHA-256 of the encoded image, so a repeated request gets the same
+answer, and offline evaluation of a file matches serving it.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ MAX_VIEWS = 32
 
 Symmetries = Literal["none", "flip", "flips", "dihedral"]
 
-# Quarter turns, then perhaps a left-right flip; the last is all eight symmetries of the square.
+# (Quarter turns, then whether to flip left-right); dihedral: all eight symmetries of the square.
 SYMMETRIES: dict[Symmetries, tuple[tuple[int, bool], ...]] = {
     "none": ((0, False),),
     "flip": ((0, False), (0, True)),
@@ -32,19 +32,19 @@ SYMMETRIES: dict[Symmetries, tuple[tuple[int, bool], ...]] = {
 class TtaSpec(Record):
     """How views are drawn. Part of every bundle."""
 
-    draw: Literal[1] = 1  # raised when the same spec would give other views
+    draw: Literal[1] = 1  # incremented when the same spec would give different views
     default_views: int = Field(default=1, ge=0, le=MAX_VIEWS)
     symmetries: Symmetries = "flip"
-    # each view shows a random window whose side is 1/zoom of the image's, zoom in [1, max_zoom]
+    # each view is a random crop whose side is 1/zoom of the image's, zoom in [1, max_zoom]
     max_zoom: float = Field(default=1.1, ge=1, le=2)
-    # brightness and contrast are each changed by up to this share
+    # brightness and contrast are each jittered by up to this share
     lighting: float = Field(default=0.05, ge=0, le=0.5)
 
 
 def tta_views(pixels: UInt8Array, encoded: bytes, spec: TtaSpec, n_views: int) -> UInt8Array:
-    """`n_views` versions of one image, the plain one first: [s,s,3] -> [n_views,s,s,3].
+    """`n_views` views of one image, the plain one first: [s,s,3] -> [n_views,s,s,3].
 
-    0 and 1 both give the plain image alone. Symmetries are used up before one comes again.
+    0 and 1 both give only the plain image. No symmetry repeats before all have been used.
     """
     return np.stack(list(each_view(pixels, encoded, spec, n_views)))
 
@@ -52,7 +52,7 @@ def tta_views(pixels: UInt8Array, encoded: bytes, spec: TtaSpec, n_views: int) -
 def each_view(
     pixels: UInt8Array, encoded: bytes, spec: TtaSpec, n_views: int
 ) -> Iterator[UInt8Array]:
-    """The same views, each [s,s,3] and there as soon as it is drawn."""
+    """The same views one by one, each [s,s,3] and yielded as soon as it is drawn."""
     yield pixels
     if n_views > 1:
         draw = random.Random(int.from_bytes(hashlib.sha256(encoded).digest(), "big"))
@@ -69,7 +69,7 @@ def _symmetries(spec: TtaSpec, n: int, draw: random.Random) -> list[tuple[int, b
     drawn: list[tuple[int, bool]] = []
     identity, *others = SYMMETRIES[spec.symmetries]
     while len(drawn) < n:
-        # random() alone has the same stream in every version of Python
+        # only random() is guaranteed to give the same sequence in every version of Python
         drawn += [*sorted(others, key=lambda _: draw.random()), identity]
     return drawn[:n]
 

@@ -1,6 +1,6 @@
 """The gRPC server: classifies images on ONNX Runtime, and runs training jobs when asked.
 
-`__main__.py` tells its life from start to end, `server.py` puts it together. After that, follow
+`__main__.py` is its life cycle, `server.py` assembles its parts. From there, follow
 
 a request   calls.py, classifier.py or oip/servicer.py, models/live.py, predict.py,
             execution/executor.py, execution/session.py
@@ -12,5 +12,5 @@ a job       admin.py, jobs/jobs.py, jobs/job_run.py, jobs/preparation.py, jobs/t
 `oip/` is the Open Inference Protocol, `execution/` runs networks, `models/` holds the versions in
 memory, `jobs/` trains, and `observability/` is what is seen from outside.
 
-Nothing here imports torch, `training` or anything of `unfreeze` but the generated `unfreeze.v1`.
+Nothing here imports torch, `training`, or any of `unfreeze` but the generated `unfreeze.v1`.
 """

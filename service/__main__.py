@@ -1,4 +1,4 @@
-"""The life of a server; `python -m service` and `unfreeze serve` both begin here."""
+"""The life cycle of a server: the entry point of `python -m service` and `unfreeze serve`."""
 
 import service.one_poller  # noqa: F401  # before grpc
 
@@ -27,24 +27,25 @@ from service.settings import Settings, misspelt, read_settings
 
 EPILOG = """examples:
   unfreeze serve --registry models
-  unfreeze serve --registry models --state state --data-root photos     trains, too
+  unfreeze serve --registry models --state state --data-root photos     training as well
   UNFREEZE_REGISTRY=models unfreeze serve --precision auto
 
-A flag's variable is its name behind UNFREEZE_, as UNFREEZE_DRAIN_SECONDS; a flag wins over it.
-Otherwise named: UNFREEZE_DATA_ROOTS, for --data-root, has all of them with colons between, and
-UNFREEZE_REFLECTION=false is --no-reflection. Without a flag: UNFREEZE_TRAINER_COMMAND, the program
-that trains.
+Defaults are in parentheses. Each flag can also be set by an environment variable, such as
+UNFREEZE_DRAIN_SECONDS for --drain-seconds; the flag takes precedence. Exceptions:
+UNFREEZE_DATA_ROOTS stands for --data-root and separates several folders with colons, and
+UNFREEZE_REFLECTION=false stands for --no-reflection. UNFREEZE_TRAINER_COMMAND, the command that
+runs a training job, has no flag.
 """
 
 log = logging.getLogger("service")
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
-CLOSING_S = 5.0  # for what is closed besides requests and a trainer
+CLOSING_S = 5.0  # for closing everything besides requests and a trainer
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Serves until a signal ends it; gives the exit code."""
+    """Serves until a signal ends it; returns the exit code."""
     try:
         settings = read_settings(read_flags(argv))
     except BadRequest as error:
@@ -59,14 +60,14 @@ def main(argv: list[str] | None = None) -> int:
     except UnfreezeError as error:
         log.error("start_failed", extra={"problem": str(error)})
         return EXIT_FAILED
-    except Exception:  # nobody knew of this one, and the log stays JSON all the same
+    except Exception:  # a bug; the log must stay JSON all the same
         log.exception("failed")
         return EXIT_FAILED
     return 0
 
 
 async def serve(settings: Settings) -> None:
-    """A server's life, from its first to its last moment."""
+    """Starts a server, waits for a signal, drains and stops it."""
     service = Service(settings)
     longest_s = settings.drain_seconds + settings.grace_seconds + settings.cancel_seconds
     ended = listen_for_signals(longest_s + CLOSING_S)
@@ -81,14 +82,15 @@ async def serve(settings: Settings) -> None:
 
 
 def listen_for_signals(end_within_s: float) -> asyncio.Future[signal.Signals]:
-    """The first SIGTERM or SIGINT, when it comes. A second one ends the process at once, and so
-    does what has not ended it `end_within_s` seconds after the first, such as a disk that hangs."""
+    """Resolves to the first SIGTERM or SIGINT. A second one exits at once. If the process is still
+    running `end_within_s` seconds after the first, because of a hung disk for example, it is cut
+    off."""
     loop = asyncio.get_running_loop()
     first: asyncio.Future[signal.Signals] = loop.create_future()
 
     def on_signal(number: signal.Signals) -> None:
         if first.done():
-            os._exit(128 + number)  # a trainer sees its input close, and ends too
+            os._exit(128 + number)  # a trainer sees its stdin close, and exits too
         log.info("signal", extra={"signal": number.name})
         last = threading.Timer(end_within_s, cut_off, (end_within_s,))
         last.daemon = True
@@ -101,13 +103,14 @@ def listen_for_signals(end_within_s: float) -> asyncio.Future[signal.Signals]:
 
 
 def cut_off(after_s: float) -> None:
-    """Whatever still goes on is lost."""
+    """Exits without cleaning up; whatever is still going on is lost."""
     log.error("stop_overran", extra={"seconds": after_s})
     os._exit(EXIT_FAILED)
 
 
 async def has_started(service: Service, ended: asyncio.Future[signal.Signals]) -> bool:
-    """Whether it has; a signal meanwhile ends the start, for nobody counts on this server yet.
+    """Starts the service; False if a signal came first, which aborts the start: no client depends
+    on this server yet.
 
     Raises:
         UnfreezeError: it cannot start.
@@ -122,7 +125,7 @@ async def has_started(service: Service, ended: asyncio.Future[signal.Signals]) -
 
 
 def announce(service: Service, ports_file: Path | None) -> None:
-    """Whoever waits for this server knows that it is ready, and where.
+    """Announces that the server is ready, and on which ports: in the log and in the ports file.
 
     Raises:
         Unavailable: the ports file cannot be written.
@@ -133,7 +136,7 @@ def announce(service: Service, ports_file: Path | None) -> None:
         "admin_port": service.admin_port,
     }
     log.info("ready", extra=ports)
-    if ports_file:  # last: who has seen it finds the rest done
+    if ports_file:  # last: once it is there, all else is done
         try:
             write_durably(ports_file, json.dumps(ports).encode() + b"\n")
         except OSError as error:
@@ -141,7 +144,7 @@ def announce(service: Service, ports_file: Path | None) -> None:
 
 
 def read_flags(argv: Sequence[str] | None) -> dict[str, object]:
-    """What was given on the command line; None where nothing was."""
+    """The flags given on the command line; None for those that were not."""
     parser = argparse.ArgumentParser(
         prog="unfreeze serve",
         description="Serves the promoted version of every model in a registry.",
@@ -149,98 +152,123 @@ def read_flags(argv: Sequence[str] | None) -> dict[str, object]:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--registry", metavar="PATH", help="folder of models (required)")
-    add("--state", metavar="PATH", help="folder for training jobs; without it, training is off")
+    add("--registry", metavar="PATH", help="the model registry, a folder (required)")
+    add("--state", metavar="PATH", help="folder for training jobs and caches; enables training")
     add(
         "--data-root",
         dest="data_roots",
         metavar="PATH",
         action="append",
-        help="folder that training may read; may be repeated",
+        help="folder that training jobs may read data from; may be repeated",
     )
-    add("--host", help="address of predictions and metrics (127.0.0.1)")
-    add("--port", help="port of predictions (8001; 0: any free one)")
-    add("--metrics-port", help="port of /metrics (8002)")
-    add("--admin-host", help="address of administration (127.0.0.1); loopback only")
-    add("--admin-port", help="port of administration (8003)")
-    add("--ports-file", metavar="PATH", help="where to write the actual ports, as JSON, once ready")
+    add("--host", help="address to serve predictions and metrics on (127.0.0.1)")
+    add("--port", help="port for predictions; 0: any free one (8001)")
+    add("--metrics-port", help="port for /metrics (8002)")
+    add("--admin-host", help="address of the admin listener; loopback only (127.0.0.1)")
+    add("--admin-port", help="port of the admin listener (8003)")
+    add("--ports-file", metavar="PATH", help="write the actual ports here, as JSON, once ready")
     add(
         "--no-reflection",
         dest="reflection",
         action="store_const",
         const=False,
-        help="do not describe the services to callers",
+        help="turn gRPC server reflection off",
     )
     add(
         "--provider",
         choices=("auto", *EXECUTION_PROVIDERS),
-        help="where networks run; one that does not come up is an error (auto)",
+        help="ONNX Runtime execution provider; if it cannot be initialised, the server does not "
+        "start (auto)",
     )
     add(
         "--precision",
         choices=("auto", *FILES),
-        help="which of a version's models runs; auto: int8 on a CPU and fp16 on a GPU, where a "
-        "version has them: at most half a point less accurate when they were made, usually faster; "
-        "single probabilities move (fp32)",
+        help="which of a version's models to run; auto: int8 on a CPU and fp16 on a GPU where a "
+        "version has them: usually faster, at most half a point less accurate when they were "
+        "exported; individual probabilities differ (fp32)",
     )
-    add("--gpu-memory-mb", metavar="N", help="most that one model may take of a GPU (all)")
-    add("--plan", metavar="THREADSxRUNSxBATCH", help="execution plan; otherwise it is measured")
+    add("--gpu-memory-mb", metavar="N", help="GPU memory limit per loaded model (none)")
+    add(
+        "--plan",
+        metavar="THREADSxRUNSxBATCH",
+        help="execution plan: threads per run, concurrent runs, images per run (measured)",
+    )
     add(
         "--max-batch",
         metavar="N",
-        help="most images in a run that a measured plan may have (8 on a CPU, 32 on a GPU)",
+        help="largest batch that a measured plan may use (8 on a CPU, 32 on a GPU)",
     )
-    add("--poll-seconds", metavar="S", help="how often the registry is looked at (1)")
-    add("--drain-seconds", metavar="S", help="how long to serve on after SIGTERM (5)")
+    add("--poll-seconds", metavar="S", help="how often to poll the registry (1)")
+    add("--drain-seconds", metavar="S", help="how long to keep serving after SIGTERM (5)")
     add(
         "--grace-seconds",
         metavar="S",
-        help="how long requests under way may still take after that (20)",
+        help="how long requests in flight may still take after that (20)",
     )
     add(
         "--max-connection-age-seconds",
         metavar="S",
-        help="after which clients have to connect anew; 0: never (1800)",
+        help="make clients reconnect after this time; 0: never (1800)",
     )
-    add("--max-message-mb", metavar="N", help="largest request (64)")
-    add("--max-images", metavar="N", help="images in a request (128)")
-    add("--max-pixels", metavar="N", help="pixels in an image, of a WebP a quarter (100000000)")
+    add("--max-message-mb", metavar="N", help="largest request, in megabytes (64)")
+    add("--max-images", metavar="N", help="most images in a request (128)")
+    add(
+        "--max-pixels",
+        metavar="N",
+        help="most pixels in an image; in a WebP, a quarter of that (100000000)",
+    )
     add(
         "--max-queue",
         metavar="N",
-        help="views under way of each loaded version of a model; without test-time augmentation, "
-        "images (1024)",
+        help="most views queued or running per loaded version; without test-time augmentation, "
+        "one per image (1024)",
     )
     add(
         "--max-queue-mb",
         metavar="N",
-        help="megabytes of images under way of each loaded version (512)",
+        help="most megabytes of images queued or running per loaded version (512)",
     )
-    add("--max-queue-seconds", metavar="S", help="expected wait at which more are refused (5)")
+    add(
+        "--max-queue-seconds",
+        metavar="S",
+        help="expected queueing time above which requests are refused (5)",
+    )
     add(
         "--max-model-requests",
         metavar="N",
-        help="requests under way of each loaded version of a model; 0: any number (0)",
+        help="most requests in flight per loaded version; 0: no limit (0)",
     )
-    add("--max-wait-ms", metavar="MS", help="how long an image waits to make up a batch (0)")
-    add("--cache-entries", metavar="N", help="answers remembered, by image content; 0: none (0)")
-    add("--max-rpcs", metavar="N", help="calls under way; of administration as many again (1024)")
+    add("--max-wait-ms", metavar="MS", help="how long an image may wait to fill a batch (0)")
+    add(
+        "--cache-entries",
+        metavar="N",
+        help="size of the cache of answers, keyed by image content; 0: off (0)",
+    )
+    add(
+        "--max-rpcs",
+        metavar="N",
+        help="most RPCs in flight, separately for predictions and administration (1024)",
+    )
     add(
         "--slo-seconds",
         metavar="S",
-        help="promised latency; becomes a bucket's edge in the metrics (0.25)",
+        help="latency objective; becomes a bucket boundary of the latency histograms (0.25)",
     )
-    add("--otlp-endpoint", metavar="URL", help="collector of traces, such as http://host:4317")
-    add("--trace-ratio", metavar="R", help="share of the traces beginning here that is sent (1)")
+    add("--otlp-endpoint", metavar="URL", help="trace collector, such as http://host:4317")
+    add(
+        "--trace-ratio",
+        metavar="R",
+        help="sampling ratio of traces that start at this server (1)",
+    )
     add(
         "--cancel-seconds",
         metavar="S",
-        help="how long a cancelled job may take to end by itself (10)",
+        help="how long a cancelled job may take to exit before it is killed (10)",
     )
     add(
         "--log-level",
         choices=("DEBUG", "INFO", "WARNING", "ERROR"),
-        help="the least severe that is logged (INFO)",
+        help="lowest level that is logged (INFO)",
     )
     return vars(parser.parse_args(argv))
 

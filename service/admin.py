@@ -33,12 +33,12 @@ DEFAULT_LIMIT = 100
 MAX_LIMIT = 1_000
 BY = "admin"
 
-# generic in the stubs alone
+# generic only in the stubs
 Context: TypeAlias = "ServicerContext[Any, Any]"
 
 
 class Admin(pb_grpc.AdminServicer):
-    """`jobs` is None where the server was started without a state folder."""
+    """`jobs` is None if the server was started without a state folder."""
 
     def __init__(
         self, registry: Registry, live: Live, jobs: Jobs | None, data_roots: Sequence[Path]
@@ -62,7 +62,9 @@ class Admin(pb_grpc.AdminServicer):
         jobs = self._jobs
         data = await asyncio.to_thread(resolve_data, request.data, self._data_roots)
         if request.promotion not in POLICY_OF:
-            raise BadRequest(f"promotion {request.promotion} is not a policy")
+            raise BadRequest(
+                f"promotion {request.promotion} is not a policy; use IF_BETTER, ALWAYS or NEVER"
+            )
         try:
             wanted = JobRequest(
                 model=check_name(request.model),
@@ -115,7 +117,7 @@ class Admin(pb_grpc.AdminServicer):
         return pb.ListModelsResponse(models=models)
 
     def _published(self, name: str) -> tuple[pb.Model, Candidate | None]:
-        """What the registry says of a model and of its candidate."""
+        """A model and its candidate, as in the registry."""
         versions = self._registry.versions(name)
         model = pb.Model(name=name, newest_version=max(versions, default=0), versions=len(versions))
         wanted = None

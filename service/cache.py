@@ -1,4 +1,4 @@
-"""Answers that were given before, by the content of the image; off unless it is given room."""
+"""A cache of answers, keyed by image content; off unless it is given room."""
 
 import hashlib
 from collections import OrderedDict
@@ -10,11 +10,11 @@ Key = tuple[str, int, datetime, int, bytes]
 
 
 class Cache:
-    """The newest `max_entries` answers; what was asked for last stays longest.
+    """An LRU cache of up to `max_entries` answers.
 
-    A version's answers never change, so what names it is part of the key and nothing is ever stale.
-    So is when it was made: a model that is deleted and published again begins at version 1. Used
-    from the event loop alone.
+    Versions are immutable and part of the key, so nothing is ever stale. The key also has the time
+    when the version was made: a model that is deleted and published again starts at version 1
+    again. Used from the event loop only.
     """
 
     def __init__(self, max_entries: int) -> None:
@@ -26,18 +26,18 @@ class Cache:
 
     @staticmethod
     def key(model: str, version: int, made: datetime, n_views: int, content: bytes) -> Key:
-        """Names an answer; `content` is the encoded image, or its pixels."""
+        """The key of an answer; `content` is the encoded image, or its pixels."""
         return model, version, made, max(1, n_views), hashlib.sha256(content).digest()
 
     def get(self, key: Key) -> Float32Array | None:
-        """Probabilities [classes], if they are remembered."""
+        """Probabilities [classes], or None on a miss."""
         if key in self._answers:
             self._answers.move_to_end(key)
         return self._answers.get(key)
 
     def put(self, key: Key, probabilities: Float32Array) -> None:
-        """Remembers an answer, and forgets the one that was not asked for the longest."""
-        # a copy: it may be one row of a batch, which would stay in memory with it
+        """Adds an answer, and evicts the least recently used one if the cache is full."""
+        # a copy: a row of a batch would keep the whole batch in memory
         self._answers[key] = probabilities.copy()
         if len(self._answers) > self._max_entries:
             self._answers.popitem(last=False)

@@ -1,9 +1,9 @@
-"""Around every RPC of ours: a request id, the conventional metrics, and errors made into statuses.
+"""Wraps every RPC: request id, the conventional metrics, and errors mapped to gRPC statuses.
 
     add_ClassifierServicer_to_server(classifier, calls.on(server, status.CODES))
 
-Handlers are wrapped once, when they are registered; an interceptor would be asked again for each
-call, which takes longer than a small network runs.
+Handlers are wrapped once, when they are registered: an interceptor would run for every call, which
+takes longer than a small network.
 """
 
 import asyncio
@@ -37,18 +37,18 @@ from service.streams import Incoming
 log = logging.getLogger(__name__)
 
 PUSHBACK = "grpc-retry-pushback-ms"  # gRPC proposal A6: when a client may try again
-# What watches a server asks these, and should not take one that is full for one that is dead.
+# Health checks: they must not take a full server for a dead one.
 NEVER_FULL = frozenset({"ServerLive", "ServerReady", "ModelReady"})
-DEADLINE_STEP_S = 0.001  # gRPC keeps them in milliseconds
+DEADLINE_STEP_S = 0.001  # gRPC's resolution of deadlines
 
 Checks = Mapping[str, Callable[[float], Overloaded | None]]
 NO_CHECKS: Checks = {}
 
-Context = Any  # grpc.aio's is generic in messages that nothing here looks at
+Context = Any  # grpc.aio's is generic in the message types, which do not matter here
 
 
 class Calls:
-    """The calls under way on one listener, and the limit of their number."""
+    """The calls in flight on one listener, and the limit on their number."""
 
     def __init__(self, metrics: Metrics, max_calls: int, tracer: Tracer | None = None) -> None:
         self._metrics = metrics
@@ -58,32 +58,32 @@ class Calls:
         self._incoming = Incoming()
 
     def leave(self) -> None:
-        """Calls that say nothing end."""
+        """Ends calls that are still waiting for a message from their client."""
         self._incoming.end()
 
     def tell_cut_off(self) -> None:
-        """To be called when those that are still under way are about to be cancelled."""
+        """Logs how many calls are in flight; to be called when they are about to be cancelled."""
         if self._under_way:
             log.warning("calls_cut_off", extra={"calls": self._under_way})
 
     def on(self, server: grpc.aio.Server, codes: Codes, checks: Checks = NO_CHECKS) -> Any:
-        """Takes servicers in the place of `server`.
+        """A stand-in for `server` to register servicers with.
 
         Args:
-            codes: makes statuses of their errors.
-            checks: by method; asked with the seconds to the deadline of a call, before its message
-                is read, why it is refused whatever it says. That costs little.
+            codes: maps their errors to statuses.
+            checks: by method; called with the seconds to a call's deadline before its message is
+                read, and may refuse it whatever it contains, which costs little.
         """
         return Registrar(server, partial(self.wrapped, codes=codes, checks=checks))
 
     def beside(self, server: grpc.aio.Server) -> Any:
-        """The same for health and reflection, which are neither counted nor held to the limit."""
+        """The same for health and reflection, which are neither counted nor limited."""
         return Registrar(server, partial(plain, incoming=self._incoming))
 
     def wrapped(
         self, service: str, name: str, handler: Any, codes: Codes, checks: Checks = NO_CHECKS
     ) -> Any:
-        """The handler, which counts and translates."""
+        """The handler, with its calls counted and its errors translated."""
         kind, inner = shape(handler)
         counts = RpcCounts(self._metrics, kind, service, name)
         parse = parser(handler.request_deserializer, service, name)
@@ -97,7 +97,7 @@ class Calls:
                 message = None if refusal else await incoming.only(context.read)
             except Unavailable as leaving:
                 message, refusal = None, leaving
-            except asyncio.CancelledError as gone:  # they have said nothing, and count all the same
+            except asyncio.CancelledError as gone:  # no message came, but the call counts
                 await self._failed(gone, self._enter(counts, context), context, codes)
             call = self._enter(counts, context)
             try:
@@ -150,13 +150,13 @@ class Calls:
         if self._under_way > self._max_calls:
             self._metrics.rejected.labels("rpcs").inc()
             raise Overloaded(
-                f"{self._max_calls} calls are under way, which is the limit; try again in a moment"
+                f"{self._max_calls} calls are in flight, which is the limit; try again in a moment"
             )
 
     async def _failed(
         self, error: BaseException, call: "Call", context: Context, codes: Codes
     ) -> NoReturn:
-        """Counts the call, then sends its status: whoever has the status finds it counted."""
+        """Counts the call, then sends its status, so that a client that has it finds it counted."""
         if isinstance(error, AbortError):
             self._leave(call, context.code())
             raise error
@@ -174,24 +174,24 @@ class Calls:
             told = unexpected(error, call.counts.method, request_id, trace_id)
         code, message = code_of(told, codes), message_of(told)
         if isinstance(error, Overloaded | Unavailable) and is_over(context):
-            code = DEADLINE_EXCEEDED  # the others say that it may pass later
+            code = DEADLINE_EXCEEDED  # the other codes would invite a retry
         trailers = [(REQUEST_ID, request_id)] if request_id else []
         if isinstance(error, Overloaded):
             trailers.append((PUSHBACK, str(max(1, round(1000 * error.retry_after_s)))))
         self._leave(call, code)
-        # gRPC keeps the last abort, and this would keep the frames below, with the versions in them
+        # gRPC keeps the last abort, whose traceback would keep frames and so versions in memory
         error.__traceback__ = None
         try:
             await context.abort(code, message, tuple(trailers))
         except AbortError:
             raise
-        except Exception as unsent:  # the caller has gone meanwhile
+        except Exception as unsent:  # the client has gone
             raise asyncio.CancelledError from unsent
         raise AssertionError("abort raises")
 
 
 class Call(NamedTuple):
-    """One call under way; `began` is a moment of `time.perf_counter`."""
+    """One call in flight; `began` is a reading of `time.perf_counter`."""
 
     counts: RpcCounts
     began: float
@@ -199,8 +199,8 @@ class Call(NamedTuple):
 
 
 def as_told(error: Exception, method: str) -> UnfreezeError:
-    """The error of one request of a stream, as its caller is told of it; the stream goes on. Its
-    id is its own: that of the call would be the same for all."""
+    """The error of one request in a stream, as its caller sees it; the stream goes on. It gets an
+    id of its own, since all requests of the stream share the call's."""
     if isinstance(error, UnfreezeError):
         return error
     span = CURRENT.get()
@@ -208,7 +208,7 @@ def as_told(error: Exception, method: str) -> UnfreezeError:
 
 
 def unexpected(error: BaseException, method: str, request_id: str, trace_id: str) -> InternalError:
-    """What callers see of an error that is none of ours; the log has it in full."""
+    """What callers see of an unexpected error; the log has it in full."""
     facts = {"request_id": request_id, "method": method, "trace_id": trace_id}
     log.error("internal_error", extra=facts, exc_info=error)
     return InternalError(f"internal error (request id {request_id})")

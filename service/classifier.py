@@ -1,4 +1,4 @@
-"""The `unfreeze.v1.Classifier` servicer: messages in, messages out."""
+"""The `unfreeze.v1.Classifier` servicer."""
 
 import math
 import time
@@ -21,13 +21,13 @@ from unfreeze.v1 import classifier_pb2_grpc as pb_grpc
 
 DEFAULT_TOP = 5
 
-# generic in the stubs alone
+# generic only in the stubs
 Context: TypeAlias = "ServicerContext[pb.ClassifyRequest, pb.ClassifyResponse]"
 StreamContext: TypeAlias = "ServicerContext[pb.ClassifyRequest, pb.ClassifyStreamResponse]"
 
 
 class Classifier(pb_grpc.ClassifierServicer):
-    """Checks a request, leases a version for as long as it is answered, and fills in the reply."""
+    """Validates a request, holds a version while answering it, and builds the response."""
 
     def __init__(self, live: Live, predictor: Predictor, max_images: int) -> None:
         self._live = live
@@ -45,7 +45,7 @@ class Classifier(pb_grpc.ClassifierServicer):
                 yield response
 
     async def _outcome(self, request: pb.ClassifyRequest) -> pb.ClassifyStreamResponse:
-        """The response, or the error that answers for it while the stream goes on."""
+        """The response, or the error in its place; the stream goes on."""
         request_id = request.request_id
         try:
             response = await self._classify(request)
@@ -92,15 +92,13 @@ class Classifier(pb_grpc.ClassifierServicer):
             raise BadRequest("no images; send at least one JPEG, PNG or WebP file in `images`")
         if n_images > self._max_images:
             raise BadRequest(
-                f"{n_images} images in one request and the limit is {self._max_images}; "
+                f"{n_images} images in one request, and the limit is {self._max_images}; "
                 "send several requests, or use ClassifyStream"
             )
         if request.HasField("tta_views") and request.tta_views > MAX_VIEWS:
-            raise BadRequest(f"tta_views is {request.tta_views}; at most {MAX_VIEWS} can be had")
+            raise BadRequest(f"tta_views is {request.tta_views}; use at most {MAX_VIEWS}")
         if request.priority > LOW:
-            raise BadRequest(
-                f"priority is {request.priority}; 1 is the highest and {LOW} the lowest"
-            )
+            raise BadRequest(f"priority is {request.priority}; use 1 (highest) to {LOW} (lowest)")
 
 
 def _top_k(request: pb.ClassifyRequest, loaded: Loaded) -> int:
@@ -109,7 +107,7 @@ def _top_k(request: pb.ClassifyRequest, loaded: Loaded) -> int:
         return min(DEFAULT_TOP, n_classes)
     if not 1 <= request.top_k <= n_classes:
         raise BadRequest(
-            f"top_k is {request.top_k} and {request.model} has {n_classes} classes; "
+            f"top_k is {request.top_k}, but {request.model} has {n_classes} classes; "
             f"use 1 to {n_classes}, or leave it out"
         )
     return request.top_k

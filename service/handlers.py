@@ -1,4 +1,4 @@
-"""Handlers of RPCs as gRPC has them: their kinds, how messages are read, how they register."""
+"""gRPC method handlers: their kinds, how they parse messages, and how they are registered."""
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
@@ -18,10 +18,10 @@ Handlers = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Registrar:
-    """What the generated `add_…Servicer_to_server` functions take for a server.
+    """Stands in for the server in the generated `add_…Servicer_to_server` functions.
 
-    It registers names of services alone: for every method that grpc.aio knows by itself, it has one
-    more task to look after with each call.
+    It registers only generic handlers, by service: for every method registered individually,
+    grpc.aio has one more task to look after with each call.
     """
 
     server: grpc.aio.Server
@@ -33,11 +33,11 @@ class Registrar:
         self.server.add_generic_rpc_handlers((generic,))
 
     def add_generic_rpc_handlers(self, handlers: object) -> None:
-        """The same handlers once more; they came with their names."""
+        """Does nothing: these are the same handlers as `add_registered_method_handlers` got."""
 
 
 def shape(handler: Any) -> tuple[str, Callable[..., Any]]:
-    """How Prometheus calls this kind of RPC, and its behaviour."""
+    """The kind of RPC, as `grpc_type` in Prometheus names it, and the function that handles it."""
     match handler.request_streaming, handler.response_streaming:
         case False, False:
             return "unary", handler.unary_unary
@@ -50,27 +50,27 @@ def shape(handler: Any) -> tuple[str, Callable[..., Any]]:
 
 
 def parser(parse: Callable[[bytes], Any], service: str, name: str) -> Callable[[Any], Any]:
-    """Reads a message of a method; what is none, or has more in it than its bytes tell, is a bad
-    request."""
+    """Parses a method's messages; one that is malformed, or would take far more memory than its
+    bytes suggest, is a bad request."""
     method = descriptor_pool.Default().FindMethodByName(f"{service}.{name}")
     inner = inner_of(method.input_type)
 
     def read(message: Any) -> Any:
         if message is grpc.aio.EOF:
-            raise BadRequest("the call has ended without a message")
+            raise BadRequest("the call ended without a message")
         if len(message) > SMALL_BYTES:
             check_fields(message, inner)
         try:
             return parse(message)
         except DecodeError as error:
-            wrong = f"this is not a request that {service}/{name} takes: {error}"
+            wrong = f"this is not a valid request for {service}/{name}: {error}"
             raise BadRequest(wrong) from error
 
     return read
 
 
 def plain(service: str, name: str, handler: Any, incoming: Incoming) -> Any:
-    """The handler, whose callers are told what is wrong with their messages."""
+    """The handler, with errors in messages reported to the caller."""
     _, inner = shape(handler)
     parse = parser(handler.request_deserializer, service, name)
 
@@ -96,10 +96,10 @@ def plain(service: str, name: str, handler: Any, incoming: Incoming) -> Any:
 
 
 def unread(behaviour: Callable[..., Any], handler: Any) -> Any:
-    """A handler that behaves so in the place of another, and reads its messages by itself.
+    """`handler` with this behaviour, which reads its own messages.
 
-    gRPC would log what is no message in full and call it UNKNOWN, and would never answer a call
-    that ends without one. Of what it takes for a stream it reads nothing unless it is asked to.
+    Otherwise gRPC would log a malformed message in full and report it as UNKNOWN, and would never
+    answer a call that ends without a message. Declared as streaming, it reads only on request.
     """
     make = (
         grpc.stream_stream_rpc_method_handler

@@ -1,7 +1,7 @@
-"""What `grpc.health.v1` says: of the server, of the classifier, and of each model by its name.
+"""The `grpc.health.v1` service: health of the server, of its services, and of each model by name.
 
-The servicer that comes with `grpcio-health-checking` (1.81) forgets all watchers of a name when one
-of them goes, waits for the slowest of them, and lets them hold up the end of the server.
+The servicer of `grpcio-health-checking` (1.81) forgets all watchers of a name when one of them
+goes, waits for the slowest of them, and lets them delay the server's stop.
 """
 
 import asyncio
@@ -16,24 +16,24 @@ NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 
 OVERALL = ""
-LIVENESS = "liveness"  # stays up while draining, or the orchestrator would kill what drains
+LIVENESS = "liveness"  # stays up while draining, or the orchestrator would kill the server
 READINESS = "readiness"
 
 
 class Health(health_pb2_grpc.HealthServicer):
-    """Changed and asked in one event loop."""
+    """Used from one event loop."""
 
     def __init__(self, *services: str) -> None:
-        """`services` are the full names of what is served besides the whole."""
+        """`services` are the full names of the gRPC services to report on."""
         self._ours = (OVERALL, READINESS, *services)
         self._status: dict[str, int] = {}
-        self._changed = asyncio.Event()  # another one after every change
+        self._changed = asyncio.Event()  # replaced after every change
         self._leaving = False
         self._ended = False
 
     @property
     def is_ready(self) -> bool:
-        """Requests are wanted: it does not drain."""
+        """Whether requests are welcome: the server is not draining."""
         return not self._leaving
 
     def ready(self) -> None:
@@ -41,25 +41,25 @@ class Health(health_pb2_grpc.HealthServicer):
         self._tell()
 
     def leave(self) -> None:
-        """Everything but liveness says, from now on, to go elsewhere."""
+        """Reports everything but liveness as NOT_SERVING from now on."""
         self._leaving = True
         for name in self._status.keys() - {LIVENESS}:
             self._status[name] = NOT_SERVING
         self._tell()
 
     def end(self) -> None:
-        """Those who watch have been told all there is, and are sent away."""
+        """Ends all watches, after a last update."""
         self._ended = True
         self._tell()
 
     def model_ready(self, model: str) -> None:
-        """The model has a health of its own, which is good; a model may not take our names."""
+        """Reports the model as SERVING, unless its name is one of ours."""
         if not self._leaving and model not in (LIVENESS, *self._ours):
             self._status[model] = SERVING
             self._tell()
 
     def model_gone(self, model: str) -> None:
-        """It was unloaded, until it is ready again."""
+        """Reports the model as NOT_SERVING until it is ready again."""
         if model not in (LIVENESS, *self._ours) and model in self._status:
             self._status[model] = NOT_SERVING
             self._tell()
@@ -74,14 +74,14 @@ class Health(health_pb2_grpc.HealthServicer):
         self, request: health_pb2.HealthCheckRequest, context: Any
     ) -> health_pb2.HealthCheckResponse:
         if request.service not in self._status:
-            problem = f"nothing here is called {request.service!r:.80}"
+            problem = f"no service or model is called {request.service!r:.80}"
             await context.abort(grpc.StatusCode.NOT_FOUND, problem)
         return health_pb2.HealthCheckResponse(status=self._status[request.service])
 
     async def Watch(
         self, request: health_pb2.HealthCheckRequest, context: Any
     ) -> AsyncIterator[health_pb2.HealthCheckResponse]:
-        """The state now and whenever it is another; one who reads slowly may miss some between."""
+        """The status now and after every change; a slow reader may miss some in between."""
         told = None
         while True:
             changed, status = self._changed, self._status.get(request.service, UNKNOWN)

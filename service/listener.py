@@ -1,4 +1,4 @@
-"""A port, and the gRPC server behind it."""
+"""gRPC servers: their options and ports."""
 
 import resource
 from collections.abc import Iterable
@@ -15,8 +15,8 @@ WINDOW_BYTES = 8 * MEGABYTE
 FRAME_BYTES = 4 * MEGABYTE
 READ_BYTES = 1 << 18
 MAX_PENDING = 8192  # calls that the event loop has not seen yet; some 13 kB each
-SPEAK_WITHIN_MS = 10_000  # a connection on which nothing is said takes the place of others
-PING_EVERY_MS = 10_000  # no client of gRPC's own pings more often
+SPEAK_WITHIN_MS = 10_000  # a silent connection takes up one of a limited number
+PING_EVERY_MS = 10_000  # gRPC's own clients do not ping more often
 INT_MAX = (1 << 31) - 1
 MAX_FILES = 1 << 16
 
@@ -24,11 +24,12 @@ MAX_FILES = 1 << 16
 def new_server(
     max_message_mb: int, max_connection_age_s: float, max_streams: int
 ) -> grpc.aio.Server:
-    """A server that takes and sends messages of up to so many megabytes.
+    """A server with our options.
 
     Args:
-        max_connection_age_s: after which a client has to connect anew; 0: never.
-        max_streams: calls of one connection; a client holds back what is more.
+        max_message_mb: largest message to receive or send, in megabytes.
+        max_connection_age_s: after which clients are made to reconnect; 0: never.
+        max_streams: concurrent calls per connection; clients hold back any more.
     """
     options: list[tuple[str, int]] = [
         ("grpc.max_receive_message_length", max_message_mb * MEGABYTE),
@@ -36,15 +37,15 @@ def new_server(
         ("grpc.max_metadata_size", MAX_METADATA_BYTES),
         ("grpc.max_concurrent_streams", max_streams),
         ("grpc.max_allowed_incoming_connections", max_connections()),
-        # beyond a thousand, gRPC would cancel calls before anything here could say why
+        # by default gRPC cancels calls beyond a thousand before anything here can say why
         ("grpc.server.max_pending_requests", MAX_PENDING),
         ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING),
         ("grpc.server_handshake_timeout_ms", SPEAK_WITHIN_MS),
-        # or whoever looks after a silent stream every half minute would lose it for too many pings
+        # or clients that send a keepalive on a silent stream every half minute would be cut off
         ("grpc.http2.min_ping_interval_without_data_ms", PING_EVERY_MS),
         ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.so_reuseport", 0),  # or two servers would share a port and neither would know
-        # an image arrives in one go, not a window of 64 KB and a frame of 16 KB at a time
+        ("grpc.so_reuseport", 0),  # or two servers could share a port unnoticed
+        # so that an image arrives in one go, not in windows of 64 KB and frames of 16 KB
         ("grpc.http2.lookahead_bytes", WINDOW_BYTES),
         ("grpc.http2.max_frame_size", FRAME_BYTES),
         ("grpc.experimental.tcp_min_read_chunk_size", READ_BYTES),
@@ -55,8 +56,8 @@ def new_server(
 
 
 def raise_file_limit() -> None:
-    """This process may open as many files as it is allowed to allow itself, up to MAX_FILES: a
-    connection is one, and systems begin with 1024 for the sake of programs that are far older."""
+    """Raises the soft limit on open files to the hard limit, at most MAX_FILES. Every connection is
+    an open file, and the default of 1024 is meant for old programs that use select()."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MAX_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_FILES)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -64,31 +65,31 @@ def raise_file_limit() -> None:
 
 
 def max_connections() -> int:
-    """Half of the files that this process may open; the others are for models, jobs and metrics."""
+    """Half of the limit on open files; the rest is for models, jobs and metrics."""
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return INT_MAX if files == resource.RLIM_INFINITY else min(files // 2, INT_MAX)
 
 
 def describe(server: grpc.aio.Server, calls: Calls, services: Iterable[str]) -> None:
-    """Callers can ask what the services of this server are, and what their messages look like."""
+    """Adds server reflection: clients can list the services and their message types."""
     servicer = reflection.aio.ReflectionServicer([*services, reflection.SERVICE_NAME])
     add_reflection = reflection_pb2_grpc.add_ServerReflectionServicer_to_server
     add_reflection(servicer, calls.beside(server))  # type: ignore[no-untyped-call]
 
 
 async def listen(server: grpc.aio.Server, host: str, port: int) -> int:
-    """The actual port, open.
+    """Starts the server on `port`; returns the actual port.
 
     Raises:
-        Unavailable: it cannot be had.
+        Unavailable: it cannot listen there.
     """
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     try:
         actual: int = server.add_insecure_port(address)
     except RuntimeError as error:
         raise Unavailable(
-            f"cannot listen on {address}: the port is in use, or this user or machine may not open "
-            "it"
+            f"cannot listen on {address}: the port is in use, this user may not open it, or this "
+            "machine does not have that address"
         ) from error
     await server.start()
     return actual

@@ -1,4 +1,4 @@
-"""Records of the registry as messages of `unfreeze.v1.Admin`."""
+"""Converts records of the registry to messages of `unfreeze.v1.Admin`."""
 
 from datetime import datetime
 
@@ -64,7 +64,7 @@ def event_message(job_id: str, numbered: NumberedEvent) -> pb.JobEvent:
             message.scored.CopyFrom(_scored(event))
         case jobs.Staged() | jobs.Failed():  # between the trainer and the service
             pass
-        case event:  # the others have the same fields in both worlds
+        case event:  # the others have the same fields as their messages
             fields = event.model_dump(exclude={"kind"})
             target = getattr(message, event.kind)
             target.CopyFrom(type(target)(**fields))
@@ -85,7 +85,7 @@ def version_message(model: str, version: int, bundle: Bundle, promoted: bool) ->
 
 
 def candidate_message(wanted: Candidate, here: Candidacy | None, problem: str) -> pb.Candidate:
-    """`wanted` is what the registry names, `here` what this server tries."""
+    """`wanted` is the registry's candidate, `here` the one on trial on this server."""
     message = pb.Candidate(
         version=wanted.version,
         mode=MODES[wanted.mode],

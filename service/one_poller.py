@@ -1,8 +1,8 @@
-"""gRPC leaves all sockets to one thread, as before 1.80. To be imported before `grpc`.
+"""Makes gRPC poll all sockets from one thread, as before 1.80. Import it before `grpc`.
 
-Since then several threads hand them around, and what they find goes on to yet another thread, which
-tells asyncio. Where one event loop does the work, those are hand-overs too many: for the least that
-grpc.aio can do, bytes in and bytes out, a server took 0.20 ms of CPU with them and 0.12 without.
+Since 1.80 several threads share the polling and hand events on to yet another thread, which
+notifies asyncio. With a single event loop these hand-overs are pure cost: for a trivial grpc.aio
+call, bytes in and bytes out, a server took 0.20 ms of CPU with them and 0.12 ms without.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Images to probabilities: cache, decode, views, execution plan, mean."""
+"""From images to probabilities: cache, decoding, views, inference, mean."""
 
 import threading
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,15 +16,15 @@ from service.models.loaded import Loaded
 from service.models.shadow import DrawFor, Sample
 from service.observability.tracing import CURRENT
 
-# What pixels are called in the cache, so that they are never taken for an encoded image.
+# Prefix of pixels in cache keys, so that they are never taken for an encoded image.
 PIXELS = b"pixels"
-# Of all images of a request: 13 MB can be a hundred of MAX_PIXELS, which take minutes to decode. A
-# message of 64 MB hardly has more in photographs.
+# Of all images in a request: 13 MB can hold a hundred images of MAX_PIXELS, which take minutes to
+# decode. 64 MB of photographs hardly have more.
 MAX_REQUEST_PIXELS = 4 * MAX_PIXELS
 
 
 class Decoded:
-    """The pixels of one request that were let into a decoder. Used from several threads."""
+    """Limits the pixels that are decoded for one request. Thread-safe."""
 
     def __init__(self) -> None:
         self._images: set[int] = set()
@@ -32,10 +32,10 @@ class Decoded:
         self._lock = threading.Lock()
 
     def admit(self, i: int, n_pixels: int) -> None:
-        """Image `i` may be decoded, which may come again for another version.
+        """Admits image `i` to decoding; decoding it again for another version does not count.
 
         Raises:
-            BadImage: those before it were too much already.
+            BadImage: those before it exceeded the limit already.
         """
         with self._lock:
             if i in self._images:
@@ -43,22 +43,22 @@ class Decoded:
             if self._n_pixels > MAX_REQUEST_PIXELS:
                 raise BadImage(
                     f"the images of this request have more than {MAX_REQUEST_PIXELS} pixels in "
-                    "all; send this one in another"
+                    "total; send this one in another request"
                 )
             self._images.add(i)
             self._n_pixels += n_pixels
 
 
 class Predictor:
-    """Answers requests with whatever version it is handed."""
+    """Answers requests with the version it is given."""
 
     def __init__(self, max_pixels: int, cache: Cache | None = None) -> None:
-        """`max_pixels`: of one encoded image, known before it is decoded."""
+        """`max_pixels`: limit per encoded image, checked before decoding."""
         self._max_pixels = max_pixels
         self._cache = cache
 
     def make_sure_of_room(self, loaded: Loaded, answer_s: float) -> None:
-        """To be asked before a request is looked at, which costs more than to refuse it.
+        """Refuses early: to be called before a request is read, which costs more.
 
         Raises:
             Overloaded: not even one image would be answered within `answer_s`.
@@ -68,10 +68,10 @@ class Predictor:
             raise refusal
 
     async def predict(self, loaded: Loaded, images: Sequence[bytes], terms: Terms) -> list[Answer]:
-        """An answer for each encoded image, in order; a bad one does not touch the others.
+        """An answer for each encoded image, in order; a bad image does not affect the others.
 
         Raises:
-            Overloaded: there is no room in the queue, or it waited there for too long.
+            Overloaded: there is no room in the queue, or it was queued for too long.
         """
 
         admit = Decoded().admit if len(images) > 1 else None
@@ -89,7 +89,7 @@ class Predictor:
     async def predict_pixels(
         self, loaded: Loaded, pixels: UInt8Array, terms: Terms
     ) -> list[Answer]:
-        """The same for prepared images, [n,s,s,3] RGB; their own bytes seed the views.
+        """The same for prepared pixels, [n,s,s,3] RGB; their own bytes seed the views.
 
         Raises:
             Overloaded: as `predict`.
@@ -120,8 +120,8 @@ class Predictor:
         n_bytes: int,
         pixels: UInt8Array | None = None,
     ) -> list[Answer]:
-        """`sample` is asked of a candidate too, once the answers are there; `pixels` are the only
-        views, where nothing has to be drawn."""
+        """Answers from the cache or the network. `sample` then also goes to a candidate; `pixels`
+        are the only views, if nothing has to be drawn."""
         draw_live = sample.for_live if sample else partial(draw, loaded.bundle)
         if self._cache is not None:
             answers = await self._recall(self._cache, loaded, contents, draw_live, terms, n_bytes)
@@ -140,7 +140,7 @@ class Predictor:
         terms: Terms,
         n_bytes: int,
     ) -> list[Answer]:
-        """What is remembered; the rest is run, and remembered."""
+        """Answers what is cached; runs the rest, and caches it."""
         named = loaded.model, loaded.version, loaded.bundle.created_at
         keys = [cache.key(*named, terms.n_views, one) for one in contents]
         known = [cache.get(key) for key in keys]
@@ -157,7 +157,7 @@ class Predictor:
 
 
 def _told(loaded: Loaded, answers: list[Answer]) -> list[Answer]:
-    """The same answers, which metrics and traces know of."""
+    """The same answers, after recording them in metrics and traces."""
     loaded.counts.answered(answers)
     if span := CURRENT.get():
         span.note(model=loaded.model, version=loaded.version, images=len(answers))
@@ -166,6 +166,6 @@ def _told(loaded: Loaded, answers: list[Answer]) -> list[Answer]:
 
 
 def top(probabilities: Float32Array, k: int) -> list[int]:
-    """Indices of the `k` largest, largest first; of equal ones the first in the list of labels."""
+    """Indices of the `k` largest, largest first; ties in the order of the labels."""
     order = np.argsort(-probabilities, kind="stable")
     return [int(i) for i in order[:k]]

@@ -1,4 +1,4 @@
-"""The caller's own name for a request, which comes back with the answer and is in the log."""
+"""The caller's request id, which is returned with the answer and logged."""
 
 import re
 from typing import Any
@@ -8,7 +8,7 @@ ACCEPTED = re.compile(r"[A-Za-z0-9._:/-]{1,128}")
 
 
 def request_id_of(context: Any) -> str | None:
-    """The caller's own, when it is harmless to repeat in a log."""
+    """The caller's request id, if it is safe to log."""
     for key, value in context.invocation_metadata():
         if key == REQUEST_ID and isinstance(value, str) and ACCEPTED.fullmatch(value):
             return str(value)
@@ -16,6 +16,6 @@ def request_id_of(context: Any) -> str | None:
 
 
 def give_back_id(context: Any) -> None:
-    """The answer will carry it."""
+    """Returns it with the answer, as trailing metadata."""
     if request_id := request_id_of(context):
         context.set_trailing_metadata(((REQUEST_ID, request_id),))

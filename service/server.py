@@ -1,4 +1,4 @@
-"""A server put together from its parts, and its life in three words: start, drain, stop."""
+"""Assembles a server from its parts, and starts, drains and stops it."""
 
 import asyncio
 import logging
@@ -35,18 +35,18 @@ log = logging.getLogger(__name__)
 
 TRAINER = (sys.executable, "-m", "training")
 ADMIN_GRACE_S = 1.0
-MIN_STREAMS = 100  # of a connection; HTTP/2 recommends no fewer
+MIN_STREAMS = 100  # per connection; HTTP/2 recommends no fewer
 
 
 class Service:
-    """One server. `async with Service(settings) as service:` starts it, and stops it at the end.
+    """One server. `async with Service(settings) as service:` starts it and stops it at the end.
 
-    From `start` on, `port`, `admin_port` and `metrics_port` are the actual ones.
+    After `start`, `port`, `admin_port` and `metrics_port` are the actual ports.
     """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._parts = AsyncExitStack()  # what undoes each step of the start, last one first
+        self._parts = AsyncExitStack()  # undoes each step of the start, in reverse order
         self._health = Health(CLASSIFIER, PROTOCOL)
         self.registry = Registry(settings.registry)
         self.metrics = Metrics(settings.slo_seconds)
@@ -63,11 +63,12 @@ class Service:
         await self.stop()
 
     async def start(self) -> None:
-        """The listeners are open, and every promoted model that can be loaded answers.
+        """Opens the listeners, after loading every promoted model that can be loaded.
 
         Raises:
-            Unavailable: the provider does not come up, a port is taken, the database is damaged.
-            Conflict: another server has the state folder.
+            Unavailable: the provider cannot be initialised, a port is taken, or the job database
+                is damaged.
+            Conflict: another server uses the state folder.
         """
         try:
             await self._open_metrics()
@@ -85,18 +86,18 @@ class Service:
             raise
 
     async def drain(self) -> None:
-        """Whoever asks for health has been told to go elsewhere, and had the time to."""
+        """Reports not ready, and keeps serving for as long as load balancers need to notice."""
         self._leave()
         self.metrics.draining.set(1)
         log.info("draining", extra={"seconds": self._settings.drain_seconds})
         await asyncio.sleep(self._settings.drain_seconds)
 
     async def stop(self) -> None:
-        """Requests under way were answered, a running job is queued again, nothing is open."""
+        """Finishes requests in flight, queues a running job again, and closes everything."""
         self._leave()
         await self._parts.aclose()
 
-    # The parts, in the order in which they start
+    # The parts, in starting order
 
     async def _open_metrics(self) -> None:
         settings = self._settings
@@ -112,7 +113,7 @@ class Service:
         if settings.otlp_endpoint:
             tracer = Tracer(settings.otlp_endpoint, settings.trace_ratio)
             self._parts.push_async_callback(asyncio.to_thread, tracer.close)
-        # two limits: whoever rolls back what overloads this server does not queue up behind it
+        # separate limits, so that a rollback gets through when predictions overload the server
         self._calls = Calls(self.metrics, settings.max_rpcs, tracer)
         self._admin_calls = Calls(self.metrics, settings.max_rpcs, tracer)
 
@@ -150,9 +151,9 @@ class Service:
         )
         self._parts.push_async_callback(self.live.close)
         await self.live.start(settings.poll_seconds)
-        with suppress(OSError):  # of which those who follow it have told
+        with suppress(OSError):  # which the follower logs
             if not await asyncio.to_thread(self.registry.models):
-                # it may be filled later; or its path was mistyped
+                # it may be filled later, or its path was mistyped
                 where = str(self.registry.root.absolute())
                 log.warning("registry_empty", extra={"registry": where})
 
@@ -186,7 +187,7 @@ class Service:
         if settings.reflection:
             describe(server, calls, ADMIN_NAMES)
         self.admin_port = await listen(server, settings.admin_host, settings.admin_port)
-        # one that watches a job would watch to the end of the grace
+        # a short grace: a client watching a job would use up all of a longer one
         self._parts.push_async_callback(server.stop, ADMIN_GRACE_S)
 
     async def _open_public(self) -> None:
@@ -230,7 +231,8 @@ class Service:
 
     def _server(self) -> grpc.aio.Server:
         settings = self._settings
-        max_streams = max(MIN_STREAMS, 2 * settings.max_rpcs)  # what is over `max_rpcs` is told so
+        # more than `max_rpcs`, so that calls above that get an error instead of waiting
+        max_streams = max(MIN_STREAMS, 2 * settings.max_rpcs)
         return new_server(settings.max_message_mb, settings.max_connection_age_seconds, max_streams)
 
     def _leave(self) -> None:

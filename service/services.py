@@ -1,4 +1,4 @@
-"""The services of each listener: what anybody may call, and what administers."""
+"""The services of each listener: the public ones, and administration."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,7 +41,7 @@ def add_public(
     max_wait_ms: float,
     cache_entries: int,
 ) -> None:
-    """`server` answers images by both protocols, from one predictor, and tells of its health."""
+    """Adds both prediction protocols, with one predictor, and the health service to `server`."""
     predictor = Predictor(max_pixels, Cache(cache_entries) if cache_entries else None)
     protocol = Protocol(
         live,
@@ -51,7 +51,7 @@ def add_public(
         max_wait_us=round(1000 * max_wait_ms),
         is_ready=lambda: health.is_ready,
     )
-    # what a cache has is answered at any time
+    # with a cache, even an overloaded version can answer what is cached
     checks = {} if cache_entries else {"ModelInfer": live.refusal, "Classify": live.refusal}
     add_protocol = service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server
     add_protocol(protocol, calls.on(server, PROTOCOL_CODES, checks))
@@ -69,7 +69,7 @@ def add_admin(
     jobs: Jobs | None,
     data_roots: Sequence[Path],
 ) -> None:
-    """`server` trains and changes versions, and loads and unloads models by the protocol too."""
+    """Adds training, promotion, and the protocol's loading and unloading of models to `server`."""
     admin = Admin(registry, live, jobs, data_roots)
     admin_pb2_grpc.add_AdminServicer_to_server(admin, calls.on(server, CODES))
     add_protocol = service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server

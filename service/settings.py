@@ -1,6 +1,6 @@
-"""What a server can be told, by flag or by environment variable; the environment is read here only.
+"""A server's settings, from flags and environment variables; only this file reads the environment.
 
-Every field has a variable: `drain_seconds` is UNFREEZE_DRAIN_SECONDS. A flag wins over it.
+Every field has a variable: `drain_seconds` is UNFREEZE_DRAIN_SECONDS. A flag takes precedence.
 """
 
 import os
@@ -36,14 +36,14 @@ def _folder(path: Path) -> Path:
     if is_url(path):
         raise ValueError(f"this is a URL; {MOUNT}")
     if os.path.isfile(path):
-        raise ValueError("this is a file, and should be a folder")
+        raise ValueError("this is a file; it must be a folder")
     return path
 
 
 def _at_home(host: str) -> str:
     if not _is_loopback(host):
         raise ValueError(
-            f"{host} can be reached from other machines and this server has no authentication; "
+            f"{host} can be reached from other machines, and the admin API has no authentication; "
             "use 127.0.0.1 and forward the port"
         )
     return host
@@ -59,11 +59,11 @@ Host = Annotated[str, AfterValidator(lambda host: host.strip("[]"))]  # brackets
 Folder = Annotated[Path, AfterValidator(_folder)]
 AdminHost = Annotated[Host, AfterValidator(_at_home)]
 Plan = Annotated[str, AfterValidator(_as_plan)]
-Seconds = Annotated[float, Field(ge=0, le=86_400)]  # a day: timers overflow at some length
+Seconds = Annotated[float, Field(ge=0, le=86_400)]  # at most a day: longer timers may overflow
 
 
 class Settings(Record):
-    """Checked settings of one server."""
+    """The validated settings of one server."""
 
     registry: Folder
     state: Folder | None = None  # jobs and caches; None: no training
@@ -78,28 +78,28 @@ class Settings(Record):
     reflection: bool = True
 
     provider: Literal["auto"] | ActiveProvider = "auto"
-    precision: Literal["auto"] | Precision = "fp32"  # the one that was scored
-    gpu_memory_mb: int | None = Field(default=None, ge=1)  # for one network; None: no limit
-    plan: Plan | None = None
-    max_batch: int | None = Field(default=None, ge=1, le=1024)  # images in a run that is planned
+    precision: Literal["auto"] | Precision = "fp32"  # the one that was evaluated
+    gpu_memory_mb: int | None = Field(default=None, ge=1)  # per network; None: no limit
+    plan: Plan | None = None  # None: measured
+    max_batch: int | None = Field(default=None, ge=1, le=1024)  # of a measured plan
     poll_seconds: Seconds = Field(default=1, gt=0)
 
     drain_seconds: Seconds = 5
     grace_seconds: Seconds = 20
-    max_connection_age_seconds: Seconds = 1800  # 0: no end
+    max_connection_age_seconds: Seconds = 1800  # 0: unlimited
 
     max_message_mb: int = Field(default=64, ge=1, le=2047)
     max_images: int = Field(default=128, ge=1, le=10_000)  # fewer than `wire.MAX_FIELDS`
     max_pixels: int = Field(default=MAX_PIXELS, ge=1)
-    max_queue: int = Field(default=1024, ge=1)  # views, of each loaded version
-    max_queue_mb: int = Field(default=512, ge=1)  # of images as they came, of each loaded version
+    max_queue: int = Field(default=1024, ge=1)  # views, per loaded version
+    max_queue_mb: int = Field(default=512, ge=1)  # of images as received, per loaded version
     max_queue_seconds: float = Field(default=5, gt=0)  # expected wait
-    max_model_requests: int = Field(default=0, ge=0)  # of each loaded version; 0: any number
-    max_wait_ms: float = Field(default=0, ge=0, le=1000)  # for others to make up a batch
+    max_model_requests: int = Field(default=0, ge=0)  # per loaded version; 0: no limit
+    max_wait_ms: float = Field(default=0, ge=0, le=1000)  # for others to fill a batch
     cache_entries: int = Field(default=0, ge=0)  # 0: off
     max_rpcs: int = Field(default=1024, ge=1)
 
-    slo_seconds: float = Field(default=0.25, gt=0)  # an edge between buckets of latency
+    slo_seconds: float = Field(default=0.25, gt=0)  # a bucket boundary of latency histograms
     otlp_endpoint: str | None = Field(default=None, pattern=r"^https?://\S+$")  # None: no traces
     trace_ratio: float = Field(default=1, ge=0, le=1)
 
@@ -109,15 +109,15 @@ class Settings(Record):
 
 
 def read_settings(flags: Mapping[str, object]) -> Settings:
-    """Flags that were given (not None), then the environment, then defaults.
+    """The settings: flags that were given (not None) before the environment, before defaults.
 
     Raises:
-        BadRequest: naming each wrong field.
+        BadRequest: some are invalid; it names each of them.
     """
     given = {name: value for name, value in flags.items() if value is not None}
     found = _environment(os.environ) | given
     if "registry" not in found:
-        raise BadRequest("which models? give their folder: --registry PATH, or UNFREEZE_REGISTRY")
+        raise BadRequest("no registry given; use --registry PATH or set UNFREEZE_REGISTRY")
     try:
         return Settings.model_validate(found)
     except ValidationError as error:
@@ -145,9 +145,9 @@ def _variable(name: str) -> str:
 
 
 def misspelt(variables: Iterable[str]) -> list[str]:
-    """What may be wrong with each variable that nobody reads, though it begins like ours.
+    """A warning for each variable that has our prefix but sets nothing.
 
-    Kubernetes sets some for a Service of our name, so they are no error.
+    Not an error: Kubernetes sets such variables for a Service named unfreeze.
     """
     known = {*Settings.model_fields, *OF_CLIENTS}
     given = {name: name.removeprefix(PREFIX).lower() for name in sorted(variables)}

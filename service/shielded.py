@@ -1,4 +1,4 @@
-"""Work that goes on when whoever asked for it has gone: half of it would be worse than none."""
+"""Work that goes on when its caller has gone, since half of it would be worse than none."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -14,7 +14,7 @@ class Unbroken:
         self._under_way: set[asyncio.Task[Any]] = set()
 
     async def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """The result of `work`, which is done to its end also when this is cancelled."""
+        """The result of `work`, which runs to its end even if this is cancelled."""
         task = asyncio.create_task(work)
         self._under_way.add(task)
         task.add_done_callback(self._under_way.discard)
@@ -22,11 +22,11 @@ class Unbroken:
         return await asyncio.shield(task)
 
     async def close(self) -> None:
-        """What was under way has ended."""
+        """Waits for work in progress."""
         await asyncio.gather(*self._under_way, return_exceptions=True)
 
 
 def _look_at_error(task: asyncio.Task[Any]) -> None:
-    """Whoever waited may have gone; asyncio complains of errors that nobody looked at."""
+    """Marks the exception as retrieved: the caller may have gone, and asyncio would warn."""
     if not task.cancelled():
         task.exception()

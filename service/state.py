@@ -1,4 +1,4 @@
-"""The folder that a server keeps its jobs in, and what it has measured."""
+"""The state folder: jobs, measured plans and caches of one server."""
 
 import fcntl
 import os
@@ -9,13 +9,13 @@ from registry.errors import Conflict, Unavailable
 
 
 def hold(state: Path) -> TextIO:
-    """`state` is there, and no other server works in it until the file is closed.
+    """Creates `state` if necessary and locks it until the returned file is closed.
 
-    The lock dies with the process.
+    The operating system releases the lock when the process dies.
 
     Raises:
-        Conflict: another one does.
-        Unavailable: it is no folder that this process may write to.
+        Conflict: another server uses it.
+        Unavailable: it is not a folder that this process may write to.
     """
     try:
         state.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The one table from errors to gRPC status codes."""
+"""Maps errors to gRPC status codes."""
 
 from collections.abc import Mapping
 from typing import TypeAlias
@@ -33,8 +33,8 @@ CODES: Codes = {
     TrainingError: grpc.StatusCode.ABORTED,
     InternalError: grpc.StatusCode.INTERNAL,
 }
-# The Open Inference Protocol's clients know a full queue, and a model that does not load, by the
-# status that Triton gives them.
+# The Open Inference Protocol's clients recognise a full queue, and a model that does not load, by
+# Triton's status codes.
 PROTOCOL_CODES: Codes = {
     **CODES,
     Overloaded: grpc.StatusCode.UNAVAILABLE,
@@ -50,7 +50,7 @@ MAX_MESSAGE = 1_000
 
 
 def code_of(error: UnfreezeError, codes: Codes = CODES) -> grpc.StatusCode:
-    """The code of an error's class, or of the nearest class above it."""
+    """The code of an error's class, or of its nearest base class."""
     return next(codes[kind] for kind in type(error).__mro__ if kind in codes)
 
 

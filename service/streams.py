@@ -1,4 +1,4 @@
-"""Requests as they come in: how waiting for them ends, and how several are answered in order."""
+"""Incoming messages: how waiting for them ends, and how streams are answered in order."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -13,33 +13,33 @@ from registry.errors import Unavailable
 Request = TypeVar("Request")
 Response = TypeVar("Response")
 
-IN_FLIGHT = 8  # requests of one stream that are worked on at a time
-ON_ITS_WAY_S = 2.0  # for the message of a call that has come before the order to stop
-# When a caller goes, their messages end, and a moment later gRPC cancels the call. A status that is
-# sent in between it never frees (1.85, grpc/grpc#43360), and neither a read that is cut short.
+IN_FLIGHT = 8  # concurrent requests of one stream
+ON_ITS_WAY_S = 2.0  # how long a unary call that came before the stop may take to send its message
+# When a client goes, its messages end, and a moment later gRPC cancels the call. gRPC leaks a
+# status that is sent in between (1.85, grpc/grpc#43360), and a read that is cancelled.
 GOING_S = 0.001
 
 Read = Callable[[], Coroutine[Any, Any, Any]]  # gives bytes, or gRPC's EOF
 
 
 class Incoming:
-    """The messages that the calls of a server wait for."""
+    """The messages that a server's calls wait for."""
 
     def __init__(self) -> None:
         self._of_streams = _Waiting()
         self._of_others = _Waiting()
 
     def end(self) -> None:
-        """What was sent is answered, and no more is taken. A call that is silent would otherwise
-        hold up the end of the server for as long as it is let."""
+        """Takes no further messages; those already sent are answered. A silent call would otherwise
+        delay the server's stop for the whole grace period."""
         self._of_streams.end()
         asyncio.get_running_loop().call_later(ON_ITS_WAY_S, self._of_others.end)
 
     async def only(self, read: Read) -> Any:
-        """The message of a call that has one, or the end in its place.
+        """The only message of a call, or gRPC's EOF if it ends without one.
 
         Raises:
-            Unavailable: it has not come, and the server does not wait any longer.
+            Unavailable: it has not come, and the server is stopping.
         """
         return await self._of_others.next(read)
 
@@ -49,14 +49,14 @@ class Incoming:
         """The requests of a stream, until either side ends it.
 
         Raises:
-            Unavailable: the server does.
+            Unavailable: the server is stopping.
         """
         while (message := await self._of_streams.next(read)) is not grpc.aio.EOF:
             yield parse(message)
 
 
 class _Waiting:
-    """Those who wait for a message, for as long as messages are taken."""
+    """Calls waiting for a message, for as long as messages are taken."""
 
     def __init__(self) -> None:
         self._ended = False
@@ -69,8 +69,8 @@ class _Waiting:
                 one.set_exception(_leaving())
 
     async def next(self, read: Read) -> Any:
-        """What comes next. A caller who has gone is no end of the messages: their call is
-        cancelled. The read is not, and ends with the call."""
+        """The next message or EOF. When the client goes, the call is cancelled before EOF is
+        returned. The read itself is never cancelled; it ends with the call."""
         if self._ended:
             raise _leaving()
         loop = asyncio.get_running_loop()
@@ -90,11 +90,11 @@ def _tell(has_read: asyncio.Future[asyncio.Task[Any]], reading: asyncio.Task[Any
     if not has_read.done():
         has_read.set_result(reading)
     elif not reading.cancelled():
-        reading.exception()  # nobody waits any more; asyncio complains of unseen errors
+        reading.exception()  # nobody waits any more; asyncio warns of unretrieved exceptions
 
 
 def _leaving() -> Unavailable:
-    return Unavailable("this server is leaving; send the rest to another one")
+    return Unavailable("this server is shutting down; send the rest to another one")
 
 
 @asynccontextmanager
@@ -103,9 +103,9 @@ async def in_order(
     answer: Callable[[Request], Coroutine[Any, Any, Response]],
     in_flight: int = IN_FLIGHT,
 ) -> AsyncIterator[AsyncIterator[Response]]:
-    """The answers, one for each request; what is under way at the end of the block is cancelled.
+    """The answers, one per request, in order; leaving the block cancels those in progress.
 
-    A client that does not take its answers is not read any further.
+    Backpressure: no more is read from a client that does not take its answers.
     """
     tasks: asyncio.Queue[asyncio.Task[Response] | None] = asyncio.Queue()
     places = asyncio.Semaphore(in_flight)

@@ -74,13 +74,13 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "newer schema": (
         edit(schema_version=3),
-        "colours/7: bundle.json has schema 3 and this program reads up to 2; upgrade unfreeze",
+        "colours/7: bundle.json has schema 3, and this program reads up to 2; upgrade unfreeze",
     ),
-    "a fixed batch in an old schema": (edit(fixed_batch=4), "schema 1 knows no fixed_batch"),
+    "a fixed batch in an old schema": (edit(fixed_batch=4), "schema 1 has no field fixed_batch"),
     "a fixed batch of none": (edit(schema_version=2, fixed_batch=0), "fixed_batch: Input should"),
     "no manifest": (
         lambda folder: (folder / "bundle.json").unlink(),
-        "colours/7: no bundle.json; the version was never published",
+        "colours/7: no bundle.json; this version was never published",
     ),
     "half a manifest": (
         lambda folder: (folder / "bundle.json").write_text('{"schema_version": 1,'),
@@ -91,9 +91,9 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
         "colours/7: bundle.json is not valid",
     ),
     "unknown field": (edit(surprise=1), "surprise: Extra inputs are not permitted"),
-    "repeated labels": (edit(labels=["a", "a", "b"]), "labels repeat"),
+    "repeated labels": (edit(labels=["a", "a", "b"]), "duplicate labels"),
     "one label": (edit(labels=["a"]), "labels"),
-    "thresholds missing": (edit(task="multi"), "0 thresholds for 3 labels"),
+    "thresholds missing": (edit(task="multi"), "0 thresholds, expected 3"),
     "no model": (edit(files={"golden.npz": "0" * 64}), "no model.onnx among the files"),
     "no digest": (edit(files={"golden.npz": "x", "model.onnx": "0" * 64}), "files.golden.npz"),
 }
@@ -255,5 +255,5 @@ def test_a_variant_needs_its_file_and_a_schema_that_knows_it(folder: Path) -> No
     del content["files"]["model.int8.onnx"]
     with pytest.raises(ValidationError, match=r"no model\.int8\.onnx among the files"):
         Bundle.model_validate(content)
-    with pytest.raises(ValidationError, match="schema 1 knows no variants"):
+    with pytest.raises(ValidationError, match="schema 1 has no field variants"):
         Bundle.model_validate(bundle.model_dump() | {"schema_version": 1})

@@ -88,10 +88,10 @@ def test_a_share_is_above_nothing_and_at_most_all(registry: Registry, percent: f
 def test_what_cannot_be_a_candidate_is_refused(registry: Registry, root: Path) -> None:
     with pytest.raises(NotFound, match="no version 9 of colours"):
         set_(registry, 9)
-    with pytest.raises(Conflict, match="version 1 is the promoted one; try another"):
+    with pytest.raises(Conflict, match="version 1 is already promoted; try another"):
         set_(registry, 1)
     tiny.publish(root, model="other")
-    with pytest.raises(Conflict, match="other: nothing is promoted to try it beside"):
+    with pytest.raises(Conflict, match="other: no version is promoted to compare with"):
         set_candidate(registry, "other", 1, "split", 5, by="me", reason="")
 
 

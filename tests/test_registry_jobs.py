@@ -57,7 +57,7 @@ def test_the_same_key_is_the_same_job(store: JobStore) -> None:
 
 def test_a_key_is_refused_to_another_request(store: JobStore) -> None:
     first, _ = store.create(request("k"))
-    with pytest.raises(Conflict, match=rf"'k' is that of job {first.id}, .* with another model; "):
+    with pytest.raises(Conflict, match=rf"'k' belongs to job {first.id}, .* with another model; "):
         store.create(request("k", model="other"))
     assert store.jobs() == [first]
 
@@ -128,13 +128,13 @@ def test_an_unknown_job_is_not_found(store: JobStore) -> None:
 def test_a_damaged_file_is_refused_and_left_untouched(path: Path) -> None:
     path.write_bytes(b"this is no database" * 1000)
     before = path.read_bytes()
-    with pytest.raises(Unavailable, match=r"damaged .*; put back a backup, or save what"):
+    with pytest.raises(Unavailable, match=r"damaged .*; restore a backup, or salvage what"):
         JobStore(path)
     assert path.read_bytes() == before
 
 
 def test_a_file_that_cannot_be_opened_is_not_called_damaged(path: Path) -> None:
-    """Nobody should put back a backup because a disk is full, or a folder not ours."""
+    """Nobody should restore a backup because a disk is full, or a folder not ours."""
     path.mkdir()
     with pytest.raises(Unavailable, match="the job database cannot be opened: unable to open"):
         JobStore(path)
@@ -163,7 +163,7 @@ def test_a_locked_database_is_an_error_and_not_a_loss(store: JobStore, path: Pat
     store._db.execute("PRAGMA busy_timeout=50")
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
-    with pytest.raises(Unavailable, match="did not answer"):
+    with pytest.raises(Unavailable, match="the job database failed"):
         store.create(request())
     other.execute("ROLLBACK")
     other.close()

@@ -342,7 +342,7 @@ def test_a_plain_name_is_taken(name: str) -> None:
 @pytest.mark.parametrize("name", BAD_NAMES)
 def test_a_name_that_could_be_a_path_is_refused_everywhere(registry: Registry, name: str) -> None:
     for call in (check_name, registry.versions, registry.promoted, registry.history):
-        with pytest.raises(BadRequest, match="cannot name a model"):
+        with pytest.raises(BadRequest, match="is not a valid model name"):
             call(name)
 
 

@@ -115,8 +115,8 @@ def test_images_beyond_the_pixels_of_a_request_are_refused_and_the_others_answer
     monkeypatch.setattr("service.predict.MAX_REQUEST_PIXELS", 2 * 32 * 24)
     results = server.classify(*[tiny.picture("green")] * 6).results
     errors = [one.error.message for one in results if one.HasField("error")]
-    wrong = "the images of this request have more than 1536 pixels in all; send this one in another"
-    assert errors == [wrong] * 3
+    wrong = "the images of this request have more than 1536 pixels in total; send this one in"
+    assert errors == [f"{wrong} another request"] * 3
     assert best(server.classify(tiny.picture("blue", size=(640, 480)))) == ["blue"]
 
 
@@ -160,21 +160,21 @@ BAD_REQUESTS = {
     "path as model": (
         {"model": "../etc", "version": 1},
         "INVALID_ARGUMENT",
-        "'../etc' cannot name a model",
+        "'../etc' is not a valid model name",
     ),
     "top_k 0": (
         {"top_k": 0},
         "INVALID_ARGUMENT",
-        "top_k is 0 and colours has 3 classes; use 1 to 3, or leave it out",
+        "top_k is 0, but colours has 3 classes; use 1 to 3, or leave it out",
     ),
-    "top_k above": ({"top_k": 4}, "INVALID_ARGUMENT", "top_k is 4 and colours has 3 classes"),
+    "top_k above": ({"top_k": 4}, "INVALID_ARGUMENT", "top_k is 4, but colours has 3 classes"),
     "no images": ({"images": []}, "INVALID_ARGUMENT", "no images; send at least one"),
     "1000 images": (
         {"images": [b"x"] * 1000},
         "INVALID_ARGUMENT",
-        "1000 images in one request and the limit is 128; send several requests",
+        "1000 images in one request, and the limit is 128; send several requests",
     ),
-    "views": ({"tta_views": 33}, "INVALID_ARGUMENT", "tta_views is 33; at most 32 can be had"),
+    "views": ({"tta_views": 33}, "INVALID_ARGUMENT", "tta_views is 33; use at most 32"),
 }
 
 

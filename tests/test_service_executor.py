@@ -404,7 +404,7 @@ async def test_a_wrong_number_of_answers_is_an_error_and_the_next_image_is_answe
 
     executor = start(run, quick=quick)
     async with asyncio.timeout(20):
-        with pytest.raises(RuntimeError, match="gave 0 answers to 1 images"):
+        with pytest.raises(RuntimeError, match="gave 0 answers for 1 images"):
             await ask(executor, 13)
         assert [value(answer) for answer in await ask(executor, 1)] == [12]
 
@@ -555,7 +555,7 @@ async def test_a_full_queue_refuses_and_has_room_again(start: Start) -> None:
     executor = start(gate, max_queue=3)
     asked = [await queued(executor, 1, 2)]
     with pytest.raises(
-        Overloaded, match="size: 2 views of images are under way and the limit is 3"
+        Overloaded, match="size: 2 views of images are in flight and the limit is 3"
     ):
         await ask(executor, 1, 2)
     asked.append(await queued(executor, 3))
@@ -569,7 +569,7 @@ async def test_views_take_room_and_not_images(start: Start) -> None:
     executor = start(gate, max_queue=4)
     first = asyncio.create_task(executor.run(1, lambda i: image(1, 2, 3), Terms(n_views=3)))
     await gate.is_busy()
-    with pytest.raises(Overloaded, match="3 views of images are under way and the limit is 4"):
+    with pytest.raises(Overloaded, match="3 views of images are in flight and the limit is 4"):
         await executor.run(1, lambda i: image(1, 2), Terms(n_views=2))
     gate.open()
     await first
@@ -596,7 +596,7 @@ def test_requests_of_a_model_are_counted() -> None:
     few = admission(max_requests=2)
     few.enter(1)
     few.enter(1)
-    with pytest.raises(Overloaded, match=r"^2 requests are under way, which is this") as caught:
+    with pytest.raises(Overloaded, match=r"^2 requests are in flight, which is this") as caught:
         few.enter(1)
     assert caught.value.reason == "model_requests"
     few.leave(1)
@@ -608,7 +608,7 @@ def test_bytes_take_room_until_they_leave() -> None:
     small.enter(1, n_bytes=9 << 20)  # an idle one takes any number
     small.leave(1, n_bytes=9 << 20)
     small.enter(1, n_bytes=2 << 20)
-    with pytest.raises(Overloaded, match="2 MB of images are under way and the limit is 3 MB"):
+    with pytest.raises(Overloaded, match="2 MB of images are in flight and the limit is 3 MB"):
         small.enter(1, n_bytes=(1 << 20) + 1)
     small.enter(1, n_bytes=1 << 20)
 

@@ -105,7 +105,7 @@ def test_nothing_is_said_to_be_promoted_that_this_server_cannot_follow(
     backup.rename(root / "colours")
     job = finished(server, begin(server))
     assert (job.state, job.version, job.promoted) == (pb.JOB_STATE_SUCCEEDED, 2, False)
-    assert "not promoted: colours: the registry was put back or begun anew" in job.message
+    assert "not promoted: colours: the registry was restored or recreated" in job.message
 
 
 def test_the_first_version_of_a_model_goes_live(start: Start, state: Path, data: Path) -> None:
@@ -118,7 +118,7 @@ def test_the_first_version_of_a_model_goes_live(start: Start, state: Path, data:
 def test_a_model_whose_golden_answers_fail_keeps_the_old_one_live(server: RunningServer) -> None:
     job = finished(server, begin(server, golden_shift="0.2"))
     assert (job.state, job.version, job.promoted) == (pb.JOB_STATE_SUCCEEDED, 2, False)
-    assert "the version that was live stays, for this one does not load" in job.message
+    assert "the live version stays, because the new one cannot be loaded" in job.message
     assert "golden answers differ by 0.2" in job.message
     assert server.registry.promoted("colours")[1].version == 1
     assert server.classify(tiny.picture("red")).version == 1
@@ -159,7 +159,7 @@ FAILURES = {
     "no such mode": "mode: 'no such mode' is none of good, fail",
     "crash": "training ended with exit code 1 and no bundle; the end of its log:",
     "killed": "training was ended by SIGKILL (out of memory?); the end of its log: (empty)",
-    "half": "no bundle.json; the version was never published",
+    "half": "no bundle.json; this version was never published",
 }
 
 
@@ -351,8 +351,8 @@ def test_the_key_of_one_model_does_not_pass_for_a_training_of_another(
     first = begin(server, key="nightly", mode="hang")
     code, details = refusal(server, model="other", idempotency_key="nightly")
     assert code == "FAILED_PRECONDITION"
-    assert f"that of job {first.id}" in details
-    assert "another model and settings; give each request a key of its own" in details
+    assert f"belongs to job {first.id}" in details
+    assert "another model and settings; give each request its own key" in details
 
 
 def running(server: RunningServer, job: pb.Job) -> bool:
@@ -456,13 +456,13 @@ def test_a_job_whose_end_cannot_be_recorded_is_not_repeated_for_ever(
 
     def update_while_the_disk_is_full(self, job_id, event=None, **changes):
         if "finished_at" in changes and next(refusals, None) is not None:
-            raise Unavailable("the job database did not answer: database or disk is full")
+            raise Unavailable("the job database failed: database or disk is full")
         return update(self, job_id, event, **changes)
 
     monkeypatch.setattr(JobStore, "update", update_while_the_disk_is_full)
     job = finished(server, begin(server, mode="fail"))
     assert (job.state, job.attempt) == (pb.JOB_STATE_FAILED, 3)
-    assert job.message == "what came of attempt 3 could not be recorded: see the log"
+    assert job.message == "the result of attempt 3 could not be recorded: see the log"
     monkeypatch.undo()
     assert finished(server, begin(server)).state == pb.JOB_STATE_SUCCEEDED
 
@@ -480,7 +480,7 @@ async def test_what_has_been_learnt_is_kept_until_the_end_of_its_job_is_recorded
     store._db.execute("PRAGMA busy_timeout=50")
     other = sqlite3.connect(state / "jobs.db", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
-    with pytest.raises(Unavailable, match="did not answer"):
+    with pytest.raises(Unavailable, match="the job database failed"):
         await records.end(job.id, JobState.FAILED, "class 'green' has no images")
     assert learnt.exists()
     other.close()
@@ -497,7 +497,7 @@ def test_a_job_goes_on_where_it_was_when_an_event_of_it_could_not_be_recorded(
 
     def append_unless_the_disk_is_full(self, job_id, event):
         if event == Note(text="hangs"):
-            raise Unavailable("the job database did not answer: database or disk is full")
+            raise Unavailable("the job database failed: database or disk is full")
         append(self, job_id, event)
 
     monkeypatch.setattr(JobStore, "append", append_unless_the_disk_is_full)
@@ -533,7 +533,7 @@ def test_what_was_trained_waits_for_room_in_the_registry(
         job = begin(server, bias="0,9,0", accuracy="0.9", champion="0.8")
         wait_until(lambda: refusals() >= 2)
     told = notes(server, job)
-    assert any("No space left on device" in text and "tried again" in text for text in told)
+    assert any("No space left on device" in text and "next attempt in" in text for text in told)
     job = finished(server, job)
     assert (job.state, job.version, job.promoted) == (pb.JOB_STATE_SUCCEEDED, 2, True)
     assert best(server.classify(tiny.picture("white"))) == ["green"]
@@ -626,7 +626,7 @@ def test_data_outside_the_roots_is_refused_and_not_described(
         ({"data": "a" * 999}, "NOT_FOUND", "does not exist on the server"),
         ({"data": ""}, "INVALID_ARGUMENT", "data is empty"),
         ({"data": "a\0b"}, "INVALID_ARGUMENT", "not a path"),
-        ({"model": "a/b"}, "INVALID_ARGUMENT", "'a/b' cannot name a model"),
+        ({"model": "a/b"}, "INVALID_ARGUMENT", "'a/b' is not a valid model name"),
         ({"idempotency_key": "k" * 300}, "INVALID_ARGUMENT", "idempotency_key"),
         ({"promotion": 9}, "INVALID_ARGUMENT", "promotion 9 is not a policy"),
     ],

@@ -33,7 +33,7 @@ def test_a_full_queue_turns_requests_away_at_once(start: Start, root: Path) -> N
         with pytest.raises(grpc.RpcError) as caught:
             server.classify(tiny.picture())
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert "2 views of images are under way and the limit is 2" in caught.value.details()
+    assert "2 views of images are in flight and the limit is 2" in caught.value.details()
     assert int(dict(caught.value.trailing_metadata())["grpc-retry-pushback-ms"]) >= 1
     assert [answer.result().version for answer in first] == [1, 1]
     assert best(server.classify(tiny.picture())) == ["red"]
@@ -51,13 +51,13 @@ def test_a_call_is_refused_before_its_message_is_read_when_no_model_has_room(
         with pytest.raises(grpc.RpcError) as caught:
             classify(b"\xff not protobuf", timeout=20)
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert "1 views of images are under way and the limit is 1" in caught.value.details()
+    assert "1 views of images are in flight and the limit is 1" in caught.value.details()
     assert 'unfreeze_rejected_total{reason="queue_full"} 1.0' in server.metrics()
     stub = triton_grpc.GRPCInferenceServiceStub(server.channel)
     told = stub.ModelStatistics(triton_pb.ModelStatisticsRequest(name="colours"), timeout=20)
     assert told.model_stats[0].inference_stats.fail.count == 1
     assert first.result().version == 1
-    with pytest.raises(grpc.RpcError, match="not a request"):
+    with pytest.raises(grpc.RpcError, match="not a valid request"):
         classify(b"\xff not protobuf", timeout=20)
 
 

@@ -147,7 +147,7 @@ def broken(root: Path, how: str) -> int:
 BROKEN = {
     "flipped byte": "colours/2: model.onnx differs from bundle.json; publish again",
     "missing file": "colours/2: golden.npz is missing; publish again",
-    "newer schema": "bundle.json has schema 99 and this program reads up to 2; upgrade unfreeze",
+    "newer schema": "bundle.json has schema 99, and this program reads up to 2; upgrade unfreeze",
     "golden": "colours/2: golden answers differ by 0.1 on cpu, the tolerance is 1e-05",
 }
 
@@ -327,7 +327,7 @@ def test_an_empty_folder_in_the_registrys_place_is_a_problem_of_every_model_that
     assert server.service.metrics.load_problem.labels("colours")._value.get() == 0
 
 
-PUT_BACK = "colours: the registry was put back or begun anew: pointer 1 of "
+PUT_BACK = "colours: the registry was restored or recreated: pointer 1 of "
 
 
 def test_a_registry_that_was_put_back_is_a_problem_until_the_model_is_loaded_anew(
@@ -383,7 +383,7 @@ def test_a_model_that_was_unloaded_and_never_promoted_can_be_promoted_after_all(
     tiny.publish(root)
     server = start()
     assert answers(server, version=1) == "red"
-    with pytest.raises(grpc.RpcError, match="promote one, which loads it"):
+    with pytest.raises(grpc.RpcError, match="promote one, which also loads it"):
         load_anew(server)
     promote(server, 1)
     assert answers(server) == "red"

@@ -37,7 +37,7 @@ def test_flags_win_over_the_environment(monkeypatch, tmp_path: Path) -> None:
 
 def test_a_registry_is_required(monkeypatch) -> None:
     monkeypatch.delenv("UNFREEZE_REGISTRY", raising=False)
-    with pytest.raises(BadRequest, match="give their folder: --registry PATH"):
+    with pytest.raises(BadRequest, match="no registry given; use --registry PATH"):
         read_settings({})
 
 

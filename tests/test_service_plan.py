@@ -83,7 +83,7 @@ def test_a_plan_that_cannot_be_kept_is_a_plan_all_the_same(
 
 
 def test_a_network_that_leaves_images_of_a_batch_out_does_not_go_live(tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match="colours/1: it gives 1 answers to 4 images"):
+    with pytest.raises(BundleError, match="colours/1: it gives 1 answers for 4 images"):
         warm(tmp_path / "colours" / "1", lambda images: sums(images)[:1], 2, (1, 4), 2)
 
 

@@ -106,7 +106,7 @@ def test_a_job_that_kills_its_server_is_not_tried_for_ever(
         server.stop()
     ended = admin(start_process(*flags)).GetJob(get, timeout=20)
     assert ended.state == admin_pb2.JOB_STATE_FAILED
-    assert ended.message == "the server died under attempt 3, the last; start a new job"
+    assert ended.message == "the server died during attempt 3, the last; start a new job"
 
 
 def test_sigterm_under_load_fails_no_request(root: Path, start_process: StartProcess) -> None:

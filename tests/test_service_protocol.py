@@ -386,7 +386,7 @@ def test_the_index_has_a_row_for_each_version_of_each_name(told: Told) -> None:
 def test_what_is_not_offered_says_so(told: Told) -> None:
     for error in told["what_is_not_offered"]:
         assert error["status"] == "StatusCode.UNIMPLEMENTED"
-        assert "is not offered" in error["message"] or "when it starts" in error["message"]
+        assert "is not supported" in error["message"] or "server starts" in error["message"]
 
 
 # A server that holds back its answers

@@ -143,7 +143,7 @@ WRONG: dict[str, tuple[Change, str]] = {
     "a parameter without a value": (with_parameter("timeout"), "timeout"),
     "shared memory": (
         lambda request: request.inputs[0].parameters.get_or_create("shared_memory_region"),
-        "shared memory is not offered",
+        "shared memory is not supported",
     ),
 }
 
@@ -169,7 +169,7 @@ TYPED_WRONG = {
     "the wrong field": ({"fp32_contents": [0.0] * N_BYTES}, "unexpected fp32_contents"),
     "too few values": ({"uint_contents": [0] * (N_BYTES - 1)}, "byte size mismatch"),
     "too many values, however large": ({"uint_contents": [256] * (N_BYTES + 1)}, "byte size"),
-    "a value over 255": ({"uint_contents": [256] + [0] * (N_BYTES - 1)}, "over 255"),
+    "a value over 255": ({"uint_contents": [256] + [0] * (N_BYTES - 1)}, "above 255"),
     "two fields": ({"uint_contents": [0] * N_BYTES, "int_contents": [1]}, "int_contents"),
     "nothing": ({}, "byte size mismatch"),
 }
@@ -223,7 +223,7 @@ def test_pixels_for_the_name_that_takes_images_are_told_the_other_name(
 ) -> None:
     request = pixels()
     request.model_name = "colours"
-    check(served, request, INVALID, "pixels are for the name that ends in -tensor")
+    check(served, request, INVALID, "send pixels to the name that ends in -tensor")
 
 
 def test_one_poisonous_image_fails_its_own_request_alone(served: RunningServer) -> None:

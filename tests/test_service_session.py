@@ -278,7 +278,7 @@ def test_a_variant_that_is_asked_for_and_not_held_is_a_problem_of_the_model(
     with pytest.raises(grpc.RpcError) as caught:
         server.classify(tiny.picture("white"))
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
-    assert "colours/1: holds no fp16 variant, only fp32, int8" in caught.value.details()
+    assert "colours/1: has no fp16 variant, only fp32, int8" in caught.value.details()
 
 
 def test_golden_answers_are_held_to_the_tolerance_of_the_variant(start: Start, root: Path) -> None:

@@ -51,7 +51,7 @@ def test_the_expected_wait_is_limited(start: Start) -> None:
 
 def test_requests_of_a_model_are_limited(start: Start) -> None:
     server = start(max_model_requests=1)
-    assert "1 requests are under way, which is this model's limit" in refusal_of_a_second(server)
+    assert "1 requests are in flight, which is this model's limit" in refusal_of_a_second(server)
     assert 'unfreeze_rejected_total{reason="model_requests"} 1.0' in server.metrics()
 
 
@@ -66,7 +66,7 @@ def test_bytes_of_images_are_limited(
         first = ask_much(server, kind)
         wait_until(lambda: in_flight(server, 1))
         assert (
-            "MB of images are under way and the limit is 1 MB" in ask_much(server, kind).details()
+            "MB of images are in flight and the limit is 1 MB" in ask_much(server, kind).details()
         )
     assert first.exception() is None
     assert 'unfreeze_rejected_total{reason="queue_bytes"} 1.0' in server.metrics()
@@ -167,7 +167,7 @@ def test_a_file_is_not_taken_for_an_empty_folder(tmp_path: Path, name: str) -> N
     file = tmp_path / "file"
     file.touch()
     given = {"registry": tmp_path, name: (file,) if name == "data_roots" else file}
-    with pytest.raises(BadRequest, match=rf"{name}.*: this is a file, and should be a folder"):
+    with pytest.raises(BadRequest, match=rf"{name}.*: this is a file; it must be a folder"):
         read_settings(given)
 
 

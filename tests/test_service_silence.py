@@ -44,7 +44,7 @@ def test_what_is_no_message_is_a_bad_request(
 ) -> None:
     status, message = refused(call(server.channel, method, iter([b"\xff not protobuf"])))
     assert status == "INVALID_ARGUMENT"
-    assert f"not a request that {method} takes" in message
+    assert f"not a valid request for {method}" in message
     assert caplog.records == []
 
 
@@ -65,7 +65,7 @@ def test_a_call_that_ends_without_its_message_is_a_bad_request(
     server: RunningServer, method: str
 ) -> None:
     told = refused(call(server.channel, method, iter(())))
-    assert told == ("INVALID_ARGUMENT", "the call has ended without a message")
+    assert told == ("INVALID_ARGUMENT", "the call ended without a message")
 
 
 def test_a_watch_of_a_job_that_ends_without_its_message_is_a_bad_request(
@@ -118,7 +118,7 @@ def test_a_silent_stream_does_not_hold_up_the_end(start: Start, root: Path) -> N
     with pytest.raises(grpc.RpcError) as caught:
         next(stream)
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
-    assert caught.value.details() == "this server is leaving; send the rest to another one"
+    assert caught.value.details() == "this server is shutting down; send the rest to another one"
     silent.set()
     wait_until(lambda: server.has_ended)
 

@@ -275,7 +275,7 @@ def test_the_command_publishes_and_promotes_a_first_version(
     [
         (["--set=nonsense"], "--set nonsense: write it as KEY=VALUE"),
         (["--set= =1"], "--set  =1: write it as KEY=VALUE"),
-        (["--model", "../escape"], "'../escape' cannot name a model"),
+        (["--model", "../escape"], "'../escape' is not a valid model name"),
         (["--data", "nowhere"], "nowhere: no such folder"),
     ],
 )

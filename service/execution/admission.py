@@ -1,19 +1,19 @@
-"""Whether there is room for a request: what cannot be answered in time is refused at once."""
+"""Admission control: a request that cannot be answered in time is refused at once."""
 
 import math
 
 from registry.errors import Overloaded
 
-SMOOTHING = 0.1  # weight of the newest batch in the running mean of what an image takes
+SMOOTHING = 0.1  # weight of the latest batch in the moving average of the time per view
 MEGABYTE = 1 << 20
-OF_THE_QUEUE = ("queue_full", "queue_bytes", "expected_wait")  # told with Triton's words before
-MARGIN = 0.7  # of a deadline; what takes all of it by that mean misses it half of the time
+OF_THE_QUEUE = ("queue_full", "queue_bytes", "expected_wait")  # their messages begin as Triton's
+MARGIN = 0.7  # share of a deadline to use; all of it, by that average, would miss it half the time
 
 
 class Admission:
-    """Counts what is under way of one version. Views count, not images: each takes a run.
+    """Counts what one version has queued or running. Views count, not images: each is an inference.
 
-    `enter` and `leave` belong to the event loop; `learn` may be called from any thread.
+    `enter` and `leave` are for the event loop; `learn` may be called from any thread.
     """
 
     def __init__(
@@ -21,10 +21,10 @@ class Admission:
     ) -> None:
         """
         Args:
-            max_queue: views under way at which more are refused.
-            max_queue_s: expected wait at which more are refused, seconds.
-            max_requests: requests under way at which more are refused; 0: any number.
-            max_bytes: of images under way, as they came, at which more are refused.
+            max_queue: most views in flight.
+            max_queue_s: longest expected wait, seconds.
+            max_requests: most requests in flight; 0: no limit.
+            max_bytes: most bytes of images in flight, as received.
         """
         self._max_queue = max_queue
         self._max_queue_s = max_queue_s
@@ -37,11 +37,11 @@ class Admission:
 
     @property
     def expected_wait_s(self) -> float:
-        """What one more view would wait, judging by those that ran before."""
+        """How long one more view would wait, judging by those that ran before."""
         return self._n_views * self._view_s
 
     def learn(self, view_s: float) -> None:
-        """A view has taken this long, divided by how many run side by side."""
+        """Notes that a view took this long, divided by the number of concurrent runs."""
         self._view_s += (view_s - self._view_s) * (SMOOTHING if self._view_s else 1)
 
     def enter(
@@ -51,10 +51,11 @@ class Admission:
         answer_s: float = math.inf,
         n_bytes: int = 0,
     ) -> None:
-        """There is room; an idle version takes any number.
+        """Admits a request; an idle version takes any number of views.
 
         Raises:
-            Overloaded: there is none, or the wait would be longer than `queue_s`.
+            Overloaded: there is no room, the wait would be longer than `queue_s`, or the answer
+                would not come within `answer_s`.
         """
         if refusal := self.refusal(n_views, queue_s, answer_s, n_bytes):
             raise refusal
@@ -69,7 +70,7 @@ class Admission:
         answer_s: float = math.inf,
         n_bytes: int = 0,
     ) -> Overloaded | None:
-        """Why `enter` would raise now."""
+        """What `enter` would raise now; None if it would admit the request."""
         if not self._n_views or not (found := self._problem(n_views, queue_s, answer_s, n_bytes)):
             return None
         reason, problem = found
@@ -78,7 +79,7 @@ class Admission:
         return Overloaded(f"{heading}{problem}; try again later", room_s, reason)
 
     def leave(self, n_views: int, n_bytes: int = 0) -> None:
-        """A request that had entered has ended."""
+        """Notes that an admitted request has ended."""
         self._n_views -= n_views
         self._n_bytes -= n_bytes
         self._n_requests -= 1
@@ -86,16 +87,16 @@ class Admission:
     def _problem(
         self, n_views: int, queue_s: float, answer_s: float, n_bytes: int
     ) -> tuple[str, str] | None:
-        """The limit that is reached, as the metrics call it, and in words."""
+        """The limit that is reached: its name in the metrics, and a message."""
         if self._max_requests and self._n_requests >= self._max_requests:
-            problem = f"{self._n_requests} requests are under way, which is this model's limit"
+            problem = f"{self._n_requests} requests are in flight, which is this model's limit"
             return "model_requests", problem
         if (n := self._n_views) + n_views > self._max_queue:
-            problem = f"{n} views of images are under way and the limit is {self._max_queue}"
+            problem = f"{n} views of images are in flight and the limit is {self._max_queue}"
             return "queue_full", problem
         if self._n_bytes + n_bytes > self._max_bytes:
             mb, most_mb = self._n_bytes / MEGABYTE, self._max_bytes / MEGABYTE
-            problem = f"{mb:.3g} MB of images are under way and the limit is {most_mb:.3g} MB"
+            problem = f"{mb:.3g} MB of images are in flight and the limit is {most_mb:.3g} MB"
             return "queue_bytes", problem
         wait_s, longest_s = self.expected_wait_s, min(self._max_queue_s, queue_s)
         if wait_s > longest_s:

@@ -1,4 +1,4 @@
-"""How many processors this process may really use."""
+"""How many CPUs this process may actually use."""
 
 import math
 import os
@@ -9,7 +9,7 @@ ROOT = Path("/")
 
 
 def usable_cpus(root: Path = ROOT) -> int:
-    """Processors of the affinity mask, or of the tightest quota when that is less.
+    """The number of CPUs in the affinity mask, or of the tightest cgroup quota if that is less.
 
     Args:
         root: where `proc` and `sys` are.
@@ -19,18 +19,18 @@ def usable_cpus(root: Path = ROOT) -> int:
 
 
 def cpu_set() -> str:
-    """Names the processors, so that a plan measured on others is not taken for these."""
+    """Identifies the CPUs, so that a plan measured on others is not used for these."""
     return f"{usable_cpus()}of{','.join(map(str, sorted(os.sched_getaffinity(0))))}"
 
 
 def _quotas(root: Path) -> Iterator[float]:
-    """Processors granted by this process's control group and by each one around it."""
+    """The CPU quotas of this process's cgroup and of all its ancestors."""
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
-    except OSError:  # a system without control groups
+    except OSError:  # a system without cgroups
         return
     mounts = root / "sys/fs/cgroup"
-    for line in lines:  # as in `0::/a/b` of version 2, `4:cpu,cpuacct:/a/b` of version 1
+    for line in lines:  # cgroup v2: `0::/a/b`; v1: `4:cpu,cpuacct:/a/b`
         _, _, rest = line.partition(":")
         controllers, _, group = rest.partition(":")
         if not controllers:
@@ -41,7 +41,8 @@ def _quotas(root: Path) -> Iterator[float]:
 
 
 def _up(mount: Path, group: str, quota: Callable[[Path], float | None]) -> Iterator[float]:
-    """From the group to the mount; in a container the first may name a folder of the host."""
+    """The quotas from the group up to the mount; in a container, the group may be a path of the
+    host, which does not exist here."""
     inside = mount / group.lstrip("/")
     for folder in (inside, *inside.parents):
         if not folder.is_relative_to(mount):
@@ -54,7 +55,7 @@ def _quota_2(folder: Path) -> float | None:
     try:
         quota, period = (folder / "cpu.max").read_text().split()
         return int(quota) / int(period)
-    except (OSError, ValueError):  # not there, or "max"
+    except (OSError, ValueError):  # missing, or "max"
         return None
 
 

@@ -1,4 +1,4 @@
-"""Images become views that can run, in whatever thread has the time."""
+"""Decodes images into views that can run, in whatever thread calls it."""
 
 import time
 from collections.abc import Iterator
@@ -10,16 +10,16 @@ from service.execution.work import Answer, Image, finish
 
 
 class Decoder:
-    """Draws the views of images, and puts them where they wait to be run."""
+    """Decodes images, draws their views, and queues these to be run."""
 
     def __init__(self, ready: Queue, observer: Observer, together: bool) -> None:
-        """`ready` gets the views; `together`: all those of an image of `decode_one` at once."""
+        """`ready` gets the views; `together`: `decode_one` queues all views of an image at once."""
         self._ready = ready
         self._observer = observer
         self._together = together
 
     def decode_one(self, undrawn: Queue) -> None:
-        """The most urgent image, if one waits, is decoded, and its views wait to be run."""
+        """Decodes the most urgent image, if there is one, and queues its views to be run."""
         view = undrawn.pop()
         if view and is_wanted(view):
             drawn = self._draw(view.image)
@@ -30,7 +30,8 @@ class Decoder:
                     self._ready.add(one)
 
     def decode_here(self, view: View) -> list[View]:
-        """The last view, to run at once; those before it run while others are drawn."""
+        """The last view, for the calling thread to run; earlier views are queued for other threads
+        as they are drawn."""
         views: list[View] = []
         for one in self._draw(view.image):
             if views:
@@ -40,11 +41,12 @@ class Decoder:
 
     def _add_together(self, views: list[View]) -> None:
         for view in views:
-            view.ready_at = views[-1].ready_at  # to be drawn is not to wait
+            view.ready_at = views[-1].ready_at  # drawing the others does not count as queueing
         self._ready.add(*views)
 
     def _draw(self, image: Image) -> Iterator[View]:
-        """The views of an image, as they are drawn; none if it is bad, which then is its answer."""
+        """The views of an image, as they are drawn; none if it is bad: then the error is its
+        answer."""
         began = image.decode_at = time.perf_counter()
         image.queue_s = waited_s = began - image.work.queued_at
         try:

@@ -1,7 +1,7 @@
 """A bounded queue of images, and the threads that run them through a network.
 
-A plan of single images decodes and runs each image in one thread: no hand-over, and first come is
-first served. A plan of batches decodes in a pool, and runs what has come together meanwhile.
+With batch size 1, one thread decodes an image and runs it: no hand-over, first come, first served.
+With larger batches, a pool decodes, and each run takes whatever has been decoded by then.
 """
 
 import asyncio
@@ -24,17 +24,17 @@ from service.execution.work import Answer, Draw, Image, Terms, Work, finish
 log = logging.getLogger(__name__)
 
 Run = Callable[[UInt8Array], Float32Array]
-# Why images were not run, by what their caller got.
+# Why images were not run, by the error that ended their request.
 DROPPED: dict[type[BaseException], str] = {
     asyncio.CancelledError: "cancelled",
     Expired: "expired",
 }
-MOST_AT_ONCE = 8  # images that a quick network runs in the event loop, which waits for them
-AHEAD = 4  # batches of each run that wait to be run; drawn any sooner, they would take memory alone
+MOST_AT_ONCE = 8  # images that a quick network runs in the event loop, blocking it
+AHEAD = 4  # batches to decode ahead per run; more would only take memory
 
 
 class Executor:
-    """Runs what has queued up, at most `batch` views at a time, in `runs` threads."""
+    """Runs what is queued, at most `batch` views at a time, in `runs` threads."""
 
     def __init__(
         self,
@@ -51,10 +51,11 @@ class Executor:
     ) -> None:
         """
         Args:
-            max_wait_s: how long a view may wait for others to make up a batch.
-            pool: decodes for batches; single images are decoded by the thread that runs them.
-            together: in batches, an image's views run at once; else each as soon as it is drawn.
-            quick: the network runs in less time than a thread needs to be woken.
+            max_wait_s: how long a view may wait for others to fill a batch.
+            pool: decodes for batches; with batch size 1, the thread that runs an image decodes it.
+            together: in batches, an image's views are queued together; otherwise each as soon as
+                it is drawn.
+            quick: the network runs in less time than it takes to wake a thread.
         """
         self._run = run
         self._batch = batch
@@ -68,7 +69,7 @@ class Executor:
         self._ready = Queue()
         self._decoder = Decoder(self._ready, observer, together)
         self._most_drawn = AHEAD * batch * runs
-        self._put_off = 0  # images whose turn to be drawn had come when there were that many views
+        self._put_off = 0  # decode tasks deferred because `_most_drawn` views were waiting
         self._turns = threading.Lock()
         self._closed = False
         self._threads = [
@@ -77,20 +78,21 @@ class Executor:
         for thread in self._threads:
             thread.start()
 
-    # Asking; from the event loop alone
+    # Submitting; from the event loop only
 
     @property
     def depth(self) -> int:
-        """Images that wait now."""
+        """Images in the queue."""
         return len(self._undrawn) + len(self._ready)
 
     @property
     def n_awaited(self) -> int:
-        """Those of them that somebody waits for; may be asked from any thread."""
+        """Those of them that a caller waits for; may be read from any thread."""
         return self._undrawn.n_awaited + self._ready.n_awaited
 
     def refusal(self, answer_s: float) -> Overloaded | None:
-        """Why not even one image would be taken that has to be answered in `answer_s`."""
+        """Why even a single image with `answer_s` left to its deadline would be refused; None if
+        it would not."""
         return None if self._quick else self._admission.refusal(1, answer_s=answer_s)
 
     async def run(
@@ -101,16 +103,16 @@ class Executor:
         pixels: UInt8Array | None = None,
         n_bytes: int = 0,
     ) -> list[Answer]:
-        """An answer for each image, in order; cancelling it takes them off the queue.
+        """Answers each image, in order; cancelling it removes them from the queue.
 
         Args:
-            draw: the views of an image, each [s,s,3]; called in a thread, may raise BadImage.
-            pixels: the only view of every image, [n,s,s,3], where it is there already.
-            n_bytes: what the images take as they came.
+            draw: gives the views of an image, each [s,s,3]; called in a thread, may raise BadImage.
+            pixels: the only view of every image, [n,s,s,3], if they are decoded already.
+            n_bytes: size of the images as received.
 
         Raises:
             Overloaded: there is no room, and nothing was done.
-            Expired: it waited for longer than `terms` allow.
+            Expired: it was queued for longer than `terms` allow.
         """
         at_once = self._quick and n_images <= MOST_AT_ONCE and not self.depth
         if at_once and pixels is not None:
@@ -133,7 +135,7 @@ class Executor:
             self._admission.leave(n_views, n_bytes)
 
     def _run_at_once(self, pixels: UInt8Array) -> list[Answer]:
-        """Runs in the event loop, which takes less time than to wake a thread."""
+        """Runs in the event loop, which is faster than waking a thread."""
         if self._closed:
             raise Unavailable("this version is being unloaded; try again")
         began = time.perf_counter()
@@ -145,7 +147,7 @@ class Executor:
         ]
 
     def close(self) -> None:
-        """What is queued has been run, the threads have ended, and nothing holds the network."""
+        """Runs what is queued, ends the threads, and drops the reference to the network."""
         self._closed = True
         for queue in (self._undrawn, self._ready):
             queue.close()
@@ -163,7 +165,7 @@ class Executor:
         pool = None if drawn else self._pool
         (self._undrawn if pool else self._ready).push(views)
         if pool:
-            for _ in views:  # each takes whatever is most urgent by then
+            for _ in views:  # each task takes whatever is most urgent when it runs
                 pool.submit(self._draw_one)
 
     def _give_up(self, work: Work, images: Sequence[Image], error: BaseException) -> None:
@@ -175,10 +177,10 @@ class Executor:
         if n_images and (reason := DROPPED.get(type(error))):
             self._observer.dropped(reason, n_images)
 
-    # Drawing, in the pool, which other versions use too
+    # Drawing views, in the pool, which all versions share
 
     def _draw_one(self) -> None:
-        """An image is drawn, or put off until some of what was drawn has run."""
+        """Draws an image, or puts it off if enough views are waiting to run."""
         with self._turns:
             if self._ready.n_drawn >= self._most_drawn:
                 self._put_off += 1
@@ -187,11 +189,11 @@ class Executor:
         self._draw_more(1)
 
     def _draw_more(self, n_images: int) -> None:
-        """Up to so many images that were put off have their turn again, where there is room. To be
-        called after whatever may have made it."""
+        """Resubmits up to `n_images` that were put off, as far as there is room. Call it after
+        anything that may have made room."""
         if not self._pool:
             return
-        with self._turns:  # or one could be put off for views that have just been taken
+        with self._turns:  # or an image could be put off because of views that were just taken
             room = self._most_drawn - self._ready.n_drawn
             n = max(0, min(n_images, self._put_off, room))
             self._put_off -= n
@@ -204,7 +206,7 @@ class Executor:
         while taken := self._ready.take(self._batch, self._max_wait_s):
             self._draw_more(len(taken))
             views = [view for view in taken if is_wanted(view)]
-            if views and views[0].pixels is None:  # a single image, which decodes here
+            if views and views[0].pixels is None:  # batch size 1: decode here
                 drawn = self._decoder.decode_here(views[0])
                 views = [view for view in drawn if not view.image.work.abandoned]
             if views:
@@ -217,7 +219,7 @@ class Executor:
         try:
             pixels = [view.pixels for view in views if view.pixels is not None]
             answers = self._answers_to(pixels[0] if len(pixels) == 1 else np.concatenate(pixels))
-        except Exception as error:  # the thread goes on
+        except Exception as error:  # the thread must survive
             self._run_one_by_one(views, error)
             return
         ended = time.perf_counter()
@@ -237,12 +239,12 @@ class Executor:
     def _answers_to(self, pixels: UInt8Array) -> Float32Array:
         answers = self._run(pixels)
         if len(answers) != len(pixels):
-            raise RuntimeError(f"the network gave {len(answers)} answers to {len(pixels)} images")
+            raise RuntimeError(f"the network gave {len(answers)} answers for {len(pixels)} images")
         return answers
 
     def _run_one_by_one(self, views: list[View], error: Exception) -> None:
-        """A batch has failed: together they were too much, or one of them is to blame, and then its
-        caller alone gets the error."""
+        """Retries a failed batch image by image: the batch may have been too large, or one image
+        may be to blame, and then only its caller gets the error."""
         if len(views) == 1:
             views[0].image.work.fail(error)
             return

@@ -1,4 +1,4 @@
-"""Names the processors or GPUs that networks run on, so that plans and compiled engines are not
+"""Identifies the CPUs or GPUs that networks run on, so that plans and compiled engines are not
 reused on others."""
 
 import re
@@ -9,7 +9,7 @@ from service.execution.providers import GPUS, ActiveProvider
 
 
 def processors(provider: ActiveProvider, root: Path = ROOT) -> str:
-    """What `provider` runs on, by name; empty where the system does not tell.
+    """The hardware that `provider` runs on, by name; empty if the system does not say.
 
     Args:
         root: where `proc` is.
@@ -18,7 +18,7 @@ def processors(provider: ActiveProvider, root: Path = ROOT) -> str:
 
 
 def _gpus(root: Path) -> str:
-    """The models of all that this process may see, and their driver."""
+    """The models of all GPUs that this process can see, and their driver."""
     folder = root / "proc/driver/nvidia"
     told = sorted(map(_read, folder.glob("gpus/*/information")))
     models = [found[1] for text in told if (found := re.search(r"^Model:\s*(.+?)\s*$", text, re.M))]
@@ -27,7 +27,7 @@ def _gpus(root: Path) -> str:
 
 
 def _cpu_model(root: Path) -> str:
-    """As x86 names it; others have no such line."""
+    """The CPU's model name on x86; other architectures have no such line."""
     found = re.search(r"^model name\s*:\s*(.+)$", _read(root / "proc/cpuinfo"), re.M)
     return found[1] if found else ""
 

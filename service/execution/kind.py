@@ -1,4 +1,4 @@
-"""What of a network decides how fast it is, and which of a bundle's models is run."""
+"""What determines how fast a network is, and which of a bundle's models to run."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,12 +8,12 @@ from registry.bundle import FILES, Bundle, Precision
 from registry.errors import BundleError
 from service.execution.providers import PREFERRED, ActiveProvider
 
-SAME_SIZE = 0.05  # by how much files of networks may differ that are taken for equally fast
+SAME_SIZE = 0.05  # relative difference in file size up to which networks count as equally fast
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What a plan depends on; of one kind are two networks that are equally fast."""
+    """What a plan depends on; two networks of one kind are equally fast."""
 
     provider: ActiveProvider
     precision: Precision
@@ -25,17 +25,17 @@ class Kind:
     n_bytes: int = field(compare=False)
 
     def same_as(self, other: "Kind") -> bool:
-        """An imported network does not say what it is, hence the bytes."""
+        """Compares file sizes too, since an imported network does not name its backbone."""
         return self == other and abs(self.n_bytes - other.n_bytes) <= SAME_SIZE * other.n_bytes
 
 
 def kind_of(
     folder: Path, bundle: Bundle, provider: ActiveProvider, asked: Literal["auto"] | Precision
 ) -> Kind:
-    """The kind of the model that a server runs which was asked for this precision.
+    """The kind of the model that a server with this --precision runs.
 
     Raises:
-        BundleError: the bundle does not hold it.
+        BundleError: the bundle has no such variant.
     """
     precision = choose_precision(bundle, provider, asked, f"{bundle.model}/{folder.name}")
     return Kind(
@@ -53,17 +53,17 @@ def kind_of(
 def choose_precision(
     bundle: Bundle, provider: ActiveProvider, asked: Literal["auto"] | Precision, where: str
 ) -> Precision:
-    """Which of a bundle's models is run: the one asked for, or the one that suits the provider.
+    """Which of a bundle's models to run: the one asked for, or the one that suits the provider.
 
     Raises:
-        BundleError: the bundle does not hold the one asked for.
+        BundleError: the bundle has no such variant.
     """
     held: set[Precision] = {"fp32", *bundle.variants}
     if asked == "auto":
         return PREFERRED[provider] if PREFERRED[provider] in held else "fp32"
     if asked not in held:
         raise BundleError(
-            f"{where}: holds no {asked} variant, only {', '.join(sorted(held))}; publish one that "
-            "does, or serve with --precision auto"
+            f"{where}: has no {asked} variant, only {', '.join(sorted(held))}; publish a version "
+            "that has one, or serve with --precision auto"
         )
     return asked

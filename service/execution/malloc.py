@@ -1,13 +1,13 @@
-"""Memory that is given back to the system."""
+"""Returns freed memory to the system."""
 
 import ctypes
 
 
 def give_back() -> None:
-    """What this process has freed is the system's again, where the C library can do that (glibc).
+    """Returns memory that this process has freed to the system, with a C library that can (glibc).
 
-    Left alone, glibc keeps the weights of a network that was closed for the next one, in as many
-    arenas as there were threads: after a hundred swaps some two networks' worth.
+    Otherwise glibc keeps the memory of closed networks for later, in as many arenas as there were
+    threads: after a hundred swaps, about two networks' worth.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim:

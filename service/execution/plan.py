@@ -1,7 +1,8 @@
-"""The execution plan: threads per run, runs side by side, images per run; measured, not guessed.
+"""The execution plan: threads per run, concurrent runs, images per run; measured, not guessed.
 
-What wins differs between machines and networks: on two cores, two runs of one thread each beat one
-run of two threads by a third, and batches are slower than single images; a GPU wants batches.
+What is fastest differs between machines and networks: on two cores, two runs of one thread each
+beat one run of two threads by a third, and batches are slower than single images; a GPU needs
+batches.
 """
 
 import json
@@ -23,11 +24,11 @@ from service.execution.shapes import Run, tried_batches
 log = logging.getLogger(__name__)
 
 BUDGET_S = 1.0
-ROUNDS = 2  # so that what else the machine does for a moment does not decide
-SLOWEST = 1.5  # times the best latency of a single image
+ROUNDS = 2  # so that a moment of other load on the machine does not decide
+SLOWEST = 1.5  # acceptable latency of a single image, as a multiple of the best
 QUICK_S = 0.0001
 QUICK_TRIALS = 5
-BATCH_GAIN = 1.05  # a larger batch makes others wait, so it must pay
+BATCH_GAIN = 1.05  # throughput gain that a larger batch needs, since it makes others wait
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Plan:
 @dataclass(frozen=True)
 class Trial:
     plan: Plan
-    latency_s: float  # of one image that is alone
+    latency_s: float  # of a single image, without other load
     images_per_s: float
 
 
@@ -54,7 +55,7 @@ def parse_plan(text: str) -> Plan:
 
 
 def candidates(provider: ActiveProvider, cpus: int) -> list[tuple[int, int]]:
-    """(threads, runs) worth trying: the cores are split evenly; a GPU overlaps two runs."""
+    """(threads, runs) worth trying: the cores split evenly; on a GPU, one run or two at once."""
     if provider in GPUS:
         return [(1, 1), (1, 2)]
     return [(cpus // runs, runs) for runs in range(cpus, 0, -1) if cpus % runs == 0][:6]
@@ -71,14 +72,14 @@ def measure_plan(
     """The best plan for a network, after at most BUDGET_S of timed runs.
 
     Args:
-        open_run: gives the network with n threads.
-        fixed_batch: the only number of images that it takes, if it is such a one.
-        max_batch: the largest number of images in a run that is tried; None: that of the provider.
+        open_run: opens the network with n threads.
+        fixed_batch: the only batch size that the network accepts; None: any.
+        max_batch: the largest batch to try; None: the provider's default.
     """
     splits = candidates(provider, cpus)
     runs = {threads: open_run(threads) for threads, _ in splits}
     batches = tried_batches(provider, max_batch, fixed_batch)
-    if provider == "tensorrt":  # it compiles anew, for minutes, for each batch above all before
+    if provider == "tensorrt":  # it recompiles, for minutes, for every new largest batch
         for run in runs.values():
             run(np.zeros((max(batches), size, size, 3), np.uint8))
     share_s = BUDGET_S / 4 / len(runs)
@@ -99,7 +100,7 @@ def measure_plan(
 def _rates(
     plans: list[Plan], runs: dict[int, Run], latencies: dict[int, float], size: int
 ) -> dict[Plan, float]:
-    """Images per second: measured where there is time, else what the latency lets one hope for."""
+    """Images per second: measured as far as the time allows, otherwise estimated from latency."""
     smallest = plans[0].batch
     hoped = {
         plan: plan.runs * (smallest / latencies[plan.threads])
@@ -113,7 +114,7 @@ def _rates(
         one_s = latencies[plan.threads] * plan.batch / smallest
         if max(share_s, one_s) > left_s:
             continue
-        if plan not in measured:  # memory is allocated, and a GPU's kernels are chosen
+        if plan not in measured:  # warm-up: allocates memory, and selects a GPU's kernels
             runs[plan.threads](np.zeros((plan.batch, size, size, 3), np.uint8))
         n_images, seconds = _throughput(runs[plan.threads], plan, size, share_s)
         left_s -= seconds
@@ -122,9 +123,9 @@ def _rates(
 
 
 def is_quick(run: Run, size: int) -> bool:
-    """The network answers one image in less time than it takes to wake a thread for it.
+    """Whether the network answers one image in less time than it takes to wake a thread for it.
 
-    The shortest of a few runs counts: whatever else goes on here can only make them longer.
+    The shortest of a few runs counts: other load can only make them longer.
     """
     image: UInt8Array = np.zeros((1, size, size, 3), np.uint8)
     for _ in range(QUICK_TRIALS):
@@ -136,7 +137,8 @@ def is_quick(run: Run, size: int) -> bool:
 
 
 def choose(trials: list[Trial]) -> Plan:
-    """Highest throughput among those whose latency is at most SLOWEST times the best."""
+    """The highest throughput among plans whose latency is at most SLOWEST times the best; a larger
+    batch must gain BATCH_GAIN."""
     fastest_s = min(trial.latency_s for trial in trials)
     fit = [trial for trial in trials if trial.latency_s <= SLOWEST * fastest_s]
     best = max(fit, key=lambda trial: trial.images_per_s)
@@ -147,7 +149,7 @@ def choose(trials: list[Trial]) -> Plan:
 
 
 def _latency(run: Run, size: int, for_s: float) -> float:
-    """Seconds for one image that is alone, when nothing comes in between."""
+    """Seconds for a single image: the fastest of several runs."""
     image = np.zeros((1, size, size, 3), np.uint8)
     run(image)  # the first run allocates
     times: list[float] = []
@@ -160,7 +162,7 @@ def _latency(run: Run, size: int, for_s: float) -> float:
 
 
 def _throughput(run: Run, plan: Plan, size: int, for_s: float) -> tuple[int, float]:
-    """Images that went through in about `for_s`, and the seconds that it really took."""
+    """Images processed in about `for_s`, and the seconds that it actually took."""
     images = np.zeros((plan.batch, size, size, 3), np.uint8)
     begin = time.perf_counter()
 
@@ -177,7 +179,7 @@ def _throughput(run: Run, plan: Plan, size: int, for_s: float) -> tuple[int, flo
 
 
 class Plans:
-    """Plans that were measured before, by network, provider and processors; kept in `path`."""
+    """A cache of measured plans, by network, provider and processors; stored in `path`."""
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
@@ -198,12 +200,12 @@ class Plans:
     def _keep(self, path: Path, content: bytes) -> None:
         try:
             write_durably(path, content)
-        except OSError as error:  # a cache: the model answers all the same
+        except OSError as error:  # only a cache: the model can be served all the same
             log.warning("plans_not_kept", extra={"path": str(path), "problem": str(error)})
 
 
 def _read(path: Path) -> dict[str, Plan]:
     try:
         return {key: Plan(**plan) for key, plan in json.loads(path.read_bytes()).items()}
-    except (OSError, ValueError, TypeError, AttributeError):  # a cache; it is measured again
+    except (OSError, ValueError, TypeError, AttributeError):  # only a cache: measure again
         return {}

@@ -1,4 +1,4 @@
-"""Where networks run: what each provider of ONNX Runtime is called, is told, and prefers."""
+"""ONNX Runtime's execution providers: their names, options and preferred precisions."""
 
 import hashlib
 from dataclasses import dataclass, replace
@@ -15,7 +15,7 @@ EXECUTION_PROVIDERS: dict[ActiveProvider, str] = {
     "cuda": "CUDAExecutionProvider",
     "tensorrt": "TensorrtExecutionProvider",
 }
-# For the nodes that the first one cannot take; ONNX Runtime itself always ends with the CPU.
+# For nodes that the provider does not support; ONNX Runtime itself always falls back to the CPU.
 BEHIND: dict[ActiveProvider, tuple[ActiveProvider, ...]] = {
     "cpu": (),
     "openvino": ("cpu",),
@@ -24,9 +24,9 @@ BEHIND: dict[ActiveProvider, tuple[ActiveProvider, ...]] = {
 }
 INSTALL: dict[ActiveProvider, str] = {
     "cpu": "install unfreeze[cpu]",
-    "openvino": "install onnxruntime-openvino in the place of onnxruntime",
+    "openvino": "install onnxruntime-openvino instead of onnxruntime",
     "cuda": "install unfreeze[gpu]",
-    "tensorrt": "install unfreeze[gpu], and TensorRT 10 where LD_LIBRARY_PATH finds it",
+    "tensorrt": "install unfreeze[gpu], and TensorRT 10 on LD_LIBRARY_PATH",
 }
 PREFERRED: dict[ActiveProvider, Precision] = {
     "cpu": "int8",
@@ -40,17 +40,17 @@ MEGABYTE = 1 << 20
 
 @dataclass(frozen=True)
 class Placement:
-    """Where networks run, and what they may take there."""
+    """Where networks run, and what they may use there."""
 
     provider: ActiveProvider
-    gpu_memory_mb: int | None = None  # for one network; None: all that there is
-    # where TensorRT keeps what it compiled, and above that what it measured; None: nowhere
+    gpu_memory_mb: int | None = None  # per network; None: no limit
+    # TensorRT's cache of compiled engines, with its timing cache in the folder above; None: none
     engines: Path | None = None
 
     def of(self, digest: str, processors: str) -> "Placement":
-        """The same for one network on these processors, whose engines are apart from all others:
-        TensorRT knows a network by the names in it, not by its weights, and would run for a new
-        version what it compiled for the one before. Unknown processors: none are kept.
+        """The same with an engine cache for just this network on these processors: TensorRT
+        identifies a network by the names in it, not by its weights, so it would run a new version
+        on the engine of the one before. Unknown processors: no engine cache.
 
         Args:
             digest: SHA-256 of the network's file.
@@ -64,7 +64,7 @@ class Placement:
 def provider_options(
     name: ActiveProvider, placement: Placement, precision: Precision, threads: int
 ) -> dict[str, str]:
-    """What `name` is told when a network is opened."""
+    """The options of provider `name` for a network."""
     match name:
         case "cpu":
             return {}
@@ -78,8 +78,8 @@ def provider_options(
 
 def _cuda(placement: Placement) -> dict[str, str]:
     told = {
-        "cudnn_conv_algo_search": "HEURISTIC",  # an exhaustive search per new shape costs minutes
-        "arena_extend_strategy": "kSameAsRequested",  # the other one doubles what it has
+        "cudnn_conv_algo_search": "HEURISTIC",  # an exhaustive search takes minutes per new shape
+        "arena_extend_strategy": "kSameAsRequested",  # the other one doubles the arena
     }
     if placement.gpu_memory_mb:
         told["gpu_mem_limit"] = str(placement.gpu_memory_mb * MEGABYTE)
@@ -90,7 +90,7 @@ def _tensorrt(placement: Placement, precision: Precision) -> dict[str, str]:
     told = {"trt_fp16_enable": "1" if precision == "fp16" else "0"}
     if placement.gpu_memory_mb:
         told["trt_max_workspace_size"] = str(placement.gpu_memory_mb * MEGABYTE)
-    if placement.engines:  # compiling one takes minutes
+    if placement.engines:  # compiling an engine takes minutes
         placement.engines.mkdir(parents=True, exist_ok=True)
         told |= {
             "trt_engine_cache_enable": "1",

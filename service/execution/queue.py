@@ -1,4 +1,4 @@
-"""What waits to be decoded or run, in the order of urgency."""
+"""A priority queue of what waits to be decoded or run."""
 
 import heapq
 import itertools
@@ -15,7 +15,7 @@ from service.execution.work import Image, Work
 
 @dataclass(slots=True, eq=False)
 class View:
-    """Pixels [1,s,s,3] that can run now, or None where the image must be decoded first."""
+    """One view of an image: pixels [1,s,s,3], or None if the image must be decoded first."""
 
     image: Image
     number: int = 0
@@ -25,15 +25,12 @@ class View:
 
     @property
     def is_drawn(self) -> bool:
-        """Its pixels were made here, and not sent."""
+        """Its pixels were decoded here rather than sent by the caller."""
         return self.image.decode_at > 0
 
 
 class Queue:
-    """Views, the most urgent one first; of equally urgent ones the first that came.
-
-    Any thread may put them in and take them out.
-    """
+    """Views, most urgent first; equally urgent ones in order of arrival. Thread-safe."""
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, View]] = []
@@ -47,17 +44,17 @@ class Queue:
 
     @property
     def n_drawn(self) -> int:
-        """Views that were drawn here, and take memory until they run."""
+        """Views that were decoded here, and take memory until they run."""
         return self._n_drawn
 
     @property
     def n_awaited(self) -> int:
-        """Views that somebody waits for."""
+        """Views that a caller waits for."""
         with self._changed:
             return sum(view.image.work.is_awaited for _, _, view in self._heap)
 
     def push(self, views: Sequence[View]) -> None:
-        """They wait.
+        """Queues views.
 
         Raises:
             Unavailable: the queue is closed.
@@ -70,22 +67,22 @@ class Queue:
             self._changed.notify(len(views))
 
     def add(self, *views: View, first: bool = False) -> None:
-        """More views of an image that was let in, unless it was given up while it was drawn;
-        `first`: nothing is as urgent."""
+        """Queues more views of an admitted image, unless its request was abandoned meanwhile;
+        `first`: ahead of everything else."""
         with self._changed:
             for view in views:
                 work = view.image.work
-                if not work.abandoned:  # then `remove` comes later, or never has to
+                if not work.abandoned:  # if it is abandoned later, `remove` takes them out
                     self._push(view, -math.inf if first else work.urgency)
             self._changed.notify(len(views))
 
     def pop(self) -> View | None:
-        """The most urgent one, if there is any."""
+        """The most urgent one, or None."""
         with self._changed:
             return self._pop() if self._heap else None
 
     def remove(self, work: Work) -> None:
-        """Nothing of it waits any more, nor keeps its pixels in memory."""
+        """Removes all of its views, and with them their pixels."""
         with self._changed:
             kept = [entry for entry in self._heap if entry[2].image.work is not work]
             if len(kept) < len(self._heap):
@@ -94,7 +91,7 @@ class Queue:
                 self._n_drawn = sum(view.is_drawn for _, _, view in kept)
 
     def take(self, most: int, max_wait_s: float) -> list[View]:
-        """The most urgent ones as soon as there are any; none when closed and empty.
+        """Waits for views and takes the `most` most urgent ones; none when closed and empty.
 
         Args:
             max_wait_s: how long the first view may wait until there are `most` of them.
@@ -106,11 +103,11 @@ class Queue:
                 if max_wait_s and self._heap:
                     self._wait_for(most, self._heap[0][2].ready_at + max_wait_s)
                 taken = [self._pop() for _ in range(min(most, len(self._heap)))]
-                if taken or self._closed:  # or others took them meanwhile
+                if taken or self._closed:  # else another thread took them meanwhile
                     return taken
 
     def close(self) -> None:
-        """What waits can be taken; nothing more is let in."""
+        """Admits nothing more; what is queued can still be taken."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -132,7 +129,7 @@ class Queue:
 
 
 def is_wanted(view: View) -> bool:
-    """Somebody waits for it, and not for longer than was said; otherwise the caller is told."""
+    """Whether to run a view; if its request has expired, the caller gets the error."""
     work = view.image.work
     if work.abandoned:
         return False

@@ -1,4 +1,4 @@
-"""ONNX Runtime, and the only file of the service that knows of it."""
+"""The only file of the service that uses ONNX Runtime."""
 
 import registry.telemetry_off  # noqa: F401  # before onnxruntime
 
@@ -28,14 +28,14 @@ from service.models.contract import check_contract
 
 log = logging.getLogger(__name__)
 
-# An ONNX graph of one node, `y = Conv(x)` with the weight 2: to run it takes a driver, kernels for
-# this very device and, on a GPU, cuDNN, which is looked for no sooner.
+# An ONNX graph of one node, `y = Conv(x)` with the weight 2. Running it needs a driver, kernels for
+# this very device and, on a GPU, cuDNN, which is not loaded any sooner.
 PROBE = bytes.fromhex(
     "08073a670a0f0a01780a01771201792204436f6e76120570726f62652a1308010801080108011001"
     "2204000000404201775a1b0a017812160a14080112100a0208010a0208010a0208010a020801621b"
     "0a017912160a14080112100a0208010a0208010a0208010a02080142040a00100d"
 )
-# Whose memory is not ours: there, images are copied to places that are kept from run to run.
+# Providers with memory of their own: images are copied to buffers there that are reused.
 DEVICES: dict[ActiveProvider, str] = {"cuda": "cuda", "tensorrt": "cuda"}
 
 
@@ -51,20 +51,20 @@ class Session:
         threads: int,
         precision: Precision = "fp32",
     ) -> None:
-        """Opens `model` and holds it against the manifest of its bundle.
+        """Opens `model` and checks it against the manifest of its bundle.
 
         Raises:
-            Unavailable: the provider did not come up; there is no silent fall-back.
-            BundleError: not a graph, or not the one that the manifest describes.
+            Unavailable: the provider did not come up; there is no silent fallback.
+            BundleError: not an ONNX graph, or not the one that the manifest describes.
         """
         where = f"{bundle.model}/{model.parent.name}"
         self._session = _open(model, where, placement, precision, threads)
         check_contract(self._session, bundle, where, model.name)
         device = DEVICES.get(placement.provider)
         self._bound = Bound(self._session, device, len(bundle.labels)) if device else None
-        self._usual = ort.RunOptions()  # or every run would make one
+        self._usual = ort.RunOptions()  # reused, or every run would create one
         own = EXECUTION_PROVIDERS[placement.provider]
-        # the nodes that the provider does not take, by who does: how many of each kind
+        # nodes assigned to other providers: by provider, how many of each operator
         self.elsewhere = {name: it for name, it in _nodes(self._session).items() if name != own}
 
     def run(self, images: UInt8Array) -> Float32Array:  # [n,s,s,3] -> [n,classes]
@@ -73,7 +73,7 @@ class Session:
         return self._run(images, self._usual)
 
     def run_and_shrink(self, images: UInt8Array) -> Float32Array:
-        """As `run`; afterwards the pool holds no more than what runs under way need of it."""
+        """As `run`, then shrinks the memory arena to what is in use."""
         options = ort.RunOptions()
         options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         return self._run(images, options)
@@ -85,9 +85,9 @@ class Session:
 
 
 class Bound:
-    """Runs with input and output in places on the device that no run has to allocate.
+    """Runs with preallocated input and output buffers on the device (I/O binding).
 
-    There is a pair for each shape and each run at the same time; they are kept.
+    There is a pair of buffers per shape and concurrent run; they are kept and reused.
     """
 
     def __init__(self, session: Any, device: str, n_classes: int) -> None:
@@ -104,7 +104,7 @@ class Bound:
         binding, image, probabilities = bound or self._bind(images.shape)
         image.update_inplace(images)
         self._session.run_with_iobinding(binding)
-        answers = np.array(probabilities.numpy())  # on a CPU `numpy` is the place itself
+        answers = np.array(probabilities.numpy())  # a copy: on a CPU, `numpy` is the buffer itself
         with self._lock:
             free.append((binding, image, probabilities))
         return answers
@@ -120,13 +120,13 @@ class Bound:
 
 
 def choose_provider(asked: Literal["auto"] | ActiveProvider) -> ActiveProvider:
-    """The provider that this server uses, after it has run a first graph.
+    """The provider that this server uses, after running a tiny graph on it.
 
     Raises:
-        Unavailable: it is not in the installed ONNX Runtime, or does not come up here.
+        Unavailable: the installed ONNX Runtime does not have it, or it does not come up here.
     """
     if asked in ("auto", *DEVICES):
-        ort.preload_dlls()  # CUDA's are where pip has put them, and the system does not look there
+        ort.preload_dlls()  # pip installs CUDA's libraries where the system does not look
     offered = ort.get_available_providers()
     chosen: ActiveProvider
     if asked == "auto":
@@ -136,7 +136,7 @@ def choose_provider(asked: Literal["auto"] | ActiveProvider) -> ActiveProvider:
     if EXECUTION_PROVIDERS[chosen] not in offered:
         raise Unavailable(
             f"provider {chosen} is not in the installed onnxruntime {ort.__version__} "
-            f"(it has {', '.join(offered)}); {INSTALL[chosen]}, or choose --provider cpu"
+            f"(it has {', '.join(offered)}); {INSTALL[chosen]}, or use --provider cpu"
         )
     _probe(chosen)
     log.info("provider_chosen", extra={"provider": chosen, "asked": asked})
@@ -149,7 +149,7 @@ def _probe(provider: ActiveProvider) -> None:
         session.run(None, {"x": np.ones((1, 1, 1, 1), np.float32)})
     except Unavailable:
         raise
-    except Exception as error:  # the runtime has a dozen kinds, all meaning this
+    except Exception as error:  # ONNX Runtime has a dozen exception types for this
         raise Unavailable(f"provider {provider} did not come up: {error}") from error
 
 
@@ -167,21 +167,21 @@ def _open(
             str(model) if isinstance(model, Path) else model,
             _options(threads),
             providers=providers,
-            enable_fallback=0,  # it would print, and try the CPU
+            enable_fallback=0,  # which would print, and fall back to the CPU
         )
-    except Exception as error:  # the runtime has a dozen kinds, all meaning this
+    except Exception as error:  # ONNX Runtime has a dozen exception types for this
         raise BundleError(f"{where}: ONNX Runtime cannot open {what}: {error}") from error
     if session.get_providers()[0] != EXECUTION_PROVIDERS[placement.provider]:
         raise Unavailable(
             f"{where}: provider {placement.provider} did not come up (active: "
-            f"{', '.join(session.get_providers())}); check the driver and its libraries: on stderr "
-            "ONNX Runtime names the one that it misses"
+            f"{', '.join(session.get_providers())}); check the driver and its libraries: ONNX "
+            "Runtime names the missing one on stderr"
         )
     return session
 
 
 def _nodes(session: Any) -> dict[str, dict[str, int]]:
-    """How many nodes of each kind every provider was given."""
+    """By provider, how many nodes of each operator it was assigned."""
     found: dict[str, Counter[str]] = defaultdict(Counter)
     for part in session.get_provider_graph_assignment_info():
         found[part.ep_name].update(node.op_type for node in part.get_nodes())
@@ -196,21 +196,21 @@ def _options(threads: int) -> Any:
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     _share_memory()
     options.add_session_config_entry("session.use_env_allocators", "1")
-    # weights come and go with their network; in the pool they would leave holes
+    # weights come and go with their network; in the shared arena they would fragment it
     options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
-    # Threads that wait for work by spinning would take the cores from decoding.
+    # spinning threads would take the cores from decoding
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options
 
 
 @functools.cache
 def _share_memory() -> None:
-    """All networks of this process take the memory for their runs from one pool on the CPU.
+    """Makes all networks of this process share one CPU memory arena.
 
-    With a pool for each, which ONNX Runtime has otherwise, memory grew over swaps.
+    With an arena per network, ONNX Runtime's default, memory grew from swap to swap.
     """
     info = ort.OrtMemoryInfo(
         "Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT
     )
-    # no limit; the rest as ONNX Runtime has it
+    # no limit, otherwise ONNX Runtime's defaults
     ort.create_and_register_allocator(info, ort.OrtArenaCfg(0, -1, -1, -1))

@@ -1,4 +1,4 @@
-"""How many images a run is given: no shape is met after the warm-up that was not met in it."""
+"""Batch sizes: after the warm-up, no run has a shape that the network has not seen."""
 
 from collections.abc import Callable, Sequence
 
@@ -9,7 +9,7 @@ from service.execution.providers import ActiveProvider
 
 Run = Callable[[UInt8Array], Float32Array]  # [n,s,s,3] -> [n,classes]
 
-# Those that a measurement tries; a GPU, to which each shape is new, is given no others.
+# The batch sizes that are measured; a GPU gets no others, since every new shape costs it time.
 BATCHES: dict[ActiveProvider, tuple[int, ...]] = {
     "cpu": (1, 4, 8),
     "openvino": (1, 4, 8),
@@ -21,11 +21,11 @@ BATCHES: dict[ActiveProvider, tuple[int, ...]] = {
 def tried_batches(
     provider: ActiveProvider, most: int | None, fixed_batch: int | None
 ) -> tuple[int, ...]:
-    """The numbers of images that a measurement tries, smallest first.
+    """The batch sizes to measure, smallest first.
 
     Args:
-        most: the largest one, which is tried too; None: that of the provider.
-        fixed_batch: the only number that the network takes, if it is such a one.
+        most: the largest one, which is measured too; None: the provider's default.
+        fixed_batch: the only batch size that the network accepts; None: any.
     """
     if fixed_batch:
         return (fixed_batch,)
@@ -34,23 +34,22 @@ def tried_batches(
 
 
 def batch_sizes(provider: ActiveProvider, most: int, fixed_batch: int | None) -> tuple[int, ...]:
-    """Every number of images that a run may have, smallest first.
+    """Every batch size that a run may have, smallest first.
 
     Args:
-        most: the batch of the execution plan.
-        fixed_batch: the only number that the network takes, if it is such a one.
+        most: the batch size of the execution plan.
+        fixed_batch: the only batch size that the network accepts; None: any.
     """
     if fixed_batch:
         return (fixed_batch,)
-    if provider == "cpu":  # no shape is dearer than another, and an image in vain is
+    if provider == "cpu":  # a new shape costs nothing here, but padding does
         return tuple(range(1, most + 1))
     return (*(n_images for n_images in BATCHES[provider] if n_images < most), most)
 
 
 def shaped(run: Run, sizes: Sequence[int]) -> Run:
-    """`run`, given batches of `sizes` alone: larger ones are split, and others are filled up with
-    black images whose answers nobody gets.
-    """
+    """`run`, called only with batches of `sizes`: larger ones are split, others are padded with
+    black images whose answers are dropped."""
     largest = max(sizes)
     filled = [min(size for size in sizes if size >= n_images) for n_images in range(largest + 1)]
     fitting = frozenset(sizes)

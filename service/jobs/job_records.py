@@ -1,4 +1,4 @@
-"""Jobs in the database: every change is on the disk, counted, and told to those who watch."""
+"""Jobs in the database: every change is stored durably, counted, and sent to watchers."""
 
 import asyncio
 import logging
@@ -16,10 +16,10 @@ LARGEST = (1 << 63) - 1  # of SQLite's integers
 
 
 class JobRecords:
-    """The database seen from one event loop, which it never holds up."""
+    """The database, for use from one event loop, which it never blocks."""
 
     def __init__(self, state: Path, store: JobStore, metrics: Metrics) -> None:
-        """`state` is the folder that has a folder for each job."""
+        """`state` is the folder that the jobs' folders are in."""
         self._state = state
         self._store = store
         self._metrics = metrics
@@ -29,7 +29,7 @@ class JobRecords:
     # Reading
 
     def folder(self, job_id: str) -> Path:
-        """Where its trainer works."""
+        """The job's folder, where its trainer works."""
         return self._state / "jobs" / job_id
 
     async def get(self, job_id: str) -> Job:
@@ -43,7 +43,7 @@ class JobRecords:
         return await asyncio.to_thread(self._store.unfinished)
 
     async def scored(self, job_id: str) -> Scored | None:
-        """The last comparison that the job's trainer has told of."""
+        """The last comparison that the job's trainer has reported."""
         told = await asyncio.to_thread(self._store.events, job_id)
         scores = (one.event for one in reversed(told) if isinstance(one.event, Scored))
         return next(scores, None)
@@ -53,7 +53,7 @@ class JobRecords:
         expected = min(max(1, from_sequence), LARGEST)
         while True:
             seen = self.n_changes
-            job = await self.get(job_id)  # before its events, so that none is missed at the end
+            job = await self.get(job_id)  # before its events, so that the last ones are not missed
             for event in await asyncio.to_thread(self._store.events, job_id, expected):
                 yield event
                 expected = event.sequence + 1
@@ -71,17 +71,17 @@ class JobRecords:
             await self.change_after(seen)
 
     async def change_after(self, seen: int) -> None:
-        """`n_changes` is another number than `seen`."""
+        """Waits until `n_changes` differs from `seen`."""
         async with self._changed:
             await self._changed.wait_for(lambda: self.n_changes != seen)
 
     # Writing
 
     async def create(self, request: JobRequest) -> tuple[Job, bool]:
-        """A queued job; True when its idempotency key named one before.
+        """A queued job; True if a job with its idempotency key existed.
 
         Raises:
-            Conflict: the key is that of another request.
+            Conflict: the key was used for a different request.
         """
         job, existing = await asyncio.to_thread(self._store.create, request)
         if not existing:
@@ -91,20 +91,20 @@ class JobRecords:
         return job, existing
 
     async def append(self, job_id: str, event: Event) -> None:
-        """What a running job tells of itself."""
+        """Records an event of a running job."""
         self._metrics.job_progress.set_to_current_time()
         await asyncio.to_thread(self._store.append, job_id, event)
         await self.tell()
 
     async def begin(self, job: Job) -> Job:
-        """The job runs once more, unless it has ended at this very moment."""
+        """Marks the job as running, in a new attempt, unless it has just ended."""
         started = datetime.now(UTC)
         return await self.change(
             job.id, state=JobState.RUNNING, attempt=job.attempt + 1, started_at=started
         )
 
     async def requeue(self, job: Job, message: str, *, counts: bool) -> None:
-        """The job waits again; an attempt that does not count is given back."""
+        """Queues the job again; an attempt that does not count is taken back."""
         attempt = job.attempt if counts else job.attempt - 1
         await self.change(job.id, state=JobState.QUEUED, message=message, attempt=attempt)
 
@@ -116,7 +116,7 @@ class JobRecords:
         version: int | None = None,
         promoted: bool = False,
     ) -> Job:
-        """The job as it has ended: like this, or as it had before."""
+        """Ends the job, unless it has ended before; returns it as it ended."""
         now = datetime.now(UTC)
         job = await self.change(
             job_id,
@@ -130,13 +130,13 @@ class JobRecords:
             self._metrics.jobs_ended.labels(job.state.value).inc()
             self.count_success(job)
             log.info("job_ended", extra={"job": job_id, "state": job.state, "problem": message})
-        # only now: what has not been recorded as ended is gone on with
+        # only now: a job that is not recorded as ended will be resumed
         checkpoint = self.folder(job_id) / "run" / CHECKPOINT
         await asyncio.to_thread(checkpoint.unlink, missing_ok=True)
         return job
 
     async def change(self, job_id: str, event: Event | None = None, **changes: object) -> Job:
-        """The job with other fields, and an event that tells of it."""
+        """Changes fields of the job, and records an event of the change."""
         job = await asyncio.to_thread(self._store.update, job_id, event, **changes)
         if "state" in changes:
             await self.count()
@@ -144,7 +144,7 @@ class JobRecords:
         return job
 
     async def tell(self) -> None:
-        """Whoever waits for a change looks again."""
+        """Wakes everyone who waits for a change."""
         self.n_changes += 1
         async with self._changed:
             self._changed.notify_all()
@@ -152,7 +152,7 @@ class JobRecords:
     # Counting
 
     async def count(self) -> None:
-        """The jobs of each state are shown."""
+        """Updates the metrics of jobs by state."""
         states = [job.state for job in await self.unfinished()]
         for state in (JobState.QUEUED, JobState.RUNNING):
             self._metrics.jobs.labels(state.value).set(states.count(state))
@@ -160,7 +160,7 @@ class JobRecords:
             self._metrics.job_progress.set_to_current_time()
 
     def count_success(self, job: Job) -> None:
-        """When the job's model was last trained is shown, if the job did that."""
+        """Updates the time when the job's model was last trained, if the job succeeded."""
         if job.state is JobState.SUCCEEDED and job.finished_at:
             succeeded = self._metrics.training_success.labels(job.request.model)
             succeeded.set(job.finished_at.timestamp())

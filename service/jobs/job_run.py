@@ -1,6 +1,6 @@
-"""One job at a time, from its assignment to a version that is live, or to the reason why not.
+"""Runs one job at a time, from its assignment to a version that is live, or the reason why not.
 
-Every step can be repeated: whatever moment this process is killed at, the next one goes on.
+Every step is idempotent: whenever this process is killed, the next one can go on.
 """
 
 import asyncio
@@ -27,18 +27,18 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 MAX_ATTEMPTS = 3
-PROGRESS_EVERY_S = 0.25  # every event costs a write that must reach the disk
-# Until a registry that cannot be used, full or out of reach, is tried again: two hours in all.
+PROGRESS_EVERY_S = 0.25  # every event costs a synchronous write to the disk
+# Pauses before a registry that is full or out of reach is tried again: over two hours in total.
 PAUSES_S = tuple(2.0**i for i in range(13))
 
 STOPPED = "the server stopped; it goes on with the next one"
 
 
 class NotDone(Exception):
-    """An attempt at a job is over, and the job has not ended well."""
+    """An attempt at a job is over, and the job has not succeeded."""
 
     def __init__(self, state: JobState, reason: str) -> None:
-        """`state` is the one that the job is to be in."""
+        """`state` is the job's next state."""
         super().__init__(reason)
         self.state = state
 
@@ -70,9 +70,9 @@ class JobRunner:
         """
         Args:
             command: starts a trainer.
-            cancel_s: what a trainer gets to end by itself.
-            cache: what all trainers share.
-            data_roots: folders that a trainer may read.
+            cancel_s: how long a trainer may take to exit before it is killed.
+            cache: cache folder that all trainers share.
+            data_roots: folders that a trainer may read data from.
         """
         self._records = records
         self._registry = registry
@@ -85,7 +85,7 @@ class JobRunner:
         self._stopping = False
 
     async def cancel(self, job_id: str) -> bool:
-        """Its trainer has ended and the job soon will; False: it is not the one that runs."""
+        """Stops the job's trainer; the job ends soon after. False if the job is not running."""
         running = self._running
         if not running or running.job_id != job_id:
             return False
@@ -96,7 +96,7 @@ class JobRunner:
         return True
 
     async def stop(self) -> None:
-        """No trainer runs, and none will; a job that did is queued again."""
+        """Stops the trainer, for good; a running job is queued again."""
         self._stopping = True
         if self._running:
             self._running.interrupted.set()
@@ -104,20 +104,20 @@ class JobRunner:
                 await self._running.trainer.stop(self._cancel_s)
 
     async def run(self, job: Job) -> None:
-        """The job has ended, or is queued again.
+        """Runs a job until it has ended or is queued again.
 
         Raises:
-            Unavailable, OSError: the disk of the state folder refuses, and may not in a moment.
+            Unavailable, OSError: the state folder's disk reports an error, which may be temporary.
         """
         self._running = running = Running(job.id)
         log.info("job_started", extra={"job": job.id, "model": job.request.model})
         try:
             if job.state is JobState.RUNNING and job.attempt >= MAX_ATTEMPTS:
-                reason = f"what came of attempt {job.attempt} could not be recorded: see the log"
+                reason = f"the result of attempt {job.attempt} could not be recorded: see the log"
                 await self._records.end(job.id, JobState.FAILED, reason)
                 return
             job = await self._records.begin(job)
-            if not job.state.ended:  # cancelled at this very moment
+            if not job.state.ended:  # it may have been cancelled just now
                 await self._run(job, running)
         finally:
             self._running = None
@@ -130,7 +130,7 @@ class JobRunner:
                 await self._queue_again(job, running, str(over))
             else:
                 await self._records.end(job.id, over.state, str(over))
-        except (Unavailable, OSError) as error:  # of the state folder: the registry is waited for
+        except (Unavailable, OSError) as error:  # of the state folder; the registry's are retried
             if job.attempt < MAX_ATTEMPTS:
                 await self._queue_again(job, running, f"{error}; it goes on where it was")
                 raise
@@ -143,14 +143,14 @@ class JobRunner:
 
     async def _queue_again(self, job: Job, running: Running, message: str) -> None:
         await self._records.requeue(job, message, counts=not self._stopping)
-        if running.cancelled:  # meanwhile: nobody else would see it
+        if running.cancelled:  # meanwhile; nothing else would notice
             await self._records.end(job.id, JobState.CANCELLED, "cancelled while it ran")
 
     async def _attempt(self, job: Job, running: Running) -> None:
-        """The job has ended well.
+        """Makes one attempt at a job, until it has succeeded.
 
         Raises:
-            NotDone: it has not.
+            NotDone: it has not succeeded.
         """
         published = await self._patiently(
             job, running, lambda: in_registry(published_before, self._registry, job)
@@ -168,21 +168,21 @@ class JobRunner:
     async def _patiently(
         self, job: Job, running: Running, work: Callable[[], Awaitable[T]], left: str = ""
     ) -> T:
-        """What `work` gives, which is tried again while the registry cannot be used.
+        """The result of `work`, which is retried while the registry cannot be used.
 
         Args:
-            left: said in the end, of what there is all the same.
+            left: end of the message on giving up: where to find what was trained.
 
         Raises:
-            NotDone: the job was interrupted meanwhile, or the registry stayed as it was.
+            NotDone: the job was interrupted meanwhile, or the last retry failed.
         """
         for pause_s in PAUSES_S:
             try:
                 return await work()
             except Unavailable as error:
                 log.warning("registry_unusable", extra={"job": job.id, "problem": str(error)})
-                text = f"{error}; it is tried again in {pause_s:g} s"
-                with suppress(Unavailable):  # the registry's disk may be that of the jobs
+                text = f"{error}; next attempt in {pause_s:g} s"
+                with suppress(Unavailable):  # the job database may be on the same disk
                     await self._records.append(job.id, Note(text=text))
             with suppress(TimeoutError):
                 await asyncio.wait_for(running.interrupted.wait(), pause_s)
@@ -194,7 +194,7 @@ class JobRunner:
         raise NotDone(JobState.FAILED, f"the registry could not be used{left}")
 
     def _check(self, outcome: Outcome, job: Job, running: Running) -> None:
-        """Raises: NotDone, when nothing was trained or is wanted."""
+        """Raises: NotDone, if nothing was trained, or the job was cancelled."""
         if running.cancelled:
             raise NotDone(JobState.CANCELLED, "cancelled while it ran")
         if outcome.staged:
@@ -212,7 +212,7 @@ class JobRunner:
         )
         trainer = await Trainer.start(self._command, assignment, folder / "log.txt", folder / "pid")
         running.trainer = trainer
-        if running.cancelled or self._stopping:  # that came while it started
+        if running.cancelled or self._stopping:  # while it was starting
             await trainer.stop(self._cancel_s)
         last_progress = 0.0
 
@@ -231,10 +231,10 @@ class JobRunner:
             await asyncio.to_thread((folder / "pid").unlink, missing_ok=True)
 
     async def _publish_and_promote(self, job: Job) -> None:
-        """The job has ended well.
+        """Publishes, decides on promotion, and ends the job as succeeded.
 
         Raises:
-            Unavailable: the registry cannot be used; another attempt goes on from there.
+            Unavailable: the registry cannot be used; another call goes on from there.
         """
         version = await in_registry(published_before, self._registry, job)
         if version is None:

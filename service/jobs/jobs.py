@@ -1,4 +1,4 @@
-"""Training jobs: one runs at a time, the others wait in the database.
+"""Training jobs: one runs at a time, the others are queued in the database.
 
 queued -> running: train, publish, gate, promote -> succeeded, failed or cancelled
 """
@@ -18,30 +18,30 @@ from service.shielded import Unbroken
 
 log = logging.getLogger(__name__)
 
-REMEMBERED = 1_000  # jobs that a new server looks at for when each model was last trained
-# After an error of our own, such as a full disk; each time in a row it is twice as long.
+REMEMBERED = 1_000  # latest jobs that a new server reads to know when each model was last trained
+# Pause after an error of our own, such as a full disk; doubled with every further one in a row.
 FIRST_BREATH_S, LONGEST_BREATH_S = 5.0, 300.0
 
 
 class Jobs:
-    """Accepts, runs and tells of jobs. Used from one event loop; the database in threads."""
+    """Accepts, runs and reports jobs. Used from one event loop; the database in threads."""
 
     def __init__(self, records: JobRecords, runner: JobRunner, settings: SettingsCheck) -> None:
         self._records = records
         self._runner = runner
         self._settings = settings
-        self._unbroken = Unbroken()  # so that the worker hears of all that is recorded
+        self._unbroken = Unbroken()  # so that the worker is told of everything that is recorded
         self._stopping = asyncio.Event()
         self._worker: asyncio.Task[None] | None = None
 
     # What callers can do
 
     async def start_job(self, request: JobRequest) -> tuple[Job, bool]:
-        """A queued job, on the disk; True when its idempotency key named one before.
+        """A queued job, stored durably; True if a job with its idempotency key existed.
 
         Raises:
-            BadRequest: its settings cannot work.
-            Conflict: the key is that of another request.
+            BadRequest: its settings are invalid.
+            Conflict: the key was used for a different request.
         """
         await self._settings.check(request.settings)
         return await self._unbroken.run(self._records.create(request))
@@ -57,7 +57,7 @@ class Jobs:
         return self._records.watch(job_id, from_sequence)
 
     async def cancel(self, job_id: str) -> Job:
-        """The job has ended: cancelled, or as it did before this could reach it."""
+        """Cancels the job and returns it once it has ended, perhaps before this could reach it."""
         job = await self.get(job_id)
         if not job.state.ended:
             await self._unbroken.run(self._cancel(job_id))
@@ -66,12 +66,12 @@ class Jobs:
     async def _cancel(self, job_id: str) -> None:
         if not await self._runner.cancel(job_id):
             await self._records.end(job_id, JobState.CANCELLED, "cancelled before it began")
-            await self._runner.cancel(job_id)  # it may have begun at that very moment
+            await self._runner.cancel(job_id)  # it may have begun just then
 
-    # The life of the supervisor
+    # The life cycle of the supervisor
 
     async def start(self) -> None:
-        """Jobs that a dead server left behind are queued again, and work begins."""
+        """Queues jobs again that a dead server left behind, and starts working."""
         for job in reversed(await self.list("", REMEMBERED)):
             self._records.count_success(job)
         for job in await self._records.unfinished():
@@ -84,14 +84,14 @@ class Jobs:
 
     async def _take_over(self, job: Job) -> None:
         if job.attempt >= MAX_ATTEMPTS:
-            message = f"the server died under attempt {job.attempt}, the last; start a new job"
+            message = f"the server died during attempt {job.attempt}, the last; start a new job"
             await self._records.end(job.id, JobState.FAILED, message)
         else:
-            message = "the server died under it; it goes on where it was"
+            message = "the server died meanwhile; it goes on where it was"
             await self._records.requeue(job, message, counts=True)
 
     async def stop(self) -> None:
-        """Nothing runs any more; a job that did is queued for the next server."""
+        """Stops the running job and queues it for the next server."""
         self._stopping.set()
         await self._runner.stop()
         await self._records.tell()
@@ -117,7 +117,7 @@ class Jobs:
                 await self._stopping.wait()
 
     async def _next(self) -> Job | None:
-        """The oldest job that waits; None after a change, when there is none."""
+        """The oldest waiting job; if there is none, None after the next change."""
         seen = self._records.n_changes
         if waiting := await self._records.unfinished():
             return waiting[0]

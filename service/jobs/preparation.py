@@ -1,4 +1,4 @@
-"""What a trainer is given: its assignment in a file, and an empty stage."""
+"""Prepares a trainer's folder: its assignment in a file, and an empty stage."""
 
 import shutil
 from collections.abc import Sequence
@@ -12,19 +12,19 @@ from registry.store import Registry
 
 @dataclass(frozen=True)
 class Champion:
-    """The version that is to be beaten."""
+    """The version that the new one has to beat."""
 
     version: int
     bundle: Path
 
 
 def find_champion(registry: Registry, model: str) -> Champion | None:
-    """What is promoted now; None: nothing is.
+    """The promoted version; None if there is none.
 
     Raises:
         BundleError: a pointer of the model is damaged, so that nothing could be published.
     """
-    registry.next_version(model)  # what is wrong with it is better told before hours of training
+    registry.next_version(model)  # raises such errors now, rather than after hours of training
     promoted = registry.promoted(model)
     if promoted is None:
         return None
@@ -35,12 +35,12 @@ def find_champion(registry: Registry, model: str) -> Champion | None:
 def prepare(
     folder: Path, job: Job, champion: Champion | None, *, cache: Path, data_roots: Sequence[Path]
 ) -> Path:
-    """The job's `folder` holds its assignment, whose path this is, and nothing staged by an attempt
-    before.
+    """Writes the assignment to the job's `folder`, and clears what an earlier attempt has staged;
+    returns the assignment's path.
 
     Args:
-        cache: what all trainers share.
-        data_roots: folders that the trainer may read.
+        cache: cache folder that all trainers share.
+        data_roots: folders that the trainer may read data from.
     """
     stage = folder / "stage"
     shutil.rmtree(stage, ignore_errors=True)

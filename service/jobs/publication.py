@@ -1,7 +1,7 @@
-"""From a staged bundle to a version that is live, or not, with the reason.
+"""From a staged bundle to a version that is live, or the reason why not.
 
-Each step asks first whether an earlier attempt at the job has done it, so that whatever moment the
-server is killed at, the next one goes on from there.
+Each step first checks whether an earlier attempt at the job has done it, so that whenever the
+server is killed, the next one goes on from there.
 """
 
 import shutil
@@ -15,15 +15,15 @@ from service.jobs.gate import decide
 from service.models.live import Live
 from service.models.registry_calls import in_registry
 
-JOB = "job"  # in a bundle's provenance: the job that made it
+JOB = "job"  # key in a bundle's provenance: id of the job that made it
 
 
 def published_before(registry: Registry, job: Job) -> int | None:
-    """The version that an earlier attempt at this job has published."""
+    """The version that an earlier attempt at this job has published, if any."""
     for version in reversed(registry.versions(job.request.model)):
         try:
             bundle = registry.bundle(job.request.model, version)
-        except BundleError:  # somebody else's
+        except BundleError:  # unreadable, so not one that this job has just published
             continue
         if bundle.provenance.get(JOB) == job.id:
             return version
@@ -33,10 +33,10 @@ def published_before(registry: Registry, job: Job) -> int | None:
 
 
 def publish(registry: Registry, job: Job, stage: Path) -> int:
-    """The number of the version that `stage` has become; the stage is gone.
+    """Publishes the bundle in `stage` and deletes the stage; returns the version.
 
     Raises:
-        BundleError: the trainer left something that is no whole bundle.
+        BundleError: the staged bundle is damaged or incomplete.
     """
     bundle = verify_bundle(stage)
     provenance = bundle.provenance | {JOB: job.id}
@@ -49,14 +49,14 @@ def publish(registry: Registry, job: Job, stage: Path) -> int:
 async def promote_if_good(
     registry: Registry, live: Live, job: Job, version: int, scored: Scored | None
 ) -> GateDecided:
-    """What was decided; a version that is to be promoted is live when this returns.
+    """The gate's decision; if it is to promote, the version is live when this returns.
 
     Raises:
         Unavailable: the registry cannot be used.
     """
     model = job.request.model
     for _, pointer in await in_registry(registry.history, model):
-        if pointer.version == version:  # decided by an attempt that could not write it down
+        if pointer.version == version:  # promoted by an attempt that could not record its decision
             return GateDecided(promote=True, reason=pointer.reason)
     promoted = await in_registry(registry.promoted, model)
     number, current = (promoted[0], promoted[1].version) if promoted else (0, None)
@@ -72,6 +72,6 @@ async def promote_if_good(
     except Unavailable:
         raise
     except UnfreezeError as error:
-        reason = f"the version that was live stays, for this one does not load: {error}"
+        reason = f"the live version stays, because the new one cannot be loaded: {error}"
         return GateDecided(promote=False, reason=reason)
     return decision

@@ -1,8 +1,8 @@
-"""The trainer's word on the settings of a job, before the job is accepted.
+"""Has the trainer validate a job's settings before the job is accepted.
 
-The program that would run the job is asked, for it alone knows what it takes. It is given
-`--check-settings`, reads them as a JSON object on its standard input, and tells why they cannot
-work by the event with which the job would fail.
+Only the program that would run the job knows which settings it accepts. It is started with
+`--check-settings`, reads them as a JSON object from its standard input, and rejects them with the
+event with which the job would fail.
 """
 
 import asyncio
@@ -18,11 +18,11 @@ from service.jobs.trainer_output import read_event
 
 log = logging.getLogger(__name__)
 
-LONGEST_S = 20.0  # whoever asks waits; clients do so for 30 s
+LONGEST_S = 20.0  # the caller waits meanwhile, and clients give up after 30 s
 
 
 class SettingsCheck:
-    """Asks one trainer at a time: a backbone's name takes it seconds, and the memory of torch."""
+    """Runs one trainer at a time: checking a backbone's name takes seconds, and torch in memory."""
 
     def __init__(self, command: Sequence[str]) -> None:
         """`command` starts a trainer."""
@@ -30,11 +30,11 @@ class SettingsCheck:
         self._one = asyncio.Lock()
 
     async def check(self, settings: Mapping[str, str]) -> None:
-        """The trainer does not object. One that says nothing does not: it may know of no such
-        question, or not be installed here, and then the job will tell.
+        """Returns if the trainer does not object. No verdict is no objection: the trainer may not
+        support the check, or not be installed here, and then the job itself will fail.
 
         Raises:
-            BadRequest: it does.
+            BadRequest: it objects.
         """
         if not settings:
             return
@@ -51,17 +51,17 @@ class SettingsCheck:
             log.warning("settings_unchecked", extra={"problem": f"exit code {code}"})
 
     async def _ask(self, settings: bytes) -> tuple[int, bytes]:
-        """The trainer's exit code, and what it says. Its process ends when this is cancelled."""
+        """The trainer's exit code and output. Cancelling this kills its process."""
         starting = asyncio.ensure_future(asyncio.to_thread(_spawn, self._command))
         try:
             process = await asyncio.shield(starting)
-        except asyncio.CancelledError:  # its thread does not hear of it
+        except asyncio.CancelledError:  # the thread that starts it cannot be cancelled
             starting.add_done_callback(_discard_started)
             raise
         try:
             output, _ = await asyncio.to_thread(process.communicate, settings)
         finally:
-            process.kill()  # does nothing to one that has ended
+            process.kill()  # a no-op if it has ended
         return process.returncode, output
 
 

@@ -1,4 +1,4 @@
-"""The training process: a child with a process group of its own, and what came of it.
+"""The training process: a child in a process group of its own, and its outcome.
 
 Its standard output carries events (service/jobs/trainer_output.py), its standard error goes to the
 job's log. It reads its standard input, which this process holds open: when the server dies, the
@@ -20,10 +20,10 @@ from registry.jobs import EpochFinished, Event, Failed, Note, Progress, Scored, 
 from service.jobs.trainer_output import lines_of, open_output, read_event
 
 TAIL = 2_000  # bytes of the log that explain a crash
-LINGER_S = 5.0  # for what is left in the pipe after the end of the process
+LINGER_S = 5.0  # to read what is left in the pipe after the process has ended
 LOOK_S = 0.05
 
-# Threads of the trainer that wait asleep, and not in a loop, leave the cores to those who answer.
+# The trainer's threads sleep instead of spinning when idle, which leaves the cores to serving.
 PATIENT = {"OMP_WAIT_POLICY": "PASSIVE"}
 
 TOLD_BY_TRAINER = (StageStarted, Progress, EpochFinished, Note, Scored)
@@ -35,7 +35,7 @@ class Outcome:
 
     staged: bool
     reason: str = ""
-    killed: bool = False  # by a signal, before it could say anything
+    killed: bool = False  # by a signal, before it could report a failure
 
 
 class Trainer:
@@ -56,7 +56,7 @@ class Trainer:
     async def start(
         cls, command: Sequence[str], assignment: Path, log: Path, pid: Path
     ) -> "Trainer":
-        """The process runs, and `pid` holds its number for a server that comes after this one.
+        """Starts the process, and writes its id to the file `pid` for the next server.
 
         Raises:
             TrainingError: it cannot be started.
@@ -70,15 +70,15 @@ class Trainer:
         return cls(process, await open_output(process), log)
 
     async def follow(self, tell: Callable[[Event], Awaitable[None]]) -> Outcome:
-        """Passes on every event until the process has ended, and gives its outcome."""
+        """Passes on every event until the process has ended; returns its outcome."""
         endings: list[Staged | Failed] = []
         reader = asyncio.create_task(self._read(tell, endings))
         try:
-            # not wait(): it would also wait for grandchildren that hold the pipe
+            # not wait(), which would also wait for grandchildren that hold the pipe
             while self._process.poll() is None and not (reader.done() and reader.exception()):
                 await asyncio.sleep(LOOK_S)
         finally:
-            self.signal(signal.SIGKILL)  # whatever the process left behind
+            self.signal(signal.SIGKILL)  # kills what is left of its group
             if self._process.stdin:
                 self._process.stdin.close()
         while self._process.poll() is None:  # the next attempt works in the same folder
@@ -86,14 +86,14 @@ class Trainer:
         await self._linger(reader)
         self._pipe.close()
         if reader.done():
-            reader.result()  # an event that could not be written down is not passed over
+            reader.result()  # raises if an event could not be recorded
         reader.cancel()
         return await asyncio.to_thread(self._outcome, endings[-1] if endings else None)
 
     async def _linger(self, reader: asyncio.Task[None]) -> None:
-        """What was left in the pipe has been read, or somebody else holds it open.
+        """Reads what is left in the pipe, unless another process holds it open for too long.
 
-        Only the wait for the pipe is limited: a disk may take longer to write an event down.
+        Only waiting for the pipe is limited: recording an event may take a disk longer.
         """
         left_s = LINGER_S
         while left_s > 0 and not reader.done():
@@ -102,12 +102,12 @@ class Trainer:
                 left_s -= LOOK_S
 
     def signal(self, number: signal.Signals) -> None:
-        """The whole group gets the signal; nothing happens when it has gone."""
+        """Sends the signal to the whole process group; does nothing if it has gone."""
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, number)
 
     async def stop(self, grace_s: float) -> None:
-        """Has been asked to end, and been made to after `grace_s`."""
+        """Asks it to exit, and kills it after `grace_s`."""
         self.signal(signal.SIGTERM)
         with suppress(TimeoutError):
             async with asyncio.timeout(grace_s):
@@ -130,7 +130,7 @@ class Trainer:
             self._telling = False
 
     def _note(self, line: bytes) -> None:
-        """A library that prints does no harm; what it printed is in the log."""
+        """Logs a line that is not an event, such as one printed by a library."""
         with self._log.open("ab") as log:
             log.write(b"[stdout] " + line + b"\n")
 
@@ -145,9 +145,9 @@ class Trainer:
 
 
 def _spawn(command: Sequence[str], log: Path, pid: Path) -> subprocess.Popen[bytes]:
-    # Not the event loop's own: uvloop forks, and gRPC does not survive that. Of 300 children that
-    # it started beside a busy server 26 crashed; of those that asyncio's loop started, which goes
-    # through Popen, none.
+    # Not the event loop's subprocess: uvloop forks, which gRPC does not survive. Of 300 children
+    # that it started beside a busy server, 26 crashed; with asyncio's own loop, which uses Popen,
+    # none did.
     with log.open("ab") as errors:
         process = subprocess.Popen(
             command,
@@ -166,15 +166,15 @@ def _spawn(command: Sequence[str], log: Path, pid: Path) -> subprocess.Popen[byt
 
 
 def discard(process: subprocess.Popen[bytes]) -> None:
-    """It runs no more, and its pipes are closed."""
+    """Kills it, waits for it, and closes its pipes."""
     with process:
         process.kill()
 
 
 def kill_leftover(pid_file: Path, assignment: Path) -> None:
-    """A process that outlived the server that started it is gone.
+    """Kills a trainer that outlived the server that started it.
 
-    Its number may belong to somebody else by now, so it must name `assignment` as its argument.
+    Its process id may have been reused, so the process must have `assignment` as an argument.
     """
     with suppress(OSError, ValueError):
         pid = int(pid_file.read_text())
@@ -192,7 +192,7 @@ def _ending(code: int | None) -> str:
 
 
 def tail(log: Path) -> str:
-    """What stands at the end of a log, however long it is."""
+    """The end of a log, however long it is."""
     try:
         with log.open("rb") as file:
             file.seek(max(0, log.stat().st_size - TAIL))

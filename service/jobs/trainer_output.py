@@ -1,4 +1,4 @@
-"""What the training process says: each line is an event, or comes from a library that prints."""
+"""Reads a training process's output: each line is an event, or was printed by a library."""
 
 import asyncio
 import subprocess
@@ -14,7 +14,7 @@ MAX_LINE = 1_000_000  # bytes; an event is far smaller
 async def open_output(
     process: subprocess.Popen[bytes],
 ) -> tuple[asyncio.StreamReader, asyncio.ReadTransport]:
-    """Its standard output, for the event loop to read, and what closes it."""
+    """Its standard output as a stream for the event loop, and the transport that closes it."""
     loop, reader = asyncio.get_running_loop(), asyncio.StreamReader()
     pipe, _ = await loop.connect_read_pipe(
         lambda: asyncio.StreamReaderProtocol(reader), process.stdout
@@ -23,7 +23,7 @@ async def open_output(
 
 
 async def lines_of(stream: asyncio.StreamReader) -> AsyncIterator[bytes]:
-    """Lines without their ends; of one that is too long, the beginning."""
+    """Lines without their line endings; one that is too long is truncated."""
     rest = b""
     while chunk := await stream.read(65_536):
         *lines, rest = (rest + chunk).split(b"\n")
@@ -35,7 +35,7 @@ async def lines_of(stream: asyncio.StreamReader) -> AsyncIterator[bytes]:
 
 
 def read_event(line: bytes) -> Event | None:
-    """The event that the line is; None if it is none."""
+    """The event in a line; None if it is not an event."""
     try:
         return EVENTS.validate_json(line)
     except ValidationError:

@@ -1,4 +1,4 @@
-"""A version on trial: which requests it is tried on."""
+"""A version on trial (canary or shadow), and the requests that it is tried on."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -10,7 +10,7 @@ from service.models.comparison import Comparison
 from service.models.loaded import Loaded
 from service.models.shadow import DrawFor, Sample, Shadow
 
-SAMPLE = 1 << 16  # bytes from either end of the first image; the event loop does the hashing
+SAMPLE = 1 << 16  # bytes to hash at either end of the first image; hashing blocks the event loop
 
 Content = Sequence[bytes | memoryview]  # images, encoded or as flat pixels
 
@@ -19,7 +19,7 @@ Content = Sequence[bytes | memoryview]  # images, encoded or as flat pixels
 class Candidacy:
     """The candidate of a model while this server tries it."""
 
-    beside: int  # number of the promotion that it is tried beside
+    beside: int  # number of the promotion pointer that it is tried beside
     mode: Mode
     percent: float
     live: Loaded
@@ -29,22 +29,22 @@ class Candidacy:
 
     @property
     def same_size(self) -> bool:
-        """It takes pixels that were prepared for the live version."""
+        """Whether it takes pixels that were prepared for the live version."""
         return self.loaded.bundle.image.size == self.live.bundle.image.size
 
     @property
     def same_shape(self) -> bool:
-        """Whoever knows the shapes of the live version's input and output can use it."""
+        """Whether its input and output have the shapes of the live version's."""
         labels = len(self.loaded.bundle.labels), len(self.live.bundle.labels)
         return self.same_size and labels[0] == labels[1]
 
     def answers(self, content: Callable[[], Content]) -> bool:
-        """The request with these images, which are read only for this, is one of those that it
-        answers."""
+        """Whether it answers the request with these images; `content` is called only if it
+        matters."""
         return self.mode == "split" and self._draws(content())
 
     def sample(self, content: Content, draw: DrawFor, n_views: int) -> Sample | None:
-        """The request with these images, if it is one of those on which it is compared."""
+        """A sample of the request with these images, if the candidate is to be compared on it."""
         if self.mode == "shadow" and self._draws(content):
             return self.shadow.sample(draw, n_views)
         return None
@@ -54,10 +54,10 @@ class Candidacy:
 
 
 def draw_lot(content: Content, version: int) -> float:
-    """A number from 0 to 1 that depends on the images and the version alone.
+    """A hash from 0 to 1 that depends only on the images and the version.
 
-    So a repeated request meets the same version, also on another replica, and a request that was
-    drawn at some percentage is drawn at every larger one.
+    So a repeated request gets the same version, on every replica, and a request that is drawn at
+    some percentage is drawn at every larger one.
     """
     digest = hashlib.blake2b(f"{version}/{len(content)}".encode(), digest_size=8)
     for end in ends(content[0]):
@@ -66,5 +66,5 @@ def draw_lot(content: Content, version: int) -> float:
 
 
 def ends(content: Any) -> tuple[Any, Any]:
-    """The first and the last SAMPLE of a sequence; of a shorter one the second has what is left."""
+    """The first and last SAMPLE elements of a sequence, without overlap if it is shorter."""
     return content[:SAMPLE], content[max(SAMPLE, len(content) - SAMPLE) :]

@@ -1,7 +1,7 @@
-"""What an operator changes: the version that answers, the one that is tried, what is in memory.
+"""What an operator can change: the promoted version, the candidate, and what is in memory.
 
-A version is loaded first, then the registry is told, then requests go there: what does not load
-changes nothing.
+A version is loaded first, then the registry is written, then requests are switched over: a version
+that does not load changes nothing.
 """
 
 from registry.candidates import clear_candidate, set_candidate
@@ -26,17 +26,17 @@ class Changes:
         self._models = models
         self._loading = loading
         self._swaps = swaps
-        self._unbroken = Unbroken()  # so that the registry and this server agree
+        self._unbroken = Unbroken()  # so that the registry and this server stay consistent
 
     async def promote(
         self, model: str, version: int, *, by: str, reason: str, expected: int | None = None
     ) -> tuple[int, Pointer]:
-        """`version` is live here, and the registry says so; a version that does not load changes
+        """Promotes `version` in the registry and makes it live here; one that does not load changes
         nothing.
 
         Raises:
             NotFound, BundleError, Unavailable: it cannot be served.
-            Conflict: another pointer than `expected` is in force, or the registry was put back.
+            Conflict: another pointer than `expected` is in force, or the registry was restored.
         """
         await in_registry(self._registry.folder, model, version)
         return await self._unbroken.run(self._promote(model, version, by, reason, expected))
@@ -56,26 +56,26 @@ class Changes:
         return promoted
 
     def _check_onward(self, model: str, followed: Promoted | None) -> None:
-        """Raises: Conflict, where what is written would not be followed here."""
+        """Raises: Conflict, if this server would not follow a new pointer."""
         if conflict := put_back(model, followed, self._registry.promoted(model)):
             raise conflict
 
     async def rollback(self, model: str, *, by: str, reason: str) -> tuple[int, Pointer]:
-        """What the promoted version replaced is live again.
+        """Promotes the version that the promoted one replaced.
 
         Raises:
-            Conflict: there is nothing to go back to.
+            Conflict: there is nothing to roll back to.
         """
         number, version = await in_registry(self._registry.rollback_target, model)
         reason = reason or f"rollback to {version}"
         return await self.promote(model, version, by=by, reason=reason, expected=number)
 
     async def load(self, model: str) -> None:
-        """What the registry promotes now is live; what was unloaded is followed again.
+        """Makes the promoted version live, and follows a model that was unloaded again.
 
         Raises:
-            NotFound: nothing is promoted; what is promoted next will be live.
-            Conflict: the registry was put back; what answered before still does, until unloaded.
+            NotFound: nothing is promoted; what is promoted next will go live.
+            Conflict: the registry was restored; what answered before still does, until unloaded.
             BundleError, Unavailable: it cannot be served; what answered before still does.
         """
         entry = self._models.get(model)
@@ -84,7 +84,7 @@ class Changes:
         if promoted is None:
             if entry:
                 entry.unloaded = False
-            raise NotFound(f"no version of {model} is promoted; promote one, which loads it")
+            raise NotFound(f"no version of {model} is promoted; promote one, which also loads it")
         if conflict := put_back(model, followed, promoted):
             raise conflict
         await self._unbroken.run(self._load(model, promoted))
@@ -101,7 +101,7 @@ class Changes:
             raise
 
     def unload(self, model: str) -> None:
-        """No version of it answers here until it is loaded; requests under way are answered."""
+        """Stops answering for the model until it is loaded; requests in flight are answered."""
         if entry := self._models.get(model):
             self._swaps.unload(entry)
 
@@ -137,7 +137,7 @@ class Changes:
         return wanted
 
     async def clear_candidate(self, model: str, *, by: str, reason: str) -> int | None:
-        """No version is tried any more; gives the one that was."""
+        """Ends the trial of the candidate; returns its version, or None."""
         return await self._unbroken.run(self._clear_candidate(model, by, reason))
 
     async def _clear_candidate(self, model: str, by: str, reason: str) -> int | None:
@@ -153,7 +153,7 @@ class Changes:
         return candidate.version
 
     async def prune(self, model: str, keep: int) -> list[int]:
-        """As `registry.prune.prune`, and nothing that goes is promoted or tried meanwhile."""
+        """As `registry.prune.prune`; this server does not promote or try a version meanwhile."""
         return await self._unbroken.run(self._prune(model, keep))
 
     async def _prune(self, model: str, keep: int) -> list[int]:
@@ -162,5 +162,5 @@ class Changes:
             return await in_registry(prune, self._registry, model, keep)
 
     async def close(self) -> None:
-        """What was under way has ended."""
+        """Waits for changes in progress."""
         await self._unbroken.close()

@@ -1,4 +1,4 @@
-"""What a candidate says of images, held against what the live version said of them."""
+"""Compares a candidate's answers with the live version's."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ from service.observability.candidate_metrics import OUTCOMES, CandidateMetrics
 
 
 class Comparison:
-    """Counts for one candidate beside one live version, also in the metrics."""
+    """Comparison counts for one candidate and one live version, also exported as metrics."""
 
     def __init__(
         self, live: Bundle, candidate: Bundle, version: int, metrics: CandidateMetrics
@@ -18,14 +18,14 @@ class Comparison:
         self._live = live
         self._candidate = candidate
         one = live.model, str(version)
-        # held, so that what ends after the candidacy does not bring its series back
+        # kept, so that comparisons that end after the trial do not bring its series back
         self._images = {outcome: metrics.images.labels(*one, outcome) for outcome in OUTCOMES}
         self._difference = metrics.difference.labels(*one)
         self._live_s = metrics.compute_seconds.labels(*one, "live")
         self._candidate_s = metrics.compute_seconds.labels(*one, "candidate")
 
     def count(self, live: Float32Array, candidate: Float32Array) -> None:
-        """One image was compared: probabilities [classes] of either version."""
+        """Compares one image, given the probabilities [classes] of both versions."""
         ours, theirs = self._live, self._candidate
         alike = chosen(ours, live) == chosen(theirs, candidate)
         self.compared += 1
@@ -34,21 +34,21 @@ class Comparison:
         self._difference.inc(difference(ours, live, theirs, candidate))
 
     def timed(self, live_s: float, candidate_s: float) -> None:
-        """What the batches took in which either version ran the image."""
+        """Notes how long the batch with the image took in each version."""
         self._live_s.observe(live_s)
         self._candidate_s.observe(candidate_s)
 
     def dropped(self, n_images: int) -> None:
-        """There was no room to compare them."""
+        """Counts images that there was no room to compare."""
         self._images["dropped"].inc(n_images)
 
     def failed(self, n_images: int) -> None:
-        """The candidate gave no answer to them."""
+        """Counts images that the candidate failed to answer."""
         self._images["failed"].inc(n_images)
 
 
 def chosen(bundle: Bundle, probabilities: Float32Array) -> set[str]:
-    """The labels of an image: the most probable one, or of a multi-label model all those that
+    """The labels of an image: the most probable one, or for a multi-label model all those that
     reach their thresholds."""
     if not bundle.thresholds:
         return {bundle.labels[int(probabilities.argmax())]}
@@ -59,7 +59,7 @@ def chosen(bundle: Bundle, probabilities: Float32Array) -> set[str]:
 def difference(
     bundle: Bundle, probabilities: Float32Array, other: Bundle, others: Float32Array
 ) -> float:
-    """Mean over all labels of the absolute difference; a label that one lacks is 0 there."""
+    """Mean absolute difference over all labels; a label that one model lacks counts as 0 there."""
     if bundle.labels == other.labels:
         return float(np.abs(probabilities - others).mean())
     one = dict(zip(bundle.labels, probabilities.tolist(), strict=True))

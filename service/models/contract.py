@@ -1,4 +1,4 @@
-"""What every network here takes, gives, and says of itself."""
+"""The contract of every network: its input, output and metadata."""
 
 from typing import Any
 
@@ -7,8 +7,7 @@ from registry.errors import BundleError
 
 
 def check_contract(session: Any, bundle: Bundle, where: str, name: str) -> None:
-    """The network that ONNX Runtime has opened from the file `name` is the one that its manifest
-    describes.
+    """Checks that the network opened from the file `name` is the one that the manifest describes.
 
     Raises:
         BundleError: it is not.
@@ -19,7 +18,7 @@ def check_contract(session: Any, bundle: Bundle, where: str, name: str) -> None:
     width = session.get_outputs()[0].shape[-1:]
     if inputs != [("image", "tensor(uint8)", [size, size, 3])]:
         raise BundleError(f"{where}: input is {inputs}, not image uint8 [n,{size},{size},3]")
-    # an exporter may leave the width open; the golden answers will tell
+    # an exporter may leave the width dynamic; the golden answers check it
     if outputs != [("probabilities", "tensor(float)")] or width not in ([classes], [None]):
         raise BundleError(
             f"{where}: output is {outputs} of width {width}, not probabilities float32 "
@@ -29,6 +28,6 @@ def check_contract(session: Any, bundle: Bundle, where: str, name: str) -> None:
     for key, value in bundle.onnx_metadata().items():
         if stated.get(key) != value:
             raise BundleError(
-                f"{where}: {name} says {key} is {stated.get(key)!r:.200} and bundle.json says "
+                f"{where}: {name} says {key} is {stated.get(key)!r:.200}, but bundle.json says "
                 f"{value!r:.200}; publish again"
             )

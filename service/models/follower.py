@@ -1,4 +1,4 @@
-"""Looks at the registry again and again, and takes up what it says."""
+"""Polls the registry and applies its changes."""
 
 import asyncio
 import logging
@@ -22,19 +22,19 @@ P = TypeVar("P")
 
 @dataclass(frozen=True)
 class Aliases:
-    """The pointers of a model in force, with their numbers, or why they cannot be read; None: there
-    is none."""
+    """A model's current pointers with their numbers, or why they cannot be read; None: there is
+    none."""
 
     promoted: Promoted | BundleError | None
     candidate: tuple[int, Candidate | Cleared] | BundleError | None
-    followed: Promoted | None = None  # by this server, when it began to look
+    followed: Promoted | None = None  # by this server, when it began to read the registry
 
 
-GONE = Aliases(promoted=None, candidate=None)  # of a model that was in the registry
+GONE = Aliases(promoted=None, candidate=None)  # of a model that the registry no longer has
 
 
 class Follower:
-    """Each model is followed on its own, and its candidate apart from its promoted version."""
+    """Follows every model independently, and its candidate apart from its promoted version."""
 
     def __init__(
         self,
@@ -46,37 +46,38 @@ class Follower:
     ) -> None:
         self._registry = registry
         self._metrics = metrics
-        self._unreadable = ""  # why, if it is
+        self._unreadable = ""  # why the registry cannot be read, if it cannot
         self._models = models
         self._loading = loading
         self._swaps = swaps
         self._under_way: dict[tuple[str, str, int], asyncio.Task[None]] = {}
 
     async def start(self, every_s: float) -> None:
-        """Every promoted version is loaded, or has a problem. A registry that cannot be read is
-        waited for: a server that knows no model must not take the place of those that do."""
+        """Loads every promoted version, or notes why it cannot. Waits for a registry that cannot be
+        read: in a rollout, a server without models must not replace those that have them."""
         await self.take_up(candidates=False)
         while self._unreadable:
             await asyncio.sleep(every_s)
             await self.take_up(candidates=False)
 
     async def take_up(self, *, candidates: bool) -> None:
-        """Everything is as the registry says now, or has a problem."""
+        """Makes everything as the registry says now, or notes why it cannot."""
         found = await self._look()
         await asyncio.gather(*(self._promoted(name, one) for name, one in found.items()))
         if candidates:
             await asyncio.gather(*(self._candidate(name, one) for name, one in found.items()))
 
     async def follow(self, every_s: float) -> None:
-        """Takes up every change until cancelled; a slow load delays its own pointer alone.
+        """Applies every change until cancelled; a slow load delays only its own pointer.
 
-        A newer pointer overtakes it, so that what was rolled back meanwhile never goes live.
+        A newer pointer overtakes a slow one, so that a version rolled back meanwhile never goes
+        live.
         """
         while True:
             await asyncio.sleep(every_s)
             try:
                 found = await self._look()
-            except Exception:  # whatever it is, the next second may be better
+            except Exception:  # whatever it is, the next poll may succeed
                 log.exception("refresh_failed")
                 continue
             for name, aliases in found.items():
@@ -87,7 +88,7 @@ class Follower:
                 self._metrics.registry_read.set_to_current_time()
 
     async def close(self) -> None:
-        """What was under way has ended."""
+        """Waits for what is in progress."""
         await asyncio.gather(*self._under_way.values(), return_exceptions=True)
 
     def _begin(
@@ -105,7 +106,7 @@ class Follower:
         try:
             found = await in_thread(read_aliases, self._registry)
         except OSError as error:
-            if str(error) != self._unreadable:  # a line for each look would say no more
+            if str(error) != self._unreadable:  # log it once, not at every poll
                 log.error("registry_unreadable", extra={"problem": str(error)})
             self._unreadable = str(error)
             return {}
@@ -120,7 +121,7 @@ class Follower:
             known = self._models.get(name)
             if known and known.current:
                 self._swaps.problem(known, 0, BundleError(f"{name}: {NOTHING_PROMOTED}"))
-            elif known:  # what could not be loaded is not wanted any more
+            elif known:  # what could not be loaded is no longer promoted
                 self._swaps.no_problem(known)
             return
         entry = self._models.setdefault(name, Model(name))
@@ -131,7 +132,7 @@ class Follower:
             return
         number, pointer = aliases.promoted
         conflict = put_back(name, aliases.followed, aliases.promoted)
-        if conflict and entry.follows == aliases.followed:  # else it was changed here meanwhile
+        if conflict and entry.follows == aliases.followed:  # else this server changed it meanwhile
             self._swaps.problem(entry, 0, conflict)
             return
         if number <= entry.pointer:
@@ -142,7 +143,7 @@ class Follower:
         try:
             async with self._loading.lease(entry, pointer.version, live=True) as loaded:
                 self._swaps.go_live(entry, aliases.promoted, loaded)
-        except Exception as error:  # whatever it is, the others go on
+        except Exception as error:  # whatever it is, other models must not suffer
             self._swaps.problem(entry, number, error)
 
     async def _candidate(self, name: str, aliases: Aliases) -> None:
@@ -172,10 +173,10 @@ class Follower:
 
 
 def read_aliases(registry: Registry) -> dict[str, Aliases]:
-    """By model; a damaged pointer of one does not hide the others.
+    """The pointers of all models; a damaged one does not hide the others.
 
     Raises:
-        OSError: the registry is not there now.
+        OSError: the registry is not accessible now.
     """
 
     def candidate(name: str) -> tuple[int, Candidate | Cleared] | None:

@@ -1,4 +1,4 @@
-"""What a network has to show before it goes live: the answers that it was published with."""
+"""Checks a network before it goes live: it must reproduce its golden answers."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +15,7 @@ from service.execution.kind import Kind
 from service.execution.providers import ActiveProvider
 from service.execution.shapes import Run
 
-# Where a bundle states none for a provider: float32 on a CPU, TF32 and FP16 on a GPU.
+# For providers that the bundle has no tolerance for: float32 on a CPU, TF32 and FP16 on a GPU.
 UNSTATED_TOLERANCES: dict[ActiveProvider, float] = {
     "cpu": 1e-4,
     "openvino": 1e-3,
@@ -25,10 +25,10 @@ UNSTATED_TOLERANCES: dict[ActiveProvider, float] = {
 
 
 def check_golden(folder: Path, bundle: Bundle, kind: Kind, run: Run) -> None:
-    """`run` repeats the answers that the bundle was published with.
+    """Checks that `run` reproduces the answers that the bundle was published with.
 
     Raises:
-        BundleError: it differs by more than the tolerance.
+        BundleError: they differ by more than the tolerance.
     """
     where = f"{bundle.model}/{folder.name}"
     golden = read_golden(folder / GOLDEN)
@@ -43,7 +43,7 @@ def check_golden(folder: Path, bundle: Bundle, kind: Kind, run: Run) -> None:
     unstated = UNSTATED_TOLERANCES[kind.provider]
     tolerance = bundle.tolerances.get(f"{file}/{kind.provider}", unstated)
     difference = float(np.abs(answers - golden.probabilities).max())
-    if not difference <= tolerance:  # also when it is not a number
+    if not difference <= tolerance:  # also for NaN
         hint = "" if kind.precision == "fp32" else ", but might with --precision fp32"
         raise BundleError(
             f"{where}: golden answers differ by {difference:.3g} on {kind.provider}, "
@@ -52,11 +52,12 @@ def check_golden(folder: Path, bundle: Bundle, kind: Kind, run: Run) -> None:
 
 
 def warm(folder: Path, run: Run, size: int, batches: Sequence[int], n_runs: int) -> None:
-    """Memory is allocated for every batch that can come, as often as it can at the same time. The
-    largest comes first, so that TensorRT does not compile again for the others.
+    """Warms the network up: runs every batch size that can occur, on all concurrent runs, so that
+    memory is allocated. Largest first, so that TensorRT does not recompile for the others.
 
     Raises:
-        BundleError: the network of the bundle in `folder` fails on a batch, or leaves images out.
+        BundleError: the network of the bundle in `folder` fails on a batch, or gives too few or too
+            many answers.
     """
     where = f"{folder.parent.name}/{folder.name}"
     with ThreadPoolExecutor(n_runs) as pool:
@@ -66,16 +67,16 @@ def warm(folder: Path, run: Run, size: int, batches: Sequence[int], n_runs: int)
 
 
 def proving(where: str, run: Run) -> Run:
-    """`run`, which raises BundleError of the version `where` when it fails."""
+    """`run`, raising BundleError for the version `where` when it fails."""
     return partial(_answers, where, run)
 
 
 def _answers(where: str, run: Run, images: UInt8Array) -> Float32Array:
     try:
         answers = run(images)
-    except Exception as error:  # the runtime has a dozen kinds, all meaning this
+    except Exception as error:  # ONNX Runtime has a dozen exception types for this
         problem = f"{where}: it cannot run {len(images)} images at a time: {error}"
         raise BundleError(problem) from error
     if len(answers) != len(images):
-        raise BundleError(f"{where}: it gives {len(answers)} answers to {len(images)} images")
+        raise BundleError(f"{where}: it gives {len(answers)} answers for {len(images)} images")
     return answers

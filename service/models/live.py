@@ -1,7 +1,7 @@
 """Which versions answer now. Follows the registry; a swap loses no request.
 
-stage -> verify -> golden answers -> warm -> swap the pointer -> the old version drains and stays
-warm for rollback; the one before it is freed. A load holds up nothing but what needs that version.
+stage -> verify -> golden answers -> warm up -> swap the pointer -> the old version drains and stays
+warm for a rollback; the one before it is freed. A load delays only requests for that version.
 """
 
 import asyncio
@@ -35,8 +35,8 @@ class Live:
     ) -> None:
         """
         Args:
-            on_ready: told of a model whenever another version of it is live.
-            on_gone: told of a model that was unloaded.
+            on_ready: called with a model whenever another version of it goes live.
+            on_gone: called with a model that was unloaded.
         """
         self._registry = registry
         self._metrics = metrics
@@ -56,18 +56,19 @@ class Live:
         *,
         same_shape: bool = False,
     ) -> Loaded:
-        """The promoted version, a candidate that has its share of them, or the version asked for,
-        which is loaded if it is not in memory.
+        """The version asked for, which is loaded if it is not in memory; without one, the promoted
+        version, or a candidate for its share of the requests.
 
-        Enter it (`with loaded:`) before the next await: from then on it stays until it is left.
+        Enter it (`with loaded:`) before the next await: it stays in memory until the block exits.
 
         Args:
-            content: gives the images, which decide whether a candidate answers; none: it does not.
-            same_shape: one whose input or output is shaped otherwise does not.
+            content: gives the images, which decide whether a candidate answers; without images it
+                never does.
+            same_shape: a candidate with other input or output shapes does not answer.
 
         Raises:
             NotFound: there is no such model or version.
-            Unavailable: it is there and cannot be loaded.
+            Unavailable: it exists but cannot be loaded.
         """
         entry = self._models.get(model)
         if version is None:
@@ -79,7 +80,7 @@ class Live:
         if entry and (found := entry.find(version)):
             return found
         try:
-            # NotFound adds no entry
+            # raises NotFound before an entry is added
             await in_registry(self._registry.folder, check_name(model), version)
             entry = self._models.setdefault(model, Model(model))
             return await self._loading.find(entry, version)
@@ -92,34 +93,36 @@ class Live:
         return set(self.versions())
 
     def versions(self) -> dict[str, int]:
-        """By model that answers now, which version does."""
+        """The live version of each model that answers now."""
         models = self._models.items()
         return {name: entry.current.version for name, entry in models if entry.current}
 
     def in_memory(self, model: str) -> list[Loaded]:
-        """Versions that can answer at once, oldest first."""
+        """Loaded versions, lowest number first."""
         entry = self._models.get(model)
         found = {loaded.version: loaded for loaded in entry.versions()} if entry else {}
         return [loaded for _, loaded in sorted(found.items())]
 
     def problems(self) -> dict[str, str]:
-        """Why a model does not follow its promoted version."""
+        """By model: why it does not follow its promoted version."""
         return {name: entry.problem for name, entry in self._models.items() if entry.problem}
 
     def candidate(self, model: str) -> tuple[Candidacy | None, str]:
-        """The candidate that is tried here, and why it is not the one that the registry names."""
+        """The candidate on trial here, and why it is not the one that the registry names."""
         entry = self._models.get(model)
         return (entry.candidate, entry.candidate_trouble.problem) if entry else (None, "")
 
     def queue_depth(self, model: str) -> int:
-        """Images that wait for any version; whoever scrapes asks from another thread."""
+        """Images queued for any version; read from another thread when metrics are scraped."""
         return sum(loaded.executor.n_awaited for loaded in self.in_memory(model))
 
     def refusal(self, answer_s: float) -> Overloaded | None:
-        """Why no version takes an image that has to be answered in `answer_s` seconds; None if one
-        may, as each has a queue of its own. The one before the live one is not asked: it is there
-        after every promotion, and next to nobody means it. It is counted as told; as a failure of a
-        version where there is but one, for nobody knows which one the others meant."""
+        """Why every version would refuse an image that has to be answered in `answer_s` seconds;
+        None if one might take it, since each has a queue of its own.
+
+        The previous version does not count: it stays in memory after every promotion, and hardly
+        any request is for it. A refusal is counted as a rejection here, and as a failed request of
+        a version only if there is just one: otherwise nobody knows which one was meant."""
         refusal, full = None, set()
         for entry in self._models.values():
             for loaded in entry.wanted():
@@ -135,23 +138,23 @@ class Live:
     # Following
 
     async def start(self, every_s: float) -> None:
-        """Every promoted version that can be loaded answers. Candidates are not waited for.
+        """Loads every promoted version that can be loaded. Does not wait for candidates.
 
         Args:
-            every_s: after which a registry that cannot be read is looked at again.
+            every_s: how long to wait before retrying a registry that cannot be read.
         """
         await self._follower.start(every_s)
 
     async def refresh(self) -> None:
-        """Every model serves what the registry says, or keeps what it has and has a problem."""
+        """Makes every model serve what the registry says, or keep what it has and note why."""
         await self._follower.take_up(candidates=True)
 
     async def follow(self, every_s: float) -> None:
-        """Takes up every change of the registry until cancelled."""
+        """Follows every change of the registry until cancelled."""
         await self._follower.follow(every_s)
 
     async def close(self) -> None:
-        """Nothing is in memory any more."""
+        """Unloads everything."""
         await self._loading.close()
         await self.changes.close()
         await self._follower.close()

@@ -1,4 +1,4 @@
-"""A version in memory, for as long as somebody needs it."""
+"""A version in memory, for as long as it is needed."""
 
 import threading
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Loaded:
-    """A version in memory. It counts its readers, and closes when told to and the last has gone."""
+    """A version in memory. It counts its readers; once retired, it closes when the last is gone."""
 
     def __init__(
         self,
@@ -33,7 +33,7 @@ class Loaded:
         self.plan = plan
         self.executor = executor
         self.counts = counts
-        self.candidate: Candidacy | None = None  # what is tried beside it
+        self.candidate: Candidacy | None = None  # on trial beside it
         self._readers = 0
         self._retired = False
         self._freed = False
@@ -47,19 +47,19 @@ class Loaded:
         self._free()
 
     def retire(self) -> None:
-        """Its memory is freed once nobody uses it."""
+        """Frees its memory once nobody uses it."""
         self._retired = True
         self._free()
 
     def keep(self) -> None:
-        """It is needed after all: said by a reader, so that its memory is still there."""
+        """Takes `retire` back; to be called by a reader, so that its memory is still there."""
         self._retired = False
 
     def _free(self) -> None:
         if self._retired and not self._readers and not self._freed:
             self._freed = True
             self.counts.close()
-            # joining threads would hold up the event loop
+            # joining threads would block the event loop
             threading.Thread(target=_unload, args=(self.executor,), name="unload").start()
 
 

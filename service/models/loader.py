@@ -1,4 +1,5 @@
-"""From a published folder to a version that can answer: verify, open, prove, warm."""
+"""From a published folder to a version that can answer: verify, open, check golden answers, warm
+up."""
 
 import logging
 import threading
@@ -31,7 +32,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Limits:
-    """What one version takes on, see `Admission` and `Executor`."""
+    """Limits of one version: see `Admission` and `Executor`."""
 
     max_queue: int
     max_queue_s: float
@@ -41,7 +42,7 @@ class Limits:
 
 
 class Loader:
-    """Knows how this server loads versions; `load` blocks and is called from a thread."""
+    """Loads versions; `load` blocks and is called from a thread."""
 
     def __init__(
         self,
@@ -57,7 +58,7 @@ class Loader:
     ) -> None:
         """
         Args:
-            max_batch: images in a run, of a plan that is measured; None: what pays.
+            max_batch: largest batch of a measured plan; None: the provider's default.
             pool: decodes for versions that run batches.
         """
         self.placement = placement
@@ -68,19 +69,19 @@ class Loader:
         self._limits = limits
         self._pool = pool
         self._metrics = metrics
-        self._measuring = threading.Lock()  # plans that are measured side by side are wrong
-        self._planned: dict[tuple[str, Kind], Plan] = {}  # by model; inherited ones are not here
+        self._measuring = threading.Lock()  # concurrent measurements would disturb each other
+        self._planned: dict[tuple[str, Kind], Plan] = {}  # by model; without inherited ones
 
     def load(self, folder: Path, version: int) -> Loaded:
-        """The version, ready: its files are intact, its golden answers right, its memory warm.
+        """The version, ready to answer: files verified, golden answers reproduced, warmed up.
 
         Raises:
-            BundleError: it must not go live, and why.
-            Unavailable: the provider did not come up.
+            BundleError: why it must not go live.
+            Unavailable: the provider could not be initialised.
         """
         started = time.monotonic()
         bundle = verify_bundle(folder)
-        if bundle.model != folder.parent.name:  # somebody has copied or renamed the folder
+        if bundle.model != folder.parent.name:  # the folder was copied or renamed
             bundle = bundle.model_copy(update={"model": folder.parent.name})
         kind = kind_of(folder, bundle, self.placement.provider, self._precision)
         plan, origin, session = self._open(folder, bundle, kind)
@@ -89,7 +90,7 @@ class Loader:
         check_golden(folder, bundle, kind, run)
         warm(folder, run, bundle.image.size, sizes, plan.runs)
         if origin != "inherited":
-            self._planned.pop((bundle.model, kind), None)  # which would keep the size of its file
+            self._planned.pop((bundle.model, kind), None)  # an equal key would keep its old n_bytes
             self._planned[bundle.model, kind] = plan
         counts = VersionCounts(self._metrics, bundle.model, version, bundle.labels)
         executor = self._executor(run, kind, plan, counts, is_quick(run, bundle.image.size))
@@ -105,13 +106,13 @@ class Loader:
             "seconds": seconds,
         }
         log.info("version_loaded", extra=facts)
-        if session.elsewhere:  # their data are copied there and back, which nobody sees otherwise
+        if session.elsewhere:  # their tensors are copied there and back, a hidden cost
             log.warning("nodes_elsewhere", extra=facts | {"nodes": session.elsewhere})
-        give_back()  # the file as it was read, and the networks that were only measured
+        give_back()  # memory of the file as read, and of networks opened only for measuring
         return Loaded(version, bundle, kind, plan, executor, counts)
 
     def _open(self, folder: Path, bundle: Bundle, kind: Kind) -> tuple[Plan, str, Session]:
-        """The plan, how it came about, and the network opened for it."""
+        """The plan, where it comes from, and the network opened for it."""
         opened: dict[int, Session] = {}
         file = FILES[kind.precision]
         digest, hardware = bundle.files[file], processors(kind.provider)
@@ -140,13 +141,13 @@ class Loader:
         elif hardware and (known := self._plans.get(key)):
             plan, origin = known, "remembered"
         elif inherited := self._inherited(bundle.model, kind):
-            plan, origin = inherited, "inherited"  # to measure would disturb what is live
+            plan, origin = inherited, "inherited"  # measuring would slow down what is live
         else:
             cpus, size = usable_cpus(), kind.size
             batches = kind.fixed_batch, self._max_batch
             with self._measuring:
                 plan = measure_plan(open_run, kind.provider, cpus, size, *batches)
-            # side by side, batches took more memory than the chosen plan ever will
+            # concurrent trial batches took more memory than the chosen plan ever will
             smallest = np.zeros((kind.fixed_batch or 1, size, size, 3), np.uint8)
             session(plan.threads).run_and_shrink(smallest)
             if hardware:
@@ -155,8 +156,8 @@ class Loader:
         return plan, origin, session(plan.threads)
 
     def _inherited(self, model: str, kind: Kind) -> Plan | None:
-        """The plan of what was loaded here before and is of this kind; of another model only where
-        the network says what it is, for two that do not may have their size alone in common."""
+        """The plan of a network of this kind that was loaded here before. Another model's counts
+        only if the bundle names the backbone: two that do not may share nothing but their size."""
         for (other, planned), plan in reversed(list(self._planned.items())):
             if planned.same_as(kind) and (other == model or kind.backbone):
                 return plan
@@ -166,7 +167,8 @@ class Loader:
         self, run: Run, kind: Kind, plan: Plan, counts: VersionCounts, quick: bool
     ) -> Executor:
         limits = self._limits
-        # one by one they would be runs of one each, for which only a CPU has cores to spare
+        # queued one by one, views would run in batches of one, which pays only with several runs on
+        # a CPU
         together = kind.provider in GPUS or plan.runs == 1
         return Executor(
             run,

@@ -1,4 +1,4 @@
-"""Versions come into memory: one load of each at a time, in threads whose number is bounded."""
+"""Loads versions into memory: one load per version at a time, in a bounded number of threads."""
 
 import asyncio
 from collections import defaultdict
@@ -13,46 +13,47 @@ from service.models.loader import Loader
 from service.models.model import Model, Trouble
 from service.models.registry_calls import unusable
 
-# A version on a slow store holds up a thread. Those that are to go live do not wait for those that
-# somebody asked for by number, or tries.
+# Loading from slow storage occupies a thread. Versions that are to go live have threads of their
+# own, so that they do not wait for candidates or for versions requested by number.
 LIVE_LOADS = 4
 OTHER_LOADS = 2
 
 
 class Loading:
-    """Used from one event loop; it alone puts versions into a `Model`."""
+    """Used from one event loop; nothing else puts versions into a `Model`."""
 
     def __init__(self, registry: Registry, loader: Loader) -> None:
         self._registry = registry
         self._loader = loader
         self._live = ThreadPoolExecutor(LIVE_LOADS, thread_name_prefix="load-live")
         self._other = ThreadPoolExecutor(OTHER_LOADS, thread_name_prefix="load-other")
-        # by model: whoever asks for one number after the other does not keep all threads busy
+        # by model, so that requests for one version after another do not occupy all threads
         self._turns: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._under_way: dict[tuple[str, int, bool], asyncio.Task[None]] = {}
         self._closed = False
 
     async def find(self, entry: Model, version: int) -> Loaded:
-        """The version, from memory or loaded among those that were asked for by number.
+        """The version, loaded if necessary, as one requested by number.
 
-        Enter it (`with loaded:`) before the next await: from then on it stays until it is left.
+        Enter it (`with loaded:`) before the next await: it stays in memory until the block exits.
 
         Raises:
             NotFound, BundleError, Unavailable: it cannot be served.
         """
         while not (found := entry.find(version)):
             trouble = entry.broken.get(version)
-            if trouble and trouble.waits(version):  # whoever asks again does not load it again
+            if trouble and trouble.waits(version):  # too early to try again
                 raise BundleError(trouble.problem)
             await self._load(entry, version, live=False)
         return found
 
     @asynccontextmanager
     async def lease(self, entry: Model, version: int, *, live: bool) -> AsyncIterator[Loaded]:
-        """The version stays in memory while it is given its place in `entry`.
+        """Loads the version if necessary, and keeps it in memory while the caller gives it its
+        place in `entry`.
 
         Args:
-            live: it is to answer whoever names no version, so others do not hold it up.
+            live: it is to go live, so other loads must not delay it.
         """
         entry.coming += live
         try:
@@ -65,10 +66,10 @@ class Loading:
             entry.drop_oldest_pinned()
 
     async def _load(self, entry: Model, version: int, *, live: bool) -> None:
-        """It goes on when the caller is cancelled, so that nothing loaded is lost."""
+        """Loads a version; goes on when the caller is cancelled, so that no load is wasted."""
         key = entry.name, version, live
         task = self._under_way.get(key)
-        # to await one that has ended would give nobody else a turn, not even `_ended`
+        # awaiting a finished task would not yield to the event loop, so `_ended` would never run
         if task is None or task.done():
             load = self._load_now if live else self._load_in_turn
             task = self._under_way[key] = asyncio.create_task(load(entry, version))
@@ -76,8 +77,8 @@ class Loading:
         await asyncio.shield(task)
 
     async def _load_in_turn(self, entry: Model, version: int) -> None:
-        """One at a time of each model, unless it has come into memory before its turn. Whoever
-        asked may have gone, so what is broken is noted here, and the oldest are let go."""
+        """Loads one version of a model at a time, unless it is in memory when its turn comes. The
+        caller may have gone, so failures are noted and the oldest versions dropped here."""
         async with self._turns[entry.name]:
             if entry.find(version):
                 return
@@ -112,10 +113,10 @@ class Loading:
         if self._under_way.get(key) is task:
             del self._under_way[key]
         if not task.cancelled():
-            task.exception()  # whoever waited may have gone; asyncio complains of unseen errors
+            task.exception()  # the caller may have gone; asyncio warns of unretrieved exceptions
 
     async def close(self) -> None:
-        """Loads under way have ended, and those that wait for a turn or a thread never begin."""
+        """Waits for loads in progress; those that wait for a turn or a thread never begin."""
         self._closed = True
         for threads in (self._live, self._other):
             await asyncio.to_thread(threads.shutdown, cancel_futures=True)

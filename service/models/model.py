@@ -1,4 +1,4 @@
-"""What a server holds in memory of one model, and why it does not follow a pointer."""
+"""The versions of one model in memory, and why the server does not follow a pointer."""
 
 import asyncio
 import time
@@ -12,20 +12,20 @@ from registry.pointers import Pointer
 from service.models.candidacy import Candidacy
 from service.models.loaded import Loaded
 
-Promoted: TypeAlias = tuple[int, Pointer]  # what is promoted, with the pointer's number
+Promoted: TypeAlias = tuple[int, Pointer]  # the promotion pointer in force, with its number
 
 UNLOADED = "unloaded"
 NOTHING_PROMOTED = (
     "the registry has no promoted version of it any more; the one in memory goes on answering"
 )
-MAX_PINNED = 2  # versions that are in memory only because somebody asked for them by number
+MAX_PINNED = 2  # versions that are in memory only because they were requested by number
 FIRST_RETRY_S = 1.0
 LONGEST_RETRY_S = 60.0
 
 
 @dataclass
 class Trouble:
-    """Why a pointer is not followed. Each time it is left alone for longer."""
+    """Why a pointer is not followed. Retries use exponential backoff."""
 
     problem: str = ""
     _pointer: int = 0
@@ -33,7 +33,7 @@ class Trouble:
     _retry_s: float = FIRST_RETRY_S
 
     def note(self, pointer: int, problem: str) -> None:
-        """The version of this pointer could not be loaded."""
+        """Notes that the version of this pointer could not be loaded."""
         if pointer != self._pointer:
             self._retry_s = FIRST_RETRY_S
         self.problem, self._pointer = problem, pointer
@@ -44,35 +44,36 @@ class Trouble:
         self.problem, self._pointer, self._retry_s = "", 0, FIRST_RETRY_S
 
     def waits(self, pointer: int) -> bool:
-        """This pointer failed a moment ago, and nothing has changed since."""
+        """Whether it is too early to retry this pointer."""
         return pointer == self._pointer and time.monotonic() < self._retry_at
 
 
 @dataclass
 class Model:
-    """Its versions in memory. Changed by the event loop alone, and never half across an await."""
+    """A model's versions in memory. Changed only by the event loop, and never partly across an
+    await."""
 
     name: str
     current: Loaded | None = None
-    previous: Loaded | None = None  # what it replaced; a rollback is instant
+    previous: Loaded | None = None  # what it replaced, kept for an instant rollback
     pinned: OrderedDict[int, Loaded] = field(default_factory=OrderedDict)
-    # of versions that somebody asked for by number, why they do not load
+    # why versions requested by number cannot be loaded
     broken: dict[int, Trouble] = field(default_factory=dict)
-    follows: Promoted | None = None  # the pointer because of which `current` answers
-    coming: int = 0  # versions that are being loaded to be `current`
-    unloaded: bool = False  # by order: nothing comes into memory until it is loaded again
+    follows: Promoted | None = None  # the pointer that made `current` live
+    coming: int = 0  # versions that are being loaded to go live
+    unloaded: bool = False  # on request: loads nothing until it is loaded again
     trouble: Trouble = field(default_factory=Trouble)
 
     candidate: Candidacy | None = None
-    candidate_pointer: int = 0  # number of the last one that was followed, if only by clearing
+    candidate_pointer: int = 0  # number of the last one that was followed, also a clearing one
     candidate_trouble: Trouble = field(default_factory=Trouble)
 
-    # held while this server writes a pointer: two of its callers do not collide with each other
+    # held while this server writes a pointer, so that its own callers do not conflict
     writing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
     def pointer(self) -> int:
-        """Number of the pointer that it follows; 0: none."""
+        """Number of the pointer that is followed; 0: none."""
         return self.follows[0] if self.follows else 0
 
     @property
@@ -81,14 +82,14 @@ class Model:
         return UNLOADED if self.unloaded else self.trouble.problem
 
     def versions(self) -> Iterator[Loaded]:
-        """Everything in memory; one may come twice. May be asked from any thread."""
+        """Everything in memory; one may come twice. May be called from any thread."""
         yield from self.wanted()
         if self.previous:
             yield self.previous
 
     def wanted(self) -> Iterator[Loaded]:
-        """The same without the one before the live one, which next to nobody asks for."""
-        candidate = self.candidate  # which the event loop may take away meanwhile
+        """The same without the previous version, which hardly any request is for."""
+        candidate = self.candidate  # read once: the event loop may clear it meanwhile
         tried = candidate and candidate.loaded
         for loaded in (self.current, tried, *self.pinned.values()):
             if loaded:
@@ -101,37 +102,37 @@ class Model:
         return next((loaded for loaded in self.versions() if loaded.version == version), None)
 
     def pin(self, loaded: Loaded) -> None:
-        """It is in memory until it is the one that was not asked for the longest. Not so if another
-        load was faster, as when a version goes live that somebody asks for by its number."""
+        """Keeps it in memory until it is the least recently used one. Retires it if another load of
+        the same version was faster, such as one to go live beside one requested by number."""
         if self.find(loaded.version):
             loaded.retire()
         else:
             self.pinned[loaded.version] = loaded
 
     def drop_oldest_pinned(self) -> None:
-        """At most MAX_PINNED are left; the others are freed when their readers have gone."""
+        """Keeps at most MAX_PINNED; the others are freed when their readers have gone."""
         while len(self.pinned) > MAX_PINNED:
             self.release(self.pinned.popitem(last=False)[1])
 
     def release(self, *let_go: Loaded | None) -> None:
-        """Those that are needed for nothing else are freed when their readers have gone."""
+        """Retires those that have no other place in this model."""
         for loaded in let_go:
             if loaded and not any(loaded is kept for kept in self.versions()):
                 loaded.retire()
 
 
 def put_back(model: str, followed: Promoted | None, now: Promoted | None) -> Conflict | None:
-    """Why a server cannot go on from the pointer that it followed to the one that was in force when
-    it looked after that. It can where this is None: pointers are only ever added, unless somebody
-    restores a registry or begins it anew."""
+    """The conflict if a registry was restored from a backup or recreated: the pointer in force now
+    is not a successor of the one that the server followed before. None if all is well: pointers are
+    append-only."""
     if followed is None or now == followed or (now and now[0] > followed[0]):
         return None
     if now is None:
         return Conflict(f"{model}: {NOTHING_PROMOTED}")
     return Conflict(
-        f"{model}: the registry was put back or begun anew: {_named(now)} is in force, and this "
-        f"server follows {_named(followed)}, whose version goes on answering; unload the model and "
-        "load it, or restart this server, to take up what is promoted now"
+        f"{model}: the registry was restored or recreated: {_named(now)} is in force, but this "
+        f"server follows {_named(followed)}, whose version goes on answering; to serve what is "
+        "promoted now, unload and load the model, or restart this server"
     )
 
 

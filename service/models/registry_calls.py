@@ -1,4 +1,4 @@
-"""Calls of the registry from the event loop, which never waits for a disk."""
+"""Runs registry calls in threads, so that the event loop never waits for a disk."""
 
 import asyncio
 from collections.abc import Callable
@@ -11,24 +11,24 @@ from registry.errors import Unavailable
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# A disk that hangs keeps the thread of each who asks it, and anybody may ask. So these are not
-# asyncio's own, which jobs and the stop of a server need; the end of the process alone waits for
-# them.
+# A hung disk blocks the thread of every call, and any client may cause calls. So these threads are
+# separate from asyncio's, which jobs and stopping the server need; only the exit of the process
+# waits for them.
 MOST_AT_ONCE = 16
 _THREADS = ThreadPoolExecutor(MOST_AT_ONCE, thread_name_prefix="registry")
 
 
 async def in_thread(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """What `call` gives, which reads or writes the registry."""
+    """The result of `call`, which reads or writes the registry."""
     work = partial(call, *args, **kwargs)
     return await asyncio.get_running_loop().run_in_executor(_THREADS, work)
 
 
 async def in_registry(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """The same, for those who answer a caller.
+    """The same, for requests of clients.
 
     Raises:
-        Unavailable: its disk refuses.
+        Unavailable: the disk reports an error.
     """
     try:
         return await in_thread(call, *args, **kwargs)
@@ -37,5 +37,5 @@ async def in_registry(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -
 
 
 def unusable(error: OSError) -> Unavailable:
-    """What callers are told, who need not know where the registry is."""
+    """The error for callers, without the registry's path."""
     return Unavailable(f"the registry cannot be used now ({error.strerror}); try again later")

@@ -1,7 +1,7 @@
-"""A candidate in the shadow: it is asked as well, once the caller has the answer, and compared.
+"""Shadow mode: once the caller has the answer, the candidate answers too, and both are compared.
 
-It takes nothing from callers. It is offered what was answered already, runs it at the lowest
-priority, and lets it go where others wait for the live version.
+It must not cost callers anything: it runs only images that were answered already, at the lowest
+priority, and drops them if requests are waiting for the live version.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 MAX_IN_FLIGHT = 16  # images; their pixels stay in memory until they are compared
 
-# The views of image i, as a bundle wants them.
+# The views of image i, as a bundle needs them.
 DrawFor = Callable[[Bundle, int], Iterable[UInt8Array]]
 
 
@@ -36,11 +36,11 @@ class Shadow:
         self._told = False
 
     def sample(self, draw: DrawFor, n_views: int) -> "Sample":
-        """A request that is to be compared."""
+        """A sample of a request, to be compared once it is answered."""
         return Sample(self, self._live.bundle, self._candidate.bundle, draw, n_views)
 
     def offer(self, sample: "Sample", answers: Sequence[Answer]) -> None:
-        """As many of the answered images as there is room for are compared soon."""
+        """Starts comparing as many of the answered images as there is room for; drops the rest."""
         good = [i for i, answer in enumerate(answers) if answer.probabilities is not None]
         room = MAX_IN_FLIGHT - sum(self._in_flight.values())
         taken = [] if self._live.executor.depth else good[:room]
@@ -70,7 +70,7 @@ class Shadow:
             self._failed(1, tried.error)
             return
         if np.isnan(tried.probabilities).any():
-            self._failed(1, ValueError("its probabilities are no numbers"))
+            self._failed(1, ValueError("some of its probabilities are NaN"))
             return
         self._comparison.count(live.probabilities, tried.probabilities)
         if not live.cached:
@@ -78,7 +78,7 @@ class Shadow:
 
     def _failed(self, n_images: int, error: Exception | None) -> None:
         self._comparison.failed(n_images)
-        if not self._told:  # once is enough: it may be so with every request
+        if not self._told:  # once is enough: every request may fail
             facts = {"model": self._live.model, "version": self._candidate.version}
             log.warning("shadow_failed", extra=facts | {"problem": str(error)})
             self._told = True
@@ -87,7 +87,7 @@ class Shadow:
 class Sample:
     """One request that is to be compared once it is answered.
 
-    What is drawn for the live version is kept for the candidate, if that takes the same.
+    The views drawn for the live version are kept for the candidate, if it takes the same.
     """
 
     def __init__(
@@ -119,5 +119,5 @@ class Sample:
         return self._draw(self._candidate, i) if drawn is None else drawn
 
     def answered(self, answers: Sequence[Answer]) -> None:
-        """The request has these answers, so the candidate may be asked."""
+        """Takes the request's answers; the candidate may now run."""
         self._shadow.offer(self, answers)

@@ -1,6 +1,6 @@
-"""Every change of what answers, and what log and metrics tell of it.
+"""Every change of the versions that answer, with its log events and metrics.
 
-Nothing here awaits, so no request sees half a change.
+Nothing here awaits, so every change is atomic for requests.
 """
 
 import logging
@@ -19,8 +19,8 @@ log = logging.getLogger(__name__)
 
 
 class Swaps:
-    """Gives versions in memory their place in a `Model`. A pointer older than the one that is
-    followed changes nothing, in whatever order they come."""
+    """Gives loaded versions their place in a `Model`. Pointers may come in any order: one older
+    than the one that is followed changes nothing."""
 
     def __init__(
         self, metrics: Metrics, on_ready: Callable[[str], None], on_gone: Callable[[str], None]
@@ -32,7 +32,7 @@ class Swaps:
     # The version that answers
 
     def go_live(self, entry: Model, promoted: Promoted, loaded: Loaded) -> None:
-        """From here on requests go to `loaded`, and a candidate of before is one no longer."""
+        """Directs requests to `loaded`, and ends the trial of a candidate."""
         if promoted[0] <= entry.pointer or entry.unloaded:
             return
         entry.follows = promoted
@@ -50,7 +50,7 @@ class Swaps:
         self._on_ready(entry.name)
 
     def unload(self, entry: Model) -> None:
-        """From here on nothing answers, and nothing is followed, until it is loaded again."""
+        """Stops answering for the model and following its pointers, until it is loaded again."""
         if entry.candidate:
             self._end_trial(entry, entry.candidate)
         self.no_problem(entry)
@@ -83,10 +83,10 @@ class Swaps:
         kind = loaded.kind
         return loaded.model, str(loaded.version), kind.provider, kind.precision, str(loaded.plan)
 
-    # The version that is tried
+    # The candidate
 
     def try_out(self, entry: Model, number: int, wanted: Candidate, loaded: Loaded) -> None:
-        """From here on `loaded` gets its share, if what it is to be compared with is live."""
+        """Gives `loaded` its share of requests, if the version that it is tried beside is live."""
         live = entry.current
         if number <= entry.candidate_pointer or live is None or wanted.beside != entry.pointer:
             return
@@ -117,7 +117,7 @@ class Swaps:
         log.info("candidate_tried", extra=facts | {"percent": wanted.percent})
 
     def clear(self, entry: Model, number: int) -> None:
-        """From here on no version is tried."""
+        """Ends the trial of a candidate, if there is one."""
         self.no_candidate_problem(entry)
         if number <= entry.candidate_pointer:
             return
@@ -138,7 +138,7 @@ class Swaps:
     # Pointers that cannot be followed
 
     def problem(self, entry: Model, number: int, error: Exception) -> None:
-        if 0 < number <= entry.pointer or entry.unloaded:  # it was overtaken
+        if 0 < number <= entry.pointer or entry.unloaded:  # no longer relevant
             return
         self._note("load_failed", entry, entry.trouble, number, error)
         self._metrics.load_problem.labels(entry.name).set(1)

@@ -1,4 +1,4 @@
-"""What Prometheus sees of candidates. Everything of one is gone when its candidacy ends."""
+"""Prometheus metrics of candidates. All series of a candidate are removed when its trial ends."""
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -13,7 +13,7 @@ class CandidateMetrics:
         one = ("model", "version")
         self.percent = Gauge(
             "unfreeze_candidate_percent",
-            "Share of the requests on which a version is tried, by mode: split or shadow.",
+            "Percentage of requests that a candidate is tried on, by mode: split or shadow.",
             (*one, "mode"),
             registry=registry,
         )
@@ -25,8 +25,8 @@ class CandidateMetrics:
         )
         self.images = Counter(
             "unfreeze_shadow_images",
-            "Images drawn to be put to the candidate as well. Compared: agreed (both versions "
-            "label them alike) and differed. Not compared: dropped (no room) and failed.",
+            "Images sampled for the candidate in shadow mode. Compared: agreed (both versions "
+            "label them alike) or differed. Not compared: dropped (no room) or failed.",
             (*one, "outcome"),
             registry=registry,
         )
@@ -38,20 +38,20 @@ class CandidateMetrics:
         )
         self.compute_seconds = Histogram(
             "unfreeze_shadow_compute_seconds",
-            "Running the batch of a compared image, by side: live or candidate.",
+            "Time to run the batch of a compared image, by side: live or candidate.",
             (*one, "side"),
             buckets=SECONDS,
             registry=registry,
         )
 
     def begin(self, model: str, version: int, mode: str, percent: float) -> None:
-        """The candidate is shown with this mode and no other."""
+        """Exports the candidate with this mode and no other."""
         for other in MODES:
             self.percent.remove(model, str(version), other)
         self.percent.labels(model, str(version), mode).set(percent)
 
     def end(self, model: str, version: int) -> None:
-        """No series tells of the candidate any more."""
+        """Removes all series of the candidate."""
         one = model, str(version)
         self.difference.remove(*one)
         for gauge, values in ((self.percent, MODES), (self.compute_seconds, SIDES)):

@@ -1,7 +1,8 @@
-"""Counting that is put off: one entry now, the metrics when somebody asks, or a page is full.
+"""Deferred counting: appends an entry now, and updates the metrics on a scrape or when a page is
+full.
 
-It took about a twentieth of the CPU time off a request to a tiny network, in one comparison on a
-busy machine.
+In one comparison on a busy machine it saved about a twentieth of the CPU time of a request to a
+tiny network.
 """
 
 import threading
@@ -16,14 +17,14 @@ PAGE = 64  # entries
 
 
 class Notebook(Collector):
-    """Registered before the metrics that it is for, it is settled by every scrape."""
+    """Registered before the metrics that it updates, so that every scrape settles it first."""
 
     def __init__(self) -> None:
         self._entries: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
         self._settling = threading.Lock()
 
     def note(self, count: Callable[..., None], *facts: Any) -> None:
-        """`count(*facts)` will be called soon, once, and in the order of the notes of a thread."""
+        """Defers `count(*facts)`: it will be called once, in order among the notes of a thread."""
         self._entries.append((count, facts))
         if len(self._entries) >= PAGE and self._settling.acquire(blocking=False):
             try:
@@ -32,7 +33,7 @@ class Notebook(Collector):
                 self._settling.release()
 
     def settle(self) -> None:
-        """Everything that was noted has been counted."""
+        """Counts everything that was noted."""
         with self._settling:
             self._count()
 
@@ -41,6 +42,6 @@ class Notebook(Collector):
         return iter(())
 
     def _count(self) -> None:
-        for _ in range(len(self._entries)):  # what others note meanwhile is for the next time
+        for _ in range(len(self._entries)):  # leaves what is noted meanwhile for the next time
             count, facts = self._entries.popleft()
             count(*facts)

@@ -1,4 +1,4 @@
-"""Logs for machines: one JSON object a line on standard error, each with an `event` and its facts.
+"""Structured logs: one JSON object per line on standard error, with an `event` and its fields.
 
 log.warning("load_failed", extra={"model": "solar", "version": 3})
 """
@@ -16,7 +16,7 @@ _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", 
 
 
 class JsonFormatter(logging.Formatter):
-    """Escapes everything, so that no value can forge a line, and caps what callers may send."""
+    """Escapes everything, so that no value can forge a line, and truncates long values."""
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, object] = {
@@ -37,10 +37,10 @@ def _capped(value: object) -> object:
 
 
 def log_as_json(level: str) -> None:
-    """Every logger of this process writes JSON lines to standard error from now on."""
+    """Makes every logger of this process write JSON lines to standard error."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=level, handlers=[handler], force=True)
     logging.captureWarnings(True)
-    # callers decide how much there is to warn of in an image, and Python remembers every text
+    # clients' images decide what Pillow warns of, and Python keeps every distinct warning in memory
     warnings.filterwarnings("ignore", module="PIL")

@@ -1,4 +1,4 @@
-"""What those who count on every request keep: looking a label up costs more than counting does."""
+"""Counters with their labels resolved in advance: looking labels up costs more than counting."""
 
 import asyncio
 import math
@@ -12,19 +12,19 @@ from service.observability.metrics import LIMITS, Metrics
 from service.observability.tracing import CURRENT
 from service.oip.statistics import Statistics
 
-# There from the first call on, or `rate` would not see the first failure.
+# Exported from the first call on, or `rate` would miss the first failure.
 CODES = ("OK", "INTERNAL", "UNAVAILABLE", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED")
 REASONS = ("cancelled", "expired")
-# Of an image. Numbers that are none come from 16 bits that overflow, and would spoil every sum.
+# Of an image. NaN comes from float16 overflow, and would spoil every sum.
 OUTCOMES = ("ok", "bad_image", "not_a_number")
-REQUESTS = ("ok", "bad_request", "rejected", "cancelled", "error")  # the last is the version's own
+REQUESTS = ("ok", "bad_request", "rejected", "cancelled", "error")  # error: the server's fault
 
 
 class RpcCounts:
-    """The calls of one method. It is shown from its first call on: most are never called."""
+    """The calls of one method, exported from its first call on: most methods are never called."""
 
     def __init__(self, metrics: Metrics, kind: str, service: str, method: str) -> None:
-        """`kind` is unary, server_stream and so on, as everybody's dashboards call it."""
+        """`kind` is unary, server_stream and so on, the conventional values of `grpc_type`."""
         self.service, self.method = service, method
         self._labels = kind, service, method
         self._metrics = metrics
@@ -41,12 +41,12 @@ class RpcCounts:
         return self._metrics.rpcs_handled.labels(*self._labels, code)
 
     def begin(self) -> None:
-        """A call has come in."""
+        """Counts the start of a call."""
         self._metrics.n_rpcs += 1
         self._metrics.notes.note(self._begin)
 
     def end(self, code: str, seconds: float, trace_id: str = "") -> None:
-        """It ends with this status; whoever reads OpenMetrics sees `trace_id` beside its bucket."""
+        """Counts the end of a call; `trace_id` becomes an exemplar, for scrapers of OpenMetrics."""
         self._metrics.n_rpcs -= 1
         self._metrics.notes.note(self._end, code, seconds, trace_id)
 
@@ -63,7 +63,7 @@ class RpcCounts:
 
 
 class VersionCounts:
-    """One version in memory. Its stages are counted by model, its answers by version too."""
+    """Counts for one version in memory: its stages by model, its answers by version too."""
 
     def __init__(self, metrics: Metrics, model: str, version: int, classes: Sequence[str]) -> None:
         self._metrics = metrics
@@ -76,7 +76,7 @@ class VersionCounts:
         self._batch_size = metrics.batch_size.labels(model)
         self._rejected = {reason: metrics.rejected.labels(reason) for reason in LIMITS}
         self._dropped = {reason: metrics.dropped.labels(model, reason) for reason in REASONS}
-        with metrics.showing:  # in a thread that loads, while the event loop may unload the same
+        with metrics.showing:  # this thread loads a version that another may be unloading
             metrics.in_memory[key] += 1
             self._ok, self._bad, self._nan = (
                 metrics.images.labels(*key, outcome) for outcome in OUTCOMES
@@ -95,7 +95,7 @@ class VersionCounts:
         self._note(self._decode.observe, seconds)
 
     def ran(self, n_images: int, queue_s: float, compute_s: float) -> None:
-        """A batch has run, whose oldest image had waited for `queue_s`."""
+        """A batch ran; its oldest image had been queued for `queue_s`."""
         self.statistics.ran(n_images, compute_s)
         self._note(self._count_run, n_images, queue_s, compute_s)
 
@@ -104,29 +104,29 @@ class VersionCounts:
         self._dropped[reason].inc(n_images)
 
     def rejected(self, reason: str) -> None:
-        """A request was turned away at a limit of this model."""
+        """A request was rejected because of a limit of this model."""
         self._note(self._rejected[reason].inc)
 
     # Called in the event loop
 
     def answered(self, answers: Sequence[Answer]) -> None:
-        """Images have their answers, whatever becomes of the request."""
+        """Images have their answers, whatever happens to the request."""
         self._note(self._count_answers, answers)
 
     def replied(self, began: float, answered_at: float, ended: float) -> None:
-        """A request had its answers and then its reply, at these moments of `time.perf_counter`."""
+        """A request got its answers and then its reply; times are of `time.perf_counter`."""
         self._note(self._count_reply, ended - began, ended - answered_at)
         if span := CURRENT.get():
             span.stage("encode", answered_at, ended)
 
     def failed(self, error: BaseException, seconds: float) -> None:
-        """A request was refused, given up or went wrong, after so long."""
+        """A request was refused, cancelled or failed, after this time."""
         self.statistics.failed(seconds)
         self._note(self._requests[_outcome(error)].inc)
 
     def close(self) -> None:
-        """Nothing of this version is shown any more, unless it was loaded again meanwhile; what
-        belongs to its model stays."""
+        """Removes the series of this version, unless it was loaded again meanwhile; those of its
+        model stay."""
         if not self._open:
             return
         self._open = False
@@ -160,7 +160,7 @@ class VersionCounts:
             if (probabilities := answer.probabilities) is None:
                 self._bad.inc()
                 continue
-            best = int(probabilities.argmax())  # the first that is no number, if there is one
+            best = int(probabilities.argmax())  # the first NaN, if there is one
             if math.isnan(probabilities[best]):
                 self._nan.inc()
                 continue
@@ -173,7 +173,7 @@ def _outcome(error: BaseException) -> str:
     match error:
         case BadRequest():
             return "bad_request"
-        case asyncio.CancelledError() | Expired():  # one of which a caller gets who set a deadline
+        case asyncio.CancelledError() | Expired():  # a missed deadline ends in either of them
             return "cancelled"
         case Overloaded():
             return "rejected"

@@ -1,5 +1,5 @@
-"""What Prometheus sees. Label values come from the registry and from this code, never from a
-request."""
+"""Prometheus metrics. Label values come from the registry and from this code, never from a
+request, so that their number stays bounded."""
 
 import math
 import time
@@ -31,17 +31,17 @@ SLO_SECONDS = 0.25
 BATCH = (1, 2, 4, 8, 16, 32, 64)
 CONFIDENCE = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 RPC = ("grpc_type", "grpc_service", "grpc_method")
-MAX_CLASSES = 100  # a model of more has its confidence counted, and not its classes
+MAX_CLASSES = 100  # models with more have no predictions by class, only their confidence
 LIMITS = ("rpcs", "queue_full", "queue_bytes", "expected_wait", "model_requests", "deadline")
 STOP_WITHIN_S = 0.1
-# A connection to the page holds a thread, so there are few, and none that asks or reads for longer.
+# Each connection to /metrics holds a thread, so their number and duration are limited.
 MOST_PAGES = 16
 PAGE_WITHIN_S = 10.0
 
 
 class _Pages(ThreadingWSGIServer):
     def __init__(self, *arguments: Any) -> None:
-        self._since: dict[Any, float] = {}  # by connection, when it came
+        self._since: dict[Any, float] = {}  # by connection, when it was accepted
         super().__init__(*arguments)
 
     def process_request(self, request: Any, client_address: Any) -> None:
@@ -64,14 +64,14 @@ class _Pages(ThreadingWSGIServer):
         self._cut_off(math.inf)
 
     def _cut_off(self, before: float) -> None:
-        """Connections that came before this moment say and hear no more, and their threads end."""
+        """Shuts down connections accepted before this moment, so that their threads end."""
         for request, since in list(self._since.items()):
             if since < before:
                 with suppress(OSError):  # it has ended just now
                     request.shutdown(SHUT_RDWR)
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Whoever broke off, or was cut off, is not worth a line that is no JSON."""
+        """Logs nothing: an aborted scrape is not worth a line, and the default one is not JSON."""
 
 
 class _Pages6(_Pages):
@@ -80,26 +80,27 @@ class _Pages6(_Pages):
 
 class _Page(WSGIRequestHandler):
     def log_message(self, format: str, *args: object) -> None:
-        """Scrapes are not worth a line."""
+        """Logs nothing: scrapes are not worth a line."""
 
 
 class Metrics:
-    """Every metric of one server, in a collection of its own."""
+    """Every metric of one server, in a registry of its own."""
 
     def __init__(self, slo_s: float = SLO_SECONDS) -> None:
-        """`slo_s` becomes an edge between buckets of latency, so that its quantile is exact."""
+        """`slo_s` becomes a bucket boundary of the latency histograms, so that the share of
+        requests within it is exact."""
         self.registry = CollectorRegistry()
         self.notes = Notebook()
-        self.registry.register(self.notes)  # before all others, which it brings up to date
+        self.registry.register(self.notes)  # first, since it brings all others up to date
         ProcessCollector(registry=self.registry)
         self._define_rpcs(tuple(sorted({*SECONDS, slo_s})))
         self._define_stages()
         self._define_versions(tuple(sorted({*SECONDS, slo_s})))
         self._define_jobs()
         self.candidates = CandidateMetrics(self.registry)
-        help = "1 from when every model that can be loaded answers until the order to stop."
+        help = "1 once every model that can be loaded answers, until the server is told to stop."
         self.ready = self._gauge("unfreeze_ready", help)
-        self.draining = self._gauge("unfreeze_draining", "1 from the order to stop on.")
+        self.draining = self._gauge("unfreeze_draining", "1 once the server is told to stop.")
 
     def _define_rpcs(self, buckets: Sequence[float]) -> None:
         self.rpcs_started = self._counter("grpc_server_started", "RPCs started.", *RPC)
@@ -109,24 +110,25 @@ class Metrics:
         help = "Time from start to end of an RPC."
         self.rpc_seconds = self._histogram("grpc_server_handling_seconds", help, buckets, *RPC)
         self.n_rpcs = 0
-        in_flight = self._gauge("unfreeze_rpcs_in_flight", "RPCs now.")
+        in_flight = self._gauge("unfreeze_rpcs_in_flight", "RPCs in flight.")
         in_flight.set_function(lambda: self.n_rpcs)
         self.rejected = self._counter(
-            "unfreeze_rejected", "Requests turned away at a limit.", "reason"
+            "unfreeze_rejected", "Requests rejected because of a limit, by limit.", "reason"
         )
         for reason in LIMITS:
-            self.rejected.labels(reason)  # `rate` does not see the first of what was not there
+            self.rejected.labels(reason)  # exported as 0: `rate` misses a series' first increment
 
     def _define_stages(self) -> None:
-        self.decode_seconds = self._stage("decode", "Decoding and preparing one image.")
-        self.queue_seconds = self._stage("queue", "Waiting of a batch's oldest image.")
-        self.compute_seconds = self._stage("compute", "Running one batch.")
-        self.encode_seconds = self._stage("encode", "Making a reply of the answers.")
-        self.batch_size = self._histogram("unfreeze_batch_size", "Views in a run.", BATCH, "model")
-        self.queue_depth = self._gauge("unfreeze_queue_depth", "Images that wait now.", "model")
+        self.decode_seconds = self._stage("decode", "Time to decode and preprocess an image.")
+        self.queue_seconds = self._stage("queue", "Time that a batch's oldest image was queued.")
+        self.compute_seconds = self._stage("compute", "Time to run a batch.")
+        self.encode_seconds = self._stage("encode", "Time to build a reply from the answers.")
+        help = "Views per batch run."
+        self.batch_size = self._histogram("unfreeze_batch_size", help, BATCH, "model")
+        self.queue_depth = self._gauge("unfreeze_queue_depth", "Images in the queue.", "model")
         self.dropped = self._counter(
             "unfreeze_dropped_images",
-            "Images that nobody waited for any more, so that they did not run.",
+            "Images dropped from the queue because their request was cancelled or had expired.",
             "model",
             "reason",
         )
@@ -135,7 +137,7 @@ class Metrics:
         version = ("model", "version")
         self.requests = self._counter(
             "unfreeze_requests",
-            "Requests to a version: ok, bad_request, rejected, cancelled (or too late) or error.",
+            "Requests to a version: ok, bad_request, rejected, cancelled (or expired) or error.",
             *version,
             "outcome",
         )
@@ -145,13 +147,13 @@ class Metrics:
             "unfreeze_images", "Images: ok, bad_image or not_a_number.", *version, "outcome"
         )
         self.confidence = self._histogram(
-            "unfreeze_confidence", "Probability of the likeliest class.", CONFIDENCE, *version
+            "unfreeze_confidence", "Probability of the top class.", CONFIDENCE, *version
         )
         self.in_memory: dict[tuple[str, str], int] = defaultdict(int)
         self.showing = Lock()  # held while series of a version in memory come or go
         self.predictions = Predictions()
         self.registry.register(self.predictions)
-        self.live_version = self._gauge("unfreeze_live_version", "Version that answers.", "model")
+        self.live_version = self._gauge("unfreeze_live_version", "The live version.", "model")
         self.model_info = self._gauge(
             "unfreeze_model_info",
             "1 for the live version, with its provider, precision and execution plan.",
@@ -162,7 +164,7 @@ class Metrics:
         )
         self.registry_read = self._gauge(
             "unfreeze_registry_read_timestamp_seconds",
-            "When the registry was last looked at; 0 before the server is ready.",
+            "When the registry was last read; 0 before the server is ready.",
         )
         self.swaps = self._counter("unfreeze_swaps", "Changes of the live version.", "model")
         self.load_problem = self._gauge(
@@ -173,7 +175,7 @@ class Metrics:
         )
 
     def _define_jobs(self) -> None:
-        self.jobs = self._gauge("unfreeze_jobs", "Training jobs that have not ended.", "state")
+        self.jobs = self._gauge("unfreeze_jobs", "Unfinished training jobs by state.", "state")
         self.jobs_started = self._counter("unfreeze_jobs_started", "Training jobs accepted.")
         self.jobs_ended = self._counter(
             "unfreeze_jobs_ended", "Training jobs by final state.", "state"
@@ -181,7 +183,8 @@ class Metrics:
         for state in ("succeeded", "failed", "cancelled"):
             self.jobs_ended.labels(state)
         self.job_progress = self._gauge(
-            "unfreeze_job_last_progress_timestamp_seconds", "When the running job last told of it."
+            "unfreeze_job_last_progress_timestamp_seconds",
+            "When the running job last reported progress.",
         )
         self.training_success = self._gauge(
             "unfreeze_last_training_success_timestamp_seconds",
@@ -190,7 +193,7 @@ class Metrics:
         )
 
     def serve(self, host: str, port: int) -> tuple[int, Callable[[], None]]:
-        """`/metrics` answers; gives the actual port and what ends it."""
+        """Serves `/metrics`; returns the actual port and a function that stops it."""
         pages = make_wsgi_app(self.registry)
         kind = _Pages6 if ":" in host else _Pages
         server = make_server(host, port, pages, kind, handler_class=_Page)
@@ -220,13 +223,13 @@ class Metrics:
 
 
 class Predictions(Collector):
-    """How often each class was the likeliest; becomes samples when somebody asks, not before."""
+    """How often each class came out on top; the samples are built only when scraped."""
 
     def __init__(self) -> None:
         self._shown: dict[tuple[str, str], tuple[Sequence[str], list[int]]] = {}
 
     def show(self, model: str, version: str, classes: Sequence[str]) -> list[int]:
-        """Numbers, one for each class, for the caller to count in."""
+        """A list of counts, one per class, for the caller to increment."""
         if len(classes) > MAX_CLASSES:
             return [0] * len(classes)
         return self._shown.setdefault((model, version), (classes, [0] * len(classes)))[1]
@@ -237,7 +240,7 @@ class Predictions(Collector):
     def collect(self) -> Iterator[CounterMetricFamily]:
         family = CounterMetricFamily(
             "unfreeze_predictions",
-            f"Images by likeliest class, of models of at most {MAX_CLASSES} classes.",
+            f"Images by top class, for models with at most {MAX_CLASSES} classes.",
             labels=("model", "version", "class"),
         )
         for (model, version), (classes, counts) in list(self._shown.items()):

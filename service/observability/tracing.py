@@ -1,10 +1,11 @@
-"""Spans of requests, for an OpenTelemetry collector. Without an endpoint nothing here is imported.
+"""Spans of requests, for an OpenTelemetry collector. Without an endpoint, OpenTelemetry is not
+imported.
 
-The context of a trace comes in the caller's metadata (W3C `traceparent` and `tracestate`). It goes
-no further than our spans and log lines, for a request is answered without calling anybody else.
+The trace context comes in the caller's metadata (W3C `traceparent` and `tracestate`). It is not
+propagated further, since answering a request calls no other service.
 
     span = tracer.begin("unfreeze.v1.Classifier", "Classify", metadata)
-    span.stage("decode", began, ended)      # moments of time.perf_counter
+    span.stage("decode", began, ended)      # readings of time.perf_counter
     span.end("OK")
 """
 
@@ -26,7 +27,7 @@ NANOSECONDS = 1_000_000_000
 EXPORT_WITHIN_S = 2.0
 W3C = ("traceparent", "tracestate")
 TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
-# What the conventions of OpenTelemetry count as failures of a server, and not of its caller.
+# Codes that OpenTelemetry's semantic conventions count as server errors.
 FAILURES = frozenset(
     {"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"}
 )
@@ -35,24 +36,25 @@ Metadata = Iterable[tuple[str, str | bytes]]
 
 
 class Span:
-    """One request, on its way to the collector."""
+    """The span of one request."""
 
     def __init__(self, tracer: "Tracer", span: Any) -> None:
         self._tracer = tracer
         self._span = span
-        # of time.perf_counter, since 1970; anew for each request, for clocks are set
+        # Unix time of perf_counter's zero; computed per request, since clocks are adjusted
         self._zero = time.time_ns() - time.perf_counter_ns()
         self.sampled: bool = span.is_recording()
         self.trace_id: str = f"{span.get_span_context().trace_id:032x}"
 
     def stage(self, name: str, began: float, ended: float) -> None:
-        """A part of the request went from one moment of `time.perf_counter` to another."""
+        """Adds a child span for a stage of the request; times are readings of
+        `time.perf_counter`."""
         if self.sampled:
             moments = (self._zero + int(moment * NANOSECONDS) for moment in (began, ended))
             self._tracer.child(self._span, name, *moments)
 
     def stages(self, answer: "Answer") -> None:
-        """How an image became its answer. It may wait twice, to be decoded and to be run."""
+        """Adds the stages of an image. It may be queued twice: to be decoded and to be run."""
         if not self.sampled or not answer.compute_at:
             return
         decoded_at = answer.decode_at + answer.decode_s
@@ -63,12 +65,12 @@ class Span:
         self.stage("compute", answer.compute_at, answer.compute_at + answer.compute_s)
 
     def note(self, **facts: str | int) -> None:
-        """What the request was about, such as its model."""
+        """Sets attributes, such as the model."""
         if self.sampled:
             self._span.set_attributes({f"unfreeze.{name}": fact for name, fact in facts.items()})
 
     def end(self, code: str) -> None:
-        """The request has its status, named as gRPC does, and the span is sent off."""
+        """Ends the span with the request's status, a gRPC status name."""
         from opentelemetry.trace import StatusCode
 
         self._span.set_attribute("rpc.response.status_code", code)
@@ -77,19 +79,19 @@ class Span:
         self._span.end()
 
 
-# The request that this task works for.
+# The span of the request that the current task works on.
 CURRENT: ContextVar[Span | None] = ContextVar("span", default=None)
 
 
 class Tracer:
-    """Makes the spans of one server, and sends them in the background."""
+    """Creates the spans of one server, and exports them in the background."""
 
     def __init__(self, endpoint: str, ratio: float = 1.0) -> None:
-        """Nothing is sent yet, and a collector that is away harms nobody.
+        """Does not connect yet; an unreachable collector does no harm.
 
         Args:
-            endpoint: of OTLP over gRPC, such as http://collector:4317; https:// is encrypted.
-            ratio: of the traces that begin here; a caller's own decision is kept.
+            endpoint: of OTLP over gRPC, such as http://collector:4317; https:// uses TLS.
+            ratio: sampling ratio of traces that start here; a caller's own decision is respected.
 
         Raises:
             Unavailable: OpenTelemetry is not installed.
@@ -116,7 +118,7 @@ class Tracer:
         self._tracer = self._provider.get_tracer("unfreeze")
 
     def begin(self, service: str, method: str, metadata: Metadata) -> Span:
-        """A request has come in; its span is a child of the caller's, if that has sent one."""
+        """Starts the span of a request, as a child of the caller's span if it sent one."""
         from opentelemetry.trace import SpanKind
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
@@ -130,22 +132,22 @@ class Tracer:
         return Span(self, span)
 
     def child(self, parent: "ReadableSpan", name: str, began_ns: int, ended_ns: int) -> None:
-        """A part of `parent` went from one moment to another, in nanoseconds since 1970."""
+        """Adds a child span to `parent`; times are Unix times in nanoseconds."""
         from opentelemetry.trace import set_span_in_context
 
         within = set_span_in_context(parent)  # type: ignore[arg-type]
         self._tracer.start_span(name, within, start_time=began_ns).end(ended_ns)
 
     def close(self) -> None:
-        """What was not sent yet has been, or its time was over."""
-        over = Timer(EXPORT_WITHIN_S, self._exporter.shutdown)  # or it would go on for every batch
+        """Exports what has not been sent yet, within EXPORT_WITHIN_S."""
+        over = Timer(EXPORT_WITHIN_S, self._exporter.shutdown)  # else the limit is per batch
         over.start()
         self._provider.shutdown()
         over.cancel()
 
 
 def trace_id_of(metadata: Metadata) -> str:
-    """The trace that a caller has put its request into, for a log line; empty if it has not."""
+    """The caller's trace id, for a log line; empty if there is none."""
     for key, value in metadata:
         if key == "traceparent" and isinstance(value, str):
             found = TRACEPARENT.fullmatch(value)

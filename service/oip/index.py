@@ -1,4 +1,4 @@
-"""The protocol's index of models: one row for each version, under each of a model's names."""
+"""The protocol's repository index: one row per version, under each of a model's names."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -18,11 +18,11 @@ Row = tuple[str, str, str]  # version, state, reason
 
 
 async def index_message(live: Live, registry: Registry, request: Message) -> Message:
-    """Every model of the registry; with `request.ready` only what answers.
+    """Every model of the registry; with `request.ready`, only versions that can answer.
 
     Raises:
-        NotOffered: a repository is named; there is one.
-        Unavailable: it cannot be read.
+        NotOffered: the request names a repository; there is only one.
+        Unavailable: the registry cannot be read.
     """
     if request.repository_name:
         raise NotOffered("there is one repository; leave repository_name empty")
@@ -38,12 +38,12 @@ async def index_message(live: Live, registry: Registry, request: Message) -> Mes
 
 
 def _promoted_versions(registry: Registry) -> dict[str, str]:
-    """The promoted version of each model; empty where there is none."""
+    """The promoted version of each model; an empty string if there is none."""
     found = {}
     for model in registry.models():
         try:
             pointer = registry.promoted(model)
-        except BundleError:  # the model then has a problem, which is the reason
+        except BundleError:  # shown as the model's problem
             pointer = None
         found[model] = str(pointer[1].version) if pointer else ""
     return found
@@ -58,5 +58,5 @@ def _rows(ready: Sequence[str], promoted: str, problem: str) -> Iterator[Row]:
         yield promoted, UNAVAILABLE, problem
     elif promoted:
         yield promoted, LOADING, ""
-    elif not ready:  # nothing was ever promoted, nor asked for by its number
+    elif not ready:  # nothing was ever promoted or requested by number
         yield "", "", ""

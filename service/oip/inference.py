@@ -36,13 +36,13 @@ class Inference:
         self._max_images = max_images
 
     async def infer(self, request: Message, answer_s: float = math.inf) -> Message:
-        """The response, of the version that answered; `answer_s` is the caller's deadline.
+        """Answers a request; `answer_s` is the time to the caller's deadline.
 
         Raises:
-            BadRequest: the request does not suit the model, or one of its images is bad: then the
-                whole request fails, for the protocol has no place for the error of one image.
+            BadRequest: the request does not fit the model, or one of its images is bad: the whole
+                request fails, since the protocol cannot report the error of a single image.
             NotFound: there is no such model or version.
-            Overloaded: it would wait for too long, or has.
+            Overloaded: it would be queued for too long, or was.
         """
         began = time.perf_counter()
         content = partial(lot_content, request, self._max_images)

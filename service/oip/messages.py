@@ -1,4 +1,4 @@
-"""What the Open Inference Protocol says of a model: metadata, configuration and statistics.
+"""The Open Inference Protocol's messages on a model: metadata, configuration and statistics.
 
 Each model has two names: `NAME` takes encoded images, `NAME-tensor` takes pixels.
 """
@@ -18,13 +18,13 @@ from service.oip.tensors import INPUT, OUTPUT
 
 PLATFORM = "onnxruntime_onnx"
 BACKEND = "onnxruntime"
-LABELS = "labels.txt"  # clients look whether there is a name, and find the labels in the answers
+LABELS = "labels.txt"  # clients only check that there is a name; the labels are in the answers
 
 Message = Any  # the stubs of tritonclient come without types
 
 
 def metadata_message(name: str, pixels: bool, loaded: Loaded, versions: Sequence[int]) -> Message:
-    """Names, types and shapes; -1 is the number of images."""
+    """Names, types and shapes; -1 is the batch dimension."""
     tensor = pb.ModelMetadataResponse.TensorMetadata
     datatype, dims = ("UINT8", _pixel_dims(loaded)) if pixels else ("BYTES", [1])
     n_classes = len(loaded.bundle.labels)
@@ -40,10 +40,10 @@ def metadata_message(name: str, pixels: bool, loaded: Loaded, versions: Sequence
 def config_message(
     name: str, pixels: bool, loaded: Loaded, max_images: int, max_wait_us: int
 ) -> Message:
-    """The configuration as Triton words it; here the dimensions leave the number of images out.
+    """The configuration in Triton's format, where dims exclude the batch dimension.
 
-    What would change how a load generator behaves and is not so (sequences, decoupled responses)
-    is left unset.
+    Features that change how a load generator behaves and do not exist here (sequences, decoupled
+    responses) are left unset.
     """
     return config_pb.ModelConfig(
         name=name,
@@ -83,7 +83,7 @@ def statistics_message(name: str, loaded: Loaded) -> Message:
         batch_stats=[
             pb.InferBatchStatistics(
                 batch_size=n_images,
-                compute_input=_duration(Total(total.count)),  # a batch is made as part of its run
+                compute_input=_duration(Total(total.count)),  # batching is part of the run
                 compute_infer=_duration(total),
                 compute_output=_duration(Total(total.count)),
             )
@@ -116,7 +116,7 @@ def _instances(loaded: Loaded) -> Message:
 
 
 def _batching(loaded: Loaded, max_wait_us: int) -> Message:
-    queue = config_pb.ModelQueuePolicy(allow_timeout_override=True)  # and rejects what waited
+    queue = config_pb.ModelQueuePolicy(allow_timeout_override=True)  # on timeout: reject
     return config_pb.ModelDynamicBatching(
         preferred_batch_size=[loaded.plan.batch],
         max_queue_delay_microseconds=max_wait_us,

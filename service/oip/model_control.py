@@ -1,6 +1,6 @@
-"""Loading and unloading by the Open Inference Protocol, on the administrative listener.
+"""Loading and unloading models with the Open Inference Protocol, on the admin listener.
 
-Both names of a model are one model: whichever is given, both come and go.
+Both names of a model are one model: either name loads or unloads both.
 """
 
 from typing import Any, NoReturn
@@ -14,7 +14,7 @@ from service.models.live import Live
 from service.oip.index import index_message
 from service.oip.names import split_name
 
-UNLOAD_PARAMETERS = {"unload_dependents": "bool_param"}  # there are none; every client sends it
+UNLOAD_PARAMETERS = {"unload_dependents": "bool_param"}  # no effect here, but every client sends it
 
 # The stubs of tritonclient come without types.
 Message = Any
@@ -22,7 +22,7 @@ Context = Any
 
 
 class ModelControl(pb_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
-    """What changes which models this server has; everything else is asked on the public port."""
+    """The model repository calls; everything else is on the public port."""
 
     def __init__(self, live: Live, registry: Registry) -> None:
         self._live = live
@@ -32,29 +32,29 @@ class ModelControl(pb_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
         return await index_message(self._live, self._registry, request)
 
     async def RepositoryModelLoad(self, request: Message, context: Context) -> Message:
-        """The version that is promoted now answers. A model that answers goes on until then."""
+        """Loads the version that is promoted now; what answered before does so until then."""
         model = _model(request)
         if request.parameters:
             given = ", ".join(sorted(request.parameters)[:5])
             raise BadRequest(
-                f"load parameters are not taken ({given!r:.200}): versions come from the registry "
-                "as they were published; publish one, promote it, and load without parameters"
+                f"load parameters are not supported ({given!r:.200}): versions come from the "
+                "registry as published; publish one, promote it, and load without parameters"
             )
         await self._live.changes.load(model)
         return pb.RepositoryModelLoadResponse()
 
     async def RepositoryModelUnload(self, request: Message, context: Context) -> Message:
-        """The model does not answer on this server until it is loaded; so does an unknown one."""
+        """Unloads the model until it is loaded again; does nothing for an unknown one."""
         model = _model(request)
         for name, parameter in request.parameters.items():
             if parameter.WhichOneof("parameter_choice") != UNLOAD_PARAMETERS.get(name):
-                raise BadRequest(f"unexpected unload parameter {name!r:.80}, or of a wrong type")
+                raise BadRequest(f"unload parameter {name!r:.80} is unknown or of the wrong type")
         self._live.changes.unload(model)
         return pb.RepositoryModelUnloadResponse()
 
     async def _public(self, request: Message, context: Context) -> NoReturn:
         raise NotOffered(
-            "this listener loads, unloads and lists models; ask for all else on the public port"
+            "this listener only loads, unloads and lists models; use the public port for the rest"
         )
 
     ServerLive = ServerReady = ServerMetadata = _public

@@ -1,4 +1,4 @@
-"""How the Open Inference Protocol calls models and versions."""
+"""Model names and versions in the Open Inference Protocol."""
 
 from collections.abc import Callable
 
@@ -8,11 +8,11 @@ from service.models.candidacy import Content
 from service.models.live import Live
 from service.models.loaded import Loaded
 
-MAX_DIGITS = 18  # version numbers are signed and of 64 bits in every client
+MAX_DIGITS = 18  # version numbers are signed 64-bit integers in every client
 
 
 def both_names(model: str) -> tuple[str, str]:
-    """The name that takes encoded images, and the one that takes pixels."""
+    """A model's name for encoded images, and its name for pixels."""
     return model, model + TENSOR_SUFFIX
 
 
@@ -44,15 +44,15 @@ async def find(
     Enter it (`with loaded:`) before the next await.
 
     Args:
-        content: gives what is to be answered, which decides whether a candidate does it.
+        content: gives the images, which decide whether a candidate answers.
 
     Raises:
-        BadRequest: the name can be none, or the version is no number.
+        BadRequest: the name is not valid, or the version is not a number.
         NotFound: there is no such model or version.
     """
     model, takes_pixels = split_name(name)
     try:
-        # clients have read the shapes of the live version in its metadata
+        # clients have read the live version's shapes from its metadata
         found = await live.get(model, read_version(version), content, same_shape=True)
         return found, takes_pixels
     except NotFound as error:

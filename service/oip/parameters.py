@@ -1,4 +1,4 @@
-"""The parameters of an inference request: how it wants to be answered."""
+"""The parameters and requested outputs of an inference request."""
 
 import math
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ RESERVED = "triton_"
 FINAL = "triton_enable_empty_final_response"  # the C++ clients send it with every request
 INTEGER = ("int64_param", "uint64_param")
 
-# What each parameter that means something must be; others are the caller's own and may be anything.
+# The types of known parameters; others are the caller's own and may be of any type.
 TYPES: dict[str, tuple[str, ...]] = {
     "tta_views": INTEGER,
     "priority": INTEGER,
@@ -27,17 +27,17 @@ TYPES: dict[str, tuple[str, ...]] = {
 
 
 class Wanted(NamedTuple):
-    """What a request asks for besides an answer."""
+    """How a request wants to be answered."""
 
     terms: Terms
-    classes: int = 0  # the likeliest ones as text, instead of all probabilities; 0: probabilities
+    classes: int = 0  # the top classes as text instead of all probabilities; 0: probabilities
 
 
 def read_wanted(request: Any, default_views: int, answer_s: float = math.inf) -> Wanted:
-    """What the request's parameters and requested outputs say, and its deadline.
+    """Reads the request's parameters and requested outputs; `answer_s` is its deadline.
 
     Raises:
-        BadRequest: one of them is unknown, twice there, of another type, or out of range.
+        BadRequest: one of them is unknown, repeated, of the wrong type, or out of range.
     """
     classes = _read_outputs(request.outputs) if request.outputs else 0
     if not request.parameters:
@@ -71,23 +71,23 @@ def _integer(values: Mapping[str, Any], name: str, default: int, most: int | Non
 
 
 def _priority(level: int) -> int:
-    """Levels that the model does not have mean the default, as they do in Triton."""
+    """Levels that the model does not have mean the default, as in Triton."""
     return level if level <= LOW else DEFAULT_PRIORITY
 
 
 def _read_outputs(outputs: Any) -> int:
-    """The classes wanted as text; 0 for the probabilities."""
+    """The number of top classes wanted as text; 0 for the probabilities."""
     for output in outputs:
         if output.name != OUTPUT:
             raise BadRequest(
-                f"unexpected inference output {output.name!r:.80}; there is {OUTPUT!r}"
+                f"unexpected inference output {output.name!r:.80}; the only output is {OUTPUT!r}"
             )
     if len(outputs) > 1:
         raise BadRequest(f"output {OUTPUT!r} is requested more than once")
     parameters = outputs[0].parameters
     if SHARED_MEMORY in parameters:
         raise BadRequest(
-            "shared memory is not offered; leave the output's shared-memory region out"
+            "shared memory is not supported; leave the output's shared-memory region out"
         )
     if "classification" not in parameters:
         return 0

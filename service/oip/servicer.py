@@ -1,6 +1,6 @@
 """The Open Inference Protocol v2 with Triton's extensions, on the same queue as our own API.
 
-A model `NAME` also answers as `NAME-tensor`: the one takes encoded images, the other pixels.
+Every model has two names: `NAME` takes encoded images, `NAME-tensor` takes pixels.
 """
 
 from collections.abc import AsyncIterator, Callable
@@ -33,7 +33,7 @@ EXTENSIONS = (
     "statistics",
 )
 ERRORS_AS_STATUS = ("triton_grpc_error", "true")  # a header: an error ends the stream
-LAST = "triton_final_response"  # clients of streams look for it, though each has but one response
+LAST = "triton_final_response"  # streaming clients expect it, even with one response per request
 
 # The stubs of tritonclient come without types.
 Message = Any
@@ -41,7 +41,7 @@ Context = Any
 
 
 class Protocol(pb_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
-    """What anybody may call. Loading and unloading belong to `ModelControl`."""
+    """The public calls. Loading and unloading belong to `ModelControl`."""
 
     def __init__(
         self,
@@ -55,9 +55,9 @@ class Protocol(pb_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
     ) -> None:
         """
         Args:
-            max_images: in a request.
-            max_wait_us: how long an image may wait for others to make up a batch, microseconds.
-            is_ready: whether this server wants requests, or is about to stop.
+            max_images: most images in a request.
+            max_wait_us: how long an image may wait for others to fill a batch, microseconds.
+            is_ready: whether this server takes requests, rather than being about to stop.
         """
         self._live = live
         self._registry = registry
@@ -80,8 +80,8 @@ class Protocol(pb_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
     # The models
 
     async def ModelReady(self, request: Message, context: Context) -> Message:
-        """Whether it answers at once. A version that would be loaded first is not ready, as with
-        Triton; whoever asks for its metadata has it loaded, and it is."""
+        """Whether it can answer at once. A version that is not loaded is not ready, as in Triton;
+        requesting its metadata loads it."""
         model, _ = split_name(request.name)
         version = read_version(request.version)
         if version is None:
@@ -147,24 +147,22 @@ class Protocol(pb_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
             message = message_of(as_told(error, "ModelStreamInfer"))
             return pb.ModelStreamInferResponse(error_message=message, infer_response=answer)
 
-    # What is not here
+    # What is not supported
 
     async def RepositoryModelLoad(self, request: Message, context: Context) -> NoReturn:
-        raise Unavailable(
-            "models are loaded and unloaded on the administrative listener (--admin-port)"
-        )
+        raise Unavailable("models are loaded and unloaded on the admin listener (--admin-port)")
 
     RepositoryModelUnload = RepositoryModelLoad
 
     async def _shared_memory(self, request: Message, context: Context) -> NoReturn:
-        raise NotOffered("shared memory is not offered; send tensors in raw_input_contents")
+        raise NotOffered("shared memory is not supported; send tensors in raw_input_contents")
 
     SystemSharedMemoryStatus = SystemSharedMemoryRegister = _shared_memory
     CudaSharedMemoryStatus = CudaSharedMemoryRegister = _shared_memory
     SystemSharedMemoryUnregister = CudaSharedMemoryUnregister = _shared_memory
 
     async def _settings(self, request: Message, context: Context) -> NoReturn:
-        raise NotOffered("trace and log settings are given to the server when it starts")
+        raise NotOffered("trace and log settings can only be set when the server starts")
 
     TraceSetting = LogSettings = _settings
 

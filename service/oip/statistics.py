@@ -1,7 +1,7 @@
-"""What a version has done since it was loaded, as the protocol's ModelStatistics tells it.
+"""What a version has done since it was loaded, for the protocol's ModelStatistics.
 
-The counts of a version are those of both its names, `NAME` and `NAME-tensor`, and of
-`unfreeze.v1.Classifier`: one network in one queue answers all of them. Durations are nanoseconds.
+The counts cover both names of a model, `NAME` and `NAME-tensor`, and `unfreeze.v1.Classifier`: one
+network with one queue answers all of them. Durations are in nanoseconds.
 """
 
 import threading
@@ -17,7 +17,7 @@ NS = 1_000_000_000
 
 @dataclass
 class Total:
-    """How often something happened, and how long all of it took."""
+    """How often something happened, and how long it took in total."""
 
     count: int = 0
     ns: int = 0
@@ -29,19 +29,19 @@ class Total:
 
 @dataclass
 class Statistics:
-    """Requests are counted by the event loop; runs by the threads that make them."""
+    """Requests are counted by the event loop, runs by the threads that make them."""
 
     success: Total = field(default_factory=Total)
     fail: Total = field(default_factory=Total)
     queue: Total = field(default_factory=Total)
-    # decoding or reading pixels, the network, making the reply: three equal counts, always
+    # decoding or reading pixels, inference, building the reply: their counts are always equal
     compute_input: Total = field(default_factory=Total)
     compute_infer: Total = field(default_factory=Total)
     compute_output: Total = field(default_factory=Total)
     cache_hit: Total = field(default_factory=Total)
     n_images: int = 0
-    last_request_s: float = 0  # seconds of the epoch
-    _runs: dict[int, Total] = field(default_factory=lambda: defaultdict(Total))  # by their images
+    last_request_s: float = 0  # Unix time
+    _runs: dict[int, Total] = field(default_factory=lambda: defaultdict(Total))  # by batch size
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -50,7 +50,7 @@ class Statistics:
         return sum(total.count for total in self.runs_by_size().values())
 
     def runs_by_size(self) -> dict[int, Total]:
-        """The runs of each number of images, as they are now."""
+        """A snapshot of the runs by batch size."""
         with self._lock:
             return {n: Total(total.count, total.ns) for n, total in sorted(self._runs.items())}
 
@@ -63,9 +63,9 @@ class Statistics:
         answered_at: float,
         ended: float,
     ) -> None:
-        """A request was answered, at these seconds of `time.perf_counter`.
+        """Counts an answered request; times are readings of `time.perf_counter`.
 
-        The slowest image stands for all, which go side by side.
+        The slowest image stands for all, since they are processed in parallel.
         """
         self.last_request_s = time.time()
         self.success.add(ended - began)
@@ -81,11 +81,11 @@ class Statistics:
         self.compute_output.add(ended - answered_at)
 
     def failed(self, total_s: float) -> None:
-        """A request was refused, given up or went wrong."""
+        """Counts a request that was refused, cancelled or failed."""
         self.fail.add(total_s)
 
     def ran(self, n_images: int, seconds: float) -> None:
-        """The network ran once; may be called from any thread."""
+        """Counts one run of the network; may be called from any thread."""
         with self._lock:
             self._runs[n_images].add(seconds)
 

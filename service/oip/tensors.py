@@ -1,6 +1,6 @@
-"""The tensors of the Open Inference Protocol, to and from what a model takes and gives.
+"""Converts the Open Inference Protocol's tensors to a model's input, and its answers to tensors.
 
-Numbers travel little-endian and row by row, BYTES as a length of four bytes before each element.
+Numbers are little-endian in row-major order; every element of BYTES has a four-byte length prefix.
 """
 
 import struct
@@ -19,11 +19,11 @@ INPUT = "image"
 OUTPUT = "probabilities"
 SHARED_MEMORY = "shared_memory_region"
 LENGTH = struct.Struct("<I")
-SHOWN = 10  # dimensions of a shape that are looked at: it has at most four, or is wrong
-# What each of a model's two names takes, for those who send what is for the other, or floats.
+SHOWN = 10  # most dimensions to read and show of a shape; a valid one has at most four
+# What each of a model's two names takes, for the error when a request sends something else.
 TAKES = {
-    "BYTES": "encoded images; pixels are for the name that ends in -tensor",
-    "UINT8": "RGB pixels from 0 to 255, which the network scales itself",
+    "BYTES": "encoded images; send pixels to the name that ends in -tensor",
+    "UINT8": "RGB pixels from 0 to 255, which the network normalises itself",
 }
 
 Tensor = Any  # the stubs of tritonclient come without types
@@ -32,10 +32,10 @@ OutputTensor = pb.ModelInferResponse.InferOutputTensor
 
 
 def read_pixels(request: Request, size: int, max_images: int) -> UInt8Array:
-    """The one input of `NAME-tensor`: [n,size,size,3], not copied, so not to be written to.
+    """The one input of `NAME-tensor`: [n,size,size,3]. A view of the request, so read-only.
 
     Raises:
-        BadRequest: the tensor is not that, or its bytes do not fill its shape.
+        BadRequest: the tensor is something else, or its size does not match its shape.
     """
     tensor, shape = _read_input(request, "UINT8", (size, size, 3), max_images)
     raw = _read_raw(request, tensor)
@@ -44,7 +44,7 @@ def read_pixels(request: Request, size: int, max_images: int) -> UInt8Array:
     if len(values) != n_bytes:
         raise BadRequest(
             f"input byte size mismatch for input {INPUT!r}: its shape {list(shape)} needs "
-            f"{n_bytes} bytes and there are {len(values)}"
+            f"{n_bytes} bytes, got {len(values)}"
         )
     pixels = _small_numbers(values) if raw is None else np.frombuffer(raw, np.uint8)
     return pixels.reshape(shape)
@@ -54,7 +54,8 @@ def read_images(request: Request, max_images: int) -> Sequence[bytes]:
     """The one input of `NAME`: encoded images, BYTES [n,1].
 
     Raises:
-        BadRequest: the tensor is not that, or does not hold as many elements as its shape says.
+        BadRequest: the tensor is something else, or its number of elements does not match its
+            shape.
     """
     tensor, (n_images, _) = _read_input(request, "BYTES", (1,), max_images)
     raw = _read_raw(request, tensor)
@@ -67,8 +68,8 @@ def read_images(request: Request, max_images: int) -> Sequence[bytes]:
 
 
 def lot_content(request: Request, max_images: int) -> Content:
-    """What a lot is drawn from, however it was sent: the encoded images, or all pixels as one. It
-    is nothing where they are wrong, of which whoever answers will tell."""
+    """The content that decides whether a candidate answers: the encoded images, or all pixels as
+    one sequence. Empty for an invalid request, which is reported when it is answered."""
     try:
         if not request.inputs or request.inputs[0].datatype != "UINT8":
             return read_images(request, max_images)
@@ -97,8 +98,8 @@ def split_elements(raw: bytes, n_elements: int) -> list[bytes]:
         at = begin + LENGTH.unpack_from(raw, begin - LENGTH.size)[0]
         if at > len(raw):
             raise BadRequest(
-                f"element {i} of input {INPUT!r} says that it has {at - begin} bytes and "
-                f"{len(raw) - begin} are left"
+                f"element {i} of input {INPUT!r} has a length prefix of {at - begin} bytes, but "
+                f"only {len(raw) - begin} are left"
             )
         elements.append(raw[begin:at])
     if at != len(raw):
@@ -109,12 +110,12 @@ def split_elements(raw: bytes, n_elements: int) -> list[bytes]:
 
 
 def join_elements(elements: Sequence[bytes]) -> bytes:
-    """A BYTES tensor."""
+    """The elements as the content of a BYTES tensor."""
     return b"".join(LENGTH.pack(len(element)) + element for element in elements)
 
 
 def probabilities_output(answers: Sequence[Float32Array]) -> tuple[Tensor, bytes]:
-    """The output and its bytes, of one answer [classes] for each image."""
+    """The output tensor and its bytes, from one answer [classes] per image."""
     shape = (len(answers), len(answers[0]))
     tensor = OutputTensor(name=OUTPUT, datatype="FP32", shape=shape)
     return tensor, b"".join([answer.tobytes() for answer in answers])
@@ -123,7 +124,7 @@ def probabilities_output(answers: Sequence[Float32Array]) -> tuple[Tensor, bytes
 def classification_output(
     answers: Sequence[Float32Array], k: int, labels: Sequence[str]
 ) -> tuple[Tensor, bytes]:
-    """The output as Triton's classification: BYTES [n,k] of `probability:index:label`."""
+    """The output in Triton's classification format: BYTES [n,k] of `probability:index:label`."""
     k = min(k, len(labels))
     elements = [
         f"{answer[i]:f}:{i}:{labels[i]}".encode() for answer in answers for i in top(answer, k)
@@ -135,10 +136,10 @@ def classification_output(
 def _read_input(
     request: Request, datatype: str, dims: tuple[int, ...], max_images: int
 ) -> tuple[Tensor, tuple[int, ...]]:
-    """The only input and its shape, when they are what the model takes."""
+    """The only input and its shape, if they are what the model takes."""
     inputs = request.inputs
     if len(inputs) != 1 or inputs[0].name != INPUT:
-        _explain_inputs([tensor.name for tensor in inputs[:2]])  # what is wrong shows in two
+        _explain_inputs([tensor.name for tensor in inputs[:2]])  # two suffice to say what is wrong
     tensor = inputs[0]
     if tensor.datatype != datatype:
         raise BadRequest(
@@ -146,7 +147,7 @@ def _read_input(
             f"expects {datatype!r} ({TAKES[datatype]})"
         )
     if tensor.parameters and SHARED_MEMORY in tensor.parameters:
-        raise BadRequest("shared memory is not offered; send the content of the tensor")
+        raise BadRequest("shared memory is not supported; send the content of the tensor")
     shape = tuple(tensor.shape[:SHOWN])
     if shape[1:] != dims:
         expected = ",".join(map(str, (-1, *dims)))
@@ -184,7 +185,7 @@ def _read_raw(request: Request, tensor: Tensor) -> bytes | None:
 
 
 def _contents(tensor: Tensor, expected: str) -> Sequence[Any]:
-    """The typed contents, which are in the field that belongs to the datatype and in no other."""
+    """The typed contents, which must be in the datatype's field and in no other."""
     if strays := [
         field.name for field, _ in tensor.contents.ListFields() if field.name != expected
     ]:
@@ -199,5 +200,5 @@ def _contents(tensor: Tensor, expected: str) -> Sequence[Any]:
 def _small_numbers(values: Sequence[int]) -> UInt8Array:
     numbers = np.array(values, np.uint32)
     if numbers.size and numbers.max() > 255:
-        raise BadRequest(f"a value of input {INPUT!r} is {numbers.max()}, over 255")
+        raise BadRequest(f"a value of input {INPUT!r} is {numbers.max()}, above 255")
     return numbers.astype(np.uint8)

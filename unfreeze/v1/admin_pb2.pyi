@@ -76,24 +76,24 @@ class _CandidateModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Candida
     DESCRIPTOR: _descriptor.EnumDescriptor
     CANDIDATE_MODE_UNSPECIFIED: _CandidateMode.ValueType  # 0
     CANDIDATE_MODE_SPLIT: _CandidateMode.ValueType  # 1
-    """The candidate answers its share of the requests; which ones depends on their images alone, and
-    a larger share includes a smaller one.
+    """The candidate answers its share of the requests. Which ones depends only on their images, and a
+    larger share includes the requests of a smaller one.
     """
     CANDIDATE_MODE_SHADOW: _CandidateMode.ValueType  # 2
-    """The promoted version answers all of them; on its share the candidate is asked as well, after the
-    caller has the answer, and both answers are compared.
+    """The promoted version answers all requests. On its share the candidate also runs, after the
+    caller has the answer, and the two answers are compared.
     """
 
 class CandidateMode(_CandidateMode, metaclass=_CandidateModeEnumTypeWrapper): ...
 
 CANDIDATE_MODE_UNSPECIFIED: CandidateMode.ValueType  # 0
 CANDIDATE_MODE_SPLIT: CandidateMode.ValueType  # 1
-"""The candidate answers its share of the requests; which ones depends on their images alone, and
-a larger share includes a smaller one.
+"""The candidate answers its share of the requests. Which ones depends only on their images, and a
+larger share includes the requests of a smaller one.
 """
 CANDIDATE_MODE_SHADOW: CandidateMode.ValueType  # 2
-"""The promoted version answers all of them; on its share the candidate is asked as well, after the
-caller has the answer, and both answers are compared.
+"""The promoted version answers all requests. On its share the candidate also runs, after the
+caller has the answer, and the two answers are compared.
 """
 Global___CandidateMode: _TypeAlias = CandidateMode  # noqa: Y015
 
@@ -128,10 +128,12 @@ class StartTrainingRequest(_message.Message):
     PROMOTION_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     data: _builtins.str
-    """A folder of class folders, a CSV or TSV, or Parquet files, below a data root of the server."""
+    """A folder of class folders, a CSV or TSV file, or Parquet files, below one of the server's data
+    roots.
+    """
     idempotency_key: _builtins.str
-    """Two requests with the same key are one job, and must be the same in all else. Empty: no such
-    protection.
+    """Requests with the same key start only one job, and must be identical in all else. Empty: no
+    deduplication.
     """
     promotion: Global___PromotionPolicy.ValueType
     @_builtins.property
@@ -162,7 +164,7 @@ class StartTrainingResponse(_message.Message):
     JOB_FIELD_NUMBER: _builtins.int
     EXISTING_FIELD_NUMBER: _builtins.int
     existing: _builtins.bool
-    """True when the idempotency key named a job that was there already."""
+    """True when a job with this idempotency key already existed."""
     @_builtins.property
     def job(self) -> Global___Job: ...
     def __init__(
@@ -224,13 +226,13 @@ class Job(_message.Message):
     promotion: Global___PromotionPolicy.ValueType
     state: Global___JobState.ValueType
     message: _builtins.str
-    """For people: why it failed, or what came of it."""
+    """Human-readable: why it failed, or its result."""
     version: _builtins.int
     """The version it published; 0 when none."""
     promoted: _builtins.bool
     attempt: _builtins.int
-    """Which attempt it is in; above 1 after a server died under it, or its training was killed. One
-    that a server ends because it was told to stop does not count.
+    """Number of the current attempt; above 1 after the server died during the job, or its trainer was
+    killed. An attempt interrupted by an orderly stop of the server does not count.
     """
     @_builtins.property
     def settings(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
@@ -567,7 +569,7 @@ Global___Note: _TypeAlias = Note  # noqa: Y015
 
 @_typing.final
 class Score(_message.Message):
-    """How a model did on held-out images."""
+    """A model's score on held-out images."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -594,7 +596,9 @@ Global___Score: _TypeAlias = Score  # noqa: Y015
 
 @_typing.final
 class Scored(_message.Message):
-    """Candidate and promoted version, both as ONNX, on the same held-out images."""
+    """The newly trained version (candidate) and the promoted version, both as ONNX, scored on the same
+    held-out images.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -607,13 +611,13 @@ class Scored(_message.Message):
     promoted_version: _builtins.int
     images: _builtins.int
     gained: _builtins.int
-    """Images that only the candidate, and only the promoted version, got right."""
+    """Images that only the candidate (gained) or only the promoted version (lost) got right."""
     lost: _builtins.int
     @_builtins.property
     def candidate(self) -> Global___Score: ...
     @_builtins.property
     def promoted(self) -> Global___Score:
-        """Absent when nothing was promoted."""
+        """Absent when no version was promoted."""
 
     def __init__(
         self,
@@ -710,14 +714,14 @@ class Model(_message.Message):
     newest_version: _builtins.int
     versions: _builtins.int
     ready: _builtins.bool
-    """True when this server answers for it now."""
+    """True when this server can answer requests for it now."""
     problem: _builtins.str
-    """Why this server does not follow what is promoted; another version may answer meanwhile."""
+    """Why this server does not serve the promoted version; another version may answer meanwhile."""
     live_version: _builtins.int
-    """What answers here whoever names no version; 0 when nothing does."""
+    """The version that answers requests that name no version on this server; 0 when none does."""
     @_builtins.property
     def candidate(self) -> Global___Candidate:
-        """Absent when no version is tried."""
+        """Absent when there is no candidate."""
 
     def __init__(
         self,
@@ -759,10 +763,10 @@ class Candidate(_message.Message):
     ready: _builtins.bool
     """True when this server has it in memory."""
     problem: _builtins.str
-    """Why not, when it has not."""
+    """Why not, when it does not."""
     compared: _builtins.int
-    """Images that this server has compared since it took up the candidate, and those among them that
-    both versions label alike.
+    """Images that this server has compared since it loaded the candidate, and how many of them both
+    versions label alike.
     """
     agreed: _builtins.int
     def __init__(
@@ -919,7 +923,7 @@ class PromoteRequest(_message.Message):
     model: _builtins.str
     version: _builtins.int
     reason: _builtins.str
-    """Kept in the pointer, for whoever asks later."""
+    """Recorded in the pointer."""
     def __init__(
         self,
         *,
@@ -968,7 +972,7 @@ class PromoteResponse(_message.Message):
     model: _builtins.str
     version: _builtins.int
     replaced: _builtins.int
-    """0 when there was none."""
+    """The version that a rollback would return to; 0 when there is none."""
     pointer: _builtins.int
     """Number of the new pointer."""
     def __init__(
@@ -1002,7 +1006,7 @@ class SetCandidateRequest(_message.Message):
     percent: _builtins.float
     """Above 0, at most 100."""
     reason: _builtins.str
-    """Kept in the pointer, for whoever asks later."""
+    """Recorded in the pointer."""
     def __init__(
         self,
         *,
@@ -1073,7 +1077,7 @@ class ClearCandidateResponse(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     version: _builtins.int
-    """The version that is tried no longer; 0 when there was none."""
+    """The version that was the candidate; 0 when there was none."""
     def __init__(
         self,
         *,

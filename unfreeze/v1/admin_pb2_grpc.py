@@ -128,7 +128,7 @@ class AdminServicer:
 
     def WatchJob(self, request, context):
         """Every event of a job from `from_sequence` on, then new ones as they happen; ends when the job
-        has ended. After a lost connection, ask again from the last sequence seen plus one.
+        has ended. After a lost connection, call again with the last sequence seen plus one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -148,37 +148,37 @@ class AdminServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Promote(self, request, context):
-        """Makes a published version the one that answers when a request names none.
+        """Makes a published version the one that answers requests that name no version.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Rollback(self, request, context):
-        """Promotes what the promoted version replaced.
+        """Promotes the version that the promoted one replaced.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SetCandidate(self, request, context):
-        """Tries a published version beside the promoted one, on a share of the requests that name none. It
-        replaces a candidate that was there; whatever is promoted or rolled back to ends it.
+        """Tries a published version beside the promoted one, on a share of the requests that name no
+        version. It replaces an earlier candidate; any promotion or rollback ends the trial.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ClearCandidate(self, request, context):
-        """No version is tried any more; without a candidate nothing changes.
+        """Ends the trial of the candidate; does nothing without one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def PruneVersions(self, request, context):
-        """Deletes all but the newest `keep` versions; the promoted one, the one that a rollback would
-        return to and a candidate always stay.
+        """Deletes all but the newest `keep` versions; the promoted version, the one that a rollback would
+        return to, and a candidate are always kept.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

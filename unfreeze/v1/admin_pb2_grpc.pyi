@@ -40,24 +40,24 @@ class AdminStub:
     """Stops a job that is queued or running; a finished job is left as it is."""
     WatchJob: _grpc.UnaryStreamMultiCallable[_admin_pb2.WatchJobRequest, _admin_pb2.JobEvent]
     """Every event of a job from `from_sequence` on, then new ones as they happen; ends when the job
-    has ended. After a lost connection, ask again from the last sequence seen plus one.
+    has ended. After a lost connection, call again with the last sequence seen plus one.
     """
     ListModels: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListModelsRequest, _admin_pb2.ListModelsResponse]
     ListVersions: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListVersionsRequest, _admin_pb2.ListVersionsResponse]
     """Newest first."""
     Promote: _grpc.UnaryUnaryMultiCallable[_admin_pb2.PromoteRequest, _admin_pb2.PromoteResponse]
-    """Makes a published version the one that answers when a request names none."""
+    """Makes a published version the one that answers requests that name no version."""
     Rollback: _grpc.UnaryUnaryMultiCallable[_admin_pb2.RollbackRequest, _admin_pb2.PromoteResponse]
-    """Promotes what the promoted version replaced."""
+    """Promotes the version that the promoted one replaced."""
     SetCandidate: _grpc.UnaryUnaryMultiCallable[_admin_pb2.SetCandidateRequest, _admin_pb2.SetCandidateResponse]
-    """Tries a published version beside the promoted one, on a share of the requests that name none. It
-    replaces a candidate that was there; whatever is promoted or rolled back to ends it.
+    """Tries a published version beside the promoted one, on a share of the requests that name no
+    version. It replaces an earlier candidate; any promotion or rollback ends the trial.
     """
     ClearCandidate: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ClearCandidateRequest, _admin_pb2.ClearCandidateResponse]
-    """No version is tried any more; without a candidate nothing changes."""
+    """Ends the trial of the candidate; does nothing without one."""
     PruneVersions: _grpc.UnaryUnaryMultiCallable[_admin_pb2.PruneVersionsRequest, _admin_pb2.PruneVersionsResponse]
-    """Deletes all but the newest `keep` versions; the promoted one, the one that a rollback would
-    return to and a candidate always stay.
+    """Deletes all but the newest `keep` versions; the promoted version, the one that a rollback would
+    return to, and a candidate are always kept.
     """
 
 @_typing.type_check_only
@@ -72,24 +72,24 @@ class AdminAsyncStub(AdminStub):
     """Stops a job that is queued or running; a finished job is left as it is."""
     WatchJob: _aio.UnaryStreamMultiCallable[_admin_pb2.WatchJobRequest, _admin_pb2.JobEvent]  # type: ignore[assignment]
     """Every event of a job from `from_sequence` on, then new ones as they happen; ends when the job
-    has ended. After a lost connection, ask again from the last sequence seen plus one.
+    has ended. After a lost connection, call again with the last sequence seen plus one.
     """
     ListModels: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListModelsRequest, _admin_pb2.ListModelsResponse]  # type: ignore[assignment]
     ListVersions: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListVersionsRequest, _admin_pb2.ListVersionsResponse]  # type: ignore[assignment]
     """Newest first."""
     Promote: _aio.UnaryUnaryMultiCallable[_admin_pb2.PromoteRequest, _admin_pb2.PromoteResponse]  # type: ignore[assignment]
-    """Makes a published version the one that answers when a request names none."""
+    """Makes a published version the one that answers requests that name no version."""
     Rollback: _aio.UnaryUnaryMultiCallable[_admin_pb2.RollbackRequest, _admin_pb2.PromoteResponse]  # type: ignore[assignment]
-    """Promotes what the promoted version replaced."""
+    """Promotes the version that the promoted one replaced."""
     SetCandidate: _aio.UnaryUnaryMultiCallable[_admin_pb2.SetCandidateRequest, _admin_pb2.SetCandidateResponse]  # type: ignore[assignment]
-    """Tries a published version beside the promoted one, on a share of the requests that name none. It
-    replaces a candidate that was there; whatever is promoted or rolled back to ends it.
+    """Tries a published version beside the promoted one, on a share of the requests that name no
+    version. It replaces an earlier candidate; any promotion or rollback ends the trial.
     """
     ClearCandidate: _aio.UnaryUnaryMultiCallable[_admin_pb2.ClearCandidateRequest, _admin_pb2.ClearCandidateResponse]  # type: ignore[assignment]
-    """No version is tried any more; without a candidate nothing changes."""
+    """Ends the trial of the candidate; does nothing without one."""
     PruneVersions: _aio.UnaryUnaryMultiCallable[_admin_pb2.PruneVersionsRequest, _admin_pb2.PruneVersionsResponse]  # type: ignore[assignment]
-    """Deletes all but the newest `keep` versions; the promoted one, the one that a rollback would
-    return to and a candidate always stay.
+    """Deletes all but the newest `keep` versions; the promoted version, the one that a rollback would
+    return to, and a candidate are always kept.
     """
 
 class AdminServicer(metaclass=_abc_1.ABCMeta):
@@ -131,7 +131,7 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_admin_pb2.JobEvent], _abc.AsyncIterator[_admin_pb2.JobEvent]]:
         """Every event of a job from `from_sequence` on, then new ones as they happen; ends when the job
-        has ended. After a lost connection, ask again from the last sequence seen plus one.
+        has ended. After a lost connection, call again with the last sequence seen plus one.
         """
 
     @_abc_1.abstractmethod
@@ -155,7 +155,7 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.PromoteRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.PromoteResponse, _abc.Awaitable[_admin_pb2.PromoteResponse]]:
-        """Makes a published version the one that answers when a request names none."""
+        """Makes a published version the one that answers requests that name no version."""
 
     @_abc_1.abstractmethod
     def Rollback(
@@ -163,7 +163,7 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.RollbackRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.PromoteResponse, _abc.Awaitable[_admin_pb2.PromoteResponse]]:
-        """Promotes what the promoted version replaced."""
+        """Promotes the version that the promoted one replaced."""
 
     @_abc_1.abstractmethod
     def SetCandidate(
@@ -171,8 +171,8 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.SetCandidateRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.SetCandidateResponse, _abc.Awaitable[_admin_pb2.SetCandidateResponse]]:
-        """Tries a published version beside the promoted one, on a share of the requests that name none. It
-        replaces a candidate that was there; whatever is promoted or rolled back to ends it.
+        """Tries a published version beside the promoted one, on a share of the requests that name no
+        version. It replaces an earlier candidate; any promotion or rollback ends the trial.
         """
 
     @_abc_1.abstractmethod
@@ -181,7 +181,7 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.ClearCandidateRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.ClearCandidateResponse, _abc.Awaitable[_admin_pb2.ClearCandidateResponse]]:
-        """No version is tried any more; without a candidate nothing changes."""
+        """Ends the trial of the candidate; does nothing without one."""
 
     @_abc_1.abstractmethod
     def PruneVersions(
@@ -189,8 +189,8 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.PruneVersionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.PruneVersionsResponse, _abc.Awaitable[_admin_pb2.PruneVersionsResponse]]:
-        """Deletes all but the newest `keep` versions; the promoted one, the one that a rollback would
-        return to and a candidate always stay.
+        """Deletes all but the newest `keep` versions; the promoted version, the one that a rollback would
+        return to, and a candidate are always kept.
         """
 
 def add_AdminServicer_to_server(servicer: AdminServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -31,24 +31,24 @@ class ClassifyRequest(_message.Message):
     PRIORITY_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     version: _builtins.int
-    """Unset: the version promoted at the moment the request arrives, or a candidate that answers a
-    share of such requests; the same images are answered by the same of the two.
+    """Unset: the version that is promoted when the request arrives, or a candidate that answers a
+    share of such requests; the same images always get the same one of the two.
     """
     top_k: _builtins.int
-    """How many labels an answer names, most probable first. Unset: 5, or all if there are fewer."""
+    """How many labels to return, most probable first. Unset: 5, or all if there are fewer."""
     tta_views: _builtins.int
     """Test-time augmentation: the number of views whose probabilities are averaged, the plain image
     being the first. 0 and 1: off. Unset: the bundle's default.
     """
     request_id: _builtins.str
-    """Echoed in the response; for the caller's own use."""
+    """Echoed in the response, for the caller's own use."""
     priority: _builtins.int
-    """Who is answered first: 1 before 2 before 3. 0 means 2. A level is worth a second of waiting, so
-    that nobody waits for ever.
+    """1 is answered before 2, and 2 before 3; 0 means 2. A level is worth one second of queueing, so
+    that no request starves.
     """
     @_builtins.property
     def images(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
-        """JPEG, PNG or WebP files, as they are on disk."""
+        """JPEG, PNG or WebP files, still encoded."""
 
     def __init__(
         self,
@@ -232,7 +232,7 @@ class Error(_message.Message):
     CODE_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     code: _builtins.int
-    """A google.rpc.Code, the numbers that gRPC itself uses (3 is INVALID_ARGUMENT)."""
+    """A google.rpc.Code, the same numbers as gRPC's status codes (3 is INVALID_ARGUMENT)."""
     message: _builtins.str
     def __init__(
         self,
@@ -250,8 +250,8 @@ Global___Error: _TypeAlias = Error  # noqa: Y015
 
 @_typing.final
 class Timings(_message.Message):
-    """Where the time went, in milliseconds. Images of one request are worked on side by side, so the
-    stages are those of its slowest image.
+    """Where the time went, in milliseconds. Images of a request are processed in parallel, so each stage
+    is the longest among its images.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

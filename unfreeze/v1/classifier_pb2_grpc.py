@@ -50,16 +50,16 @@ class ClassifierServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Classify(self, request, context):
-        """Classifies one or many images with one version of one model. Each image answers on its own:
-        a damaged one gets an error in its place and the others get their labels.
+        """Classifies one or more images with one version of one model. Images succeed or fail
+        independently: a damaged one gets an error in its place, and the others get their labels.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ClassifyStream(self, request_iterator, context):
-        """The same over one long call: one response per request, in the order of the requests. A request
-        that fails as a whole is answered by its error, and the stream goes on.
+        """The same over one long-lived call: one response per request, in the order of the requests. A
+        request that fails as a whole is answered with its error, and the stream goes on.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -32,24 +32,24 @@ class ClassifierStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ClassifierAsyncStub: ...
     Classify: _grpc.UnaryUnaryMultiCallable[_classifier_pb2.ClassifyRequest, _classifier_pb2.ClassifyResponse]
-    """Classifies one or many images with one version of one model. Each image answers on its own:
-    a damaged one gets an error in its place and the others get their labels.
+    """Classifies one or more images with one version of one model. Images succeed or fail
+    independently: a damaged one gets an error in its place, and the others get their labels.
     """
     ClassifyStream: _grpc.StreamStreamMultiCallable[_classifier_pb2.ClassifyRequest, _classifier_pb2.ClassifyStreamResponse]
-    """The same over one long call: one response per request, in the order of the requests. A request
-    that fails as a whole is answered by its error, and the stream goes on.
+    """The same over one long-lived call: one response per request, in the order of the requests. A
+    request that fails as a whole is answered with its error, and the stream goes on.
     """
 
 @_typing.type_check_only
 class ClassifierAsyncStub(ClassifierStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Classify: _aio.UnaryUnaryMultiCallable[_classifier_pb2.ClassifyRequest, _classifier_pb2.ClassifyResponse]  # type: ignore[assignment]
-    """Classifies one or many images with one version of one model. Each image answers on its own:
-    a damaged one gets an error in its place and the others get their labels.
+    """Classifies one or more images with one version of one model. Images succeed or fail
+    independently: a damaged one gets an error in its place, and the others get their labels.
     """
     ClassifyStream: _aio.StreamStreamMultiCallable[_classifier_pb2.ClassifyRequest, _classifier_pb2.ClassifyStreamResponse]  # type: ignore[assignment]
-    """The same over one long call: one response per request, in the order of the requests. A request
-    that fails as a whole is answered by its error, and the stream goes on.
+    """The same over one long-lived call: one response per request, in the order of the requests. A
+    request that fails as a whole is answered with its error, and the stream goes on.
     """
 
 class ClassifierServicer(metaclass=_abc_1.ABCMeta):
@@ -59,8 +59,8 @@ class ClassifierServicer(metaclass=_abc_1.ABCMeta):
         request: _classifier_pb2.ClassifyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_classifier_pb2.ClassifyResponse, _abc.Awaitable[_classifier_pb2.ClassifyResponse]]:
-        """Classifies one or many images with one version of one model. Each image answers on its own:
-        a damaged one gets an error in its place and the others get their labels.
+        """Classifies one or more images with one version of one model. Images succeed or fail
+        independently: a damaged one gets an error in its place, and the others get their labels.
         """
 
     @_abc_1.abstractmethod
@@ -69,8 +69,8 @@ class ClassifierServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_classifier_pb2.ClassifyRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_classifier_pb2.ClassifyStreamResponse], _abc.AsyncIterator[_classifier_pb2.ClassifyStreamResponse]]:
-        """The same over one long call: one response per request, in the order of the requests. A request
-        that fails as a whole is answered by its error, and the stream goes on.
+        """The same over one long-lived call: one response per request, in the order of the requests. A
+        request that fails as a whole is answered with its error, and the stream goes on.
         """
 
 def add_ClassifierServicer_to_server(servicer: ClassifierServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
