@@ -27,12 +27,23 @@ QUICK = {
     "tta_views": "3",
     "valid_fraction": "0.3",
     "variants": "",
+    # steps that show in seconds, and every stage
+    "optimizer": "sgd",
+    "weight_decay": "0.0001",
+    "learning_rate": "",
+    "unfrozen_learning_rate": "",
+    "schedule": "cosine",
+    "cycle_len": "1",
+    "dropout": "0.25,0.5",
+    "layer_decay": "1",
+    "max_rotate": "10",
 }
 
 # The same from Python, where numbers are numbers; backbone and size are arguments there.
 AS_PYTHON: dict[str, object] = {
     **{name: text for name, text in QUICK.items() if name not in ("backbone", "size")},
     **{"pretrained": False, "batch_size": 8, "group_rates": (0.1, 0.3, 1.0), "variants": ()},
+    **{"learning_rate": None, "unfrozen_learning_rate": None, "dropout": (0.25, 0.5)},
 }
 
 

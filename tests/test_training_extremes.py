@@ -19,7 +19,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::F
 HEAD_ALONE = {"cycles": "0", "augmented_epochs": "0", "tta_views": "1"}
 ALL_LAYERS = {"cycles": "1", "cycle_len": "1", "augmented_epochs": "1", "freeze_batchnorm": "false"}
 
-each_recipe = pytest.mark.parametrize("recipe", ["", "modern"])
+each_recipe = pytest.mark.parametrize("recipe", ["fastai2018", "modern"])
 
 
 def trained(tmp_path: Path, data: Path, **settings: str) -> tuple[Bundle, photos.Heard]:

@@ -21,14 +21,19 @@ from training.fit.activations import Activations, Parts, compute
 from training.fit.loss import loss_function
 from training.network import compiling
 from training.network.saving import NETWORK, load_network
-from training.presets import MODERN
+from training.reading_settings import write_setting
 from training.recipe import train
+from training.settings import Settings
 from training.steps import fit_head
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
 # The preset in small: its numbers, on a network and images of seconds.
-SMALL = {name: text for name, text in MODERN.items() if name not in photos.QUICK}
+STEPS = (
+    *("optimizer", "weight_decay", "learning_rate", "unfrozen_learning_rate", "schedule"),
+    *("dropout", "layer_decay", "max_rotate"),
+)
+SMALL = {name: write_setting(Settings.model_fields[name].default) for name in STEPS}
 SMALL |= {"recipe": "modern", "cycle_len": "2", "ema": "0.999", "label_smoothing": "0.1"}
 
 # other backbones: a network of each family, of the smallest that its library has

@@ -14,6 +14,11 @@ def test_every_preset_can_be_read(name: str):
     assert read_settings({"recipe": name}).recipe == name
 
 
+def test_without_a_recipe_it_is_the_modern_one():
+    assert read_settings({}) == read_settings({"recipe": "modern"})
+    assert read_settings({}).recipe == "modern"
+
+
 def test_a_preset_sets_what_it_says_and_nothing_else():
     chosen, default = read_settings({"recipe": "fastai2018"}), Settings()
     differing = {
@@ -59,9 +64,9 @@ def test_one_cycle_and_decay_reach_the_plan():
 @pytest.mark.parametrize(
     ("given", "dropout"),
     [
-        ({}, (0.25, 0.5)),
-        ({"hidden": ""}, (0.5,)),
-        ({"hidden": "64,32"}, (0.25, 0.25, 0.5)),
+        ({}, (0, 0)),
+        ({"hidden": ""}, (0,)),
+        ({"dropout": "", "hidden": "64,32"}, (0.25, 0.25, 0.5)),
         ({"dropout": "0.3"}, (0.3, 0.3)),
         ({"recipe": "fastai2018"}, (0.25, 0.5)),
         ({"recipe": "fastai2018", "hidden": ""}, (0.5,)),

@@ -71,8 +71,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="unfreeze train",
         description="Fine-tunes an image classifier and publishes it as a new version.",
-        epilog=f"{EXAMPLES}\nsettings for --set, with their defaults without a recipe\n"
-        "(what each recipe sets is in training/presets.py):\n"
+        epilog=f"{EXAMPLES}\nsettings for --set, with the values of the recipe modern\n"
+        "(what fastai2018 sets is in training/presets.py):\n"
         f"  {listed}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -80,8 +80,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", metavar="NAME", help="the model to publish a version of")
     parser.add_argument(
         "--recipe",
-        choices=sorted(filter(None, PRESETS)),
-        help="a named set of settings, see training/presets.py; --set overrides it",
+        choices=sorted(PRESETS),
+        help="a named set of settings (default: modern), see training/presets.py; --set "
+        "overrides it",
     )
     parser.add_argument(
         "--backbone",

@@ -1,12 +1,14 @@
 """Recipes by name: what `--recipe NAME` sets; `--set` overrides it.
 
-The default recipe has no name: it is the defaults of `training/settings.py`, which also explains
-each setting. Values are text, as `--set` takes them.
+`modern`, the default, is the settings as `training/settings.py` has them: the head first and then
+all layers (LP-FT, arXiv 2202.10054), AdamW, one cycle (arXiv 1708.07120) and no dropout, because
+trainings are short. benchmarks/RESULTS.md has what each of these is worth. Values are text, as
+`--set` takes them.
 """
 
 from typing import Literal
 
-Recipe = Literal["", "fastai2018", "modern"]
+Recipe = Literal["modern", "fastai2018"]
 
 # As the course of 2018 ran it (fastai 0.7, lessons 1 and 2), in the order of the settings. As
 # there, the learning rates come from the finder, though by a rule instead of by eye.
@@ -24,7 +26,8 @@ FASTAI2018 = {
     "max_zoom": "1.1",
     # ConvLearner.pretrained(resnet34, data)
     "backbone": "resnet34",
-    "hidden": "512",  # dropout by default: 0.25, 0.5 before the last, for any number of layers
+    "hidden": "512",
+    "dropout": "",  # 0.25, and 0.5 before the last, for any number of layers
     "epsilon": "0.00001",
     # half() was optional
     "precision": "float32",
@@ -34,16 +37,21 @@ FASTAI2018 = {
     "momentum": "0.9",
     "weight_decay": "0",
     "clip_norm": "",
+    # both are read from the finder
+    "learning_rate": "",
+    "unfrozen_learning_rate": "",
     # fit(lr, 2) on activations at a constant rate; then fit(lr, 3, cycle_len=1)
     "head_schedule": "constant",
     "head_epochs": "2",
     "augmented_epochs": "3",
     # unfreeze(); fit([lr/100, lr/10, lr], 3, cycle_len=1, cycle_mult=2)
     "schedule": "cosine",
+    "cycle_div": "10",  # of use_clr, for those who ask for one_cycle
     "cycles": "3",
     "cycle_len": "1",
     "cycle_mult": "2",
     "group_rates": "0.01,0.1,1",
+    "layer_decay": "1",
     "frozen_groups": "0",
     "freeze_batchnorm": "false",
     # neither existed
@@ -53,42 +61,4 @@ FASTAI2018 = {
     "tta_views": "5",
 }
 
-# Short fine-tuning as practised since, in the order of the settings. What is not listed here is as
-# in training/settings.py; benchmarks/RESULTS.md shows what each change is worth.
-MODERN = {
-    "augmentation": "side_on",
-    # rotation hurt on upright images; set it where they are not
-    "max_rotate": "0",
-    # its ImageNet weights come as an installed package
-    "backbone": "efficientnet_lite0",
-    "hidden": "512",
-    # trainings are short, and overfit little
-    "dropout": "0",
-    # with few images, larger batches would leave too few steps
-    "batch_size": "32",
-    # AdamW (arXiv 1711.05101); the size of its steps depends on the learning rate rather than on
-    # the gradient's scale, so these rates suit most networks
-    "optimizer": "adamw",
-    "learning_rate": "0.001",
-    "unfrozen_learning_rate": "0.0005",
-    "weight_decay": "0.01",
-    "clip_norm": "1.0",
-    # the head first, then all: LP-FT, arXiv 2202.10054
-    "head_schedule": "cosine",
-    "head_epochs": "5",
-    "augmented_epochs": "0",
-    # one cycle (arXiv 1708.07120)
-    "schedule": "cosine_cycle",
-    "cycle_div": "25",
-    "cycle_rise": "0.25",
-    "cycles": "1",
-    "cycle_len": "10",
-    "freeze_batchnorm": "true",
-    "group_rates": "0.1,0.3,1",
-    "layer_decay": "family",
-    "frozen_groups": "0",
-    "keep": "last",
-    "tta_views": "5",
-}
-
-PRESETS: dict[str, dict[str, str]] = {"": {}, "fastai2018": FASTAI2018, "modern": MODERN}
+PRESETS: dict[str, dict[str, str]] = {"modern": {}, "fastai2018": FASTAI2018}

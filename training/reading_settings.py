@@ -52,7 +52,7 @@ def read_settings(given: dict[str, str]) -> Settings:
     Raises:
         BadRequest: an unknown name or a bad value; names the field.
     """
-    told = PRESETS.get(given.get("recipe", ""), {}) | given
+    told = PRESETS.get(given.get("recipe", "modern"), {}) | given
     values = {name: _value(name, text) for name, text in told.items()}
     try:
         settings = Settings.model_validate(values)
@@ -71,7 +71,7 @@ def read_settings(given: dict[str, str]) -> Settings:
             f"settings: cache_size={settings.cache_size} is smaller than the network's input, "
             f"{largest} pixels; set it to that or more"
         )
-    return settings.model_copy(update={"dropout": _dropouts(settings, said="dropout" in told)})
+    return settings.model_copy(update={"dropout": _dropouts(settings)})
 
 
 def write_setting(value: object) -> str:
@@ -115,10 +115,10 @@ def _meant(name: str) -> str:
     return elsewhere or did_you_mean(name, known) or f"; there are: {', '.join(known)}"
 
 
-def _dropouts(settings: Settings, *, said: bool) -> tuple[float, ...]:
+def _dropouts(settings: Settings) -> tuple[float, ...]:
     """One for each linear layer, as fastai 0.7 fills up its `ps`."""
     n_hidden, given = len(settings.hidden), settings.dropout
-    if not said:
+    if not given:
         return (0.25,) * n_hidden + (0.5,)
     if len(given) == 1:
         return given * (n_hidden + 1)

@@ -58,8 +58,9 @@ class Settings(Record):
 
     model_config = ConfigDict(use_attribute_docstrings=True, allow_inf_nan=False)
 
-    recipe: Recipe = ""
-    """A preset of the settings below; see training/presets.py."""
+    recipe: Recipe = "modern"
+    """A named set of values: modern is the settings below as they are; fastai2018 changes them to
+    what the course of 2018 used (training/presets.py)."""
 
     # 1. data
     seed: int = Field(default=42, ge=0, lt=2**32)
@@ -112,7 +113,7 @@ class Settings(Record):
     augmentation: Augmentation = "side_on"
     """Flips and turns. none: no augmentation at all; basic: neither; side_on: left-right flips;
     flips: upside down too; top_down: quarter turns too."""
-    max_rotate: float = Field(default=10, ge=0, le=180)
+    max_rotate: float = Field(default=0, ge=0, le=180)
     """Rotate by up to this many degrees, either way."""
     max_zoom: float = Field(default=1.1, ge=1, le=2)
     """Enlarge by up to this factor."""
@@ -139,31 +140,33 @@ class Settings(Record):
     """Start from pretrained weights, or from random ones."""
     hidden: tuple[Width, ...] = (512,)
     """Widths of the head's hidden layers; empty: a linear head."""
-    dropout: tuple[Share, ...] = (0.25, 0.5)
-    """Before each linear layer of the head; one number serves for all. Not set: 0.25, and 0.5
-    before the last."""
+    dropout: tuple[Share, ...] = (0.0,)
+    """Before each linear layer of the head; one number serves for all. Empty: as in 2018, 0.25, and
+    0.5 before the last."""
     epsilon: float = Field(default=0.01, gt=0)
     """Added to the variance of each feature of the backbone before the head normalises it."""
 
     # 4. learning: steps
     precision: Precision = "auto"
     """Of the backbone and its gradients; auto: bfloat16 where the hardware multiplies it."""
-    batch_size: int = Field(default=64, ge=2, le=2**16)
+    batch_size: int = Field(default=32, ge=2, le=2**16)
     """Images per step."""
     balance: Literal["none", "weights", "sampling"] = "none"
     """For unbalanced classes: weight the loss, or sample rare classes more often."""
     label_smoothing: float = Field(default=0, ge=0, lt=1)
     """Probability moved from the true label to all labels alike, in the training loss of
     single-label tasks."""
-    learning_rate: float | None = Field(default=None, gt=0)
+    learning_rate: float | None = Field(default=1e-3, gt=0)
     """Of the head; empty: what the learning-rate finder suggests."""
-    unfrozen_learning_rate: float | None = Field(default=None, gt=0)
+    unfrozen_learning_rate: float | None = Field(default=5e-4, gt=0)
     """Once all layers learn; empty: what the finder suggests then."""
-    optimizer: Literal["sgd", "adamw"] = "sgd"
+    # AdamW (arXiv 1711.05101): its steps are as large as the rate, whatever the gradient, so these
+    # rates suit most networks
+    optimizer: Literal["sgd", "adamw"] = "adamw"
     """SGD with momentum, or AdamW."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
-    """Of SGD."""
-    weight_decay: float = Field(default=1e-4, ge=0)
+    """Momentum of SGD."""
+    weight_decay: float = Field(default=0.01, ge=0)
     """Strength of weight decay; see decay."""
     decay_biases: bool = True
     """Decay biases and the scales of normalisation too, or only matrices and filters."""
@@ -179,22 +182,22 @@ class Settings(Record):
     """Epochs of the head on cached activations."""
     head_schedule: Literal["constant", "cosine"] = "cosine"
     """How the learning rate falls in them."""
-    augmented_epochs: int = Field(default=1, ge=0, le=MOST_EPOCHS)
+    augmented_epochs: int = Field(default=0, ge=0, le=MOST_EPOCHS)
     """Epochs of the head alone on augmented images."""
-    schedule: Literal["cosine", "one_cycle", "cosine_cycle"] = "cosine"
+    schedule: Literal["cosine", "one_cycle", "cosine_cycle"] = "cosine_cycle"
     """Of each cycle on augmented images: cosine: annealing; one_cycle: up and down in straight
     lines, momentum the other way; cosine_cycle: the same in half cosines."""
-    cycle_div: float = Field(default=10, gt=1)
-    """one_cycle and cosine_cycle start at the learning rate divided by this."""
+    cycle_div: float = Field(default=25, gt=1)
+    """The rate at the start of one_cycle and cosine_cycle is the learning rate divided by this."""
     cycle_rise: float = Field(default=0.25, gt=0, lt=1)
     """Share of cosine_cycle's steps in which the learning rate rises."""
     cycle_tail: float = Field(default=10, ge=0, lt=100)
     """Percentage of one_cycle's steps in which the learning rate falls below where it started."""
     cycle_momenta: tuple[Share, Share] = (0.95, 0.85)
     """Momentum where the learning rate is lowest, and where it is highest."""
-    cycles: int = Field(default=2, ge=0, le=200)
+    cycles: int = Field(default=1, ge=0, le=200)
     """Cycles with all layers learning; 0: train the head only."""
-    cycle_len: int = Field(default=1, ge=1, le=MOST_EPOCHS)
+    cycle_len: int = Field(default=10, ge=1, le=MOST_EPOCHS)
     """Epochs in the first cycle."""
     cycle_mult: int = Field(default=2, ge=1, le=10)
     """Each cycle is this many times as long as the one before."""
@@ -209,7 +212,7 @@ class Settings(Record):
     """Use it in one of this many steps."""
     compile: bool = False
     """torch.compile the unfrozen pass: minutes at first, then faster, above all on GPUs."""
-    layer_decay: Annotated[float, Field(gt=0, le=1)] | Literal["family"] = 1.0
+    layer_decay: Annotated[float, Field(gt=0, le=1)] | Literal["family"] = "family"
     """Learning rate of each block of the backbone as a share of the next one's, instead of
     group_rates: 0.65 to 0.9 for ConvNeXt and transformers. family: by the backbone's name; 1:
     off."""
@@ -249,7 +252,7 @@ class Settings(Record):
     calibrate: bool = False
     """Temperature scaling, fitted on a share of the training part that is not learnt from."""
     calibrate_share: float = Field(default=0.1, gt=0, lt=1)
-    """That share."""
+    """Share of the training part to set apart for that."""
     thresholds: Literal["half", "fitted"] = "half"
     """Of multi-label answers: 0.5, or each label's best for F2 on the images set apart."""
     tta_views: int = Field(default=5, ge=0, le=MAX_VIEWS)
