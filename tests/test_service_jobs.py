@@ -35,6 +35,7 @@ from service.jobs.gate import decide
 from service.jobs.job_records import JobRecords
 from service.jobs.job_run import MAX_ATTEMPTS
 from service.jobs.trainer import Trainer, tail
+from service.jobs.trainer_output import MAX_LINE, lines_of
 from service.observability.metrics import Metrics
 from unfreeze.v1 import admin_pb2 as pb
 
@@ -324,6 +325,13 @@ def test_a_noisy_trainer_still_succeeds(server: RunningServer, state: Path, mode
     if mode == "garbage":
         log = (state / "jobs" / job.id / "log.txt").read_text()
         assert "[stdout] a library says hello\n" in log
+
+
+async def test_of_a_line_that_is_too_long_the_beginning_alone_is_kept() -> None:
+    stream = asyncio.StreamReader(limit=1 << 30)
+    stream.feed_data(b"x" * (MAX_LINE + 500_000) + b"the end\nnext\nlast")
+    stream.feed_eof()
+    assert [line async for line in lines_of(stream)] == [b"x" * MAX_LINE, b"next", b"last"]
 
 
 def test_a_trainer_that_cannot_be_started_fails_the_job(
