@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from queue import Queue
 from typing import Any
@@ -19,11 +20,13 @@ import pytest
 import tiny
 from conftest import RunningServer, Start, best, wait_until
 
+from registry.bundle import MANIFEST
 from registry.errors import TrainingError, Unavailable
 from registry.job_store import JobStore
 from registry.jobs import (
     CHECKPOINT,
     GateDecided,
+    Job,
     JobRequest,
     JobState,
     Note,
@@ -31,9 +34,11 @@ from registry.jobs import (
     Score,
     Scored,
 )
+from registry.store import Registry
 from service.jobs.gate import decide
 from service.jobs.job_records import JobRecords
 from service.jobs.job_run import MAX_ATTEMPTS
+from service.jobs.publication import published_before
 from service.jobs.trainer import Trainer, tail
 from service.jobs.trainer_output import MAX_LINE, lines_of
 from service.observability.metrics import Metrics
@@ -712,3 +717,23 @@ def runs(command: Path, argument: Path) -> bool:
     with suppress(OSError):  # it has just ended
         return str(argument).encode() in command.read_bytes().split(b"\0")
     return False
+
+
+def test_a_version_that_cannot_be_read_at_the_moment_may_be_that_of_the_job(root: Path) -> None:
+    job = Job(
+        id="x",
+        request=JobRequest(model="colours", data="colours"),
+        state=JobState.RUNNING,
+        created_at=datetime.now(UTC),
+    )
+    tiny.publish(root, provenance={"job": job.id})
+    tiny.publish(root)
+    manifest = root / "colours" / "1" / MANIFEST
+    intact = manifest.rename(root / "intact")
+    manifest.symlink_to("/proc/self/mem")  # reading it is an input/output error
+    with pytest.raises(OSError, match="Input/output error"):
+        published_before(Registry(root), job)
+    intact.replace(manifest)
+    assert published_before(Registry(root), job) == 1
+    manifest.write_text("{}")
+    assert published_before(Registry(root), job) is None
