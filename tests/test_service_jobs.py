@@ -737,3 +737,17 @@ def test_a_version_that_cannot_be_read_at_the_moment_may_be_that_of_the_job(root
     assert published_before(Registry(root), job) == 1
     manifest.write_text("{}")
     assert published_before(Registry(root), job) is None
+
+
+async def test_an_ended_job_keeps_nothing_that_its_killed_trainer_was_writing(state: Path) -> None:
+    state.mkdir()
+    records = JobRecords(state, JobStore(state / "jobs.db"), Metrics())
+    job, _ = await records.create(JobRequest(model="colours", data="colours"))
+    run = records.folder(job.id) / "run"
+    (run / f".{CHECKPOINT}.0.unfinished").mkdir(parents=True)
+    (run / f".{CHECKPOINT}.0.unfinished" / CHECKPOINT).touch()
+    (run / f".{CHECKPOINT}.tmp").touch()  # of the version before
+    for kept in ("journal.jsonl", "network.safetensors"):
+        (run / kept).touch()
+    await records.end(job.id, JobState.CANCELLED, "cancelled while it ran")
+    assert {path.name for path in run.iterdir()} == {"journal.jsonl", "network.safetensors"}
