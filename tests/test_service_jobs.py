@@ -646,6 +646,26 @@ def test_the_last_wait_for_the_registry_is_followed_by_a_last_try(
         assert "; what was trained is in " in job.message
 
 
+def test_a_job_whose_cancellation_cannot_be_recorded_at_once_does_not_train_again(
+    server: RunningServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.jobs.jobs.FIRST_BREATH_S", 0.01)
+    update, refusals = JobStore.update, iter(range(2))
+
+    def update_unless_the_disk_is_full(self, job_id, event=None, **changes):
+        cancelled = changes.get("state") is JobState.CANCELLED
+        if cancelled and next(refusals, None) is not None:
+            raise Unavailable("the job database failed: database or disk is full")
+        return update(self, job_id, event, **changes)
+
+    monkeypatch.setattr(JobStore, "update", update_unless_the_disk_is_full)
+    job = begin(server, mode="hang")
+    assert running(server, job)
+    ended = server.admin.CancelJob(pb.CancelJobRequest(job_id=job.id), timeout=60)
+    assert (ended.state, ended.attempt) == (pb.JOB_STATE_CANCELLED, 1)
+    assert finished(server, begin(server)).state == pb.JOB_STATE_SUCCEEDED
+
+
 def test_a_job_that_waits_for_room_can_be_cancelled(
     server: RunningServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -88,6 +88,7 @@ class JobRunner:
         self._cache = cache
         self._data_roots = data_roots
         self._running: Running | None = None
+        self._cancelled: set[str] = set()  # jobs whose end is not recorded yet
         self._stopping = False
 
     async def cancel(self, job_id: str) -> bool:
@@ -96,6 +97,7 @@ class JobRunner:
         if not running or running.job_id != job_id:
             return False
         running.cancelled = True
+        self._cancelled.add(job_id)
         running.interrupted.set()
         if running.trainer:
             await running.trainer.stop(self._cancel_s)
@@ -118,13 +120,16 @@ class JobRunner:
         self._running = running = Running(job.id)
         log.info("job_started", extra={"job": job.id, "model": job.request.model})
         try:
-            if job.state is JobState.RUNNING and job.attempt >= MAX_ATTEMPTS:
+            if job.id in self._cancelled:  # before, but that could not be recorded
+                await self._records.end(job.id, JobState.CANCELLED, CANCELLED)
+            elif job.state is JobState.RUNNING and job.attempt >= MAX_ATTEMPTS:
                 reason = f"the result of attempt {job.attempt} could not be recorded: see the log"
                 await self._records.end(job.id, JobState.FAILED, reason)
             else:
                 job = await self._records.begin(job)
                 if not job.state.ended:  # it may have been cancelled just now
                     await self._run(job, running)
+            self._cancelled.discard(job.id)
         finally:
             self._running = None
 
