@@ -8,8 +8,8 @@ import sqlite3
 import sys
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from queue import Queue
@@ -664,6 +664,49 @@ def test_a_job_whose_cancellation_cannot_be_recorded_at_once_does_not_train_agai
     ended = server.admin.CancelJob(pb.CancelJobRequest(job_id=job.id), timeout=60)
     assert (ended.state, ended.attempt) == (pb.JOB_STATE_CANCELLED, 1)
     assert finished(server, begin(server)).state == pb.JOB_STATE_SUCCEEDED
+
+
+@contextmanager
+def hanging(monkeypatch: pytest.MonkeyPatch, function: str) -> Iterator[threading.Event]:
+    """`function` returns no sooner than the block ends; yields what is set once it is called."""
+    called, goes_on = threading.Event(), threading.Event()
+
+    def hang(*_: object) -> None:
+        called.set()
+        goes_on.wait(120)
+
+    monkeypatch.setattr(function, hang)
+    try:
+        yield called
+    finally:
+        goes_on.set()
+
+
+READS = ["service.jobs.job_run.published_before", "service.jobs.job_run.find_champion"]
+
+
+@pytest.mark.parametrize("function", READS)
+def test_a_job_whose_registry_hangs_can_be_cancelled(
+    server: RunningServer, monkeypatch: pytest.MonkeyPatch, function: str
+) -> None:
+    with hanging(monkeypatch, function) as called:
+        job = begin(server)
+        assert called.wait(60)
+        ended = server.admin.CancelJob(pb.CancelJobRequest(job_id=job.id), timeout=60)
+        assert ended.state == pb.JOB_STATE_CANCELLED
+
+
+@pytest.mark.parametrize("function", READS)
+def test_a_registry_that_hangs_holds_up_no_stop_and_takes_no_attempt_away(
+    server: RunningServer, state: Path, monkeypatch: pytest.MonkeyPatch, function: str
+) -> None:
+    with hanging(monkeypatch, function) as called:
+        job = begin(server)
+        assert called.wait(60)
+        server.end()
+        wait_until(lambda: server.has_ended)
+    left = JobStore(state / "jobs.db").get(job.id)
+    assert (left.state, left.attempt) == (JobState.QUEUED, 0)
 
 
 def test_a_job_that_waits_for_room_can_be_cancelled(

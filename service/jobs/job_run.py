@@ -24,6 +24,7 @@ from service.models.registry_calls import in_registry
 
 log = logging.getLogger(__name__)
 
+A = TypeVar("A")
 T = TypeVar("T")
 
 MAX_ATTEMPTS = 3
@@ -112,11 +113,13 @@ class JobRunner:
                 await self._running.trainer.stop(self._cancel_s)
 
     async def run(self, job: Job) -> None:
-        """Runs a job until it has ended or is queued again.
+        """Runs a job until it has ended or is queued again; does nothing after `stop`.
 
         Raises:
             Unavailable: its beginning or its end cannot be recorded now; it is to be run again.
         """
+        if self._stopping:
+            return
         self._running = running = Running(job.id)
         log.info("job_started", extra={"job": job.id, "model": job.request.model})
         try:
@@ -159,12 +162,12 @@ class JobRunner:
             NotDone: it has not succeeded.
         """
         published = await self._patiently(
-            job, running, lambda: in_registry(published_before, self._registry, job)
+            job, running, lambda: self._read(running, published_before, job)
         )
         left = ""
         if published is None:
             champion = await self._patiently(
-                job, running, lambda: in_registry(find_champion, self._registry, job.request.model)
+                job, running, lambda: self._read(running, find_champion, job.request.model)
             )
             outcome = await self._train(job, running, champion)
             self._check(outcome, job, running)
@@ -205,6 +208,20 @@ class JobRunner:
             with suppress(TimeoutError):
                 await asyncio.wait_for(running.interrupted.wait(), pause_s)
             self._check_interrupted(running)
+
+    async def _read(self, running: Running, call: Callable[[Registry, A], T], argument: A) -> T:
+        """The result of `call`, which only reads the registry: an interrupted job does not wait for
+        it, since a registry that hangs would hold up the server's stop."""
+        reading = asyncio.ensure_future(in_registry(call, self._registry, argument))
+        interrupted = asyncio.create_task(running.interrupted.wait())
+        try:
+            await asyncio.wait({reading, interrupted}, return_when=asyncio.FIRST_COMPLETED)
+            if not reading.done():
+                self._check_interrupted(running)
+            return await reading
+        finally:
+            reading.cancel()
+            interrupted.cancel()
 
     def _check_interrupted(self, running: Running) -> None:
         """Raises: NotDone, if the job was cancelled, or the server is stopping."""
