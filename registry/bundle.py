@@ -113,13 +113,14 @@ def read_bundle(folder: Path) -> Bundle:
 
     Raises:
         BundleError: there is none, or this program cannot read it.
+        OSError: the disk reports an error, which may be temporary and is no damage.
     """
     where = _where(folder)
     try:
         content = json.loads((folder / MANIFEST).read_bytes())
     except FileNotFoundError as error:
         raise BundleError(f"{where}: no {MANIFEST}; this version was never published") from error
-    except (OSError, ValueError) as error:
+    except (PermissionError, ValueError) as error:
         raise BundleError(f"{where}: {MANIFEST} cannot be read: {error}") from error
     version = content.get("schema_version") if isinstance(content, dict) else None
     if isinstance(version, int) and version > SCHEMA:

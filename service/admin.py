@@ -149,7 +149,7 @@ class Admin(pb_grpc.AdminServicer):
             try:
                 bundle = self._registry.bundle(model, number)
                 messages.append(version_message(model, number, bundle, number == live))
-            except BundleError as error:
+            except (BundleError, OSError) as error:  # the other versions are listed all the same
                 broken = pb.Version(model=model, version=number, promoted=number == live)
                 broken.provenance["problem"] = str(error)
                 messages.append(broken)

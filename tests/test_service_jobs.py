@@ -8,8 +8,9 @@ import sqlite3
 import sys
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from queue import Queue
 from typing import Any
@@ -19,11 +20,14 @@ import pytest
 import tiny
 from conftest import RunningServer, Start, best, wait_until
 
-from registry.errors import TrainingError, Unavailable
+from registry import store
+from registry.bundle import MANIFEST
+from registry.errors import Unavailable
 from registry.job_store import JobStore
 from registry.jobs import (
     CHECKPOINT,
     GateDecided,
+    Job,
     JobRequest,
     JobState,
     Note,
@@ -31,10 +35,13 @@ from registry.jobs import (
     Score,
     Scored,
 )
+from registry.store import Registry
 from service.jobs.gate import decide
 from service.jobs.job_records import JobRecords
 from service.jobs.job_run import MAX_ATTEMPTS
+from service.jobs.publication import published_before
 from service.jobs.trainer import Trainer, tail
+from service.jobs.trainer_output import MAX_LINE, lines_of
 from service.observability.metrics import Metrics
 from unfreeze.v1 import admin_pb2 as pb
 
@@ -326,6 +333,13 @@ def test_a_noisy_trainer_still_succeeds(server: RunningServer, state: Path, mode
         assert "[stdout] a library says hello\n" in log
 
 
+async def test_of_a_line_that_is_too_long_the_beginning_alone_is_kept() -> None:
+    stream = asyncio.StreamReader(limit=1 << 30)
+    stream.feed_data(b"x" * (MAX_LINE + 500_000) + b"the end\nnext\nlast")
+    stream.feed_eof()
+    assert [line async for line in lines_of(stream)] == [b"x" * MAX_LINE, b"next", b"last"]
+
+
 def test_a_trainer_that_cannot_be_started_fails_the_job(
     start: Start, state: Path, data: Path
 ) -> None:
@@ -448,6 +462,26 @@ def test_a_job_killed_between_publication_and_record_is_finished_not_repeated(
     assert first.registry.versions("colours") == [1, 2]
 
 
+def test_a_version_that_cannot_be_read_at_the_moment_may_be_that_of_the_job(root: Path) -> None:
+    job = Job(
+        id="x",
+        request=JobRequest(model="colours", data="colours"),
+        state=JobState.RUNNING,
+        created_at=datetime.now(UTC),
+    )
+    tiny.publish(root, provenance={"job": job.id})
+    tiny.publish(root)
+    manifest = root / "colours" / "1" / MANIFEST
+    intact = manifest.rename(root / "intact")
+    manifest.symlink_to("/proc/self/mem")  # reading it is an input/output error
+    with pytest.raises(OSError, match="Input/output error"):
+        published_before(Registry(root), job)
+    intact.replace(manifest)
+    assert published_before(Registry(root), job) == 1
+    manifest.write_text("{}")
+    assert published_before(Registry(root), job) is None
+
+
 def test_a_job_whose_end_cannot_be_recorded_is_not_repeated_for_ever(
     server: RunningServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -465,6 +499,20 @@ def test_a_job_whose_end_cannot_be_recorded_is_not_repeated_for_ever(
     assert job.message == "the result of attempt 3 could not be recorded: see the log"
     monkeypatch.undo()
     assert finished(server, begin(server)).state == pb.JOB_STATE_SUCCEEDED
+
+
+async def test_an_ended_job_keeps_nothing_that_its_killed_trainer_was_writing(state: Path) -> None:
+    state.mkdir()
+    records = JobRecords(state, JobStore(state / "jobs.db"), Metrics())
+    job, _ = await records.create(JobRequest(model="colours", data="colours"))
+    run = records.folder(job.id) / "run"
+    (run / f".{CHECKPOINT}.0.unfinished").mkdir(parents=True)
+    (run / f".{CHECKPOINT}.0.unfinished" / CHECKPOINT).touch()
+    (run / f".{CHECKPOINT}.tmp").touch()  # of the version before
+    for kept in ("journal.jsonl", "network.safetensors"):
+        (run / kept).touch()
+    await records.end(job.id, JobState.CANCELLED, "cancelled while it ran")
+    assert {path.name for path in run.iterdir()} == {"journal.jsonl", "network.safetensors"}
 
 
 async def test_what_has_been_learnt_is_kept_until_the_end_of_its_job_is_recorded(
@@ -492,7 +540,6 @@ async def test_what_has_been_learnt_is_kept_until_the_end_of_its_job_is_recorded
 def test_a_job_goes_on_where_it_was_when_an_event_of_it_could_not_be_recorded(
     server: RunningServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.jobs.jobs.FIRST_BREATH_S", 0.01)
     append = JobStore.append
 
     def append_unless_the_disk_is_full(self, job_id, event):
@@ -502,17 +549,17 @@ def test_a_job_goes_on_where_it_was_when_an_event_of_it_could_not_be_recorded(
 
     monkeypatch.setattr(JobStore, "append", append_unless_the_disk_is_full)
     job = finished(server, begin(server, mode="hang once"))
-    assert (job.state, job.attempt) == (pb.JOB_STATE_SUCCEEDED, 2)
-    assert "goes on" in notes(server, job)
-    told = [event.state_changed.message for event in events(server, job)]
-    assert any("disk is full; it goes on where it was" in text for text in told)
+    assert (job.state, job.attempt) == (pb.JOB_STATE_SUCCEEDED, 1)
+    told = notes(server, job)
+    assert "goes on" in told
+    assert any("disk is full; next attempt in 1 s" in text for text in told)
 
 
 def fill_the_disk(monkeypatch: pytest.MonkeyPatch, function: str) -> Callable[[], int]:
     """`function` finds the disk full; gives how often it has."""
     calls = []
 
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         calls.append(1)
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -555,6 +602,111 @@ def test_a_job_waits_to_train_until_the_registry_can_be_read(
     mended.replace(root)
     job = finished(server, job)
     assert (job.state, job.attempt, job.version) == (pb.JOB_STATE_SUCCEEDED, 1, 2)
+
+
+# what writes a trainer's assignment, and its process id
+@pytest.mark.parametrize(
+    "function", ["service.jobs.preparation.write_durably", "service.jobs.trainer.write_durably"]
+)
+def test_a_job_waits_for_room_in_the_state_folder_and_keeps_its_checkpoint(
+    server: RunningServer, state: Path, monkeypatch: pytest.MonkeyPatch, function: str
+) -> None:
+    with monkeypatch.context() as full:
+        refusals = fill_the_disk(full, function)
+        job = begin(server, mode="killed once")
+        learnt = checkpoint(state, job)
+        learnt.parent.mkdir(parents=True, exist_ok=True)
+        learnt.touch()
+        wait_until(lambda: refusals() > MAX_ATTEMPTS)
+        assert learnt.exists()
+    job = finished(server, job)
+    assert (job.state, job.attempt) == (pb.JOB_STATE_SUCCEEDED, 1)
+    assert "goes on" in notes(server, job)
+
+
+@pytest.mark.parametrize("n_refusals", [3, 4])
+def test_the_last_wait_for_the_registry_is_followed_by_a_last_try(
+    server: RunningServer, monkeypatch: pytest.MonkeyPatch, n_refusals: int
+) -> None:
+    copy, refusals = store._copy, iter(range(n_refusals))
+
+    def copy_once_there_is_room(*arguments: Any) -> None:
+        if next(refusals, None) is not None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        copy(*arguments)
+
+    monkeypatch.setattr("service.jobs.job_run.PAUSES_S", (0.01,) * 3)
+    monkeypatch.setattr(store, "_copy", copy_once_there_is_room)
+    job = finished(server, begin(server))
+    if n_refusals == 3:
+        assert job.state == pb.JOB_STATE_SUCCEEDED
+    else:
+        assert job.state == pb.JOB_STATE_FAILED
+        assert "the registry could not be used: " in job.message
+        assert "; what was trained is in " in job.message
+
+
+def test_a_job_whose_cancellation_cannot_be_recorded_at_once_does_not_train_again(
+    server: RunningServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.jobs.jobs.FIRST_BREATH_S", 0.01)
+    update, refusals = JobStore.update, iter(range(2))
+
+    def update_unless_the_disk_is_full(self, job_id, event=None, **changes):
+        cancelled = changes.get("state") is JobState.CANCELLED
+        if cancelled and next(refusals, None) is not None:
+            raise Unavailable("the job database failed: database or disk is full")
+        return update(self, job_id, event, **changes)
+
+    monkeypatch.setattr(JobStore, "update", update_unless_the_disk_is_full)
+    job = begin(server, mode="hang")
+    assert running(server, job)
+    ended = server.admin.CancelJob(pb.CancelJobRequest(job_id=job.id), timeout=60)
+    assert (ended.state, ended.attempt) == (pb.JOB_STATE_CANCELLED, 1)
+    assert finished(server, begin(server)).state == pb.JOB_STATE_SUCCEEDED
+
+
+@contextmanager
+def hanging(monkeypatch: pytest.MonkeyPatch, function: str) -> Iterator[threading.Event]:
+    """`function` returns no sooner than the block ends; yields what is set once it is called."""
+    called, goes_on = threading.Event(), threading.Event()
+
+    def hang(*_: object) -> None:
+        called.set()
+        goes_on.wait(120)
+
+    monkeypatch.setattr(function, hang)
+    try:
+        yield called
+    finally:
+        goes_on.set()
+
+
+READS = ["service.jobs.job_run.published_before", "service.jobs.job_run.find_champion"]
+
+
+@pytest.mark.parametrize("function", READS)
+def test_a_job_whose_registry_hangs_can_be_cancelled(
+    server: RunningServer, monkeypatch: pytest.MonkeyPatch, function: str
+) -> None:
+    with hanging(monkeypatch, function) as called:
+        job = begin(server)
+        assert called.wait(60)
+        ended = server.admin.CancelJob(pb.CancelJobRequest(job_id=job.id), timeout=60)
+        assert ended.state == pb.JOB_STATE_CANCELLED
+
+
+@pytest.mark.parametrize("function", READS)
+def test_a_registry_that_hangs_holds_up_no_stop_and_takes_no_attempt_away(
+    server: RunningServer, state: Path, monkeypatch: pytest.MonkeyPatch, function: str
+) -> None:
+    with hanging(monkeypatch, function) as called:
+        job = begin(server)
+        assert called.wait(60)
+        server.end()
+        wait_until(lambda: server.has_ended)
+    left = JobStore(state / "jobs.db").get(job.id)
+    assert (left.state, left.attempt) == (JobState.QUEUED, 0)
 
 
 def test_a_job_that_waits_for_room_can_be_cancelled(
@@ -695,7 +847,7 @@ def test_the_gate_decides_by_policy_and_score(case: str) -> None:
 def test_a_trainer_whose_number_cannot_be_written_does_not_run(tmp_path: Path) -> None:
     command = (sys.executable, "-c", "input()", str(tmp_path))
     start = Trainer.start(command, tmp_path, tmp_path / "log.txt", tmp_path / "no folder" / "pid")
-    with pytest.raises(TrainingError, match="No such file"):
+    with pytest.raises(FileNotFoundError):
         asyncio.run(start)
     assert not [path for path in Path("/proc").glob("[0-9]*/cmdline") if runs(path, tmp_path)]
 

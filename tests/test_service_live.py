@@ -476,6 +476,17 @@ def test_list_versions_tells_newest_first(server: RunningServer, root: Path) -> 
     assert list(first.labels) == ["red", "green", "blue"]
 
 
+def test_a_version_that_cannot_be_read_is_listed_with_the_others(
+    server: RunningServer, root: Path
+) -> None:
+    manifest = root / "colours" / str(tiny.publish(root)) / "bundle.json"
+    manifest.unlink()
+    manifest.symlink_to("/proc/self/mem")  # reading it is an input/output error
+    second, first = server.admin.ListVersions(pb.ListVersionsRequest(model="colours")).versions
+    assert "Input/output error" in second.provenance["problem"]
+    assert list(first.labels) == ["red", "green", "blue"]
+
+
 def test_prune_keeps_what_is_needed(server: RunningServer, root: Path) -> None:
     for _ in range(4):
         tiny.publish(root)

@@ -4,6 +4,7 @@ import errno
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -181,6 +182,22 @@ def test_pixels_and_activations_make_room_for_themselves_on_a_full_volume(
     assert sorted(name.partition("-")[0] for name in kept) == ["activations", "decoded"]
     assert f"decoded-{decoded.key}.u8" in kept
     assert ["least recently used cache files" in note for note in notes] == [True, True]
+
+
+def test_what_a_killed_training_of_an_earlier_version_left_goes_after_a_day(
+    dataset: Dataset, tmp_path: Path
+):
+    digest, day_s = "0" * 64, 86_400
+    for age_days, process in ((0, 1), (2, 2)):
+        for name in (f".decoded-{digest}.u8.{process}.tmp", f"activations-{digest}.{process}.tmp"):
+            (tmp_path / name).touch()
+            written = time.time() - age_days * day_s
+            os.utime(tmp_path / name, (written, written))
+    (tmp_path / "mine.2.tmp").touch()
+    os.utime(tmp_path / "mine.2.tmp", (0, 0))
+    pixel_file(dataset, 16, tmp_path)
+    left = {f".decoded-{digest}.u8.1.tmp", f"activations-{digest}.1.tmp", "mine.2.tmp"}
+    assert {path.name for path in tmp_path.iterdir() if path.suffix == ".tmp"} == left
 
 
 def test_another_user_may_read_what_is_kept(network: Network, dataset: Dataset, tmp_path: Path):

@@ -20,7 +20,7 @@ from torch import nn
 
 from registry.bundle import Bundle
 from registry.errors import BadRequest, Conflict, DataError, Unavailable
-from registry.jobs import CHECKPOINT
+from registry.jobs import CHECKPOINT, Note
 from registry.store import Registry
 from training.__main__ import main
 from training.distributed.parallel import ALONE
@@ -398,6 +398,25 @@ def test_a_training_goes_on_while_there_is_no_room_for_its_checkpoint(tmp_path: 
     assert f"no checkpoint: {path} cannot be written: " in note
     checkpoint.save(Tally(epoch=4))
     assert read_state(path)["tally"]["epoch"] == 4
+
+
+def test_a_training_goes_on_while_there_is_no_room_for_its_journal(tmp_path: Path):
+    assignment, heard = photos.assignment(tmp_path, tmp_path), photos.Heard()
+    notes = [Note(text="x" * length) for length in (10, 2_000, 20, 30)]
+    with journaled(assignment, heard.append) as tell:
+        tell(notes[0])
+        with no_file_above(1_000):
+            tell(notes[1])
+            tell(notes[2])
+        tell(notes[3])
+    again = journaled(assignment, heard.append)
+    with pytest.raises(DataError, match="no images"), no_file_above(1_000), again:
+        raise DataError("no images")
+    lines = [line for line in journal(assignment.run) if line["what"] == "note"]
+    assert [line["text"] for line in lines] == [notes[0].text, notes[3].text]
+    told = [note.text for note in heard.of("note") if note not in notes]
+    problem = f"{assignment.run / JOURNAL} cannot be written: [Errno 27] File too large"
+    assert told == [f"{problem}; training goes on without it"] * 2
 
 
 def test_who_may_read_other_files_may_read_a_checkpoint(tmp_path: Path):

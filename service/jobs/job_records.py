@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import shutil
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +14,8 @@ from service.observability.metrics import Metrics
 log = logging.getLogger(__name__)
 
 LARGEST = (1 << 63) - 1  # of SQLite's integers
+# Names of what a killed trainer was writing, also one of an earlier version (`.tmp`).
+UNFINISHED = (".*.unfinished", ".*.new", ".*.tmp")
 
 
 class JobRecords:
@@ -131,8 +134,10 @@ class JobRecords:
             self.count_success(job)
             log.info("job_ended", extra={"job": job_id, "state": job.state, "problem": message})
         # only now: a job that is not recorded as ended will be resumed
-        checkpoint = self.folder(job_id) / "run" / CHECKPOINT
-        await asyncio.to_thread(checkpoint.unlink, missing_ok=True)
+        try:
+            await asyncio.to_thread(_discard_unfinished, self.folder(job_id) / "run")
+        except OSError as error:
+            log.warning("job_folder_kept", extra={"job": job_id, "problem": str(error)})
         return job
 
     async def change(self, job_id: str, event: Event | None = None, **changes: object) -> Job:
@@ -164,3 +169,13 @@ class JobRecords:
         if job.state is JobState.SUCCEEDED and job.finished_at:
             succeeded = self._metrics.training_success.labels(job.request.model)
             succeeded.set(job.finished_at.timestamp())
+
+
+def _discard_unfinished(run: Path) -> None:
+    """Removes the checkpoint from a trainer's folder, and what a killed trainer was writing."""
+    (run / CHECKPOINT).unlink(missing_ok=True)
+    for left in (path for pattern in UNFINISHED for path in run.glob(pattern)):
+        if left.is_dir():
+            shutil.rmtree(left)
+        else:
+            left.unlink()

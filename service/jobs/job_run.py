@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from registry.errors import Unavailable, UnfreezeError
 from registry.jobs import Event, Job, JobState, Note, Progress
@@ -24,14 +24,21 @@ from service.models.registry_calls import in_registry
 
 log = logging.getLogger(__name__)
 
+A = TypeVar("A")
 T = TypeVar("T")
 
 MAX_ATTEMPTS = 3
 PROGRESS_EVERY_S = 0.25  # every event costs a synchronous write to the disk
-# Pauses before a registry that is full or out of reach is tried again: over two hours in total.
+# Pauses before a registry or a state folder that is full or out of reach is tried again: over two
+# hours in total.
 PAUSES_S = tuple(2.0**i for i in range(13))
 
+CANCELLED = "cancelled while it ran"
 STOPPED = "the server stopped; it goes on with the next one"
+
+# What a job waits for.
+Place = Literal["registry", "state folder"]
+UNUSABLE: dict[Place, str] = {"registry": "registry_unusable", "state folder": "state_unusable"}
 
 
 class NotDone(Exception):
@@ -82,6 +89,7 @@ class JobRunner:
         self._cache = cache
         self._data_roots = data_roots
         self._running: Running | None = None
+        self._cancelled: set[str] = set()  # jobs whose end is not recorded yet
         self._stopping = False
 
     async def cancel(self, job_id: str) -> bool:
@@ -90,6 +98,7 @@ class JobRunner:
         if not running or running.job_id != job_id:
             return False
         running.cancelled = True
+        self._cancelled.add(job_id)
         running.interrupted.set()
         if running.trainer:
             await running.trainer.stop(self._cancel_s)
@@ -104,37 +113,37 @@ class JobRunner:
                 await self._running.trainer.stop(self._cancel_s)
 
     async def run(self, job: Job) -> None:
-        """Runs a job until it has ended or is queued again.
+        """Runs a job until it has ended or is queued again; does nothing after `stop`.
 
         Raises:
-            Unavailable, OSError: the state folder's disk reports an error, which may be temporary.
+            Unavailable: its beginning or its end cannot be recorded now; it is to be run again.
         """
+        if self._stopping:
+            return
         self._running = running = Running(job.id)
         log.info("job_started", extra={"job": job.id, "model": job.request.model})
         try:
-            if job.state is JobState.RUNNING and job.attempt >= MAX_ATTEMPTS:
+            if job.id in self._cancelled:  # before, but that could not be recorded
+                await self._records.end(job.id, JobState.CANCELLED, CANCELLED)
+            elif job.state is JobState.RUNNING and job.attempt >= MAX_ATTEMPTS:
                 reason = f"the result of attempt {job.attempt} could not be recorded: see the log"
                 await self._records.end(job.id, JobState.FAILED, reason)
-                return
-            job = await self._records.begin(job)
-            if not job.state.ended:  # it may have been cancelled just now
-                await self._run(job, running)
+            else:
+                job = await self._records.begin(job)
+                if not job.state.ended:  # it may have been cancelled just now
+                    await self._run(job, running)
+            self._cancelled.discard(job.id)
         finally:
             self._running = None
 
     async def _run(self, job: Job, running: Running) -> None:
         try:
-            await self._attempt(job, running)
+            await self._patiently(job, running, lambda: self._attempt(job, running), "state folder")
         except NotDone as over:
             if over.state is JobState.QUEUED:
                 await self._queue_again(job, running, str(over))
             else:
                 await self._records.end(job.id, over.state, str(over))
-        except (Unavailable, OSError) as error:  # of the state folder; the registry's are retried
-            if job.attempt < MAX_ATTEMPTS:
-                await self._queue_again(job, running, f"{error}; it goes on where it was")
-                raise
-            await self._records.end(job.id, JobState.FAILED, str(error))
         except UnfreezeError as error:
             await self._records.end(job.id, JobState.FAILED, str(error))
         except Exception as error:
@@ -144,7 +153,7 @@ class JobRunner:
     async def _queue_again(self, job: Job, running: Running, message: str) -> None:
         await self._records.requeue(job, message, counts=not self._stopping)
         if running.cancelled:  # meanwhile; nothing else would notice
-            await self._records.end(job.id, JobState.CANCELLED, "cancelled while it ran")
+            await self._records.end(job.id, JobState.CANCELLED, CANCELLED)
 
     async def _attempt(self, job: Job, running: Running) -> None:
         """Makes one attempt at a job, until it has succeeded.
@@ -153,54 +162,79 @@ class JobRunner:
             NotDone: it has not succeeded.
         """
         published = await self._patiently(
-            job, running, lambda: in_registry(published_before, self._registry, job)
+            job, running, lambda: self._read(running, published_before, job)
         )
         left = ""
         if published is None:
             champion = await self._patiently(
-                job, running, lambda: in_registry(find_champion, self._registry, job.request.model)
+                job, running, lambda: self._read(running, find_champion, job.request.model)
             )
             outcome = await self._train(job, running, champion)
             self._check(outcome, job, running)
             left = f"; what was trained is in {self._records.folder(job.id) / 'stage'}"
-        await self._patiently(job, running, lambda: self._publish_and_promote(job), left)
+        await self._patiently(job, running, lambda: self._publish_and_promote(job), left=left)
 
     async def _patiently(
-        self, job: Job, running: Running, work: Callable[[], Awaitable[T]], left: str = ""
+        self,
+        job: Job,
+        running: Running,
+        work: Callable[[], Awaitable[T]],
+        where: Place = "registry",
+        left: str = "",
     ) -> T:
-        """The result of `work`, which is retried while the registry cannot be used.
+        """The result of `work`, which is retried while the folder that it uses cannot be used.
 
         Args:
+            where: that folder.
             left: end of the message on giving up: where to find what was trained.
 
         Raises:
             NotDone: the job was interrupted meanwhile, or the last retry failed.
         """
-        for pause_s in PAUSES_S:
+        pauses = iter(PAUSES_S)
+        while True:
             try:
                 return await work()
-            except Unavailable as error:
-                log.warning("registry_unusable", extra={"job": job.id, "problem": str(error)})
+            except (Unavailable, OSError) as error:
+                pause_s = next(pauses, None)
+                facts = {"job": job.id, "problem": str(error), "retry_s": pause_s}
+                log.warning(UNUSABLE[where], extra=facts)
+                if pause_s is None:
+                    reason = f"the {where} could not be used: {error}{left}"
+                    raise NotDone(JobState.FAILED, reason) from error
                 text = f"{error}; next attempt in {pause_s:g} s"
-                with suppress(Unavailable):  # the job database may be on the same disk
-                    await self._records.append(job.id, Note(text=text))
+            with suppress(Unavailable):  # the job database may be on the same disk
+                await self._records.append(job.id, Note(text=text))
             with suppress(TimeoutError):
                 await asyncio.wait_for(running.interrupted.wait(), pause_s)
-            if running.cancelled:
-                reason = "cancelled while the registry could not be used"
-                raise NotDone(JobState.CANCELLED, reason)
-            if self._stopping:
-                raise NotDone(JobState.QUEUED, STOPPED)
-        raise NotDone(JobState.FAILED, f"the registry could not be used{left}")
+            self._check_interrupted(running)
+
+    async def _read(self, running: Running, call: Callable[[Registry, A], T], argument: A) -> T:
+        """The result of `call`, which only reads the registry: an interrupted job does not wait for
+        it, since a registry that hangs would hold up the server's stop."""
+        reading = asyncio.ensure_future(in_registry(call, self._registry, argument))
+        interrupted = asyncio.create_task(running.interrupted.wait())
+        try:
+            await asyncio.wait({reading, interrupted}, return_when=asyncio.FIRST_COMPLETED)
+            if not reading.done():
+                self._check_interrupted(running)
+            return await reading
+        finally:
+            reading.cancel()
+            interrupted.cancel()
+
+    def _check_interrupted(self, running: Running) -> None:
+        """Raises: NotDone, if the job was cancelled, or the server is stopping."""
+        if running.cancelled:
+            raise NotDone(JobState.CANCELLED, CANCELLED)
+        if self._stopping:
+            raise NotDone(JobState.QUEUED, STOPPED)
 
     def _check(self, outcome: Outcome, job: Job, running: Running) -> None:
         """Raises: NotDone, if nothing was trained, or the job was cancelled."""
-        if running.cancelled:
-            raise NotDone(JobState.CANCELLED, "cancelled while it ran")
-        if outcome.staged:
+        if outcome.staged and not running.cancelled:
             return
-        if self._stopping:
-            raise NotDone(JobState.QUEUED, STOPPED)
+        self._check_interrupted(running)
         if outcome.killed and job.attempt < MAX_ATTEMPTS:
             raise NotDone(JobState.QUEUED, f"{outcome.reason}; it goes on where it was")
         raise NotDone(JobState.FAILED, outcome.reason)

@@ -19,11 +19,15 @@ JOB = "job"  # key in a bundle's provenance: id of the job that made it
 
 
 def published_before(registry: Registry, job: Job) -> int | None:
-    """The version that an earlier attempt at this job has published, if any."""
+    """The version that an earlier attempt at this job has published, if any.
+
+    Raises:
+        OSError: a version cannot be read now, so it may be that one.
+    """
     for version in reversed(registry.versions(job.request.model)):
         try:
             bundle = registry.bundle(job.request.model, version)
-        except BundleError:  # unreadable, so not one that this job has just published
+        except BundleError:  # damaged, so not one that this job has just published
             continue
         if bundle.provenance.get(JOB) == job.id:
             return version

@@ -60,13 +60,11 @@ class Trainer:
 
         Raises:
             TrainingError: it cannot be started.
+            OSError: its log or its id cannot be written, for example because the disk is full.
         """
-        try:
-            process = await asyncio.to_thread(
-                _spawn, [*command, "--assignment", str(assignment)], log, pid
-            )
-        except OSError as error:
-            raise TrainingError(f"{command[0]} cannot be started: {error}") from error
+        process = await asyncio.to_thread(
+            _spawn, [*command, "--assignment", str(assignment)], log, pid
+        )
         return cls(process, await open_output(process), log)
 
     async def follow(self, tell: Callable[[Event], Awaitable[None]]) -> Outcome:
@@ -149,14 +147,17 @@ def _spawn(command: Sequence[str], log: Path, pid: Path) -> subprocess.Popen[byt
     # that it started beside a busy server, 26 crashed; with asyncio's own loop, which uses Popen,
     # none did.
     with log.open("ab") as errors:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            start_new_session=True,
-            env=os.environ | PATIENT,
-        )
+        try:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                start_new_session=True,
+                env=os.environ | PATIENT,
+            )
+        except OSError as error:
+            raise TrainingError(f"{command[0]} cannot be started: {error}") from error
     try:
         write_durably(pid, str(process.pid).encode())
     except OSError:

@@ -23,15 +23,16 @@ async def open_output(
 
 
 async def lines_of(stream: asyncio.StreamReader) -> AsyncIterator[bytes]:
-    """Lines without their line endings; one that is too long is truncated."""
-    rest = b""
+    """Lines without their line endings; of one that is too long, the first `MAX_LINE` bytes."""
+    line = b""
     while chunk := await stream.read(65_536):
-        *lines, rest = (rest + chunk).split(b"\n")
-        for line in lines:
-            yield line
-        rest = rest[:MAX_LINE]
-    if rest:
-        yield rest
+        *ends, rest = chunk.split(b"\n")
+        for end in ends:
+            yield (line + end)[:MAX_LINE]
+            line = b""
+        line = (line + rest)[:MAX_LINE]
+    if line:
+        yield line
 
 
 def read_event(line: bytes) -> Event | None:

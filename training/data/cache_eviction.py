@@ -8,6 +8,7 @@ import fcntl
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +17,10 @@ from typing import IO
 from training.run.whole_files import discard_left
 
 OURS = re.compile(r"decoded-[0-9a-f]{64}\.u8|activations-[0-9a-f]{64}\.safetensors")
+# What an earlier version wrote these in. Its writers hold no lock: those that were killed can only
+# be told by the file's age.
+TEMPORARY = re.compile(r"(\.decoded-[0-9a-f]{64}\.u8|activations-[0-9a-f]{64})\.\d+\.tmp")
+ABANDONED_S = 86_400.0
 # To stay free for others on the same volume: jobs, checkpoints, versions.
 FREE_SHARE = 0.1
 MOST_FREE = 20 << 30
@@ -26,6 +31,7 @@ def make_room(cache: Path, n_bytes: int, note: Callable[[str], None] = lambda te
     `MOST_FREE`) stays free, or nothing is left to evict. Reports what was removed."""
     cache.mkdir(parents=True, exist_ok=True)
     discard_left(cache)
+    _discard_abandoned(cache)
     volume = shutil.disk_usage(cache)
     free = min(int(FREE_SHARE * volume.total), MOST_FREE)
     gone = remove_oldest(cache, n_bytes + free - volume.free)
@@ -47,6 +53,15 @@ def remove_oldest(cache: Path, n_bytes: int) -> list[int]:
         with suppress(OSError):  # it is in use, or another user's, or somebody else removed it
             gone.append(_remove(path))
     return gone
+
+
+def _discard_abandoned(cache: Path) -> None:
+    """Removes temporary files that an earlier version left and nobody has written to for a day."""
+    before = time.time() - ABANDONED_S
+    for path in cache.iterdir():
+        if TEMPORARY.fullmatch(path.name) and _last_used(path) < before:
+            with suppress(OSError):  # another user's, or somebody else removed it
+                path.unlink()
 
 
 def mark_used(file: IO[bytes]) -> None:

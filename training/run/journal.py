@@ -1,8 +1,8 @@
 """A log of a training that people can read: `journal.jsonl` in its run folder.
 
 One JSON object per line: that it began or resumed, every stage with its seconds and outcome, every
-epoch and note, and finally that it is done, or why it failed. After a kill the last line may be
-truncated.
+epoch and note, and finally that it is done, or why it failed. After a kill or on a full disk a line
+may be truncated, and where the disk was full lines are missing: nobody loses a training for them.
 """
 
 import fcntl
@@ -12,8 +12,8 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from io import FileIO
 from pathlib import Path
-from typing import IO
 
 from registry.errors import Conflict, Unavailable
 from registry.jobs import CHECKPOINT, Assignment, EpochFinished, Event, Note, StageStarted
@@ -43,7 +43,8 @@ def journaled(assignment: Assignment, tell: Tell) -> Iterator[Tell]:
         Busy: another process is training there.
     """
     assignment.run.mkdir(parents=True, exist_ok=True)
-    with (assignment.run / JOURNAL).open("a+") as file:
+    # unbuffered, so that closing it writes nothing that found no room before
+    with (assignment.run / JOURNAL).open("ab+", buffering=0) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -51,7 +52,7 @@ def journaled(assignment: Assignment, tell: Tell) -> Iterator[Tell]:
                 f"another process is training in {assignment.run}; wait until it has ended, or "
                 "choose another --run"
             ) from error
-        journal = _Journal(file)
+        journal = _Journal(file, tell)
         goes_on = (assignment.run / CHECKPOINT).exists()
         about = assignment.model_dump(mode="json", include={"model", "data", "settings"})
         journal.write("goes on" if goes_on else "begins", about)
@@ -69,10 +70,10 @@ def journaled(assignment: Assignment, tell: Tell) -> Iterator[Tell]:
 
 
 class _Journal:
-    def __init__(self, file: IO[str]) -> None:
-        self._file = file
+    def __init__(self, file: FileIO, tell: Tell) -> None:
+        self._file, self._tell = file, tell
         self._stage, self._began = "", 0.0
-        file.write("\n" if _is_cut_off(file) else "")
+        self._fails = False
 
     def hear(self, event: Event) -> None:
         match event:
@@ -92,12 +93,32 @@ class _Journal:
             self.write("stage", {"stage": self._stage, "seconds": seconds, "outcome": outcome})
 
     def write(self, what: str, facts: dict[str, object]) -> None:
+        """Adds a line durably. If that fails, it says so, and the training goes on."""
         at = datetime.now(UTC).isoformat(timespec="milliseconds")
-        self._file.write(json.dumps({"at": at, "what": what} | facts) + "\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        line = json.dumps({"at": at, "what": what} | facts) + "\n"
+        try:
+            _append(self._file, line.encode())
+            self._fails = False
+        except OSError as error:  # a full disk, perhaps only for a moment
+            if not self._fails:
+                text = f"{self._file.name} cannot be written: {error}; training goes on without it"
+                self._tell(Note(text=text))
+            self._fails = True
 
 
-def _is_cut_off(file: IO[str]) -> bool:
-    file.seek(0)
-    return not f"\n{file.read()}".endswith("\n")
+def _append(file: FileIO, line: bytes) -> None:
+    """Adds `line` on the disk, after ending a line that was truncated.
+
+    Raises:
+        OSError: it cannot be written; a part of it may have been.
+    """
+    left = b"\n" + line if _is_cut_off(file) else line
+    while left:
+        left = left[file.write(left) :]
+    os.fsync(file.fileno())
+
+
+def _is_cut_off(file: FileIO) -> bool:
+    end = file.seek(0, os.SEEK_END)
+    file.seek(max(0, end - 1))
+    return file.read(1) not in (b"", b"\n")
