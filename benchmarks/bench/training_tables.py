@@ -169,7 +169,8 @@ def processors(runs: Runs, rows: Rows) -> str:
         for run in some:
             seeds.setdefault(_processor(runs.machine(run)), []).append(str(run.seed))
         for processor, its in seeds.items():
-            one_of_several = f" (seed {', '.join(its)})" if len(seeds) > 1 else ""
+            many = "s" * (len(its) > 1)
+            one_of_several = f" (seed{many} {', '.join(its)})" if len(seeds) > 1 else ""
             found.setdefault(processor, []).append(title + one_of_several)
     if len(found) == 1:
         return f"All rows were measured on: {next(iter(found))}."
