@@ -108,10 +108,8 @@ def wrong_answers(record: Record) -> list[str]:
 
 def limit_of(record: Record, row: str, name: str) -> str | None:
     """The in-process limit to compare a contestant with; on a GPU, that of its best batch size."""
-    own = [
-        LIMIT,
-        *(one for one in record.contestants(row) if one.startswith(f"{LIMIT} of {name},")),
-    ]
+    start = f"{LIMIT} of {name}, batches of "  # in full: "unfreeze, fp16" begins like "unfreeze"
+    own = [LIMIT, *(one for one in record.contestants(row) if one.startswith(start))]
     found = [one for one in own if record.rounds(row, one)]
     if name.startswith(LIMIT) or not found:
         return None
