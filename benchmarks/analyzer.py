@@ -1,7 +1,7 @@
 """Runs Triton's perf_analyzer against a real server, in every mode but HTTP and shared memory.
 
     benchmarks/setup.sh peers analyzer
-    .venv/bin/python benchmarks/analyzer.py --peers peers [--registry PATH --model NAME]
+    .venv/bin/python benchmarks/analyzer.py --peers peers [--registry PATH --model NAME] [--write]
 
 Without a registry it uses a tiny model. perf_analyzer reads the metadata, configuration and
 statistics of a model, sends matching requests, and fails if a server does not answer as Triton
@@ -25,10 +25,12 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import tritonclient.grpc as triton
 
-from bench.results import markdown
+from bench.results import markdown, write_section
 from load.debian import fetched
+from load.section import RESULTS, section
 from load.server import ServerProcess
 from load.truth import tiny
+from load.verdict import Check
 
 ENOUGH = 50  # requests in each of the three windows whose spread it judges
 STABLE = 999  # percent: this tests whether it works, not whether the machine is quiet
@@ -68,6 +70,14 @@ def main() -> int:
     parser.add_argument("--peers", type=Path, required=True, help="the DIR given to setup.sh")
     parser.add_argument("--registry", type=Path, help="to serve instead of a tiny model")
     parser.add_argument("--model", default=tiny.MODEL_NAME)
+    parser.add_argument(
+        "--write",
+        type=Path,
+        nargs="?",
+        const=RESULTS,
+        metavar="FILE",
+        help="write the section perf_analyzer of this file (benchmarks/RESULTS.md)",
+    )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -83,10 +93,28 @@ def main() -> int:
             failed = failures(server.address, options.model)
         finally:
             server.stop()
-    head = ["asked", "requests at once or a second", "images per s", "p50 ms", "p99 ms"]
-    print(markdown([[*head, "of it in the server, ms"], *rows]))
+    head = ["sent", "in flight, or requests per s", "images per s", "p50 ms", "p99 ms"]
+    table = markdown([[*head, "mean time in the server, ms"], *rows])
+    print(table)
     print(f"\nfailed requests, as counted by the server: {failed}")
+    if options.write:
+        write_section(options.write, "perf_analyzer", document(options.registry, table, failed))
     return 1 if failed else 0
+
+
+def document(registry: Path | None, table: str, failed: int) -> str:
+    """What was run, the measurements and the condition, for RESULTS.md."""
+    what = (
+        "Triton's `perf_analyzer` against a server with "
+        f"{'a tiny model' if registry is None else 'a model of its own registry'}, on the same "
+        "cores, in every mode but HTTP and shared memory. It ends with an error if the server does "
+        "not answer as Triton would. Latencies are of the whole request; the last column is the "
+        "mean that the server reports. This tests compatibility: the figures of a busy machine "
+        "are not compared with others. Written by `benchmarks/analyzer.py --write`."
+    )
+    wanted = "0, as counted by the server"
+    checks = [Check("failed requests", not failed, str(failed), wanted)]
+    return f"{section(what, checks)}\n\n{table}"
 
 
 def measure(

@@ -1,6 +1,6 @@
 """A soak test: half an hour of well-behaved and misbehaving clients, while versions are swapped.
 
-    .venv/bin/python benchmarks/soak.py --minutes 30 [--json soak.json] [--png soak.png]
+    .venv/bin/python benchmarks/soak.py --minutes 30 [--write] [--json soak.json] [--png soak.png]
     .venv/bin/python benchmarks/soak.py --seconds 20 --plant memory,files,threads,answers
 
 A real server process answers good clients (every answer is compared with NumPy's) beside clients
@@ -19,15 +19,18 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from bench.results import write_section
 from load.bad import MAX_MESSAGE_MB
 from load.crowds import Crowd, Killed, add_up, begun
-from load.flat import Usage
+from load.flat import WARM_UP, Usage
+from load.section import RESULTS, section
 from load.server import SERVICE, ServerProcess
 from load.story import Story, as_json, report
 from load.swapper import Swapper
 from load.tally import Tally, since, total
 from load.truth import publish_models
 from load.verdict import (
+    EXIT_0,
     Check,
     check_bad,
     check_flat,
@@ -89,6 +92,8 @@ def main() -> int:
             shutil.copy(folder / "server.log", options.keep_log)
         shutil.rmtree(folder)
     report(story, checks)
+    if options.write:
+        write_section(options.write, "Soak", section(what_ran(story, options), checks))
     if options.json:
         options.json.write_text(json.dumps(as_json(story, checks), indent=1))
     if options.png:
@@ -108,9 +113,19 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--plant", help="faults to inject: any of memory,files,threads,answers")
     parser.add_argument("--json", type=Path, help="where to write all measurements")
     parser.add_argument("--png", type=Path, help="where to plot them; needs matplotlib")
+    parser.add_argument(
+        "--write",
+        type=Path,
+        nargs="?",
+        const=RESULTS,
+        metavar="FILE",
+        help="write the section Soak of this file (benchmarks/RESULTS.md)",
+    )
     parser.add_argument("--keep-log", type=Path, help="where to copy the server's log")
     options = parser.parse_args()
     options.seconds = options.seconds or 60 * options.minutes
+    if options.write and options.plant:
+        parser.error("--write is for results without --plant: injected faults are no result")
     return options
 
 
@@ -141,17 +156,47 @@ def soak(
     checks = [
         *check_good(story.tallies, GOOD),
         *check_bad(story.tallies, BAD),
-        Check("bad: killed", killed.kills > 0, f"{killed.kills} in the middle of a request"),
-        Check("clients went home", not any(codes), gone if any(codes) else f"{len(codes)} crowds"),
-        Check("swapped", swapper.swaps > 1 and not swapper.problems, swapped),
-        Check("scraped", story.scrapes > 1, f"{story.scrapes} times"),
+        Check(
+            "bad: killed",
+            killed.kills > 0,
+            f"{killed.kills} in the middle of a request",
+            "at least 1",
+        ),
+        Check(
+            "clients ended",
+            not any(codes),
+            gone if any(codes) else f"{len(codes)} processes",
+            "every process of clients with exit code 0",
+        ),
+        Check(
+            "swapped",
+            swapper.swaps > 1 and not swapper.problems,
+            swapped,
+            "more than 1 swap, none failed",
+        ),
+        Check("scraped", story.scrapes > 1, f"{story.scrapes} times", "more than once"),
         *check_flat(story.samples),
         check_returned(story.idle, after),
         *check_metrics(page, story.tallies, GOOD, n_swaps),
         check_log(server.events()),
-        Check("ended well", exit_code == 0, f"exit code {exit_code} after SIGTERM"),
+        Check("ended well", exit_code == 0, f"exit code {exit_code}", EXIT_0),
     ]
     return story, checks
+
+
+def what_ran(story: Story, options: argparse.Namespace) -> str:
+    """The clients, the time and the server's usage, for RESULTS.md."""
+    last = story.samples[-1]
+    return (
+        f"One server with two tiny models, asked for {options.seconds:g} s by "
+        f"{sum(GOOD.values())} well-behaved clients, {sum(BAD.values())} misbehaving ones and "
+        "others that were killed in the middle of a request, while versions were swapped and "
+        "rolled back. Every answer was compared with NumPy's. The clients are processes of their "
+        f"own on the same cores. The server was ready in {story.ready_s:.2f} s, took "
+        f"{story.idle.memory_mb:.0f} MB when idle, and used {last.cpu_s:.0f} s of CPU in "
+        f"{last.at_s:.0f} s. Growth is measured after a warm-up, which is the first "
+        f"{100 * WARM_UP:.0f} % of the samples. Written by `benchmarks/soak.py --write`."
+    )
 
 
 def halves(weights: dict[str, int]) -> tuple[dict[str, int], dict[str, int]]:

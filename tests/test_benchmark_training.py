@@ -15,7 +15,7 @@ from scipy.stats import ttest_rel
 
 sys.path.append(str(TESTS.parent / "benchmarks"))
 
-from bench.ablations import CHANGES
+from bench.ablations import CHANGES, TITLES
 from bench.cells import COMPARED, PROTOCOLS, TRIAL, Cell, block, read_cells, trial_cells
 from bench.fitting import reached
 from bench.intervals import over_seeds, paired, wilson
@@ -33,6 +33,17 @@ MEASURES = {
     "log_loss": 0.4,
     "log_loss_tta": 0.4,
     "cpu_s": 9.0,
+}
+
+
+SAM = TITLES["SAM"]
+MACHINE = {
+    "cpu": "A CPU",
+    "cores": 2,
+    "gpu": "",
+    "python": "3",
+    "versions": {"torch": "2"},
+    "commit": "abc",
 }
 
 
@@ -145,15 +156,65 @@ def test_a_change_that_the_base_has_already_is_not_run() -> None:
 
 def test_the_table_has_paired_differences_of_each_base(tmp_path: Path) -> None:
     runs = Runs(tmp_path / "runs.jsonl")
-    machine = {"cpu": "A CPU", "cores": 2, "gpu": "", "python": "3", "versions": {"torch": "2"}}
     for run in ablation_runs(64, 3, {}, ["SAM", "AdamW"]):
         gain = 0.01 * (run.seed + 1) if run.name == "AdamW" else 0
-        runs.add(run, MEASURES | {"accuracy": 0.8 + run.seed / 100 + gain}, machine)
+        runs.add(run, MEASURES | {"accuracy": 0.8 + run.seed / 100 + gain}, MACHINE)
     text = document(Runs(tmp_path / "runs.jsonl"))
-    assert "A CPU, 2 cores, Python 3, torch 2" in text
+    assert text.startswith("Python 3, torch 2.")
+    assert "All rows were measured on: A CPU, 2 cores." in text
+    assert "commit" not in text
     assert "| base | 3 | 81.0 (" in text
-    assert "| AdamW | 3 | +2.0 (-0.5 to +4.5) |" in text
+    assert "| AdamW, learning rate 1e-3 | 3 | +2.0 (-0.5 to +4.5) |" in text
     assert ablation_row(64) == "ablation at 64"
+
+
+def test_a_table_says_which_rows_are_from_which_processor_and_commit(tmp_path: Path) -> None:
+    runs = Runs(tmp_path / "runs.jsonl")
+    for run in ablation_runs(64, 2, {}, ["SAM", "AdamW", "a shorter mean"]):
+        machine = MACHINE
+        if run.name in ("AdamW", "a shorter mean"):
+            machine = machine | {"commit": "def"}
+        if run.name == "AdamW" and run.seed:
+            machine = machine | {"cpu": "Another CPU"}
+        runs.add(run, MEASURES, machine)
+    told = document(runs).splitlines()
+    mean = TITLES["a shorter mean"]
+    assert f"- A CPU, 2 cores: base; AdamW, learning rate 1e-3 (seed 0); {mean}; {SAM}" in told
+    assert "- Another CPU, 2 cores: AdamW, learning rate 1e-3 (seed 1)" in told
+    assert any(line.startswith("2 of the 3 changes ran at another commit") for line in told)
+    cpu_s = {line.split(" | ")[0]: line.split(" | ")[-1] for line in told if line[:2] == "| "}
+    assert cpu_s[f"| {SAM}"] == "+0 (+0 to +0) |"
+    assert cpu_s["| AdamW, learning rate 1e-3"] == " |"  # on another processor than the base
+
+
+def test_a_run_that_was_made_again_replaces_the_earlier_one_and_its_machine(tmp_path: Path) -> None:
+    path = tmp_path / "runs.jsonl"
+    for accuracy, commit in ((0.5, "old"), (0.75, "new")):
+        again = {"recipe": "modern", "size": "64"} if commit == "new" else {}  # in another order
+        run = Run("ablation at 64", "base", 0, again or {"size": "64", "recipe": "modern"})
+        other = Runs(tmp_path / f"{commit}.jsonl")  # as of another machine
+        other.add(run, MEASURES | {"accuracy": accuracy}, MACHINE | {"commit": commit})
+        with path.open("a") as file:
+            file.write((tmp_path / f"{commit}.jsonl").read_text())
+    runs = Runs(path)
+    assert {seed: one["accuracy"] for seed, one in runs.of(run.row, run.name, again).items()} == {
+        0: 0.75
+    }
+    assert [one["commit"] for one in runs.machines] == ["new"]
+    assert "| base | 1 | 75.0 |" in document(runs)
+
+
+def test_titles_are_of_changes_that_exist_and_no_two_are_alike() -> None:
+    assert set(TITLES) <= set(CHANGES)
+    shown = [TITLES.get(name, name) for name in CHANGES]
+    assert len(set(shown)) == len(shown)
+
+
+def test_the_recipe_of_2018_is_compared_on_the_backbone_of_the_base() -> None:
+    (_, change) = ablation_runs(128, 1, {"recipe": "modern"}, ["the recipe of 2018"])
+    settings = read_settings(dict(change.settings))
+    assert (settings.recipe, settings.backbone) == ("fastai2018", "efficientnet_lite0")
+    assert settings.optimizer == "sgd"
 
 
 def test_the_mean_over_seeds_is_held_against_that_of_deitschs_paper() -> None:
@@ -194,18 +255,28 @@ def test_both_conditions_beside_fastai_are_of_means_over_seeds() -> None:
     full = [compared(800, 0.85, 0.88), compared(900, 0.88, 0.90)]
     judged = {one.what: one for one in verdict(fastai, {QUICK: quick, FULL: full})}
     assert all(one.holds for one in judged.values())
-    assert judged["all of it: points over fastai, plain"].measured.startswith("+6.5 (")
-    assert judged["head on activations: of fastai's time"].measured.startswith("0.044 (")
+    assert judged["full recipe: points over fastai, plain"].measured.startswith("+6.5 (")
+    assert judged["head on activations: share of fastai's training time"].measured.startswith(
+        "0.044 ("
+    )
 
 
 @pytest.mark.parametrize(
     ("quick", "full", "what"),
     [
-        (compared(91, 0.83, 0.79), compared(800, 0.87, 0.89), "head on activations: of fastai's"),
+        (compared(91, 0.83, 0.79), compared(800, 0.87, 0.89), "head on activations: share of"),
         (compared(80, 0.81, 0.83), compared(800, 0.87, 0.89), "points over fastai, one view over"),
-        (compared(80, 0.83, 0.79), compared(901, 0.87, 0.89), "all of it: of fastai's time"),
-        (compared(80, 0.83, 0.79), compared(800, 0.85, 0.89), "all of it: points over fastai, pla"),
-        (compared(80, 0.83, 0.79), compared(800, 0.87, 0.87), "points over fastai, with views"),
+        (
+            compared(80, 0.83, 0.79),
+            compared(901, 0.87, 0.89),
+            "full recipe: share of fastai's training time",
+        ),
+        (
+            compared(80, 0.83, 0.79),
+            compared(800, 0.85, 0.89),
+            "full recipe: points over fastai, plain",
+        ),
+        (compared(80, 0.83, 0.79), compared(800, 0.87, 0.87), "points over fastai, with TTA"),
     ],
 )
 def test_a_miss_beside_fastai_fails_its_condition(
@@ -221,8 +292,8 @@ def test_further_runs_of_fastai_count_in_points_and_not_in_seconds() -> None:
     timed, other = compared(1800, 0.80, 0.82), compared(9000, 0.82, 0.84)
     full = [compared(800, 0.86, 0.88), compared(900, 0.88, 0.90)]
     judged = {one.what: one for one in verdict(timed, {FULL: full}, [other])}
-    assert judged["all of it: points over fastai, plain"].measured == "+6.0 (-0.1 to +12.1)"
-    assert judged["all of it: of fastai's time"].measured.startswith("0.472 (")
+    assert judged["full recipe: points over fastai, plain"].measured == "+6.0 (-0.1 to +12.1)"
+    assert judged["full recipe: share of fastai's training time"].measured.startswith("0.472 (")
 
 
 def test_further_runs_of_fastai_have_other_seeds_than_the_timed_one() -> None:
@@ -236,12 +307,14 @@ def test_further_runs_of_fastai_have_other_seeds_than_the_timed_one() -> None:
 def test_what_was_not_timed_is_told_in_points_and_not_in_seconds(tmp_path: Path) -> None:
     runs = Runs(tmp_path / "runs.jsonl")
     fastai = compared(1800, 0.80, 0.82) | {"seconds": 1810.0, "epochs": []}
-    runs.add(Run("beside fastai", FASTAI, 0), fastai, {})
+    runs.add(Run("beside fastai", FASTAI, 0), fastai, MACHINE)
     for seed in range(2):
         run = Run(UNTIMED, SMALL_FIRST, seed, {"sizes": "128,224"})
-        runs.add(run, MEASURES | {"accuracy": 0.86, "accuracy_tta": 0.88}, {})
+        runs.add(run, MEASURES | {"accuracy": 0.86, "accuracy_tta": 0.88}, MACHINE)
     told = beside_fastai(runs).splitlines()
-    cells = next(line for line in told if line.startswith(f"| {SMALL_FIRST}")).split(" | ")
+    cells = next(
+        line for line in told if line.startswith("| Unfreeze, progressive resizing")
+    ).split(" | ")
     assert cells[1] == "2"
     assert [cell.split()[0] for cell in cells[4:6]] == ["+6.0", "+6.0"]
 

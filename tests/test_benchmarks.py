@@ -17,12 +17,15 @@ from bench.results import COMPARED, Condition, write_section
 from bench.rows import (
     BARE,
     DYNAMO,
+    FP16,
+    GPU,
     IMAGES,
     INT8,
     LIMIT,
     OURS,
     OVERLOAD,
     PROTOCOL,
+    PROVIDER,
     START,
     TENSORS,
     TTA,
@@ -136,7 +139,9 @@ def test_a_measure_beyond_its_bound_fails_its_condition(
 def test_memory_that_grows_from_round_to_round_fails(record: Record) -> None:
     fill(record)
     record.add(OVERLOAD, "three times", 2, {"per_s": 95, "rejection_ms": 2, "rss_end": 1.2e8})
-    assert [one.what for one in failing(record)] == ["memory after overload, over that of round 1"]
+    assert [one.what for one in failing(record)] == [
+        "overload: memory after the last round over that after the first"
+    ]
 
 
 def test_a_peer_that_its_user_has_rewritten_is_told_of_and_fails_nothing(record: Record) -> None:
@@ -147,8 +152,54 @@ def test_a_peer_that_its_user_has_rewritten_is_told_of_and_fails_nothing(record:
 
 
 def test_what_was_not_measured_does_not_hold(record: Record) -> None:
-    assert {one.measured for one in conditions(record)} == {"not measured"}
-    assert not any(one.holds for one in conditions(record) if one.wanted != COMPARED)
+    judged = [one for one in conditions(record) if not one.what.startswith("GPU")]
+    assert {one.measured for one in judged} == {"not measured"}
+    assert not any(one.holds for one in judged if one.wanted != COMPARED)
+
+
+def test_a_missing_gpu_is_said_and_fails_nothing(record: Record) -> None:
+    told = [one for one in conditions(fill(record)) if one.what.startswith("GPU")]
+    assert [(one.measured, one.wanted) for one in told] == [("no GPU here", COMPARED)] * 3
+
+
+ON_CUDA: dict[tuple[str, str], dict[str, Any]] = {
+    (GPU, f"limit of {OURS}, batches of 1"): {"per_s": 500},
+    (GPU, f"limit of {OURS}, batches of 8"): {"per_s": 1000},  # its best: what counts
+    (GPU, OURS): {"per_s": 900},
+    (GPU, f"limit of {FP16}, batches of 8"): {"per_s": 2000},
+    (GPU, FP16): {"per_s": 1800},
+    (PROVIDER, "lite0"): {"provider": "cuda"},
+    (PROVIDER, "lite0-fp16"): {"provider": "cuda"},
+}
+
+
+def one_round(record: Record, changes: dict[tuple[str, str], dict[str, Any]]) -> Record:
+    for (row, contestant), measures in changes.items():
+        record.add(row, contestant, 0, measures)
+    return record
+
+
+def test_on_a_gpu_throughput_is_judged_by_the_limit_with_its_best_batch_size(
+    record: Record,
+) -> None:
+    assert failing(one_round(fill(record), ON_CUDA)) == []
+    told = [one for one in conditions(record) if one.what.startswith("GPU")]
+    assert [one.measured for one in told] == ["cuda, cuda", "0.90", "0.90"]
+
+
+@pytest.mark.parametrize(
+    ("row", "contestant", "measures", "what"),
+    [
+        (GPU, OURS, {"per_s": 800}, "FP32"),
+        (GPU, FP16, {"per_s": 1600}, "FP16"),
+        (PROVIDER, "lite0", {"provider": "cpu"}, "provider"),
+    ],
+)
+def test_a_miss_on_a_gpu_fails_its_condition(
+    record: Record, row: str, contestant: str, measures: dict[str, Any], what: str
+) -> None:
+    (failed,) = failing(one_round(fill(record), ON_CUDA | {(row, contestant): measures}))
+    assert what in failed.what
 
 
 def test_wrong_answers_and_failed_requests_are_named(record: Record) -> None:

@@ -1,7 +1,8 @@
 """The ablations: what is changed, one at a time, from the base settings that `ablate` is given.
 
 Each is a setting of training/settings.py, or several that belong together. They run in this order,
-seed by seed, so that the first results can be read while the others run.
+seed by seed, so that the first results can be read while the others run. The names identify runs in
+training.jsonl and must not change; `TITLES` says what the tables call them.
 """
 
 # Reduced-precision copies play no part in the comparison; they would only cost time.
@@ -71,4 +72,50 @@ CHANGES: dict[str, dict[str, str]] = {
     "class weights": {"balance": "weights"},
     "balanced sampling": {"balance": "sampling"},
     "a temperature": {"calibrate": "true"},
+    "the recipe of 2018": {"recipe": "fastai2018", "backbone": "efficientnet_lite0"},
+}
+
+# How the tables name a change, where that is not its name in the record.
+TITLES = {
+    "batch norm learns at equal rates": (
+        "batch norm statistics updated, one learning rate for all layers"
+    ),
+    "rare features unbounded": "no floor under the variance (epsilon 1e-5)",
+    "an augmented head epoch": "one epoch of the head on augmented images",
+    "batches of 64": "batch size 64",
+    "all symmetries": "flips and quarter turns",
+    "flips both ways": "horizontal and vertical flips",
+    "left-right flips": "horizontal flips only",
+    "half the unfrozen rate": "half the learning rate of the unfrozen epochs",
+    "twice the unfrozen rate": "twice the learning rate of the unfrozen epochs",
+    "half the head's rate": "half the head's learning rate",
+    "twice the head's rate": "twice the head's learning rate",
+    "rates as found": "learning rates from the range test",
+    "SGD at rates as found": "SGD, learning rates from the range test",
+    "AdamW": "AdamW, learning rate 1e-3",
+    "cosine restarts": "cosine annealing",
+    "one cycle in lines": "one-cycle, linear",
+    "one cycle in half cosines": "one-cycle, cosine",
+    "no mean of the weights": "no moving average of the weights",
+    "the mean always": "moving average (0.99), always kept",
+    "a shorter mean": "moving average (0.99), kept if better on a tenth set apart",
+    "batch norm learns": "batch norm statistics updated",
+    "equal rates": "one learning rate for all layers",
+    "rates 10x apart": "learning rates of the layer groups 10x apart",
+    "early layers frozen": "first layer group stays frozen",
+    "no augmented head epoch": "no epoch of the head on augmented images",
+    "dropout": "dropout 0.25 and 0.5",
+    "batches of 32": "batch size 32",
+    "batches of 16": "batch size 16",
+    "turned by up to 10 degrees": "rotation by up to 10 degrees",
+    "no clipping": "no gradient clipping",
+    "no decay": "no weight decay",
+    "decay 0.1": "weight decay 0.1",
+    "mixup": "mixup (alpha 0.2)",
+    "CutMix": "CutMix (alpha 1)",
+    "SAM": "SAM (rho 0.05)",
+    "SAM, half the epochs": "SAM (rho 0.05), half the epochs",
+    "mean of the epochs (SWA)": "stochastic weight averaging (SWA)",
+    "best epoch": "best epoch kept",
+    "a temperature": "temperature scaling",
 }

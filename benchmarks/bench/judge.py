@@ -7,15 +7,19 @@ from bench.record import Record, spread
 from bench.results import COMPARED, Condition
 from bench.rows import (
     BARE,
+    BUNDLES_GPU,
     DYNAMO,
     FP16,
+    GPU,
     IMAGES,
+    IN_FLIGHT_GPU,
     INT8,
     LIMIT,
     OURS,
     OVERLOAD,
     OVERLOAD_TIMES,
     PROTOCOL,
+    PROVIDER,
     SETTINGS,
     START,
     TENSORS,
@@ -25,37 +29,57 @@ from bench.rows import (
 )
 
 TOLERANCE = 1e-3  # of any probability
+GPU_SHARE = 0.85  # of the in-process limit with its best batch size
 SAME_MEMORY = 1.05  # tolerance for what allocators happen to keep
 
 
 def conditions(record: Record) -> list[Condition]:
     """All conditions, in the order of the rows; one that was not measured does not hold."""
     return [
-        _at_least("images: of the in-process limit", record.ratios(IMAGES, OURS, LIMIT), 0.88),
-        _told("images: of a bare server", record.ratios(IMAGES, OURS, BARE)),
+        _at_least(
+            "images: throughput over that of the in-process limit",
+            record.ratios(IMAGES, OURS, LIMIT),
+            0.88,
+        ),
+        _told("images: throughput over that of a bare server", record.ratios(IMAGES, OURS, BARE)),
         *_over_peers(record, IMAGES, 1.45),
-        _at_least("tensors: of the in-process limit", record.ratios(TENSORS, OURS, LIMIT), 0.85),
-        _told("tensors: of a bare server", record.ratios(TENSORS, OURS, BARE)),
+        _at_least(
+            "tensors: throughput over that of the in-process limit",
+            record.ratios(TENSORS, OURS, LIMIT),
+            0.85,
+        ),
+        _told("tensors: throughput over that of a bare server", record.ratios(TENSORS, OURS, BARE)),
         *_over_peers(record, TENSORS, 1.4),
         *_over_peers(record, PROTOCOL, 1.5),
         _at_most("images: p99 over p50", _p99_over_p50(record), 1.5),
         _at_most(
-            f"latency of {TTA_VIEWS} views over that of one",
+            f"TTA: p50 of {TTA_VIEWS} views over that of 1 view",
             record.ratios(TTA, f"{TTA_VIEWS} views", "1 view", "p50_ms"),
             3.5,
         ),
         _at_least(
-            "tensors: INT8 over FP32, same export", record.ratios(TENSORS, INT8, DYNAMO), 1.5
+            "tensors: throughput of INT8 over FP32, same export",
+            record.ratios(TENSORS, INT8, DYNAMO),
+            1.5,
         ),
         *_goodput(record),
         _at_most(
-            "median time of a rejection, ms",
+            "overload: median time to a rejection, ms",
             record.values(OVERLOAD, "three times", "rejection_ms"),
             10,
         ),
-        _at_most("memory after overload, over that of round 1", _growth(record), SAME_MEMORY),
-        _at_most("idle server, MB", [one / 1e6 for one in record.values(START, OURS, "rss")], 300),
-        _at_most("from exec to ready, s", record.values(START, OURS, "ready_s"), 3),
+        _at_most(
+            "overload: memory after the last round over that after the first",
+            _growth(record),
+            SAME_MEMORY,
+        ),
+        _at_most(
+            "start: resident memory of an idle server, MB",
+            [one / 1e6 for one in record.values(START, OURS, "rss")],
+            300,
+        ),
+        _at_most("start: from exec to ready, s", record.values(START, OURS, "ready_s"), 3),
+        *_gpu(record),
     ]
 
 
@@ -72,14 +96,24 @@ def better_peer(record: Record, row: str, *, tuned: bool) -> str | None:
 def wrong_answers(record: Record) -> list[str]:
     """Contestants whose answers were not the expected ones, or that failed requests."""
     problems = []
-    for row in (IMAGES, TENSORS, PROTOCOL, TTA):
+    for row in (IMAGES, TENSORS, PROTOCOL, TTA, GPU):
         for name in record.contestants(row):
             for measures in record.rounds(row, name):
                 failed = set(measures.get("outcomes", {})) - {"OK"}
-                exact = row != TTA and name not in (INT8, FP16)
+                exact = row not in (TTA, GPU) and name not in (INT8, FP16)
                 if failed or (exact and measures.get("worst", 0) > TOLERANCE):
                     problems.append(f"{row}, {name}: {measures['outcomes']}, {measures['worst']}")
     return problems
+
+
+def limit_of(record: Record, row: str, name: str) -> str | None:
+    """The in-process limit to compare a contestant with; on a GPU, that of its best batch size."""
+    start = f"{LIMIT} of {name}, batches of "  # in full: "unfreeze, fp16" begins like "unfreeze"
+    own = [LIMIT, *(one for one in record.contestants(row) if one.startswith(start))]
+    found = [one for one in own if record.rounds(row, one)]
+    if name.startswith(LIMIT) or not found:
+        return None
+    return max(found, key=lambda one: statistics.median(record.values(row, one, "per_s")))
 
 
 def _over_peers(record: Record, row: str, wanted: float) -> list[Condition]:
@@ -90,7 +124,7 @@ def _over_peers(record: Record, row: str, wanted: float) -> list[Condition]:
     for tuned in (False, True):
         peer = better_peer(record, row, tuned=tuned)
         form = "tuned or not" if tuned else "as documented"
-        what = f"{row}: over the better peer, {form} ({peer})"
+        what = f"{row}: throughput over that of the better peer, {form} ({peer})"
         ratios = record.ratios(row, OURS, peer) if peer else []
         judged.append(_told(what, ratios) if tuned else _at_least(what, ratios, wanted))
     return judged
@@ -100,8 +134,32 @@ def _goodput(record: Record) -> list[Condition]:
     judged = []
     for views in (1, TTA_VIEWS):
         peak, flood = overload_names(views)
-        what = f"goodput over peak, at {OVERLOAD_TIMES} times the peak, views: {views}"
+        what = f"overload: goodput at {OVERLOAD_TIMES} times the peak over the peak, views: {views}"
         judged.append(_at_least(what, record.ratios(OVERLOAD, flood, peak), 0.9))
+    return judged
+
+
+def _gpu(record: Record) -> list[Condition]:
+    """Reported, and not judged, if there is no GPU."""
+    active = "GPU: execution provider of every model"
+    over = f"throughput over that of the in-process limit, {IN_FLIGHT_GPU} in flight"
+    shares = {
+        name: f"GPU: {precision} {over}" for name, precision in ((OURS, "FP32"), (FP16, "FP16"))
+    }
+    if not record.contestants(GPU):
+        whats = (active, *shares.values())
+        return [Condition(what, COMPARED, "no GPU here", holds=True) for what in whats]
+    found = [
+        one["provider"]
+        for bundle in BUNDLES_GPU.values()
+        for one in record.rounds(PROVIDER, bundle)
+    ]
+    holds = found == ["cuda"] * len(BUNDLES_GPU)
+    judged = [Condition(active, "cuda", ", ".join(found) or "not measured", holds)]
+    for name, what in shares.items():
+        limit = limit_of(record, GPU, name)
+        ratios = record.ratios(GPU, name, limit) if limit else []
+        judged.append(_at_least(what, ratios, GPU_SHARE))
     return judged
 
 

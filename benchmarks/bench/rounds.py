@@ -73,13 +73,13 @@ def part(run: Run) -> Measures:
 
 def speed_verdicts(runs: Runs) -> list[Condition]:
     """Judges means over rounds; what was not measured does not hold."""
-    cached = "head epoch on activations, times as fast as through the backbone"
+    cached = "head epoch on cached activations: speed-up over running the frozen backbone"
     judged = [_judge(runs, "head epoch", {}, "ratio", cached, CACHED_OVER_UNCACHED)]
     for recipe in RECIPES:
-        what = f"three epochs of the head on 23,000 activations of a ResNet-34, {recipe}, s"
+        what = f"three head epochs on 23,000 activations of a ResNet-34, {recipe}, s"
         judged.append(_judge(runs, f"lesson head, {recipe}", {}, "seconds", what, LESSON_S, -1))
     for backbone in BACKBONES:
-        what = f"activations of {backbone}, times as fast as plain eager float32"
+        what = f"computing activations of {backbone}: speed-up over plain eager float32"
         name = f"forward, {backbone}"
         bf16 = any(one["bf16"] for one in runs.of(ROW, name, {}).values())
         judged.append(_judge(runs, name, {}, "ratio", what, FORWARD if bf16 else FORWARD_NO_BF16))
@@ -90,8 +90,8 @@ def speed_verdicts(runs: Runs) -> list[Condition]:
 
 def gpu_verdicts(runs: Runs) -> list[Condition]:
     """Reported, and not judged, if there is no GPU."""
-    share = "ResNet-34 at 224 in bf16 on a GPU, of its forward and backward on data that is there"
-    whole = "solar cells on a GPU, from the start to a sealed bundle, s"
+    share = "ResNet-34 at 224 in bf16 on a GPU: throughput over forward and backward alone"
+    whole = "solar cells on a GPU: from the start of the process to the sealed bundle, s"
     if not runs.of(ROW, GPU, {}):
         return [Condition(what, COMPARED, "no GPU here", holds=True) for what in (share, whole)]
     judged = [_judge(runs, GPU, {}, "ratio", share, GPU_SHARE)]

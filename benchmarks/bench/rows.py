@@ -18,10 +18,12 @@ from registry.bundle import MODEL
 
 IMAGES, TENSORS, PROTOCOL, TTA = "images", "tensors", "protocol", "tta"
 OVERLOAD, START, PLAN, GPU = "overload", "start", "plan", "gpu"
+PROVIDER = "provider"  # of each bundle of the GPU's row
 
 OURS, LIMIT, BARE = "unfreeze", "limit", "bare server"
 DYNAMO, INT8, FP16 = "unfreeze, dynamo", "unfreeze, int8", "unfreeze, fp16"
 BUNDLES = {OURS: "lite0", DYNAMO: "lite0-dynamo", INT8: "lite0-int8"}
+BUNDLES_GPU = {OURS: "lite0", FP16: "lite0-fp16"}
 TINY = "tiny"
 
 IN_FLIGHT, IN_FLIGHT_PROTOCOL, IN_FLIGHT_GPU = 8, 16, 64
@@ -155,17 +157,30 @@ def has_gpu() -> bool:
 def gpu(bench: Bench) -> None:
     """Tensors on CUDA, 64 in flight; a server asked for CUDA does not start without it."""
     registry = bench.work / "registry-gpu"
-    opened = partial(servers.unfreeze, registry, "--provider", "cuda")
-    contestants: dict[str, Contestant] = {}
-    for name, bundle in ((OURS, "lite0"), (FP16, "lite0-fp16")):
-        more = {"in_flight": IN_FLIGHT_GPU}
-        for n in LIMIT_BATCHES_GPU:
-            limited = _limit(
-                bench, "pixels", registry / bundle, batch=n, provider="CUDAExecutionProvider"
-            )
-            contestants[f"{LIMIT} of {name}, batches of {n}"] = limited
-        contestants[name] = Asked("cuda", opened, f"{bundle}-tensor", bench.inputs("pixels"), more)
-    contest(GPU, contestants, bench.pace, bench.record)
+    with servers.unfreeze(registry, "--provider", "cuda") as server:
+        providers(bench, server)
+        opened = partial(nullcontext, server)
+        contestants: dict[str, Contestant] = {}
+        for name, bundle in BUNDLES_GPU.items():
+            more = {"in_flight": IN_FLIGHT_GPU}
+            for n in LIMIT_BATCHES_GPU:
+                limited = _limit(
+                    bench, "pixels", registry / bundle, batch=n, provider="CUDAExecutionProvider"
+                )
+                contestants[f"{LIMIT} of {name}, batches of {n}"] = limited
+            inputs = bench.inputs("pixels")
+            contestants[name] = Asked("cuda", opened, f"{bundle}-tensor", inputs, more)
+        contest(GPU, contestants, bench.pace, bench.record)
+
+
+def providers(bench: Bench, server: Server) -> None:
+    """The execution provider that each bundle runs on, as the server reports it."""
+    with triton.InferenceServerClient(server.url) as client:
+        for bundle in BUNDLES_GPU.values():
+            config = client.get_model_config(bundle, client_timeout=10).config
+            found = config.parameters["execution_provider"].string_value
+            bench.record.add(PROVIDER, bundle, 0, {"provider": found})
+            print(f"{PROVIDER}  {bundle}: {found}", flush=True)
 
 
 def plans(bench: Bench, server: Server) -> None:

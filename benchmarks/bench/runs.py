@@ -15,6 +15,7 @@ from typing import Any
 from bench.record import Measures
 
 Settings = Mapping[str, str]
+Machine = Mapping[str, Any]  # as from `machine`
 PACKAGES = ("torch", "timm", "onnxruntime", "numpy", "pillow")
 
 
@@ -33,24 +34,24 @@ class Run:
 
 
 class Runs:
-    """The results of all runs, in a file that several processes may append to."""
+    """The results of all runs, in a file that several processes may append to.
+
+    Of a run that is in the file more than once, the last line counts.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._known: dict[str, tuple[Run, Measures]] = {}
-        self.machines: list[Mapping[str, Any]] = []  # on which runs were made
+        self._known: dict[str, tuple[Run, Measures, Machine]] = {}
         for line in path.read_text().splitlines() if path.exists() else ():
             one = json.loads(line)
             run = Run(one["row"], one["name"], one["seed"], one["settings"])
-            self._known[run.key] = run, one["measures"]
-            self.machines.append(one["machine"])
+            self._known[run.key] = run, one["measures"], one["machine"]
 
     def has(self, run: Run) -> bool:
         return run.key in self._known
 
-    def add(self, run: Run, measures: Measures, machine: Mapping[str, Any]) -> None:
-        self._known[run.key] = run, measures
-        self.machines.append(machine)
+    def add(self, run: Run, measures: Measures, machine: Machine) -> None:
+        self._known[run.key] = run, measures, machine
         line = asdict(run) | {
             "at": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
             "machine": machine,
@@ -62,12 +63,25 @@ class Runs:
 
     @property
     def rows(self) -> list[str]:
-        return list(dict.fromkeys(run.row for run, _ in self._known.values()))
+        return list(dict.fromkeys(run.row for run, _, _ in self._known.values()))
+
+    @property
+    def machines(self) -> list[Machine]:
+        """The machine of every run."""
+        return [machine for _, _, machine in self._known.values()]
+
+    def machine(self, run: Run) -> Machine:
+        """The machine of one run.
+
+        Raises:
+            KeyError: the run is not in the file.
+        """
+        return self._known[run.key][2]
 
     def series(self, row: str) -> Iterator[tuple[str, Settings, dict[int, Measures]]]:
         """Groups of runs that differ only in their seed, in the order in which they first ran."""
         found: dict[str, tuple[str, Settings, dict[int, Measures]]] = {}
-        for run, measures in self._known.values():
+        for run, measures, _ in self._known.values():
             if run.row == row:
                 key = json.dumps([run.name, run.settings], sort_keys=True)
                 found.setdefault(key, (run.name, run.settings, {}))[2][run.seed] = measures

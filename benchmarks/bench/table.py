@@ -3,7 +3,6 @@
 import os
 import platform
 import re
-import statistics
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.contest import Pace
+from bench.judge import limit_of
 from bench.record import Record, spread
 from bench.results import Condition, markdown, verdicts
 from bench.rows import (
@@ -19,7 +19,6 @@ from bench.rows import (
     IN_FLIGHT,
     IN_FLIGHT_GPU,
     IN_FLIGHT_PROTOCOL,
-    LIMIT,
     OURS,
     OVERLOAD,
     OVERLOAD_DEADLINE_S,
@@ -33,13 +32,13 @@ from bench.rows import (
 from bench.runs import installed
 
 TITLES = {
-    IMAGES: f"JPEG files of 500x375 in, {IN_FLIGHT} in flight",
-    TENSORS: f"224x224 pixels in, {IN_FLIGHT} in flight: uint8 for the limit and Unfreeze, float32 "
-    "for the peers, as their network takes them",
-    PROTOCOL: f"The protocol's own cost, {IN_FLIGHT_PROTOCOL} in flight: 2x2 pixels and 16 classes "
-    "for Unfreeze, 16 numbers for the peers",
-    TTA: "Test-time augmentation, 1 in flight",
-    GPU: f"224x224 pixels in, on CUDA, {IN_FLIGHT_GPU} in flight",
+    IMAGES: f"images: JPEG files of 500x375, {IN_FLIGHT} in flight",
+    TENSORS: f"tensors: pixels of 224x224, {IN_FLIGHT} in flight (uint8 for the limit and "
+    "Unfreeze, float32 for the peers, as their network expects)",
+    PROTOCOL: f"protocol: overhead of the protocol, {IN_FLIGHT_PROTOCOL} in flight (2x2 pixels and "
+    "16 classes for Unfreeze, 16 numbers for the peers)",
+    TTA: "TTA: test-time augmentation, 1 in flight",
+    GPU: f"GPU: pixels of 224x224 on CUDA, {IN_FLIGHT_GPU} in flight",
 }
 
 
@@ -49,10 +48,12 @@ def document(record: Record, judged: Sequence[Condition], pace: Pace, peers: Pat
     for row, title in TITLES.items():
         if record.contestants(row):
             parts.append(f"### {title}\n\n{throughput(record, row)}")
-    parts.append(f"### Overload\n\n{overload(record)}")
-    parts.append(f"### Start and idleness, one model\n\n{starts(record)}")
+    parts.append(
+        f"### overload: peak throughput, and three times as many requests\n\n{overload(record)}"
+    )
+    parts.append(f"### start: startup and idle use, one model\n\n{starts(record)}")
     if tried := settings(record):
-        parts.append(f"### Settings of the peers that were tried, once each\n\n{tried}")
+        parts.append(f"### Peer settings that were tried, once each\n\n{tried}")
     if judged:
         parts.append(f"### Conditions\n\n{verdicts(judged)}")
     return "\n\n".join(parts)
@@ -77,15 +78,15 @@ def plans(record: Record) -> str:
     found = [
         f"{bundle} {record.rounds(PLAN, bundle)[0]['plan']}" for bundle in record.contestants(PLAN)
     ]
-    return f"Unfreeze's execution plans, threads x runs x batch: {', '.join(found)}."
+    return f"Execution plans that Unfreeze chose (threads x runs x batch): {', '.join(found)}."
 
 
 def throughput(record: Record, row: str) -> str:
     """A line per contestant: median over rounds, lowest and highest in parentheses."""
-    head = ["", "per s", "p50 ms", "p99 ms", "of the limit", "Unfreeze over it"]
+    head = ["", "per s", "p50 ms", "p99 ms", "over the limit", "Unfreeze over it"]
     lines = [[*head, "server CPU ms", "client CPU ms", "expected label"]]
     for name in record.contestants(row):
-        limit = _limit_of(record, row, name)
+        limit = limit_of(record, row, name)
         lines.append(
             [
                 name,
@@ -105,8 +106,8 @@ def throughput(record: Record, row: str) -> str:
 def overload(record: Record) -> str:
     """Peak throughput in a closed loop, and the results at three times that rate."""
     lines = [["", "offered per s", f"answered within {OVERLOAD_DEADLINE_S:g} s, per s"]]
-    lines[0] += ["p99 ms", "outcomes", "rejected in ms", "server CPU ms a call"]
-    lines[0] += ["client CPU ms a call", "MB at the end"]
+    lines[0] += ["p99 ms", "outcomes", "time to reject, ms", "server CPU ms per request"]
+    lines[0] += ["client CPU ms per request", "resident MB at the end"]
     for name in record.contestants(OVERLOAD):
         outcomes: dict[str, int] = {}
         for measures in record.rounds(OVERLOAD, name):
@@ -151,20 +152,21 @@ def settings(record: Record) -> str:
 
 def _how(pace: Pace) -> str:
     return (
-        "EfficientNet-Lite0 in float32 at 224, ImageNet weights: the peers run the TorchScript "
-        "export, Unfreeze and the limit the same file after `unfreeze import`. The limit calls "
-        "ONNX Runtime from two threads of one process, after `registry.images.prepare` where files "
-        "are sent, and has no client to share the cores with. The bare server is grpc.aio, the "
-        "same two calls in two threads, and nothing else. Clients are a process of their own "
-        "on the same cores, and gRPC is in them as it comes. They go through tritonclient; "
-        "under overload, peak and flood alike, they make each request once, the same bytes, and "
-        "send it by gRPC alone. The pictures are 64 windows of scikit-learn's two colour "
-        "photographs, JPEG quality 90. A peer as documented answers one request at a time and logs "
-        "each; tuned, it logs none, leaves gRPC's sockets to one thread as Unfreeze does, and its "
-        "user has moved the work to threads or has mlserver "
-        f"start processes. Median of {pace.rounds} interleaved rounds of {pace.seconds:g} s "
-        "(lowest and highest in parentheses); ratios are taken round by round. Written by "
-        "`benchmarks/serving.py --write`."
+        "The model is EfficientNet-Lite0 in float32 at 224 pixels with ImageNet weights. The peers "
+        "run its TorchScript export; Unfreeze and the limit run the same file after `unfreeze "
+        "import`. The limit calls ONNX Runtime from two threads of one process (after "
+        "`registry.images.prepare` if files are sent), without a client on the same cores. The "
+        "bare server makes the same two calls in two threads behind grpc.aio, and nothing else. "
+        "Clients run in a process of their own on the same cores, through tritonclient and with "
+        "gRPC's default settings. For overload, at the peak and at three times the peak, each "
+        "request is encoded once and sent repeatedly by gRPC alone. The images are 64 crops of "
+        "scikit-learn's two colour photographs, as JPEG of quality 90. A peer as documented "
+        "answers one request at a time and logs each one. A tuned peer logs none and leaves "
+        "gRPC's sockets to one thread, as Unfreeze does, and its user has moved the work to "
+        "threads or has mlserver start processes. Values are medians of "
+        f"{pace.rounds} interleaved rounds of {pace.seconds:g} s, with the lowest and the highest "
+        "in parentheses; ratios are computed round by round. Written by `benchmarks/serving.py "
+        "--write`."
     )
 
 
@@ -174,18 +176,6 @@ def _peer_version(peers: Path, peer: str) -> str:
     ran = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True)
     own, runtime = ran.stdout.split()
     return f"{own} on onnxruntime {runtime}"
-
-
-def _limit_of(record: Record, row: str, name: str) -> str | None:
-    """The in-process limit to compare a contestant with; on a GPU, that of its best batch size."""
-    own = [
-        LIMIT,
-        *(one for one in record.contestants(row) if one.startswith(f"{LIMIT} of {name},")),
-    ]
-    found = [one for one in own if record.rounds(row, one)]
-    if name.startswith(LIMIT) or not found:
-        return None
-    return max(found, key=lambda one: statistics.median(record.values(row, one, "per_s")))
 
 
 def _cell(values: Sequence[float], digits: int) -> str:

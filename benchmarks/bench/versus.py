@@ -20,6 +20,11 @@ ROW = "beside fastai"
 UNTIMED = "beside fastai, not timed"  # the same, while other work shared the cores
 FASTAI, QUICK, FULL = "fastai", "Unfreeze, the head on activations", "Unfreeze, all of it"
 SMALL_FIRST = "Unfreeze, small images first"  # with progressive resizing, if `sizes` is set
+TITLES = {  # how the tables name them; the record keeps the names above
+    QUICK: "Unfreeze, head on activations",
+    FULL: "Unfreeze, full recipe",
+    SMALL_FIRST: "Unfreeze, progressive resizing",
+}
 # For the frozen head, timing ends with the training on cached activations.
 HEAD_ALONE = {"augmented_epochs": "0", "cycles": "0"}
 UNFROZEN = ("sizes", "size_epochs", "cycle_len")  # settings that do not apply to the head alone
@@ -30,7 +35,7 @@ WANTED = {  # at least so many points over fastai, in at most this share of its 
     SMALL_FIRST: (6.0, 0.5),
 }
 PLAIN, VIEWS = "accuracy", "accuracy_tta"
-SAME_WAY = {"plain": (PLAIN, PLAIN), "with views": (VIEWS, VIEWS)}  # ours over fastai's
+SAME_WAY = {"plain": (PLAIN, PLAIN), "with TTA": (VIEWS, VIEWS)}  # ours over fastai's
 # The head has learnt from no views, and a bundle answers by one unless it is asked for more: what
 # it is to reach is the better of fastai's two answers.
 BY_ONE = {"plain": (PLAIN, PLAIN), "one view over its `tta()`": (PLAIN, VIEWS)}
@@ -106,7 +111,7 @@ def verdict(
     """
     judged = []
     for name, (points, share) in WANTED.items():
-        runs, what = ours.get(name, []), name.removeprefix("Unfreeze, ").removeprefix("the ")
+        runs, what = ours.get(name, []), TITLES[name].removeprefix("Unfreeze, ")
         if not runs:
             continue
         for how, (our_way, its_way) in (JUDGED[name] | SAME_WAY).items():
@@ -118,7 +123,7 @@ def verdict(
                 else Condition(told, FOR_COMPARISON, gain.show(1, sign=True), holds=True)
             )
         shares = [one["fitted_s"] / fastai["fitted_s"] for one in runs]
-        judged.append(_at_most(f"{what}: of fastai's time", shares, share))
+        judged.append(_at_most(f"{what}: share of fastai's training time", shares, share))
     return judged
 
 

@@ -17,14 +17,21 @@ LONG_S = 600.0
 MAX_LONG_GROWTH_MB = 6.0
 MAX_FILES_LEFT = 8  # more open files than before the load, a while after it
 DECODED = "unfreeze_decode_seconds_count"
+NONE_FAILED = "some answered, none failed"
+AS_EXPECTED = "every one refused as it should be"
+SAME_COUNT = "the same count by server and clients"
+EXIT_0 = "exit code 0 after SIGTERM"
 LEVELS = {"info", "debug", "warning"}  # what a healthy server's log may hold
 
 
 @dataclass(frozen=True)
 class Check:
+    """A condition: what was wanted, what was found, and whether it holds."""
+
     name: str
     holds: bool
     found: str
+    wanted: str
 
 
 def check_good(tallies: dict[str, Tally], kinds: Iterable[str]) -> list[Check]:
@@ -33,7 +40,9 @@ def check_good(tallies: dict[str, Tally], kinds: Iterable[str]) -> list[Check]:
     for kind in kinds:
         tally = tallies.get(kind, Tally())
         found = f"{tally.answered} answered, {tally.failed} failed {_told(tally)}"
-        checks.append(Check(f"good: {kind}", tally.answered > 0 and not tally.failed, found))
+        checks.append(
+            Check(f"good: {kind}", tally.answered > 0 and not tally.failed, found, NONE_FAILED)
+        )
     return checks
 
 
@@ -43,7 +52,9 @@ def check_bad(tallies: dict[str, Tally], kinds: Iterable[str]) -> list[Check]:
     for kind in kinds:
         tally = tallies.get(kind, Tally())
         found = f"{tally.answered} times, {tally.failed} not as expected {_told(tally)}"
-        checks.append(Check(f"bad: {kind}", tally.answered > 0 and not tally.failed, found))
+        checks.append(
+            Check(f"bad: {kind}", tally.answered > 0 and not tally.failed, found, AS_EXPECTED)
+        )
     return checks
 
 
@@ -64,8 +75,9 @@ def check_flat(samples: Sequence[Usage]) -> list[Check]:
         Check(
             f"{what} flat",
             one.grown <= (limit := _most(what, one.usual, seconds)),
-            f"{one.grown:+.1f}{unit} after warm-up (at most {limit:.3g}); "
+            f"{one.grown:+.1f}{unit} after warm-up; "
             f"median {one.usual:.0f}{unit}, highest {one.highest:.0f}{unit}",
+            f"growth of at most {limit:.3g}{unit}",
         )
         for what, (unit, one) in grown.items()
     ]
@@ -81,14 +93,16 @@ def _most(what: str, usual: float, seconds: float) -> float:
 def check_returned(before: Usage, after: Usage) -> Check:
     """Closed connections hold no file descriptors."""
     found = f"{before.files} open before the load and {after.files} after it"
-    return Check("files returned", after.files <= before.files + MAX_FILES_LEFT, found)
+    wanted = f"at most {MAX_FILES_LEFT} more open files after the load than before it"
+    return Check("files returned", after.files <= before.files + MAX_FILES_LEFT, found, wanted)
 
 
 def check_log(events: Sequence[dict[str, object]]) -> Check:
     """Nothing went wrong inside the server."""
     bad = [one for one in events if one.get("level") not in LEVELS or "trace" in one]
     told = "; ".join(dict.fromkeys(str(one)[:600] for one in bad[:5]))
-    return Check("log free of errors", bool(events) and not bad, f"{len(events)} lines {told}")
+    found = f"{len(events)} lines, {len(bad)} with an error {told}"
+    return Check("log free of errors", bool(events) and not bad, found, "no error or traceback")
 
 
 def check_metrics(
@@ -109,13 +123,29 @@ def check_metrics(
     handled = sum(value for _, value in series(page, "grpc_server_handled_total"))
     return [
         Check(
-            "images counted", decoded == answered > 0, f"server {decoded:.0f}, clients {answered}"
+            "images counted",
+            decoded == answered > 0,
+            f"server {decoded:.0f}, clients {answered}",
+            SAME_COUNT,
         ),
-        Check("bad images counted", refused == said, f"server {refused:.0f}, clients {said}"),
-        # the first version went live at the start
-        Check("swaps counted", swaps == n_swaps + 1, f"server {swaps:.0f}, client {n_swaps} + 1"),
         Check(
-            "calls ended", started == handled > 0, f"{started:.0f} started and {handled:.0f} ended"
+            "bad images counted",
+            refused == said,
+            f"server {refused:.0f}, clients {said}",
+            SAME_COUNT,
+        ),
+        # the first version went live at the start
+        Check(
+            "swaps counted",
+            swaps == n_swaps + 1,
+            f"server {swaps:.0f}, client {n_swaps} + 1",
+            SAME_COUNT,
+        ),
+        Check(
+            "calls ended",
+            started == handled > 0,
+            f"{started:.0f} started and {handled:.0f} ended",
+            "every call that started",
         ),
     ]
 
