@@ -268,6 +268,19 @@ def test_statistics_of_no_name_are_those_of_all(told: Told) -> None:
     assert told["statistics_of_an_unknown_model"]["status"] == "StatusCode.NOT_FOUND"
 
 
+def test_statistics_of_no_name_have_what_the_index_shows_ready_without_a_promotion(
+    start: Start, root: Path
+) -> None:
+    tiny.publish(root)
+    server = start()
+    server.classify(tiny.picture(), version=1)
+    stub = pb_grpc.GRPCInferenceServiceStub(server.channel)
+    index = stub.RepositoryIndex(pb.RepositoryIndexRequest(ready=True), timeout=20).models
+    statistics = stub.ModelStatistics(pb.ModelStatisticsRequest(), timeout=20).model_stats
+    names = ["colours", "colours-tensor"]
+    assert [row.name for row in index] == [row.name for row in statistics] == names
+
+
 # Loading and unloading
 
 

@@ -97,6 +97,10 @@ class Live:
         models = self._models.items()
         return {name: entry.current.version for name, entry in models if entry.current}
 
+    def models_in_memory(self) -> list[str]:
+        """Models that have a version in memory, whether one is promoted or not."""
+        return sorted(name for name in self._models if self.in_memory(name))
+
     def in_memory(self, model: str) -> list[Loaded]:
         """Loaded versions, lowest number first."""
         entry = self._models.get(model)

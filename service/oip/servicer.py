@@ -103,7 +103,7 @@ class Protocol(pb_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
 
     async def ModelStatistics(self, request: Message, context: Context) -> Message:
         version = read_version(request.version)
-        models = [split_name(request.name)[0]] if request.name else sorted(self._live.ready())
+        models = [split_name(request.name)[0]] if request.name else self._live.models_in_memory()
         found = [
             statistics_message(name, loaded)
             for model in models
