@@ -202,6 +202,7 @@ class Service:
             max_images=settings.max_images,
             max_pixels=settings.max_pixels,
             max_wait_ms=settings.max_wait_ms,
+            max_queue=settings.max_queue,
             cache_entries=settings.cache_entries,
         )
         if settings.reflection:

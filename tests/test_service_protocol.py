@@ -107,7 +107,8 @@ def test_the_configuration_shows_the_execution_plan(told: Told) -> None:
 def test_the_configuration_has_the_levels_and_timeouts_of_the_schedule_policy(told: Told) -> None:
     batching = told["config"]["dynamic_batching"]
     assert (batching["priority_levels"], batching["default_priority_level"]) == ("3", "2")
-    assert batching["default_queue_policy"]["allow_timeout_override"]
+    queue = batching["default_queue_policy"]
+    assert (queue["allow_timeout_override"], queue["max_queue_size"]) == (True, 1024)
 
 
 def test_what_would_change_a_load_generator_is_left_unset(told: Told) -> None:

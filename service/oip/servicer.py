@@ -51,12 +51,14 @@ class Protocol(pb_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
         *,
         max_images: int,
         max_wait_us: int,
+        max_queue: int,
         is_ready: Callable[[], bool],
     ) -> None:
         """
         Args:
             max_images: most images in a request.
             max_wait_us: how long an image may wait for others to fill a batch, microseconds.
+            max_queue: most views queued or running per loaded version.
             is_ready: whether this server takes requests, rather than being about to stop.
         """
         self._live = live
@@ -64,6 +66,7 @@ class Protocol(pb_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
         self._inference = inference
         self._max_images = max_images
         self._max_wait_us = max_wait_us
+        self._max_queue = max_queue
         self._is_ready = is_ready
 
     # The server
@@ -96,7 +99,7 @@ class Protocol(pb_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
 
     async def ModelConfig(self, request: Message, context: Context) -> Message:
         loaded, takes_pixels = await find(self._live, request.name, request.version)
-        limits = self._max_images, self._max_wait_us
+        limits = self._max_images, self._max_wait_us, self._max_queue
         return pb.ModelConfigResponse(
             config=config_message(request.name, takes_pixels, loaded, *limits)
         )
