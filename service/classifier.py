@@ -7,9 +7,9 @@ from typing import TypeAlias
 
 from grpc.aio import ServicerContext
 
-from registry.errors import BadRequest, UnfreezeError
+from registry.errors import BadRequest, Overloaded, RequestFull, UnfreezeError
 from registry.tta import MAX_VIEWS
-from service.calls import as_told, left_s
+from service.calls import as_told, left_s, retry_after_ms
 from service.execution.work import LOW, Answer, Terms
 from service.models.live import Live
 from service.models.loaded import Loaded
@@ -143,4 +143,9 @@ def _timings(answers: Sequence[Answer], total_s: float) -> pb.Timings:
 
 
 def _error(error: UnfreezeError) -> pb.Error:
-    return pb.Error(code=number_of(error), message=message_of(error))
+    return pb.Error(
+        code=number_of(error),
+        message=message_of(error),
+        retry_after_ms=retry_after_ms(error) if isinstance(error, Overloaded) else 0,
+        send_in_another_request=isinstance(error, RequestFull),
+    )

@@ -13,7 +13,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from unfreeze.v1 import classifier_pb2 as pb
 
-OK, NOT_FOUND, INVALID, INTERNAL = 0, 5, 3, 13
+OK, NOT_FOUND, INVALID, EXHAUSTED, INTERNAL = 0, 5, 3, 8, 13
 
 
 def request(colour: str = "red", id: str = "", **fields: object) -> pb.ClassifyRequest:
@@ -46,6 +46,22 @@ def test_a_failing_request_is_answered_by_its_error_and_the_stream_goes_on(
     assert (too_many.error.code, too_many.request_id) == (INVALID, "c")
     assert first.HasField("response")
     assert last.HasField("response")
+
+
+def test_a_stream_says_when_to_send_again_what_a_full_queue_refuses(
+    start: Start, root: Path
+) -> None:
+    tiny.publish(root, promote=True)
+    server = start(plan="1x1x1", max_queue=1)
+    with held(server) as executor:
+        first = server.classifier.Classify.future(request(), timeout=60)
+        wait_until(lambda: executor._admission._n_views)
+        refused, wrong = server.classifier.ClassifyStream(
+            iter([request(), request(model="x")]), timeout=20
+        )
+    assert (refused.error.code, refused.error.retry_after_ms >= 1) == (EXHAUSTED, True)
+    assert (wrong.error.code, wrong.error.retry_after_ms) == (NOT_FOUND, 0)
+    assert first.result().version == 1
 
 
 def test_an_error_of_our_own_is_not_shown_to_callers_and_the_stream_goes_on(

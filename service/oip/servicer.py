@@ -10,9 +10,9 @@ from typing import Any, NoReturn
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc as pb_grpc
 
-from registry.errors import NotFound, NotOffered, Unavailable
+from registry.errors import NotFound, NotOffered, Overloaded, Unavailable
 from registry.store import Registry
-from service.calls import as_told, left_s
+from service.calls import as_told, left_s, retry_after_ms
 from service.models.live import Live
 from service.oip.index import index_message
 from service.oip.inference import Inference
@@ -33,6 +33,7 @@ EXTENSIONS = (
     "statistics",
 )
 ERRORS_AS_STATUS = ("triton_grpc_error", "true")  # a header: an error ends the stream
+RETRY = "retry_after_ms"  # a parameter of responses to requests that are over a limit
 LAST = "triton_final_response"  # streaming clients expect it, even with one response per request
 
 # The stubs of tritonclient come without types.
@@ -147,6 +148,8 @@ class Protocol(pb_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
             return await self._infer_in_stream(request)
         except Exception as error:
             answer = pb.ModelInferResponse(id=request.id)
+            if isinstance(error, Overloaded):
+                answer.parameters[RETRY].int64_param = retry_after_ms(error)
             message = message_of(as_told(error, "ModelStreamInfer"))
             return pb.ModelStreamInferResponse(error_message=message, infer_response=answer)
 
