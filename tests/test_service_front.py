@@ -116,7 +116,7 @@ def test_what_was_sent_over_a_stream_is_answered_before_it_ends(start: Start, ro
         wait_until(lambda: executor.depth == 3)
         server.end()
     assert [next(stream).request_id for _ in range(4)] == ["0", "1", "2", "3"]
-    with pytest.raises(grpc.RpcError, match="leaving"):
+    with pytest.raises(grpc.RpcError, match="shutting down"):
         next(stream)
     over.set()
 
