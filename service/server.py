@@ -147,7 +147,12 @@ class Service:
             metrics=self.metrics,
         )
         self.live = Live(
-            self.registry, loader, self.metrics, self._on_ready, self._health.model_gone
+            self.registry,
+            loader,
+            self.metrics,
+            self._on_ready,
+            self._health.model_gone,
+            settings.pinned_versions,
         )
         self._parts.push_async_callback(self.live.close)
         await self.live.start(settings.poll_seconds)
