@@ -3,6 +3,7 @@
 UnfreezeError
 ├── BadRequest          an invalid request
 │   ├── BadImage        an image that cannot be read, or is over a limit
+│   │   └── RequestFull over a limit of its whole request; may be sent in another
 │   └── DataError       a data set that cannot be trained on
 ├── NotFound            a model, version or job that does not exist
 ├── NotAllowed          outside what this server is allowed to access
@@ -28,6 +29,10 @@ class BadRequest(UnfreezeError):
 
 
 class BadImage(BadRequest):
+    pass
+
+
+class RequestFull(BadImage):
     pass
 
 

@@ -198,6 +198,12 @@ def read_flags(argv: Sequence[str] | None) -> dict[str, object]:
         metavar="N",
         help="largest batch that a measured plan may use (8 on a CPU, 32 on a GPU)",
     )
+    add(
+        "--pinned-versions",
+        metavar="N",
+        help="most versions of a model kept in memory only because they were requested by number; "
+        "the least recently used one makes room (2)",
+    )
     add("--poll-seconds", metavar="S", help="how often to poll the registry (1)")
     add("--drain-seconds", metavar="S", help="how long to keep serving after SIGTERM (5)")
     add(

@@ -177,7 +177,7 @@ class Calls:
             code = DEADLINE_EXCEEDED  # the other codes would invite a retry
         trailers = [(REQUEST_ID, request_id)] if request_id else []
         if isinstance(error, Overloaded):
-            trailers.append((PUSHBACK, str(max(1, round(1000 * error.retry_after_s)))))
+            trailers.append((PUSHBACK, str(retry_after_ms(error))))
         self._leave(call, code)
         # gRPC keeps the last abort, whose traceback would keep frames and so versions in memory
         error.__traceback__ = None
@@ -205,6 +205,11 @@ def as_told(error: Exception, method: str) -> UnfreezeError:
         return error
     span = CURRENT.get()
     return unexpected(error, method, uuid.uuid4().hex, span.trace_id if span else "")
+
+
+def retry_after_ms(error: Overloaded) -> int:
+    """When a client should try again, in milliseconds; at least 1, since 0 means no hint."""
+    return max(1, round(1000 * error.retry_after_s))
 
 
 def unexpected(error: BaseException, method: str, request_id: str, trace_id: str) -> InternalError:

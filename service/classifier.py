@@ -1,5 +1,6 @@
 """The `unfreeze.v1.Classifier` servicer."""
 
+import asyncio
 import math
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -7,9 +8,10 @@ from typing import TypeAlias
 
 from grpc.aio import ServicerContext
 
-from registry.errors import BadRequest, UnfreezeError
+from registry.bundle import Bundle
+from registry.errors import BadRequest, Overloaded, RequestFull, UnfreezeError
 from registry.tta import MAX_VIEWS
-from service.calls import as_told, left_s
+from service.calls import as_told, left_s, retry_after_ms
 from service.execution.work import LOW, Answer, Terms
 from service.models.live import Live
 from service.models.loaded import Loaded
@@ -20,6 +22,8 @@ from unfreeze.v1 import classifier_pb2 as pb
 from unfreeze.v1 import classifier_pb2_grpc as pb_grpc
 
 DEFAULT_TOP = 5
+# Writing labels blocks the event loop, so other calls get a turn after this many (some 8 ms).
+LABELS_AT_ONCE = 1 << 10
 
 # generic only in the stubs
 Context: TypeAlias = "ServicerContext[pb.ClassifyRequest, pb.ClassifyResponse]"
@@ -72,10 +76,10 @@ class Classifier(pb_grpc.ClassifierServicer):
                 response = pb.ClassifyResponse(
                     model=request.model,
                     version=loaded.version,
-                    results=[_result(answer, loaded, k) for answer in answers],
                     timings=_timings(answers, answered - started),
                     request_id=request.request_id,
                 )
+                await add_results(response, answers, loaded.bundle, k)
             except BaseException as error:
                 loaded.counts.failed(error, time.perf_counter() - started)
                 raise
@@ -113,11 +117,23 @@ def _top_k(request: pb.ClassifyRequest, loaded: Loaded) -> int:
     return request.top_k
 
 
-def _result(answer: Answer, loaded: Loaded, k: int) -> pb.ImageResult:
+async def add_results(
+    response: pb.ClassifyResponse, answers: Sequence[Answer], bundle: Bundle, k: int
+) -> None:
+    n_labels = 0  # since other calls had their turn
+    for answer in answers:
+        if n_labels >= LABELS_AT_ONCE:
+            await asyncio.sleep(0)
+            n_labels = 0
+        response.results.append(_result(answer, bundle, k))
+        n_labels += k
+
+
+def _result(answer: Answer, bundle: Bundle, k: int) -> pb.ImageResult:
     if answer.error is not None:
         return pb.ImageResult(error=_error(answer.error))
     assert answer.probabilities is not None
-    bundle, probabilities = loaded.bundle, answer.probabilities
+    probabilities = answer.probabilities
     best = top(probabilities, k)
     labels = []
     for i in best:
@@ -143,4 +159,9 @@ def _timings(answers: Sequence[Answer], total_s: float) -> pb.Timings:
 
 
 def _error(error: UnfreezeError) -> pb.Error:
-    return pb.Error(code=number_of(error), message=message_of(error))
+    return pb.Error(
+        code=number_of(error),
+        message=message_of(error),
+        retry_after_ms=retry_after_ms(error) if isinstance(error, Overloaded) else 0,
+        send_in_another_request=isinstance(error, RequestFull),
+    )

@@ -1,4 +1,5 @@
-"""The `grpc.health.v1` service: health of the server, of its services, and of each model by name.
+"""The `grpc.health.v1` service: health of the server, of its services, and of each model by either
+of its names.
 
 The servicer of `grpcio-health-checking` (1.81) forgets all watchers of a name when one of them
 goes, waits for the slowest of them, and lets them delay the server's stop.
@@ -10,6 +11,8 @@ from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from service.oip.names import both_names
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -55,13 +58,13 @@ class Health(health_pb2_grpc.HealthServicer):
     def model_ready(self, model: str) -> None:
         """Reports the model as SERVING, unless its name is one of ours."""
         if not self._leaving and model not in (LIVENESS, *self._ours):
-            self._status[model] = SERVING
+            self._status |= dict.fromkeys(both_names(model), SERVING)
             self._tell()
 
     def model_gone(self, model: str) -> None:
         """Reports the model as NOT_SERVING until it is ready again."""
         if model not in (LIVENESS, *self._ours) and model in self._status:
-            self._status[model] = NOT_SERVING
+            self._status |= dict.fromkeys(both_names(model), NOT_SERVING)
             self._tell()
 
     def _tell(self) -> None:

@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 
 from registry.bundle import Bundle
-from registry.errors import BadImage
+from registry.errors import RequestFull
 from registry.images import MAX_PIXELS, Float32Array, UInt8Array, prepare
 from registry.tta import each_view
 from service.cache import Cache
@@ -35,13 +35,13 @@ class Decoded:
         """Admits image `i` to decoding; decoding it again for another version does not count.
 
         Raises:
-            BadImage: those before it exceeded the limit already.
+            RequestFull: those before it exceeded the limit already.
         """
         with self._lock:
             if i in self._images:
                 return
             if self._n_pixels > MAX_REQUEST_PIXELS:
-                raise BadImage(
+                raise RequestFull(
                     f"the images of this request have more than {MAX_REQUEST_PIXELS} pixels in "
                     "total; send this one in another request"
                 )

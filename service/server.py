@@ -147,7 +147,12 @@ class Service:
             metrics=self.metrics,
         )
         self.live = Live(
-            self.registry, loader, self.metrics, self._on_ready, self._health.model_gone
+            self.registry,
+            loader,
+            self.metrics,
+            self._on_ready,
+            self._health.model_gone,
+            settings.pinned_versions,
         )
         self._parts.push_async_callback(self.live.close)
         await self.live.start(settings.poll_seconds)
@@ -202,6 +207,7 @@ class Service:
             max_images=settings.max_images,
             max_pixels=settings.max_pixels,
             max_wait_ms=settings.max_wait_ms,
+            max_queue=settings.max_queue,
             cache_entries=settings.cache_entries,
         )
         if settings.reflection:

@@ -39,6 +39,7 @@ def add_public(
     max_images: int,
     max_pixels: int,
     max_wait_ms: float,
+    max_queue: int,
     cache_entries: int,
 ) -> None:
     """Adds both prediction protocols, with one predictor, and the health service to `server`."""
@@ -49,6 +50,7 @@ def add_public(
         Inference(live, predictor, max_images),
         max_images=max_images,
         max_wait_us=round(1000 * max_wait_ms),
+        max_queue=max_queue,
         is_ready=lambda: health.is_ready,
     )
     # with a cache, even an overloaded version can answer what is cached

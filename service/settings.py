@@ -82,6 +82,7 @@ class Settings(Record):
     gpu_memory_mb: int | None = Field(default=None, ge=1)  # per network; None: no limit
     plan: Plan | None = None  # None: measured
     max_batch: int | None = Field(default=None, ge=1, le=1024)  # of a measured plan
+    pinned_versions: int = Field(default=2, ge=1)  # of a model, requested by number
     poll_seconds: Seconds = Field(default=1, gt=0)
 
     drain_seconds: Seconds = 5

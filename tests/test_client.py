@@ -40,6 +40,10 @@ class Echo(classifier_pb2_grpc.ClassifierServicer):
             context.abort(self.failures.pop(0), self.details)
         results = []
         for image in request.images:
+            if image.startswith(b"elsewhere"):
+                error = classifier_pb2.Error(code=3, send_in_another_request=True)
+                results.append(classifier_pb2.ImageResult(error=error))
+                continue
             if image.startswith(b"bad"):
                 error = classifier_pb2.Error(code=3, message="not an image")
                 results.append(classifier_pb2.ImageResult(error=error))
@@ -179,6 +183,15 @@ def test_a_bad_image_does_not_fail_the_others(ask: Ask, start, tmp_path: Path):
     assert str(missing.error) == "cannot be read: No such file or directory"
     with pytest.raises(unfreeze.ImageError, match="not an image"):
         _ = bad.label
+
+
+@both
+def test_a_request_of_which_nothing_is_taken_is_not_sent_again(ask: Ask, start):
+    echo = Echo()
+    good, *others = ask(start(echo), [b"good", b"elsewhere", b"elsewhere too"])
+    assert good.label.name == "good"
+    assert [type(answer.error) for answer in others] == [unfreeze.ImageError] * 2
+    assert [len(request.images) for request in echo.requests] == [3, 2]
 
 
 @both

@@ -1,5 +1,6 @@
 """Requests and what is answered: the happy path and every bad input."""
 
+import asyncio
 import io
 import struct
 import zlib
@@ -11,10 +12,11 @@ import tiny
 from conftest import RunningServer, Start, best
 from PIL import Image
 
-from registry.errors import BadImage
+from registry.errors import RequestFull
 from registry.images import ImageSpec, prepare
 from registry.tta import TtaSpec, tta_views
 from service.predict import MAX_REQUEST_PIXELS, Decoded
+from unfreeze import AsyncClient, Client, Prediction
 from unfreeze.v1 import classifier_pb2 as pb
 
 
@@ -117,14 +119,36 @@ def test_images_beyond_the_pixels_of_a_request_are_refused_and_the_others_answer
     errors = [one.error.message for one in results if one.HasField("error")]
     wrong = "the images of this request have more than 1536 pixels in total; send this one in"
     assert errors == [f"{wrong} another request"] * 3
+    assert [one.error.send_in_another_request for one in results].count(True) == 3
     assert best(server.classify(tiny.picture("blue", size=(640, 480)))) == ["blue"]
+
+
+async def ask_async(server: RunningServer, images: list[bytes]) -> list[Prediction]:
+    async with AsyncClient(server.address) as client:
+        return await client.classify(images, model="colours")
+
+
+@pytest.mark.parametrize("client", ["Client", "AsyncClient"])
+def test_the_clients_send_images_beyond_the_pixels_of_a_request_again(
+    server: RunningServer, monkeypatch: pytest.MonkeyPatch, client: str
+) -> None:
+    monkeypatch.setattr("service.predict.MAX_REQUEST_PIXELS", 2 * 32 * 24)
+    colours = ["red", "green", "blue"] * 3
+    images = [tiny.picture(colour) for colour in colours] + [b"bad"]
+    if client == "Client":
+        with Client(server.address) as asked:
+            answers = asked.classify(images, model="colours")
+    else:
+        answers = asyncio.run(ask_async(server, images))
+    assert [answer.label.name for answer in answers[:-1]] == colours
+    assert "not an image" in str(answers[-1].error)
 
 
 def test_an_image_that_is_drawn_for_two_versions_counts_once() -> None:
     decoded = Decoded()
     for image, n_pixels in ((0, MAX_REQUEST_PIXELS), (0, MAX_REQUEST_PIXELS), (1, 1), (1, 1)):
         decoded.admit(image, n_pixels)
-    with pytest.raises(BadImage, match="send this one in another"):
+    with pytest.raises(RequestFull, match="send this one in another"):
         decoded.admit(2, 1)
 
 

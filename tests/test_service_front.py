@@ -13,7 +13,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from unfreeze.v1 import classifier_pb2 as pb
 
-OK, NOT_FOUND, INVALID, INTERNAL = 0, 5, 3, 13
+OK, NOT_FOUND, INVALID, EXHAUSTED, INTERNAL = 0, 5, 3, 8, 13
 
 
 def request(colour: str = "red", id: str = "", **fields: object) -> pb.ClassifyRequest:
@@ -46,6 +46,22 @@ def test_a_failing_request_is_answered_by_its_error_and_the_stream_goes_on(
     assert (too_many.error.code, too_many.request_id) == (INVALID, "c")
     assert first.HasField("response")
     assert last.HasField("response")
+
+
+def test_a_stream_says_when_to_send_again_what_a_full_queue_refuses(
+    start: Start, root: Path
+) -> None:
+    tiny.publish(root, promote=True)
+    server = start(plan="1x1x1", max_queue=1)
+    with held(server) as executor:
+        first = server.classifier.Classify.future(request(), timeout=60)
+        wait_until(lambda: executor._admission._n_views)
+        refused, wrong = server.classifier.ClassifyStream(
+            iter([request(), request(model="x")]), timeout=20
+        )
+    assert (refused.error.code, refused.error.retry_after_ms >= 1) == (EXHAUSTED, True)
+    assert (wrong.error.code, wrong.error.retry_after_ms) == (NOT_FOUND, 0)
+    assert first.result().version == 1
 
 
 def test_an_error_of_our_own_is_not_shown_to_callers_and_the_stream_goes_on(
@@ -100,7 +116,7 @@ def test_what_was_sent_over_a_stream_is_answered_before_it_ends(start: Start, ro
         wait_until(lambda: executor.depth == 3)
         server.end()
     assert [next(stream).request_id for _ in range(4)] == ["0", "1", "2", "3"]
-    with pytest.raises(grpc.RpcError, match="leaving"):
+    with pytest.raises(grpc.RpcError, match="shutting down"):
         next(stream)
     over.set()
 
@@ -114,7 +130,7 @@ def health(server: RunningServer, name: str) -> str:
     return health_pb2.HealthCheckResponse.ServingStatus.Name(status)
 
 
-NAMES = ["", "liveness", "readiness", "unfreeze.v1.Classifier", "colours"]
+NAMES = ["", "liveness", "readiness", "unfreeze.v1.Classifier", "colours", "colours-tensor"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -133,9 +149,10 @@ def test_health_learns_of_new_models_and_knows_no_others(server: RunningServer, 
 
 def test_an_unloaded_model_is_not_healthy_until_it_is_loaded(server: RunningServer) -> None:
     server.service.live.changes.unload("colours")
-    assert [health(server, name) for name in ("colours", "")] == ["NOT_SERVING", "SERVING"]
+    assert [health(server, name) for name in NAMES[-2:]] == ["NOT_SERVING"] * 2
+    assert health(server, "") == "SERVING"
     server.call(server.service.live.changes.load("colours"))
-    assert health(server, "colours") == "SERVING"
+    assert [health(server, name) for name in NAMES[-2:]] == ["SERVING"] * 2
 
 
 def test_a_model_that_comes_while_the_server_drains_is_not_healthy(
@@ -157,7 +174,7 @@ def test_a_draining_server_says_so_and_still_answers(start: Start, root: Path) -
     drain = threading.Thread(target=lambda: server.call(server.service.drain()))
     drain.start()
     wait_until(lambda: health(server, "") == "NOT_SERVING")
-    assert [health(server, name) for name in NAMES[1:]] == ["SERVING"] + ["NOT_SERVING"] * 3
+    assert [health(server, name) for name in NAMES[1:]] == ["SERVING"] + ["NOT_SERVING"] * 4
     assert best(server.classify(tiny.picture("blue"))) == ["blue"]
     drain.join()
     assert "unfreeze_draining 1.0" in server.metrics()

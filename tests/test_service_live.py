@@ -406,6 +406,24 @@ def test_what_is_promoted_while_the_registry_is_looked_at_is_no_problem(
     assert answers(server) == "blue"
 
 
+def test_a_first_promotion_while_the_registry_is_looked_at_is_not_reported_as_lost(
+    start: Start, root: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    version = tiny.publish(root)
+    server = start(poll_seconds=3600)
+
+    def look_before_the_promotion(registry: Registry) -> dict[str, Aliases]:
+        found = read_aliases(registry)
+        promote(server, version)
+        return found
+
+    monkeypatch.setattr("service.models.follower.read_aliases", look_before_the_promotion)
+    server.refresh()
+    assert server.service.live.problems() == {}
+    assert 'unfreeze_load_problem{model="colours"} 0.0' in server.metrics()
+    assert "load_failed" not in caplog.messages
+
+
 def told(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.message for record in caplog.records if record.name == "service.models.follower"]
 

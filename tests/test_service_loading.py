@@ -13,7 +13,9 @@ import tiny
 from registry.errors import BundleError, Unavailable
 from registry.store import Registry
 from service.models.loading import Loading
-from service.models.model import MAX_PINNED, Model
+from service.models.model import Model
+
+PINNED = 2
 
 
 class OneOfAKind:
@@ -46,7 +48,7 @@ class StandIn:
 
 async def ask_twice(registry: Registry, loader: StandIn) -> None:
     """A version is taken away, and asked for again, before its load is quite over."""
-    loading, entry = Loading(registry, loader), Model(tiny.MODEL_NAME)  # type: ignore[arg-type]
+    loading, entry = Loading(registry, loader, PINNED), Model(tiny.MODEL_NAME)  # type: ignore[arg-type]
     again: asyncio.Task[Any] | None = None
     pin = entry.pin
 
@@ -96,7 +98,8 @@ async def test_whoever_asks_for_one_number_after_the_other_holds_up_no_other_mod
     for model in ("colours", "colours", "colours", "other"):
         tiny.publish(root, model=model)
     loader = Gated()
-    loading, colours, other = Loading(Registry(root), loader), Model("colours"), Model("other")  # type: ignore[arg-type]
+    loading = Loading(Registry(root), loader, PINNED)  # type: ignore[arg-type]
+    colours, other = Model("colours"), Model("other")
     asked = [asyncio.create_task(loading.find(colours, version)) for version in (1, 2, 3)]
     await asyncio.wait_for(loading.find(other, 1), 20)
     assert loader.under_way == {("colours", 1), ("other", 1)}
@@ -109,7 +112,7 @@ async def test_a_version_that_went_live_before_its_turn_is_not_loaded_again(root
     tiny.publish(root)
     tiny.publish(root)
     loader = Gated()
-    loading, entry = Loading(Registry(root), loader), Model(tiny.MODEL_NAME)  # type: ignore[arg-type]
+    loading, entry = Loading(Registry(root), loader, PINNED), Model(tiny.MODEL_NAME)  # type: ignore[arg-type]
     first = asyncio.create_task(loading.find(entry, 1))
     second = asyncio.create_task(loading.find(entry, 2))  # waits for its turn
     await asyncio.sleep(0)
@@ -136,14 +139,14 @@ async def given_up(loading: Loading, entry: Model, versions: range, loader: Gate
 
 
 async def test_of_versions_whose_callers_have_gone_no_more_stay_than_of_others(root: Path) -> None:
-    versions = range(1, MAX_PINNED + 4)
+    versions = range(1, PINNED + 4)
     for _ in versions:
         tiny.publish(root)
     loader = Gated()
-    loading, entry = Loading(Registry(root), loader), Model(tiny.MODEL_NAME)  # type: ignore[arg-type]
+    loading, entry = Loading(Registry(root), loader, PINNED), Model(tiny.MODEL_NAME)  # type: ignore[arg-type]
     await given_up(loading, entry, versions, loader)
     assert loader.loads == len(versions)
-    assert list(entry.pinned) == list(versions)[-MAX_PINNED:]
+    assert list(entry.pinned) == list(versions)[-PINNED:]
     await loading.close()
 
 
@@ -161,7 +164,7 @@ async def test_a_version_that_did_not_load_is_left_alone_also_when_its_callers_h
     monkeypatch.setattr("service.models.model.FIRST_RETRY_S", 3600.0)
     tiny.publish(root)
     loader = Refusing()
-    loading, entry = Loading(Registry(root), loader), Model(tiny.MODEL_NAME)  # type: ignore[arg-type]
+    loading, entry = Loading(Registry(root), loader, PINNED), Model(tiny.MODEL_NAME)  # type: ignore[arg-type]
     await given_up(loading, entry, range(1, 2), loader)
     with pytest.raises(BundleError, match="golden answers differ"):
         await loading.find(entry, 1)
@@ -173,7 +176,7 @@ async def test_what_waits_for_its_turn_when_the_server_stops_says_so(root: Path)
     tiny.publish(root)
     tiny.publish(root)
     loader = Gated()
-    loading, entry = Loading(Registry(root), loader), Model(tiny.MODEL_NAME)  # type: ignore[arg-type]
+    loading, entry = Loading(Registry(root), loader, PINNED), Model(tiny.MODEL_NAME)  # type: ignore[arg-type]
     asked = [asyncio.create_task(loading.find(entry, version)) for version in (1, 2)]
     async with asyncio.timeout(20):
         while not loader.under_way:

@@ -54,13 +54,20 @@ def test_probabilities_that_are_no_numbers_are_seen_and_spoil_no_sum():
     assert value(text, "unfreeze_confidence_sum{") == pytest.approx(0.7)
 
 
-def test_a_model_of_many_classes_has_its_confidence_counted_alone():
-    metrics = Metrics()
-    counts = VersionCounts(metrics, "large", 1, [f"class {i}" for i in range(MAX_CLASSES + 1)])
-    counts.answered([Answer(np.eye(MAX_CLASSES + 1, dtype=np.float32)[7])])
+@pytest.mark.parametrize("last", ["class 99", "other"])
+def test_of_many_classes_the_first_are_counted_by_name_and_the_rest_together(last: str):
+    metrics, n_classes = Metrics(), 3 * MAX_CLASSES
+    labels = [f"class {i}" for i in range(MAX_CLASSES - 2)] + [last]
+    labels += [f"class {i}" for i in range(MAX_CLASSES, n_classes + 1)]
+    counts = VersionCounts(metrics, "large", 1, labels)
+    scores = np.eye(n_classes, dtype=np.float32)
+    counts.answered([Answer(scores[i]) for i in (7, 98, 99, 100, n_classes - 1)])
     text = page(metrics)
-    assert "unfreeze_predictions_total{" not in text
-    assert value(text, "unfreeze_confidence_sum{") == 1
+    assert text.count("unfreeze_predictions_total{") == MAX_CLASSES - (last == "other")
+    expected = {"class 7": 1, "other": 3} | ({"other": 4} if last == "other" else {last: 1})
+    for name, n_images in expected.items():
+        assert value(text, f'unfreeze_predictions_total{{class="{name}"') == n_images
+    assert value(text, "unfreeze_confidence_sum{") == 5
 
 
 def test_nothing_is_left_of_a_version_that_is_unloaded():

@@ -107,7 +107,8 @@ def test_the_configuration_shows_the_execution_plan(told: Told) -> None:
 def test_the_configuration_has_the_levels_and_timeouts_of_the_schedule_policy(told: Told) -> None:
     batching = told["config"]["dynamic_batching"]
     assert (batching["priority_levels"], batching["default_priority_level"]) == ("3", "2")
-    assert batching["default_queue_policy"]["allow_timeout_override"]
+    queue = batching["default_queue_policy"]
+    assert (queue["allow_timeout_override"], queue["max_queue_size"]) == (True, 1024)
 
 
 def test_what_would_change_a_load_generator_is_left_unset(told: Told) -> None:
@@ -266,6 +267,19 @@ def test_statistics_of_no_name_are_those_of_all(told: Told) -> None:
     assert ["colours", "1"] in found
     assert ["colours-tensor", "1"] in found
     assert told["statistics_of_an_unknown_model"]["status"] == "StatusCode.NOT_FOUND"
+
+
+def test_statistics_of_no_name_have_what_the_index_shows_ready_without_a_promotion(
+    start: Start, root: Path
+) -> None:
+    tiny.publish(root)
+    server = start()
+    server.classify(tiny.picture(), version=1)
+    stub = pb_grpc.GRPCInferenceServiceStub(server.channel)
+    index = stub.RepositoryIndex(pb.RepositoryIndexRequest(ready=True), timeout=20).models
+    statistics = stub.ModelStatistics(pb.ModelStatisticsRequest(), timeout=20).model_stats
+    names = ["colours", "colours-tensor"]
+    assert [row.name for row in index] == [row.name for row in statistics] == names
 
 
 # Loading and unloading

@@ -390,6 +390,24 @@ def test_an_error_in_a_stream_has_the_id_of_its_request(served: RunningServer) -
     assert response.infer_response.id == "mine"
 
 
+def test_a_stream_says_when_to_send_again_what_a_full_queue_refuses(
+    start: Start, root: Any
+) -> None:
+    tiny.publish(root, promote=True)
+    server = start(plan="1x1x1", max_queue=1)
+    stub = pb_grpc.GRPCInferenceServiceStub(server.channel)
+    unknown = pb.ModelInferRequest(model_name="unknown")
+    red = images(tiny.picture("red"))
+    with held(server) as executor:
+        first = stub.ModelInfer.future(red, timeout=60)
+        wait_until(lambda: executor._admission._n_views)
+        refused, wrong = stub.ModelStreamInfer(iter([red, unknown]), timeout=20)
+    assert refused.error_message.startswith("Exceeds maximum queue size")
+    assert refused.infer_response.parameters["retry_after_ms"].int64_param >= 1
+    assert "retry_after_ms" not in wrong.infer_response.parameters
+    assert probabilities(first.result()).argmax() == 0
+
+
 def test_an_error_of_our_own_in_a_stream_is_not_shown_to_callers_and_the_stream_goes_on(
     start: Start, root: Any
 ) -> None:

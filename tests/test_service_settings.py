@@ -43,6 +43,18 @@ def test_the_pixels_of_an_image_are_limited(start: Start) -> None:
     assert "32 x 24 pixels is above the limit of 100" in result.error.message
 
 
+def test_as_many_versions_requested_by_number_stay_in_memory_as_the_setting_says(
+    start: Start, root: Path
+) -> None:
+    for _ in range(3):
+        tiny.publish(root)
+    server = start(pinned_versions=3)
+    for version in (2, 3, 4) * 2:
+        server.classify(tiny.picture(), version=version)
+    assert [loaded.version for loaded in server.service.live.in_memory("colours")] == [1, 2, 3, 4]
+    assert 'unfreeze_load_seconds_count{model="colours"} 4.0' in server.metrics()
+
+
 def test_the_expected_wait_is_limited(start: Start) -> None:
     server = start(max_queue_seconds=0.25)
     assert "the wait would be 0.5 s, the limit is 0.25 s" in refusal_of_a_second(server)

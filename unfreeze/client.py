@@ -10,7 +10,7 @@ from typing import Self
 import grpc
 
 from unfreeze.channel import OPTIONS, Patience, connect, target
-from unfreeze.predictions import Chunk, Image, Prediction, Question, chunks, predictions
+from unfreeze.predictions import Asking, Chunk, Image, Prediction, Question, chunks
 from unfreeze.trace_context import Metadata, trace_metadata
 from unfreeze.v1 import classifier_pb2, classifier_pb2_grpc
 
@@ -68,7 +68,9 @@ class Client:
 
         Args:
             images: one or more paths or encoded images (JPEG, PNG, WebP). They are sent in requests
-                of at most 32 images and 16 MiB; each request is answered by a single version.
+                of at most 32 images and 16 MiB, and images that a server refuses because those
+                before them had too many pixels in another; each request is answered by a single
+                version.
             version: None: the version that is promoted when a request arrives.
             top_k: how many labels to return per image; None: 5.
             tta_views: views to average (test-time augmentation), 0 or 1 for none; None: the model's
@@ -121,10 +123,10 @@ class Client:
     def _ask(
         self, question: Question, chunk: Chunk, timeout_s: float, trace: Metadata | None
     ) -> list[Prediction]:
-        content = chunk.read()
-        encoded = [given for given in content if isinstance(given, bytes)]
-        response = self._call(question.request(encoded), timeout_s, trace) if encoded else None
-        return predictions(question, chunk, content, response)
+        asking = Asking(question, chunk, chunk.read())
+        while request := asking.request():
+            asking.answered(self._call(request, timeout_s, trace))
+        return asking.predictions()
 
     def _call(
         self, request: classifier_pb2.ClassifyRequest, timeout_s: float, trace: Metadata | None
@@ -202,10 +204,10 @@ class AsyncClient:
         return [prediction for some in answers for prediction in some]
 
     async def _ask(self, question: Question, chunk: Chunk, timeout_s: float) -> list[Prediction]:
-        content = await asyncio.to_thread(chunk.read)
-        encoded = [given for given in content if isinstance(given, bytes)]
-        response = await self._call(question.request(encoded), timeout_s) if encoded else None
-        return predictions(question, chunk, content, response)
+        asking = Asking(question, chunk, await asyncio.to_thread(chunk.read))
+        while request := asking.request():
+            asking.answered(await self._call(request, timeout_s))
+        return asking.predictions()
 
     async def _call(
         self, request: classifier_pb2.ClassifyRequest, timeout_s: float

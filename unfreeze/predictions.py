@@ -101,33 +101,60 @@ def chunks(images: Image | Iterable[Image]) -> Iterator[Chunk]:
         yield Chunk(tuple(names), tuple(members))
 
 
-def predictions(
-    question: Question,
-    chunk: Chunk,
-    content: list[bytes | ImageError],
-    response: classifier_pb2.ClassifyResponse | None,
-) -> list[Prediction]:
-    """One per image of the chunk, in order; `response` has the results of the readable ones."""
-    results = iter(response.results if response else ())
-    model = response.model if response else question.model
-    version = response.version if response else None
-    answers = []
-    for name, given in zip(chunk.names, content, strict=True):
-        if isinstance(given, ImageError):
-            answers.append(Prediction(name, question.model, None, error=given))
-            continue
-        result = next(results)
-        failed = result.WhichOneof("outcome") != "prediction"
-        answers.append(
-            Prediction(
-                image=name,
-                model=model,
-                version=version,
-                labels=tuple(_label(label) for label in result.prediction.labels),
-                error=image_error(result.error.code, result.error.message) if failed else None,
-            )
+class Asking:
+    """Asks about the images of a chunk: in one request, or in several if the server refuses images
+    because of those before them.
+
+    asking = Asking(question, chunk, chunk.read())
+    while request := asking.request():
+        asking.answered(call(request))
+    asking.predictions()
+    """
+
+    def __init__(self, question: Question, chunk: Chunk, content: list[bytes | ImageError]) -> None:
+        self._question = question
+        self._names = chunk.names
+        self._encoded: dict[int, bytes] = {}
+        self._found: dict[int, Prediction] = {}
+        for i, given in enumerate(content):
+            if isinstance(given, bytes):
+                self._encoded[i] = given
+            else:
+                self._found[i] = Prediction(chunk.names[i], question.model, None, error=given)
+        self._left = list(self._encoded)
+
+    def request(self) -> classifier_pb2.ClassifyRequest | None:
+        """The next request; None once every image has its answer."""
+        return (
+            self._question.request([self._encoded[i] for i in self._left]) if self._left else None
         )
-    return answers
+
+    def answered(self, response: classifier_pb2.ClassifyResponse) -> None:
+        """Takes the results of the last request; images that belong in another one are left."""
+        asked, self._left = self._left, []
+        for i, result in zip(asked, response.results, strict=True):
+            self._found[i] = _prediction(self._names[i], result, response)
+            if result.error.send_in_another_request:
+                self._left.append(i)
+        if self._left == asked:  # asking again would never end
+            self._left = []
+
+    def predictions(self) -> list[Prediction]:
+        """One per image of the chunk, in order."""
+        return [self._found[i] for i in range(len(self._names))]
+
+
+def _prediction(
+    name: str, result: classifier_pb2.ImageResult, response: classifier_pb2.ClassifyResponse
+) -> Prediction:
+    failed = result.WhichOneof("outcome") != "prediction"
+    return Prediction(
+        image=name,
+        model=response.model,
+        version=response.version,
+        labels=tuple(_label(label) for label in result.prediction.labels),
+        error=image_error(result.error.code, result.error.message) if failed else None,
+    )
 
 
 def _label(label: classifier_pb2.Label) -> Label:

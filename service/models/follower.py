@@ -119,9 +119,11 @@ class Follower:
     async def _promoted(self, name: str, aliases: Aliases) -> None:
         if aliases.promoted is None:
             known = self._models.get(name)
-            if known and known.current:
+            if known is None or known.follows != aliases.followed:
+                return  # this server changed it meanwhile; the next look will tell
+            if known.current:
                 self._swaps.problem(known, 0, BundleError(f"{name}: {NOTHING_PROMOTED}"))
-            elif known:  # what could not be loaded is no longer promoted
+            else:  # what could not be loaded is no longer promoted
                 self._swaps.no_problem(known)
             return
         entry = self._models.setdefault(name, Model(name))

@@ -32,15 +32,18 @@ class Live:
         metrics: Metrics,
         on_ready: Callable[[str], None],
         on_gone: Callable[[str], None],
+        pinned_versions: int,
     ) -> None:
         """
         Args:
             on_ready: called with a model whenever another version of it goes live.
             on_gone: called with a model that was unloaded.
+            pinned_versions: most versions of a model in memory only because they were requested by
+                number; the least recently used one makes room.
         """
         self._registry = registry
         self._metrics = metrics
-        self._loading = Loading(registry, loader)
+        self._loading = Loading(registry, loader, pinned_versions)
         self._models: dict[str, Model] = {}
         swaps = Swaps(metrics, on_ready, on_gone)
         self._follower = Follower(registry, self._models, self._loading, swaps, metrics)
@@ -96,6 +99,10 @@ class Live:
         """The live version of each model that answers now."""
         models = self._models.items()
         return {name: entry.current.version for name, entry in models if entry.current}
+
+    def models_in_memory(self) -> list[str]:
+        """Models that have a version in memory, whether one is promoted or not."""
+        return sorted(name for name in self._models if self.in_memory(name))
 
     def in_memory(self, model: str) -> list[Loaded]:
         """Loaded versions, lowest number first."""

@@ -22,9 +22,12 @@ OTHER_LOADS = 2
 class Loading:
     """Used from one event loop; nothing else puts versions into a `Model`."""
 
-    def __init__(self, registry: Registry, loader: Loader) -> None:
+    def __init__(self, registry: Registry, loader: Loader, pinned_versions: int) -> None:
+        """`pinned_versions`: most versions of a model in memory only because they were requested by
+        number."""
         self._registry = registry
         self._loader = loader
+        self._pinned_versions = pinned_versions
         self._live = ThreadPoolExecutor(LIVE_LOADS, thread_name_prefix="load-live")
         self._other = ThreadPoolExecutor(OTHER_LOADS, thread_name_prefix="load-other")
         # by model, so that requests for one version after another do not occupy all threads
@@ -63,7 +66,7 @@ class Loading:
                 yield found
         finally:
             entry.coming -= live
-            entry.drop_oldest_pinned()
+            entry.drop_oldest_pinned(self._pinned_versions)
 
     async def _load(self, entry: Model, version: int, *, live: bool) -> None:
         """Loads a version; goes on when the caller is cancelled, so that no load is wasted."""
@@ -88,7 +91,7 @@ class Loading:
                 entry.broken.setdefault(version, Trouble()).note(version, str(error))
                 raise
             entry.broken.pop(version, None)
-            entry.drop_oldest_pinned()
+            entry.drop_oldest_pinned(self._pinned_versions)
 
     async def _load_now(self, entry: Model, version: int) -> None:
         await self._load_in(self._live, entry, version)

@@ -18,7 +18,6 @@ UNLOADED = "unloaded"
 NOTHING_PROMOTED = (
     "the registry has no promoted version of it any more; the one in memory goes on answering"
 )
-MAX_PINNED = 2  # versions that are in memory only because they were requested by number
 FIRST_RETRY_S = 1.0
 LONGEST_RETRY_S = 60.0
 
@@ -56,6 +55,7 @@ class Model:
     name: str
     current: Loaded | None = None
     previous: Loaded | None = None  # what it replaced, kept for an instant rollback
+    # in memory only because they were requested by number
     pinned: OrderedDict[int, Loaded] = field(default_factory=OrderedDict)
     # why versions requested by number cannot be loaded
     broken: dict[int, Trouble] = field(default_factory=dict)
@@ -109,9 +109,9 @@ class Model:
         else:
             self.pinned[loaded.version] = loaded
 
-    def drop_oldest_pinned(self) -> None:
-        """Keeps at most MAX_PINNED; the others are freed when their readers have gone."""
-        while len(self.pinned) > MAX_PINNED:
+    def drop_oldest_pinned(self, keep: int) -> None:
+        """Keeps the `keep` last used; the others are freed when their readers have gone."""
+        while len(self.pinned) > keep:
             self.release(self.pinned.popitem(last=False)[1])
 
     def release(self, *let_go: Loaded | None) -> None:

@@ -165,7 +165,7 @@ class VersionCounts:
                 self._nan.inc()
                 continue
             self._ok.inc()
-            self._predictions[best] += 1
+            self._predictions[min(best, len(self._predictions) - 1)] += 1
             self._confidence.observe(float(probabilities[best]))
 
 

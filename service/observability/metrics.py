@@ -3,6 +3,7 @@ request, so that their number stays bounded."""
 
 import math
 import time
+from collections import Counter as Tally
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -31,7 +32,8 @@ SLO_SECONDS = 0.25
 BATCH = (1, 2, 4, 8, 16, 32, 64)
 CONFIDENCE = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 RPC = ("grpc_type", "grpc_service", "grpc_method")
-MAX_CLASSES = 100  # models with more have no predictions by class, only their confidence
+MAX_CLASSES = 100  # series per version; of more classes, the last share one series
+OTHER = "other"  # the class of that series
 LIMITS = ("rpcs", "queue_full", "queue_bytes", "expected_wait", "model_requests", "deadline")
 STOP_WITHIN_S = 0.1
 # Each connection to /metrics holds a thread, so their number and duration are limited.
@@ -229,9 +231,10 @@ class Predictions(Collector):
         self._shown: dict[tuple[str, str], tuple[Sequence[str], list[int]]] = {}
 
     def show(self, model: str, version: str, classes: Sequence[str]) -> list[int]:
-        """A list of counts, one per class, for the caller to increment."""
+        """A list of counts, one per class, for the caller to increment; with more than MAX_CLASSES
+        classes, the last count is of all that have none of their own."""
         if len(classes) > MAX_CLASSES:
-            return [0] * len(classes)
+            classes = (*classes[: MAX_CLASSES - 1], OTHER)
         return self._shown.setdefault((model, version), (classes, [0] * len(classes)))[1]
 
     def hide(self, model: str, version: str) -> None:
@@ -240,10 +243,14 @@ class Predictions(Collector):
     def collect(self) -> Iterator[CounterMetricFamily]:
         family = CounterMetricFamily(
             "unfreeze_predictions",
-            f"Images by top class, for models with at most {MAX_CLASSES} classes.",
+            f"Images by top class; of more than {MAX_CLASSES} classes, all but the first "
+            f"{MAX_CLASSES - 1} are {OTHER!r}.",
             labels=("model", "version", "class"),
         )
         for (model, version), (classes, counts) in list(self._shown.items()):
+            tally: Tally[str] = Tally()
             for name, count in zip(classes, counts, strict=True):
+                tally[name] += count  # a class of its own may be called OTHER, too
+            for name, count in tally.items():
                 family.add_metric((model, version, name), count)
         yield family

@@ -55,7 +55,7 @@ class Inference:
                 wanted = read_wanted(request, loaded.bundle.tta.default_views, answer_s)
                 answers, read_at = await self._answers(request, loaded, takes_pixels, wanted)
                 answered_at = time.perf_counter()
-                response = _response(request, loaded, _probabilities(answers), wanted)
+                response = await _response(request, loaded, _probabilities(answers), wanted)
             except BaseException as error:
                 loaded.counts.failed(error, time.perf_counter() - began)
                 raise
@@ -71,7 +71,7 @@ class Inference:
     ) -> tuple[Sequence[Answer], float]:
         """An answer for each image, and when the request had been read."""
         if takes_pixels:
-            pixels = read_pixels(request, loaded.bundle.image.size, self._max_images)
+            pixels = await read_pixels(request, loaded.bundle.image.size, self._max_images)
             read_at = time.perf_counter()
             return await self._predictor.predict_pixels(loaded, pixels, wanted.terms), read_at
         images = read_images(request, self._max_images)
@@ -87,12 +87,12 @@ def _probabilities(answers: Sequence[Answer]) -> list[Float32Array]:
     return found
 
 
-def _response(
+async def _response(
     request: Message, loaded: Loaded, probabilities: Sequence[Float32Array], wanted: Wanted
 ) -> Message:
     if wanted.classes:
         labels = loaded.bundle.labels
-        output, content = classification_output(probabilities, wanted.classes, labels)
+        output, content = await classification_output(probabilities, wanted.classes, labels)
     else:
         output, content = probabilities_output(probabilities)
     return pb.ModelInferResponse(

@@ -38,7 +38,7 @@ def metadata_message(name: str, pixels: bool, loaded: Loaded, versions: Sequence
 
 
 def config_message(
-    name: str, pixels: bool, loaded: Loaded, max_images: int, max_wait_us: int
+    name: str, pixels: bool, loaded: Loaded, max_images: int, max_wait_us: int, max_queue: int
 ) -> Message:
     """The configuration in Triton's format, where dims exclude the batch dimension.
 
@@ -61,7 +61,7 @@ def config_message(
             )
         ],
         instance_group=[_instances(loaded)],
-        dynamic_batching=_batching(loaded, max_wait_us),
+        dynamic_batching=_batching(loaded, max_wait_us, max_queue),
         default_model_filename=FILES[loaded.kind.precision],
         parameters={
             key: config_pb.ModelParameter(string_value=value)
@@ -115,8 +115,10 @@ def _instances(loaded: Loaded) -> Message:
     return group(name=loaded.model, kind=kind, count=loaded.plan.runs)
 
 
-def _batching(loaded: Loaded, max_wait_us: int) -> Message:
-    queue = config_pb.ModelQueuePolicy(allow_timeout_override=True)  # on timeout: reject
+def _batching(loaded: Loaded, max_wait_us: int, max_queue: int) -> Message:
+    queue = config_pb.ModelQueuePolicy(  # on timeout: reject
+        allow_timeout_override=True, max_queue_size=max_queue
+    )
     return config_pb.ModelDynamicBatching(
         preferred_batch_size=[loaded.plan.batch],
         max_queue_delay_microseconds=max_wait_us,

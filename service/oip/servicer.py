@@ -10,9 +10,9 @@ from typing import Any, NoReturn
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc as pb_grpc
 
-from registry.errors import NotFound, NotOffered, Unavailable
+from registry.errors import NotFound, NotOffered, Overloaded, Unavailable
 from registry.store import Registry
-from service.calls import as_told, left_s
+from service.calls import as_told, left_s, retry_after_ms
 from service.models.live import Live
 from service.oip.index import index_message
 from service.oip.inference import Inference
@@ -33,6 +33,7 @@ EXTENSIONS = (
     "statistics",
 )
 ERRORS_AS_STATUS = ("triton_grpc_error", "true")  # a header: an error ends the stream
+RETRY = "retry_after_ms"  # a parameter of responses to requests that are over a limit
 LAST = "triton_final_response"  # streaming clients expect it, even with one response per request
 
 # The stubs of tritonclient come without types.
@@ -51,12 +52,14 @@ class Protocol(pb_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
         *,
         max_images: int,
         max_wait_us: int,
+        max_queue: int,
         is_ready: Callable[[], bool],
     ) -> None:
         """
         Args:
             max_images: most images in a request.
             max_wait_us: how long an image may wait for others to fill a batch, microseconds.
+            max_queue: most views queued or running per loaded version.
             is_ready: whether this server takes requests, rather than being about to stop.
         """
         self._live = live
@@ -64,6 +67,7 @@ class Protocol(pb_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
         self._inference = inference
         self._max_images = max_images
         self._max_wait_us = max_wait_us
+        self._max_queue = max_queue
         self._is_ready = is_ready
 
     # The server
@@ -96,14 +100,14 @@ class Protocol(pb_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
 
     async def ModelConfig(self, request: Message, context: Context) -> Message:
         loaded, takes_pixels = await find(self._live, request.name, request.version)
-        limits = self._max_images, self._max_wait_us
+        limits = self._max_images, self._max_wait_us, self._max_queue
         return pb.ModelConfigResponse(
             config=config_message(request.name, takes_pixels, loaded, *limits)
         )
 
     async def ModelStatistics(self, request: Message, context: Context) -> Message:
         version = read_version(request.version)
-        models = [split_name(request.name)[0]] if request.name else sorted(self._live.ready())
+        models = [split_name(request.name)[0]] if request.name else self._live.models_in_memory()
         found = [
             statistics_message(name, loaded)
             for model in models
@@ -144,6 +148,8 @@ class Protocol(pb_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
             return await self._infer_in_stream(request)
         except Exception as error:
             answer = pb.ModelInferResponse(id=request.id)
+            if isinstance(error, Overloaded):
+                answer.parameters[RETRY].int64_param = retry_after_ms(error)
             message = message_of(as_told(error, "ModelStreamInfer"))
             return pb.ModelStreamInferResponse(error_message=message, infer_response=answer)
 

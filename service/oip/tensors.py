@@ -3,6 +3,7 @@
 Numbers are little-endian in row-major order; every element of BYTES has a four-byte length prefix.
 """
 
+import asyncio
 import struct
 from collections.abc import Sequence
 from typing import Any
@@ -18,6 +19,10 @@ from service.predict import top
 INPUT = "image"
 OUTPUT = "probabilities"
 SHARED_MEMORY = "shared_memory_region"
+# Converting typed contents and writing classes as text block the event loop, so other calls get a
+# turn after this many (some 5 ms).
+NUMBERS_AT_ONCE = 1 << 16
+CLASSES_AT_ONCE = 1 << 12
 LENGTH = struct.Struct("<I")
 SHOWN = 10  # most dimensions to read and show of a shape; a valid one has at most four
 # What each of a model's two names takes, for the error when a request sends something else.
@@ -31,8 +36,8 @@ Request = Any
 OutputTensor = pb.ModelInferResponse.InferOutputTensor
 
 
-def read_pixels(request: Request, size: int, max_images: int) -> UInt8Array:
-    """The one input of `NAME-tensor`: [n,size,size,3]. A view of the request, so read-only.
+async def read_pixels(request: Request, size: int, max_images: int) -> UInt8Array:
+    """The one input of `NAME-tensor`: [n,size,size,3]. A view of raw contents, so read-only.
 
     Raises:
         BadRequest: the tensor is something else, or its size does not match its shape.
@@ -46,7 +51,7 @@ def read_pixels(request: Request, size: int, max_images: int) -> UInt8Array:
             f"input byte size mismatch for input {INPUT!r}: its shape {list(shape)} needs "
             f"{n_bytes} bytes, got {len(values)}"
         )
-    pixels = _small_numbers(values) if raw is None else np.frombuffer(raw, np.uint8)
+    pixels = await _read_numbers(values) if raw is None else np.frombuffer(raw, np.uint8)
     return pixels.reshape(shape)
 
 
@@ -121,14 +126,18 @@ def probabilities_output(answers: Sequence[Float32Array]) -> tuple[Tensor, bytes
     return tensor, b"".join([answer.tobytes() for answer in answers])
 
 
-def classification_output(
+async def classification_output(
     answers: Sequence[Float32Array], k: int, labels: Sequence[str]
 ) -> tuple[Tensor, bytes]:
     """The output in Triton's classification format: BYTES [n,k] of `probability:index:label`."""
     k = min(k, len(labels))
-    elements = [
-        f"{answer[i]:f}:{i}:{labels[i]}".encode() for answer in answers for i in top(answer, k)
-    ]
+    elements: list[bytes] = []
+    turn_at = CLASSES_AT_ONCE
+    for answer in answers:
+        if len(elements) >= turn_at:
+            await asyncio.sleep(0)
+            turn_at = len(elements) + CLASSES_AT_ONCE
+        elements += [f"{answer[i]:f}:{i}:{labels[i]}".encode() for i in top(answer, k)]
     tensor = OutputTensor(name=OUTPUT, datatype="BYTES", shape=(len(answers), k))
     return tensor, join_elements(elements)
 
@@ -195,6 +204,16 @@ def _contents(tensor: Tensor, expected: str) -> Sequence[Any]:
         )
     values: Sequence[Any] = getattr(tensor.contents, expected)
     return values
+
+
+async def _read_numbers(values: Sequence[int]) -> UInt8Array:
+    pixels = np.empty(len(values), np.uint8)
+    for begin in range(0, len(values), NUMBERS_AT_ONCE):
+        if begin:
+            await asyncio.sleep(0)
+        end = begin + NUMBERS_AT_ONCE
+        pixels[begin:end] = _small_numbers(values[begin:end])
+    return pixels
 
 
 def _small_numbers(values: Sequence[int]) -> UInt8Array:

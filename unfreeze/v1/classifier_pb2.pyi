@@ -231,18 +231,31 @@ class Error(_message.Message):
 
     CODE_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
+    RETRY_AFTER_MS_FIELD_NUMBER: _builtins.int
+    SEND_IN_ANOTHER_REQUEST_FIELD_NUMBER: _builtins.int
     code: _builtins.int
     """A google.rpc.Code, the same numbers as gRPC's status codes (3 is INVALID_ARGUMENT)."""
     message: _builtins.str
+    retry_after_ms: _builtins.int
+    """When to send the request again, in milliseconds from now, where that may help: the server is at
+    one of its limits. 0: no hint. Only in streams; a unary call that fails has the same in its
+    trailing metadata, `grpc-retry-pushback-ms`.
+    """
+    send_in_another_request: _builtins.bool
+    """Other images of the request had all the pixels that the server decodes for one, and nothing is
+    known to be wrong with this image: send it again in another request.
+    """
     def __init__(
         self,
         *,
         code: _builtins.int = ...,
         message: _builtins.str = ...,
+        retry_after_ms: _builtins.int = ...,
+        send_in_another_request: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "message", b"message"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "message", b"message", "retry_after_ms", b"retry_after_ms", "send_in_another_request", b"send_in_another_request"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
