@@ -454,9 +454,26 @@ def test_a_download_that_finds_no_room_is_kept_and_gone_on_with(
     assert [path.name for path in tmp_path.iterdir()] == ["birds"]
 
 
-def test_a_download_that_is_damaged_is_not_kept(tmp_path: Path):
-    with serving(DAMAGED["between files"]) as server:
+HOPELESS = {
+    "damaged": DAMAGED["between files"],
+    "up": EVIL["up"][0],
+    "symlink": EVIL["symlink"][0],
+    "twice": EVIL["twice"][0],
+    "a name too long for the disk": zipped(**{"a" * 300: b""}),
+    "bomb": BOMBS["zip"][0],
+}
+
+
+@pytest.mark.parametrize("what", HOPELESS)
+def test_a_download_that_can_never_be_unpacked_is_not_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], what: str
+):
+    with serving(HOPELESS[what]) as server:
         assert main(["data", "fetch", server.url, "--into", str(tmp_path / "birds")]) == 1
+    said = capsys.readouterr().err
+    assert said
+    assert "is kept" not in said
+    assert "--max-gigabytes" not in said
     assert not list(tmp_path.iterdir())
 
 
