@@ -1,10 +1,12 @@
 """`unfreeze data fetch`: broken downloads go on, and no archive writes where it should not."""
 
+import bz2
 import contextlib
 import gzip
 import hashlib
 import http.server
 import io
+import lzma
 import os
 import stat
 import tarfile
@@ -318,8 +320,8 @@ DAMAGED = {
     "in a file": SIX[: 5 * tarfile.BLOCKSIZE + 1],
     "in the end": SIX[: 12 * tarfile.BLOCKSIZE + 100],
     "another header": SIX[:2048] + b"x" + SIX[2049:],
-    "no header": SIX[:2048] + bytes(tarfile.BLOCKSIZE) + SIX[2048 + tarfile.BLOCKSIZE :],
-    "two in one": SIX + SIX,
+    "one block of zeros": SIX[:2048] + bytes(tarfile.BLOCKSIZE) + b"x" + SIX[2561:],
+    "one block, not of zeros alone": SIX[: 12 * tarfile.BLOCKSIZE] + bytes(600) + b"x",
 }
 
 EVIL = {
@@ -349,6 +351,10 @@ EVIL = {
         GOOD["w:gz"][:-8] + bytes(4) + GOOD["w:gz"][-4:],
         "damaged archive: CRC check failed",
     ),
+    "gzip of other bytes, more behind": (
+        GOOD["w:gz"][:-8] + bytes(4) + GOOD["w:gz"][-4:] + b"x" * 100,
+        "damaged archive: CRC check failed",
+    ),
     "cut map": (cut_map(), "damaged archive"),
     **{f"tar: {how}": (archive, "damaged archive") for how, archive in DAMAGED.items()},
     **{
@@ -362,6 +368,23 @@ EVIL = {
 def test_a_tar_may_end_with_as_many_zeros_as_its_program_writes(tmp_path: Path, n_zeros: int):
     archive = SIX[: 12 * tarfile.BLOCKSIZE] + bytes(n_zeros * tarfile.BLOCKSIZE)
     assert len(unpacked(archive, tmp_path)) == 6
+
+
+BEHIND = {  # the two blocks of zeros that end a tar; GNU tar unpacks all of these, too
+    "undefined bytes": SIX + b"\x55" * 512,
+    "less than a block": SIX + b"x",
+    "another archive": SIX + SIX,
+    "undefined bytes in gzip": gzip.compress(SIX + b"\x55" * 512),
+    "more gzip": gzip.compress(SIX[:2048]) + gzip.compress(SIX[2048:]),
+    "bytes behind gzip": gzip.compress(SIX) + b"x" * 100,
+    "bytes behind bzip2": bz2.compress(SIX) + b"x" * 100,
+    "bytes behind xz": lzma.compress(SIX) + b"x" * 100,
+}
+
+
+@pytest.mark.parametrize("what", BEHIND)
+def test_whatever_stands_behind_the_end_of_a_tar_is_ignored(tmp_path: Path, what: str):
+    assert sorted(unpacked(BEHIND[what], tmp_path)) == [f"{number}.jpg" for number in range(6)]
 
 
 @pytest.mark.parametrize("what", EVIL)
@@ -431,9 +454,26 @@ def test_a_download_that_finds_no_room_is_kept_and_gone_on_with(
     assert [path.name for path in tmp_path.iterdir()] == ["birds"]
 
 
-def test_a_download_that_is_damaged_is_not_kept(tmp_path: Path):
-    with serving(DAMAGED["between files"]) as server:
+HOPELESS = {
+    "damaged": DAMAGED["between files"],
+    "up": EVIL["up"][0],
+    "symlink": EVIL["symlink"][0],
+    "twice": EVIL["twice"][0],
+    "a name too long for the disk": zipped(**{"a" * 300: b""}),
+    "bomb": BOMBS["zip"][0],
+}
+
+
+@pytest.mark.parametrize("what", HOPELESS)
+def test_a_download_that_can_never_be_unpacked_is_not_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], what: str
+):
+    with serving(HOPELESS[what]) as server:
         assert main(["data", "fetch", server.url, "--into", str(tmp_path / "birds")]) == 1
+    said = capsys.readouterr().err
+    assert said
+    assert "is kept" not in said
+    assert "--max-gigabytes" not in said
     assert not list(tmp_path.iterdir())
 
 

@@ -79,14 +79,13 @@ def export(networks: dict[str, nn.Module], tmp_path_factory: pytest.TempPathFact
                 input_names=["pixels"],
                 dynamic_axes=None if fixed else {"pixels": {0: "batch"}},
             )
-        else:
+        else:  # as it writes by itself: the weights in another file
             torch.onnx.export(
                 networks[name],
                 example,
                 path,
                 dynamo=True,
                 opset_version=18,
-                external_data=False,
                 verbose=False,
                 dynamic_shapes=None if fixed else ({0: torch.export.Dim("batch", max=64)},),
             )
@@ -122,6 +121,7 @@ def test_what_is_imported_is_served_as_torch_answers(
     assert code == 0
     bundle = Registry(root).bundle("net", 1)
     assert bundle.fixed_batch == (2 if fixed else None)
+    assert ("source_weights_sha256" in bundle.provenance) == (exporter == "dynamo")
     with torch.no_grad():
         truth = networks[name](seen(PICTURES, bundle.image)).softmax(dim=1).numpy()
     assert np.ptp(truth, axis=0).min() > 0.05, "a model that always says the same proves nothing"

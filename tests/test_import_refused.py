@@ -243,22 +243,110 @@ def test_labels_may_come_from_windows(tmp_path: Path, root: Path, import_onnx: I
     assert Registry(root).bundle("net", 1).labels == ("red", "grün", "blue")
 
 
-def test_weights_in_another_file_are_refused_and_merged_as_it_says(
-    tmp_path: Path, import_onnx: ImportOnnx
-):
+def keep_apart(path: Path, location: str) -> Path:
+    """A model whose answers are tripled by weights in another file, three numbers of four bytes."""
     body = f"{foreign.POOLED} y = Mul(f, w)"
     proto = foreign.model(body, weights="float[3] w = {1.0, 1.0, 1.0}")
-    ones = onnx.numpy_helper.from_array(np.ones(3, np.float32), "w")
-    proto.graph.initializer[0].CopyFrom(ones)  # as bytes, which alone can be kept elsewhere
-    path = tmp_path / "my 'net'.onnx"
-    apart = {"save_as_external_data": True, "location": "net.data", "size_threshold": 0}
-    onnx.save(proto, path, **apart)
+    threes = onnx.numpy_helper.from_array(np.full(3, 3, np.float32), "w")
+    proto.graph.initializer[0].CopyFrom(threes)  # as bytes, which alone can be kept elsewhere
+    onnx.save(proto, path, save_as_external_data=True, location=location, size_threshold=0)
+    return path
+
+
+def told_otherwise(path: Path, **told: str) -> None:
+    """The model in `path` says something else of where its weights are."""
+    proto = onnx.load(path, load_external_data=False)
+    tensor = proto.graph.initializer[0]
+    known = {entry.key: entry.value for entry in tensor.external_data} | told
+    del tensor.external_data[:]
+    for key, value in known.items():
+        tensor.external_data.add(key=key, value=value)
+    path.write_bytes(proto.SerializeToString())
+
+
+def test_weights_in_a_folder_are_refused_and_merged_as_it_says(
+    tmp_path: Path, import_onnx: ImportOnnx
+):
+    (tmp_path / "apart").mkdir()
+    path = keep_apart(tmp_path / "my 'net'.onnx", "apart/net.data")
     code, _, err = import_onnx(path, *LOGITS)
     assert code == 2
-    assert "keeps its weights in net.data; export it with external_data=False, or merge" in err
+    assert "keeps its weights in 'apart/net.data', which is not the name of a file beside it" in err
     _, *command = shlex.split(err.partition("merge them: ")[2])
     subprocess.run([sys.executable, *command], check=True)
     assert import_onnx(tmp_path / "my 'net'-merged.onnx", *LOGITS)[0] == 0
+
+
+NO_PLAIN_NAME = "which is not the name of a file beside it"
+HOSTILE = {
+    "up": ({"location": "../net.data"}, NO_PLAIN_NAME),
+    "absolute": ({"location": "/etc/passwd"}, NO_PLAIN_NAME),
+    "the folder": ({"location": "."}, NO_PLAIN_NAME),
+    "backslash": ({"location": "..\\net.data"}, NO_PLAIN_NAME),
+    "nul": ({"location": "net\0.data"}, NO_PLAIN_NAME),
+    "empty": ({"location": ""}, NO_PLAIN_NAME),
+    "link": ({"location": "link"}, "which cannot be read (a link)"),
+    "pipe": ({"location": "pipe"}, "which is not a plain file"),
+    "subfolder": ({"location": "folder"}, "which is not a plain file"),
+    "missing": ({"location": "lost.data"}, "which cannot be read (No such file or directory)"),
+    "too long": ({"length": "13"}, "does not lie within net.data, which has 12 bytes"),
+    "too far": ({"offset": "4"}, "does not lie within net.data, which has 12 bytes"),
+    "before": ({"offset": "-4"}, "does not lie within net.data, which has 12 bytes"),
+    "less than nothing": ({"length": "-1"}, "does not lie within net.data, which has 12 bytes"),
+    "no number": ({"offset": "all"}, "does not lie within net.data, which has 12 bytes"),
+    "too few bytes": ({"length": "8"}, "cannot run it: "),
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_weights_are_read_from_a_plain_file_beside_the_model_alone(
+    tmp_path: Path, root: Path, import_onnx: ImportOnnx, what: str
+):
+    told, message = HOSTILE[what]
+    folder = tmp_path / "models"
+    folder.mkdir()
+    path = keep_apart(folder / "net.onnx", "net.data")
+    (tmp_path / "net.data").write_bytes((folder / "net.data").read_bytes())
+    (folder / "link").symlink_to("net.data")
+    (folder / "folder").mkdir()
+    os.mkfifo(folder / "pipe")
+    told_otherwise(path, **told)
+    code, _, err = import_onnx(path, *LOGITS)
+    assert message in err
+    assert (code, Registry(root).versions("net")) == (2, [])
+
+
+def test_weights_beyond_protobuf_are_refused_unread(tmp_path: Path, import_onnx: ImportOnnx):
+    path = keep_apart(tmp_path / "net.onnx", "net.data")
+    os.truncate(tmp_path / "net.data", 2**31)  # takes no room
+    told_otherwise(path, length=str(2**31))
+    code, _, err = import_onnx(path, *LOGITS)
+    assert code == 2
+    assert "2.0 GiB with its weights, and an ONNX file ends at 2 GiB" in err
+
+
+def test_weights_of_a_branch_in_a_function_are_found_in_another_file_too(
+    tmp_path: Path, import_onnx: ImportOnnx
+):
+    proto = foreign.model(
+        f"{foreign.POOLED} y = own.Choose(f)",
+        domains=', "own" : 1',
+        functions='<domain: "own", opset_import: ["" : 13]> Choose (a) => (b) {'
+        " yes = Constant<value = bool {1}>() b = If(yes) <"
+        "then_branch = t () => (float[n,3] c) { c = Mul(a, w) },"
+        "else_branch = e () => (float[n,3] d) { d = Identity(a) } > }",
+    )
+    (branch,) = [
+        attribute.g
+        for node in proto.functions[0].node
+        for attribute in node.attribute
+        if attribute.name == "then_branch"
+    ]
+    weight = branch.initializer.add(name="w", dims=[3], data_type=onnx.TensorProto.FLOAT)
+    weight.data_location = onnx.TensorProto.EXTERNAL
+    weight.external_data.add(key="location", value="../net.data")
+    (tmp_path / "net.onnx").write_bytes(proto.SerializeToString())
+    assert NO_PLAIN_NAME in import_onnx(tmp_path / "net.onnx", *LOGITS)[2]
 
 
 def test_a_file_beyond_protobuf_is_refused_unread(tmp_path: Path, import_onnx: ImportOnnx):

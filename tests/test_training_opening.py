@@ -10,6 +10,7 @@ import pytest
 
 from registry.errors import BadRequest, DataError
 from training.data.items import Part
+from training.evaluation.compare import known_parts, known_rule
 from training.network.saving import NETWORK
 from training.opening import Images, open_images
 from training.reading_settings import read_settings
@@ -59,6 +60,34 @@ def test_a_fold_that_the_promoted_version_has_learnt_from_is_refused_with_what_t
     photos.folder(data, per_class=16)
     opened(data, heard, known, split="cv")  # as a recipe asks for it
     assert "24 of 32 images keep the part" in str(heard)
+
+
+@quiet
+def test_a_fold_is_trained_again_with_its_own_settings_when_the_data_have_grown(
+    data: Path, tmp_path: Path
+):
+    """Drawn again over more images, no fold is what it was."""
+    fold = {"split": "cv", "fold": "1"}
+    assignment = photos.assignment(tmp_path, data, **fold)
+    train(assignment, photos.Heard().append)
+    known, rule = known_parts(assignment.stage), known_rule(assignment.stage)
+    photos.folder(data, per_class=16)
+
+    def again(**told: str) -> Images:
+        stages = Stages(heard.append, 1)
+        settings = read_settings(photos.QUICK | told)
+        return open_images(
+            settings, data, tmp_path / "cache", stages, known_parts=known, known_rule=rule
+        )
+
+    heard = photos.Heard()
+    parts = {item.sha256: item.part for item in again(**fold).dataset.items}
+    assert known.items() <= parts.items()
+    assert "24 of 32 images keep the part" in str(heard)
+    with pytest.raises(BadRequest, match="train each fold as a model of its own name"):
+        again(split="cv", fold="0")
+    with pytest.raises(BadRequest, match="train each fold as a model of its own name"):
+        again(split="blocks", fold="1")
 
 
 def cut_off(file: Path) -> Path:

@@ -13,7 +13,7 @@ from training.bench import Bench
 from training.data.audit import Audit, audit_decoded
 from training.data.dataset import Dataset, read_dataset
 from training.data.decoded import Damaged, Decoded, decode, larger
-from training.data.items import Item, Part, is_within
+from training.data.items import Item, Part, SplitRule, is_within
 from training.fit.device import pick_device
 from training.fit.malloc import keep_freed_memory
 from training.network.backbone import Backbone, load_backbone
@@ -49,15 +49,17 @@ def open_images(
     *,
     within: Sequence[Path] = (),
     known_parts: Mapping[str, Part] | None = None,
+    known_rule: SplitRule | None = None,
 ) -> Images:
     """Reads the images at `source`, splits and decodes them; reports problems.
 
     Args:
         within, known_parts: see `read_dataset`.
+        known_rule: the settings of the split that gave the known parts, if that is recorded.
 
     Raises:
         DataError: nothing to train on; says which file or class, and what to do.
-        BadRequest: a fold is asked for, but known images keep a part that does not fit it.
+        BadRequest: a fold is asked for, but known images keep the parts of another split.
     """
 
     def read(damaged: Mapping[Path, str]) -> Dataset:
@@ -74,7 +76,7 @@ def open_images(
             advance=stages.advance,
         )
         stages.note(dataset.summary())
-        tell_kept(settings, dataset, stages.note)
+        tell_kept(settings, known_rule, dataset, stages.note)
         return dataset
 
     stages.begin("audit and split", 0)
@@ -93,12 +95,18 @@ def open_images(
     return Images(settings, source, cache, dataset, decoded, roomy, audit)
 
 
-def tell_kept(settings: Settings, dataset: Dataset, note: Callable[[str], None]) -> None:
+def tell_kept(
+    settings: Settings,
+    known_rule: SplitRule | None,
+    dataset: Dataset,
+    note: Callable[[str], None],
+) -> None:
     """Warns where the settings of the split apply to new images only, because known ones keep the
     part that they had.
 
     Raises:
-        BadRequest: one of these settings asks for a fold.
+        BadRequest: a fold is asked for, and the known parts are not those of the same fold. That
+            is decided by `known_rule`: a fold drawn again differs as soon as the data have grown.
     """
     if not dataset.n_elsewhere:
         return
@@ -106,7 +114,8 @@ def tell_kept(settings: Settings, dataset: Dataset, note: Callable[[str], None])
         f"{dataset.n_kept} of {len(dataset.items)} images keep the part that the promoted version "
         "gave them"
     )
-    if settings.split in ("cv", "blocks") and "fold" in settings.model_fields_set:
+    named = settings.split in ("cv", "blocks") and "fold" in settings.model_fields_set
+    if named and settings.split_rule() != known_rule:
         raise BadRequest(
             f"settings: fold={settings.fold}: {kept}, so this fold is not what would be held out; "
             "train each fold as a model of its own name, or leave fold out"

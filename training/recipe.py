@@ -24,7 +24,7 @@ from registry.errors import BadRequest
 from registry.jobs import Assignment, Scored
 from training.bench import Bench
 from training.distributed.parallel import ALONE, World
-from training.evaluation.compare import known_parts, score
+from training.evaluation.compare import known_parts, known_rule, score
 from training.evaluation.learning_curve import draw_curve
 from training.evaluation.trust import calibrate, measure_trust
 from training.export.bundling import export_and_prove, seal_bundle
@@ -98,6 +98,7 @@ def take_part(assignment: Assignment, tell: Tell, world: World) -> tuple[Bench, 
             stages,
             within=assignment.within,
             known_parts=known_parts(assignment.champion),
+            known_rule=known_rule(assignment.champion),
         )
 
     backbone, images = world.in_turn(load), world.in_turn(read)

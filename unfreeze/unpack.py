@@ -1,6 +1,7 @@
 """Unpacks untrusted archives safely: plain files only, below one folder, within limits."""
 
 import bz2
+import errno
 import gzip
 import io
 import lzma
@@ -36,6 +37,14 @@ class DamagedArchive(ArchiveError):
     """It is not an archive, or corrupt or truncated; downloading it again may help."""
 
 
+class NoRoom(ArchiveError):
+    """It exceeds `Limits.n_bytes`, or the disk did not take it; unpacking it again may succeed."""
+
+
+class _TooMuch(Exception):
+    """It unpacks to more than is allowed."""
+
+
 @dataclass(frozen=True)
 class Limits:
     n_entries: int = 2_000_000
@@ -50,26 +59,36 @@ def unpack(archive: Path, folder: Path, limits: Limits) -> int:
 
     Raises:
         DamagedArchive: not a zip or tar (plain, gzip, bzip2, xz), or corrupt or truncated.
-        ArchiveError: it breaks a rule, or it does not fit on the disk.
+        NoRoom: it does not fit on the disk or within `limits.n_bytes`.
+        ArchiveError: it breaks a rule.
     """
+    by_ratio = int(max(FREE_OF_RATIO, limits.ratio * archive.stat().st_size))
+    allowed = min(limits.n_bytes, by_ratio)
     folder.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        allowed = int(
-            min(limits.n_bytes, max(FREE_OF_RATIO, limits.ratio * archive.stat().st_size))
-        )
         entries = _zip_entries if _begins(archive, b"PK") else _tar_entries
         n_files = _write_all(entries(archive, allowed, limits.n_entries), fresh, allowed)
         if not n_files:
             raise ArchiveError("the archive contains no files")
         fresh.chmod(0o755)
         fresh.replace(folder)
+    except _TooMuch as error:
+        if by_ratio < limits.n_bytes:
+            raise ArchiveError(
+                f"unpacks to more than the limit of {by_ratio} bytes for an archive of its size; "
+                "images hardly compress, so it may be a bomb"
+            ) from error
+        raise NoRoom(
+            f"unpacks to more than the limit of {allowed} bytes; see --max-gigabytes"
+        ) from error
     except DAMAGE as error:
         raise DamagedArchive(f"damaged archive: {error}") from error
     except OSError as error:
         if error.errno is None:  # from a decompressor, not from the disk
             raise DamagedArchive(f"damaged archive: {error}") from error
-        raise ArchiveError(f"cannot be unpacked: {error}") from error
+        kind = ArchiveError if error.errno == errno.ENAMETOOLONG else NoRoom
+        raise kind(f"cannot be unpacked: {error}") from error
     # zipfile raises the first two for compression and encryption methods that it does not support
     except (NotImplementedError, RuntimeError, ValueError) as error:
         raise ArchiveError(f"cannot be unpacked: {error}") from error
@@ -87,7 +106,7 @@ def _write_all(entries: Iterator[tuple[str, IO[bytes]]], root: Path, allowed: in
             while chunk := content.read(CHUNK):
                 left -= len(chunk)
                 if left < 0:
-                    raise _too_much(allowed)
+                    raise _TooMuch
                 file.write(chunk)
     return len(names.files)
 
@@ -98,7 +117,7 @@ def _zip_entries(archive: Path, allowed: int, n_entries: int) -> Iterator[tuple[
         if len(entries) > n_entries:
             raise _too_many(n_entries)
         if sum(entry.file_size for entry in entries) > allowed:
-            raise _too_much(allowed)
+            raise _TooMuch
         for entry in entries:
             kind = stat.S_IFMT(entry.external_attr >> 16)
             if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
@@ -119,7 +138,7 @@ def _tar_entries(archive: Path, allowed: int, n_entries: int) -> Iterator[tuple[
                 if number >= n_entries:
                     raise _too_many(n_entries)
                 if member.size > allowed:
-                    raise _too_much(allowed)
+                    raise _TooMuch
                 if member.isdir():
                     if member.name != ".":  # the first entry of `tar c .`
                         inside(member.name)
@@ -132,22 +151,28 @@ def _tar_entries(archive: Path, allowed: int, n_entries: int) -> Iterator[tuple[
 
 
 def _check_end(plain: "_Counted", place: int) -> None:
-    """Checks that the archive really ends at `place`: only zeros follow, at least a block of them.
+    """Checks that the archive really ends at `place`: with two blocks of zeros, or with fewer that
+    nothing follows.
 
-    tarfile takes anything that is not a header for the end, and a missing end too. Reading on to
-    the last byte also makes a decompressor verify its checksum.
+    tarfile takes anything that is not a header for the end, and a missing end too.
 
     Raises:
         DamagedArchive: it does not end there.
     """
-    read, n_zeros = plain.last, 0
-    while read and not read.strip(b"\0"):
-        n_zeros += len(read)
-        read = plain.read(CHUNK)
-    if read or n_zeros < tarfile.BLOCKSIZE:
+    end = plain.last + plain.read(tarfile.BLOCKSIZE)
+    if len(end) < tarfile.BLOCKSIZE or end.strip(b"\0"):
         raise DamagedArchive(
             f"damaged archive: neither another file nor the end of the archive at byte {place}"
         )
+    # POSIX leaves undefined what follows in the last record, so it is not judged. It is read
+    # because a decompressor verifies its checksum at the end.
+    try:
+        while plain.read(CHUNK):
+            pass
+    except gzip.BadGzipFile as error:
+        # bz2 and lzma ignore bytes behind the compressed data by themselves
+        if not str(error).startswith("Not a gzipped file"):
+            raise
 
 
 def _decompressed(archive: Path) -> Any:
@@ -181,7 +206,7 @@ class _Counted(io.RawIOBase):
 
     def seek(self, place: int, whence: int = io.SEEK_SET) -> int:
         if whence == io.SEEK_SET and place > self._allowed:
-            raise _too_much(self._allowed)
+            raise _TooMuch
         return int(self._file.seek(place, whence))
 
     def tell(self) -> int:
@@ -195,16 +220,12 @@ class _Counted(io.RawIOBase):
 
     def _check(self) -> None:
         if self.tell() > self._allowed:
-            raise _too_much(self._allowed)
+            raise _TooMuch
 
 
 def _begins(path: Path, start: bytes) -> bool:
     with path.open("rb") as file:
         return file.read(len(start)) == start
-
-
-def _too_much(allowed: int) -> ArchiveError:
-    return ArchiveError(f"unpacks to more than the limit of {allowed} bytes; see --max-gigabytes")
 
 
 def _too_many(n_entries: int) -> ArchiveError:

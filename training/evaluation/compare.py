@@ -1,5 +1,6 @@
 """Compares candidate and promoted version, both as ONNX, on the same held-out images."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from registry.errors import BundleError
 from registry.images import Float32Array, prepare
 from registry.jobs import Assignment, Score, Scored
 from training.data.dataset import Dataset, Rows
-from training.data.items import Part
+from training.data.items import Part, SplitRule
 from training.data.split import read_split
 from training.evaluation.evaluate import measure, right
 from training.export.runtime import answering
@@ -59,6 +60,18 @@ def known_parts(champion: Path | None) -> dict[str, Part]:
     """
     split = champion / SPLIT if champion else None
     return read_split(split) if split and split.is_file() else {}
+
+
+def known_rule(champion: Path | None) -> SplitRule | None:
+    """The settings by which the promoted version's images were split; None if there is none, or if
+    it does not record them."""
+    if champion is None:
+        return None
+    try:
+        told = json.loads(read_bundle(champion).provenance["settings"])
+        return SplitRule(told["split"], told["valid_fraction"], told["seed"], told["fold"])
+    except (BundleError, ValueError, KeyError, TypeError):  # imported, damaged, or an older one
+        return None
 
 
 def _fresh(

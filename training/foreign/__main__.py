@@ -51,7 +51,12 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("source", type=Path, metavar="MODEL.ONNX")
+    add(
+        "source",
+        type=Path,
+        metavar="MODEL.ONNX",
+        help="with its weights, or with a file of them beside it (as torch writes MODEL.ONNX.data)",
+    )
     add("--name", required=True, metavar="NAME", help="the model to publish a version of")
     add("--labels", required=True, type=Path, metavar="FILE", help="one label per line, in UTF-8")
     gives = parser.add_mutually_exclusive_group()

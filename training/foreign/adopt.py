@@ -126,11 +126,13 @@ def _enough(encoded: Sequence[bytes]) -> list[bytes]:
 
 def _provenance(foreign: Foreign, flags: str) -> dict[str, str]:
     proto = foreign.proto
+    weights = ", ".join(f"{path.name} {sha256_file(path)}" for path in foreign.weights)
     opsets = ", ".join(f"{one.domain or 'ai.onnx'} {one.version}" for one in proto.opset_import)
     return {
         "backbone": f"imported, {_architecture(foreign)}",
         "source": foreign.path.name,
         "source_sha256": sha256_file(foreign.path),
+        **({"source_weights_sha256": weights} if weights else {}),
         "producer": f"{proto.producer_name} {proto.producer_version}".strip() or "unknown",
         "opset": opsets,
         "ir_version": str(proto.ir_version),

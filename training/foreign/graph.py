@@ -34,15 +34,14 @@ def all_nodes(proto: ModelProto) -> Iterator[NodeProto]:
         yield from nodes_within(function)
 
 
-def external_files(proto: ModelProto) -> set[str]:
-    """Names of the other files that hold tensors of this model."""
-    return {
-        entry.value
-        for tensor in _tensors(proto)
-        if tensor.data_location == TensorProto.EXTERNAL
-        for entry in tensor.external_data
-        if entry.key == "location"
-    }
+def all_tensors(proto: ModelProto) -> Iterator[TensorProto]:
+    """Every constant of a model, also those in branches, loops and functions."""
+    for node in all_nodes(proto):
+        for attribute in node.attribute:
+            yield from (attribute.t, *attribute.tensors)
+            for inner in _graphs(attribute):
+                yield from _initializers(inner)
+    yield from _initializers(proto.graph)
 
 
 def foreign_domains(proto: ModelProto) -> dict[str, str]:
@@ -96,11 +95,7 @@ def _graphs(attribute: AttributeProto) -> Iterator[GraphProto]:
     yield from attribute.graphs
 
 
-def _tensors(proto: ModelProto) -> Iterator[TensorProto]:
-    for part in graphs_within(proto.graph):
-        yield from part.initializer
-        for sparse in part.sparse_initializer:
-            yield from (sparse.values, sparse.indices)
-    for node in all_nodes(proto):
-        for attribute in node.attribute:
-            yield from (attribute.t, *attribute.tensors)
+def _initializers(graph: GraphProto) -> Iterator[TensorProto]:
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)

@@ -1,7 +1,5 @@
 """A foreign ONNX classifier as its file describes it, or the reason why it cannot be used."""
 
-import json
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +10,8 @@ from google.protobuf.message import DecodeError
 from onnx import ModelProto, TensorProto, ValueInfoProto
 
 from registry.errors import BadRequest
-from training.foreign.graph import external_files, foreign_domains
+from training.foreign.external import merge_external
+from training.foreign.graph import foreign_domains
 
 Layout = Literal["nchw", "nhwc"]
 
@@ -35,6 +34,7 @@ class Foreign:
     size: int
     batch: int | str  # the only number of images that it takes, or what it calls any number
     output: str
+    weights: tuple[Path, ...] = ()  # other files that its weights came from
 
 
 def read_foreign(
@@ -47,7 +47,8 @@ def read_foreign(
             needs what a server would not have.
     """
     proto = _parse(path)
-    _check_alone(proto, path)
+    weights = merge_external(proto, path, MAX_BYTES)
+    _check_domains(proto, path)
     _check_opset(proto, path)
     source = _input(proto, path)
     kind = source.type.tensor_type
@@ -72,6 +73,7 @@ def read_foreign(
         size=_size(dims, layout, size, f"{path}: input {_described(source)}"),
         batch=dims[0],
         output=_output(proto, output, path),
+        weights=weights,
     )
 
 
@@ -92,15 +94,7 @@ def _parse(path: Path) -> ModelProto:
     return proto
 
 
-def _check_alone(proto: ModelProto, path: Path) -> None:
-    if files := sorted(external_files(proto)):
-        merged = path.with_name(f"{path.stem}-merged.onnx")
-        source, target = json.dumps(str(path)), json.dumps(str(merged))
-        code = f"import onnx; onnx.save(onnx.load({source}), {target})"
-        raise BadRequest(
-            f"{path}: keeps its weights in {', '.join(files[:3])}; export it with "
-            f"external_data=False, or merge them: python -c {shlex.quote(code)}"
-        )
+def _check_domains(proto: ModelProto, path: Path) -> None:
     if domains := foreign_domains(proto):
         named = ", ".join(f"{domain} ({op})" for domain, op in sorted(domains.items()))
         raise BadRequest(

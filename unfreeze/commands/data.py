@@ -31,7 +31,7 @@ from unfreeze.commands.shared import (
 )
 from unfreeze.fetch import FetchError, check_digest, check_url, digest_of, fetch, local_file
 from unfreeze.safe_names import ArchiveError
-from unfreeze.unpack import DamagedArchive, Limits, unpack
+from unfreeze.unpack import Limits, NoRoom, unpack
 
 GIGABYTE = 1 << 30
 AUDIT_NEEDS = ("numpy", "PIL", "pydantic", "sklearn", "matplotlib")
@@ -171,12 +171,12 @@ def _unpack_download(archive: Path, digest: str, folder: Path, limits: Limits) -
     """As `unpack`, then deletes the archive; keeps it if unpacking may succeed another time."""
     try:
         n_files = unpack(archive, folder, limits)
-    except DamagedArchive:
+    except NoRoom as error:
+        kept = f"{archive} is kept; run the same command with --sha256 {digest} to use it"
+        raise NoRoom(f"{error}; {kept}") from error
+    except ArchiveError:
         archive.unlink()
         raise
-    except ArchiveError as error:
-        kept = f"{archive} is kept; run the same command with --sha256 {digest} to use it"
-        raise ArchiveError(f"{error}; {kept}") from error
     archive.unlink()
     return n_files
 
