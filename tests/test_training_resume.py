@@ -167,7 +167,7 @@ def given(tmp_path: Path, **settings: str) -> Order:
 def test_an_order_that_is_given_again_is_the_same_and_another_is_refused(tmp_path: Path):
     assert given(tmp_path, size="32") == given(tmp_path, size="32")
     with pytest.raises(
-        Conflict, match="an unfinished training with other settings; go on with the same"
+        Conflict, match="an unfinished training with other settings; resume it with the same"
     ):
         given(tmp_path, size="64")
 
@@ -337,7 +337,7 @@ def test_another_training_is_not_gone_on_with(tmp_path: Path):
     checkpoint = opened(tmp_path / CHECKPOINT, settings="size=32", images="abc")
     checkpoint.begin("head")
     checkpoint.save(checkpoint.enter({}))
-    with pytest.raises(Conflict, match=r"has an unfinished training with other images; go"):
+    with pytest.raises(Conflict, match=r"has an unfinished training with other images; resume"):
         opened(tmp_path / CHECKPOINT, settings="size=32", images="abd")
 
 
