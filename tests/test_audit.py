@@ -55,6 +55,36 @@ def test_files_that_break_off_behind_their_header_are_found(data: Path):
     assert "01.jpg: empty" in unreadable.files[1]
 
 
+def test_labels_that_only_a_computer_tells_apart_are_remarked_on(data: Path):
+    for name in ("Dark", "caf\u00e9", "cafe\u0301"):
+        photos.folder(data, per_class=8, classes={name: 100 + len(name) + ord(name[0])})
+    (misnamed,) = (one for one in audit_source(data, Settings()).problems if one.kind == "misnamed")
+    assert "'Dark', 'dark'; 'cafe\u0301', 'caf\u00e9'; if they are one class" in misnamed.text
+    assert not misnamed.severe
+
+
+def test_class_folders_without_images_are_remarked_on(data: Path):
+    (data / "empty").mkdir()
+    (data / "empty" / "Thumbs.db").write_bytes(b"")
+    (problem,) = audit_source(data, Settings()).problems
+    assert problem.text == f"class folders without a JPEG, PNG or WebP image: {data / 'empty'}"
+    photos.folder(data.parent / "parted" / "train")
+    photos.folder(data.parent / "parted" / "valid", 2, classes={"dark": 61, "light": 191})
+    (data.parent / "parted" / "test").mkdir()
+    assert "empty" not in found(audit_source(data.parent / "parted", Settings()))
+
+
+def test_what_systems_leave_upper_case_endings_and_blanks_are_no_trouble(data: Path):
+    for place in (data, data / "dark", data / "light"):
+        (place / ".DS_Store").write_bytes(b"")
+        (place / "Thumbs.db").write_bytes(b"")
+    for path in sorted((data / "dark").glob("*.jpg")):
+        path.rename(path.with_name(f"a {path.stem}.JPG"))
+    audit = audit_source((data / "dark").parent.rename(data.parent / "my data"), Settings())
+    assert not audit.problems
+    assert audit.counts["dark"].total() == 12
+
+
 def test_pictures_in_other_formats_are_told_and_not_passed_over_in_silence(data: Path):
     for name in ("scan.TIFF", "old.bmp"):
         Image.new("L", (40, 40)).save(data / "dark" / name)
@@ -281,5 +311,6 @@ def test_wrong_usage_is_explained(
 
 
 def test_an_audit_does_not_load_torch():
-    code = "import sys, training.audit, training.audit_page; sys.exit('torch' in sys.modules)"
+    modules = "sys, training.data.audit, training.report.audit_page"
+    code = f"import {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

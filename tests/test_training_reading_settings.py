@@ -18,6 +18,8 @@ from training.settings import Settings
     ("settings", "message"),
     [
         ({"nonsense": "224"}, "no setting is called 'nonsense'; there are: augmentation"),
+        ({"xtra_cut": "1"}, "no setting is called 'xtra_cut'"),
+        ({"custom_head": "linear"}, "no setting is called 'custom_head'"),
         ({"size": "large"}, r"size: Input should be a valid integer.*\(given: 'large'\)"),
         (
             {"dropout": "0.5,0.5,0.5"},

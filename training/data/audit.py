@@ -13,9 +13,19 @@ from registry.images import UInt8Array, prepare
 from training.data.dataset import Dataset, assemble, list_items
 from training.data.decoded import Decoded
 from training.data.inspecting import THREADS, identify
-from training.data.items import Item, passed_over
+from training.data.items import Item, empty_classes, passed_over
 from training.data.near_duplicates import SPEC, look_at
-from training.data.problems import Problem, odd_pictures, parted, repeated, unbalanced, unusable
+from training.data.parquet import packed_files
+from training.data.problems import (
+    Problem,
+    empty,
+    misnamed,
+    odd_pictures,
+    parted,
+    repeated,
+    unbalanced,
+    unusable,
+)
 from training.settings import Settings
 
 
@@ -29,6 +39,7 @@ class Audit:
     unreadable: tuple[str, ...] = ()
     passed_over: tuple[Path, ...] = ()  # images in formats that are not supported
     refusal: str = ""  # why a training would be refused
+    empty: tuple[Path, ...] = ()  # class folders without images
 
     def name(self, row: int) -> str:
         path = self.items[row].path
@@ -54,6 +65,8 @@ class Audit:
             *repeated(self.items, self.looks),
             *odd_pictures(self.items, self.looks),
             *parted(self.items),
+            *misnamed(self.counts),
+            *empty(self.empty),
             *unbalanced(self.counts),
         ]
         return tuple(sorted(found, key=lambda problem: not problem.severe))
@@ -98,7 +111,15 @@ def audit_source(
         items = [parts.get((item.path, item.labels)) or tests[item.path] for item in items]
     except DataError as error:
         refusal = str(error)
-    return Audit(root, tuple(items), tuple(looks), tuple(unreadable), passed_over(source), refusal)
+    return Audit(
+        root,
+        tuple(items),
+        tuple(looks),
+        tuple(unreadable),
+        passed_over(source),
+        refusal,
+        _empty(source),
+    )
 
 
 def _look(item: Item) -> tuple[Item, UInt8Array] | str:
@@ -121,4 +142,11 @@ def audit_decoded(
     with ThreadPoolExecutor(THREADS) as pool:
         looks = tuple(pool.map(look_at, pixels))
     items = (*dataset.items, *dataset.tests)
-    return Audit(dataset.root, items, looks, dataset.left_out, passed_over(source))
+    return Audit(
+        dataset.root, items, looks, dataset.left_out, passed_over(source), empty=_empty(source)
+    )
+
+
+def _empty(source: Path) -> tuple[Path, ...]:
+    """Class folders without images; none beside Parquet files, which hold the images."""
+    return () if packed_files(source) else empty_classes(source)

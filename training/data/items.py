@@ -146,6 +146,15 @@ def passed_over(source: Path) -> tuple[Path, ...]:
     return tuple(_files(source, OTHERS, links=False)) if source.is_dir() else ()
 
 
+def empty_classes(source: Path) -> tuple[Path, ...]:
+    """Class folders without a single image of a supported format. None for a table."""
+    if not source.is_dir():
+        return ()
+    parts = [folder for part, folder in _part_folders(source).items() if part != "test"]
+    classes = [folder for root in parts or [source] for folder in _folders(root)]
+    return tuple(folder for folder in classes if not _images(folder))
+
+
 def list_test(folder: Path) -> list[Item]:
     """The images to predict at the end; a subfolder of `folder` is the label of its images."""
     if not folder.is_dir():

@@ -1,5 +1,6 @@
 """What can be wrong with a data set's images, and how it is reported."""
 
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -166,6 +167,34 @@ def parted(items: Sequence[Item]) -> list[Problem]:
     return [Problem("parted", text, False)]
 
 
+def misnamed(labels: Iterable[str]) -> list[Problem]:
+    """Labels that a person reads as one, and a training as several classes."""
+    spellings: dict[str, list[str]] = defaultdict(list)
+    for label in labels:
+        spellings[unicodedata.normalize("NFKC", label.casefold())].append(label)
+    several = [", ".join(map(repr, those)) for those in spellings.values() if len(those) > 1]
+    if not several:
+        return []
+    text = (
+        "labels that differ only in case or Unicode normalisation, and are classes of their own: "
+        f"{_listed(several, '; ')}; if they are one class, spell them alike"
+    )
+    return [Problem("misnamed", text, False)]
+
+
+def empty(folders: Sequence[Path]) -> list[Problem]:
+    """Class folders without images, which become no class."""
+    if not folders:
+        return []
+    names = _listed([str(folder) for folder in folders], ", ")
+    return [Problem("empty", f"class folders without a JPEG, PNG or WebP image: {names}", False)]
+
+
+def _listed(names: Sequence[str], separator: str) -> str:
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    return separator.join(names[:8]) + more
+
+
 def unbalanced(counts: Mapping[str, Counter[str]]) -> list[Problem]:
     """Classes with few images, or with far fewer than another.
 
@@ -176,8 +205,7 @@ def unbalanced(counts: Mapping[str, Counter[str]]) -> list[Problem]:
     few = [label for label, total in totals.items() if total < FEW]
     found = []
     if few:
-        text = f"classes with fewer than {FEW} images: {', '.join(few[:8])}"
-        text += f" and {len(few) - 8} more" if len(few) > 8 else ""
+        text = f"classes with fewer than {FEW} images: {_listed(few, ', ')}"
         found.append(Problem("few", text, False))
     if totals and max(totals.values()) > UNEVEN * min(totals.values()):
         large, small = max(totals, key=totals.__getitem__), min(totals, key=totals.__getitem__)
