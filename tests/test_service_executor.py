@@ -15,6 +15,7 @@ from registry.errors import BadImage, Expired, Overloaded, Unavailable
 from registry.images import Float32Array, UInt8Array
 from service.execution.admission import Admission
 from service.execution.executor import AHEAD, Executor
+from service.execution.run_times import RunTimes
 from service.execution.work import HIGH, LOW, LOWEST, NORMAL, Answer, Terms
 
 Start = Callable[..., Executor]
@@ -90,7 +91,8 @@ async def start() -> AsyncIterator[Start]:
 
         def start(run: Any, *, runs: int = 1, batch: int = 1, **options: Any) -> Executor:
             names = ("max_queue", "max_queue_s", "max_requests")
-            room = admission(**{name: options.pop(name) for name in names if name in options})
+            limits = {name: options.pop(name) for name in names if name in options}
+            room = admission(runs=runs, batch=batch, **limits)
             options.setdefault("observer", Notes())
             executor = Executor(run, runs=runs, batch=batch, admission=room, pool=pool, **options)
             started.append(executor)
@@ -575,21 +577,22 @@ async def test_views_take_room_and_not_images(start: Start) -> None:
     await first
 
 
-async def test_an_image_is_expected_to_take_its_share_of_what_runs_side_by_side() -> None:
-    notes, learning = Notes(), admission()
+async def test_a_batch_is_expected_to_take_its_share_of_what_runs_side_by_side() -> None:
+    notes, learning = Notes(), admission(runs=2, batch=4)
     executor = Executor(sums, runs=2, batch=4, admission=learning, observer=notes, max_wait_s=20)
     await ask(executor, 1, 2, 3, 4)
     await asyncio.to_thread(executor.close)
-    learning.enter(1)
-    assert learning.expected_wait_s == pytest.approx(notes.seconds / 4 / 2)
+    learning.enter(4)
+    assert learning.expected_wait_s == pytest.approx(notes.seconds / 2)
 
 
 # Admission
 
 
-def admission(**limits: Any) -> Admission:
+def admission(*, runs: int = 1, batch: int = 1, **limits: Any) -> Admission:
     any_number = {"max_queue": 1000, "max_queue_s": math.inf, "max_requests": 0, "max_bytes": 2**40}
-    return Admission(**(any_number | limits))
+    times = RunTimes(runs=runs, batch=batch, sizes=range(1, batch + 1))
+    return Admission(times, **(any_number | limits))
 
 
 def test_requests_of_a_model_are_counted() -> None:
@@ -615,7 +618,7 @@ def test_bytes_take_room_until_they_leave() -> None:
 
 def test_a_wait_that_would_be_too_long_is_refused_at_once_with_a_hint() -> None:
     quick = admission(max_queue_s=1.0)
-    quick.learn(0.25)
+    quick.times.learn(1, 0.25)
     for _ in range(5):
         quick.enter(1)
     with pytest.raises(Overloaded, match=r"the wait would be 1\.2 s, the limit is 1 s") as caught:
@@ -626,7 +629,7 @@ def test_a_wait_that_would_be_too_long_is_refused_at_once_with_a_hint() -> None:
 
 def test_a_caller_who_cannot_wait_is_refused_sooner() -> None:
     patient = admission()
-    patient.learn(0.25)
+    patient.times.learn(1, 0.25)
     patient.enter(2)
     with pytest.raises(Overloaded):
         patient.enter(1, queue_s=0.1)
@@ -635,7 +638,7 @@ def test_a_caller_who_cannot_wait_is_refused_sooner() -> None:
 
 def test_a_deadline_that_cannot_be_met_is_refused_at_once() -> None:
     busy = admission()
-    busy.learn(0.25)
+    busy.times.learn(1, 0.25)
     busy.enter(3)
     with pytest.raises(Overloaded, match=r"^an answer would take 1 s, the deadline is in 0\.9 s"):
         busy.enter(1, answer_s=0.9)
@@ -644,8 +647,57 @@ def test_a_deadline_that_cannot_be_met_is_refused_at_once() -> None:
 
 def test_the_expected_wait_follows_what_images_take() -> None:
     learning = admission()
-    learning.learn(1.0)
+    learning.times.learn(1, 1.0)
     learning.enter(1)
     for _ in range(100):
-        learning.learn(2.0)
+        learning.times.learn(1, 2.0)
     assert learning.expected_wait_s == pytest.approx(2.0, rel=0.01)
+
+
+def test_what_waits_is_expected_to_run_in_batches_also_after_single_images() -> None:
+    """Each view was charged a whole run: of 400 at once 153 were refused, and the rest took 1 s."""
+    quiet = admission(runs=1, batch=8, max_queue_s=5.0)
+    for _ in range(30):
+        quiet.times.learn(1, 0.017)
+    for _ in range(400):
+        quiet.enter(1)
+    assert quiet.expected_wait_s == pytest.approx(400 / 8 * 0.017)
+    quiet.times.learn(8, 0.022)
+    assert quiet.expected_wait_s == pytest.approx(400 / 8 * 0.022)
+
+
+def test_a_deadline_is_judged_by_the_runs_before_it_and_its_own() -> None:
+    busy = admission(runs=1, batch=8)
+    busy.times.learn(1, 0.1)
+    busy.times.learn(8, 0.2)
+    busy.enter(9)
+    with pytest.raises(
+        Overloaded, match=r"^an answer would take 0\.4 s, the deadline is in 0\.5 s"
+    ):
+        busy.enter(1, answer_s=0.5)
+    busy.enter(1, answer_s=0.6)
+
+
+def test_a_run_that_once_was_slow_is_not_expected_to_be_slow_for_ever() -> None:
+    """With short deadlines, it would not run at that size again and not be learned anew."""
+    times = RunTimes(runs=1, batch=8, sizes=[1, 2, 4, 8])
+    times.learn(8, 60.0)
+    for size in (1, 2, 4):
+        times.learn(size, 0.1)
+    assert times.of(8) == pytest.approx(0.2)
+
+
+def test_a_machine_that_has_become_slow_is_noticed_at_every_size() -> None:
+    times = RunTimes(runs=1, batch=8, sizes=[1, 8])
+    times.learn(8, 0.2)
+    times.learn(1, 0.5)
+    assert times.of(8) == pytest.approx(0.5)
+
+
+def test_a_run_takes_the_time_of_the_size_that_it_is_filled_up_to() -> None:
+    times = RunTimes(runs=2, batch=8, sizes=[1, 4, 8])
+    for size, seconds in ((1, 1.0), (4, 2.0), (8, 3.0)):
+        times.learn(size, seconds)
+    assert [times.of(n_views) * 2 for n_views in (0, 1, 2, 4, 5, 8, 9, 18)] == [
+        0, 1, 2, 2, 3, 3, 4, 8,
+    ]  # fmt: skip

@@ -3,29 +3,39 @@
 import math
 
 from registry.errors import Overloaded
+from service.execution.run_times import RunTimes
 
-SMOOTHING = 0.1  # weight of the latest batch in the moving average of the time per view
 MEGABYTE = 1 << 20
 OF_THE_QUEUE = ("queue_full", "queue_bytes", "expected_wait")  # their messages begin as Triton's
-MARGIN = 0.7  # share of a deadline to use; all of it, by that average, would miss it half the time
+MARGIN = (
+    0.7  # share of a deadline to use; all of it, by these averages, would miss it half the time
+)
 
 
 class Admission:
     """Counts what one version has queued or running. Views count, not images: each is an inference.
 
-    `enter` and `leave` are for the event loop; `learn` may be called from any thread.
+    For the event loop only.
     """
 
     def __init__(
-        self, *, max_queue: int, max_queue_s: float, max_requests: int, max_bytes: int
+        self,
+        times: RunTimes,
+        *,
+        max_queue: int,
+        max_queue_s: float,
+        max_requests: int,
+        max_bytes: int,
     ) -> None:
         """
         Args:
+            times: how long the version's runs take; whoever runs them tells it.
             max_queue: most views in flight.
             max_queue_s: longest expected wait, seconds.
             max_requests: most requests in flight; 0: no limit.
             max_bytes: most bytes of images in flight, as received.
         """
+        self.times = times
         self._max_queue = max_queue
         self._max_queue_s = max_queue_s
         self._max_requests = max_requests
@@ -33,16 +43,11 @@ class Admission:
         self._n_bytes = 0
         self._n_views = 0
         self._n_requests = 0
-        self._view_s = 0.0
 
     @property
     def expected_wait_s(self) -> float:
         """How long one more view would wait, judging by those that ran before."""
-        return self._n_views * self._view_s
-
-    def learn(self, view_s: float) -> None:
-        """Notes that a view took this long, divided by the number of concurrent runs."""
-        self._view_s += (view_s - self._view_s) * (SMOOTHING if self._view_s else 1)
+        return self.times.of(self._n_views)
 
     def enter(
         self,
@@ -74,7 +79,7 @@ class Admission:
         if not self._n_views or not (found := self._problem(n_views, queue_s, answer_s, n_bytes)):
             return None
         reason, problem = found
-        room_s = max(self.expected_wait_s / 2, self._view_s)
+        room_s = max(self.expected_wait_s / 2, self.times.of(1))
         heading = "Exceeds maximum queue size: " if reason in OF_THE_QUEUE else ""
         return Overloaded(f"{heading}{problem}; try again later", room_s, reason)
 
@@ -102,7 +107,7 @@ class Admission:
         if wait_s > longest_s:
             problem = f"the wait would be {wait_s:.2g} s, the limit is {longest_s:.2g} s"
             return "expected_wait", problem
-        if (needed_s := wait_s + n_views * self._view_s) > MARGIN * answer_s:
+        if (needed_s := wait_s + self.times.of(n_views)) > MARGIN * answer_s:
             problem = f"an answer would take {needed_s:.2g} s, the deadline is in {answer_s:.2g} s"
             return "deadline", problem
         return None

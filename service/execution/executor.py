@@ -64,7 +64,6 @@ class Executor:
         self._pool = pool if batch > 1 else None
         self._observer = observer
         self._quick = quick
-        self._runs = runs
         self._undrawn = Queue()  # for the pool
         self._ready = Queue()
         self._decoder = Decoder(self._ready, observer, together)
@@ -229,7 +228,7 @@ class Executor:
         decode_s = (
             0 if self._pool else sum(view.image.decode_s for view in views if not view.number)
         )
-        self._admission.learn((ended - started + decode_s) / len(views) / self._runs)
+        self._admission.times.learn(len(views), ended - started + decode_s)
         answered = []
         for view, answer in zip(views, answers, strict=True):
             if view.image.add(view.number, answer, started - view.ready_at, ended - started):
