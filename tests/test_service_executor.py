@@ -582,7 +582,7 @@ async def test_a_batch_is_expected_to_take_its_share_of_what_runs_side_by_side()
     executor = Executor(sums, runs=2, batch=4, admission=learning, observer=notes, max_wait_s=20)
     await ask(executor, 1, 2, 3, 4)
     await asyncio.to_thread(executor.close)
-    learning.enter(4)
+    learning.enter(4, PLAIN)
     assert learning.expected_wait_s == pytest.approx(notes.seconds / 2)
 
 
@@ -597,32 +597,32 @@ def admission(*, runs: int = 1, batch: int = 1, **limits: Any) -> Admission:
 
 def test_requests_of_a_model_are_counted() -> None:
     few = admission(max_requests=2)
-    few.enter(1)
-    few.enter(1)
+    few.enter(1, PLAIN)
+    few.enter(1, PLAIN)
     with pytest.raises(Overloaded, match=r"^2 requests are in flight, which is this") as caught:
-        few.enter(1)
+        few.enter(1, PLAIN)
     assert caught.value.reason == "model_requests"
-    few.leave(1)
-    few.enter(1)
+    few.leave(1, PLAIN)
+    few.enter(1, PLAIN)
 
 
 def test_bytes_take_room_until_they_leave() -> None:
     small = admission(max_bytes=3 << 20)
-    small.enter(1, n_bytes=9 << 20)  # an idle one takes any number
-    small.leave(1, n_bytes=9 << 20)
-    small.enter(1, n_bytes=2 << 20)
+    small.enter(1, PLAIN, n_bytes=9 << 20)  # an idle one takes any number
+    small.leave(1, PLAIN, n_bytes=9 << 20)
+    small.enter(1, PLAIN, n_bytes=2 << 20)
     with pytest.raises(Overloaded, match="2 MB of images are in flight and the limit is 3 MB"):
-        small.enter(1, n_bytes=(1 << 20) + 1)
-    small.enter(1, n_bytes=1 << 20)
+        small.enter(1, PLAIN, n_bytes=(1 << 20) + 1)
+    small.enter(1, PLAIN, n_bytes=1 << 20)
 
 
 def test_a_wait_that_would_be_too_long_is_refused_at_once_with_a_hint() -> None:
     quick = admission(max_queue_s=1.0)
     quick.times.learn(1, 0.25)
     for _ in range(5):
-        quick.enter(1)
+        quick.enter(1, PLAIN)
     with pytest.raises(Overloaded, match=r"the wait would be 1\.2 s, the limit is 1 s") as caught:
-        quick.enter(1)
+        quick.enter(1, PLAIN)
     assert caught.value.retry_after_s == pytest.approx(0.625)
     assert caught.value.reason == "expected_wait"
 
@@ -630,25 +630,25 @@ def test_a_wait_that_would_be_too_long_is_refused_at_once_with_a_hint() -> None:
 def test_a_caller_who_cannot_wait_is_refused_sooner() -> None:
     patient = admission()
     patient.times.learn(1, 0.25)
-    patient.enter(2)
+    patient.enter(2, PLAIN)
     with pytest.raises(Overloaded):
-        patient.enter(1, queue_s=0.1)
-    patient.enter(1, queue_s=10)
+        patient.enter(1, Terms(queue_s=0.1))
+    patient.enter(1, Terms(queue_s=10))
 
 
 def test_a_deadline_that_cannot_be_met_is_refused_at_once() -> None:
     busy = admission()
     busy.times.learn(1, 0.25)
-    busy.enter(3)
+    busy.enter(3, PLAIN)
     with pytest.raises(Overloaded, match=r"^an answer would take 1 s, the deadline is in 0\.9 s"):
-        busy.enter(1, answer_s=0.9)
-    busy.enter(1, answer_s=1.5)
+        busy.enter(1, Terms(answer_s=0.9))
+    busy.enter(1, Terms(answer_s=1.5))
 
 
 def test_the_expected_wait_follows_what_images_take() -> None:
     learning = admission()
     learning.times.learn(1, 1.0)
-    learning.enter(1)
+    learning.enter(1, PLAIN)
     for _ in range(100):
         learning.times.learn(1, 2.0)
     assert learning.expected_wait_s == pytest.approx(2.0, rel=0.01)
@@ -660,7 +660,7 @@ def test_what_waits_is_expected_to_run_in_batches_also_after_single_images() -> 
     for _ in range(30):
         quiet.times.learn(1, 0.017)
     for _ in range(400):
-        quiet.enter(1)
+        quiet.enter(1, PLAIN)
     assert quiet.expected_wait_s == pytest.approx(400 / 8 * 0.017)
     quiet.times.learn(8, 0.022)
     assert quiet.expected_wait_s == pytest.approx(400 / 8 * 0.022)
@@ -670,12 +670,12 @@ def test_a_deadline_is_judged_by_the_runs_before_it_and_its_own() -> None:
     busy = admission(runs=1, batch=8)
     busy.times.learn(1, 0.1)
     busy.times.learn(8, 0.2)
-    busy.enter(9)
+    busy.enter(9, PLAIN)
     with pytest.raises(
         Overloaded, match=r"^an answer would take 0\.4 s, the deadline is in 0\.5 s"
     ):
-        busy.enter(1, answer_s=0.5)
-    busy.enter(1, answer_s=0.6)
+        busy.enter(1, Terms(answer_s=0.5))
+    busy.enter(1, Terms(answer_s=0.6))
 
 
 def test_a_run_that_once_was_slow_is_not_expected_to_be_slow_for_ever() -> None:
@@ -701,3 +701,52 @@ def test_a_run_takes_the_time_of_the_size_that_it_is_filled_up_to() -> None:
     assert [times.of(n_views) * 2 for n_views in (0, 1, 2, 4, 5, 8, 9, 18)] == [
         0, 1, 2, 2, 3, 3, 4, 8,
     ]  # fmt: skip
+
+
+async def test_the_urgent_are_let_in_by_what_would_run_before_them(start: Start) -> None:
+    """All that was under way counted, so with a deadline none was answered in a flood."""
+    gate = Gate()
+    executor = start(gate)
+    executor._admission.times.learn(1, 0.25)
+    flood = [await queued(executor, 0, terms=Terms(priority=LOW)) for _ in range(8)]
+    await gate.is_busy()
+    with pytest.raises(Overloaded, match=r"an answer would take 2\.2 s, the deadline is in 2 s"):
+        await ask(executor, 1, terms=Terms(priority=LOW, answer_s=2))
+    with pytest.raises(Overloaded, match="the wait would be 2 s, the limit is 1 s"):
+        await ask(executor, 1, terms=Terms(priority=LOW, queue_s=1))
+    assert executor.refusal(2) is None, "it may be urgent"
+    urgent = await queued(executor, 2, terms=Terms(priority=HIGH, answer_s=2, queue_s=1))
+    gate.open()
+    await asyncio.gather(urgent, *flood)
+    assert gate.batches[:2] == [[0], [2]]
+
+
+def test_nobody_is_let_in_early_who_could_not_be_answered_however_urgent() -> None:
+    busy = admission()
+    busy.times.learn(1, 0.25)
+    busy.enter(8, Terms(priority=LOW))
+    most_urgent = Terms(priority=HIGH, answer_s=0.6)
+    with pytest.raises(Overloaded, match=r"would take 0\.5 s, the deadline is in 0\.6 s"):
+        busy.enter(1, most_urgent)
+
+
+def test_a_queue_that_is_full_refuses_the_urgent_too() -> None:
+    full = admission(max_queue_s=1.0)
+    full.times.learn(1, 0.25)
+    full.enter(5, Terms(priority=LOW))
+    with pytest.raises(Overloaded, match=r"the wait would be 1\.2 s, the limit is 1 s"):
+        full.enter(1, Terms(priority=HIGH))
+
+
+@pytest.mark.parametrize(
+    ("level", "wait_s"), [(HIGH, 3.0), (NORMAL, 4.0), (LOW, 5.1), (LOWEST, 6.0)]
+)
+def test_what_waits_for_long_is_expected_to_run_before_the_urgent(
+    level: int, wait_s: float
+) -> None:
+    """A level is worth a second of waiting, so most of these have become as urgent; one runs."""
+    flooded = admission()
+    flooded.times.learn(1, 0.1)
+    flooded.enter(50, Terms(priority=LOW))
+    flooded.enter(10, Terms(priority=LOWEST))
+    assert flooded.wait_s(level) == pytest.approx(wait_s)

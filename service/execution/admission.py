@@ -1,9 +1,8 @@
 """Admission control: a request that cannot be answered in time is refused at once."""
 
-import math
-
 from registry.errors import Overloaded
 from service.execution.run_times import RunTimes
+from service.execution.work import HEAD_START_S, LOWEST, Terms
 
 MEGABYTE = 1 << 20
 OF_THE_QUEUE = ("queue_full", "queue_bytes", "expected_wait")  # their messages begin as Triton's
@@ -42,56 +41,59 @@ class Admission:
         self._max_bytes = max_bytes
         self._n_bytes = 0
         self._n_views = 0
+        self._n_by_level = [0] * (LOWEST + 1)  # of these views, by priority
         self._n_requests = 0
 
     @property
     def expected_wait_s(self) -> float:
-        """How long one more view would wait, judging by those that ran before."""
+        """How long one more view would wait behind all others, judging by those that ran before."""
         return self.times.of(self._n_views)
 
-    def enter(
-        self,
-        n_views: int,
-        queue_s: float = math.inf,
-        answer_s: float = math.inf,
-        n_bytes: int = 0,
-    ) -> None:
+    def wait_s(self, level: int) -> float:
+        """How long one more view of this priority would wait: behind those that are as urgent or
+        run already, and those that have waited for so long that they are as urgent by now."""
+        n_behind = sum(self._n_by_level[level + 1 :])
+        if not n_behind:
+            return self.expected_wait_s
+        n_ahead = self._n_views - n_behind
+        wait_s = self.times.of(n_ahead + min(n_behind, self.times.capacity))
+        for other in range(level + 1, LOWEST):
+            # the queue serves a level this much later than one that is so much more urgent
+            n_ahead += self._n_by_level[other]
+            wait_s = max(wait_s, self.times.of(n_ahead) - (other - level) * HEAD_START_S)
+        return wait_s
+
+    def enter(self, n_views: int, terms: Terms, n_bytes: int = 0) -> None:
         """Admits a request; an idle version takes any number of views.
 
         Raises:
-            Overloaded: there is no room, the wait would be longer than `queue_s`, or the answer
-                would not come within `answer_s`.
+            Overloaded: there is no room, or the wait or the answer would take longer than `terms`
+                allow.
         """
-        if refusal := self.refusal(n_views, queue_s, answer_s, n_bytes):
+        if refusal := self.refusal(n_views, terms, n_bytes):
             raise refusal
         self._n_views += n_views
+        self._n_by_level[terms.level] += n_views
         self._n_bytes += n_bytes
         self._n_requests += 1
 
-    def refusal(
-        self,
-        n_views: int,
-        queue_s: float = math.inf,
-        answer_s: float = math.inf,
-        n_bytes: int = 0,
-    ) -> Overloaded | None:
+    def refusal(self, n_views: int, terms: Terms, n_bytes: int = 0) -> Overloaded | None:
         """What `enter` would raise now; None if it would admit the request."""
-        if not self._n_views or not (found := self._problem(n_views, queue_s, answer_s, n_bytes)):
+        if not self._n_views or not (found := self._problem(n_views, terms, n_bytes)):
             return None
         reason, problem = found
         room_s = max(self.expected_wait_s / 2, self.times.of(1))
         heading = "Exceeds maximum queue size: " if reason in OF_THE_QUEUE else ""
         return Overloaded(f"{heading}{problem}; try again later", room_s, reason)
 
-    def leave(self, n_views: int, n_bytes: int = 0) -> None:
+    def leave(self, n_views: int, terms: Terms, n_bytes: int = 0) -> None:
         """Notes that an admitted request has ended."""
         self._n_views -= n_views
+        self._n_by_level[terms.level] -= n_views
         self._n_bytes -= n_bytes
         self._n_requests -= 1
 
-    def _problem(
-        self, n_views: int, queue_s: float, answer_s: float, n_bytes: int
-    ) -> tuple[str, str] | None:
+    def _problem(self, n_views: int, terms: Terms, n_bytes: int) -> tuple[str, str] | None:
         """The limit that is reached: its name in the metrics, and a message."""
         if self._max_requests and self._n_requests >= self._max_requests:
             problem = f"{self._n_requests} requests are in flight, which is this model's limit"
@@ -103,11 +105,18 @@ class Admission:
             mb, most_mb = self._n_bytes / MEGABYTE, self._max_bytes / MEGABYTE
             problem = f"{mb:.3g} MB of images are in flight and the limit is {most_mb:.3g} MB"
             return "queue_bytes", problem
-        wait_s, longest_s = self.expected_wait_s, min(self._max_queue_s, queue_s)
-        if wait_s > longest_s:
-            problem = f"the wait would be {wait_s:.2g} s, the limit is {longest_s:.2g} s"
-            return "expected_wait", problem
-        if (needed_s := wait_s + self.times.of(n_views)) > MARGIN * answer_s:
-            problem = f"an answer would take {needed_s:.2g} s, the deadline is in {answer_s:.2g} s"
+        # a queue that is full is so for all; their own limits go by what would run before them
+        own_s = self.wait_s(terms.level)
+        for wait_s, longest_s in (
+            (self.expected_wait_s, self._max_queue_s),
+            (own_s, terms.queue_s),
+        ):
+            if wait_s > longest_s:
+                problem = f"the wait would be {wait_s:.2g} s, the limit is {longest_s:.2g} s"
+                return "expected_wait", problem
+        if (needed_s := own_s + self.times.of(n_views)) > MARGIN * terms.answer_s:
+            problem = (
+                f"an answer would take {needed_s:.2g} s, the deadline is in {terms.answer_s:.2g} s"
+            )
             return "deadline", problem
         return None

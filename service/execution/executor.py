@@ -19,7 +19,7 @@ from service.execution.admission import Admission
 from service.execution.decoding import Decoder
 from service.execution.observer import Observer
 from service.execution.queue import Queue, View, is_wanted
-from service.execution.work import Answer, Draw, Image, Terms, Work, finish
+from service.execution.work import HIGH, Answer, Draw, Image, Terms, Work, finish
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +92,10 @@ class Executor:
     def refusal(self, answer_s: float) -> Overloaded | None:
         """Why even a single image with `answer_s` left to its deadline would be refused; None if
         it would not."""
-        return None if self._quick else self._admission.refusal(1, answer_s=answer_s)
+        if self._quick:
+            return None
+        # its priority is not known yet, so it may be the highest
+        return self._admission.refusal(1, Terms(priority=HIGH, answer_s=answer_s))
 
     async def run(
         self,
@@ -118,7 +121,7 @@ class Executor:
             return self._run_at_once(pixels)
         n_views = n_images * max(1, terms.n_views)
         try:
-            self._admission.enter(n_views, terms.queue_s, terms.answer_s, n_bytes)
+            self._admission.enter(n_views, terms, n_bytes)
         except Overloaded as error:
             self._observer.rejected(error.reason)
             raise
@@ -131,7 +134,7 @@ class Executor:
             self._give_up(work, images, error)
             raise
         finally:
-            self._admission.leave(n_views, n_bytes)
+            self._admission.leave(n_views, terms, n_bytes)
 
     def _run_at_once(self, pixels: UInt8Array) -> list[Answer]:
         """Runs in the event loop, which is faster than waking a thread."""

@@ -15,6 +15,7 @@ class RunTimes:
             batch: most views in a run.
             sizes: the batch sizes that the network is given; a run is filled up to the next one.
         """
+        self.capacity = runs * batch  # views that may run at the same time
         self._runs = runs
         self._batch = batch
         # the batch size that n views run with; more than the largest are run in parts
