@@ -304,6 +304,32 @@ async def test_a_batch_is_what_waits_and_never_more_than_its_limit(start: Start)
     assert [len(batch) for batch in gate.batches] == [1, 4, 2]
 
 
+async def test_a_batch_is_not_filled_up_to_a_much_larger_size_and_the_rest_runs_next(
+    start: Start,
+) -> None:
+    """Nine images ran as a batch of 16."""
+    gate = Gate()
+    executor = start(gate, batch=16, sizes=(1, 4, 8, 16))
+    first = await queued(executor, 0)
+    await gate.is_busy()
+    others = [await queued(executor, i) for i in range(1, 10)]
+    gate.open()
+    await asyncio.gather(first, *others)
+    assert gate.batches == [[0], list(range(1, 9)), [9]]
+
+
+async def test_the_rest_of_a_batch_does_not_wait_for_the_first_part(start: Start) -> None:
+    gate = Gate()
+    executor = start(gate, runs=2, batch=16, sizes=(1, 8, 16), max_wait_s=0.001)
+    asked = await queued(executor, *range(9))
+    async with asyncio.timeout(20):
+        while len(gate.batches) < 2:
+            await asyncio.sleep(0.001)
+    gate.open()
+    assert len(await asked) == 9
+    assert sorted(map(len, gate.batches)) == [1, 8]
+
+
 async def test_a_batch_waits_for_others_when_told_to(start: Start) -> None:
     gate = Gate()
     gate.open()

@@ -13,7 +13,7 @@ from registry.errors import BundleError
 from registry.images import Float32Array, UInt8Array
 from service.execution.kind import Kind
 from service.execution.plan import Plan, Plans, Trial, candidates, choose, measure_plan, parse_plan
-from service.execution.shapes import batch_sizes, shaped
+from service.execution.shapes import batch_sizes, shaped, worth_running
 from service.models.golden_check import warm
 
 
@@ -189,6 +189,20 @@ SIZES = {
 def test_batches_that_can_come(case: str) -> None:
     arguments, expected = SIZES[case]
     assert batch_sizes(*arguments) == expected
+
+
+GPU_SIZES = (1, 4, 8, 16, 32)
+
+
+@pytest.mark.parametrize(
+    ("n_images", "run"),
+    [(0, 0), (1, 1), (2, 2), (5, 5), (8, 8), (9, 8), (10, 8), (11, 11), (17, 16), (22, 22)],
+)
+def test_a_batch_is_cut_to_a_size_where_filling_it_up_would_waste_more_than_a_third(
+    n_images: int, run: int
+) -> None:
+    """Two are filled up to four, though: the second run would cost more than two black images."""
+    assert worth_running(n_images, GPU_SIZES) == run
 
 
 @pytest.mark.parametrize(("n_images", "given"), [(1, [1]), (3, [4]), (4, [4]), (10, [4, 4, 4])])

@@ -1,7 +1,8 @@
 """A bounded queue of images, and the threads that run them through a network.
 
 With batch size 1, one thread decodes an image and runs it: no hand-over, first come, first served.
-With larger batches, a pool decodes, and each run takes whatever has been decoded by then.
+With larger batches, a pool decodes, and each run takes what has been decoded by then, as far as the
+network's batch sizes make it worthwhile.
 """
 
 import asyncio
@@ -19,6 +20,7 @@ from service.execution.admission import Admission
 from service.execution.decoding import Decoder
 from service.execution.observer import Observer
 from service.execution.queue import Queue, View, is_wanted
+from service.execution.shapes import worth_running
 from service.execution.work import HIGH, Answer, Draw, Image, Terms, Work, finish
 
 log = logging.getLogger(__name__)
@@ -45,6 +47,7 @@ class Executor:
         admission: Admission,
         observer: Observer,
         max_wait_s: float = 0,
+        sizes: Sequence[int] | None = None,
         pool: Pool | None = None,
         together: bool = False,
         quick: bool = False,
@@ -52,6 +55,7 @@ class Executor:
         """
         Args:
             max_wait_s: how long a view may wait for others to fill a batch.
+            sizes: the batch sizes that the network is given; None: any.
             pool: decodes for batches; with batch size 1, the thread that runs an image decodes it.
             together: in batches, an image's views are queued together; otherwise each as soon as
                 it is drawn.
@@ -59,6 +63,7 @@ class Executor:
         """
         self._run = run
         self._batch = batch
+        self._worth = sizes and [worth_running(n, sizes) for n in range(batch + 1)]
         self._admission = admission
         self._max_wait_s = max_wait_s
         self._pool = pool if batch > 1 else None
@@ -205,7 +210,7 @@ class Executor:
     # Running
 
     def _work(self) -> None:
-        while taken := self._ready.take(self._batch, self._max_wait_s):
+        while taken := self._ready.take(self._batch, self._max_wait_s, self._worth):
             self._draw_more(len(taken))
             views = [view for view in taken if is_wanted(view)]
             if views and views[0].pixels is None:  # batch size 1: decode here

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from service.execution.shapes import filled
+
 SMOOTHING = 0.1  # weight of the latest run in the moving average
 
 
@@ -18,10 +20,7 @@ class RunTimes:
         self.capacity = runs * batch  # views that may run at the same time
         self._runs = runs
         self._batch = batch
-        # the batch size that n views run with; more than the largest are run in parts
-        self._filled = [
-            min((size for size in sizes if size >= n), default=batch) for n in range(batch + 1)
-        ]
+        self._filled = [filled(n_views, sizes) for n_views in range(batch + 1)]
         self._seconds = dict.fromkeys(self._filled, 0.0)
         self._met: set[int] = set()
 

@@ -192,6 +192,7 @@ class Loader:
                 max_bytes=limits.max_bytes,
             ),
             max_wait_s=limits.max_wait_s,
+            sizes=sizes,
             pool=self._pool,
             observer=counts,
             together=together,
