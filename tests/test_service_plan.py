@@ -176,8 +176,30 @@ def test_a_network_whose_plan_is_known_is_compiled_twice_at_most(tmp_path: Path)
 
 # Batches
 
+
+@pytest.mark.parametrize("most", [6, 24, 100])
+def test_no_batch_has_a_size_that_was_not_warmed_up(tmp_path: Path, most: int) -> None:
+    met: set[int] = set()
+
+    def run(batch: UInt8Array) -> Float32Array:
+        met.add(len(batch))
+        return sums(batch)
+
+    sizes = batch_sizes("cpu", most, None)
+    any_number = shaped(run, sizes)
+    warm(tmp_path, any_number, 2, sizes, n_runs=1)
+    warmed = set(met)
+    for n_images in range(1, most + 1):
+        any_number(images(n_images))
+    assert met == warmed == set(sizes)
+
+
 SIZES = {
     "a CPU takes what comes": (("cpu", 4, None), (1, 2, 3, 4)),
+    "but is not warmed up with every size": (
+        ("cpu", 80, None),
+        (1, 2, 3, 4, 5, 6, 7, 8, 16, 32, 64, 80),
+    ),
     "a GPU is given few shapes": (("cuda", 32, None), (1, 4, 8, 16, 32)),
     "and none beyond the plan": (("tensorrt", 12, None), (1, 4, 8, 12)),
     "a plan of single images": (("cuda", 1, None), (1,)),
