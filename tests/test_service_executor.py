@@ -776,3 +776,23 @@ def test_what_waits_for_long_is_expected_to_run_before_the_urgent(
     flooded.enter(50, Terms(priority=LOW))
     flooded.enter(10, Terms(priority=LOWEST))
     assert flooded.wait_s(level) == pytest.approx(wait_s)
+
+
+BUSY = {
+    "idle": ({}, (0, 0), 32),
+    "enough runs and waits": ({}, (32, 0), 0),
+    "half of the queue": ({"max_queue": 20}, (10, 0), 0),
+    "half of the bytes": ({"max_bytes": 100}, (1, 50), 0),
+    "half of the wait": ({"max_queue_s": 2.0}, (8, 0), 0),
+    "half of the requests": ({"max_requests": 2}, (1, 0), 0),
+}
+
+
+@pytest.mark.parametrize("case", BUSY)
+def test_one_caller_may_keep_the_network_busy_but_not_take_all_the_room(case: str) -> None:
+    limits, (n_views, n_bytes), expected = BUSY[case]
+    room = admission(runs=2, batch=8, **limits)
+    room.times.learn(8, 2.0)
+    if n_views:
+        room.enter(n_views, PLAIN, n_bytes)
+    assert room.n_ahead == expected

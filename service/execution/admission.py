@@ -63,6 +63,19 @@ class Admission:
             wait_s = max(wait_s, self.times.of(n_ahead) - (other - level) * HEAD_START_S)
         return wait_s
 
+    @property
+    def n_ahead(self) -> int:
+        """Views that keep the network busy: a batch for every run, and as many to run next. 0 if so
+        many are under way already, or half of any limit is taken: the rest is for others."""
+        n_views = 2 * self.times.capacity
+        has_room = (
+            self._n_views < min(n_views, self._max_queue / 2)
+            and self._n_bytes < self._max_bytes / 2
+            and self.expected_wait_s < self._max_queue_s / 2
+            and (not self._max_requests or self._n_requests < self._max_requests / 2)
+        )
+        return n_views if has_room else 0
+
     def enter(self, n_views: int, terms: Terms, n_bytes: int = 0) -> None:
         """Admits a request; an idle version takes any number of views.
 

@@ -102,6 +102,12 @@ class Executor:
         # its priority is not known yet, so it may be the highest
         return self._admission.refusal(1, Terms(priority=HIGH, answer_s=answer_s))
 
+    @property
+    def n_ahead(self) -> int:
+        """How many requests of one caller may be under way to keep the network busy without filling
+        the queue; 0: it is busy."""
+        return self._admission.n_ahead
+
     async def run(
         self,
         n_images: int,
