@@ -698,10 +698,10 @@ def test_a_deadline_is_judged_by_the_runs_before_it_and_its_own() -> None:
     busy.times.learn(8, 0.2)
     busy.enter(9, PLAIN)
     with pytest.raises(
-        Overloaded, match=r"^an answer would take 0\.4 s, the deadline is in 0\.5 s"
+        Overloaded, match=r"^an answer would take 0\.3 s, the deadline is in 0\.4 s"
     ):
-        busy.enter(1, Terms(answer_s=0.5))
-    busy.enter(1, Terms(answer_s=0.6))
+        busy.enter(1, Terms(answer_s=0.4))
+    busy.enter(1, Terms(answer_s=0.5))
 
 
 def test_a_run_that_once_was_slow_is_not_expected_to_be_slow_for_ever() -> None:
@@ -796,3 +796,21 @@ def test_one_caller_may_keep_the_network_busy_but_not_take_all_the_room(case: st
     if n_views:
         room.enter(n_views, PLAIN, n_bytes)
     assert room.n_ahead == expected
+
+
+def test_who_fills_up_the_batch_that_waits_needs_no_run_of_its_own() -> None:
+    busy = admission(runs=1, batch=8)
+    busy.times.learn(8, 0.2)
+    busy.times.learn(1, 0.15)
+    busy.enter(15, PLAIN)
+    assert busy.refusal(1, Terms(answer_s=0.4 / 0.69)) is None
+    busy.enter(1, PLAIN)
+    assert busy.refusal(1, Terms(answer_s=0.4 / 0.69))
+
+
+def test_who_comes_while_a_single_view_runs_waits_for_it() -> None:
+    busy = admission(runs=1, batch=8)
+    busy.times.learn(1, 0.2)
+    busy.enter(1, PLAIN)
+    assert busy.refusal(1, Terms(answer_s=0.5))
+    assert busy.refusal(1, Terms(answer_s=0.6)) is None

@@ -49,13 +49,17 @@ class Admission:
         """How long one more view would wait behind all others, judging by those that ran before."""
         return self.times.of(self._n_views)
 
-    def wait_s(self, level: int) -> float:
+    def wait_s(self, level: int, n_more: int = 0) -> float:
         """How long one more view of this priority would wait: behind those that are as urgent or
-        run already, and those that have waited for so long that they are as urgent by now."""
+        run already, and those that have waited for so long that they are as urgent by now.
+
+        Args:
+            n_more: views that are to run too within that time.
+        """
         n_behind = sum(self._n_by_level[level + 1 :])
         if not n_behind:
-            return self.expected_wait_s
-        n_ahead = self._n_views - n_behind
+            return self.times.of(self._n_views + n_more)
+        n_ahead = self._n_views - n_behind + n_more
         wait_s = self.times.of(n_ahead + min(n_behind, self.times.capacity))
         for other in range(level + 1, LOWEST):
             # the queue serves a level this much later than one that is so much more urgent
@@ -127,7 +131,10 @@ class Admission:
             if wait_s > longest_s:
                 problem = f"the wait would be {wait_s:.2g} s, the limit is {longest_s:.2g} s"
                 return "expected_wait", problem
-        if (needed_s := own_s + self.times.of(n_views)) > MARGIN * terms.answer_s:
+        # it may fill up the last batch that waits, but none that runs
+        running_s = self.times.of(min(self._n_views, self.times.capacity))
+        needed_s = max(self.wait_s(terms.level, n_views), running_s + self.times.of(n_views))
+        if needed_s > MARGIN * terms.answer_s:
             problem = (
                 f"an answer would take {needed_s:.2g} s, the deadline is in {terms.answer_s:.2g} s"
             )
