@@ -17,7 +17,7 @@ from service.models.live import Live
 from service.models.loaded import Loaded
 from service.predict import Predictor, top
 from service.status import message_of, number_of
-from service.streams import in_order
+from service.streams import IN_FLIGHT, in_order
 from unfreeze.v1 import classifier_pb2 as pb
 from unfreeze.v1 import classifier_pb2_grpc as pb_grpc
 
@@ -44,9 +44,12 @@ class Classifier(pb_grpc.ClassifierServicer):
     async def ClassifyStream(
         self, request_iterator: AsyncIterator[pb.ClassifyRequest], context: StreamContext
     ) -> AsyncIterator[pb.ClassifyStreamResponse]:
-        async with in_order(request_iterator, self._outcome) as responses:
+        async with in_order(request_iterator, self._outcome, self._most) as responses:
             async for response in responses:
                 yield response
+
+    def _most(self, request: pb.ClassifyRequest) -> int:
+        return max(IN_FLIGHT, self._live.n_ahead(request.model))
 
     async def _outcome(self, request: pb.ClassifyRequest) -> pb.ClassifyStreamResponse:
         """The response, or the error in its place; the stream goes on."""

@@ -13,7 +13,7 @@ from registry.errors import Unavailable
 Request = TypeVar("Request")
 Response = TypeVar("Response")
 
-IN_FLIGHT = 8  # concurrent requests of one stream
+IN_FLIGHT = 8  # concurrent requests of one stream; more if the model needs them to fill batches
 ON_ITS_WAY_S = 2.0  # how long a unary call that came before the stop may take to send its message
 # When a client goes, its messages end, and a moment later gRPC cancels the call. gRPC leaks a
 # status that is sent in between (1.85, grpc/grpc#43360), and a read that is cancelled.
@@ -101,19 +101,27 @@ def _leaving() -> Unavailable:
 async def in_order(
     requests: AsyncIterator[Request],
     answer: Callable[[Request], Coroutine[Any, Any, Response]],
-    in_flight: int = IN_FLIGHT,
+    most: Callable[[Request], int] = lambda _: IN_FLIGHT,
 ) -> AsyncIterator[AsyncIterator[Response]]:
     """The answers, one per request, in order; leaving the block cancels those in progress.
 
     Backpressure: no more is read from a client that does not take its answers.
+
+    Args:
+        most: concurrent requests, this one included, with which it may be worked on.
     """
     tasks: asyncio.Queue[asyncio.Task[Response] | None] = asyncio.Queue()
-    places = asyncio.Semaphore(in_flight)
+    in_flight = 0
+    fewer = asyncio.Event()
 
     async def read() -> None:
+        nonlocal in_flight
         try:
             async for request in requests:
-                await places.acquire()
+                while in_flight and in_flight >= most(request):
+                    fewer.clear()
+                    await fewer.wait()
+                in_flight += 1
                 tasks.put_nowait(asyncio.create_task(answer(request)))
         finally:
             tasks.put_nowait(None)
@@ -121,9 +129,11 @@ async def in_order(
     reader = asyncio.create_task(read())
 
     async def answers() -> AsyncIterator[Response]:
+        nonlocal in_flight
         while (task := await tasks.get()) is not None:
             yield await task
-            places.release()
+            in_flight -= 1
+            fewer.set()
         await reader
 
     try:

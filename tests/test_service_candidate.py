@@ -23,6 +23,7 @@ from service.execution.admission import Admission
 from service.execution.executor import Executor
 from service.execution.kind import Kind
 from service.execution.plan import parse_plan
+from service.execution.run_times import RunTimes
 from service.execution.work import Answer, Terms
 from service.models.candidacy import SAMPLE, Candidacy, draw_lot
 from service.models.comparison import Comparison, chosen, difference
@@ -452,7 +453,8 @@ class Scene:
         self.predictor = Predictor(10**6)
 
     def _loaded(self, version: int, bundle: Bundle, run: Any) -> Loaded:
-        room = Admission(max_queue=1000, max_queue_s=1000, max_requests=0, max_bytes=2**40)
+        times = RunTimes(runs=1, batch=1, sizes=[1])
+        room = Admission(times, max_queue=1000, max_queue_s=1000, max_requests=0, max_bytes=2**40)
         counts = VersionCounts(self.metrics, "colours", version, bundle.labels)
         executor = Executor(run, runs=1, batch=1, admission=room, observer=counts)
         kind = Kind("cpu", "fp32", None, tiny.SIZE, len(bundle.labels), None, None, n_bytes=1)

@@ -15,6 +15,7 @@ from registry.errors import BadImage, Expired, Overloaded, Unavailable
 from registry.images import Float32Array, UInt8Array
 from service.execution.admission import Admission
 from service.execution.executor import AHEAD, Executor
+from service.execution.run_times import RunTimes
 from service.execution.work import HIGH, LOW, LOWEST, NORMAL, Answer, Terms
 
 Start = Callable[..., Executor]
@@ -90,7 +91,8 @@ async def start() -> AsyncIterator[Start]:
 
         def start(run: Any, *, runs: int = 1, batch: int = 1, **options: Any) -> Executor:
             names = ("max_queue", "max_queue_s", "max_requests")
-            room = admission(**{name: options.pop(name) for name in names if name in options})
+            limits = {name: options.pop(name) for name in names if name in options}
+            room = admission(runs=runs, batch=batch, **limits)
             options.setdefault("observer", Notes())
             executor = Executor(run, runs=runs, batch=batch, admission=room, pool=pool, **options)
             started.append(executor)
@@ -300,6 +302,32 @@ async def test_a_batch_is_what_waits_and_never_more_than_its_limit(start: Start)
     gate.open()
     await asyncio.gather(first, *others)
     assert [len(batch) for batch in gate.batches] == [1, 4, 2]
+
+
+async def test_a_batch_is_not_filled_up_to_a_much_larger_size_and_the_rest_runs_next(
+    start: Start,
+) -> None:
+    """Nine images ran as a batch of 16."""
+    gate = Gate()
+    executor = start(gate, batch=16, sizes=(1, 4, 8, 16))
+    first = await queued(executor, 0)
+    await gate.is_busy()
+    others = [await queued(executor, i) for i in range(1, 10)]
+    gate.open()
+    await asyncio.gather(first, *others)
+    assert gate.batches == [[0], list(range(1, 9)), [9]]
+
+
+async def test_the_rest_of_a_batch_does_not_wait_for_the_first_part(start: Start) -> None:
+    gate = Gate()
+    executor = start(gate, runs=2, batch=16, sizes=(1, 8, 16), max_wait_s=0.001)
+    asked = await queued(executor, *range(9))
+    async with asyncio.timeout(20):
+        while len(gate.batches) < 2:
+            await asyncio.sleep(0.001)
+    gate.open()
+    assert len(await asked) == 9
+    assert sorted(map(len, gate.batches)) == [1, 8]
 
 
 async def test_a_batch_waits_for_others_when_told_to(start: Start) -> None:
@@ -575,77 +603,214 @@ async def test_views_take_room_and_not_images(start: Start) -> None:
     await first
 
 
-async def test_an_image_is_expected_to_take_its_share_of_what_runs_side_by_side() -> None:
-    notes, learning = Notes(), admission()
+async def test_a_batch_is_expected_to_take_its_share_of_what_runs_side_by_side() -> None:
+    notes, learning = Notes(), admission(runs=2, batch=4)
     executor = Executor(sums, runs=2, batch=4, admission=learning, observer=notes, max_wait_s=20)
     await ask(executor, 1, 2, 3, 4)
     await asyncio.to_thread(executor.close)
-    learning.enter(1)
-    assert learning.expected_wait_s == pytest.approx(notes.seconds / 4 / 2)
+    learning.enter(4, PLAIN)
+    assert learning.expected_wait_s == pytest.approx(notes.seconds / 2)
 
 
 # Admission
 
 
-def admission(**limits: Any) -> Admission:
+def admission(*, runs: int = 1, batch: int = 1, **limits: Any) -> Admission:
     any_number = {"max_queue": 1000, "max_queue_s": math.inf, "max_requests": 0, "max_bytes": 2**40}
-    return Admission(**(any_number | limits))
+    times = RunTimes(runs=runs, batch=batch, sizes=range(1, batch + 1))
+    return Admission(times, **(any_number | limits))
 
 
 def test_requests_of_a_model_are_counted() -> None:
     few = admission(max_requests=2)
-    few.enter(1)
-    few.enter(1)
+    few.enter(1, PLAIN)
+    few.enter(1, PLAIN)
     with pytest.raises(Overloaded, match=r"^2 requests are in flight, which is this") as caught:
-        few.enter(1)
+        few.enter(1, PLAIN)
     assert caught.value.reason == "model_requests"
-    few.leave(1)
-    few.enter(1)
+    few.leave(1, PLAIN)
+    few.enter(1, PLAIN)
 
 
 def test_bytes_take_room_until_they_leave() -> None:
     small = admission(max_bytes=3 << 20)
-    small.enter(1, n_bytes=9 << 20)  # an idle one takes any number
-    small.leave(1, n_bytes=9 << 20)
-    small.enter(1, n_bytes=2 << 20)
+    small.enter(1, PLAIN, n_bytes=9 << 20)  # an idle one takes any number
+    small.leave(1, PLAIN, n_bytes=9 << 20)
+    small.enter(1, PLAIN, n_bytes=2 << 20)
     with pytest.raises(Overloaded, match="2 MB of images are in flight and the limit is 3 MB"):
-        small.enter(1, n_bytes=(1 << 20) + 1)
-    small.enter(1, n_bytes=1 << 20)
+        small.enter(1, PLAIN, n_bytes=(1 << 20) + 1)
+    small.enter(1, PLAIN, n_bytes=1 << 20)
 
 
 def test_a_wait_that_would_be_too_long_is_refused_at_once_with_a_hint() -> None:
     quick = admission(max_queue_s=1.0)
-    quick.learn(0.25)
+    quick.times.learn(1, 0.25)
     for _ in range(5):
-        quick.enter(1)
+        quick.enter(1, PLAIN)
     with pytest.raises(Overloaded, match=r"the wait would be 1\.2 s, the limit is 1 s") as caught:
-        quick.enter(1)
+        quick.enter(1, PLAIN)
     assert caught.value.retry_after_s == pytest.approx(0.625)
     assert caught.value.reason == "expected_wait"
 
 
 def test_a_caller_who_cannot_wait_is_refused_sooner() -> None:
     patient = admission()
-    patient.learn(0.25)
-    patient.enter(2)
+    patient.times.learn(1, 0.25)
+    patient.enter(2, PLAIN)
     with pytest.raises(Overloaded):
-        patient.enter(1, queue_s=0.1)
-    patient.enter(1, queue_s=10)
+        patient.enter(1, Terms(queue_s=0.1))
+    patient.enter(1, Terms(queue_s=10))
 
 
 def test_a_deadline_that_cannot_be_met_is_refused_at_once() -> None:
     busy = admission()
-    busy.learn(0.25)
-    busy.enter(3)
+    busy.times.learn(1, 0.25)
+    busy.enter(3, PLAIN)
     with pytest.raises(Overloaded, match=r"^an answer would take 1 s, the deadline is in 0\.9 s"):
-        busy.enter(1, answer_s=0.9)
-    busy.enter(1, answer_s=1.5)
+        busy.enter(1, Terms(answer_s=0.9))
+    busy.enter(1, Terms(answer_s=1.5))
 
 
 def test_the_expected_wait_follows_what_images_take() -> None:
     learning = admission()
-    learning.learn(1.0)
-    learning.enter(1)
+    learning.times.learn(1, 1.0)
+    learning.enter(1, PLAIN)
     for _ in range(100):
-        learning.learn(2.0)
+        learning.times.learn(1, 2.0)
     assert learning.expected_wait_s == pytest.approx(2.0, rel=0.01)
+
+
+def test_what_waits_is_expected_to_run_in_batches_also_after_single_images() -> None:
+    """Each view was charged a whole run: of 400 at once 153 were refused, and the rest took 1 s."""
+    quiet = admission(runs=1, batch=8, max_queue_s=5.0)
+    for _ in range(30):
+        quiet.times.learn(1, 0.017)
+    for _ in range(400):
+        quiet.enter(1, PLAIN)
+    assert quiet.expected_wait_s == pytest.approx(400 / 8 * 0.017)
+    quiet.times.learn(8, 0.022)
+    assert quiet.expected_wait_s == pytest.approx(400 / 8 * 0.022)
+
+
+def test_a_deadline_is_judged_by_the_runs_before_it_and_its_own() -> None:
+    busy = admission(runs=1, batch=8)
+    busy.times.learn(1, 0.1)
+    busy.times.learn(8, 0.2)
+    busy.enter(9, PLAIN)
+    with pytest.raises(
+        Overloaded, match=r"^an answer would take 0\.3 s, the deadline is in 0\.4 s"
+    ):
+        busy.enter(1, Terms(answer_s=0.4))
+    busy.enter(1, Terms(answer_s=0.5))
+
+
+def test_a_run_that_once_was_slow_is_not_expected_to_be_slow_for_ever() -> None:
+    """With short deadlines, it would not run at that size again and not be learned anew."""
+    times = RunTimes(runs=1, batch=8, sizes=[1, 2, 4, 8])
+    times.learn(8, 60.0)
+    for size in (1, 2, 4):
+        times.learn(size, 0.1)
+    assert times.of(8) == pytest.approx(0.2)
+
+
+def test_a_machine_that_has_become_slow_is_noticed_at_every_size() -> None:
+    times = RunTimes(runs=1, batch=8, sizes=[1, 8])
+    times.learn(8, 0.2)
+    times.learn(1, 0.5)
+    assert times.of(8) == pytest.approx(0.5)
+
+
+def test_a_run_takes_the_time_of_the_size_that_it_is_filled_up_to() -> None:
+    times = RunTimes(runs=2, batch=8, sizes=[1, 4, 8])
+    for size, seconds in ((1, 1.0), (4, 2.0), (8, 3.0)):
+        times.learn(size, seconds)
+    assert [times.of(n_views) * 2 for n_views in (0, 1, 2, 4, 5, 8, 9, 18)] == [
+        0, 1, 2, 2, 3, 3, 4, 8,
+    ]  # fmt: skip
+
+
+async def test_the_urgent_are_let_in_by_what_would_run_before_them(start: Start) -> None:
+    """All that was under way counted, so with a deadline none was answered in a flood."""
+    gate = Gate()
+    executor = start(gate)
+    executor._admission.times.learn(1, 0.25)
+    flood = [await queued(executor, 0, terms=Terms(priority=LOW)) for _ in range(8)]
+    await gate.is_busy()
+    with pytest.raises(Overloaded, match=r"an answer would take 2\.2 s, the deadline is in 2 s"):
+        await ask(executor, 1, terms=Terms(priority=LOW, answer_s=2))
+    with pytest.raises(Overloaded, match="the wait would be 2 s, the limit is 1 s"):
+        await ask(executor, 1, terms=Terms(priority=LOW, queue_s=1))
+    assert executor.refusal(2) is None, "it may be urgent"
+    urgent = await queued(executor, 2, terms=Terms(priority=HIGH, answer_s=2, queue_s=1))
+    gate.open()
+    await asyncio.gather(urgent, *flood)
+    assert gate.batches[:2] == [[0], [2]]
+
+
+def test_nobody_is_let_in_early_who_could_not_be_answered_however_urgent() -> None:
+    busy = admission()
+    busy.times.learn(1, 0.25)
+    busy.enter(8, Terms(priority=LOW))
+    most_urgent = Terms(priority=HIGH, answer_s=0.6)
+    with pytest.raises(Overloaded, match=r"would take 0\.5 s, the deadline is in 0\.6 s"):
+        busy.enter(1, most_urgent)
+
+
+def test_a_queue_that_is_full_refuses_the_urgent_too() -> None:
+    full = admission(max_queue_s=1.0)
+    full.times.learn(1, 0.25)
+    full.enter(5, Terms(priority=LOW))
+    with pytest.raises(Overloaded, match=r"the wait would be 1\.2 s, the limit is 1 s"):
+        full.enter(1, Terms(priority=HIGH))
+
+
+@pytest.mark.parametrize(
+    ("level", "wait_s"), [(HIGH, 3.0), (NORMAL, 4.0), (LOW, 5.1), (LOWEST, 6.0)]
+)
+def test_what_waits_for_long_is_expected_to_run_before_the_urgent(
+    level: int, wait_s: float
+) -> None:
+    """A level is worth a second of waiting, so most of these have become as urgent; one runs."""
+    flooded = admission()
+    flooded.times.learn(1, 0.1)
+    flooded.enter(50, Terms(priority=LOW))
+    flooded.enter(10, Terms(priority=LOWEST))
+    assert flooded.wait_s(level) == pytest.approx(wait_s)
+
+
+BUSY = {
+    "idle": ({}, (0, 0), 32),
+    "enough runs and waits": ({}, (32, 0), 0),
+    "half of the queue": ({"max_queue": 20}, (10, 0), 0),
+    "half of the bytes": ({"max_bytes": 100}, (1, 50), 0),
+    "half of the wait": ({"max_queue_s": 2.0}, (8, 0), 0),
+    "half of the requests": ({"max_requests": 2}, (1, 0), 0),
+}
+
+
+@pytest.mark.parametrize("case", BUSY)
+def test_one_caller_may_keep_the_network_busy_but_not_take_all_the_room(case: str) -> None:
+    limits, (n_views, n_bytes), expected = BUSY[case]
+    room = admission(runs=2, batch=8, **limits)
+    room.times.learn(8, 2.0)
+    if n_views:
+        room.enter(n_views, PLAIN, n_bytes)
+    assert room.n_ahead == expected
+
+
+def test_who_fills_up_the_batch_that_waits_needs_no_run_of_its_own() -> None:
+    busy = admission(runs=1, batch=8)
+    busy.times.learn(8, 0.2)
+    busy.times.learn(1, 0.15)
+    busy.enter(15, PLAIN)
+    assert busy.refusal(1, Terms(answer_s=0.4 / 0.69)) is None
+    busy.enter(1, PLAIN)
+    assert busy.refusal(1, Terms(answer_s=0.4 / 0.69))
+
+
+def test_who_comes_while_a_single_view_runs_waits_for_it() -> None:
+    busy = admission(runs=1, batch=8)
+    busy.times.learn(1, 0.2)
+    busy.enter(1, PLAIN)
+    assert busy.refusal(1, Terms(answer_s=0.5))
+    assert busy.refusal(1, Terms(answer_s=0.6)) is None

@@ -95,6 +95,29 @@ def test_a_stream_reads_no_further_than_eight_requests_ahead(start: Start, root:
     wait_until(lambda: server.service.live.queue_depth("colours") == 0)
 
 
+def test_a_stream_fills_the_batches_of_its_model(start: Start, root: Path) -> None:
+    """Eight requests were in flight whatever the plan, so batches of 64 were never full."""
+    tiny.publish(root, promote=True)
+    server = start(plan="1x2x16")
+    with held(server) as executor:
+        stream = server.classifier.ClassifyStream(iter([request()] * 100), timeout=60)
+        wait_until(lambda: executor._admission._n_requests == 2 * 2 * 16)
+    assert len([one for one in stream if one.HasField("response")]) == 100
+
+
+def test_a_stream_leaves_half_of_the_queue_to_others(start: Start, root: Path) -> None:
+    tiny.publish(root, promote=True)
+    server = start(plan="1x2x16", max_queue=40)
+    with held(server) as executor:
+        requests = [request(images=[tiny.picture()] * 2)] * 50
+        stream = server.classifier.ClassifyStream(iter(requests), timeout=60)
+        wait_until(lambda: not executor.n_ahead)
+        assert executor._admission._n_views == 40 / 2
+        other = server.classifier.Classify.future(request("green"), timeout=60)
+    assert best(other.result()) == ["green"]
+    assert len([one for one in stream if one.HasField("response")]) == 50
+
+
 def test_a_stream_that_is_cancelled_leaves_nothing_behind(server: RunningServer) -> None:
     stream = server.classifier.ClassifyStream(iter([request()] * 50), timeout=20)
     next(stream)

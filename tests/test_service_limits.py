@@ -257,7 +257,7 @@ def test_the_views_of_an_image_are_one_batch_where_one_run_takes_all_cores(
 def test_a_deadline_that_cannot_be_met_is_told_so_at_once(start: Start, root: Path) -> None:
     server = slow(start, root, work=0, max_queue_seconds=100)
     with held(server) as executor:
-        executor._admission.learn(30.0)  # seconds for an image
+        executor._admission.times.learn(1, 30.0)  # seconds for an image
         first = server.classifier.Classify.future(request(), timeout=60)
         wait_until(lambda: in_flight(server, 1))
         with pytest.raises(grpc.RpcError) as caught:

@@ -13,7 +13,7 @@ from registry.errors import BundleError
 from registry.images import Float32Array, UInt8Array
 from service.execution.kind import Kind
 from service.execution.plan import Plan, Plans, Trial, candidates, choose, measure_plan, parse_plan
-from service.execution.shapes import batch_sizes, shaped
+from service.execution.shapes import batch_sizes, shaped, worth_running
 from service.models.golden_check import warm
 
 
@@ -176,8 +176,30 @@ def test_a_network_whose_plan_is_known_is_compiled_twice_at_most(tmp_path: Path)
 
 # Batches
 
+
+@pytest.mark.parametrize("most", [6, 24, 100])
+def test_no_batch_has_a_size_that_was_not_warmed_up(tmp_path: Path, most: int) -> None:
+    met: set[int] = set()
+
+    def run(batch: UInt8Array) -> Float32Array:
+        met.add(len(batch))
+        return sums(batch)
+
+    sizes = batch_sizes("cpu", most, None)
+    any_number = shaped(run, sizes)
+    warm(tmp_path, any_number, 2, sizes, n_runs=1)
+    warmed = set(met)
+    for n_images in range(1, most + 1):
+        any_number(images(n_images))
+    assert met == warmed == set(sizes)
+
+
 SIZES = {
     "a CPU takes what comes": (("cpu", 4, None), (1, 2, 3, 4)),
+    "but is not warmed up with every size": (
+        ("cpu", 80, None),
+        (1, 2, 3, 4, 5, 6, 7, 8, 16, 32, 64, 80),
+    ),
     "a GPU is given few shapes": (("cuda", 32, None), (1, 4, 8, 16, 32)),
     "and none beyond the plan": (("tensorrt", 12, None), (1, 4, 8, 12)),
     "a plan of single images": (("cuda", 1, None), (1,)),
@@ -189,6 +211,20 @@ SIZES = {
 def test_batches_that_can_come(case: str) -> None:
     arguments, expected = SIZES[case]
     assert batch_sizes(*arguments) == expected
+
+
+GPU_SIZES = (1, 4, 8, 16, 32)
+
+
+@pytest.mark.parametrize(
+    ("n_images", "run"),
+    [(0, 0), (1, 1), (2, 2), (5, 5), (8, 8), (9, 8), (10, 8), (11, 11), (17, 16), (22, 22)],
+)
+def test_a_batch_is_cut_to_a_size_where_filling_it_up_would_waste_more_than_a_third(
+    n_images: int, run: int
+) -> None:
+    """Two are filled up to four, though: the second run would cost more than two black images."""
+    assert worth_running(n_images, GPU_SIZES) == run
 
 
 @pytest.mark.parametrize(("n_images", "given"), [(1, [1]), (3, [4]), (4, [4]), (10, [4, 4, 4])])

@@ -28,7 +28,7 @@ def published(root: Path) -> None:
 def refusal_of_a_second(server: RunningServer) -> str:
     """What a request is told while another one runs."""
     with held(server) as executor:
-        executor._admission.learn(0.5)  # seconds for an image
+        executor._admission.times.learn(1, 1.0)  # seconds for an image; two run at a time
         first = server.classifier.Classify.future(REQUEST, timeout=60)
         wait_until(lambda: in_flight(server, 1) and not executor.depth)
         with pytest.raises(grpc.RpcError) as caught:

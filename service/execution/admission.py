@@ -1,92 +1,116 @@
 """Admission control: a request that cannot be answered in time is refused at once."""
 
-import math
-
 from registry.errors import Overloaded
+from service.execution.run_times import RunTimes
+from service.execution.work import HEAD_START_S, LOWEST, Terms
 
-SMOOTHING = 0.1  # weight of the latest batch in the moving average of the time per view
 MEGABYTE = 1 << 20
 OF_THE_QUEUE = ("queue_full", "queue_bytes", "expected_wait")  # their messages begin as Triton's
-MARGIN = 0.7  # share of a deadline to use; all of it, by that average, would miss it half the time
+MARGIN = (
+    0.7  # share of a deadline to use; all of it, by these averages, would miss it half the time
+)
 
 
 class Admission:
     """Counts what one version has queued or running. Views count, not images: each is an inference.
 
-    `enter` and `leave` are for the event loop; `learn` may be called from any thread.
+    For the event loop only.
     """
 
     def __init__(
-        self, *, max_queue: int, max_queue_s: float, max_requests: int, max_bytes: int
+        self,
+        times: RunTimes,
+        *,
+        max_queue: int,
+        max_queue_s: float,
+        max_requests: int,
+        max_bytes: int,
     ) -> None:
         """
         Args:
+            times: how long the version's runs take; whoever runs them tells it.
             max_queue: most views in flight.
             max_queue_s: longest expected wait, seconds.
             max_requests: most requests in flight; 0: no limit.
             max_bytes: most bytes of images in flight, as received.
         """
+        self.times = times
         self._max_queue = max_queue
         self._max_queue_s = max_queue_s
         self._max_requests = max_requests
         self._max_bytes = max_bytes
         self._n_bytes = 0
         self._n_views = 0
+        self._n_by_level = [0] * (LOWEST + 1)  # of these views, by priority
         self._n_requests = 0
-        self._view_s = 0.0
 
     @property
     def expected_wait_s(self) -> float:
-        """How long one more view would wait, judging by those that ran before."""
-        return self._n_views * self._view_s
+        """How long one more view would wait behind all others, judging by those that ran before."""
+        return self.times.of(self._n_views)
 
-    def learn(self, view_s: float) -> None:
-        """Notes that a view took this long, divided by the number of concurrent runs."""
-        self._view_s += (view_s - self._view_s) * (SMOOTHING if self._view_s else 1)
+    def wait_s(self, level: int, n_more: int = 0) -> float:
+        """How long one more view of this priority would wait: behind those that are as urgent or
+        run already, and those that have waited for so long that they are as urgent by now.
 
-    def enter(
-        self,
-        n_views: int,
-        queue_s: float = math.inf,
-        answer_s: float = math.inf,
-        n_bytes: int = 0,
-    ) -> None:
+        Args:
+            n_more: views that are to run too within that time.
+        """
+        n_behind = sum(self._n_by_level[level + 1 :])
+        if not n_behind:
+            return self.times.of(self._n_views + n_more)
+        n_ahead = self._n_views - n_behind + n_more
+        wait_s = self.times.of(n_ahead + min(n_behind, self.times.capacity))
+        for other in range(level + 1, LOWEST):
+            # the queue serves a level this much later than one that is so much more urgent
+            n_ahead += self._n_by_level[other]
+            wait_s = max(wait_s, self.times.of(n_ahead) - (other - level) * HEAD_START_S)
+        return wait_s
+
+    @property
+    def n_ahead(self) -> int:
+        """Views that keep the network busy: a batch for every run, and as many to run next. 0 if so
+        many are under way already, or half of any limit is taken: the rest is for others."""
+        n_views = 2 * self.times.capacity
+        has_room = (
+            self._n_views < min(n_views, self._max_queue / 2)
+            and self._n_bytes < self._max_bytes / 2
+            and self.expected_wait_s < self._max_queue_s / 2
+            and (not self._max_requests or self._n_requests < self._max_requests / 2)
+        )
+        return n_views if has_room else 0
+
+    def enter(self, n_views: int, terms: Terms, n_bytes: int = 0) -> None:
         """Admits a request; an idle version takes any number of views.
 
         Raises:
-            Overloaded: there is no room, the wait would be longer than `queue_s`, or the answer
-                would not come within `answer_s`.
+            Overloaded: there is no room, or the wait or the answer would take longer than `terms`
+                allow.
         """
-        if refusal := self.refusal(n_views, queue_s, answer_s, n_bytes):
+        if refusal := self.refusal(n_views, terms, n_bytes):
             raise refusal
         self._n_views += n_views
+        self._n_by_level[terms.level] += n_views
         self._n_bytes += n_bytes
         self._n_requests += 1
 
-    def refusal(
-        self,
-        n_views: int,
-        queue_s: float = math.inf,
-        answer_s: float = math.inf,
-        n_bytes: int = 0,
-    ) -> Overloaded | None:
+    def refusal(self, n_views: int, terms: Terms, n_bytes: int = 0) -> Overloaded | None:
         """What `enter` would raise now; None if it would admit the request."""
-        if not self._n_views or not (found := self._problem(n_views, queue_s, answer_s, n_bytes)):
+        if not self._n_views or not (found := self._problem(n_views, terms, n_bytes)):
             return None
         reason, problem = found
-        room_s = max(self.expected_wait_s / 2, self._view_s)
+        room_s = max(self.expected_wait_s / 2, self.times.of(1))
         heading = "Exceeds maximum queue size: " if reason in OF_THE_QUEUE else ""
         return Overloaded(f"{heading}{problem}; try again later", room_s, reason)
 
-    def leave(self, n_views: int, n_bytes: int = 0) -> None:
+    def leave(self, n_views: int, terms: Terms, n_bytes: int = 0) -> None:
         """Notes that an admitted request has ended."""
         self._n_views -= n_views
+        self._n_by_level[terms.level] -= n_views
         self._n_bytes -= n_bytes
         self._n_requests -= 1
 
-    def _problem(
-        self, n_views: int, queue_s: float, answer_s: float, n_bytes: int
-    ) -> tuple[str, str] | None:
+    def _problem(self, n_views: int, terms: Terms, n_bytes: int) -> tuple[str, str] | None:
         """The limit that is reached: its name in the metrics, and a message."""
         if self._max_requests and self._n_requests >= self._max_requests:
             problem = f"{self._n_requests} requests are in flight, which is this model's limit"
@@ -98,11 +122,21 @@ class Admission:
             mb, most_mb = self._n_bytes / MEGABYTE, self._max_bytes / MEGABYTE
             problem = f"{mb:.3g} MB of images are in flight and the limit is {most_mb:.3g} MB"
             return "queue_bytes", problem
-        wait_s, longest_s = self.expected_wait_s, min(self._max_queue_s, queue_s)
-        if wait_s > longest_s:
-            problem = f"the wait would be {wait_s:.2g} s, the limit is {longest_s:.2g} s"
-            return "expected_wait", problem
-        if (needed_s := wait_s + n_views * self._view_s) > MARGIN * answer_s:
-            problem = f"an answer would take {needed_s:.2g} s, the deadline is in {answer_s:.2g} s"
+        # a queue that is full is so for all; their own limits go by what would run before them
+        own_s = self.wait_s(terms.level)
+        for wait_s, longest_s in (
+            (self.expected_wait_s, self._max_queue_s),
+            (own_s, terms.queue_s),
+        ):
+            if wait_s > longest_s:
+                problem = f"the wait would be {wait_s:.2g} s, the limit is {longest_s:.2g} s"
+                return "expected_wait", problem
+        # it may fill up the last batch that waits, but none that runs
+        running_s = self.times.of(min(self._n_views, self.times.capacity))
+        needed_s = max(self.wait_s(terms.level, n_views), running_s + self.times.of(n_views))
+        if needed_s > MARGIN * terms.answer_s:
+            problem = (
+                f"an answer would take {needed_s:.2g} s, the deadline is in {terms.answer_s:.2g} s"
+            )
             return "deadline", problem
         return None

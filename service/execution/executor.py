@@ -1,7 +1,8 @@
 """A bounded queue of images, and the threads that run them through a network.
 
 With batch size 1, one thread decodes an image and runs it: no hand-over, first come, first served.
-With larger batches, a pool decodes, and each run takes whatever has been decoded by then.
+With larger batches, a pool decodes, and each run takes what has been decoded by then, as far as the
+network's batch sizes make it worthwhile.
 """
 
 import asyncio
@@ -19,7 +20,8 @@ from service.execution.admission import Admission
 from service.execution.decoding import Decoder
 from service.execution.observer import Observer
 from service.execution.queue import Queue, View, is_wanted
-from service.execution.work import Answer, Draw, Image, Terms, Work, finish
+from service.execution.shapes import worth_running
+from service.execution.work import HIGH, Answer, Draw, Image, Terms, Work, finish
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +47,7 @@ class Executor:
         admission: Admission,
         observer: Observer,
         max_wait_s: float = 0,
+        sizes: Sequence[int] | None = None,
         pool: Pool | None = None,
         together: bool = False,
         quick: bool = False,
@@ -52,6 +55,7 @@ class Executor:
         """
         Args:
             max_wait_s: how long a view may wait for others to fill a batch.
+            sizes: the batch sizes that the network is given; None: any.
             pool: decodes for batches; with batch size 1, the thread that runs an image decodes it.
             together: in batches, an image's views are queued together; otherwise each as soon as
                 it is drawn.
@@ -59,12 +63,12 @@ class Executor:
         """
         self._run = run
         self._batch = batch
+        self._worth = sizes and [worth_running(n, sizes) for n in range(batch + 1)]
         self._admission = admission
         self._max_wait_s = max_wait_s
         self._pool = pool if batch > 1 else None
         self._observer = observer
         self._quick = quick
-        self._runs = runs
         self._undrawn = Queue()  # for the pool
         self._ready = Queue()
         self._decoder = Decoder(self._ready, observer, together)
@@ -93,7 +97,16 @@ class Executor:
     def refusal(self, answer_s: float) -> Overloaded | None:
         """Why even a single image with `answer_s` left to its deadline would be refused; None if
         it would not."""
-        return None if self._quick else self._admission.refusal(1, answer_s=answer_s)
+        if self._quick:
+            return None
+        # its priority is not known yet, so it may be the highest
+        return self._admission.refusal(1, Terms(priority=HIGH, answer_s=answer_s))
+
+    @property
+    def n_ahead(self) -> int:
+        """How many requests of one caller may be under way to keep the network busy without filling
+        the queue; 0: it is busy."""
+        return self._admission.n_ahead
 
     async def run(
         self,
@@ -119,7 +132,7 @@ class Executor:
             return self._run_at_once(pixels)
         n_views = n_images * max(1, terms.n_views)
         try:
-            self._admission.enter(n_views, terms.queue_s, terms.answer_s, n_bytes)
+            self._admission.enter(n_views, terms, n_bytes)
         except Overloaded as error:
             self._observer.rejected(error.reason)
             raise
@@ -132,7 +145,7 @@ class Executor:
             self._give_up(work, images, error)
             raise
         finally:
-            self._admission.leave(n_views, n_bytes)
+            self._admission.leave(n_views, terms, n_bytes)
 
     def _run_at_once(self, pixels: UInt8Array) -> list[Answer]:
         """Runs in the event loop, which is faster than waking a thread."""
@@ -203,7 +216,7 @@ class Executor:
     # Running
 
     def _work(self) -> None:
-        while taken := self._ready.take(self._batch, self._max_wait_s):
+        while taken := self._ready.take(self._batch, self._max_wait_s, self._worth):
             self._draw_more(len(taken))
             views = [view for view in taken if is_wanted(view)]
             if views and views[0].pixels is None:  # batch size 1: decode here
@@ -229,7 +242,7 @@ class Executor:
         decode_s = (
             0 if self._pool else sum(view.image.decode_s for view in views if not view.number)
         )
-        self._admission.learn((ended - started + decode_s) / len(views) / self._runs)
+        self._admission.times.learn(len(views), ended - started + decode_s)
         answered = []
         for view, answer in zip(views, answers, strict=True):
             if view.image.add(view.number, answer, started - view.ready_at, ended - started):

@@ -90,11 +90,12 @@ class Queue:
                 self._heap = kept
                 self._n_drawn = sum(view.is_drawn for _, _, view in kept)
 
-    def take(self, most: int, max_wait_s: float) -> list[View]:
+    def take(self, most: int, max_wait_s: float, worth: Sequence[int] | None = None) -> list[View]:
         """Waits for views and takes the `most` most urgent ones; none when closed and empty.
 
         Args:
             max_wait_s: how long the first view may wait until there are `most` of them.
+            worth: how many to take if n wait, by n up to `most`; None: all.
         """
         with self._changed:
             while True:
@@ -102,7 +103,11 @@ class Queue:
                     self._changed.wait()
                 if max_wait_s and self._heap:
                     self._wait_for(most, self._heap[0][2].ready_at + max_wait_s)
-                taken = [self._pop() for _ in range(min(most, len(self._heap)))]
+                n = min(most, len(self._heap))
+                if worth and worth[n] < n:
+                    n = worth[n]
+                    self._changed.notify()  # another thread may run the rest
+                taken = [self._pop() for _ in range(n)]
                 if taken or self._closed:  # else another thread took them meanwhile
                     return taken
 

@@ -34,6 +34,11 @@ class Terms(NamedTuple):
     queue_s: float = math.inf  # longest time in the queue
     answer_s: float = math.inf  # to the caller's deadline; refused at once if it would be missed
 
+    @property
+    def level(self) -> int:
+        """Its priority, from HIGH to LOWEST."""
+        return self.priority or NORMAL
+
 
 class Answer(NamedTuple):
     """The result for one image: probabilities [classes], or the error."""
@@ -73,8 +78,8 @@ class Work:
     @property
     def urgency(self) -> float:
         """Sort key: smaller comes first."""
-        priority = self.terms.priority or NORMAL
-        return math.inf if priority >= LOWEST else self.queued_at + priority * HEAD_START_S
+        level = self.terms.level
+        return math.inf if level >= LOWEST else self.queued_at + level * HEAD_START_S
 
     def expired(self, now: float) -> bool:
         """Whether it was queued for too long, or its caller's deadline has passed, which the event

@@ -123,6 +123,13 @@ class Live:
         """Images queued for any version; read from another thread when metrics are scraped."""
         return sum(loaded.executor.n_awaited for loaded in self.in_memory(model))
 
+    def n_ahead(self, model: str) -> int:
+        """How many requests of one stream a model can take at a time; 0: one of its versions is
+        busy."""
+        entry = self._models.get(model)
+        versions = entry.versions() if entry else ()
+        return min((loaded.executor.n_ahead for loaded in versions), default=0)
+
     def refusal(self, answer_s: float) -> Overloaded | None:
         """Why every version would refuse an image that has to be answered in `answer_s` seconds;
         None if one might take it, since each has a queue of its own.

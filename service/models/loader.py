@@ -4,6 +4,7 @@ up."""
 import logging
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import Executor as Pool
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from service.execution.kind import Kind, kind_of
 from service.execution.malloc import give_back
 from service.execution.plan import Plan, Plans, is_quick, measure_plan
 from service.execution.providers import GPUS, Placement
+from service.execution.run_times import RunTimes
 from service.execution.session import Session
 from service.execution.shapes import Run, batch_sizes, shaped
 from service.models.golden_check import check_golden, proving, warm
@@ -93,7 +95,8 @@ class Loader:
             self._planned.pop((bundle.model, kind), None)  # an equal key would keep its old n_bytes
             self._planned[bundle.model, kind] = plan
         counts = VersionCounts(self._metrics, bundle.model, version, bundle.labels)
-        executor = self._executor(run, kind, plan, counts, is_quick(run, bundle.image.size))
+        quick = is_quick(run, bundle.image.size)
+        executor = self._executor(run, kind, plan, sizes, counts, quick)
         seconds = time.monotonic() - started
         self._metrics.load_seconds.labels(bundle.model).observe(seconds)
         facts = {
@@ -164,9 +167,16 @@ class Loader:
         return None
 
     def _executor(
-        self, run: Run, kind: Kind, plan: Plan, counts: VersionCounts, quick: bool
+        self,
+        run: Run,
+        kind: Kind,
+        plan: Plan,
+        sizes: Sequence[int],
+        counts: VersionCounts,
+        quick: bool,
     ) -> Executor:
         limits = self._limits
+        times = RunTimes(runs=plan.runs, batch=plan.batch, sizes=sizes)
         # queued one by one, views would run in batches of one, which pays only with several runs on
         # a CPU
         together = kind.provider in GPUS or plan.runs == 1
@@ -175,12 +185,14 @@ class Loader:
             runs=plan.runs,
             batch=plan.batch,
             admission=Admission(
+                times,
                 max_queue=limits.max_queue,
                 max_queue_s=limits.max_queue_s,
                 max_requests=limits.max_requests,
                 max_bytes=limits.max_bytes,
             ),
             max_wait_s=limits.max_wait_s,
+            sizes=sizes,
             pool=self._pool,
             observer=counts,
             together=together,

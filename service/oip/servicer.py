@@ -19,7 +19,7 @@ from service.oip.inference import Inference
 from service.oip.messages import config_message, metadata_message, statistics_message
 from service.oip.names import both_names, find, read_version, split_name
 from service.status import message_of
-from service.streams import in_order
+from service.streams import IN_FLIGHT, in_order
 
 PROTOCOL = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
 NAME = "unfreeze"
@@ -133,9 +133,13 @@ class Protocol(pb_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
     ) -> AsyncIterator[Message]:
         as_status = ERRORS_AS_STATUS in [tuple(pair) for pair in context.invocation_metadata()]
         outcome = self._infer_in_stream if as_status else self._outcome
-        async with in_order(request_iterator, outcome) as responses:
+        async with in_order(request_iterator, outcome, self._most) as responses:
             async for response in responses:
                 yield response
+
+    def _most(self, request: Message) -> int:
+        model, _ = split_name(request.model_name)
+        return max(IN_FLIGHT, self._live.n_ahead(model))
 
     async def _infer_in_stream(self, request: Message) -> Message:
         response = await self._inference.infer(request)
