@@ -33,7 +33,6 @@ SETTINGS: dict[str, object] = {
     "split": "stratified",
     "batch_size": 16,
     "cycles": 1,
-    "learning_rate": 0.05,  # the task is so easy that the finder would suggest too high a rate
 }
 
 
