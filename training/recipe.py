@@ -49,6 +49,7 @@ from training.steps import (
     search_head,
     search_unfrozen,
 )
+from training.unused_settings import describe_unused
 
 
 def train(assignment: Assignment, tell: Tell) -> tuple[Bundle, Scored]:
@@ -124,6 +125,8 @@ def learn(bench: Bench, weights_digest: str, cache: Path) -> None:
         TrainingError: the loss is not finite; the run has the weights of the epoch before.
     """
     settings = bench.settings
+    if unused := describe_unused(settings):
+        bench.note("unused_settings", unused)
     # one bench per size, sharing the network; `bench` alone, unless the settings name sizes
     benches = bench.network.world.in_turn(lambda: at_each_size(bench, cache))
     first = benches[0]
