@@ -187,6 +187,7 @@ def _findings(
         temperature=trust.calibrated.temperature if trust.calibrated else None,
         uncooled=trust.before,
         sets=trust.sets,
+        sets_from=trust.sets_from,
         abstention=trust.abstention,
         noise=bench.label_noise[0] if bench.label_noise else None,
         n_judged=len(bench.judged),

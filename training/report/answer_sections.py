@@ -176,16 +176,16 @@ def _errors(each: Reliability) -> list[str]:
 
 def sets(findings: Findings) -> Section | None:
     """Prediction sets, and when to abstain."""
-    if not findings.sets and not findings.abstention:
+    if not findings.sets_from:
         return None
-    parts = []
+    parts = [paragraph(findings.sets_from)]
     if findings.sets:
         rows = [["method", "guaranteed", "coverage", "mean size", "single label"]]
         rows += [
             [
                 each.method.upper(),
                 f"{1 - each.alpha:.0%}",
-                f"{each.coverage:.1%}",
+                f"{each.coverage:.1%}\n{_range(each.coverage_interval, 2)}",
                 f"{each.mean_size:.2f}",
                 f"{each.single:.0%}",
             ]
@@ -195,7 +195,7 @@ def sets(findings: Findings) -> Section | None:
             "Instead of one label a set of them, large enough to contain the true one as often as "
             "guaranteed (split conformal prediction)."
         )
-        parts += [paragraph(said), table(rows, caption="Prediction sets")]
+        parts = [paragraph(said), *parts, table(rows, caption="Prediction sets")]
     if findings.abstention:
         told = findings.abstention
         said = f"At no confidence threshold are {told.wanted:.0%} of the predictions right."

@@ -59,14 +59,15 @@ def to_json(findings: Findings) -> dict[str, Any]:
 
 
 def _conformal(findings: Findings) -> dict[str, Any] | None:
-    if not findings.abstention:
+    if not findings.sets_from:
         return None
     sets = [
         asdict(each)
         | {"coverage_of_class": dict(zip(findings.labels, each.coverage_of_class, strict=True))}
         for each in findings.sets
     ]
-    return {"sets": sets, "alone": asdict(findings.abstention)}
+    alone = asdict(findings.abstention) if findings.abstention else None
+    return {"from": findings.sets_from, "sets": sets, "alone": alone}
 
 
 def _history(findings: Findings) -> dict[str, Any]:

@@ -58,6 +58,7 @@ class Findings:
     temperature: float | None = None  # that the logits have been divided by
     uncooled: Reliability | None = None  # without that temperature
     sets: tuple[SetFigures, ...] = ()
+    sets_from: str = ""  # which images these are of, or why there are none
     abstention: Abstention | None = None
     noise: LabelNoise | None = None
     n_judged: int = 0  # images of the training part set apart for model selection
