@@ -18,7 +18,7 @@ from training.fit.passes import validate_head
 from training.fit.plan import Plan
 from training.fit.schedule import Shares, cosine_restarts, restart_epochs
 from training.network.weights import weights_digest
-from training.settings import OptimizerSpec
+from training.settings import OptimizerSpec, Settings
 
 
 class TwoClouds:
@@ -269,6 +269,7 @@ def test_the_loss_of_answers_that_are_sure_and_right_is_nothing_and_not_less():
     bench: Any = SimpleNamespace(
         network=certain,
         device="cpu",
+        settings=Settings(),
         dataset=SimpleNamespace(task="single", targets=targets, rows=lambda part: [0, 1]),
         loss=lambda: loss_function("single"),
     )

@@ -171,7 +171,8 @@ def prove(bench: Bench, assignment: Assignment, backbone: Backbone) -> tuple[Bun
     trust = measure_trust(bench, calibrated, evaluation)
     bundle = seal_bundle(assignment, bench, exported, evaluation, trust, backbone)
 
-    scored = score(bench.dataset, bundle, evaluation.plain, assignment, bench.stages)
+    beta = bench.settings.beta
+    scored = score(bench.dataset, bundle, evaluation.plain, assignment, bench.stages, beta)
     bench.stages.tell(scored)
     return bundle, scored
 

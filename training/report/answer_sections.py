@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from training import plots
 from training.evaluation.calibration import Reliability
 from training.evaluation.intervals import Interval, sign_test
-from training.evaluation.per_class import ClassFigures, Pair, score_interval
+from training.evaluation.per_class import ClassFigures, Pair
 from training.report.findings import Findings
 from training.report.page import Section, chart, folded, paragraph, table
 from training.report.thumbnails import tile_grid
@@ -25,9 +25,7 @@ GALLERIES = {
 
 def results(findings: Findings) -> Section:
     """The metrics, with one view and with several."""
-    low, high = score_interval(
-        findings.probabilities, findings.targets, findings.task, findings.limits
-    )
+    low, high = findings.interval
     plain, tta = findings.plain, findings.tta
     rows = [
         ["", plain.metric, "log loss"],
@@ -77,7 +75,13 @@ def _pairs(pairs: Sequence[Pair]) -> str:
 def classes(findings: Findings) -> Section:
     """A table of all classes, the worst first; most of many are folded."""
     multi = findings.task == "multi"
-    head = ["label" if multi else "class", "images", "precision", "recall", "F2" if multi else "F1"]
+    head = [
+        "label" if multi else "class",
+        "images",
+        "precision",
+        "recall",
+        f"F{findings.beta:g}" if multi else "F1",
+    ]
     head += ["threshold"] if multi else []
     rows = [_row(one) for one in findings.classes[:LISTED]]
     said = (

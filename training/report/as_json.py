@@ -4,7 +4,6 @@ from dataclasses import asdict
 from typing import Any
 
 from training.evaluation.intervals import sign_test
-from training.evaluation.per_class import score_interval
 from training.evaluation.suspects import figures as noise_figures
 from training.report.audit_page import figures as audit_figures
 from training.report.findings import Findings
@@ -18,9 +17,7 @@ COLUMNS = ("epoch", "train", "valid")  # and the metric
 
 def to_json(findings: Findings) -> dict[str, Any]:
     """Plain values, for `json.dumps`."""
-    interval = score_interval(
-        findings.probabilities, findings.targets, findings.task, findings.limits
-    )
+    interval = findings.interval
     single = findings.task == "single"
     return {
         "model": findings.model,
