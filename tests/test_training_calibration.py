@@ -235,8 +235,25 @@ def test_a_calibrated_bundle_says_how_far_to_believe_it(trained: Trained):
     assert f"temperature {told['temperature']:.3f}" in bundle.provenance["calibration"]
     sets = figures["conformal"]["sets"]
     assert [(each["method"], each["alpha"]) for each in sets[:2]] == [("lac", 0.1), ("lac", 0.05)]
+    assert "neither trained on nor held out" in figures["conformal"]["from"]
     assert 1 - sets[0]["score"] == pytest.approx(bundle.metrics["least_probability_0.1"])
     assert set(sets[0]["coverage_of_class"]) == {"dark", "light"}
+
+
+@quietly
+def test_without_calibration_sets_are_cross_fitted_within_the_held_out_images(tmp_path: Path):
+    data = photos.folder(tmp_path / "data", per_class=75)
+    told = {"cycles": "0", "augmented_epochs": "0", "valid_fraction": "0.8", "split": "stratified"}
+    assignment = photos.assignment(tmp_path, data, **told)
+    train(assignment, lambda event: None)
+    figures = json.loads((assignment.stage / "report" / "report.json").read_text())
+    told = figures["conformal"]
+    assert told["from"].startswith("Cross-fitted within the 120 held-out images")
+    assert [each["images"] for each in told["sets"]] == [120] * 6
+    low, high = told["sets"][0]["coverage_interval"]
+    assert low <= told["sets"][0]["coverage"] <= high
+    assert told["alone"] is None
+    assert told["from"] in (assignment.stage / "report" / "index.html").read_text()
 
 
 @quietly
@@ -273,9 +290,12 @@ def test_a_network_that_is_published_twice_is_cooled_once(tmp_path: Path):
 def test_too_few_images_to_calibrate_by_leave_the_temperature_alone(tmp_path: Path):
     data = photos.folder(tmp_path / "data", per_class=12)
     told = {"calibrate": "true", "cycles": "0", "augmented_epochs": "0"}
-    bundle, _ = train(photos.assignment(tmp_path, data, **told), lambda event: None)
+    assignment = photos.assignment(tmp_path, data, **told)
+    bundle, _ = train(assignment, lambda event: None)
     assert bundle.provenance["calibration"] == "left out: it needs 20 images; raise calibrate_share"
     assert "temperature" not in bundle.metrics
+    report = (assignment.stage / "report" / "index.html").read_text()
+    assert "without calibrate=true they need 100 held-out images" in report
     assert bundle.metrics["calibration_error"] > 0
     assert bundle.metrics["images_train"] + bundle.metrics["images_valid"] == 24
 

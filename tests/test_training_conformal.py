@@ -9,9 +9,11 @@ from scipy.stats import binom
 from registry.images import Float32Array
 from training.evaluation.conformal import (
     ALPHAS,
+    CROSS_LEAST,
     SCORES,
     Method,
     Quantile,
+    cross_fit_sets,
     fit_quantiles,
     label_sets,
     least_confidence,
@@ -125,6 +127,39 @@ def test_figures_are_of_each_class_and_none_where_a_class_has_no_image():
     assert figures.coverage_of_class == (1.0, 0.0, None)
     assert (figures.coverage, figures.mean_size, figures.empty) == (0.5, 0.75, 0.25)
     assert figures.single == 0.75
+
+
+@pytest.mark.parametrize("trust", [1.0, 0.4], ids=["honest", "far too sure"])
+def test_cross_fitted_sets_cover_what_was_promised(trust: float):
+    hits = dict.fromkeys(SCORES, 0.0)
+    for repeat in range(60):
+        for each in cross_fit_sets(*answered(400, repeat, trust), seed=repeat):
+            assert each.images == 400
+            low, high = each.coverage_interval
+            assert low < each.coverage < high
+            hits[each.method] += (each.coverage - (1 - each.alpha)) / 60 / len(ALPHAS)
+    assert all(-0.004 < excess < 0.012 for excess in hits.values()), hits
+
+
+def test_no_image_is_measured_with_a_quantile_of_its_own():
+    """Noise that looks certain: with quantiles of the same images, coverage would be above what is
+    promised in every draw; of one half and another, it is on either side of it."""
+    figures = [cross_fit_sets(*answered(100, seed, 0.0), seed=seed)[0] for seed in range(40)]
+    below = sum(each.coverage < 0.9 for each in figures)
+    assert 5 < below < 35
+
+
+def test_cross_fitting_draws_by_itself_and_the_same_for_a_seed():
+    said, truth = answered(200, 3)
+    before = np.random.get_state()[1].tolist()
+    assert cross_fit_sets(said, truth, seed=1) == cross_fit_sets(said, truth, seed=1)
+    assert np.random.get_state()[1].tolist() == before
+
+
+def test_too_few_images_are_not_cross_fitted():
+    said, truth = answered(CROSS_LEAST, 0)
+    assert cross_fit_sets(said[:-1], truth[:-1], seed=0) == ()
+    assert cross_fit_sets(said, truth, seed=0)[0].score is not None
 
 
 def test_answers_given_alone_are_right_as_often_as_wanted():

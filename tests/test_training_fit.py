@@ -18,7 +18,7 @@ from training.fit.passes import validate_head
 from training.fit.plan import Plan
 from training.fit.schedule import Shares, cosine_restarts, restart_epochs
 from training.network.weights import weights_digest
-from training.settings import OptimizerSpec
+from training.settings import OptimizerSpec, Settings
 
 
 class TwoClouds:
@@ -228,11 +228,34 @@ def test_an_epochs_loss_is_the_mean_over_its_images():
     assert (epoch.train_loss, epoch.images_per_second) == (2.0, 2.0)
 
 
-def test_a_flat_loss_suggests_a_tenth_of_where_it_begins_to_rise():
-    rates = [10.0 ** (place / 5 - 5) for place in range(30)]
-    losses = [0.4 + 0.001 * (place % 3) if place < 20 else 0.4 + 0.2 * place for place in range(30)]
-    suggestion, _ = suggest(rates, losses)
-    assert suggestion == pytest.approx(rates[19] / 10)
+RATES = [10.0 ** (place / 5 - 5) for place in range(30)]
+
+
+def test_a_loss_that_clearly_falls_suggests_a_tenth_of_where_it_is_lowest():
+    losses = [0.9] * 10 + [0.9 - 0.05 * place for place in range(10)] + [0.46, 0.47, *[3.0] * 8]
+    suggestion, reason = suggest(RATES, losses)
+    assert suggestion == pytest.approx(RATES[19] / 10)
+    assert reason.startswith(f"a tenth of {RATES[19]:.1e}, where the loss is lowest, 0.450")
+
+
+def test_a_loss_that_does_not_clearly_fall_suggests_a_hundredth_of_where_it_begins_to_rise():
+    """As was seen after unfreezing: a tenth of that made the network worse."""
+    losses = [0.917] * 18 + [0.914, 0.93, 0.95, *[6.66] * 9]
+    suggestion, reason = suggest(RATES, losses)
+    assert suggestion == pytest.approx(RATES[20] / 100)
+    assert reason.startswith("the loss does not clearly fall (0.917 in the first steps, 0.914 at b")
+
+
+def test_a_suggestion_is_never_more_than_a_tenth_of_where_the_loss_is_lowest():
+    losses = [0.9] * 10 + [0.85] + [0.9] * 19  # of which the place is chance, and the rest is flat
+    suggestion, reason = suggest(RATES, losses)
+    assert suggestion == pytest.approx(RATES[10] / 10)
+    assert "does not clearly fall" in reason
+
+
+def test_a_loss_that_is_nothing_from_the_start_has_not_fallen():
+    losses = [0.0, 0.004, 0.003] + [0.002] * 7 + [0.001] * 15 + [0.4] * 5
+    assert "does not clearly fall" in suggest(RATES, losses)[1]
 
 
 def test_a_loss_that_diverges_at_once_suggests_the_lowest_rate():
@@ -246,6 +269,7 @@ def test_the_loss_of_answers_that_are_sure_and_right_is_nothing_and_not_less():
     bench: Any = SimpleNamespace(
         network=certain,
         device="cpu",
+        settings=Settings(),
         dataset=SimpleNamespace(task="single", targets=targets, rows=lambda part: [0, 1]),
         loss=lambda: loss_function("single"),
     )

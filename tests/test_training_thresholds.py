@@ -1,5 +1,6 @@
 """Thresholds of a multi-label task, fitted off what is scored."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,23 +10,26 @@ import torch
 from benches import opened
 from sklearn.metrics import fbeta_score
 
+from registry.errors import BadRequest
 from training.data.dataset import Rows
 from training.evaluation.evaluate import measure, predict, right
 from training.evaluation.thresholds import CANDIDATES, fit_thresholds
 from training.judging_steps import choose_thresholds
+from training.reading_settings import read_settings
 from training.recipe import train
 
 
-def test_each_label_gets_the_threshold_of_its_best_f2():
+@pytest.mark.parametrize("beta", [0.5, 1, 2])
+def test_each_label_gets_the_threshold_of_its_best_f_score(beta: float):
     draw = np.random.default_rng(0)
     targets = (draw.random((200, 3)) < [0.1, 0.5, 0.8]).astype(np.float32)
     answers = (0.6 * draw.random((200, 3)) + 0.3 * targets).astype(np.float32)
-    for label, threshold in enumerate(fit_thresholds(answers, targets)):
+    for label, threshold in enumerate(fit_thresholds(answers, targets, beta)):
         scores = [
-            fbeta_score(targets[:, label], answers[:, label] >= other, beta=2)
+            fbeta_score(targets[:, label], answers[:, label] >= other, beta=beta)
             for other in CANDIDATES
         ]
-        mine = fbeta_score(targets[:, label], answers[:, label] >= threshold, beta=2)
+        mine = fbeta_score(targets[:, label], answers[:, label] >= threshold, beta=beta)
         assert mine == pytest.approx(max(scores), abs=1e-12)
 
 
@@ -79,3 +83,25 @@ def test_fitted_thresholds_travel_with_the_bundle_and_score_it(tmp_path: Path):
     assert set(bundle.thresholds) != {0.5}
     assert scored.candidate.value == pytest.approx(bundle.metrics["f2"])
     assert "images set apart" in bundle.provenance["thresholds"]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_a_training_fits_and_reports_the_f_score_of_its_setting(tmp_path: Path):
+    told = {"cycles": "0", "thresholds": "fitted", "judge_share": "0.4", "beta": "0.5"}
+    assignment = photos.assignment(tmp_path, two_labels(tmp_path), **told)
+    bundle, scored = train(assignment, lambda event: None)
+    assert scored.candidate.metric == "f0.5"
+    assert scored.candidate.value == bundle.metrics["f0.5"]
+    assert "f2" not in bundle.metrics
+    assert bundle.provenance["thresholds"].startswith("fitted for F0.5 on ")
+    assert json.loads(bundle.provenance["settings"])["beta"] == 0.5
+    figures = json.loads((assignment.stage / "report" / "report.json").read_text())
+    low, high = figures["plain"]["interval"]
+    assert low <= figures["plain"]["value"] <= high
+    assert "F0.5" in (assignment.stage / "report" / "index.html").read_text()
+
+
+@pytest.mark.parametrize("beta", ["0", "-1", "nan", "1e9"])
+def test_an_impossible_beta_is_refused_by_name(beta: str):
+    with pytest.raises(BadRequest, match="beta"):
+        read_settings({"beta": beta})

@@ -15,7 +15,7 @@ from training.data.decoded import Decoded
 from training.data.inner_split import TrainingPart, deal_out
 from training.data.items import Part
 from training.data.strong_augmentation import Stronger
-from training.evaluation.evaluate import THRESHOLD
+from training.evaluation.evaluate import THRESHOLD, metric_of
 from training.evaluation.suspects import LabelNoise
 from training.fit.activations import Activations
 from training.fit.balance import Float64Array, class_weights, draw_shares
@@ -65,6 +65,11 @@ class Bench:
     @property
     def device(self) -> torch.device:
         return self.network.device
+
+    @property
+    def metric(self) -> str:
+        """Its name: accuracy, or multi-label F-beta."""
+        return metric_of(self.dataset.task, self.settings.beta)
 
     @property
     def n_train(self) -> int:

@@ -52,9 +52,14 @@ def choose_thresholds(bench: Bench) -> None:
         return
     pixels = bench.decoded.pixels[bench.judged]
     answers = predict(bench.network, pixels, bench.dataset.task)
-    bench.thresholds[:] = fit_thresholds(answers, bench.dataset.targets[bench.judged])
+    bench.thresholds[:] = fit_thresholds(
+        answers, bench.dataset.targets[bench.judged], bench.settings.beta
+    )
     shown = ", ".join(f"{value:.2f}" for value in bench.thresholds[:10])
-    bench.note("thresholds", f"fitted on {len(bench.judged)} images set apart: {shown}")
+    bench.note(
+        "thresholds",
+        f"fitted for F{bench.settings.beta:g} on {len(bench.judged)} images set apart: {shown}",
+    )
 
 
 def evaluate(bench: Bench, answer: Answer) -> Evaluation:
@@ -84,8 +89,8 @@ def evaluate(bench: Bench, answer: Answer) -> Evaluation:
         rows,
         plain,
         tta,
-        measure(plain, targets, dataset.task, bench.label_thresholds),
-        measure(tta, targets, dataset.task, bench.label_thresholds),
+        measure(plain, targets, dataset.task, bench.label_thresholds, settings.beta),
+        measure(tta, targets, dataset.task, bench.label_thresholds, settings.beta),
         gained=gained,
         lost=lost,
     )

@@ -49,6 +49,7 @@ from training.steps import (
     search_head,
     search_unfrozen,
 )
+from training.unused_settings import describe_unused
 
 
 def train(assignment: Assignment, tell: Tell) -> tuple[Bundle, Scored]:
@@ -125,6 +126,8 @@ def learn(bench: Bench, weights_digest: str, cache: Path) -> None:
         TrainingError: the loss is not finite; the run has the weights of the epoch before.
     """
     settings = bench.settings
+    if unused := describe_unused(settings):
+        bench.note("unused_settings", unused)
     # one bench per size, sharing the network; `bench` alone, unless the settings name sizes
     benches = bench.network.world.in_turn(lambda: at_each_size(bench, cache))
     first = benches[0]
@@ -169,7 +172,8 @@ def prove(bench: Bench, assignment: Assignment, backbone: Backbone) -> tuple[Bun
     trust = measure_trust(bench, calibrated, evaluation)
     bundle = seal_bundle(assignment, bench, exported, evaluation, trust, backbone)
 
-    scored = score(bench.dataset, bundle, evaluation.plain, assignment, bench.stages)
+    beta = bench.settings.beta
+    scored = score(bench.dataset, bundle, evaluation.plain, assignment, bench.stages, beta)
     bench.stages.tell(scored)
     return bundle, scored
 

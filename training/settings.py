@@ -254,7 +254,10 @@ class Settings(Record):
     calibrate_share: float = Field(default=0.1, gt=0, lt=1)
     """Share of the training part to set apart for that."""
     thresholds: Literal["half", "fitted"] = "half"
-    """Of multi-label answers: 0.5, or each label's best for F2 on the images set apart."""
+    """Of multi-label answers: 0.5, or each label's best F-beta on the images set apart."""
+    beta: float = Field(default=2, ge=0.01, le=100)
+    """Of the F-beta score of multi-label answers, by which thresholds are fitted and versions
+    compared: a label that is missed counts beta² times as much as one too many."""
     tta_views: int = Field(default=5, ge=0, le=MAX_VIEWS)
     """Views per image whose mean answer the report compares with the plain one."""
     serve_tta_views: int = Field(default=1, ge=0, le=MAX_VIEWS)

@@ -14,7 +14,7 @@ from registry.jobs import Assignment, Score, Scored
 from training.data.dataset import Dataset, Rows
 from training.data.items import Part, SplitRule
 from training.data.split import read_split
-from training.evaluation.evaluate import measure, right
+from training.evaluation.evaluate import BETA, measure, right
 from training.export.runtime import answering
 from training.run.progress import Stages
 
@@ -22,12 +22,18 @@ SPLIT = "report/split.csv"  # in every bundle: its training and held-out images,
 
 
 def score(
-    dataset: Dataset, bundle: Bundle, answers: Float32Array, assignment: Assignment, stages: Stages
+    dataset: Dataset,
+    bundle: Bundle,
+    answers: Float32Array,
+    assignment: Assignment,
+    stages: Stages,
+    beta: float = BETA,
 ) -> Scored:
     """Scores both on the held-out images that the promoted version was not trained on.
 
     Args:
         answers: the candidate's outputs, for all held-out rows in order.
+        beta: of the F score of multi-label answers, the candidate's for both.
     """
     rows = dataset.rows("valid")
     stages.begin("score beside the promoted version", len(rows))
@@ -44,8 +50,8 @@ def score(
         mine_right if theirs is None else right(theirs, targets, dataset.task, rival.thresholds)
     )
     return Scored(
-        candidate=_score(mine, targets, bundle),
-        promoted=None if theirs is None else _score(theirs, targets, rival),
+        candidate=_score(mine, targets, bundle, beta),
+        promoted=None if theirs is None else _score(theirs, targets, rival, beta),
         promoted_version=None if theirs is None else assignment.champion_version,
         images=len(targets),
         gained=int((mine_right & ~theirs_right).sum()),
@@ -120,7 +126,7 @@ def _answers_of(
     return np.stack(answers)
 
 
-def _score(answers: Float32Array, targets: Float32Array, bundle: Bundle) -> Score:
+def _score(answers: Float32Array, targets: Float32Array, bundle: Bundle, beta: float) -> Score:
     """With the bundle's own thresholds, as it would be served."""
-    measures = measure(answers, targets, bundle.task, bundle.thresholds)
+    measures = measure(answers, targets, bundle.task, bundle.thresholds, beta)
     return Score(metric=measures.metric, value=measures.value, log_loss=measures.log_loss)

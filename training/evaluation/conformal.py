@@ -21,9 +21,11 @@ import numpy as np
 import numpy.typing as npt
 
 from registry.images import Float32Array
+from training.evaluation.intervals import Interval, wilson
 
 ALPHAS = (0.1, 0.05)  # how often a set may miss the true label
 RANK_PENALTY = 0.1  # of raps, for each rank below the first
+CROSS_LEAST = 100  # images to cross-fit: half of them just tell one in twenty
 ALONE = 0.95  # the accuracy wanted where a single label is given
 
 Method = Literal["lac", "aps", "raps"]
@@ -45,9 +47,10 @@ class SetFigures:
 
     method: Method
     alpha: float
-    score: float | None
+    score: float | None  # of cross-fitted sets the mean of both halves'
     images: int
     coverage: float  # contain the true label; at least 1 - alpha is guaranteed
+    coverage_interval: Interval  # 95 %
     coverage_of_class: tuple[float | None, ...]  # None: the class has no held-out images
     mean_size: float  # labels
     empty: float  # no label fits
@@ -90,7 +93,31 @@ def measure_sets(
     quantiles: Iterable[Quantile], probabilities: Float32Array, targets: Float32Array, seed: int
 ) -> tuple[SetFigures, ...]:
     """How the sets do on held-out images, [n,classes]."""
-    return tuple(_measure(each, probabilities, targets, seed) for each in quantiles)
+    return tuple(
+        _measure(each, label_sets(each, probabilities, seed), targets) for each in quantiles
+    )
+
+
+def cross_fit_sets(
+    probabilities: Float32Array, targets: Float32Array, seed: int
+) -> tuple[SetFigures, ...]:
+    """How sets do whose quantiles are of the same held-out images: each half of them, drawn with
+    the seed, is measured with the quantiles of the other one. Empty if there are fewer
+    than `CROSS_LEAST` images.
+    """
+    if len(targets) < CROSS_LEAST:
+        return ()
+    halves = np.array_split(np.random.default_rng(seed).permutation(len(targets)), 2)
+    fits = [fit_quantiles(probabilities[half], targets[half], seed) for half in halves]
+    figures = []
+    for first, second in zip(*fits, strict=True):
+        sets = np.empty(targets.shape, np.bool_)
+        for fitted, measured in zip((first, second), reversed(halves), strict=True):
+            sets[measured] = label_sets(fitted, probabilities[measured], seed)
+        scores = [each.score for each in (first, second) if each.score is not None]
+        score = sum(scores) / 2 if len(scores) == 2 else None
+        figures.append(_measure(Quantile(first.method, first.alpha, score), sets, targets))
+    return tuple(figures)
 
 
 def label_sets(fitted: Quantile, probabilities: Float32Array, seed: int) -> npt.NDArray[np.bool_]:
@@ -134,10 +161,8 @@ def measure_abstention(
     return Abstention(ALONE, least, float(answered.mean()), share)
 
 
-def _measure(
-    fitted: Quantile, probabilities: Float32Array, targets: Float32Array, seed: int
-) -> SetFigures:
-    sets, truth = label_sets(fitted, probabilities, seed), targets.argmax(axis=1)
+def _measure(fitted: Quantile, sets: npt.NDArray[np.bool_], targets: Float32Array) -> SetFigures:
+    truth = targets.argmax(axis=1)
     held, sizes = sets[np.arange(len(sets)), truth], sets.sum(axis=1)
     of_class = tuple(
         float(held[truth == each].mean()) if (truth == each).any() else None
@@ -149,6 +174,7 @@ def _measure(
         fitted.score,
         len(targets),
         coverage=float(held.mean()),
+        coverage_interval=wilson(int(held.sum()), len(held)),
         coverage_of_class=of_class,
         mean_size=float(sizes.mean()),
         empty=float((sizes == 0).mean()),

@@ -19,14 +19,14 @@ from training.fit.activations import BATCH, to_device
 from training.fit.out_of_memory import Room, in_parts
 from training.network.classifier import Network, evaluating, to_probabilities
 
-METRICS: dict[Task, str] = {"single": "accuracy", "multi": "f2"}
+BETA = 2.0  # a label that is missed counts for more than one too many
 THRESHOLD = 0.5  # of a multi-label answer
 Thresholds = float | Sequence[float]  # one for all labels, or one each; single-label ignores them
 
 
 @dataclass(frozen=True)
 class Measures:
-    """Exact on the whole set, whatever the batch size; `value` is accuracy, or multi-label F2."""
+    """Exact on the whole set, whatever the batch size; `value`: accuracy, or multi-label F-beta."""
 
     metric: str
     value: float
@@ -92,25 +92,34 @@ def predict_rows(
     return np.stack(results)
 
 
+def metric_of(task: Task, beta: float = BETA) -> str:
+    """The name of what `measure` measures: accuracy, or f2 and the like."""
+    return "accuracy" if task == "single" else f"f{beta:g}"
+
+
 def measure(
     probabilities: Float32Array,
     targets: Float32Array,
     task: Task,
     thresholds: Thresholds = THRESHOLD,
+    beta: float = BETA,
 ) -> Measures:
     """Metric and log loss of [n,classes] against one-hot or multi-hot targets."""
     if task == "multi":
         clipped = probabilities.clip(1e-7, 1 - 1e-7)
         loss = -(targets * np.log(clipped) + (1 - targets) * np.log(1 - clipped)).mean()
         chosen = probabilities >= np.asarray(thresholds, np.float32)
+        label_accuracy = float((chosen == (targets > 0)).mean())
         # to say nothing of an image that has no label is right
-        value = fbeta_score(targets, chosen, beta=2, average="samples", zero_division=1)
-        return Measures("f2", float(value), float(loss), float((chosen == (targets > 0)).mean()))
+        value = fbeta_score(targets, chosen, beta=beta, average="samples", zero_division=1)
+        return Measures(metric_of(task, beta), float(value), float(loss), label_accuracy)
     truth = targets.argmax(axis=1)
     exact = probabilities.astype(np.float64)
     exact /= exact.sum(axis=1, keepdims=True)
     loss = log_loss(truth, exact, labels=range(targets.shape[1]))
-    return Measures("accuracy", float(right(probabilities, targets, task).mean()), float(loss))
+    return Measures(
+        metric_of(task, beta), float(right(probabilities, targets, task).mean()), float(loss)
+    )
 
 
 def right(

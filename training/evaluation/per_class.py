@@ -8,10 +8,8 @@ import numpy.typing as npt
 
 from registry.bundle import Task
 from registry.images import Float32Array
-from training.evaluation.evaluate import THRESHOLD, Thresholds, right
+from training.evaluation.evaluate import BETA, THRESHOLD, Thresholds, right
 from training.evaluation.intervals import Interval, mean_interval, wilson
-
-BETA: dict[Task, int] = {"single": 1, "multi": 2}  # of the F score
 
 Counts = npt.NDArray[np.int64]
 
@@ -28,7 +26,7 @@ class ClassFigures:
     precision_interval: Interval  # 95 %
     recall: float | None  # None: no image of it
     recall_interval: Interval
-    f: float | None  # F1, or F2 in a multi-label task; None: there is nothing to count
+    f: float | None  # F1, or F-beta in a multi-label task; None: there is nothing to count
     threshold: float | None = None  # decision threshold of a label; multi-label
 
 
@@ -49,6 +47,7 @@ def per_class(
     labels: Sequence[str],
     task: Task,
     thresholds: Sequence[float] = (),
+    beta: float = BETA,
 ) -> list[ClassFigures]:
     """Metrics of each label, the worst F score first; those without any come last.
 
@@ -65,7 +64,7 @@ def per_class(
             int(truth[:, place].sum()),
             int(said[:, place].sum()),
             int((truth & said)[:, place].sum()),
-            BETA[task],
+            beta if task == "multi" else 1,
             limits[place] if task == "multi" else None,
         )
         for place, label in enumerate(labels)
@@ -105,21 +104,27 @@ def confused_pairs(wrong: Counts, targets: Float32Array, labels: Sequence[str]) 
 
 
 def score_interval(
-    probabilities: Float32Array, targets: Float32Array, task: Task, thresholds: Thresholds
+    probabilities: Float32Array,
+    targets: Float32Array,
+    task: Task,
+    thresholds: Thresholds,
+    beta: float = BETA,
 ) -> Interval:
     """95 % interval of the metric: Wilson's of the accuracy, or that of the mean of the images'
-    F2."""
+    F-beta."""
     if task == "single":
         correct = right(probabilities, targets, task)
         return wilson(int(correct.sum()), len(correct))
     said, truth = said_labels(probabilities, task, thresholds), targets > 0
-    weighed = 4 * truth.sum(axis=1) + said.sum(axis=1)
-    scores = np.where(weighed, 5 * (truth & said).sum(axis=1) / weighed.clip(1), 1)
+    weighed = beta**2 * truth.sum(axis=1) + said.sum(axis=1)
+    scores = np.ones(len(weighed))
+    hits = (1 + beta**2) * (truth & said).sum(axis=1)
+    np.divide(hits, weighed, out=scores, where=weighed > 0)
     return mean_interval(scores.astype(np.float32))
 
 
 def _figures(
-    label: str, n: int, said: int, hits: int, beta: int, threshold: float | None
+    label: str, n: int, said: int, hits: int, beta: float, threshold: float | None
 ) -> ClassFigures:
     weighed = beta**2 * n + said
     return ClassFigures(

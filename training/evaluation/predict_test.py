@@ -9,7 +9,7 @@ import numpy as np
 from registry.images import Float32Array, ImageSpec
 from training.data.dataset import Dataset
 from training.data.decoded import decode
-from training.evaluation.evaluate import Measures, Thresholds, measure
+from training.evaluation.evaluate import BETA, Measures, Thresholds, measure
 from training.evaluation.per_class import said_labels
 from training.export.runtime import Answer
 
@@ -23,7 +23,7 @@ def answer_tests(dataset: Dataset, answer: Answer, spec: ImageSpec, cache: Path)
 
 
 def measure_tests(
-    dataset: Dataset, answers: Float32Array, thresholds: Thresholds
+    dataset: Dataset, answers: Float32Array, thresholds: Thresholds, beta: float = BETA
 ) -> Measures | None:
     """Metrics on the test images whose labels are known; None if there are none."""
     rows = dataset.scored_tests
@@ -31,7 +31,7 @@ def measure_tests(
         return None
     tests = [dataset.tests[row] for row in rows]
     targets = [[label in item.labels for label in dataset.labels] for item in tests]
-    return measure(answers[rows], np.array(targets, np.float32), dataset.task, thresholds)
+    return measure(answers[rows], np.array(targets, np.float32), dataset.task, thresholds, beta)
 
 
 def write_answers(

@@ -3,13 +3,15 @@
 import numpy as np
 
 from registry.images import Float32Array
+from training.evaluation.evaluate import BETA
 
 CANDIDATES = np.arange(0.05, 0.951, 0.01)
-BETA = 2  # a label that is missed counts for more than one too many
 
 
-def fit_thresholds(probabilities: Float32Array, targets: Float32Array) -> tuple[float, ...]:
-    """For each label the threshold with the highest F2, the one nearest 0.5 on ties; 0.5 for a
+def fit_thresholds(
+    probabilities: Float32Array, targets: Float32Array, beta: float = BETA
+) -> tuple[float, ...]:
+    """For each label the threshold with the highest F-beta, the one nearest 0.5 on ties; 0.5 for a
     label that none of the images has.
 
     To be fitted on other images than those scored: fitted on the same, as courses of 2018 did it,
@@ -23,6 +25,6 @@ def fit_thresholds(probabilities: Float32Array, targets: Float32Array) -> tuple[
     for answers, truth in zip(probabilities.T, targets.T > 0, strict=True):
         said = answers[:, None] >= order  # [n,candidates]
         hits = (said & truth[:, None]).sum(axis=0)
-        scores = (1 + BETA**2) * hits / (BETA**2 * truth.sum() + said.sum(axis=0)).clip(1)
+        scores = (1 + beta**2) * hits / (beta**2 * truth.sum() + said.sum(axis=0)).clip(1)
         chosen.append(round(float(order[scores.argmax()]), 2) if truth.any() else 0.5)
     return tuple(chosen)

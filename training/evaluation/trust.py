@@ -1,5 +1,6 @@
 """How far predictions can be trusted: calibration and prediction sets, fitted on images set apart
-for it and measured on the held-out ones.
+for it and measured on the held-out ones. Without such images, sets are cross-fitted within the
+held-out ones: nothing was chosen by these, and no half of them is measured with its own quantiles.
 
 The temperature and the sets' quantiles are fitted on the same images. Strictly, the quantiles need
 images of their own; but a single fitted number shifts them less than halving the images would.
@@ -9,6 +10,8 @@ from dataclasses import dataclass
 
 import torch
 
+from registry.bundle import Task
+from registry.images import Float32Array
 from training.bench import Bench
 from training.data.inner_split import LEAST
 from training.evaluation.calibration import (
@@ -19,9 +22,11 @@ from training.evaluation.calibration import (
     measure_reliability,
 )
 from training.evaluation.conformal import (
+    CROSS_LEAST,
     Abstention,
     Quantile,
     SetFigures,
+    cross_fit_sets,
     fit_quantiles,
     least_confidence,
     least_probabilities,
@@ -50,6 +55,7 @@ class Trust:
     before: Reliability | None  # without calibration
     after: Reliability
     sets: tuple[SetFigures, ...]
+    sets_from: str  # which images they are fitted and measured on, or why there are none
     abstention: Abstention | None
 
 
@@ -78,15 +84,40 @@ def measure_trust(bench: Bench, calibrated: Calibrated | None, evaluation: Evalu
     task, answers = bench.dataset.task, evaluation.plain
     targets = bench.dataset.targets[evaluation.rows]
     after = measure_reliability(answers, targets, task)
+    sets, sets_from = _measure_sets(calibrated, answers, targets, task, bench.settings.seed)
     if calibrated is None:
-        return Trust(None, None, after, (), None)
+        return Trust(None, None, after, sets, sets_from, None)
     raw = at_temperature(answers, 1 / calibrated.temperature, task)
     before = measure_reliability(raw, targets, task)
+    alone = None if task == "multi" else measure_abstention(calibrated.alone, answers, targets)
+    return Trust(calibrated, before, after, sets, sets_from, alone)
+
+
+def _measure_sets(
+    calibrated: Calibrated | None,
+    answers: Float32Array,
+    targets: Float32Array,
+    task: Task,
+    seed: int,
+) -> tuple[tuple[SetFigures, ...], str]:
+    """The figures, and in words which images they are of, or why there are none."""
+    n = len(answers)
     if task == "multi":
-        return Trust(calibrated, before, after, (), None)
-    sets = measure_sets(calibrated.quantiles, answers, targets, bench.settings.seed)
-    alone = measure_abstention(calibrated.alone, answers, targets)
-    return Trust(calibrated, before, after, sets, alone)
+        return (), ""
+    if calibrated:
+        return measure_sets(calibrated.quantiles, answers, targets, seed), (
+            f"Fitted on {calibrated.images} images that are neither trained on nor held out, and "
+            f"measured on the {n} held-out ones."
+        )
+    if sets := cross_fit_sets(answers, targets, seed):
+        return sets, (
+            f"Cross-fitted within the {n} held-out images: each half of them is measured with the "
+            "quantiles of the other one."
+        )
+    return (), (
+        f"Left out: without calibrate=true they need {CROSS_LEAST} held-out images, and there are "
+        f"{n}."
+    )
 
 
 def trust_metrics(trust: Trust) -> dict[str, float]:

@@ -113,7 +113,9 @@ def seal_bundle(
 def _metrics(bench: Bench, evaluation: Evaluation) -> dict[str, float]:
     test = None
     if evaluation.tests is not None:
-        test = measure_tests(bench.dataset, evaluation.tests, bench.label_thresholds)
+        test = measure_tests(
+            bench.dataset, evaluation.tests, bench.label_thresholds, bench.settings.beta
+        )
     return {
         **_named(evaluation.plain_measures, ""),
         **_named(evaluation.tta_measures, "_tta"),
@@ -183,10 +185,12 @@ def _findings(
         audit=bench.audit,
         curve=bench.curve,
         thresholds=bench.label_thresholds,
+        beta=bench.settings.beta,
         looked=partial(heat_maps, bench.network),
         temperature=trust.calibrated.temperature if trust.calibrated else None,
         uncooled=trust.before,
         sets=trust.sets,
+        sets_from=trust.sets_from,
         abstention=trust.abstention,
         noise=bench.label_noise[0] if bench.label_noise else None,
         n_judged=len(bench.judged),

@@ -14,7 +14,7 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 from registry.bundle import FILES, Reduced, Task, Variant
 from registry.images import Float32Array, UInt8Array
 from training.bench import Bench
-from training.evaluation.evaluate import THRESHOLD, Evaluation, Thresholds, measure
+from training.evaluation.evaluate import BETA, THRESHOLD, Evaluation, Thresholds, measure
 from training.export.bundling import Exported
 from training.export.golden import evenly, golden_pixels
 from training.export.onnx_graphs import with_metadata_of
@@ -54,6 +54,7 @@ class Proof:
     answers: Float32Array
     task: Task
     thresholds: Thresholds = THRESHOLD  # of the labels, as they will be served
+    beta: float = BETA  # of the F score of multi-label answers
 
 
 def add_variants(bench: Bench, exported: Exported, evaluation: Evaluation) -> Exported:
@@ -72,6 +73,7 @@ def add_variants(bench: Bench, exported: Exported, evaluation: Evaluation) -> Ex
         evaluation.plain[places],
         bench.dataset.task,
         bench.label_thresholds,
+        bench.settings.beta,
     )
     variants, tolerated, stories = {}, dict(exported.draft.tolerances), {}
     for precision in bench.settings.variants:
@@ -114,8 +116,8 @@ def tolerances(model: Path, path: Path, golden: UInt8Array) -> dict[str, float]:
 
 def _judge(precision: Reduced, model: Path, path: Path, proof: Proof, how: str) -> Made:
     answers = answer_all(path, proof.pixels)
-    before = measure(proof.answers, proof.targets, proof.task, proof.thresholds)
-    after = measure(answers, proof.targets, proof.task, proof.thresholds)
+    before = measure(proof.answers, proof.targets, proof.task, proof.thresholds, proof.beta)
+    after = measure(answers, proof.targets, proof.task, proof.thresholds, proof.beta)
     points = round(100 * (after.value - before.value), 6)
     off = shift(answers, proof.answers)
     speedup, speed = _speed(precision, model, path, proof.pixels)

@@ -18,6 +18,7 @@ from training.settings import OptimizerSpec
 LOWEST, HIGHEST = 1e-5, 10.0
 ARMED_AFTER = 10  # steps before the smoothed loss is reliable enough to stop at
 DIVERGED = 4.0  # times the best smoothed loss
+FELL = 0.9  # of the loss in the first steps: a lowest loss below this has clearly fallen
 NEAR = 1.1  # times the lowest smoothed loss
 # AdamW moves every weight by about the learning rate, however flat the loss is (Kingma & Ba 2015,
 # section 2.1). The few steps of a sweep may tolerate a rate that the many steps of a training do
@@ -76,23 +77,33 @@ def find_rate(
 def suggest(
     rates: Sequence[float], losses: Sequence[float], most: float = math.inf
 ) -> tuple[float, str]:
-    """A tenth of the highest rate at which the loss is still near its lowest: there it still falls,
-    and divergence is an order of magnitude away. Returned with the reason in words.
+    """A tenth of the rate with the lowest loss: there the loss still falls, and divergence is more
+    than an order of magnitude away. Returned with the reason in words.
 
-    The minimum itself would mislead after unfreezing, where the loss is flat for long and the place
-    of its minimum is chance.
+    Where the loss has not clearly fallen, as is usual after unfreezing, the place of its minimum is
+    chance, and all that the search shows is where it begins to rise: there a hundredth of the
+    highest rate at which it is still near its lowest, so that little can be spoiled.
 
     Args:
         most: upper limit of the suggestion.
     """
     if len(losses) <= ARMED_AFTER:
         return rates[0] if rates else LOWEST, "the loss diverged at once; the lowest rate tried"
-    lowest = min(losses[ARMED_AFTER:])
-    edge = max(place for place, loss in enumerate(losses) if loss <= NEAR * lowest)
-    reason = f"a tenth of {rates[edge]:.1e}, up to where the loss stays near {lowest:.3f}"
-    if rates[edge] / 10 > most:
+    lowest, began = min(losses[ARMED_AFTER:]), min(losses[:ARMED_AFTER])
+    best = rates[losses.index(lowest, ARMED_AFTER)]
+    suggestion, reason = best / 10, f"a tenth of {best:.1e}, where the loss is lowest, {lowest:.3f}"
+    if lowest > FELL * began:
+        edge = max(rate for rate, loss in zip(rates, losses, strict=True) if loss <= NEAR * lowest)
+        fell = (
+            f"the loss does not clearly fall ({began:.3f} in the first steps, {lowest:.3f} at best)"
+        )
+        if edge / 100 < suggestion:
+            suggestion = edge / 100
+            reason = f"a hundredth of {edge:.1e}, up to where it stays near that"
+        reason = f"{fell}, so only {reason}"
+    if suggestion > most:
         return most, f"{reason}; but at most {most:.0e}, so that weights change slowly"
-    return rates[edge] / 10, reason
+    return suggestion, reason
 
 
 def _rates(steps: int) -> list[float]:

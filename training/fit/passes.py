@@ -88,4 +88,5 @@ def score_head(bench: Bench, features: Tensor, rows: Rows) -> tuple[float, float
             )
         loss = float(bench.loss()(logits, torch.from_numpy(targets)))
         loss += 0.0  # turns the -0.0 of perfect predictions into 0.0
-    return loss, measure(to_probabilities(logits, task).numpy(), targets, task).value
+    answers, beta = to_probabilities(logits, task).numpy(), bench.settings.beta
+    return loss, measure(answers, targets, task, beta=beta).value

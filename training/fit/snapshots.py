@@ -21,6 +21,6 @@ def average_snapshots(bench: Bench) -> None:
         bench.save(f"cycle-{number}.safetensors")
     bench.network.load_state_dict(kept)
     mean = np.stack(answers).mean(axis=0)
-    measures = measure(mean, dataset.targets[rows], dataset.task)
+    measures = measure(mean, dataset.targets[rows], dataset.task, beta=bench.settings.beta)
     story = f"{len(answers)} answers averaged: {measures.metric} {measures.value:.4f}"
     bench.note("snapshots", f"{story}, log loss {measures.log_loss:.4f}")

@@ -7,7 +7,6 @@ from torch import nn
 from registry.errors import TrainingError
 from registry.jobs import EpochFinished
 from training.bench import Bench
-from training.evaluation.evaluate import METRICS
 from training.fit.ema import Ema
 from training.fit.epoch import Epoch, Stage, Step, Tally, train_epoch
 from training.fit.keeping import KEPT, Keeper, copy_state
@@ -81,7 +80,7 @@ def fit_stage(
         bench.history.append(epoch)
         tell_epoch(bench, tally.epoch + 1, n_epochs, epoch)
         last = before + (tally.epoch + 1) * len(stage.batches) - 1
-        bench.curves.epoch(last, epoch, METRICS[bench.dataset.task])
+        bench.curves.epoch(last, epoch, bench.metric)
         goes_on = network.world.told(worth_it)
         tally = Tally(tally.epoch + 1 if goes_on else n_epochs)
         bench.checkpoint.save_if_due(tally, at_once=tally.epoch == n_epochs)
@@ -106,7 +105,7 @@ def tell_epoch(bench: Bench, number: int, n_epochs: int, epoch: Epoch) -> None:
             epochs=n_epochs,
             train_loss=epoch.train_loss,
             valid_loss=epoch.valid_loss,
-            metric=METRICS[bench.dataset.task],
+            metric=bench.metric,
             metric_value=epoch.metric_value,
             images_per_second=epoch.images_per_second,
         )

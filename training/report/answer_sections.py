@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from training import plots
 from training.evaluation.calibration import Reliability
 from training.evaluation.intervals import Interval, sign_test
-from training.evaluation.per_class import ClassFigures, Pair, score_interval
+from training.evaluation.per_class import ClassFigures, Pair
 from training.report.findings import Findings
 from training.report.page import Section, chart, folded, paragraph, table
 from training.report.thumbnails import tile_grid
@@ -25,9 +25,7 @@ GALLERIES = {
 
 def results(findings: Findings) -> Section:
     """The metrics, with one view and with several."""
-    low, high = score_interval(
-        findings.probabilities, findings.targets, findings.task, findings.limits
-    )
+    low, high = findings.interval
     plain, tta = findings.plain, findings.tta
     rows = [
         ["", plain.metric, "log loss"],
@@ -77,7 +75,13 @@ def _pairs(pairs: Sequence[Pair]) -> str:
 def classes(findings: Findings) -> Section:
     """A table of all classes, the worst first; most of many are folded."""
     multi = findings.task == "multi"
-    head = ["label" if multi else "class", "images", "precision", "recall", "F2" if multi else "F1"]
+    head = [
+        "label" if multi else "class",
+        "images",
+        "precision",
+        "recall",
+        f"F{findings.beta:g}" if multi else "F1",
+    ]
     head += ["threshold"] if multi else []
     rows = [_row(one) for one in findings.classes[:LISTED]]
     said = (
@@ -176,16 +180,16 @@ def _errors(each: Reliability) -> list[str]:
 
 def sets(findings: Findings) -> Section | None:
     """Prediction sets, and when to abstain."""
-    if not findings.sets and not findings.abstention:
+    if not findings.sets_from:
         return None
-    parts = []
+    parts = [paragraph(findings.sets_from)]
     if findings.sets:
         rows = [["method", "guaranteed", "coverage", "mean size", "single label"]]
         rows += [
             [
                 each.method.upper(),
                 f"{1 - each.alpha:.0%}",
-                f"{each.coverage:.1%}",
+                f"{each.coverage:.1%}\n{_range(each.coverage_interval, 2)}",
                 f"{each.mean_size:.2f}",
                 f"{each.single:.0%}",
             ]
@@ -195,7 +199,7 @@ def sets(findings: Findings) -> Section | None:
             "Instead of one label a set of them, large enough to contain the true one as often as "
             "guaranteed (split conformal prediction)."
         )
-        parts += [paragraph(said), table(rows, caption="Prediction sets")]
+        parts = [paragraph(said), *parts, table(rows, caption="Prediction sets")]
     if findings.abstention:
         told = findings.abstention
         said = f"At no confidence threshold are {told.wanted:.0%} of the predictions right."

@@ -4,7 +4,6 @@ from dataclasses import asdict
 from typing import Any
 
 from training.evaluation.intervals import sign_test
-from training.evaluation.per_class import score_interval
 from training.evaluation.suspects import figures as noise_figures
 from training.report.audit_page import figures as audit_figures
 from training.report.findings import Findings
@@ -18,9 +17,7 @@ COLUMNS = ("epoch", "train", "valid")  # and the metric
 
 def to_json(findings: Findings) -> dict[str, Any]:
     """Plain values, for `json.dumps`."""
-    interval = score_interval(
-        findings.probabilities, findings.targets, findings.task, findings.limits
-    )
+    interval = findings.interval
     single = findings.task == "single"
     return {
         "model": findings.model,
@@ -59,14 +56,15 @@ def to_json(findings: Findings) -> dict[str, Any]:
 
 
 def _conformal(findings: Findings) -> dict[str, Any] | None:
-    if not findings.abstention:
+    if not findings.sets_from:
         return None
     sets = [
         asdict(each)
         | {"coverage_of_class": dict(zip(findings.labels, each.coverage_of_class, strict=True))}
         for each in findings.sets
     ]
-    return {"sets": sets, "alone": asdict(findings.abstention)}
+    alone = asdict(findings.abstention) if findings.abstention else None
+    return {"from": findings.sets_from, "sets": sets, "alone": alone}
 
 
 def _history(findings: Findings) -> dict[str, Any]:

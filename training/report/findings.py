@@ -13,7 +13,8 @@ from training.data.audit import Audit
 from training.data.dataset import Dataset
 from training.evaluation.calibration import Reliability, measure_reliability
 from training.evaluation.conformal import Abstention, SetFigures
-from training.evaluation.evaluate import THRESHOLD, Measures, confusions, right
+from training.evaluation.evaluate import BETA, THRESHOLD, Measures, confusions, right
+from training.evaluation.intervals import Interval
 from training.evaluation.overfitting import Overfitting, overfitting
 from training.evaluation.per_class import (
     ClassFigures,
@@ -21,6 +22,7 @@ from training.evaluation.per_class import (
     confused_pairs,
     per_class,
     said_labels,
+    score_interval,
     taken_for,
 )
 from training.evaluation.suspects import LabelNoise
@@ -53,11 +55,13 @@ class Findings:
     views: UInt8Array  # augmented training images, [n,s,s,3]
     audit: Audit
     thresholds: tuple[float, ...] = ()  # of a multi-label task
+    beta: float = BETA  # of its F score
     looked: Looked | None = None
     curve: Mapping[int, Sequence[float]] = field(default_factory=dict)  # images -> metric per draw
     temperature: float | None = None  # that the logits have been divided by
     uncooled: Reliability | None = None  # without that temperature
     sets: tuple[SetFigures, ...] = ()
+    sets_from: str = ""  # which images these are of, or why there are none
     abstention: Abstention | None = None
     noise: LabelNoise | None = None
     n_judged: int = 0  # images of the training part set apart for model selection
@@ -82,6 +86,11 @@ class Findings:
     def limits(self) -> tuple[float, ...]:
         """Each label's decision threshold, in a multi-label task."""
         return self.thresholds or (THRESHOLD,) * len(self.labels)
+
+    @property
+    def interval(self) -> Interval:
+        """95 % interval of the metric."""
+        return score_interval(self.probabilities, self.targets, self.task, self.limits, self.beta)
 
     @cached_property
     def targets(self) -> Float32Array:
@@ -108,7 +117,9 @@ class Findings:
     @cached_property
     def classes(self) -> list[ClassFigures]:
         """The worst first."""
-        return per_class(self.probabilities, self.targets, self.labels, self.task, self.limits)
+        return per_class(
+            self.probabilities, self.targets, self.labels, self.task, self.limits, self.beta
+        )
 
     @cached_property
     def galleries(self) -> dict[str, Places]:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 from training.evaluation.intervals import sign_test
 from training.evaluation.overfitting import has_risen, last_stage, lowest
-from training.evaluation.per_class import score_interval
 from training.fit.epoch import Epoch
 from training.fit.keeping import KEPT
 from training.report.findings import Findings
@@ -14,8 +13,6 @@ FEW = 20  # a class with fewer held-out images has figures that say little
 CALIBRATED = 0.05  # calibration error up to which probabilities count as calibrated
 CHANCE = 0.05  # significance level
 NAMED = 3  # examples that a sentence names
-
-METRICS = {"accuracy": "Accuracy", "f2": "F2"}
 
 
 @dataclass(frozen=True)
@@ -43,15 +40,13 @@ def in_words(findings: Findings) -> list[Remark]:
 
 def _score(findings: Findings) -> Remark:
     plain = findings.plain
-    low, high = score_interval(
-        findings.probabilities, findings.targets, findings.task, findings.limits
-    )
+    low, high = findings.interval
     text = (
         f"{plain.value:.3f} on {len(findings.rows)} held-out images "
         f"(95% interval {low:.3f} to {high:.3f})."
     )
     if findings.task == "multi":
-        return Remark(METRICS[plain.metric], text)
+        return Remark(plain.metric.capitalize(), text)
     counts = findings.targets.sum(axis=0)
     usual, share = findings.labels[int(counts.argmax())], float(counts.max() / counts.sum())
     text += f" Always predicting “{usual}” would score {share:.3f}."
@@ -59,7 +54,7 @@ def _score(findings: Findings) -> Remark:
         text += " The model is no better than that."
     elif low <= share:
         text += " The interval does not rule out that the model is no better."
-    return Remark(METRICS[plain.metric], text, concern=low <= share)
+    return Remark(plain.metric.capitalize(), text, concern=low <= share)
 
 
 def _confusions(findings: Findings) -> Remark | None:
