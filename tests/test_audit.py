@@ -82,10 +82,14 @@ def test_a_file_that_a_table_names_twice_keeps_both_of_its_labels(data: Path):
     assert names(audit, "equal conflict") == [["dark/00.png", "dark/00.png"]]
 
 
-def test_names_with_spaces_that_were_taken_for_several_labels_are_remarked_on(data: Path):
+def test_names_with_spaces_that_would_be_taken_for_several_labels_are_a_problem(data: Path):
     rows = [f"{file},rather {file.parent.name}" for file in sorted(data.rglob("*.*"))]
     (data / "labels.csv").write_text("\n".join(["file,label", *rows]))
-    (remark,) = audit_source(data / "labels.csv", Settings()).problems
+    problem = found(audit_source(data / "labels.csv", Settings()))["refused"]
+    assert problem.severe
+    assert "a training would be refused: " in problem.text
+    assert "give --set task=single if a name has a space in it, or --set task=multi" in problem.text
+    (remark,) = audit_source(data / "labels.csv", Settings(task="multi")).problems
     assert remark.text == (
         "2 labels of one image are 'rather', 'dark'; if that is one name with spaces in it, set "
         "task=single"

@@ -14,6 +14,7 @@ from training.data.dataset import Dataset, assemble, list_items
 from training.data.decoded import Decoded
 from training.data.inspecting import THREADS, identify
 from training.data.items import Item, passed_over
+from training.data.labels import check_spaces
 from training.data.near_duplicates import SPEC, look_at
 from training.data.problems import Problem, odd_pictures, parted, repeated, unbalanced, unusable
 from training.settings import Settings
@@ -89,6 +90,7 @@ def audit_source(
             advance(1)
     refusal = ""
     try:
+        check_spaces(listed, source, settings.task, settings.layout())
         dataset = assemble(
             root, source, items, unreadable, settings.task, settings.split_rule(), {}
         )
