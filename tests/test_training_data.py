@@ -237,7 +237,7 @@ WRONG = {
         lambda data: (data / "dark" / "00.png").write_bytes(b"hello, world"),
         r"1 of 12 files cannot be read: .*00\.png: not an image: 12 bytes that begin with "
         r"b'hello, world'; send JPEG, PNG or WebP\. Repair or remove them, or allow it with "
-        "max_unreadable=1",
+        "--set max_unreadable=1",
     ),
     "no images": (
         lambda data: [shutil.rmtree(data / name) for name in ("dark", "light")],

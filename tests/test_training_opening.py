@@ -78,10 +78,18 @@ def test_all_files_that_break_off_are_named_at_once_with_what_to_do(data: Path):
         cut_off(data / name)
     message = (
         r"2 of 24 files cannot be read: .*00\.png: truncated or damaged PNG.*01\.jpg: truncated or "
-        r"damaged JPEG.* allow it with max_unreadable=2"
+        r"damaged JPEG.* allow it with --set max_unreadable=2"
     )
     with pytest.raises(DataError, match=message):
         opened(data, photos.Heard(), max_unreadable="1")
+
+
+def test_files_that_break_off_are_named_with_those_that_are_no_images(data: Path):
+    """So that following the advice is not refused again."""
+    cut_off(data / "light" / "01.jpg")
+    (data / "dark" / "01.jpg").write_bytes(b"nothing")
+    with pytest.raises(DataError, match=r"2 of 24 files .* with --set max_unreadable=2"):
+        opened(data, photos.Heard())
 
 
 def test_files_that_break_off_may_be_left_out_too(data: Path):

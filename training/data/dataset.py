@@ -15,7 +15,7 @@ from registry.bundle import Task
 from registry.errors import DataError
 from registry.images import Float32Array
 from training.data.grouping import group_by_path
-from training.data.inspecting import inspect
+from training.data.inspecting import find_damaged, inspect
 from training.data.items import (
     BY_HASH,
     PLAIN,
@@ -157,10 +157,12 @@ def read_dataset(
     check_spaces(listed, source, task, layout)
     audited, left_out = inspect(listed, advance, damaged)
     if len(left_out) > max_unreadable:
+        left_out += find_damaged(audited)  # so that this tells of all at once
+        more = f"; and {len(left_out) - 5} more" if len(left_out) > 5 else ""
         raise DataError(
             f"{len(left_out)} of {len(listed)} files cannot be read: "
-            f"{'; '.join(left_out[:5])}. Repair or remove them, or allow it with "
-            f"max_unreadable={len(left_out)}"
+            f"{'; '.join(left_out[:5])}{more}. Repair or remove them, or allow it with "
+            f"--set max_unreadable={len(left_out)}"
         )
     return assemble(root, source, audited, left_out, task, rule, known_parts or {})
 
