@@ -212,7 +212,7 @@ WRONG = {
     "missing file": (["id,breed", "cat,basset"], "line 2: no such file: cat.jpg; looked in"),
     "missing files": (
         ["id,breed", "dog0,basset", "cat,basset", "cow,beagle"],
-        "line 3: no such file: cat.jpg; looked in .*train, and so are 1 of the other 2. The",
+        "line 3: no such file: cat.jpg; looked in .*train; 2 of 3 files are missing. Set",
     ),
     "not in UTF-8": (["id,breed", "dog0,basset\udce4"], "not UTF-8 text; save it as CSV in UTF-8"),
     "is_valid": (
