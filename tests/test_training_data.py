@@ -236,7 +236,7 @@ WRONG = {
     "unreadable file": (
         lambda data: (data / "dark" / "00.png").write_bytes(b"hello, world"),
         r"1 of 12 files cannot be read: .*00\.png: not an image: 12 bytes that begin with "
-        r"b'hello, world'; send JPEG, PNG or WebP\. Repair or remove them, or allow it with "
+        r"b'hello, world'; use JPEG, PNG or WebP\. Repair or remove them, or allow it with "
         "--set max_unreadable=1",
     ),
     "no images": (
