@@ -19,7 +19,7 @@ from training.data.audit import Audit
 from training.data.decoded import Decoded
 from training.data.items import Item
 from training.evaluation.evaluate import measure
-from training.evaluation.suspects import LabelNoise
+from training.evaluation.suspects import Confusion, LabelNoise, Suspect, describe
 from training.fit.epoch import Epoch
 from training.fit.lr_finder import RateSearch
 from training.report.answer_sections import results, views
@@ -27,6 +27,7 @@ from training.report.audit_pictures import draw_audit
 from training.report.build import write_report
 from training.report.findings import Findings
 from training.report.picture import Picture
+from training.report.training_sections import doubts
 from training.report.words import in_words
 from training.tiles import Tile, gallery, images
 
@@ -327,6 +328,28 @@ def test_words_say_that_no_label_is_doubted():
     nothing = LabelNoise(150, 0, (), (), ())
     assert words(noise=nothing)["Labels"] == ("none of 150 seems to be wrong.", False)
     assert "Labels" not in words(noise=LabelNoise(0, 0, (), (), ()))
+
+
+def test_doubts_of_which_hardly_any_is_right_are_told_as_such():
+    found, _ = made.findings()
+    one, two = found.labels
+    noise = LabelNoise(
+        150,
+        0,
+        (Suspect(0, one, two, 0.4, -0.1),),
+        (Confusion(one, two, 1, 0.0), Confusion(two, one, 0, 0.001)),
+        (),
+    )
+    said = words(noise=noise)["Labels"][0]
+    assert said == "hardly any of 150 seems wrong; the most doubtful are below."
+    assert "of 150 images hardly any seems wrong; the most doubtful: " in describe(
+        noise, found.dataset
+    )
+    section = doubts(replace(found, noise=noise), {})
+    assert section
+    assert "of which hardly any is wrong" in section.body
+    assert f'<th scope="row">{one}</th><td>{two}</td><td>1</td>' in section.body
+    assert "<td>0</td>" not in section.body
 
 
 def test_views_have_a_section_only_if_they_change_an_answer():
