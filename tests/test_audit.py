@@ -15,14 +15,16 @@ import photos
 import pytest
 from PIL import Image
 
-from registry.images import prepare
+from registry.images import ImageSpec, prepare
 from training.data.audit import Audit, audit_source
 from training.data.items import Item
-from training.data.near_duplicates import SIDE, SPEC, alike, look_at
+from training.data.near_duplicates import SIDE, alike, look_at
 from training.data.problems import LISTED, Problem, repeated
 from training.report.audit_page import figures
 from training.settings import Settings
 from unfreeze.cli import main
+
+SPEC = ImageSpec(size=4 * SIDE, crop="squash")
 
 
 def found(audit: Audit) -> dict[str, Problem]:
@@ -285,5 +287,6 @@ def test_wrong_usage_is_explained(
 
 
 def test_an_audit_does_not_load_torch():
-    code = "import sys, training.audit, training.audit_page; sys.exit('torch' in sys.modules)"
+    modules = "training.data.audit, training.report.audit_page"
+    code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -450,7 +450,7 @@ def test_images_of_several_labels_cannot_have_a_weight(tmp_path: Path):
     with pytest.raises(
         DataError, match="weights need exactly one label per image; leave the column weight"
     ):
-        read_dataset(table)
+        read_dataset(table, task="multi")
 
 
 @pytest.mark.parametrize("folder", ["secret", "nowhere"])

@@ -5,17 +5,17 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain
+from itertools import chain, repeat
 from pathlib import Path
 
 from registry.errors import BadImage, DataError
-from registry.images import UInt8Array, prepare
+from registry.images import ImageSpec, UInt8Array, prepare
 from training.data.dataset import Dataset, assemble, list_items
 from training.data.decoded import Decoded
 from training.data.inspecting import THREADS, identify
 from training.data.items import Item, passed_over
 from training.data.labels import check_spaces
-from training.data.near_duplicates import SPEC, look_at
+from training.data.near_duplicates import look_at
 from training.data.problems import Problem, odd_pictures, parted, repeated, unbalanced, unusable
 from training.settings import Settings
 
@@ -80,8 +80,9 @@ def audit_source(
     root, listed = list_items(source, settings.layout(), cache=cache)
     begin(len(listed))
     items, looks, unreadable = [], [], []
+    spec = settings.image_spec()  # as in a training, so that both find the same
     with ThreadPoolExecutor(THREADS) as pool:
-        for item, seen in zip(listed, pool.map(_look, listed), strict=True):
+        for item, seen in zip(listed, pool.map(_look, listed, repeat(spec)), strict=True):
             if isinstance(seen, str):
                 unreadable.append(f"{item.path}: {seen}")
             else:
@@ -103,10 +104,10 @@ def audit_source(
     return Audit(root, tuple(items), tuple(looks), tuple(unreadable), passed_over(source), refusal)
 
 
-def _look(item: Item) -> tuple[Item, UInt8Array] | str:
+def _look(item: Item, spec: ImageSpec) -> tuple[Item, UInt8Array] | str:
     try:
         encoded = item.path.read_bytes()
-        return identify(item, encoded), look_at(prepare(encoded, SPEC))
+        return identify(item, encoded), look_at(prepare(encoded, spec))
     except (OSError, BadImage) as error:
         return str(error)
 

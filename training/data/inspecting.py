@@ -8,10 +8,10 @@ from pathlib import Path
 from types import MappingProxyType
 
 from registry.errors import BadImage
-from registry.images import image_info, prepare
+from registry.images import ImageSpec, image_info, prepare
 from training.data.items import Facts, Item
-from training.data.near_duplicates import SPEC
 
+SMALL = ImageSpec(size=32, crop="squash")  # cheap to decode to, where pixels are not wanted
 THREADS = 4  # reading is mostly I/O, and Pillow releases the GIL
 
 
@@ -41,7 +41,7 @@ def find_damaged(items: Sequence[Item]) -> list[str]:
 
     def look(item: Item) -> str:
         try:
-            prepare(item.path.read_bytes(), SPEC)
+            prepare(item.path.read_bytes(), SMALL)
         except (OSError, BadImage) as error:
             return f"{item.path}: {error}"
         return ""
