@@ -86,7 +86,7 @@ def open_images(
 
     stages.begin("audit and split", 0)
     dataset = read({})
-    stages.begin("decode once", 2 * len(dataset.items) + len(dataset.tests))
+    stages.begin("decode the images", 2 * len(dataset.items) + len(dataset.tests))
     spec = settings.image_spec()
     dataset, decoded, tests = decode_whole(dataset, read, spec, cache, stages)
     room = larger(spec, settings.cache_size)

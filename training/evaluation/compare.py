@@ -29,7 +29,7 @@ def score(
         answers: the candidate's outputs, for all held-out rows in order.
     """
     rows = dataset.rows("valid")
-    stages.begin("score beside the promoted version", len(rows))
+    stages.begin("compare with the promoted version", len(rows))
     fresh = _fresh(dataset, rows, bundle, assignment, stages.note)
     chosen = fresh if fresh.any() else np.ones(len(rows), dtype=bool)
     targets = dataset.targets[rows[chosen]]
