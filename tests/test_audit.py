@@ -261,6 +261,14 @@ def test_the_command_tells_and_writes_a_page_that_needs_nothing_else(
             assert (np.asarray(shown.convert("L")) < 250).mean() > 0.01
 
 
+def test_of_many_sizes_the_most_frequent_are_named(data: Path, tmp_path: Path):
+    for side in (50, 60, 70):
+        Image.new("L", (side, side), side).save(data / "dark" / f"{side}.png")
+    assert audited(data, "--out", tmp_path / "out") == 0
+    page = (tmp_path / "out" / "audit.html").read_text()
+    assert "sizes 40x36 (24), 50x50 (1), 60x60 (1) and others.</p>" in page
+
+
 def test_strict_fails_on_problems_and_not_on_remarks(data: Path, tmp_path: Path):
     out = tmp_path / "out"
     shutil.copy(data / "dark" / "00.png", data / "dark" / "copy.png")
