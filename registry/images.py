@@ -27,6 +27,11 @@ Float32Array = npt.NDArray[np.float32]
 
 JPEG = b"\xff\xd8"  # its magic bytes
 FORMATS = ("JPEG", "PNG", "WEBP")  # every further decoder adds attack surface
+BRANDS = {  # of ISO media files, in their bytes 8 to 12
+    **dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc"), "HEIC, as phones write it,"),
+    **dict.fromkeys((b"mif1", b"msf1"), "HEIF, as phones write it,"),
+    **dict.fromkeys((b"avif", b"avis"), "AVIF"),
+}
 MAX_PIXELS = 100_000_000  # 300 MB of RGB; a request's limit may be lower
 WEBP_SHARE = 4  # its decoder holds four copies, so a WebP may have a quarter of the pixels
 BAND_PIXELS = 1 << 20  # converted to 8 bits at a time; whole, each step would hold another copy
@@ -116,7 +121,7 @@ def _open(
 ) -> tuple[Image.Image, bool]:
     """The image, not decoded yet, and whether its decoder works line by line."""
     if not encoded:
-        raise BadImage("empty: no bytes were sent")
+        raise BadImage("empty: 0 bytes")
     if encoded.startswith(SIGNATURE):
         check_chunks(encoded)
     n_scans, by_line = count_scans(encoded) if encoded.startswith(JPEG) else NO_SCANS
@@ -126,12 +131,14 @@ def _open(
         found = re.search(r"\d+ pixels", str(error))  # Pillow's message names a limit of its own
         size = found.group() if found else str(error)
         raise BadImage(
-            f"too many pixels, the limit is {max_pixels}: {size}; send a smaller image"
+            f"too many pixels, the limit is {max_pixels}: {size}; use a smaller image"
         ) from error
     except UnidentifiedImageError as error:
         start = encoded[:12]
+        if start[4:8] == b"ftyp" and (kind := BRANDS.get(start[8:12])):
+            raise BadImage(f"{kind} is not supported; save it as JPEG, PNG or WebP") from error
         raise BadImage(
-            f"not an image: {len(encoded)} bytes that begin with {start!r}; send JPEG, PNG or WebP"
+            f"not an image: {len(encoded)} bytes that begin with {start!r}; use JPEG, PNG or WebP"
         ) from error
     except (OSError, SyntaxError, ValueError) as error:
         raise BadImage(f"damaged image header: {error}") from error
@@ -141,7 +148,7 @@ def _open(
     if n_pixels > max_pixels:
         raise BadImage(
             f"{image.width} x {image.height} pixels is above the limit of {max_pixels} for a "
-            f"{image.format}; send a smaller image"
+            f"{image.format}; use a smaller image"
         )
     if n_pixels * n_scans > max_pixels * MAX_SCANS:
         raise BadImage(

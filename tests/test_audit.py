@@ -15,14 +15,16 @@ import photos
 import pytest
 from PIL import Image
 
-from registry.images import prepare
+from registry.images import ImageSpec, prepare
 from training.data.audit import Audit, audit_source
 from training.data.items import Item
-from training.data.near_duplicates import SIDE, SPEC, alike, look_at
+from training.data.near_duplicates import SIDE, alike, look_at
 from training.data.problems import LISTED, Problem, repeated
 from training.report.audit_page import figures
 from training.settings import Settings
 from unfreeze.cli import main
+
+SPEC = ImageSpec(size=4 * SIDE, crop="squash")
 
 
 def found(audit: Audit) -> dict[str, Problem]:
@@ -112,10 +114,14 @@ def test_a_file_that_a_table_names_twice_keeps_both_of_its_labels(data: Path):
     assert names(audit, "equal conflict") == [["dark/00.png", "dark/00.png"]]
 
 
-def test_names_with_spaces_that_were_taken_for_several_labels_are_remarked_on(data: Path):
+def test_names_with_spaces_that_would_be_taken_for_several_labels_are_a_problem(data: Path):
     rows = [f"{file},rather {file.parent.name}" for file in sorted(data.rglob("*.*"))]
     (data / "labels.csv").write_text("\n".join(["file,label", *rows]))
-    (remark,) = audit_source(data / "labels.csv", Settings()).problems
+    problem = found(audit_source(data / "labels.csv", Settings()))["refused"]
+    assert problem.severe
+    assert "a training would be refused: " in problem.text
+    assert "give --set task=single if a name has a space in it, or --set task=multi" in problem.text
+    (remark,) = audit_source(data / "labels.csv", Settings(task="multi")).problems
     assert remark.text == (
         "2 labels of one image are 'rather', 'dark'; if that is one name with spaces in it, set "
         "task=single"
@@ -283,6 +289,14 @@ def test_the_command_tells_and_writes_a_page_that_needs_nothing_else(
     for picture in ("audit_classes.png", "audit_sizes.png"):
         with Image.open(tmp_path / "out" / picture) as shown:
             assert (np.asarray(shown.convert("L")) < 250).mean() > 0.01
+
+
+def test_of_many_sizes_the_most_frequent_are_named(data: Path, tmp_path: Path):
+    for side in (50, 60, 70):
+        Image.new("L", (side, side), side).save(data / "dark" / f"{side}.png")
+    assert audited(data, "--out", tmp_path / "out") == 0
+    page = (tmp_path / "out" / "audit.html").read_text()
+    assert "sizes 40x36 (24), 50x50 (1), 60x60 (1) and others.</p>" in page
 
 
 def test_strict_fails_on_problems_and_not_on_remarks(data: Path, tmp_path: Path):

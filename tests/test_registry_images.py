@@ -147,8 +147,10 @@ def png_header(width: int, height: int) -> bytes:
 
 
 BAD = {
-    "empty": (b"", "empty: no bytes were sent"),
+    "empty": (b"", "empty: 0 bytes"),
     "text": (b"hello, world", "not an image: 12 bytes that begin with b'hello, world'"),
+    "heic": (b"\0\0\0\x18ftypheic\0\0\0\0", "HEIC, as phones write it, is not supported; save"),
+    "avif": (b"\0\0\0\x1cftypavif\0\0\0\0", "AVIF is not supported; save it as JPEG"),
     "gif": (tiny.encode(Image.new("L", (4, 4)), "GIF"), "not an image"),
     "truncated jpeg": (tiny.noise(1, (300, 300), "JPEG")[:5000], "truncated or damaged JPEG"),
     "truncated png": (tiny.noise(1, (300, 300), "PNG")[:5000], "truncated or damaged PNG"),

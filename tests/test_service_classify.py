@@ -92,7 +92,7 @@ def png_header(width: int, height: int) -> bytes:
 
 
 BAD_IMAGES = {
-    "empty": (b"", "empty: no bytes were sent"),
+    "empty": (b"", "empty: 0 bytes"),
     "text": (b"just some text", "not an image: 14 bytes that begin with b'just some te'"),
     "truncated": (tiny.noise(1, (200, 200), "JPEG")[:2000], "truncated or damaged JPEG"),
     "bomb": (png_header(50_000, 50_000), "too many pixels, the limit is 100000000"),

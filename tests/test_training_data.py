@@ -12,9 +12,10 @@ import photos
 import pytest
 
 from registry.errors import DataError
-from training.data.dataset import Dataset, read_dataset
-from training.data.items import SplitRule, passed_over
+from training.data.dataset import Dataset, check_listed, read_dataset
+from training.data.items import Layout, SplitRule, passed_over
 from training.data.split import read_split, write_split
+from training.reading_settings import read_settings
 
 
 def parts(dataset: Dataset) -> dict[str, str | None]:
@@ -63,10 +64,46 @@ def test_a_csv_names_files_labels_and_perhaps_parts(tmp_path: Path):
 def test_several_labels_in_a_row_make_the_task_multi_label(tmp_path: Path):
     photos.folder(tmp_path / "images", per_class=5)
     table = write_csv(tmp_path / "labels.csv", tmp_path / "images")
-    table.write_text(table.read_text().replace(",dark", ",dark noisy"))
+    noisy = table.read_text().replace(",dark", ",dark noisy").replace(",light", ",light noisy", 2)
+    table.write_text(noisy)
     dataset = read_dataset(table)
     assert (dataset.task, dataset.labels) == ("multi", ("dark", "light", "noisy"))
-    assert dataset.targets.sum() == 15
+    assert dataset.targets.sum() == 17
+
+
+@pytest.mark.parametrize(
+    ("dark", "light", "reason"),
+    [
+        ("great tit", "robin", "the labels 'great' and 'tit' only ever occur together"),
+        ("blue tit", "great tit", "the labels 'blue' and 'tit' of one row may be a single name"),
+    ],
+)
+def test_names_with_spaces_are_not_taken_for_several_labels(
+    tmp_path: Path, dark: str, light: str, reason: str
+):
+    photos.folder(tmp_path / "images", per_class=5)
+    table = write_csv(tmp_path / "labels.csv", tmp_path / "images")
+    table.write_text(table.read_text().replace(",dark", f",{dark}").replace(",light", f",{light}"))
+    message = f"{reason}; give --set task=single if a name has a space in it, or --set task=multi"
+    with pytest.raises(DataError, match=message):
+        read_dataset(table)
+    with pytest.raises(DataError, match=message):
+        check_listed(table, Layout(), "auto")
+    single = read_settings({"task": "single"}).layout()
+    assert read_dataset(table, task="single", layout=single).labels == (dark, light)
+    several = read_dataset(table, task="multi")
+    assert (several.task, len(several.labels)) == ("multi", 3)
+
+
+def test_labels_with_a_separator_of_their_own_are_several_however_they_occur(tmp_path: Path):
+    photos.folder(tmp_path / "images", per_class=5)
+    table = write_csv(tmp_path / "labels.csv", tmp_path / "images")
+    table.write_text(table.read_text().replace(",dark", ",great tit;noisy"))
+    assert read_dataset(table, layout=Layout(separator=";")).labels == (
+        "great tit",
+        "light",
+        "noisy",
+    )
 
 
 def test_the_task_can_be_told_instead_of_found(tmp_path: Path):
@@ -199,8 +236,8 @@ WRONG = {
     "unreadable file": (
         lambda data: (data / "dark" / "00.png").write_bytes(b"hello, world"),
         r"1 of 12 files cannot be read: .*00\.png: not an image: 12 bytes that begin with "
-        r"b'hello, world'; send JPEG, PNG or WebP\. Repair or remove them, or allow it with "
-        "max_unreadable=1",
+        r"b'hello, world'; use JPEG, PNG or WebP\. Repair or remove them, or allow it with "
+        "--set max_unreadable=1",
     ),
     "no images": (
         lambda data: [shutil.rmtree(data / name) for name in ("dark", "light")],
@@ -263,7 +300,7 @@ def test_one_image_to_learn_from_is_too_few(tmp_path: Path):
     rows = ("file,label,split", "dark/00.png,a b,train", "light/00.png,a b,valid")
     (tmp_path / "labels.csv").write_text("\n".join(rows))
     with pytest.raises(DataError, match="one training image is too few; add another"):
-        read_dataset(tmp_path / "labels.csv")
+        read_dataset(tmp_path / "labels.csv", task="multi")
 
 
 def test_an_image_in_both_parts_is_refused(tmp_path: Path):

@@ -89,8 +89,8 @@ def test_a_picture_of_200_megapixels_is_refused_with_its_size(tmp_path: Path):
     with pytest.raises(DataError) as caught:
         read_dataset(data)
     message = str(caught.value)
-    assert "the limit is 100000000: 200000000 pixels; send a smaller image" in message
-    assert "allow it with max_unreadable=1" in message
+    assert "the limit is 100000000: 200000000 pixels; use a smaller image" in message
+    assert "allow it with --set max_unreadable=1" in message
     assert len(read_dataset(data, max_unreadable=1).items) == 12
 
 

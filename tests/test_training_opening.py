@@ -2,11 +2,14 @@
 
 import json
 import re
+import shlex
 import shutil
 from pathlib import Path
 
+import numpy as np
 import photos
 import pytest
+from PIL import Image
 
 from registry.errors import BadRequest, DataError
 from training.data.items import Part
@@ -16,6 +19,7 @@ from training.opening import Images, open_images
 from training.reading_settings import read_settings
 from training.recipe import train
 from training.run.progress import Stages
+from unfreeze.cli import main
 
 quiet = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
@@ -107,10 +111,18 @@ def test_all_files_that_break_off_are_named_at_once_with_what_to_do(data: Path):
         cut_off(data / name)
     message = (
         r"2 of 24 files cannot be read: .*00\.png: truncated or damaged PNG.*01\.jpg: truncated or "
-        r"damaged JPEG.* allow it with max_unreadable=2"
+        r"damaged JPEG.* allow it with --set max_unreadable=2"
     )
     with pytest.raises(DataError, match=message):
         opened(data, photos.Heard(), max_unreadable="1")
+
+
+def test_files_that_break_off_are_named_with_those_that_are_no_images(data: Path):
+    """So that following the advice is not refused again."""
+    cut_off(data / "light" / "01.jpg")
+    (data / "dark" / "01.jpg").write_bytes(b"nothing")
+    with pytest.raises(DataError, match=r"2 of 24 files .* with --set max_unreadable=2"):
+        opened(data, photos.Heard())
 
 
 def test_files_that_break_off_may_be_left_out_too(data: Path):
@@ -147,6 +159,28 @@ def test_pictures_that_a_training_passes_over_are_told(data: Path):
     opened(data, heard)
     assert "not JPEG, PNG or WebP; save them as PNG: 1" in str(heard)
     assert "which ones: unfreeze data audit " in str(heard)
+
+
+def test_the_command_that_is_told_finds_what_the_training_found(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """Two images that differ only beside the square that a training with these settings sees."""
+    data, heard = photos.folder(tmp_path / "my data"), photos.Heard()
+    wide = np.random.default_rng(0).integers(0, 255, (36, 90, 3), np.uint8)
+    for name, border in (("a.png", 0), ("b.png", 255)):
+        wide[:, :20] = border
+        Image.fromarray(wide).save(data / "dark" / name)
+    opened(data, heard, valid_fraction="0.4")
+    near = "near-duplicate images in "
+    said = next(str(event) for event in heard if near in str(event))
+    told = next(str(event) for event in heard if "which ones: " in str(event))
+    command = re.search(r"unfreeze (data audit .*valid_fraction=0\.4.*size=32)", told)
+    assert command
+    assert main([*shlex.split(command[1]), "--out", str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr().out
+    assert "my data" in told
+    assert near in printed
+    assert re.sub(r".*(near-dup[^']*?: \d+).*", r"\1", said) in printed
 
 
 def test_what_is_learnt_from_and_tested_by_is_told(tested: Path):

@@ -27,7 +27,9 @@ def test_a_bundle_and_its_report_say_where_they_come_from(tmp_path: Path):
     assert re.fullmatch(r"[0-9a-f]{64}", facts["data_sha256"])
     assert f"{torch.get_num_threads()} intra-op" in facts["threads"]
     assert re.search(r"\d of \d+ cores, [\d.]+ GiB", facts["hardware"])
-    assert re.search(r"decode once [\d.]+ s, .*export and prove [\d.]+ s", facts["durations"])
+    assert re.search(
+        r"decode the images [\d.]+ s, .*export and verify [\d.]+ s", facts["durations"]
+    )
     page = (assignment.stage / "report" / "index.html").read_text()
     told = ("seed", "code", "lock", "packages", "command", "determinism", "platform", "device")
     assert [name for name in told if not facts[name] or f">{name}</th>" not in page] == []
@@ -74,4 +76,7 @@ def test_the_hardware_names_a_processor():
 
 
 def test_durations_are_told_stage_by_stage():
-    assert seconds_each({"decode once": 1.23, "head": 0.0}) == "decode once 1.2 s, head 0.0 s"
+    assert (
+        seconds_each({"decode the images": 1.23, "head": 0.0})
+        == "decode the images 1.2 s, head 0.0 s"
+    )

@@ -17,16 +17,19 @@ from PIL import Image
 from training import plots
 from training.data.audit import Audit
 from training.data.decoded import Decoded
-from training.data.items import Item
+from training.data.items import Facts, Item
+from training.evaluation.calibration import Bin
 from training.evaluation.evaluate import measure
-from training.evaluation.suspects import LabelNoise
+from training.evaluation.suspects import Confusion, LabelNoise, Suspect, describe
 from training.fit.epoch import Epoch
 from training.fit.lr_finder import RateSearch
+from training.report.answer_sections import images as answer_images
 from training.report.answer_sections import results, views
 from training.report.audit_pictures import draw_audit
-from training.report.build import write_report
+from training.report.build import collect_tiles, write_report
 from training.report.findings import Findings
 from training.report.picture import Picture
+from training.report.training_sections import doubts
 from training.report.words import in_words
 from training.tiles import Tile, gallery, images
 
@@ -76,6 +79,31 @@ def test_dollar_signs_of_names_are_no_mathematics():
         bars,
     ):
         assert (shown(picture) < 200).any()
+
+
+@pytest.mark.parametrize("largest", [300, 2_100, 40_000])
+def test_sizes_that_range_widely_have_ticks_that_do_not_collide(largest: int):
+    sides = (21, 100, largest)
+    items = [
+        Item(Path(f"{side}.png"), ("a",), None, facts=Facts(side, side, "L", "PNG", 9))
+        for side in sides
+    ]
+    _, sizes = draw_audit(Audit(Path(), tuple(items), ()), Picture).values()
+    shown(sizes)
+    (axis,) = sizes.axes
+    low, high = axis.get_xlim()
+    ticks = [
+        label.get_window_extent()
+        for place, label in zip(axis.get_xticks(), axis.get_xticklabels(), strict=True)
+        if low <= place <= high
+    ]
+    assert len(ticks) > 1
+    assert all(one.x1 < another.x0 for one, another in pairwise(ticks))
+
+
+def test_a_marker_at_the_edge_of_the_calibration_plot_is_whole():
+    picture = plots.reliability([Bin(0.9, 1.0, 50, 1.0, 1.0)])
+    assert not any(marker.get_clip_on() for marker in picture.axes[0].collections)
 
 
 def test_nothing_of_a_confusion_matrix_is_cut_off():
@@ -327,6 +355,45 @@ def test_words_say_that_no_label_is_doubted():
     nothing = LabelNoise(150, 0, (), (), ())
     assert words(noise=nothing)["Labels"] == ("none of 150 seems to be wrong.", False)
     assert "Labels" not in words(noise=LabelNoise(0, 0, (), (), ()))
+
+
+def test_doubts_of_which_hardly_any_is_right_are_told_as_such():
+    found, _ = made.findings()
+    one, two = found.labels
+    noise = LabelNoise(
+        150,
+        0,
+        (Suspect(0, one, two, 0.4, -0.1),),
+        (Confusion(one, two, 1, 0.0), Confusion(two, one, 0, 0.001)),
+        (),
+    )
+    said = words(noise=noise)["Labels"][0]
+    assert said == "hardly any of 150 seems wrong; the most doubtful are below."
+    assert "of 150 images hardly any seems wrong; the most doubtful: " in describe(
+        noise, found.dataset
+    )
+    section = doubts(replace(found, noise=noise), {})
+    assert section
+    assert "of which hardly any is wrong" in section.body
+    assert f'<th scope="row">{one}</th><td>{two}</td><td>1</td>' in section.body
+    assert "<td>0</td>" not in section.body
+
+
+def test_two_galleries_of_the_same_images_are_shown_once():
+    found, decoded = made.findings(3, 30)
+    section = answer_images(found, collect_tiles(found, decoded))
+    assert section
+    assert "(entropy)" in section.body
+    told = {name: list(places) for name, places in found.galleries.items()}
+    assert told["most_entropy"] != told["most_uncertain"]
+    # where only two of the classes are ever likely, both orders are the same
+    sure = np.linspace(0.55, 0.95, len(found.rows), dtype=np.float32)
+    answered = np.stack([sure, 1 - sure, np.zeros_like(sure)], axis=1)
+    found = replace(found, probabilities=answered)
+    section = answer_images(found, collect_tiles(found, decoded))
+    assert section
+    assert "<h3>Most uncertain</h3>" in section.body
+    assert "(entropy)" not in section.body
 
 
 def test_views_have_a_section_only_if_they_change_an_answer():

@@ -212,7 +212,7 @@ WRONG = {
     "missing file": (["id,breed", "cat,basset"], "line 2: no such file: cat.jpg; looked in"),
     "missing files": (
         ["id,breed", "dog0,basset", "cat,basset", "cow,beagle"],
-        "line 3: no such file: cat.jpg; looked in .*train, and so are 1 of the other 2. The",
+        "line 3: no such file: cat.jpg; looked in .*train; 2 of 3 files are missing. Set",
     ),
     "not in UTF-8": (["id,breed", "dog0,basset\udce4"], "not UTF-8 text; save it as CSV in UTF-8"),
     "is_valid": (
@@ -450,7 +450,7 @@ def test_images_of_several_labels_cannot_have_a_weight(tmp_path: Path):
     with pytest.raises(
         DataError, match="weights need exactly one label per image; leave the column weight"
     ):
-        read_dataset(table)
+        read_dataset(table, task="multi")
 
 
 @pytest.mark.parametrize("folder", ["secret", "nowhere"])

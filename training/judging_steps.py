@@ -21,7 +21,7 @@ from training.network.weights import weights_digest
 def doubt_labels(bench: Bench, activations: Parts) -> None:
     """Lists labels that are likely to be wrong, in training and held-out images alike, unless there
     are too many to check. The list is for people: it does not affect the training."""
-    bench.stages.begin("doubt the labels", 0)
+    bench.stages.begin("check the labels", 0)
     dataset = bench.dataset
     rows = [bench.rows("train"), bench.rows("valid")]
     features = [activations.train, activations.valid]

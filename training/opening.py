@@ -22,6 +22,13 @@ from training.run.event_files import FOLDER, Curves, wanted
 from training.run.progress import Stages
 from training.settings import Settings
 
+# the settings that an audit's findings depend on
+AUDITED = (
+    *("task", "images", "suffix", "header", "label_separator", "test"),
+    *("seed", "split", "valid_fraction", "fold", "group"),
+    *("size", "crop", "crop_fraction"),
+)
+
 
 @dataclass(frozen=True)
 class Images:
@@ -81,7 +88,7 @@ def open_images(
 
     stages.begin("audit and split", 0)
     dataset = read({})
-    stages.begin("decode once", 2 * len(dataset.items) + len(dataset.tests))
+    stages.begin("decode the images", 2 * len(dataset.items) + len(dataset.tests))
     spec = settings.image_spec()
     dataset, decoded, tests = decode_whole(dataset, read, spec, cache, stages)
     room = larger(spec, settings.cache_size)
@@ -91,8 +98,18 @@ def open_images(
     for problem in audit.problems:
         stages.note(problem.text)
     if any(problem.rows or problem.files for problem in audit.problems):
-        stages.note(f"which ones: unfreeze data audit {shlex.quote(str(source))}")
+        stages.note(f"which ones: {audit_command(source, settings)}")
     return Images(settings, source, cache, dataset, decoded, roomy, audit)
+
+
+def audit_command(source: Path, settings: Settings) -> str:
+    """The command that shows the problems of these images as a training with `settings` finds
+    them."""
+    plain, words = Settings(), ["unfreeze", "data", "audit", str(source)]
+    for name in AUDITED:
+        if (value := getattr(settings, name)) != getattr(plain, name):
+            words += ["--set", f"{name}={str(value).lower() if value is False else value}"]
+    return shlex.join(words)
 
 
 def tell_kept(

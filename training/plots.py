@@ -153,7 +153,10 @@ def reliability(bins: Sequence[Bin], before: Sequence[Bin] = ()) -> Picture:
         shares = [one.accuracy for one in each]
         areas = [15 + 100 * one.n / max(each, key=lambda one: one.n).n for one in each]
         upper.plot(places, shares, "-" if each is bins else "--", color=colour, linewidth=0.8)
-        upper.scatter(places, shares, areas, colour, marker=marker, label=label)
+        # whole also at 1.0, where the largest usually is
+        upper.scatter(
+            places, shares, areas, colour, marker=marker, label=label, clip_on=False, zorder=3
+        )
     if before:
         upper.legend(frameon=False, fontsize=9, loc="upper left")
     for one in bins:

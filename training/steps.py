@@ -104,7 +104,7 @@ def fit_augmented_head(bench: Bench, activations: Parts, rate: float) -> None:
 
 def search_unfrozen(bench: Bench) -> float:
     """Unfreezes the network and chooses its learning rate likewise; the groups' ratios are kept."""
-    bench.stages.begin("unfreeze, find the rate again", 0)
+    bench.stages.begin("unfreeze, find the learning rate", 0)
     bench.network.freeze_to(bench.settings.frozen_groups)
     if not bench.checkpoint.begin("find the unfrozen rate"):
         return bench.searches["unfrozen"].suggestion

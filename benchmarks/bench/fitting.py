@@ -23,7 +23,7 @@ from registry.store import Registry
 ROOT = Path(__file__).parents[2]
 MODEL = "cells"
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
-FITTED = "export and prove"  # the stage that begins when training proper is over
+FITTED = "export and verify"  # the stage that begins when training proper is over
 
 
 @dataclass(frozen=True)

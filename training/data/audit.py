@@ -5,16 +5,17 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain
+from itertools import chain, repeat
 from pathlib import Path
 
 from registry.errors import BadImage, DataError
-from registry.images import UInt8Array, prepare
+from registry.images import ImageSpec, UInt8Array, prepare
 from training.data.dataset import Dataset, assemble, list_items
 from training.data.decoded import Decoded
 from training.data.inspecting import THREADS, identify
 from training.data.items import Item, empty_classes, passed_over
-from training.data.near_duplicates import SPEC, look_at
+from training.data.labels import check_spaces
+from training.data.near_duplicates import look_at
 from training.data.parquet import packed_files
 from training.data.problems import (
     Problem,
@@ -92,8 +93,9 @@ def audit_source(
     root, listed = list_items(source, settings.layout(), cache=cache)
     begin(len(listed))
     items, looks, unreadable = [], [], []
+    spec = settings.image_spec()  # as in a training, so that both find the same
     with ThreadPoolExecutor(THREADS) as pool:
-        for item, seen in zip(listed, pool.map(_look, listed), strict=True):
+        for item, seen in zip(listed, pool.map(_look, listed, repeat(spec)), strict=True):
             if isinstance(seen, str):
                 unreadable.append(f"{item.path}: {seen}")
             else:
@@ -102,6 +104,7 @@ def audit_source(
             advance(1)
     refusal = ""
     try:
+        check_spaces(listed, source, settings.task, settings.layout())
         dataset = assemble(
             root, source, items, unreadable, settings.task, settings.split_rule(), {}
         )
@@ -122,10 +125,10 @@ def audit_source(
     )
 
 
-def _look(item: Item) -> tuple[Item, UInt8Array] | str:
+def _look(item: Item, spec: ImageSpec) -> tuple[Item, UInt8Array] | str:
     try:
         encoded = item.path.read_bytes()
-        return identify(item, encoded), look_at(prepare(encoded, SPEC))
+        return identify(item, encoded), look_at(prepare(encoded, spec))
     except (OSError, BadImage) as error:
         return str(error)
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +15,7 @@ from registry.bundle import Task
 from registry.errors import DataError
 from registry.images import Float32Array
 from training.data.grouping import group_by_path
-from training.data.inspecting import inspect
+from training.data.inspecting import find_damaged, inspect
 from training.data.items import (
     BY_HASH,
     PLAIN,
@@ -29,12 +28,11 @@ from training.data.items import (
     check_within,
     list_folder,
 )
-from training.data.labels import check_labels, detect_task, label_tests
+from training.data.labels import AskedTask, check_labels, check_spaces, detect_task, label_tests
 from training.data.parquet import SEPARATOR, packed_files, unpack
 from training.data.split import check_parts, count_kept, split, unit_names
 from training.data.table import list_table
 
-AskedTask = Literal["auto", "single", "multi"]
 Rows = npt.NDArray[np.int64]
 
 
@@ -156,12 +154,15 @@ def read_dataset(
         DataError: nothing to train on; says which file or class, and what to do.
     """
     root, listed = list_items(source, layout, cache=cache, within=within)
+    check_spaces(listed, source, task, layout)
     audited, left_out = inspect(listed, advance, damaged)
     if len(left_out) > max_unreadable:
+        left_out += find_damaged(audited)  # so that this tells of all at once
+        more = f"; and {len(left_out) - 5} more" if len(left_out) > 5 else ""
         raise DataError(
             f"{len(left_out)} of {len(listed)} files cannot be read: "
-            f"{'; '.join(left_out[:5])}. Repair or remove them, or allow it with "
-            f"max_unreadable={len(left_out)}"
+            f"{'; '.join(left_out[:5])}{more}. Repair or remove them, or allow it with "
+            f"--set max_unreadable={len(left_out)}"
         )
     return assemble(root, source, audited, left_out, task, rule, known_parts or {})
 
@@ -198,11 +199,12 @@ def check_listed(source: Path, layout: Layout, task: AskedTask) -> None:
     nothing, as they have to be unpacked first.
 
     Raises:
-        DataError: there are no images, or fewer than two classes.
+        DataError: there are no images, or fewer than two classes, or the task is unclear.
     """
     check_there(source)
     if not packed_files(source):
         _, listed = list_items(source, layout)
+        check_spaces(listed, source, task, layout)
         _task_and_labels([item for item in listed if item.part != "test"], task, source)
 
 

@@ -1,13 +1,17 @@
 """Derives the task and the classes from a data set's labels."""
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from registry.bundle import Task
 from registry.errors import DataError
-from training.data.items import Item
+from training.data.items import PLAIN, TABLES, Item, Layout
+
+AskedTask = Literal["auto", "single", "multi"]
 
 MANY_NUMBERS = 20  # more different fractions than this are not class names
 
@@ -28,6 +32,49 @@ def detect_task(items: Sequence[Item], source: Path) -> Task:
                 "number is a class"
             )
     return "multi" if any(len(item.labels) != 1 for item in items) else "single"
+
+
+def check_spaces(items: Sequence[Item], source: Path, task: AskedTask, layout: Layout) -> None:
+    """Checks that the labels of a table are not parts of names with spaces, as in `great tit`.
+
+    They look like that if some occur only together, or if there are fewer distinct rows of labels
+    than labels, as with `great tit` and `blue tit`. A multi-label table may look like that too, so
+    naming the task settles it.
+
+    Raises:
+        DataError: they look like that, and the task is not given.
+    """
+    if task != "auto" or source.suffix.lower() not in TABLES or layout.separator != PLAIN.separator:
+        return
+    learnt = [item for item in items if item.part != "test"]
+    several = sorted({item.labels for item in learnt if len(item.labels) > 1})
+    distinct = {item.labels for item in learnt if item.labels}
+    if together := _always_together(learnt):
+        reason = f"the labels {together} only ever occur together"
+    elif several and len(distinct) < len({label for labels in distinct for label in labels}):
+        reason = f"the labels {_quoted(several[0])} of one row may be a single name"
+    else:
+        return
+    raise DataError(
+        f"{source}: {reason}; give --set task=single if a name has a space in it, or "
+        "--set task=multi if they are separate labels"
+    )
+
+
+def _always_together(items: Sequence[Item]) -> str:
+    """The first labels that no image has one of without the others; empty if there are none."""
+    images: dict[str, list[int]] = defaultdict(list)
+    for row, item in enumerate(items):
+        for label in dict.fromkeys(item.labels):
+            images[label].append(row)
+    alike: dict[tuple[int, ...], list[str]] = defaultdict(list)
+    for label, rows in images.items():
+        alike[tuple(rows)].append(label)
+    return next((_quoted(labels) for labels in alike.values() if len(labels) > 1), "")
+
+
+def _quoted(labels: Sequence[str]) -> str:
+    return " and ".join(map(repr, labels))
 
 
 def _is_number(text: str) -> bool:

@@ -11,10 +11,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from registry.images import Float32Array, ImageSpec, UInt8Array
+from registry.images import Float32Array, UInt8Array
 
 SIDE = 18
-SPEC = ImageSpec(size=4 * SIDE, crop="squash")  # decoded a little larger, then averaged
 # Of 2,624 solar cells, which all look much the same, no two different ones reached 0.9986; copies
 # as JPEG of quality 60 or at 3/5 of the size did not fall below 0.9985.
 ALIKE = 0.9985

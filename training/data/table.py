@@ -130,11 +130,10 @@ def _check_files(table: Table, layout: Layout) -> None:
     ]
     if missing:
         number, file = missing[0]
-        others = f", and so are {len(missing) - 1} of the other {len(table.rows) - 1}"
         raise DataError(
-            f"{table.path}, line {number}: no such file: {file.name}; looked in {file.parent}"
-            f"{others if len(missing) > 1 else ''}. "
-            "The settings images=FOLDER and suffix=.jpg complete the names"
+            f"{table.path}, line {number}: no such file: {file.name}; looked in {file.parent}; "
+            f"{len(missing)} of {len(table.rows)} files are missing. Set images=FOLDER or "
+            "suffix=.jpg to complete the names"
         )
 
 

@@ -36,7 +36,7 @@ def score(
         beta: of the F score of multi-label answers, the candidate's for both.
     """
     rows = dataset.rows("valid")
-    stages.begin("score beside the promoted version", len(rows))
+    stages.begin("compare with the promoted version", len(rows))
     fresh = _fresh(dataset, rows, bundle, assignment, stages.note)
     chosen = fresh if fresh.any() else np.ones(len(rows), dtype=bool)
     targets = dataset.targets[rows[chosen]]

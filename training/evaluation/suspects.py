@@ -51,10 +51,17 @@ def describe(noise: LabelNoise, dataset: Dataset) -> str:
         )
     if not noise.suspects:
         return f"of the labels of {noise.images} images none seems to be wrong"
-    said = f"of the labels of {noise.images} images about {noise.expected} may be wrong"
     first = noise.suspects[0]
-    name = _name(dataset, first)
-    return f"{said}; the most suspect: {name}, labelled {first.given!r}, seems {first.suggested!r}"
+    said = f"{_name(dataset, first)}, labelled {first.given!r}, seems {first.suggested!r}"
+    if not noise.expected:
+        return (
+            f"of the labels of {noise.images} images hardly any seems wrong; the most doubtful: "
+            f"{said}"
+        )
+    return (
+        f"of the labels of {noise.images} images about {noise.expected} may be wrong; the most "
+        f"suspect: {said}"
+    )
 
 
 def figures(noise: LabelNoise, dataset: Dataset, most: int = 50) -> dict[str, Any]:

@@ -50,7 +50,7 @@ def export_and_prove(assignment: Assignment, bench: Bench) -> Exported:
     Raises:
         TrainingError: the ONNX model's outputs differ from the network's; it is not written.
     """
-    bench.stages.begin("export and prove", 0)
+    bench.stages.begin("export and verify", 0)
     settings, dataset = bench.settings, bench.dataset
     stage = assignment.stage
     stage.mkdir(parents=True, exist_ok=True)

@@ -62,7 +62,7 @@ def add_variants(bench: Bench, exported: Exported, evaluation: Evaluation) -> Ex
 
     Held-out images decide; training images serve only to calibrate the activation ranges.
     """
-    bench.stages.begin("the same in fewer bits", 0)
+    bench.stages.begin("reduced precision", 0)
     learnt, rows = bench.dataset.rows("train"), evaluation.rows
     chosen = np.random.default_rng(bench.settings.seed).permutation(len(learnt))[:SHOWN_IMAGES]
     shown = np.array(bench.decoded.pixels[np.sort(learnt[chosen])])

@@ -118,7 +118,13 @@ def _range(interval: Interval, digits: int) -> str:
 
 def images(findings: Findings, tiles: Mapping[str, Sequence[Tile]]) -> Section | None:
     """The galleries, with what the network looked at if that is known."""
-    shown = [(title, tiles[name]) for name, title in GALLERIES.items() if tiles.get(name)]
+    places = findings.galleries
+    same = list(places.get("most_entropy", ())) == list(places["most_uncertain"])
+    shown = [
+        (title, tiles[name])
+        for name, title in GALLERIES.items()
+        if tiles.get(name) and not (same and name == "most_entropy")
+    ]
     if not shown:
         return None
     if any(tile.overlay is not None for _, each in shown for tile in each):

@@ -82,7 +82,7 @@ def _size(told: dict[str, Any]) -> str:
 
 def _most(counts: dict[str, int]) -> str:
     shown = [f"{name} ({count})" for name, count in list(counts.items())[:3]]
-    return ", ".join(shown) + (", …" if len(counts) > 3 else "")
+    return ", ".join(shown) + (" and others" if len(counts) > 3 else "")
 
 
 def _files(audit: Audit, problem: Problem) -> list[str]:

@@ -14,6 +14,7 @@ AUDIT_PICTURES = {
     "audit_classes.png": "Images of each class in each part",
     "audit_sizes.png": "Width and height of the images in pixels",
 }
+WIDE = 100  # times the smallest side; from here on only powers of ten are named
 MANY_CLASSES = 40  # above this the bars have no names
 
 
@@ -63,8 +64,10 @@ def _sizes(axis: Axes, audit: Audit) -> None:
     axis.scatter(sizes[:, 0], sizes[:, 1], s=areas, color=COLOURS["train"], alpha=0.35)
     if sizes.max() > 10 * sizes.min():
         axis.set(xscale="log", yscale="log")
-        for side in (axis.xaxis, axis.yaxis):  # 20, 50, 100 rather than powers of ten
-            side.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        # 20, 50, 100 rather than powers of ten, as long as these fit side by side
+        subs = (1, 2, 5) if sizes.max() < WIDE * sizes.min() else (1,)
+        for side in (axis.xaxis, axis.yaxis):
+            side.set_major_locator(LogLocator(subs=subs))
             side.set_major_formatter(ScalarFormatter())
             side.set_minor_formatter(NullFormatter())
     if len(counts) == 1:

@@ -28,7 +28,12 @@ nav ul { display: flex; flex-wrap: wrap; gap: .25rem 1.25rem; padding: 0; list-s
 .words { display: grid; grid-template-columns: max-content 1fr; gap: .35rem 1rem; margin: 1rem 0; }
 .words dt { font-weight: 600; } .words dd { margin: 0; max-width: 45rem; }
 .severe { color: #a32a19; }
-.scroll { overflow-x: auto; }
+/* shadows at the sides to which it scrolls; white ones, which move along, cover them at the ends */
+.scroll { overflow-x: auto; background: linear-gradient(to right, #fff 40%, #fff0) left,
+       linear-gradient(to left, #fff 40%, #fff0) right,
+       linear-gradient(to right, #0003, #0000) left, linear-gradient(to left, #0003, #0000) right;
+       background-size: 2rem 100%, 2rem 100%, .8rem 100%, .8rem 100%;
+       background-repeat: no-repeat; background-attachment: local, local, scroll, scroll; }
 table { border-collapse: collapse; margin: .5rem 0; font-variant-numeric: tabular-nums; }
 th, td { padding: .25rem .75rem; text-align: right; border-bottom: 1px solid #d1d5db;
        white-space: nowrap; vertical-align: top; }
@@ -68,7 +73,8 @@ figure { margin: 0; } figcaption { font-size: .8rem; line-height: 1.3; color: #3
   @page { margin: 1.5cm; }
   body { font-size: 10pt; max-width: none; margin: 0; padding: 0; }
   h2, h3, h2 + p, summary { break-after: avoid; } tr, img, figure, .example { break-inside: avoid; }
-  .scroll { overflow: visible; } table { font-size: 8.5pt; } th, td { white-space: normal; }
+  .scroll { overflow: visible; background: none; }
+  table { font-size: 8.5pt; } th, td { white-space: normal; }
   .charts { grid-template-columns: 1fr 1fr; gap: .5rem; }
   .tiles { grid-template-columns: repeat(4, 1fr); }
   .tiles.double { grid-template-columns: repeat(3, 1fr); }

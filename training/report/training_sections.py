@@ -93,17 +93,17 @@ def doubts(findings: Findings, tiles: Mapping[str, Sequence[Tile]]) -> Section |
         return None
     said = (
         f"By confident learning: {noise.images} images were classified by heads that were not "
-        f"trained on them. They disagree with {len(noise.suspects)} labels, of which an estimated "
-        f"{noise.expected} are wrong. Nothing was deleted."
+        f"trained on them. They disagree with {len(noise.suspects)} labels, of which "
+        f"{f'an estimated {noise.expected} are' if noise.expected else 'hardly any is'} wrong. "
+        "Nothing was deleted."
     )
     parts = [paragraph(said)]
     if tiles.get("suspects"):
         parts.append(tile_grid(tiles["suspects"]))
-    if noise.confusions:
+    # others are estimated to occur, but in no image that can be shown
+    if found := [each for each in noise.confusions if each.images]:
         rows = [["label", "seems to be", "images"]]
-        rows += [
-            [each.given, each.suggested, str(each.images)] for each in noise.confusions[:CONFUSIONS]
-        ]
+        rows += [[each.given, each.suggested, str(each.images)] for each in found[:CONFUSIONS]]
         parts.append(table(rows, "names", caption="Doubted labels"))
     return Section("Doubted labels", "".join(parts))
 

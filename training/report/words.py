@@ -160,6 +160,8 @@ def _doubts(findings: Findings) -> Remark | None:
     if not noise.suspects:
         return Remark("Labels", f"none of {noise.images} seems to be wrong.")
     text = f"about {noise.expected} of {noise.images} may be wrong; the most suspect are below."
+    if not noise.expected:
+        text = f"hardly any of {noise.images} seems wrong; the most doubtful are below."
     return Remark("Labels", text)
 
 

@@ -37,7 +37,7 @@ def machine_facts(device: torch.device) -> dict[str, str]:
 
 
 def seconds_each(durations: Mapping[str, float]) -> str:
-    """As in `decode once 1.2 s, head on activations 0.4 s`."""
+    """As in `decode the images 1.2 s, head on activations 0.4 s`."""
     return ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in durations.items())
 
 
