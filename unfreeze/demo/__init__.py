@@ -32,7 +32,7 @@ VIEWS = 4
 # The first version, quick to train: the head alone. The second, better one: all images, and the
 # late layers too. The cells are photographed upright, so they may be flipped but not rotated.
 COMMON = {
-    **{"augmentation": "flips", "max_rotate": "0", "max_zoom": "1.05", "tta_views": str(VIEWS)},
+    **{"augmentation": "flips", "max_zoom": "1.05", "tta_views": str(VIEWS)},
     "learning_rate": "",  # searched for, to show how
     "variants": "",  # what is served is compared with PyTorch to the last digit
 }
