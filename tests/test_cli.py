@@ -2,12 +2,14 @@
 
 import json
 import os
+import pty
 import random
 import re
 import signal
 import socket
 import subprocess
 import sys
+import termios
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,7 +19,8 @@ from conftest import TESTS, RunningServer, Start, wait_until
 
 from registry.jobs import CHECKPOINT
 from unfreeze.cli import main
-from unfreeze.commands.shared import settings_of
+from unfreeze.commands.jobs import only
+from unfreeze.commands.shared import UsageError, settings_of
 from unfreeze.commands.story import in_words
 from unfreeze.events import Unknown
 
@@ -314,6 +317,49 @@ def test_a_job_is_listed_shown_cancelled_and_watched(at, data: Path, capsys):
     assert watched[0] == 1
     assert watched[1].splitlines()[-1].startswith("cancelled")
     assert "state\tcancelled\n" in shown
+
+
+def test_a_job_answers_to_the_first_letters_of_its_id(at, data: Path, capsys):
+    job = run(capsys, "retrain", "colours", "--data", data / "colours")[1].strip()
+    assert f"job\t{job}\n" in run(capsys, "jobs", "show", job[:6])[1]
+    assert run(capsys, "jobs", "watch", job[:8])[0] == 0
+    assert f"job\t{job}\n" in run(capsys, "jobs", "cancel", job[:31])[1]
+    assert run(capsys, "jobs", "show", job[:5])[0] == 3
+
+
+def test_the_beginning_of_two_ids_names_neither():
+    first, second = "abcdef" + "0" * 26, "abcdef" + "1" * 26
+    with pytest.raises(UsageError, match=f"abcdef is ambiguous: the ids {first}, {second} begin"):
+        only("abcdef", [first, second])
+
+
+@pytest.mark.parametrize("columns", [40, 80, 200])
+def test_ids_are_whole_on_a_terminal_however_narrow(columns: int):
+    ids = ["0123456789abcdef" * 2, "fedcba9876543210" * 2]
+    message = "promoted: accuracy 0.9300 on 120 held-out images, version 2 had 0.9100"
+    rows = [[one, "birds", "succeeded", 3, "2026-03-01 12:00:00", message] for one in ids]
+    heads = ["job", "model", "state", "version", "queued", "message"]
+    lines = on_a_terminal(columns, f"show_table({heads}, {rows})").splitlines()
+    assert [line.split()[0] for line in lines if "birds" in line] == ids
+    assert max(map(len, lines)) <= max(columns, 80)
+    assert all("succeeded" in line for line in lines if "birds" in line)
+
+
+def on_a_terminal(columns: int, call: str) -> str:
+    """What a function of `shared` prints on a terminal of that width."""
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, columns))
+    code = f"from unfreeze.commands.shared import *; {call}"
+    environment = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "NO_COLOR")}
+    environment |= {"TERM": "dumb"}
+    subprocess.run([sys.executable, "-c", code], stdout=theirs, env=environment, check=True)
+    os.close(theirs)
+    told = b""
+    with suppress(OSError):  # the end of a terminal, on Linux
+        while read := os.read(ours, 4096):
+            told += read
+    os.close(ours)
+    return told.decode()
 
 
 def test_interrupting_a_watch_leaves_the_job_running(at, data: Path, capsys):

@@ -1,6 +1,7 @@
 """`unfreeze retrain` and `unfreeze jobs`: training jobs on a server."""
 
 import argparse
+from collections.abc import Sequence
 
 from unfreeze.admin import AdminClient
 from unfreeze.commands.shared import (
@@ -8,6 +9,7 @@ from unfreeze.commands.shared import (
     INTERRUPTED,
     OK,
     Commands,
+    UsageError,
     add_command,
     add_settings,
     ask_admin,
@@ -21,6 +23,10 @@ from unfreeze.commands.story import Story
 from unfreeze.jobs import PROMOTIONS, Job
 
 GROUP = ("list", "show", "watch", "cancel")
+
+PREFIX = 6  # letters of an id that may stand for it, if no other job's begins with them
+ID = 32  # letters of a whole one
+NEWEST = 1000  # jobs among which a prefix is looked up: no server lists more
 
 RETRAIN_EXAMPLES = """\
   unfreeze retrain solar --data photos --watch
@@ -71,7 +77,7 @@ def add_to(commands: Commands) -> None:
         ("cancel", "stop a job", "one document, the job", cancel_job),
     ):
         parser = add_command(group, name, summary, f"  unfreeze jobs {name} ID\n")
-        parser.add_argument("job_id", metavar="ID")
+        parser.add_argument("job_id", metavar="ID", help=f"or its first {PREFIX} letters or more")
         ask_admin(parser, output, run)
 
 
@@ -105,17 +111,38 @@ def show_jobs(options: argparse.Namespace) -> int:
 
 def show_job(options: argparse.Namespace) -> int:
     with AdminClient(options.admin_address) as admin:
-        return _show(admin.get_job(options.job_id), as_json=options.json)
+        job = admin.get_job(_whole_id(admin, options.job_id))
+    return _show(job, as_json=options.json)
 
 
 def cancel_job(options: argparse.Namespace) -> int:
     with AdminClient(options.admin_address) as admin:
-        return _show(admin.cancel(options.job_id), as_json=options.json)
+        job = admin.cancel(_whole_id(admin, options.job_id))
+    return _show(job, as_json=options.json)
 
 
 def watch_job(options: argparse.Namespace) -> int:
     with AdminClient(options.admin_address) as admin:
-        return _follow(admin, options.job_id, as_json=options.json)
+        return _follow(admin, _whole_id(admin, options.job_id), as_json=options.json)
+
+
+def _whole_id(admin: AdminClient, given: str) -> str:
+    if not PREFIX <= len(given) < ID:
+        return given
+    return only(given, [job.id for job in admin.jobs(limit=NEWEST)])
+
+
+def only(given: str, ids: Sequence[str]) -> str:
+    """The one of `ids` that begins with `given`; `given` itself if none does, for the server to
+    refuse.
+
+    Raises:
+        UsageError: several do.
+    """
+    found = [one for one in ids if one.startswith(given)]
+    if len(found) > 1:
+        raise UsageError(f"{given} is ambiguous: the ids {', '.join(found)} begin with it")
+    return found[0] if found else given
 
 
 def _follow(admin: AdminClient, job_id: str, *, as_json: bool) -> int:
