@@ -19,7 +19,7 @@ from conftest import TESTS, RunningServer, Start, wait_until
 
 from registry.jobs import CHECKPOINT
 from unfreeze.cli import main
-from unfreeze.commands.jobs import only
+from unfreeze.commands.jobs import new_model, only
 from unfreeze.commands.shared import UsageError, settings_of
 from unfreeze.commands.story import in_words
 from unfreeze.events import Unknown
@@ -227,11 +227,29 @@ def test_version_commands_exit_with_a_code(at, capsys, arguments: list[str], cod
 
 
 def test_retrain_prints_the_id_of_the_job(at, data: Path, capsys):
-    code, out, _ = run(capsys, "retrain", "colours", "--data", data / "colours")
+    code, out, err = run(capsys, "retrain", "colours", "--data", data / "colours")
+    assert err == f"follow it: unfreeze jobs watch {out}"
     shown = json.loads(run(capsys, "jobs", "show", out.strip(), "--json")[1])
     assert code == 0
     assert shown["model"] == "colours"
     assert shown["idempotency_key"]
+
+
+def test_retrain_tells_of_a_model_that_is_new_because_its_name_may_be_misspelt(at, data, capsys):
+    tiny.publish(at.settings.registry, model="birds")
+    code, out, err = run(capsys, "retrain", "color", "--data", data / "colours")
+    first, second = err.splitlines()
+    assert code == 0
+    assert first == "color is a new model; models here: colours, birds"
+    assert second == f"follow it: unfreeze jobs watch {out.strip()}"
+
+
+def test_of_many_models_a_remark_names_a_few():
+    known = [f"m{i}" for i in range(20)]
+    assert new_model("birds", known).endswith(
+        "here: m0, m1, m10, m11, m12, m13, m14, m15 and 12 more"
+    )
+    assert new_model("birds", []) == "birds is a new model, the first one here"
 
 
 def test_retrain_watched_tells_the_story_to_its_end(at, data: Path, capsys):

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
+from difflib import get_close_matches
 
 from unfreeze.admin import AdminClient
 from unfreeze.commands.shared import (
@@ -26,6 +27,7 @@ GROUP = ("list", "show", "watch", "cancel")
 
 PREFIX = 6  # letters of an id that may stand for it, if no other job's begins with them
 ID = 32  # letters of a whole one
+MANY = 8  # models that a remark names
 NEWEST = 1000  # jobs among which a prefix is looked up: no server lists more
 
 RETRAIN_EXAMPLES = """\
@@ -84,6 +86,7 @@ def add_to(commands: Commands) -> None:
 def retrain(options: argparse.Namespace) -> int:
     """With --watch the exit code tells how the job ended."""
     with AdminClient(options.admin_address) as admin:
+        known = [model.name for model in admin.models()]
         job = admin.start_training(
             options.model,
             options.data,
@@ -95,7 +98,23 @@ def retrain(options: argparse.Namespace) -> int:
             show_json(job)
         else:
             print(job.id, flush=True)
-        return _follow(admin, job.id, as_json=options.json) if options.watch else OK
+        if options.model not in known:
+            say(new_model(options.model, known))
+        if options.watch:
+            return _follow(admin, job.id, as_json=options.json)
+        say(f"follow it: unfreeze jobs watch {job.id}")
+        return OK
+
+
+def new_model(name: str, known: Sequence[str]) -> str:
+    """A remark that no model has this name yet, with those that there are: near ones first, because
+    the name may be misspelt."""
+    if not known:
+        return f"{name} is a new model, the first one here"
+    near = get_close_matches(name, known, len(known), 0.6)
+    models = [*near, *sorted(set(known) - set(near))]
+    more = f" and {len(models) - MANY} more" if len(models) > MANY else ""
+    return f"{name} is a new model; models here: {', '.join(models[:MANY])}{more}"
 
 
 def show_jobs(options: argparse.Namespace) -> int:
