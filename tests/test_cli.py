@@ -137,6 +137,22 @@ def test_predict_says_what_is_wrong(at, photos: Path, monkeypatch, capsys, argum
     assert said in err
 
 
+def test_predictions_and_administration_taken_for_one_another_say_which_port_is_whose(
+    at, photos: Path, capsys
+):
+    asked = run(capsys, "predict", photos, "--model", "colours", "--address", at.admin_address)
+    listed = run(capsys, "models", "--admin-address", at.address)
+    for code, out, err in (asked, listed):
+        assert (code, out) == (1, "")
+        assert "does not answer that; predictions are on 8001 and administration on 8003" in err
+
+
+def test_a_port_where_no_grpc_is_spoken_says_so(at, capsys):
+    code, out, err = run(capsys, "models", "--admin-address", at.metrics_address)
+    assert (code, out) == (4, "")
+    assert f"{at.metrics_address}: no gRPC server answers at this address" in err
+
+
 # models and versions
 
 
