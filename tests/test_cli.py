@@ -185,11 +185,13 @@ def test_promote_and_roll_back(at, photos: Path, capsys):
     tiny.publish(at.settings.registry, bias=(0, 0, 9))
     told = run(capsys, "promote", "colours", 2, "--reason", "looks better")
     blue = run(capsys, "predict", photos / "a.jpg", "--model", "colours")[1]
-    back = json.loads(run(capsys, "rollback", "colours", "--json")[1])
+    _, out, err = run(capsys, "rollback", "colours", "--json")
+    back = json.loads(out)
     red = run(capsys, "predict", photos / "a.jpg", "--model", "colours")[1]
     assert told == (0, "colours: version 2 is live (before: 1)\n", "")
     assert "blue" in blue
     assert (back["version"], back["replaced"], back["pointer"]) == (1, 2, 3)
+    assert err == "another rollback makes version 2 live again\n"
     assert "red" in red
 
 
@@ -276,7 +278,8 @@ def test_retrain_watched_tells_the_story_to_its_end(at, data: Path, capsys):
     assert any(line.startswith("  epoch  1/1   train loss 0.3000") for line in told)
     assert "    version 1    accuracy 0.8000  log loss 0.5000" in told
     assert any(line.startswith("  gate: promote: ") for line in told)
-    assert told[-1].startswith("succeeded: version 2, live")
+    assert told[-1].startswith("succeeded: version 2 published, promoted: ")
+    assert sum("succeeded" in line for line in told) == 1
 
 
 def test_retrain_watched_as_json_is_job_events_job(at, data: Path, capsys):
@@ -394,6 +397,15 @@ def on_a_terminal(columns: int, call: str) -> str:
             told += read
     os.close(ours)
     return told.decode()
+
+
+def test_cancelling_a_finished_job_fails_and_says_that_nothing_was_cancelled(at, data, capsys):
+    job = run(capsys, "retrain", "colours", "--data", data / "colours")[1].strip()
+    run(capsys, "jobs", "watch", job)
+    code, out, err = run(capsys, "jobs", "cancel", job)
+    assert code == 1
+    assert "state\tsucceeded\n" in out
+    assert err == f"job {job} had already succeeded; nothing was cancelled\n"
 
 
 def test_interrupting_a_watch_leaves_the_job_running(at, data: Path, capsys):

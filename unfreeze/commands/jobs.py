@@ -76,7 +76,12 @@ def add_to(commands: Commands) -> None:
     for name, summary, output, run in (
         ("show", "show one job", "one document, the job", show_job),
         ("watch", "follow a job to its end", "JSON lines: events, then the job", watch_job),
-        ("cancel", "stop a job", "one document, the job", cancel_job),
+        (
+            "cancel",
+            "stop a job; exit code 1 if it had ended already",
+            "one document, the job",
+            cancel_job,
+        ),
     ):
         parser = add_command(group, name, summary, f"  unfreeze jobs {name} ID\n")
         parser.add_argument("job_id", metavar="ID", help=f"or its first {PREFIX} letters or more")
@@ -135,9 +140,14 @@ def show_job(options: argparse.Namespace) -> int:
 
 
 def cancel_job(options: argparse.Namespace) -> int:
+    """Exit code 1 if the job had succeeded or failed before; it may be cancelled twice."""
     with AdminClient(options.admin_address) as admin:
         job = admin.cancel(_whole_id(admin, options.job_id))
-    return _show(job, as_json=options.json)
+    _show(job, as_json=options.json)
+    if job.state == "cancelled":
+        return OK
+    say(f"job {job.id} had already {job.state}; nothing was cancelled")
+    return FAILED
 
 
 def watch_job(options: argparse.Namespace) -> int:
@@ -165,7 +175,8 @@ def only(given: str, ids: Sequence[str]) -> str:
 
 
 def _follow(admin: AdminClient, job_id: str, *, as_json: bool) -> int:
-    """Prints the job's events as they happen; the exit code tells how the job ended."""
+    """Prints the job's events as they happen, of which the last is its outcome; the exit code tells
+    how the job ended."""
     try:
         with Story(quiet=as_json) as story:
             for event in admin.watch(job_id):
@@ -179,8 +190,6 @@ def _follow(admin: AdminClient, job_id: str, *, as_json: bool) -> int:
         return INTERRUPTED
     if as_json:
         show_json(job)
-    else:
-        print(_outcome(job))
     return OK if job.state == "succeeded" else FAILED
 
 
@@ -209,9 +218,3 @@ def _show(job: Job, *, as_json: bool) -> int:
     }
     show_table(["", ""], [[name, value] for name, value in told.items()])
     return OK
-
-
-def _outcome(job: Job) -> str:
-    live = ", live" if job.promoted else ", not promoted"
-    made = f": version {job.version}{live}" if job.version else ""
-    return f"{job.state}{made}{f' ({job.message})' if job.message else ''}"

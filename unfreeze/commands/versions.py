@@ -9,6 +9,7 @@ from unfreeze.commands.shared import (
     Commands,
     add_command,
     ask_admin,
+    say,
     show_json,
     show_table,
     when,
@@ -62,7 +63,7 @@ def add_to(commands: Commands) -> None:
     rolled = add_command(
         commands,
         "rollback",
-        "make the previous version live again",
+        "make the previous version live again; a second rollback undoes the first",
         "  unfreeze rollback solar --reason 'too many false alarms'\n",
     )
     rolled.add_argument("model", metavar="MODEL")
@@ -110,7 +111,10 @@ def promote(options: argparse.Namespace) -> int:
 def rollback(options: argparse.Namespace) -> int:
     with AdminClient(options.admin_address) as admin:
         pointer = admin.rollback(options.model, reason=options.reason)
-    return _show_pointer(pointer, options)
+    code = _show_pointer(pointer, options)
+    if pointer.replaced:
+        say(f"another rollback makes version {pointer.replaced} live again")
+    return code
 
 
 def _add_reason(parser: argparse.ArgumentParser) -> None:
