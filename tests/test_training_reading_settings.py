@@ -18,7 +18,7 @@ from training.settings import Settings
     ("settings", "message"),
     [
         ({"nonsense": "224"}, "no setting is called 'nonsense'; there are: augmentation"),
-        ({"size": "large"}, r"size: Input should be a valid integer.*\(given: 'large'\)"),
+        ({"size": "large"}, "size: 'large' is not a whole number"),
         (
             {"dropout": "0.5,0.5,0.5"},
             "3 dropout values for 1 hidden layers; give one for all, or 2",
