@@ -173,11 +173,12 @@ def test_models_say_which_version_answers_where_the_promoted_one_does_not_load(a
 
 
 def test_versions_are_listed_newest_first(at, capsys):
-    tiny.publish(at.settings.registry, metrics={"accuracy": 0.875})
+    tiny.publish(at.settings.registry, metrics={"ece": 0.1, "log_loss": 0.5, "accuracy": 0.875})
     lines = run(capsys, "versions", "colours")[1].splitlines()
     newest, oldest = json.loads(run(capsys, "versions", "list", "colours", "--json")[1])
     assert [line.split("\t")[:2] for line in lines] == [["2", ""], ["1", "live"]]
-    assert "accuracy 0.875" in lines[0]
+    assert lines[0].endswith("\taccuracy 0.875  log_loss 0.5")
+    assert newest["metrics"]["ece"] == 0.1
     assert (newest["version"], oldest["labels"]) == (2, ["red", "green", "blue"])
 
 

@@ -16,6 +16,8 @@ from unfreeze.commands.shared import (
 )
 from unfreeze.versions import Model, Promoted, Version
 
+MAIN_METRICS = ("accuracy", "f2", "log_loss")  # in a table; --json has the others
+
 GROUP = ("list", "prune")
 
 
@@ -135,7 +137,8 @@ def _state(model: Model) -> str:
 
 
 def _version_row(version: Version) -> list[object]:
-    metrics = "  ".join(f"{name} {value:.4g}" for name, value in sorted(version.metrics.items()))
+    shown = [name for name in MAIN_METRICS if name in version.metrics] or sorted(version.metrics)
+    metrics = "  ".join(f"{name} {version.metrics[name]:.4g}" for name in shown)
     live = "live" if version.promoted else ""
     return [version.version, live, when(version.created_at), len(version.labels), metrics]
 
