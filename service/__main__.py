@@ -171,7 +171,7 @@ def read_flags(argv: Sequence[str] | None) -> dict[str, object]:
         dest="data_roots",
         metavar="PATH",
         action="append",
-        help="folder that training jobs may read data from; may be repeated",
+        help="existing folder that training jobs may read data from; may be repeated",
     )
     add("--host", help="address to serve predictions and metrics on (127.0.0.1)")
     add("--port", help="port for predictions; 0: any free one (8001)")
