@@ -7,6 +7,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from registry.did_you_mean import did_you_mean
 
+# What pydantic says of "80x" at length: unable to parse string as an integer.
+NO_NUMBER = {"int_parsing": "a whole number", "float_parsing": "a number"}
+
 
 class Record(BaseModel):
     """Immutable, and strict about unknown fields: a misspelt setting is an error."""
@@ -23,6 +26,8 @@ def explain(error: ValidationError) -> str:
 def _line(problem: Any) -> str:
     field = ".".join(str(part) for part in problem["loc"]) or "value"
     given = "" if problem["type"] == "missing" else f" (given: {problem['input']!r:.80})"
+    if problem["type"] in NO_NUMBER:
+        return f"{field}: {problem['input']!r:.80} is not {NO_NUMBER[problem['type']]}"
     message = problem["msg"].removeprefix("Value error, ")  # pydantic's prefix to our messages
     return f"{field}: {message}{given}{_near(problem)}"
 

@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import uvloop
@@ -48,6 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     """Serves until a signal ends it; returns the exit code."""
     try:
         settings = read_settings(read_flags(argv))
+        check_data_roots(settings.data_roots)
     except BadRequest as error:
         print(f"unfreeze serve: {error}", file=sys.stderr)
         return EXIT_USAGE
@@ -64,6 +65,17 @@ def main(argv: list[str] | None = None) -> int:
         log.exception("failed")
         return EXIT_FAILED
     return 0
+
+
+def check_data_roots(folders: Iterable[Path]) -> None:
+    """Raises BadRequest if one is not there: every job would be refused, but not before somebody
+    wants to train. A registry may appear later, once it is published to; data is there first."""
+    for folder in folders:
+        if not folder.is_dir():
+            raise BadRequest(
+                f"--data-root {folder} (or UNFREEZE_DATA_ROOTS): no such folder; create it or "
+                "mount its volume first, or leave it out"
+            )
 
 
 async def serve(settings: Settings) -> None:
@@ -159,7 +171,7 @@ def read_flags(argv: Sequence[str] | None) -> dict[str, object]:
         dest="data_roots",
         metavar="PATH",
         action="append",
-        help="folder that training jobs may read data from; may be repeated",
+        help="existing folder that training jobs may read data from; may be repeated",
     )
     add("--host", help="address to serve predictions and metrics on (127.0.0.1)")
     add("--port", help="port for predictions; 0: any free one (8001)")

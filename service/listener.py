@@ -77,8 +77,8 @@ def describe(server: grpc.aio.Server, calls: Calls, services: Iterable[str]) -> 
     add_reflection(servicer, calls.beside(server))  # type: ignore[no-untyped-call]
 
 
-async def listen(server: grpc.aio.Server, host: str, port: int) -> int:
-    """Starts the server on `port`; returns the actual port.
+async def listen(server: grpc.aio.Server, host: str, port: int, flag: str) -> int:
+    """Starts the server on `port`, which `flag` sets; returns the actual port.
 
     Raises:
         Unavailable: it cannot listen there.
@@ -89,7 +89,7 @@ async def listen(server: grpc.aio.Server, host: str, port: int) -> int:
     except RuntimeError as error:
         raise Unavailable(
             f"cannot listen on {address}: the port is in use, this user may not open it, or this "
-            "machine does not have that address"
+            f"machine does not have that address; choose another port with {flag}"
         ) from error
     await server.start()
     return actual

@@ -96,6 +96,7 @@ def candidate_message(wanted: Candidate, here: Candidacy | None, problem: str) -
         message.ready = True
         counted = here.comparison
         message.compared, message.agreed = counted.compared, counted.agreed
+        message.dropped = counted.n_dropped
     return message
 
 

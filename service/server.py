@@ -105,7 +105,10 @@ class Service:
             self.metrics_port, stop = self.metrics.serve(settings.host, settings.metrics_port)
         except OSError as error:
             taken = f"{settings.host}:{settings.metrics_port}"
-            raise Unavailable(f"metrics cannot listen on {taken}: {error}") from error
+            raise Unavailable(
+                f"metrics cannot listen on {taken}: {error}; choose another port with "
+                "--metrics-port"
+            ) from error
         self._parts.push_async_callback(asyncio.to_thread, stop)
 
     def _open_tracing(self) -> None:
@@ -159,8 +162,10 @@ class Service:
         with suppress(OSError):  # which the follower logs
             if not await asyncio.to_thread(self.registry.models):
                 # it may be filled later, or its path was mistyped
-                where = str(self.registry.root.absolute())
-                log.warning("registry_empty", extra={"registry": where})
+                root = self.registry.root.absolute()
+                problem = "no model in it" if root.is_dir() else "no such folder"
+                facts = {"registry": str(root), "problem": problem}
+                log.warning("registry_empty", extra=facts)
 
     async def _open_jobs(self) -> Jobs | None:
         settings = self._settings
@@ -191,7 +196,9 @@ class Service:
         add_admin(server, calls, self.registry, self.live, jobs, settings.data_roots)
         if settings.reflection:
             describe(server, calls, ADMIN_NAMES)
-        self.admin_port = await listen(server, settings.admin_host, settings.admin_port)
+        self.admin_port = await listen(
+            server, settings.admin_host, settings.admin_port, "--admin-port"
+        )
         # a short grace: a client watching a job would use up all of a longer one
         self._parts.push_async_callback(server.stop, ADMIN_GRACE_S)
 
@@ -212,7 +219,7 @@ class Service:
         )
         if settings.reflection:
             describe(server, self._calls, PUBLIC_NAMES)
-        self.port = await listen(server, settings.host, settings.port)
+        self.port = await listen(server, settings.host, settings.port, "--port")
         self._parts.push_async_callback(self._finish_calls, server)
         self._parts.callback(self._calls.leave)
         self._parts.callback(self._admin_calls.leave)

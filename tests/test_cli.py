@@ -2,12 +2,14 @@
 
 import json
 import os
+import pty
 import random
 import re
 import signal
 import socket
 import subprocess
 import sys
+import termios
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,7 +19,8 @@ from conftest import TESTS, RunningServer, Start, wait_until
 
 from registry.jobs import CHECKPOINT
 from unfreeze.cli import main
-from unfreeze.commands.shared import settings_of
+from unfreeze.commands.jobs import new_model, only
+from unfreeze.commands.shared import UsageError, settings_of
 from unfreeze.commands.story import in_words
 from unfreeze.events import Unknown
 
@@ -134,6 +137,22 @@ def test_predict_says_what_is_wrong(at, photos: Path, monkeypatch, capsys, argum
     assert said in err
 
 
+def test_predictions_and_administration_taken_for_one_another_say_which_port_is_whose(
+    at, photos: Path, capsys
+):
+    asked = run(capsys, "predict", photos, "--model", "colours", "--address", at.admin_address)
+    listed = run(capsys, "models", "--admin-address", at.address)
+    for code, out, err in (asked, listed):
+        assert (code, out) == (1, "")
+        assert "does not answer that; predictions are on 8001 and administration on 8003" in err
+
+
+def test_a_port_where_no_grpc_is_spoken_says_so(at, capsys):
+    code, out, err = run(capsys, "models", "--admin-address", at.metrics_address)
+    assert (code, out) == (4, "")
+    assert f"{at.metrics_address}: no gRPC server answers at this address" in err
+
+
 # models and versions
 
 
@@ -154,11 +173,12 @@ def test_models_say_which_version_answers_where_the_promoted_one_does_not_load(a
 
 
 def test_versions_are_listed_newest_first(at, capsys):
-    tiny.publish(at.settings.registry, metrics={"accuracy": 0.875})
+    tiny.publish(at.settings.registry, metrics={"ece": 0.1, "log_loss": 0.5, "accuracy": 0.875})
     lines = run(capsys, "versions", "colours")[1].splitlines()
     newest, oldest = json.loads(run(capsys, "versions", "list", "colours", "--json")[1])
     assert [line.split("\t")[:2] for line in lines] == [["2", ""], ["1", "live"]]
-    assert "accuracy 0.875" in lines[0]
+    assert lines[0].endswith("\taccuracy 0.875  log_loss 0.5")
+    assert newest["metrics"]["ece"] == 0.1
     assert (newest["version"], oldest["labels"]) == (2, ["red", "green", "blue"])
 
 
@@ -166,11 +186,13 @@ def test_promote_and_roll_back(at, photos: Path, capsys):
     tiny.publish(at.settings.registry, bias=(0, 0, 9))
     told = run(capsys, "promote", "colours", 2, "--reason", "looks better")
     blue = run(capsys, "predict", photos / "a.jpg", "--model", "colours")[1]
-    back = json.loads(run(capsys, "rollback", "colours", "--json")[1])
+    _, out, err = run(capsys, "rollback", "colours", "--json")
+    back = json.loads(out)
     red = run(capsys, "predict", photos / "a.jpg", "--model", "colours")[1]
     assert told == (0, "colours: version 2 is live (before: 1)\n", "")
     assert "blue" in blue
     assert (back["version"], back["replaced"], back["pointer"]) == (1, 2, 3)
+    assert err == "another rollback makes version 2 live again\n"
     assert "red" in red
 
 
@@ -224,11 +246,29 @@ def test_version_commands_exit_with_a_code(at, capsys, arguments: list[str], cod
 
 
 def test_retrain_prints_the_id_of_the_job(at, data: Path, capsys):
-    code, out, _ = run(capsys, "retrain", "colours", "--data", data / "colours")
+    code, out, err = run(capsys, "retrain", "colours", "--data", data / "colours")
+    assert err == f"follow it: unfreeze jobs watch {out}"
     shown = json.loads(run(capsys, "jobs", "show", out.strip(), "--json")[1])
     assert code == 0
     assert shown["model"] == "colours"
     assert shown["idempotency_key"]
+
+
+def test_retrain_tells_of_a_model_that_is_new_because_its_name_may_be_misspelt(at, data, capsys):
+    tiny.publish(at.settings.registry, model="birds")
+    code, out, err = run(capsys, "retrain", "color", "--data", data / "colours")
+    first, second = err.splitlines()
+    assert code == 0
+    assert first == "color is a new model; models here: colours, birds"
+    assert second == f"follow it: unfreeze jobs watch {out.strip()}"
+
+
+def test_of_many_models_a_remark_names_a_few():
+    known = [f"m{i}" for i in range(20)]
+    assert new_model("birds", known).endswith(
+        "here: m0, m1, m10, m11, m12, m13, m14, m15 and 12 more"
+    )
+    assert new_model("birds", []) == "birds is a new model, the first one here"
 
 
 def test_retrain_watched_tells_the_story_to_its_end(at, data: Path, capsys):
@@ -239,7 +279,8 @@ def test_retrain_watched_tells_the_story_to_its_end(at, data: Path, capsys):
     assert any(line.startswith("  epoch  1/1   train loss 0.3000") for line in told)
     assert "    version 1    accuracy 0.8000  log loss 0.5000" in told
     assert any(line.startswith("  gate: promote: ") for line in told)
-    assert told[-1].startswith("succeeded: version 2, live")
+    assert told[-1].startswith("succeeded: version 2 published, promoted: ")
+    assert sum("succeeded" in line for line in told) == 1
 
 
 def test_retrain_watched_as_json_is_job_events_job(at, data: Path, capsys):
@@ -314,6 +355,58 @@ def test_a_job_is_listed_shown_cancelled_and_watched(at, data: Path, capsys):
     assert watched[0] == 1
     assert watched[1].splitlines()[-1].startswith("cancelled")
     assert "state\tcancelled\n" in shown
+
+
+def test_a_job_answers_to_the_first_letters_of_its_id(at, data: Path, capsys):
+    job = run(capsys, "retrain", "colours", "--data", data / "colours")[1].strip()
+    assert f"job\t{job}\n" in run(capsys, "jobs", "show", job[:6])[1]
+    assert run(capsys, "jobs", "watch", job[:8])[0] == 0
+    assert f"job\t{job}\n" in run(capsys, "jobs", "cancel", job[:31])[1]
+    assert run(capsys, "jobs", "show", job[:5])[0] == 3
+
+
+def test_the_beginning_of_two_ids_names_neither():
+    first, second = "abcdef" + "0" * 26, "abcdef" + "1" * 26
+    with pytest.raises(UsageError, match=f"abcdef is ambiguous: the ids {first}, {second} begin"):
+        only("abcdef", [first, second])
+
+
+@pytest.mark.parametrize("columns", [40, 80, 200])
+def test_ids_are_whole_on_a_terminal_however_narrow(columns: int):
+    ids = ["0123456789abcdef" * 2, "fedcba9876543210" * 2]
+    message = "promoted: accuracy 0.9300 on 120 held-out images, version 2 had 0.9100"
+    rows = [[one, "birds", "succeeded", 3, "2026-03-01 12:00:00", message] for one in ids]
+    heads = ["job", "model", "state", "version", "queued", "message"]
+    lines = on_a_terminal(columns, f"show_table({heads}, {rows})").splitlines()
+    assert [line.split()[0] for line in lines if "birds" in line] == ids
+    assert max(map(len, lines)) <= max(columns, 80)
+    assert all("succeeded" in line for line in lines if "birds" in line)
+
+
+def on_a_terminal(columns: int, call: str) -> str:
+    """What a function of `shared` prints on a terminal of that width."""
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, columns))
+    code = f"from unfreeze.commands.shared import *; {call}"
+    environment = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "NO_COLOR")}
+    environment |= {"TERM": "dumb"}
+    subprocess.run([sys.executable, "-c", code], stdout=theirs, env=environment, check=True)
+    os.close(theirs)
+    told = b""
+    with suppress(OSError):  # the end of a terminal, on Linux
+        while read := os.read(ours, 4096):
+            told += read
+    os.close(ours)
+    return told.decode()
+
+
+def test_cancelling_a_finished_job_fails_and_says_that_nothing_was_cancelled(at, data, capsys):
+    job = run(capsys, "retrain", "colours", "--data", data / "colours")[1].strip()
+    run(capsys, "jobs", "watch", job)
+    code, out, err = run(capsys, "jobs", "cancel", job)
+    assert code == 1
+    assert "state\tsucceeded\n" in out
+    assert err == f"job {job} had already succeeded; nothing was cancelled\n"
 
 
 def test_interrupting_a_watch_leaves_the_job_running(at, data: Path, capsys):

@@ -401,6 +401,14 @@ def test_a_bare_address_is_looked_up(address: str, meant: str):
     assert target(address) == meant
 
 
+@pytest.mark.parametrize("address", ["8001", "http://127.0.0.1:8001", "https://unfreeze:443"])
+def test_an_address_that_is_no_host_and_port_is_refused(address: str):
+    with pytest.raises(
+        unfreeze.InvalidRequest, match=f"^{address}: write the address as HOST:PORT"
+    ):
+        Client(address)
+
+
 def test_training_is_started_with_a_key_that_survives_repetition(start):
     admin = Admin(Code.UNAVAILABLE)
     with AdminClient(start(admin=admin)) as client:

@@ -485,3 +485,16 @@ def test_a_local_archive_is_unpacked_and_stays(tmp_path: Path, capsys: pytest.Ca
     assert (tmp_path / "a.zip").is_file()
     assert main(["data", "fetch", url, "--into", into]) == 2
     assert "already exists and is not empty" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("url", ["photos.zip", "ftp://x/photos.zip"])
+def test_the_command_takes_another_address_for_wrong_usage(tmp_path: Path, capsys, url: str):
+    assert main(["data", "fetch", url, "--into", str(tmp_path / "birds")]) == 2
+    assert f"{url}: not a supported URL" in capsys.readouterr().err
+
+
+def test_the_command_names_the_local_file_that_is_no_archive(tmp_path: Path, capsys):
+    file = tmp_path / "photos.zip"
+    file.write_bytes(b"hello, world" * 100)
+    assert main(["data", "fetch", file.as_uri(), "--into", str(tmp_path / "birds")]) == 1
+    assert f"{file}: not an archive: neither a zip nor a tar" in capsys.readouterr().err

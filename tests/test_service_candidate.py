@@ -5,6 +5,7 @@ import shutil
 import struct
 import threading
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,14 @@ from tritonclient.grpc import service_pb2_grpc as infer_pb2_grpc
 from registry.bundle import Bundle
 from registry.candidates import set_candidate
 from registry.images import Float32Array, UInt8Array, prepare
+from registry.pointers import Candidate
 from service.execution.admission import Admission
 from service.execution.executor import Executor
 from service.execution.kind import Kind
 from service.execution.plan import parse_plan
 from service.execution.run_times import RunTimes
 from service.execution.work import Answer, Terms
+from service.messages import candidate_message
 from service.models.candidacy import SAMPLE, Candidacy, draw_lot
 from service.models.comparison import Comparison, chosen, difference
 from service.models.loaded import Loaded
@@ -547,6 +550,24 @@ async def test_no_more_than_a_few_images_wait_to_be_compared(scene: Scene) -> No
     await until(lambda: scene.comparison.compared == MAX_IN_FLIGHT)
     await scene.ask(tiny.picture())
     await until(lambda: scene.comparison.compared == MAX_IN_FLIGHT + 1)
+
+
+async def test_a_comparison_tells_how_many_images_it_passed_over(scene: Scene) -> None:
+    scene.live_goes.set()
+    await scene.ask(*[tiny.picture()] * (MAX_IN_FLIGHT + 4))
+    assert told(scene) == "version 2 shadows 100 %; 4 images passed over while the server was busy"
+    scene.candidate_goes.set()
+    await until(lambda: scene.comparison.compared == MAX_IN_FLIGHT)
+    assert told(scene).endswith(
+        f" of {MAX_IN_FLIGHT} images; 4 more passed over while the server was busy"
+    )
+
+
+def told(scene: Scene) -> str:
+    """What a client says of the candidate."""
+    at = datetime.now(UTC)
+    wanted = Candidate(version=2, mode="shadow", percent=100, beside=1, at=at, by="test", reason="")
+    return in_words(candidate(candidate_message(wanted, scene.live.candidate, "")))
 
 
 async def test_while_others_wait_for_the_live_version_nothing_is_compared(scene: Scene) -> None:

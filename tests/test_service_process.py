@@ -260,7 +260,23 @@ def test_the_log_is_json_and_says_where_the_server_is(
 
 def test_a_registry_without_models_is_told(root: Path, start_process: StartProcess) -> None:
     told = [line for line in log_lines(start_process()) if line["event"] == "registry_empty"]
-    assert [line["registry"] for line in told] == [str(root)]
+    assert [(line["registry"], line["problem"]) for line in told] == [(str(root), "no model in it")]
+
+
+def test_a_registry_that_is_no_folder_yet_is_told(root: Path, start_process: StartProcess) -> None:
+    root.rmdir()
+    told = [line for line in log_lines(start_process()) if line["event"] == "registry_empty"]
+    assert [line["problem"] for line in told] == ["no such folder"]
+
+
+def test_a_data_root_that_does_not_exist_is_refused_at_the_start(
+    root: Path, start_process: StartProcess
+) -> None:
+    process = start_process("--data-root", str(root / "nosuch"))
+    assert process.process.wait(60) == 2
+    assert f"--data-root {root / 'nosuch'} (or UNFREEZE_DATA_ROOTS): no such folder" in (
+        process.log.read_text()
+    )
 
 
 def test_what_pillow_warns_of_is_not_remembered(root: Path, start_process: StartProcess) -> None:
@@ -372,7 +388,7 @@ def test_a_provider_that_is_not_there_is_an_error_at_the_start(root: Path) -> No
 def test_the_environment_sets_what_flags_do_not(root: Path) -> None:
     done = serve(UNFREEZE_REGISTRY=str(root), UNFREEZE_MAX_IMAGES="none")
     assert done.returncode == 2
-    assert "max_images: Input should be a valid integer" in done.stderr
+    assert "max_images: 'none' is not a whole number" in done.stderr
     assert "registry" not in done.stderr
 
 
@@ -384,6 +400,11 @@ def test_a_second_server_on_the_same_port_or_state_is_an_error(
     same_port = serve("--registry", str(root), "--port", str(ports(first)["port"]), *zero)
     assert same_port.returncode == 1
     assert "cannot listen on 127.0.0.1:" in same_port.stderr
+    assert "choose another port with --port" in same_port.stderr
+    same_metrics = serve(
+        "--registry", str(root), "--metrics-port", str(ports(first)["metrics_port"])
+    )
+    assert "choose another port with --metrics-port" in same_metrics.stderr
     same_state = serve("--registry", str(root), "--port", "0", "--state", str(state), *zero)
     assert same_state.returncode == 1
     assert "another server is using the state folder" in same_state.stderr

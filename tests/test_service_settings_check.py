@@ -33,7 +33,7 @@ def training_server(
     ("settings", "message"),
     [
         ({"lerning_rate": "0.1"}, "called 'lerning_rate'; did you mean learning_rate?"),
-        ({"size": "large"}, "settings: size: Input should be a valid integer"),
+        ({"size": "large"}, "settings: size: 'large' is not a whole number"),
         ({"recipe": "modem"}, "(given: 'modem'); did you mean modern?"),
     ],
 )

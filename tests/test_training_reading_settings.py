@@ -20,7 +20,7 @@ from training.settings import Settings
         ({"nonsense": "224"}, "no setting is called 'nonsense'; there are: augmentation"),
         ({"xtra_cut": "1"}, "no setting is called 'xtra_cut'"),
         ({"custom_head": "linear"}, "no setting is called 'custom_head'"),
-        ({"size": "large"}, r"size: Input should be a valid integer.*\(given: 'large'\)"),
+        ({"size": "large"}, "size: 'large' is not a whole number"),
         (
             {"dropout": "0.5,0.5,0.5"},
             "3 dropout values for 1 hidden layers; give one for all, or 2",

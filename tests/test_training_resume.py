@@ -102,6 +102,24 @@ def test_a_command_that_is_killed_and_resumed_leaves_the_same_weights(
     assert begun == ["begins", "goes on", "goes on"]
     published = {"kind": "published", "model": "photos", "version": 1, "promoted": True}
     assert events[-1] == published
+    with pytest.raises(BadRequest, match="this training has finished"):
+        find_order(run)
+
+
+def test_an_interrupted_command_says_how_to_resume(tmp_path: Path):
+    data = photos.folder(tmp_path / "data", per_class=12)
+    told = photos.assignment(tmp_path, data, **COSINE)
+    settings = [f"--set={name}={text}" for name, text in told.settings.items()]
+    folders = ["--cache", told.cache, "--registry", tmp_path / "models", "--run", told.run]
+    arguments = ["train", "--json", "--data", data, "--model", "photos", *folders, *settings]
+    command = [sys.executable, "-m", "unfreeze", *map(str, arguments)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as child:
+        assert child.stdout is not None
+        next(line for line in child.stdout if json.loads(line)["kind"] == "epoch_finished")
+        child.send_signal(signal.SIGINT)
+        last = json.loads(child.stdout.readlines()[-1])
+    assert child.returncode == 130
+    assert last["text"] == f"interrupted; resume with: unfreeze train --resume {told.run}"
 
 
 def kill_when(

@@ -23,6 +23,7 @@ class Candidate:
     problem: str
     compared: int  # images that this server has run through both versions
     agreed: int  # of those, how many got the same label
+    dropped: int  # images of its share that were not compared, because the server was busy
 
 
 def candidate(told: admin_pb2.Candidate) -> Candidate:
@@ -34,4 +35,5 @@ def candidate(told: admin_pb2.Candidate) -> Candidate:
         problem=told.problem,
         compared=told.compared,
         agreed=told.agreed,
+        dropped=told.dropped,
     )

@@ -9,7 +9,7 @@ from typing import Any
 
 import grpc
 
-from unfreeze.errors import call_error
+from unfreeze.errors import InvalidRequest, call_error
 
 # Round-robin over all addresses of the name, leaving out those that report not serving (draining,
 # say). Not gRPC's own retryPolicy: it does not retry a request larger than its buffer (256 KiB,
@@ -40,7 +40,13 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 2.0
 
 
 def target(address: str) -> str:
-    """`address` as a gRPC target: a bare host:port becomes a DNS name with all its addresses."""
+    """`address` as a gRPC target: a bare host:port becomes a DNS name with all its addresses.
+
+    Raises:
+        InvalidRequest: it is a URL of the web, or a port alone.
+    """
+    if address.startswith(("http://", "https://")) or address.isdecimal():
+        raise InvalidRequest(f"{address}: write the address as HOST:PORT, such as 127.0.0.1:8001")
     has_scheme = "://" in address or address.startswith(("unix:", "ipv4:", "ipv6:", "dns:"))
     return address if has_scheme else f"dns:///{address}"
 

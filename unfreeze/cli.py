@@ -38,7 +38,8 @@ examples:
 
 exit codes:
   {OK:<4} success
-  {FAILED:<4} failure: an image could not be classified, a job failed, a server refused
+  {FAILED:<4} failure: an image could not be classified, a job failed or could not be cancelled any
+       more, a server refused
   {USAGE:<4} wrong usage or bad input
   {NOT_FOUND:<4} no such model, version or job
   {UNREACHABLE:<4} no server could be reached

@@ -75,7 +75,13 @@ BY_NUMBER = {code.value[0]: code for code in grpc.StatusCode}
 NOBODY = "no server answers at this address; is it running, and is the address right?"
 NOWHERE = "the host name cannot be resolved; is it spelled right?"
 GONE = "the connection to the server was lost during the call"
+ELSEWHERE = (
+    "this port does not answer that; predictions are on 8001 and administration on 8003, unless "
+    "the server was told otherwise"
+)
+OTHER_PROTOCOL = "no gRPC server answers at this address; is the port right?"
 MEANING = {
+    "Failed parsing HTTP/2": OTHER_PROTOCOL,
     "Connection refused": NOBODY,
     "failed to connect": NOBODY,
     "DNS resolution failed": NOWHERE,
@@ -93,6 +99,8 @@ def call_error(failed: grpc.RpcError, address: str) -> UnfreezeClientError:
         return Unavailable(f"{address}: {next(meaning, details)}")
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return DeadlineExceeded(f"{address}: no answer before the deadline ({details})")
+    if code is grpc.StatusCode.UNIMPLEMENTED:
+        return ServerError(f"{address}: {ELSEWHERE} ({details or code.name})")
     return BY_CODE.get(code, ServerError)(details or code.name)
 
 

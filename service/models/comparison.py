@@ -14,7 +14,7 @@ class Comparison:
         self, live: Bundle, candidate: Bundle, version: int, metrics: CandidateMetrics
     ) -> None:
         """`version` is the candidate's number."""
-        self.compared = self.agreed = 0
+        self.compared = self.agreed = self.n_dropped = 0
         self._live = live
         self._candidate = candidate
         one = live.model, str(version)
@@ -40,6 +40,7 @@ class Comparison:
 
     def dropped(self, n_images: int) -> None:
         """Counts images that there was no room to compare."""
+        self.n_dropped += n_images
         self._images["dropped"].inc(n_images)
 
     def failed(self, n_images: int) -> None:

@@ -91,7 +91,10 @@ def tell_where(bench: Bench, stage: Stage, tally: Tally) -> None:
     """Reports which part of the stage an earlier process has done already."""
     if not tally.epoch and not tally.n_batches:
         return
-    done = f"after {tally.epoch} of {stage.plan.n_epochs} epochs"
+    over = tally.epoch == stage.plan.n_epochs
+    done = (
+        "after its last epoch" if over else f"after {tally.epoch} of {stage.plan.n_epochs} epochs"
+    )
     within = f" and {tally.n_batches} of {len(stage.batches)} batches" if tally.n_batches else ""
     bench.note("resumed", f"{stage.name}: resumed {done}{within}")
     bench.stages.advance(tally.epoch * stage.batches.n_images + tally.n_images)

@@ -39,6 +39,9 @@ def train_and_publish(order: Order, world: World, *, as_json: bool) -> None:
         except (UnfreezeError, OSError):  # so that the folder can be reused
             withdraw(order)
             raise
+        except KeyboardInterrupt:
+            tell(Note(text=f"interrupted; resume with: unfreeze train --resume {resumed}"))
+            raise
         version, promoted = fulfil(order, bundle)
     if as_json:
         said = {"kind": "published", "model": assignment.model, "version": version}

@@ -69,6 +69,15 @@ def journaled(assignment: Assignment, tell: Tell) -> Iterator[Tell]:
         journal.end("done")
 
 
+def has_finished(run: Path) -> bool:
+    """Whether the last training in the folder came to its end without an error."""
+    try:
+        last = json.loads((run / JOURNAL).read_text().splitlines()[-1])
+    except (OSError, ValueError, IndexError):  # there is none, or it is truncated
+        return False
+    return bool(last.get("outcome") == "done" and last.get("what") == "ends")
+
+
 class _Journal:
     def __init__(self, file: FileIO, tell: Tell) -> None:
         self._file, self._tell = file, tell

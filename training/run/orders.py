@@ -15,7 +15,7 @@ from registry.store import Registry
 from training.checking import check_settings
 from training.data.dataset import check_listed
 from training.export.publishing import assign
-from training.run.journal import check_same
+from training.run.journal import check_same, has_finished
 
 ORDER = "order.json"  # in the folder of a training whose version is not yet published
 TOKEN = "run"  # in a bundle's provenance: the order that it fulfils
@@ -88,6 +88,11 @@ def find_order(run: Path) -> Order:
     try:
         return Order.model_validate_json((run / ORDER).read_bytes())
     except (OSError, ValidationError) as error:
+        if has_finished(run):
+            raise BadRequest(
+                f"{run}: this training has finished, and its version is published; give --data "
+                "and --model to start another"
+            ) from error
         raise BadRequest(
             f"{run}: no unfinished training (no {ORDER}); give the folder of an interrupted "
             "one, or --data and --model to start one"

@@ -78,7 +78,7 @@ def _clear(options: argparse.Namespace) -> int:
 
 
 def in_words(candidate: Candidate) -> str:
-    """`version 4 shadows 10 %, agrees on 981 of 1003 images`."""
+    """`version 4 shadows 10 %, agrees on 981 of 1003 images; 12 more passed over …`."""
     if not candidate.version:  # its pointer cannot be read
         return candidate.problem
     verb = "answers" if candidate.mode == "split" else "shadows"
@@ -87,4 +87,7 @@ def in_words(candidate: Candidate) -> str:
         return f"{words}: {candidate.problem}"
     if candidate.compared:
         words += f", agrees on {candidate.agreed} of {candidate.compared} images"
+    if candidate.dropped:
+        images = "more" if candidate.compared else "images"
+        words += f"; {candidate.dropped} {images} passed over while the server was busy"
     return words

@@ -82,13 +82,16 @@ def _fetch(options: argparse.Namespace) -> int:
         raise UsageError("--sha256 must be 64 hexadecimal digits")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder} already exists and is not empty; name another folder")
-    check_url(options.url)
+    try:
+        check_url(options.url)
+    except FetchError as error:
+        raise UsageError(str(error)) from error
     limits = Limits(n_bytes=int(options.max_gigabytes * GIGABYTE))
     target = folder.absolute()
     target.parent.mkdir(parents=True, exist_ok=True)
     if archive := local_file(options.url):
         found = _check_local(options.url, archive, digest)
-        n_files = unpack(archive, target, limits)
+        n_files = _unpack_local(archive, target, limits)
     else:
         archive = target.with_name(f".{target.name}.download")
         with _bar("  downloading", DownloadColumn(), TransferSpeedColumn()) as bar:
@@ -165,6 +168,14 @@ def _audit(options: argparse.Namespace) -> int:
     else:
         print("\n".join([*summary(audit), f"page: {options.out / 'audit.html'}"]))
     return FAILED if options.strict and any(p.severe for p in audit.problems) else OK
+
+
+def _unpack_local(archive: Path, folder: Path, limits: Limits) -> int:
+    """As `unpack`; its errors name the archive."""
+    try:
+        return unpack(archive, folder, limits)
+    except ArchiveError as error:
+        raise ArchiveError(f"{archive}: {error}") from error
 
 
 def _unpack_download(archive: Path, digest: str, folder: Path, limits: Limits) -> int:

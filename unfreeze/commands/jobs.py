@@ -1,6 +1,8 @@
 """`unfreeze retrain` and `unfreeze jobs`: training jobs on a server."""
 
 import argparse
+from collections.abc import Sequence
+from difflib import get_close_matches
 
 from unfreeze.admin import AdminClient
 from unfreeze.commands.shared import (
@@ -8,6 +10,7 @@ from unfreeze.commands.shared import (
     INTERRUPTED,
     OK,
     Commands,
+    UsageError,
     add_command,
     add_settings,
     ask_admin,
@@ -21,6 +24,11 @@ from unfreeze.commands.story import Story
 from unfreeze.jobs import PROMOTIONS, Job
 
 GROUP = ("list", "show", "watch", "cancel")
+
+PREFIX = 6  # letters of an id that may stand for it, if no other job's begins with them
+ID = 32  # letters of a whole one
+MANY = 8  # models that a remark names
+NEWEST = 1000  # jobs among which a prefix is looked up: no server lists more
 
 RETRAIN_EXAMPLES = """\
   unfreeze retrain solar --data photos --watch
@@ -68,16 +76,22 @@ def add_to(commands: Commands) -> None:
     for name, summary, output, run in (
         ("show", "show one job", "one document, the job", show_job),
         ("watch", "follow a job to its end", "JSON lines: events, then the job", watch_job),
-        ("cancel", "stop a job", "one document, the job", cancel_job),
+        (
+            "cancel",
+            "stop a job; exit code 1 if it had ended already",
+            "one document, the job",
+            cancel_job,
+        ),
     ):
         parser = add_command(group, name, summary, f"  unfreeze jobs {name} ID\n")
-        parser.add_argument("job_id", metavar="ID")
+        parser.add_argument("job_id", metavar="ID", help=f"or its first {PREFIX} letters or more")
         ask_admin(parser, output, run)
 
 
 def retrain(options: argparse.Namespace) -> int:
     """With --watch the exit code tells how the job ended."""
     with AdminClient(options.admin_address) as admin:
+        known = [model.name for model in admin.models()]
         job = admin.start_training(
             options.model,
             options.data,
@@ -89,7 +103,23 @@ def retrain(options: argparse.Namespace) -> int:
             show_json(job)
         else:
             print(job.id, flush=True)
-        return _follow(admin, job.id, as_json=options.json) if options.watch else OK
+        if options.model not in known:
+            say(new_model(options.model, known))
+        if options.watch:
+            return _follow(admin, job.id, as_json=options.json)
+        say(f"follow it: unfreeze jobs watch {job.id}")
+        return OK
+
+
+def new_model(name: str, known: Sequence[str]) -> str:
+    """A remark that no model has this name yet, with those that there are: near ones first, because
+    the name may be misspelt."""
+    if not known:
+        return f"{name} is a new model, the first one here"
+    near = get_close_matches(name, known, len(known), 0.6)
+    models = [*near, *sorted(set(known) - set(near))]
+    more = f" and {len(models) - MANY} more" if len(models) > MANY else ""
+    return f"{name} is a new model; models here: {', '.join(models[:MANY])}{more}"
 
 
 def show_jobs(options: argparse.Namespace) -> int:
@@ -105,21 +135,48 @@ def show_jobs(options: argparse.Namespace) -> int:
 
 def show_job(options: argparse.Namespace) -> int:
     with AdminClient(options.admin_address) as admin:
-        return _show(admin.get_job(options.job_id), as_json=options.json)
+        job = admin.get_job(_whole_id(admin, options.job_id))
+    return _show(job, as_json=options.json)
 
 
 def cancel_job(options: argparse.Namespace) -> int:
+    """Exit code 1 if the job had succeeded or failed before; it may be cancelled twice."""
     with AdminClient(options.admin_address) as admin:
-        return _show(admin.cancel(options.job_id), as_json=options.json)
+        job = admin.cancel(_whole_id(admin, options.job_id))
+    _show(job, as_json=options.json)
+    if job.state == "cancelled":
+        return OK
+    say(f"job {job.id} had already {job.state}; nothing was cancelled")
+    return FAILED
 
 
 def watch_job(options: argparse.Namespace) -> int:
     with AdminClient(options.admin_address) as admin:
-        return _follow(admin, options.job_id, as_json=options.json)
+        return _follow(admin, _whole_id(admin, options.job_id), as_json=options.json)
+
+
+def _whole_id(admin: AdminClient, given: str) -> str:
+    if not PREFIX <= len(given) < ID:
+        return given
+    return only(given, [job.id for job in admin.jobs(limit=NEWEST)])
+
+
+def only(given: str, ids: Sequence[str]) -> str:
+    """The one of `ids` that begins with `given`; `given` itself if none does, for the server to
+    refuse.
+
+    Raises:
+        UsageError: several do.
+    """
+    found = [one for one in ids if one.startswith(given)]
+    if len(found) > 1:
+        raise UsageError(f"{given} is ambiguous: the ids {', '.join(found)} begin with it")
+    return found[0] if found else given
 
 
 def _follow(admin: AdminClient, job_id: str, *, as_json: bool) -> int:
-    """Prints the job's events as they happen; the exit code tells how the job ended."""
+    """Prints the job's events as they happen, of which the last is its outcome; the exit code tells
+    how the job ended."""
     try:
         with Story(quiet=as_json) as story:
             for event in admin.watch(job_id):
@@ -133,8 +190,6 @@ def _follow(admin: AdminClient, job_id: str, *, as_json: bool) -> int:
         return INTERRUPTED
     if as_json:
         show_json(job)
-    else:
-        print(_outcome(job))
     return OK if job.state == "succeeded" else FAILED
 
 
@@ -163,9 +218,3 @@ def _show(job: Job, *, as_json: bool) -> int:
     }
     show_table(["", ""], [[name, value] for name, value in told.items()])
     return OK
-
-
-def _outcome(job: Job) -> str:
-    live = ", live" if job.promoted else ", not promoted"
-    made = f": version {job.version}{live}" if job.version else ""
-    return f"{job.state}{made}{f' ({job.message})' if job.message else ''}"

@@ -12,6 +12,9 @@ from typing import Any
 
 OK, FAILED, USAGE, NOT_FOUND, UNREACHABLE, INTERRUPTED, OUTPUT_CLOSED = 0, 1, 2, 3, 4, 130, 141
 
+GAP = 2  # characters between the columns of a table
+READABLE = 10  # characters: a column with as many breaks only very long words
+
 Commands = Any  # argparse's type for this is private
 Run = Callable[[argparse.Namespace], int]  # returns the exit code
 
@@ -102,7 +105,11 @@ def plain(value: object) -> object:
 
 
 def show_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """A table on a terminal; elsewhere one line per row, with tabs between the fields."""
+    """A table on a terminal; elsewhere one line per row, with tabs between the fields.
+
+    The first column is what a next command is given: it stays whole, even where that makes the
+    table wider than the terminal. The others wrap.
+    """
     cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
     if not sys.stdout.isatty():
         for row in cells:
@@ -112,10 +119,34 @@ def show_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(*columns, box=SIMPLE_HEAD)
+    console = Console(markup=False, highlight=False)
+    widths = _widths([columns, *cells], console.width)
+    console.width = max(console.width, sum(widths) + GAP * (len(widths) - 1))
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, GAP - 1, 0, 0))
+    for name, width in zip(columns, widths, strict=True):
+        table.add_column(name, width=width, overflow="fold")
     for row in cells:
         table.add_row(*row)
-    Console(markup=False, highlight=False).print(table)
+    console.print(table)
+
+
+def _widths(lines: Sequence[Sequence[str]], available: int) -> list[int]:
+    """The width of each column: the first is as wide as its longest cell, the last (prose) at least
+    as its heading, the others as their words. Then they widen, from left to right, until their
+    cells are whole or `available` is used up.
+
+    rich itself would first cut what is longest: the ids.
+    """
+    columns = list(zip(*lines, strict=True))
+    full = [max(map(len, column)) for column in columns]
+    words = [max(map(len, " ".join(column).split()), default=0) for column in columns]
+    widths = [full[0], *(min(word, READABLE) for word in words[1:-1]), len(lines[0][-1])]
+    spare = available - sum(widths) - GAP * (len(widths) - 1)
+    for i, wanted in enumerate(full):
+        more = max(0, min(wanted - widths[i], spare))
+        widths[i] += more
+        spare -= more
+    return widths
 
 
 def say(text: str) -> None:

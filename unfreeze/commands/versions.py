@@ -9,11 +9,14 @@ from unfreeze.commands.shared import (
     Commands,
     add_command,
     ask_admin,
+    say,
     show_json,
     show_table,
     when,
 )
 from unfreeze.versions import Model, Promoted, Version
+
+MAIN_METRICS = ("accuracy", "f2", "log_loss")  # in a table; --json has the others
 
 GROUP = ("list", "prune")
 
@@ -62,7 +65,7 @@ def add_to(commands: Commands) -> None:
     rolled = add_command(
         commands,
         "rollback",
-        "make the previous version live again",
+        "make the previous version live again; a second rollback undoes the first",
         "  unfreeze rollback solar --reason 'too many false alarms'\n",
     )
     rolled.add_argument("model", metavar="MODEL")
@@ -110,7 +113,10 @@ def promote(options: argparse.Namespace) -> int:
 def rollback(options: argparse.Namespace) -> int:
     with AdminClient(options.admin_address) as admin:
         pointer = admin.rollback(options.model, reason=options.reason)
-    return _show_pointer(pointer, options)
+    code = _show_pointer(pointer, options)
+    if pointer.replaced:
+        say(f"another rollback makes version {pointer.replaced} live again")
+    return code
 
 
 def _add_reason(parser: argparse.ArgumentParser) -> None:
@@ -131,7 +137,8 @@ def _state(model: Model) -> str:
 
 
 def _version_row(version: Version) -> list[object]:
-    metrics = "  ".join(f"{name} {value:.4g}" for name, value in sorted(version.metrics.items()))
+    shown = [name for name in MAIN_METRICS if name in version.metrics] or sorted(version.metrics)
+    metrics = "  ".join(f"{name} {version.metrics[name]:.4g}" for name in shown)
     live = "live" if version.promoted else ""
     return [version.version, live, when(version.created_at), len(version.labels), metrics]
 

@@ -756,6 +756,7 @@ class Candidate(_message.Message):
     PROBLEM_FIELD_NUMBER: _builtins.int
     COMPARED_FIELD_NUMBER: _builtins.int
     AGREED_FIELD_NUMBER: _builtins.int
+    DROPPED_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     mode: Global___CandidateMode.ValueType
     percent: _builtins.float
@@ -769,6 +770,8 @@ class Candidate(_message.Message):
     versions label alike.
     """
     agreed: _builtins.int
+    dropped: _builtins.int
+    """Images of its share that were not compared, because the server was busy."""
     def __init__(
         self,
         *,
@@ -779,10 +782,11 @@ class Candidate(_message.Message):
         problem: _builtins.str = ...,
         compared: _builtins.int = ...,
         agreed: _builtins.int = ...,
+        dropped: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agreed", b"agreed", "compared", b"compared", "mode", b"mode", "percent", b"percent", "problem", b"problem", "ready", b"ready", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agreed", b"agreed", "compared", b"compared", "dropped", b"dropped", "mode", b"mode", "percent", b"percent", "problem", b"problem", "ready", b"ready", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
