@@ -34,7 +34,7 @@ QUICK = {
     "unfrozen_learning_rate": "",
     "schedule": "cosine",
     "cycle_len": "1",
-    "dropout": "0.25,0.5",
+    "dropout": "",
     "layer_decay": "1",
     "max_rotate": "10",
 }
@@ -43,7 +43,7 @@ QUICK = {
 AS_PYTHON: dict[str, object] = {
     **{name: text for name, text in QUICK.items() if name not in ("backbone", "size")},
     **{"pretrained": False, "batch_size": 8, "group_rates": (0.1, 0.3, 1.0), "variants": ()},
-    **{"learning_rate": None, "unfrozen_learning_rate": None, "dropout": (0.25, 0.5)},
+    **{"learning_rate": None, "unfrozen_learning_rate": None, "dropout": ()},
 }
 
 

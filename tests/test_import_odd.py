@@ -283,7 +283,7 @@ def test_its_help_shows_examples(capsys: pytest.CaptureFixture[str]):
 def test_importing_leaves_torch_alone():
     code = (
         "import sys, training.foreign.__main__, training.foreign.adopt, training.foreign.flags;"
-        "import training.foreign.labels, training.publishing;"
+        "import training.foreign.labels, training.export.publishing;"
         "sys.exit(any(name in sys.modules for name in ('torch', 'torchvision', 'timm')))"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -194,9 +194,7 @@ def test_a_step_that_would_learn_nothing_says_so(tmp_path: Path):
 @pytest.mark.parametrize("rate", [slice(1e-5, 1e-3), [1e-4, 1e-3, 1e-2], "1e-3", 0, float("nan")])
 def test_a_rate_that_is_none_is_told_with_how_layers_get_theirs(tmp_path: Path, rate: Any):
     learner = photos.learner(tmp_path, 4)
-    with pytest.raises(
-        BadRequest, match=r"one number above 0.* group_rates=\(0.01, 0.1, 1\) gives"
-    ):
+    with pytest.raises(BadRequest, match=r"one number above 0.* group_rates=\(0.01, 0.1, 1\) sets"):
         learner.fit_unfrozen(rate)
     assert not learner.history
 

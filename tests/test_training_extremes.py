@@ -19,7 +19,9 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::F
 HEAD_ALONE = {"cycles": "0", "augmented_epochs": "0", "tta_views": "1"}
 ALL_LAYERS = {"cycles": "1", "cycle_len": "1", "augmented_epochs": "1", "freeze_batchnorm": "false"}
 
-each_recipe = pytest.mark.parametrize("recipe", ["fastai2018", "modern"])
+ADAMW = {"optimizer": "adamw", "learning_rate": "0.001", "unfrozen_learning_rate": "0.0005"}
+
+each_optimizer = pytest.mark.parametrize("steps", [{}, ADAMW], ids=["sgd", "adamw"])
 
 
 def trained(tmp_path: Path, data: Path, **settings: str) -> tuple[Bundle, photos.Heard]:
@@ -41,13 +43,13 @@ def colours(root: Path, n_classes: int, per_class: int, size: int = 16) -> Path:
     return root
 
 
-@each_recipe
+@each_optimizer
 def test_seven_images_of_each_class_and_a_class_of_one_train_and_it_is_told(
-    tmp_path: Path, recipe: str
+    tmp_path: Path, steps: dict[str, str]
 ):
     data = photos.folder(tmp_path / "data", per_class=7)
     photos.photo(data / "rare" / "only.png", 120, seed=0)
-    bundle, heard = trained(tmp_path, data, recipe=recipe, **ALL_LAYERS)
+    bundle, heard = trained(tmp_path, data, **ALL_LAYERS, **steps)
     assert "all layers" in str(heard.of("epoch_finished"))
     assert bundle.labels == ("dark", "light", "rare")
     assert bundle.metrics["images_train"] + bundle.metrics["images_valid"] == 15
@@ -62,15 +64,15 @@ def test_120_classes_of_three_images_train_and_each_is_held_out_and_learnt(tmp_p
     assert bundle.metrics["images_valid"] >= 120
 
 
-@each_recipe
-def test_pictures_of_two_pixels_train(tmp_path: Path, recipe: str):
+@each_optimizer
+def test_pictures_of_two_pixels_train(tmp_path: Path, steps: dict[str, str]):
     data = tmp_path / "data"
     for number in range(20):
         name, level = (("dark", 10), ("light", 200))[number % 2]
         path = data / name / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("L", (2, 1), level + number).save(path)
-    bundle, heard = trained(tmp_path, data, recipe=recipe, **ALL_LAYERS)
+    bundle, heard = trained(tmp_path, data, **ALL_LAYERS, **steps)
     assert "all layers" in str(heard.of("epoch_finished"))
     assert bundle.metrics["accuracy"] >= 0.5
 

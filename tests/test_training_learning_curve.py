@@ -59,7 +59,7 @@ def test_sizes_too_small_to_tell_anything_are_left_out(
 
 def test_it_is_told_with_its_spread_and_without_a_promise():
     told = describe_curve({10: [0.5, 0.6], 20: [0.8, 0.7], 5: [0.4, 0.4]})
-    assert "from 5 images 0.400 ± 0.000, 10 images 0.550 ± 0.071, 20 images 0.750" in told
+    assert "trained on 5 images 0.400 ± 0.000, 10 images 0.550 ± 0.071, 20 images 0.750" in told
     assert told.endswith("from 10 to 20 images, changed it by +0.200")
     assert "±" not in describe_curve({10: [0.5], 20: [0.8]})
 

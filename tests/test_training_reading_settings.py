@@ -27,7 +27,10 @@ from training.settings import Settings
         ),
         ({"group_rates": "0.1,1"}, r"group_rates.2: Field required"),
         ({"recipe": "fastai2017"}, "recipe: Input should be 'modern' or 'fastai2018'"),
-        ({"cycles": "200", "cycle_len": "1"}, r"cycle_mult make 1.6e\+60 epochs; at most 10000"),
+        (
+            {"cycles": "200", "cycle_len": "1", "cycle_mult": "2"},
+            r"cycle_mult make 1.6e\+60 epochs; at most 10000",
+        ),
         ({"seed": str(2**32)}, "seed: Input should be less than 4294967296"),
         ({"hidden": "512,0"}, "hidden.1: Input should be greater than or equal to 1"),
         ({"dropout": "2"}, r"dropout.0: Input should be less than 1"),

@@ -34,7 +34,7 @@ def opened(tmp_path: Path, **told: str) -> Bench:
 
 
 def test_without_sizes_there_is_one_turn():
-    (turn,) = read_settings({"augmented_epochs": "2", "cycles": "2"}).turns()
+    (turn,) = read_settings({"augmented_epochs": "2", "cycles": "3", "cycle_len": "1"}).turns()
     assert (turn.size, turn.head_epochs, turn.epochs, turn.name) == (224, 2, range(3), "")
 
 
@@ -45,7 +45,7 @@ def test_as_in_2018_each_size_has_the_heads_epochs_and_all_cycles():
 
 
 def test_one_schedule_can_be_dealt_to_the_sizes():
-    told = {"sizes": "128,224", "size_epochs": "4,2", "cycles": "1", "cycle_len": "6"}
+    told = {"sizes": "128,224", "size_epochs": "4,2", "cycle_len": "6", "augmented_epochs": "1"}
     small, large = read_settings(told).turns()
     assert (small.epochs, large.epochs) == (range(4), range(4, 6))
     assert (small.head_epochs, large.head_epochs) == (1, 0)
@@ -60,7 +60,7 @@ def test_one_schedule_can_be_dealt_to_the_sizes():
         ({"sizes": "224,224"}, "sizes are different numbers from 2 to 1024"),
         ({"sizes": "128,224", "size_epochs": "3"}, "2 sizes need as many size_epochs"),
         ({"sizes": "128,224", "size_epochs": "3,0"}, "each at least 1"),
-        ({"sizes": "128,224", "size_epochs": "3,2"}, "add up to 5, and cycles.* to 3; make them"),
+        ({"sizes": "128,224", "size_epochs": "3,2"}, "add up to 5, and cycles.* to 10; make them"),
         ({"size_epochs": "3"}, "size_epochs need sizes"),
         ({"sizes": "128,224", "cycles": "0", "augmented_epochs": "0"}, "need augmented_epochs or"),
     ],

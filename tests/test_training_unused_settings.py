@@ -13,7 +13,7 @@ from training.unused_settings import describe_unused
 HEAD_ONLY = {"cycles": "0", "augmented_epochs": "0"}
 
 
-@pytest.mark.parametrize("recipe", ["", "fastai2018", "modern"])
+@pytest.mark.parametrize("recipe", ["fastai2018", "modern"])
 def test_what_is_set_and_not_used_is_named(recipe: str):
     told = {"mixup": "0.2", "patience": "3", "snapshots": "true", "augmentation": "top_down"}
     assert describe_unused(read_settings({"recipe": recipe} | HEAD_ONLY | told)) == (
@@ -23,7 +23,7 @@ def test_what_is_set_and_not_used_is_named(recipe: str):
     )
 
 
-@pytest.mark.parametrize("recipe", ["", "fastai2018", "modern"])
+@pytest.mark.parametrize("recipe", ["fastai2018", "modern"])
 def test_what_the_recipe_sets_is_not_named(recipe: str):
     assert describe_unused(read_settings({"recipe": recipe} | HEAD_ONLY)) == ""
 

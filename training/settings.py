@@ -199,7 +199,7 @@ class Settings(Record):
     """Cycles with all layers learning; 0: train the head only."""
     cycle_len: int = Field(default=10, ge=1, le=MOST_EPOCHS)
     """Epochs in the first cycle."""
-    cycle_mult: int = Field(default=2, ge=1, le=10)
+    cycle_mult: int = Field(default=1, ge=1, le=10)
     """Each cycle is this many times as long as the one before."""
     group_rates: tuple[RateShare, RateShare, RateShare] = (0.1, 0.3, 1.0)
     """Differential learning rates: of early layers, late layers and head, as shares of the
