@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = """examples:
   unfreeze train --data photos/ --model birds
-  unfreeze train --data labels.csv --model birds --size 160 --set cycles=1 --set seed=7
+  unfreeze train --data labels.csv --model birds --size 160 --set cycle_len=4 --set seed=7
   unfreeze train --data photos/ --model birds --backbone resnet34 --promote
   unfreeze train --data photos/ --model birds --recipe fastai2018
   unfreeze train --data labels.csv --model dogs --set images=train --set suffix=.jpg --set test=test

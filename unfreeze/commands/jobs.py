@@ -32,7 +32,7 @@ NEWEST = 1000  # jobs among which a prefix is looked up: no server lists more
 
 RETRAIN_EXAMPLES = """\
   unfreeze retrain solar --data photos --watch
-  unfreeze retrain solar --data photos --set size=160 --set cycles=1 --promotion never
+  unfreeze retrain solar --data photos --set size=160 --set cycle_len=4 --promotion never
   unfreeze retrain solar --data photos --key nightly-2026-03-01     safe to repeat: runs once
 """
 
