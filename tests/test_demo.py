@@ -84,6 +84,7 @@ def test_served_answers_are_held_against_torch(start: Start, root: Path, tmp_pat
 
 
 def test_the_service_ends_with_the_demonstration(tmp_path: Path):
+    (tmp_path / "data").mkdir()
     tiny.publish(tmp_path / "registry", promote=True)
     with (
         serving(tmp_path, tmp_path / "data") as addresses,
