@@ -401,7 +401,7 @@ def test_frozen_statistics_outlive_a_whole_training(trained: Trained):
 def test_every_setting_in_the_examples_exists():
     sources = [*(ROOT / "unfreeze").rglob("*.py"), ROOT / "training" / "__main__.py"]
     shown = {name for path in sources for name in re.findall(r"--set (\w+)=\w", path.read_text())}
-    assert {"size", "cycles"} <= shown <= set(Settings.model_fields)
+    assert {"cycle_len", "size"} <= shown <= set(Settings.model_fields)
 
 
 def test_a_service_reads_weights_from_the_allowed_folders_alone(tmp_path: Path):
