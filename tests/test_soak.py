@@ -5,13 +5,16 @@ import os
 import random
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
+import grpc
 import pytest
 from conftest import TESTS
 
 sys.path.append(str(TESTS.parent / "benchmarks"))
 
+from load.bad import Bad, Unexpected
 from load.flat import Usage, growth
 from load.verdict import check_flat, series
 
@@ -56,6 +59,40 @@ def test_injected_faults_are_no_result_to_write() -> None:
     )
     assert refused.returncode == 2
     assert "--write is for results without --plant" in refused.stderr
+
+
+IMPATIENT = {
+    "its connection aged": ("Stream removed (GOAWAY received; max_age)", True),
+    "a server that fails": ("Socket closed", False),
+}
+
+
+@pytest.mark.parametrize("case", IMPATIENT)
+async def test_an_impatient_client_may_lose_an_aged_connection_and_nothing_else(case: str) -> None:
+    details, is_expected = IMPATIENT[case]
+    n_failed = 0
+
+    async def fail(_: bytes, context: grpc.aio.ServicerContext) -> bytes:
+        nonlocal n_failed
+        n_failed += 1
+        await context.abort(grpc.StatusCode.UNAVAILABLE, details)
+
+    class Failing(grpc.GenericRpcHandler):
+        def service(self, _: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
+            return grpc.unary_unary_rpc_method_handler(fail)
+
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers([Failing()])
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    await server.start()
+    client = Bad(address)
+    try:
+        with nullcontext() if is_expected else pytest.raises(Unexpected, match=details):
+            while n_failed < 50:  # some of them fail before their deadlines
+                await client.impatient()
+    finally:
+        await client.close()
+        await server.stop(0)
 
 
 def test_planted_leaks_and_wrong_answers_are_caught(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import grpc
 from tritonclient.grpc import service_pb2 as oip
 
-from load.good import TIMEOUT_S, any_picture
+from load.good import TIMEOUT_S, any_picture, has_aged
 from load.truth import BAD, SPEC, pictures
 from unfreeze.v1 import classifier_pb2 as pb
 from unfreeze.v1 import classifier_pb2_grpc as pb_grpc
@@ -54,8 +54,7 @@ class Bad:
             await call(make(), timeout=TIMEOUT_S)
         except grpc.RpcError as error:
             # while still sending a message refused long ago, the connection may reach its max age
-            aged = "max_age" in (error.details() or "")
-            if error.code() not in codes and not aged:
+            if error.code() not in codes and not has_aged(error):
                 raise Unexpected(f"{name}: {error.code()}: {error.details()}") from error
             return int(name == NOT_AN_IMAGE)  # this one reached the decoder, which counts it
         raise Unexpected(f"{name} was accepted")
@@ -85,7 +84,8 @@ class Bad:
         try:
             await self.stub.Classify(large_request(), timeout=random.uniform(0.0001, 0.01))
         except grpc.RpcError as error:
-            if error.code() not in (Code.DEADLINE_EXCEEDED, Code.RESOURCE_EXHAUSTED):
+            expected = (Code.DEADLINE_EXCEEDED, Code.RESOURCE_EXHAUSTED)
+            if error.code() not in expected and not has_aged(error):
                 raise Unexpected(f"{error.code()}: {error.details()}") from error
         return 0
 

@@ -103,10 +103,15 @@ class Good:
                 _serving(told)
         except grpc.RpcError as error:
             # at the deadline the server ends the watch too, and perhaps an aged connection with it
-            aged = "max_age" in (error.details() or "")
-            if error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED and not aged:
+            if error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED and not has_aged(error):
                 raise
         return {}
+
+
+def has_aged(error: grpc.RpcError) -> bool:
+    """Whether the call ended because its connection had reached its maximum age: no fault of the
+    server's where the client itself keeps a call open, or gives up on it, at that moment."""
+    return "max_age" in (error.details() or "")
 
 
 def any_picture() -> int:
