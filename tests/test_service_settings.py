@@ -13,7 +13,7 @@ from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc as pb_grpc
 
 from registry.errors import BadRequest
-from service.__main__ import read_flags
+from service.flags import read_flags
 from service.settings import Settings, read_settings
 from unfreeze.v1 import classifier_pb2
 
