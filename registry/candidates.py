@@ -70,7 +70,7 @@ def set_candidate(
         reason=reason,
     )
     number = pointers.append(pointer)
-    if registry.promoted(model) != promoted:  # which has ended the candidacy already
+    if registry.promoted(model) != promoted:  # which has ended the trial already
         raise Conflict(
             f"{model}: another version was promoted at the same time; check the present state and "
             "try again"
@@ -81,7 +81,7 @@ def set_candidate(
 def clear_candidate(
     registry: Registry, model: str, *, by: str, reason: str
 ) -> tuple[int, Candidate] | None:
-    """Ends the candidacy of a version of `model`; returns it and the new pointer's number.
+    """Ends the trial of the candidate of `model`; returns it and the new pointer's number.
 
     Raises:
         Conflict: a concurrent change of the candidate.

@@ -161,8 +161,8 @@ class Registry:
     ) -> tuple[int, Pointer]:
         """Makes `version` the promoted version of `model`; returns the new pointer and its number.
 
-        This ends any candidacy. Promoting the promoted version again does not change what a
-        rollback returns to.
+        This ends the trial of a candidate. Promoting the promoted version again does not change
+        what a rollback returns to.
 
         Args:
             expected: number of the pointer that the decision was based on (0: none); if there is a

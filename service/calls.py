@@ -104,7 +104,7 @@ class Calls:
                 if refusal:
                     raise refusal
                 if limited:
-                    self._make_room()
+                    self._check_limit()
                 response = await inner(parse(message), context)
                 give_back_id(context)
             except BaseException as error:
@@ -115,7 +115,7 @@ class Calls:
         async def stream(_: object, context: Context) -> AsyncIterator[Any]:
             call = self._enter(counts, context)
             try:
-                self._make_room()
+                self._check_limit()
                 give_back_id(context)
                 if handler.request_streaming:
                     request = incoming.requests(parse, context.read)
@@ -146,7 +146,7 @@ class Calls:
         if span:
             span.end(code.name)
 
-    def _make_room(self) -> None:
+    def _check_limit(self) -> None:
         if self._under_way > self._max_calls:
             self._metrics.rejected.labels("rpcs").inc()
             raise Overloaded(

@@ -13,8 +13,8 @@ from registry.errors import BadRequest, Overloaded, RequestFull, UnfreezeError
 from registry.tta import MAX_VIEWS
 from service.calls import as_told, left_s, retry_after_ms
 from service.execution.work import LOW, Answer, Terms
-from service.models.live import Live
-from service.models.loaded import Loaded
+from service.models.loaded_version import LoadedVersion
+from service.models.model_manager import ModelManager
 from service.predict import Predictor, top
 from service.status import message_of, number_of
 from service.streams import IN_FLIGHT, in_order
@@ -33,8 +33,8 @@ StreamContext: TypeAlias = "ServicerContext[pb.ClassifyRequest, pb.ClassifyStrea
 class Classifier(pb_grpc.ClassifierServicer):
     """Validates a request, holds a version while answering it, and builds the response."""
 
-    def __init__(self, live: Live, predictor: Predictor, max_images: int) -> None:
-        self._live = live
+    def __init__(self, models: ModelManager, predictor: Predictor, max_images: int) -> None:
+        self._models = models
         self._predictor = predictor
         self._max_images = max_images
 
@@ -49,7 +49,7 @@ class Classifier(pb_grpc.ClassifierServicer):
                 yield response
 
     def _most(self, request: pb.ClassifyRequest) -> int:
-        return max(IN_FLIGHT, self._live.n_ahead(request.model))
+        return max(IN_FLIGHT, self._models.stream_window(request.model))
 
     async def _outcome(self, request: pb.ClassifyRequest) -> pb.ClassifyStreamResponse:
         """The response, or the error in its place; the stream goes on."""
@@ -68,7 +68,7 @@ class Classifier(pb_grpc.ClassifierServicer):
         images = request.images
         self._check(request)
         version = request.version if request.HasField("version") else None
-        with await self._live.get(request.model, version, lambda: images) as loaded:
+        with await self._models.get(request.model, version, lambda: images) as loaded:
             default = loaded.bundle.tta.default_views
             n_views = request.tta_views if request.HasField("tta_views") else default
             terms = Terms(n_views, request.priority, answer_s=answer_s)
@@ -108,7 +108,7 @@ class Classifier(pb_grpc.ClassifierServicer):
             raise BadRequest(f"priority is {request.priority}; use 1 (highest) to {LOW} (lowest)")
 
 
-def _top_k(request: pb.ClassifyRequest, loaded: Loaded) -> int:
+def _top_k(request: pb.ClassifyRequest, loaded: LoadedVersion) -> int:
     n_classes = len(loaded.bundle.labels)
     if not request.HasField("top_k"):
         return min(DEFAULT_TOP, n_classes)

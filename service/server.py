@@ -22,8 +22,8 @@ from service.jobs.job_run import JobRunner
 from service.jobs.jobs import Jobs
 from service.jobs.settings_check import SettingsCheck
 from service.listener import MEGABYTE, describe, listen, new_server
-from service.models.live import Live
 from service.models.loader import Limits, Loader
+from service.models.model_manager import ModelManager
 from service.observability.metrics import Metrics
 from service.observability.tracing import Tracer
 from service.oip.servicer import PROTOCOL
@@ -52,7 +52,7 @@ class Service:
         self.metrics = Metrics(settings.slo_seconds)
         self._calls: Calls
         self._admin_calls: Calls
-        self.live: Live
+        self.models: ModelManager
         self.port = self.admin_port = self.metrics_port = 0
 
     async def __aenter__(self) -> "Service":
@@ -149,7 +149,7 @@ class Service:
             pool=pool,
             metrics=self.metrics,
         )
-        self.live = Live(
+        self.models = ModelManager(
             self.registry,
             loader,
             self.metrics,
@@ -157,8 +157,8 @@ class Service:
             self._health.model_gone,
             settings.pinned_versions,
         )
-        self._parts.push_async_callback(self.live.close)
-        await self.live.start(settings.poll_seconds)
+        self._parts.push_async_callback(self.models.close)
+        await self.models.start(settings.poll_seconds)
         with suppress(OSError):  # which the follower logs
             if not await asyncio.to_thread(self.registry.models):
                 # it may be filled later, or its path was mistyped
@@ -178,7 +178,7 @@ class Service:
         runner = JobRunner(
             records,
             self.registry,
-            self.live,
+            self.models,
             command=command,
             cancel_s=settings.cancel_seconds,
             cache=state / "cache",
@@ -193,7 +193,7 @@ class Service:
         settings = self._settings
         server = self._server()
         calls = self._admin_calls
-        add_admin(server, calls, self.registry, self.live, jobs, settings.data_roots)
+        add_admin(server, calls, self.registry, self.models, jobs, settings.data_roots)
         if settings.reflection:
             describe(server, calls, ADMIN_NAMES)
         self.admin_port = await listen(
@@ -209,7 +209,7 @@ class Service:
             server,
             self._calls,
             self.registry,
-            self.live,
+            self.models,
             self._health,
             max_images=settings.max_images,
             max_pixels=settings.max_pixels,
@@ -226,7 +226,7 @@ class Service:
         self._parts.callback(self._health.end)
 
     async def _follow_registry(self) -> None:
-        task = asyncio.create_task(self.live.follow(self._settings.poll_seconds))
+        task = asyncio.create_task(self.models.follow(self._settings.poll_seconds))
 
         async def stop() -> None:
             task.cancel()
@@ -254,5 +254,5 @@ class Service:
 
     def _on_ready(self, model: str) -> None:
         depth = self.metrics.queue_depth.labels(model)
-        depth.set_function(lambda: self.live.queue_depth(model))
+        depth.set_function(lambda: self.models.queue_depth(model))
         self._health.model_ready(model)

@@ -129,7 +129,7 @@ def test_a_server_plans_no_larger_batch_than_it_is_told(
 ) -> None:
     monkeypatch.setattr("service.execution.plan.choose", lambda trials: trials[-1].plan)
     tiny.publish(root, promote=True)
-    loaded = start(plan=None, max_batch=3).service.live.in_memory(tiny.MODEL_NAME)
+    loaded = start(plan=None, max_batch=3).service.models.in_memory(tiny.MODEL_NAME)
     assert [one.plan.batch for one in loaded] == [3]
 
 
@@ -351,7 +351,7 @@ def test_plans_are_measured_one_after_the_other(
     monkeypatch.setattr("service.models.loader.measure_plan", measure)
     for name in ("a", "b", "c"):
         tiny.publish(root, model=name, promote=True)
-    assert start(plan=None).service.live.ready() == {"a", "b", "c"}
+    assert start(plan=None).service.models.ready() == {"a", "b", "c"}
     assert most == 1
 
 

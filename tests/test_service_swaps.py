@@ -144,7 +144,7 @@ def test_a_model_that_loads_for_the_first_time_is_unavailable_and_not_unknown(
     index = stub.RepositoryIndex(oip.RepositoryIndexRequest(), timeout=20).models
     assert {row.state for row in index if row.name.startswith("later")} == {"LOADING"}
     gate.open()
-    wait_until(lambda: "later" in server.service.live.ready())
+    wait_until(lambda: "later" in server.service.models.ready())
     assert version_of(server, "later") == 1
 
 
@@ -167,7 +167,7 @@ def test_a_slow_load_keeps_no_other_pointer_from_being_followed(
     server.registry.promote("colours", 2, by="other", reason="")
     wait_until(lambda: slow in gate.waiting)
     tiny.publish(root, model="other", promote=True)
-    wait_until(lambda: "other" in server.service.live.ready())
+    wait_until(lambda: "other" in server.service.models.ready())
     assert version_of(server) == 1
     gate.open()
     wait_until(lambda: version_of(server) == 2)
@@ -199,7 +199,7 @@ def test_a_slow_load_at_the_start_keeps_no_other_from_loading(
     wait_until(lambda: gate.passed == versions - {slow} and slow in gate.waiting)
     assert not server.done()
     gate.open()
-    assert server.result(20).service.live.ready() == set(names)
+    assert server.result(20).service.models.ready() == set(names)
 
 
 def test_versions_asked_for_by_number_take_no_thread_from_those_that_go_live(
@@ -457,7 +457,9 @@ def test_what_a_freed_version_leaves_is_given_back_to_the_system(
     server: RunningServer, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given_back: list[int] = []
-    monkeypatch.setattr("service.models.loaded.give_back", lambda: given_back.append(workers()))
+    monkeypatch.setattr(
+        "service.models.loaded_version.give_back", lambda: given_back.append(workers())
+    )
     for _ in range(2):
         promote(server, tiny.publish(root))
     wait_until(lambda: given_back)

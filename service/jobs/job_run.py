@@ -19,7 +19,7 @@ from service.jobs.job_records import JobRecords
 from service.jobs.preparation import Champion, find_champion, prepare
 from service.jobs.publication import promote_if_good, publish, published_before
 from service.jobs.trainer import Outcome, Trainer
-from service.models.live import Live
+from service.models.model_manager import ModelManager
 from service.models.registry_calls import in_registry
 
 log = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ class JobRunner:
         self,
         records: JobRecords,
         registry: Registry,
-        live: Live,
+        models: ModelManager,
         *,
         command: Sequence[str],
         cancel_s: float,
@@ -83,7 +83,7 @@ class JobRunner:
         """
         self._records = records
         self._registry = registry
-        self._live = live
+        self._models = models
         self._command = command
         self._cancel_s = cancel_s
         self._cache = cache
@@ -275,7 +275,7 @@ class JobRunner:
             stage = self._records.folder(job.id) / "stage"
             version = await in_registry(publish, self._registry, job, stage)
         scored = await self._records.scored(job.id)
-        decision = await promote_if_good(self._registry, self._live, job, version, scored)
+        decision = await promote_if_good(self._registry, self._models, job, version, scored)
         await self._records.change(job.id, decision)
         verb = "promoted" if decision.promote else "not promoted"
         message = f"version {version} published, {verb}: {decision.reason}"

@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 from registry.errors import BundleError, UnfreezeError
 from registry.pointers import Candidate, Cleared
 from registry.store import Registry
-from service.models.loading import Loading
-from service.models.model import NOTHING_PROMOTED, Model, Promoted, put_back
+from service.models.load_scheduler import LoadScheduler
+from service.models.model_state import NOTHING_PROMOTED, ModelState, Promoted, restored_conflict
 from service.models.registry_calls import in_thread
 from service.models.swaps import Swaps
 from service.observability.metrics import Metrics
@@ -39,16 +39,16 @@ class Follower:
     def __init__(
         self,
         registry: Registry,
-        models: dict[str, Model],
-        loading: Loading,
+        states: dict[str, ModelState],
+        scheduler: LoadScheduler,
         swaps: Swaps,
         metrics: Metrics,
     ) -> None:
         self._registry = registry
         self._metrics = metrics
         self._unreadable = ""  # why the registry cannot be read, if it cannot
-        self._models = models
-        self._loading = loading
+        self._states = states
+        self._scheduler = scheduler
         self._swaps = swaps
         self._under_way: dict[tuple[str, str, int], asyncio.Task[None]] = {}
 
@@ -102,7 +102,7 @@ class Follower:
             task.add_done_callback(lambda _: self._under_way.pop(key))
 
     async def _look(self) -> dict[str, Aliases]:
-        followed = {name: entry.follows for name, entry in self._models.items()}
+        followed = {name: state.follows for name, state in self._states.items()}
         try:
             found = await in_thread(read_aliases, self._registry)
         except OSError as error:
@@ -113,12 +113,12 @@ class Follower:
         if self._unreadable:
             log.info("registry_readable")
         self._unreadable = ""
-        told = dict.fromkeys(self._models, GONE) | found
+        told = dict.fromkeys(self._states, GONE) | found
         return {name: replace(one, followed=followed.get(name)) for name, one in told.items()}
 
     async def _promoted(self, name: str, aliases: Aliases) -> None:
         if aliases.promoted is None:
-            known = self._models.get(name)
+            known = self._states.get(name)
             if known is None or known.follows != aliases.followed:
                 return  # this server changed it meanwhile; the next look will tell
             if known.current:
@@ -126,52 +126,52 @@ class Follower:
             else:  # what could not be loaded is no longer promoted
                 self._swaps.no_problem(known)
             return
-        entry = self._models.setdefault(name, Model(name))
+        state = self._states.setdefault(name, ModelState(name))
         if isinstance(aliases.promoted, BundleError):
-            self._swaps.problem(entry, 0, aliases.promoted)
+            self._swaps.problem(state, 0, aliases.promoted)
             return
-        if entry.unloaded:
+        if state.unloaded:
             return
         number, pointer = aliases.promoted
-        conflict = put_back(name, aliases.followed, aliases.promoted)
-        if conflict and entry.follows == aliases.followed:  # else this server changed it meanwhile
-            self._swaps.problem(entry, 0, conflict)
+        conflict = restored_conflict(name, aliases.followed, aliases.promoted)
+        if conflict and state.follows == aliases.followed:  # else this server changed it meanwhile
+            self._swaps.problem(state, 0, conflict)
             return
-        if number <= entry.pointer:
-            self._swaps.no_problem(entry)
+        if number <= state.pointer:
+            self._swaps.no_problem(state)
             return
-        if entry.trouble.waits(number):
+        if state.failure.backs_off(number):
             return
         try:
-            async with self._loading.lease(entry, pointer.version, live=True) as loaded:
-                self._swaps.go_live(entry, aliases.promoted, loaded)
+            async with self._scheduler.lease(state, pointer.version, live=True) as loaded:
+                self._swaps.go_live(state, aliases.promoted, loaded)
         except Exception as error:  # whatever it is, other models must not suffer
-            self._swaps.problem(entry, number, error)
+            self._swaps.problem(state, number, error)
 
     async def _candidate(self, name: str, aliases: Aliases) -> None:
-        entry = self._models.get(name)
-        if entry is None:
+        state = self._states.get(name)
+        if state is None:
             return
         if aliases.candidate is None:
-            self._swaps.no_candidate_problem(entry)
+            self._swaps.no_candidate_problem(state)
             return
         if isinstance(aliases.candidate, BundleError):
-            self._swaps.candidate_problem(entry, 0, aliases.candidate)
+            self._swaps.candidate_problem(state, 0, aliases.candidate)
             return
         number, wanted = aliases.candidate
         if isinstance(wanted, Cleared):
-            self._swaps.clear(entry, number)
+            self._swaps.clear(state, number)
             return
-        if number <= entry.candidate_pointer or wanted.beside != entry.pointer:
-            self._swaps.no_candidate_problem(entry)
+        if number <= state.candidate_pointer or wanted.beside != state.pointer:
+            self._swaps.no_candidate_problem(state)
             return
-        if entry.candidate_trouble.waits(number):
+        if state.candidate_failure.backs_off(number):
             return
         try:
-            async with self._loading.lease(entry, wanted.version, live=False) as loaded:
-                self._swaps.try_out(entry, number, wanted, loaded)
+            async with self._scheduler.lease(state, wanted.version, live=False) as loaded:
+                self._swaps.try_out(state, number, wanted, loaded)
         except Exception as error:
-            self._swaps.candidate_problem(entry, number, error)
+            self._swaps.candidate_problem(state, number, error)
 
 
 def read_aliases(registry: Registry) -> dict[str, Aliases]:

@@ -13,7 +13,7 @@ from tritonclient.grpc import service_pb2 as pb
 
 from registry.errors import BadRequest
 from registry.images import Float32Array, UInt8Array
-from service.models.candidacy import Content, ends
+from service.models.trial import Content, ends
 from service.predict import top
 
 INPUT = "image"
@@ -72,7 +72,7 @@ def read_images(request: Request, max_images: int) -> Sequence[bytes]:
     return list(images)
 
 
-def lot_content(request: Request, max_images: int) -> Content:
+def hashed_content(request: Request, max_images: int) -> Content:
     """The content that decides whether a candidate answers: the encoded images, or all pixels as
     one sequence. Empty for an invalid request, which is reported when it is answered."""
     try:
@@ -82,7 +82,7 @@ def lot_content(request: Request, max_images: int) -> Content:
         raw = _read_raw(request, tensor)
         if raw is not None:
             return [raw]
-        head, tail = ends(_contents(tensor, "uint_contents"))  # a lot is drawn from no more
+        head, tail = ends(_contents(tensor, "uint_contents"))  # no more is hashed
         return [_small_numbers([*head, *tail]).data]
     except BadRequest:
         return ()
