@@ -25,6 +25,7 @@ from service.listener import MEGABYTE, describe, listen, new_server
 from service.models.loader import Limits, Loader
 from service.models.model_manager import ModelManager
 from service.observability.metrics import Metrics
+from service.observability.metrics_server import serve_metrics
 from service.observability.tracing import Tracer
 from service.oip.servicer import PROTOCOL
 from service.services import ADMIN_NAMES, CLASSIFIER, PUBLIC_NAMES, add_admin, add_public
@@ -102,7 +103,9 @@ class Service:
     async def _open_metrics(self) -> None:
         settings = self._settings
         try:
-            self.metrics_port, stop = self.metrics.serve(settings.host, settings.metrics_port)
+            self.metrics_port, stop = serve_metrics(
+                self.metrics.registry, settings.host, settings.metrics_port
+            )
         except OSError as error:
             taken = f"{settings.host}:{settings.metrics_port}"
             raise Unavailable(
