@@ -127,7 +127,7 @@ class Admin(pb_grpc.AdminServicer):
         wanted = None
         try:
             promoted = self._registry.promoted(name)
-            model.promoted_version = promoted[1].version if promoted else 0
+            model.promoted_version = promoted.pointer.version if promoted else 0
         except BundleError as error:
             model.problem = str(error)
         try:
@@ -146,8 +146,8 @@ class Admin(pb_grpc.AdminServicer):
         numbers = self._registry.versions(model)
         if not numbers:
             raise NotFound(f"no model {model!r:.80} in the registry")
-        pointer = self._registry.promoted(model)
-        live = pointer[1].version if pointer else None
+        promoted = self._registry.promoted(model)
+        live = promoted.pointer.version if promoted else None
         messages = []
         for number in reversed(numbers):
             try:

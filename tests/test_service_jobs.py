@@ -92,7 +92,7 @@ def test_a_better_model_goes_live(server: RunningServer) -> None:
     response = server.classify(tiny.picture("white"))
     assert (response.version, best(response)) == (2, ["green"])
     assert server.registry.bundle("colours", 2).provenance["job"] == job.id
-    assert server.registry.promoted("colours")[1].by == f"job {job.id}"
+    assert server.registry.promoted("colours").pointer.by == f"job {job.id}"
 
 
 def test_a_worse_model_is_published_and_not_promoted(server: RunningServer) -> None:
@@ -127,7 +127,7 @@ def test_a_model_whose_golden_answers_fail_keeps_the_old_one_live(server: Runnin
     assert (job.state, job.version, job.promoted) == (pb.JOB_STATE_SUCCEEDED, 2, False)
     assert "the live version stays, because the new one cannot be loaded" in job.message
     assert "golden answers differ by 0.2" in job.message
-    assert server.registry.promoted("colours")[1].version == 1
+    assert server.registry.promoted("colours").pointer.version == 1
     assert server.classify(tiny.picture("red")).version == 1
 
 

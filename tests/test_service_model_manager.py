@@ -105,7 +105,7 @@ def test_promote_serves_before_it_answers(server: RunningServer, root: Path) -> 
     response = promote(server, version)
     assert (response.version, response.replaced, response.pointer) == (version, 1, 2)
     assert answers(server) == "blue"
-    assert server.registry.promoted("colours")[1].reason == "a test"
+    assert server.registry.promoted("colours").pointer.reason == "a test"
 
 
 def test_rollback_returns_to_what_was_replaced(server: RunningServer, root: Path) -> None:
@@ -160,7 +160,7 @@ def test_promoting_a_broken_version_changes_nothing(
     code, details = refusal(server.admin.Promote, request)
     assert code == "FAILED_PRECONDITION"
     assert BROKEN[how] in details
-    assert server.registry.promoted("colours")[1].version == 1
+    assert server.registry.promoted("colours").pointer.version == 1
     assert server.classify(tiny.picture("red")).version == 1
 
 
@@ -348,7 +348,7 @@ def test_a_registry_that_was_put_back_is_a_problem_until_the_model_is_loaded_ane
     ):
         code, details = refusal(call, request)
         assert (code, details.startswith(PUT_BACK)) == ("FAILED_PRECONDITION", True)
-    assert server.registry.promoted("colours")[0] == 1
+    assert server.registry.promoted("colours").number == 1
     assert answers(server) == "blue"
     load_anew(server)
     assert answers(server) == "red"

@@ -225,7 +225,7 @@ def test_a_rollback_waits_for_no_load(
     assert roll_back(server).version == version_of(server) == 1
     gate.open()
     assert (asked.result(20), promoted.result(20).version) == (3, 3)
-    assert server.registry.promoted("colours")[1].version == version_of(server) == 3
+    assert server.registry.promoted("colours").pointer.version == version_of(server) == 3
 
 
 def test_what_is_promoted_while_old_versions_are_deleted_stays(
@@ -262,7 +262,7 @@ def test_a_promotion_whose_caller_has_gone_ends_as_the_registry_says(
     assert version_of(server) == 1
     gate.open()
     wait_until(lambda: version_of(server) == 2)
-    assert server.registry.promoted("colours")[1].version == 2
+    assert server.registry.promoted("colours").pointer.version == 2
 
 
 def test_a_server_that_stops_while_it_loads_leaves_nothing_behind(
@@ -410,7 +410,7 @@ def test_a_warm_up_that_fails_keeps_the_old_version(server: RunningServer, root:
         promote(server, 2)
     assert caught.value.code().name == "FAILED_PRECONDITION"
     assert "colours/2: it cannot run 4 images at a time" in caught.value.details()
-    assert version_of(server) == server.registry.promoted("colours")[1].version == 1
+    assert version_of(server) == server.registry.promoted("colours").pointer.version == 1
 
 
 @pytest.mark.parametrize("plan", [PLAN, None], ids=["pinned", "measured"])

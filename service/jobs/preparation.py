@@ -28,7 +28,7 @@ def find_champion(registry: Registry, model: str) -> Champion | None:
     promoted = registry.promoted(model)
     if promoted is None:
         return None
-    version = promoted[1].version
+    version = promoted.pointer.version
     return Champion(version, registry.folder(model, version))
 
 

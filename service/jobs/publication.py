@@ -63,7 +63,7 @@ async def promote_if_good(
         if pointer.version == version:  # promoted by an attempt that could not record its decision
             return GateDecided(promote=True, reason=pointer.reason)
     promoted = await in_registry(registry.promoted, model)
-    number, current = (promoted[0], promoted[1].version) if promoted else (0, None)
+    number, current = (promoted.number, promoted.pointer.version) if promoted else (0, None)
     decision = decide(job.request.promotion, scored, current)
     if not decision.promote:
         return decision

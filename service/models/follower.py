@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from registry.errors import BundleError, UnfreezeError
-from registry.pointers import Candidate, Cleared
+from registry.pointers import Candidate, Cleared, Numbered
 from registry.store import Registry
 from service.models.load_scheduler import LoadScheduler
 from service.models.model_state import NOTHING_PROMOTED, ModelState, Promoted, restored_conflict
@@ -22,11 +22,11 @@ P = TypeVar("P")
 
 @dataclass(frozen=True)
 class Aliases:
-    """A model's current pointers with their numbers, or why they cannot be read; None: there is
+    """A model's pointers in force, or why they cannot be read; None: there is
     none."""
 
     promoted: Promoted | BundleError | None
-    candidate: tuple[int, Candidate | Cleared] | BundleError | None
+    candidate: Numbered[Candidate | Cleared] | BundleError | None
     followed: Promoted | None = None  # by this server, when it began to read the registry
 
 
@@ -181,7 +181,7 @@ def read_aliases(registry: Registry) -> dict[str, Aliases]:
         OSError: the registry is not accessible now.
     """
 
-    def candidate(name: str) -> tuple[int, Candidate | Cleared] | None:
+    def candidate(name: str) -> Numbered[Candidate | Cleared] | None:
         return registry.candidates(name).in_force()
 
     return {
@@ -199,6 +199,6 @@ def _attempt(read: Callable[[str], P], name: str) -> P | BundleError:
         return BundleError(f"{name}: its pointers cannot be read: {error}")
 
 
-def _number(found: tuple[int, object] | BundleError | None) -> int:
+def _number(found: Promoted | Numbered[Candidate | Cleared] | BundleError | None) -> int:
     """0 where there is no pointer, or none that can be read."""
-    return found[0] if isinstance(found, tuple) else 0
+    return found.number if isinstance(found, Numbered) else 0

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from registry.errors import Conflict
-from registry.pointers import Pointer
+from registry.pointers import Numbered, Pointer
 from service.models.loaded_version import LoadedVersion
 from service.models.trial import Trial
 
-Promoted: TypeAlias = tuple[int, Pointer]  # the promotion pointer in force, with its number
+Promoted: TypeAlias = Numbered[Pointer]  # the promotion pointer in force
 
 UNLOADED = "unloaded"
 NOTHING_PROMOTED = (
@@ -74,7 +74,7 @@ class ModelState:
     @property
     def pointer(self) -> int:
         """Number of the pointer that is followed; 0: none."""
-        return self.follows[0] if self.follows else 0
+        return self.follows.number if self.follows else 0
 
     @property
     def problem(self) -> str:
@@ -126,7 +126,7 @@ def restored_conflict(
     """The conflict if a registry was restored from a backup or recreated: the pointer in force now
     is not a successor of the one that the server followed before. None if all is well: pointers are
     append-only."""
-    if followed is None or now == followed or (now and now[0] > followed[0]):
+    if followed is None or now == followed or (now and now.number > followed.number):
         return None
     if now is None:
         return Conflict(f"{model}: {NOTHING_PROMOTED}")

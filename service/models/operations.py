@@ -6,7 +6,7 @@ that does not load changes nothing.
 
 from registry.candidates import clear_candidate, set_candidate
 from registry.errors import NotFound
-from registry.pointers import Candidate, Mode, Pointer
+from registry.pointers import Candidate, Mode, Numbered
 from registry.prune import prune
 from registry.store import Registry, check_name
 from service.models.load_scheduler import LoadScheduler
@@ -34,7 +34,7 @@ class Operations:
 
     async def promote(
         self, model: str, version: int, *, by: str, reason: str, expected: int | None = None
-    ) -> tuple[int, Pointer]:
+    ) -> Promoted:
         """Promotes `version` in the registry and makes it live here; one that does not load changes
         nothing.
 
@@ -47,7 +47,7 @@ class Operations:
 
     async def _promote(
         self, model: str, version: int, by: str, reason: str, expected: int | None
-    ) -> tuple[int, Pointer]:
+    ) -> Promoted:
         state = self._states.setdefault(model, ModelState(model))
 
         def write(followed: Promoted | None) -> Promoted:
@@ -64,7 +64,7 @@ class Operations:
         if conflict := restored_conflict(model, followed, self._registry.promoted(model)):
             raise conflict
 
-    async def rollback(self, model: str, *, by: str, reason: str) -> tuple[int, Pointer]:
+    async def rollback(self, model: str, *, by: str, reason: str) -> Promoted:
         """Promotes the version that the promoted one replaced.
 
         Raises:
@@ -129,7 +129,7 @@ class Operations:
     ) -> Candidate:
         state = self._states.setdefault(model, ModelState(model))
 
-        def write(followed: Promoted | None) -> tuple[int, Candidate]:
+        def write(followed: Promoted | None) -> Numbered[Candidate]:
             self._check_onward(model, followed)
             return set_candidate(
                 self._registry, model, version, mode, percent, by=by, reason=reason

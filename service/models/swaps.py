@@ -33,7 +33,7 @@ class Swaps:
 
     def go_live(self, state: ModelState, promoted: Promoted, loaded: LoadedVersion) -> None:
         """Directs requests to `loaded`, and ends the trial of a candidate."""
-        if promoted[0] <= state.pointer or state.unloaded:
+        if promoted.number <= state.pointer or state.unloaded:
             return
         state.follows = promoted
         self.no_problem(state)

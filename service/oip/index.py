@@ -42,10 +42,10 @@ def _promoted_versions(registry: Registry) -> dict[str, str]:
     found = {}
     for model in registry.models():
         try:
-            pointer = registry.promoted(model)
+            promoted = registry.promoted(model)
         except BundleError:  # shown as the model's problem
-            pointer = None
-        found[model] = str(pointer[1].version) if pointer else ""
+            promoted = None
+        found[model] = str(promoted.pointer.version) if promoted else ""
     return found
 
 
