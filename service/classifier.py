@@ -11,7 +11,7 @@ from grpc.aio import ServicerContext
 from registry.bundle import Bundle
 from registry.errors import BadRequest, Overloaded, RequestFull, UnfreezeError
 from registry.tta import MAX_VIEWS
-from service.calls import as_told, left_s, retry_after_ms
+from service.calls import public_error, retry_after_ms, time_left_s
 from service.execution.work import LOW, Answer, Terms
 from service.models.loaded_version import LoadedVersion
 from service.models.model_manager import ModelManager
@@ -22,7 +22,7 @@ from unfreeze.v1 import classifier_pb2 as pb
 from unfreeze.v1 import classifier_pb2_grpc as pb_grpc
 
 DEFAULT_TOP = 5
-# Writing labels blocks the event loop, so other calls get a turn after this many (some 8 ms).
+# Writing labels blocks the event loop, so it yields to other calls after this many (some 8 ms).
 LABELS_AT_ONCE = 1 << 10
 
 # generic only in the stubs
@@ -39,7 +39,7 @@ class Classifier(pb_grpc.ClassifierServicer):
         self._max_images = max_images
 
     async def Classify(self, request: pb.ClassifyRequest, context: Context) -> pb.ClassifyResponse:
-        return await self._classify(request, left_s(context))
+        return await self._classify(request, time_left_s(context))
 
     async def ClassifyStream(
         self, request_iterator: AsyncIterator[pb.ClassifyRequest], context: StreamContext
@@ -57,8 +57,8 @@ class Classifier(pb_grpc.ClassifierServicer):
         try:
             response = await self._classify(request)
         except Exception as error:
-            told = _error(as_told(error, "ClassifyStream"))
-            return pb.ClassifyStreamResponse(error=told, request_id=request_id)
+            public = public_error(error, "ClassifyStream")
+            return pb.ClassifyStreamResponse(error=_error(public), request_id=request_id)
         return pb.ClassifyStreamResponse(response=response, request_id=request_id)
 
     async def _classify(
@@ -123,7 +123,7 @@ def _top_k(request: pb.ClassifyRequest, loaded: LoadedVersion) -> int:
 async def add_results(
     response: pb.ClassifyResponse, answers: Sequence[Answer], bundle: Bundle, k: int
 ) -> None:
-    n_labels = 0  # since other calls had their turn
+    n_labels = 0  # since it last yielded
     for answer in answers:
         if n_labels >= LABELS_AT_ONCE:
             await asyncio.sleep(0)

@@ -30,7 +30,7 @@ from service.observability.tracing import Tracer
 from service.oip.servicer import PROTOCOL
 from service.services import ADMIN_NAMES, CLASSIFIER, PUBLIC_NAMES, add_admin, add_public
 from service.settings import Settings
-from service.state import hold
+from service.state import lock_state
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ class Service:
         try:
             await self._open_metrics()
             self._open_tracing()
-            self._hold_state()
+            self._lock_state()
             await self._open_models()
             jobs = await self._open_jobs()
             await self._open_admin(jobs)
@@ -123,9 +123,9 @@ class Service:
         self._calls = Calls(self.metrics, settings.max_rpcs, tracer)
         self._admin_calls = Calls(self.metrics, settings.max_rpcs, tracer)
 
-    def _hold_state(self) -> None:
+    def _lock_state(self) -> None:
         if self._settings.state:
-            self._parts.enter_context(hold(self._settings.state))
+            self._parts.enter_context(lock_state(self._settings.state))
 
     async def _open_models(self) -> None:
         settings = self._settings
@@ -241,7 +241,7 @@ class Service:
 
     async def _finish_calls(self, server: grpc.aio.Server) -> None:
         grace_s = self._settings.grace_seconds
-        over = asyncio.get_running_loop().call_later(grace_s, self._calls.tell_cut_off)
+        over = asyncio.get_running_loop().call_later(grace_s, self._calls.log_cut_off)
         await server.stop(grace_s)
         over.cancel()
 

@@ -40,7 +40,7 @@ def _folder(path: Path) -> Path:
     return path
 
 
-def _at_home(host: str) -> str:
+def _loopback_only(host: str) -> str:
     if not _is_loopback(host):
         raise ValueError(
             f"{host} can be reached from other machines, and the admin API has no authentication; "
@@ -61,7 +61,7 @@ Host = Annotated[
     AfterValidator(lambda host: host.strip("[]")),  # brackets are for URLs
     Field(title="HOST"),
 ]
-AdminHost = Annotated[Host, AfterValidator(_at_home)]
+AdminHost = Annotated[Host, AfterValidator(_loopback_only)]
 Port = Annotated[int, Field(ge=0, le=65535, title="PORT")]  # 0: any free one
 Folder = Annotated[Path, AfterValidator(_folder)]
 Plan = Annotated[str, AfterValidator(_as_plan)]

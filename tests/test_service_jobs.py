@@ -485,7 +485,7 @@ def test_a_version_that_cannot_be_read_at_the_moment_may_be_that_of_the_job(root
 def test_a_job_whose_end_cannot_be_recorded_is_not_repeated_for_ever(
     server: RunningServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.jobs.jobs.FIRST_BREATH_S", 0.01)
+    monkeypatch.setattr("service.jobs.jobs.FIRST_RETRY_S", 0.01)
     update, refusals = JobStore.update, iter(range(4))
 
     def update_while_the_disk_is_full(self, job_id, event=None, **changes):
@@ -649,7 +649,7 @@ def test_the_last_wait_for_the_registry_is_followed_by_a_last_try(
 def test_a_job_whose_cancellation_cannot_be_recorded_at_once_does_not_train_again(
     server: RunningServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.jobs.jobs.FIRST_BREATH_S", 0.01)
+    monkeypatch.setattr("service.jobs.jobs.FIRST_RETRY_S", 0.01)
     update, refusals = JobStore.update, iter(range(2))
 
     def update_unless_the_disk_is_full(self, job_id, event=None, **changes):
@@ -682,7 +682,7 @@ def hanging(monkeypatch: pytest.MonkeyPatch, function: str) -> Iterator[threadin
         goes_on.set()
 
 
-READS = ["service.jobs.job_run.published_before", "service.jobs.job_run.find_champion"]
+READS = ["service.jobs.job_run.published_before", "service.jobs.job_run.find_promoted"]
 
 
 @pytest.mark.parametrize("function", READS)
@@ -739,7 +739,7 @@ def test_a_server_whose_disk_is_full_can_be_stopped(
     def refuse(*_: object, **__: object) -> None:
         raise sqlite3.OperationalError("database or disk is full")
 
-    monkeypatch.setattr("service.jobs.jobs.FIRST_BREATH_S", 1000)
+    monkeypatch.setattr("service.jobs.jobs.FIRST_RETRY_S", 1000)
     monkeypatch.setattr(JobStore, "update", refuse)
     begin(server)
     wait_until(lambda: "jobs_failed" in caplog.text)

@@ -458,7 +458,8 @@ def test_what_a_freed_version_leaves_is_given_back_to_the_system(
 ) -> None:
     given_back: list[int] = []
     monkeypatch.setattr(
-        "service.models.loaded_version.give_back", lambda: given_back.append(workers())
+        "service.models.loaded_version.release_freed_memory",
+        lambda: given_back.append(workers()),
     )
     for _ in range(2):
         promote(server, tiny.publish(root))

@@ -108,10 +108,10 @@ class AdminClient:
             request = admin_pb2.WatchJobRequest(job_id=job_id, from_sequence=sequence)
             asked_at = time.monotonic()
             try:
-                for told in self._stub.WatchJob(request, timeout=WATCH_STREAM_S):
-                    sequence = told.sequence + 1
+                for proto in self._stub.WatchJob(request, timeout=WATCH_STREAM_S):
+                    sequence = proto.sequence + 1
                     patience = self._patience_to_watch()
-                    yield events.job_event(told)
+                    yield events.job_event(proto)
                 if jobs.job(self._stub.GetJob(about, timeout=self._timeout_s)).ended:
                     return
                 time.sleep(FIRST_PAUSE_S)

@@ -16,7 +16,7 @@ from registry.errors import Unavailable, UnfreezeError
 from registry.jobs import Event, Job, JobState, Note, Progress
 from registry.store import Registry
 from service.jobs.job_records import JobRecords
-from service.jobs.preparation import Champion, find_champion, prepare
+from service.jobs.preparation import PromotedBundle, find_promoted, prepare
 from service.jobs.publication import promote_if_good, publish, published_before
 from service.jobs.trainer import Outcome, Trainer
 from service.models.model_manager import ModelManager
@@ -61,7 +61,7 @@ class Running:
 
 
 class JobRunner:
-    """Runs a job, and stops it when told to. Used from one event loop."""
+    """Runs a job, and stops it on request. Used from one event loop."""
 
     def __init__(
         self,
@@ -138,7 +138,9 @@ class JobRunner:
 
     async def _run(self, job: Job, running: Running) -> None:
         try:
-            await self._patiently(job, running, lambda: self._attempt(job, running), "state folder")
+            await self._with_retries(
+                job, running, lambda: self._attempt(job, running), "state folder"
+            )
         except NotDone as over:
             if over.state is JobState.QUEUED:
                 await self._queue_again(job, running, str(over))
@@ -161,20 +163,20 @@ class JobRunner:
         Raises:
             NotDone: it has not succeeded.
         """
-        published = await self._patiently(
+        published = await self._with_retries(
             job, running, lambda: self._read(running, published_before, job)
         )
         left = ""
         if published is None:
-            champion = await self._patiently(
-                job, running, lambda: self._read(running, find_champion, job.request.model)
+            promoted = await self._with_retries(
+                job, running, lambda: self._read(running, find_promoted, job.request.model)
             )
-            outcome = await self._train(job, running, champion)
+            outcome = await self._train(job, running, promoted)
             self._check(outcome, job, running)
             left = f"; what was trained is in {self._records.folder(job.id) / 'stage'}"
-        await self._patiently(job, running, lambda: self._publish_and_promote(job), left=left)
+        await self._with_retries(job, running, lambda: self._publish_and_promote(job), left=left)
 
-    async def _patiently(
+    async def _with_retries(
         self,
         job: Job,
         running: Running,
@@ -239,10 +241,10 @@ class JobRunner:
             raise NotDone(JobState.QUEUED, f"{outcome.reason}; it goes on where it was")
         raise NotDone(JobState.FAILED, outcome.reason)
 
-    async def _train(self, job: Job, running: Running, champion: Champion | None) -> Outcome:
+    async def _train(self, job: Job, running: Running, promoted: PromotedBundle | None) -> Outcome:
         folder = self._records.folder(job.id)
         assignment = await asyncio.to_thread(
-            prepare, folder, job, champion, cache=self._cache, data_roots=self._data_roots
+            prepare, folder, job, promoted, cache=self._cache, data_roots=self._data_roots
         )
         trainer = await Trainer.start(self._command, assignment, folder / "log.txt", folder / "pid")
         running.trainer = trainer
@@ -250,7 +252,7 @@ class JobRunner:
             await trainer.stop(self._cancel_s)
         last_progress = 0.0
 
-        async def tell(event: Event) -> None:
+        async def record(event: Event) -> None:
             nonlocal last_progress
             if isinstance(event, Progress) and event.done < event.total:
                 if time.monotonic() < last_progress + PROGRESS_EVERY_S:
@@ -259,7 +261,7 @@ class JobRunner:
             await self._records.append(job.id, event)
 
         try:
-            return await trainer.follow(tell)
+            return await trainer.follow(record)
         finally:
             running.trainer = None
             await asyncio.to_thread((folder / "pid").unlink, missing_ok=True)

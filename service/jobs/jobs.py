@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 REMEMBERED = 1_000  # latest jobs that a new server reads to know when each model was last trained
 # Pause after an error of our own, such as a full disk; doubled with every further one in a row.
-FIRST_BREATH_S, LONGEST_BREATH_S = 5.0, 300.0
+FIRST_RETRY_S, LONGEST_RETRY_S = 5.0, 300.0
 
 
 class Jobs:
@@ -94,22 +94,22 @@ class Jobs:
         """Stops the running job and queues it for the next server."""
         self._stopping.set()
         await self._runner.stop()
-        await self._records.tell()
+        await self._records.notify_watchers()
         if self._worker:
             await self._worker
         await self._unbroken.close()
 
     async def _work(self) -> None:
-        breath_s = FIRST_BREATH_S
+        retry_s = FIRST_RETRY_S
         while not self._stopping.is_set():
             try:
                 if job := await self._next():
                     await self._runner.run(job)
-                breath_s = FIRST_BREATH_S
+                retry_s = FIRST_RETRY_S
             except Exception:  # a full disk, a locked database: it may pass
-                log.exception("jobs_failed", extra={"retry_s": breath_s})
-                await self._wait_for_stop(breath_s)
-                breath_s = min(2 * breath_s, LONGEST_BREATH_S)
+                log.exception("jobs_failed", extra={"retry_s": retry_s})
+                await self._wait_for_stop(retry_s)
+                retry_s = min(2 * retry_s, LONGEST_RETRY_S)
 
     async def _wait_for_stop(self, longest_s: float) -> None:
         with suppress(TimeoutError):

@@ -55,14 +55,14 @@ class Follower:
     async def start(self, every_s: float) -> None:
         """Loads every promoted version, or notes why it cannot. Waits for a registry that cannot be
         read: in a rollout, a server without models must not replace those that have them."""
-        await self.take_up(candidates=False)
+        await self.apply(candidates=False)
         while self._unreadable:
             await asyncio.sleep(every_s)
-            await self.take_up(candidates=False)
+            await self.apply(candidates=False)
 
-    async def take_up(self, *, candidates: bool) -> None:
+    async def apply(self, *, candidates: bool) -> None:
         """Makes everything as the registry says now, or notes why it cannot."""
-        found = await self._look()
+        found = await self._read_pointers()
         await asyncio.gather(*(self._promoted(name, one) for name, one in found.items()))
         if candidates:
             await asyncio.gather(*(self._candidate(name, one) for name, one in found.items()))
@@ -76,7 +76,7 @@ class Follower:
         while True:
             await asyncio.sleep(every_s)
             try:
-                found = await self._look()
+                found = await self._read_pointers()
             except Exception:  # whatever it is, the next poll may succeed
                 log.exception("refresh_failed")
                 continue
@@ -101,7 +101,7 @@ class Follower:
             task = self._under_way[key] = asyncio.create_task(work(key[1], aliases))
             task.add_done_callback(lambda _: self._under_way.pop(key))
 
-    async def _look(self) -> dict[str, Aliases]:
+    async def _read_pointers(self) -> dict[str, Aliases]:
         followed = {name: state.follows for name, state in self._states.items()}
         try:
             found = await in_thread(read_aliases, self._registry)
@@ -113,14 +113,14 @@ class Follower:
         if self._unreadable:
             log.info("registry_readable")
         self._unreadable = ""
-        told = dict.fromkeys(self._states, GONE) | found
-        return {name: replace(one, followed=followed.get(name)) for name, one in told.items()}
+        pointers = dict.fromkeys(self._states, GONE) | found
+        return {name: replace(one, followed=followed.get(name)) for name, one in pointers.items()}
 
     async def _promoted(self, name: str, aliases: Aliases) -> None:
         if aliases.promoted is None:
             known = self._states.get(name)
             if known is None or known.follows != aliases.followed:
-                return  # this server changed it meanwhile; the next look will tell
+                return  # this server changed it meanwhile; the next poll sees it
             if known.current:
                 self._swaps.problem(known, 0, BundleError(f"{name}: {NOTHING_PROMOTED}"))
             else:  # what could not be loaded is no longer promoted

@@ -31,7 +31,7 @@ class LoadScheduler:
         self._live = ThreadPoolExecutor(LIVE_LOADS, thread_name_prefix="load-live")
         self._other = ThreadPoolExecutor(OTHER_LOADS, thread_name_prefix="load-other")
         # by model, so that requests for one version after another do not occupy all threads
-        self._turns: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._one_at_a_time: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._under_way: dict[tuple[str, int, bool], asyncio.Task[None]] = {}
         self._closed = False
 
@@ -76,15 +76,15 @@ class LoadScheduler:
         task = self._under_way.get(key)
         # awaiting a finished task would not yield to the event loop, so `_ended` would never run
         if task is None or task.done():
-            load = self._load_now if live else self._load_in_turn
+            load = self._load_now if live else self._load_after_others
             task = self._under_way[key] = asyncio.create_task(load(state, version))
             task.add_done_callback(lambda task: self._ended(key, task))
         await asyncio.shield(task)
 
-    async def _load_in_turn(self, state: ModelState, version: int) -> None:
+    async def _load_after_others(self, state: ModelState, version: int) -> None:
         """Loads one version of a model at a time, unless it is in memory when its turn comes. The
         caller may have gone, so failures are noted and the oldest versions dropped here."""
-        async with self._turns[state.name]:
+        async with self._one_at_a_time[state.name]:
             if state.find(version):
                 return
             try:

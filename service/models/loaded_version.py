@@ -5,7 +5,7 @@ import threading
 from registry.bundle import Bundle
 from service.execution.executor import Executor
 from service.execution.kind import Kind
-from service.execution.malloc import give_back
+from service.execution.malloc import release_freed_memory
 from service.execution.plan import Plan
 from service.observability.metric_children import VersionCounts
 
@@ -60,4 +60,4 @@ class LoadedVersion:
 
 def _unload(executor: Executor) -> None:
     executor.close()
-    give_back()
+    release_freed_memory()

@@ -18,7 +18,7 @@ from service.execution.cpus import usable_cpus
 from service.execution.executor import Executor
 from service.execution.hardware import processors
 from service.execution.kind import Kind, kind_of
-from service.execution.malloc import give_back
+from service.execution.malloc import release_freed_memory
 from service.execution.plan import Plan, Plans, is_quick, measure_plan
 from service.execution.providers import GPUS, Placement
 from service.execution.run_times import RunTimes
@@ -111,7 +111,7 @@ class Loader:
         log.info("version_loaded", extra=facts)
         if session.elsewhere:  # their tensors are copied there and back, a hidden cost
             log.warning("nodes_elsewhere", extra=facts | {"nodes": session.elsewhere})
-        give_back()  # memory of the file as read, and of networks opened only for measuring
+        release_freed_memory()  # of the file as read, and of networks opened only for measuring
         return LoadedVersion(version, bundle, kind, plan, executor, counts)
 
     def _open(self, folder: Path, bundle: Bundle, kind: Kind) -> tuple[Plan, str, Session]:

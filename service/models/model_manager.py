@@ -167,7 +167,7 @@ class ModelManager:
 
     async def refresh(self) -> None:
         """Makes every model serve what the registry says, or keep what it has and note why."""
-        await self._follower.take_up(candidates=True)
+        await self._follower.apply(candidates=True)
 
     async def follow(self, every_s: float) -> None:
         """Follows every change of the registry until cancelled."""

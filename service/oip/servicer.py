@@ -12,7 +12,7 @@ from tritonclient.grpc import service_pb2_grpc as pb_grpc
 
 from registry.errors import NotFound, NotOffered, Overloaded, Unavailable
 from registry.store import Registry
-from service.calls import as_told, left_s, retry_after_ms
+from service.calls import public_error, retry_after_ms, time_left_s
 from service.models.model_manager import ModelManager
 from service.oip.index import index_message
 from service.oip.inference import Inference
@@ -126,7 +126,7 @@ class Protocol(pb_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
     # Inference
 
     async def ModelInfer(self, request: Message, context: Context) -> Message:
-        return await self._inference.infer(request, left_s(context))
+        return await self._inference.infer(request, time_left_s(context))
 
     async def ModelStreamInfer(
         self, request_iterator: AsyncIterator[Message], context: Context
@@ -154,7 +154,7 @@ class Protocol(pb_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
             answer = pb.ModelInferResponse(id=request.id)
             if isinstance(error, Overloaded):
                 answer.parameters[RETRY].int64_param = retry_after_ms(error)
-            message = message_of(as_told(error, "ModelStreamInfer"))
+            message = message_of(public_error(error, "ModelStreamInfer"))
             return pb.ModelStreamInferResponse(error_message=message, infer_response=answer)
 
     # What is not supported

@@ -19,8 +19,8 @@ from service.predict import top
 INPUT = "image"
 OUTPUT = "probabilities"
 SHARED_MEMORY = "shared_memory_region"
-# Converting typed contents and writing classes as text block the event loop, so other calls get a
-# turn after this many (some 5 ms).
+# Converting typed contents and writing classes as text block the event loop, so they yield to other
+# calls after this many (some 5 ms).
 NUMBERS_AT_ONCE = 1 << 16
 CLASSES_AT_ONCE = 1 << 12
 LENGTH = struct.Struct("<I")
@@ -132,11 +132,11 @@ async def classification_output(
     """The output in Triton's classification format: BYTES [n,k] of `probability:index:label`."""
     k = min(k, len(labels))
     elements: list[bytes] = []
-    turn_at = CLASSES_AT_ONCE
+    yield_at = CLASSES_AT_ONCE
     for answer in answers:
-        if len(elements) >= turn_at:
+        if len(elements) >= yield_at:
             await asyncio.sleep(0)
-            turn_at = len(elements) + CLASSES_AT_ONCE
+            yield_at = len(elements) + CLASSES_AT_ONCE
         elements += [f"{answer[i]:f}:{i}:{labels[i]}".encode() for i in top(answer, k)]
     tensor = OutputTensor(name=OUTPUT, datatype="BYTES", shape=(len(answers), k))
     return tensor, join_elements(elements)
