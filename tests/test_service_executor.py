@@ -214,7 +214,7 @@ async def all_had_a_turn(executor: Executor) -> None:
     """Whatever waited for the two threads that decode has been decoded, or deferred."""
     meet = threading.Barrier(3)
     for _ in range(2):
-        executor._pool.submit(meet.wait, 20)
+        executor._decode_pool._pool.submit(meet.wait, 20)
     await asyncio.to_thread(meet.wait, 20)
 
 

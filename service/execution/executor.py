@@ -17,6 +17,7 @@ import numpy as np
 from registry.errors import Expired, Overloaded, Unavailable
 from registry.images import Float32Array, UInt8Array
 from service.execution.admission import Admission
+from service.execution.decode_pool import DecodePool
 from service.execution.decoding import Decoder
 from service.execution.observer import Observer
 from service.execution.queue import Queue, View, is_wanted
@@ -66,15 +67,16 @@ class Executor:
         self._worth = sizes and [worth_running(n, sizes) for n in range(batch + 1)]
         self._admission = admission
         self._max_wait_s = max_wait_s
-        self._pool = pool if batch > 1 else None
         self._observer = observer
         self._quick = quick
-        self._encoded = Queue()  # for the pool
         self._ready = Queue()
         self._decoder = Decoder(self._ready, observer, together)
-        self._max_decoded = AHEAD * batch * runs
-        self._deferred = 0  # decode tasks deferred because `_max_decoded` views were waiting
-        self._deferred_lock = threading.Lock()
+        self._decode_pool = None
+        self._queues = [self._ready]
+        if pool and batch > 1:
+            max_decoded = AHEAD * batch * runs
+            self._decode_pool = DecodePool(pool, self._decoder, self._ready, max_decoded)
+            self._queues.insert(0, self._decode_pool.queue)
         self._closed = False
         self._threads = [
             threading.Thread(target=self._work, name=f"run-{i}", daemon=True) for i in range(runs)
@@ -87,12 +89,12 @@ class Executor:
     @property
     def depth(self) -> int:
         """Images in the queue."""
-        return len(self._encoded) + len(self._ready)
+        return sum(map(len, self._queues))
 
     @property
     def n_awaited(self) -> int:
         """Those of them that a caller waits for; may be read from any thread."""
-        return self._encoded.n_awaited + self._ready.n_awaited
+        return sum(queue.n_awaited for queue in self._queues)
 
     def refusal(self, answer_s: float) -> Overloaded | None:
         """Why even a single image with `answer_s` left to its deadline would be refused; None if
@@ -163,7 +165,7 @@ class Executor:
     def close(self) -> None:
         """Runs what is queued, ends the threads, and drops the reference to the network."""
         self._closed = True
-        for queue in (self._encoded, self._ready):
+        for queue in self._queues:
             queue.close()
         for thread in self._threads:
             thread.join()
@@ -174,53 +176,29 @@ class Executor:
         if pixels is not None:
             for i, view in enumerate(views):
                 view.pixels = pixels[i : i + 1]
-        decoded = pixels is not None
-        assert decoded or self._pool or self._batch == 1, "batches of encoded images need a pool"
-        pool = None if decoded else self._pool
-        (self._encoded if pool else self._ready).push(views)
-        if pool:
-            for _ in views:  # each task takes whatever is most urgent when it runs
-                pool.submit(self._decode_one)
+        elif self._decode_pool:
+            self._decode_pool.submit(views)
+            return
+        else:
+            assert self._batch == 1, "batches of encoded images need a pool"
+        self._ready.push(views)
 
     def _give_up(self, work: Work, images: Sequence[Image], error: BaseException) -> None:
         work.abandon()
-        for queue in (self._encoded, self._ready):
+        for queue in self._queues:
             queue.remove(work)
-        self._resume_decoding(self._batch)
+        if self._decode_pool:
+            self._decode_pool.resume(self._batch)
         n_images = sum(not image.has_begun for image in images)
         if n_images and (reason := DROPPED.get(type(error))):
             self._observer.dropped(reason, n_images)
-
-    # Decoding, in the pool, which all versions share
-
-    def _decode_one(self) -> None:
-        """Decodes an image, or defers it if enough views are waiting to run."""
-        with self._deferred_lock:
-            if self._ready.n_decoded >= self._max_decoded:
-                self._deferred += 1
-                return
-        self._decoder.decode_one(self._encoded)
-        self._resume_decoding(1)
-
-    def _resume_decoding(self, n_images: int) -> None:
-        """Resubmits up to `n_images` that were deferred, as far as the limit allows. Call it
-        after anything that may have taken decoded views."""
-        if not self._pool:
-            return
-        with (
-            self._deferred_lock
-        ):  # or an image could be deferred because of views that were just taken
-            free = self._max_decoded - self._ready.n_decoded
-            n = max(0, min(n_images, self._deferred, free))
-            self._deferred -= n
-        for _ in range(n):
-            self._pool.submit(self._decode_one)
 
     # Running
 
     def _work(self) -> None:
         while taken := self._ready.take(self._batch, self._max_wait_s, self._worth):
-            self._resume_decoding(len(taken))
+            if self._decode_pool:
+                self._decode_pool.resume(len(taken))
             views = [view for view in taken if is_wanted(view)]
             if views and views[0].pixels is None:  # batch size 1: decode here
                 decoded = self._decoder.decode_here(views[0])
@@ -243,7 +221,9 @@ class Executor:
         if views[0].image.work.is_awaited:
             self._observer.ran(len(views), waited_s, ended - started)
         decode_s = (
-            0 if self._pool else sum(view.image.decode_s for view in views if not view.number)
+            0
+            if self._decode_pool
+            else sum(view.image.decode_s for view in views if not view.number)
         )
         self._admission.times.learn(len(views), ended - started + decode_s)
         answered = []
