@@ -20,8 +20,8 @@ from grpc.aio import AbortError
 
 from registry.errors import InternalError, Overloaded, Unavailable, UnfreezeError
 from service.handlers import Registrar, parser, plain, shape, unread
-from service.observability.metric_children import RpcCounts
 from service.observability.metrics import Metrics
+from service.observability.rpc_counts import RpcCounts
 from service.observability.tracing import CURRENT, Span, Tracer, trace_id_of
 from service.request_id import REQUEST_ID, request_id_of, return_id
 from service.status import (

@@ -33,8 +33,8 @@ from service.models.loaded_version import LoadedVersion
 from service.models.shadow import MAX_IN_FLIGHT, Sample, Shadow
 from service.models.trial import SAMPLE, Trial, hash_fraction
 from service.observability.candidate_metrics import CandidateMetrics
-from service.observability.metric_children import VersionCounts
 from service.observability.metrics import Metrics
+from service.observability.version_counts import VersionCounts
 from service.oip.tensors import hashed_content
 from service.predict import Predictor
 from unfreeze.candidates import candidate

@@ -12,10 +12,11 @@ from conftest import RunningServer, Start, wait_until
 from prometheus_client import generate_latest
 
 from service.execution.work import Answer
-from service.observability.metric_children import RpcCounts, VersionCounts
 from service.observability.metrics import Metrics
 from service.observability.metrics_server import MAX_CONNECTIONS
 from service.observability.prediction_counts import MAX_CLASSES
+from service.observability.rpc_counts import RpcCounts
+from service.observability.version_counts import VersionCounts
 from unfreeze.v1 import admin_pb2 as pb
 
 SCORES = np.array([0.2, 0.7, 0.1], dtype=np.float32)

@@ -7,7 +7,7 @@ from service.execution.executor import Executor
 from service.execution.kind import Kind
 from service.execution.malloc import release_freed_memory
 from service.execution.plan import Plan
-from service.observability.metric_children import VersionCounts
+from service.observability.version_counts import VersionCounts
 
 
 class LoadedVersion:

@@ -26,8 +26,8 @@ from service.execution.session import Session
 from service.execution.shapes import Run, batch_sizes, shaped
 from service.models.golden_check import check_golden, proving, warm
 from service.models.loaded_version import LoadedVersion
-from service.observability.metric_children import VersionCounts
 from service.observability.metrics import Metrics
+from service.observability.version_counts import VersionCounts
 
 log = logging.getLogger(__name__)
 

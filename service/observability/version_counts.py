@@ -1,10 +1,9 @@
-"""Counters with their labels resolved in advance: looking labels up costs more than counting."""
+"""Counts of one version, with the labels of each metric resolved in advance: looking them up costs
+more than counting."""
 
 import asyncio
 import math
 from collections.abc import Sequence
-
-from prometheus_client import Counter, Histogram
 
 from registry.errors import BadRequest, Expired, Overloaded
 from service.execution.work import Answer
@@ -12,54 +11,10 @@ from service.observability.metrics import LIMITS, Metrics
 from service.observability.tracing import CURRENT
 from service.oip.statistics import Statistics
 
-# Exported from the first call on, or `rate` would miss the first failure.
-CODES = ("OK", "INTERNAL", "UNAVAILABLE", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED")
 REASONS = ("cancelled", "expired")
 # Of an image. NaN comes from float16 overflow, and would spoil every sum.
 OUTCOMES = ("ok", "bad_image", "not_a_number")
 REQUESTS = ("ok", "bad_request", "rejected", "cancelled", "error")  # error: the server's fault
-
-
-class RpcCounts:
-    """The calls of one method, exported from its first call on: most methods are never called."""
-
-    def __init__(self, metrics: Metrics, kind: str, service: str, method: str) -> None:
-        """`kind` is unary, server_stream and so on, the conventional values of `grpc_type`."""
-        self.service, self.method = service, method
-        self._labels = kind, service, method
-        self._metrics = metrics
-        self._handled: dict[str, Counter] = {}
-        self._started: Counter
-        self._seconds: Histogram
-
-    def _show(self) -> None:
-        self._started = self._metrics.rpcs_started.labels(*self._labels)
-        self._seconds = self._metrics.rpc_seconds.labels(*self._labels)
-        self._handled = {code: self._handled_as(code) for code in CODES}
-
-    def _handled_as(self, code: str) -> Counter:
-        return self._metrics.rpcs_handled.labels(*self._labels, code)
-
-    def begin(self) -> None:
-        """Counts the start of a call."""
-        self._metrics.n_rpcs += 1
-        self._metrics.deferred.defer(self._begin)
-
-    def end(self, code: str, seconds: float, trace_id: str = "") -> None:
-        """Counts the end of a call; `trace_id` becomes an exemplar, for scrapers of OpenMetrics."""
-        self._metrics.n_rpcs -= 1
-        self._metrics.deferred.defer(self._end, code, seconds, trace_id)
-
-    def _begin(self) -> None:
-        if not self._handled:
-            self._show()
-        self._started.inc()
-
-    def _end(self, code: str, seconds: float, trace_id: str) -> None:
-        if code not in self._handled:
-            self._handled[code] = self._handled_as(code)
-        self._handled[code].inc()
-        self._seconds.observe(seconds, {"trace_id": trace_id} if trace_id else None)
 
 
 class VersionCounts:
