@@ -17,8 +17,9 @@ from service.execution.plan import Plans, parse_plan
 from service.execution.providers import Placement
 from service.execution.session import choose_provider
 from service.health import Health
+from service.jobs.attempt import TrainerSetup
 from service.jobs.job_records import JobRecords
-from service.jobs.job_run import JobRunner
+from service.jobs.job_runner import JobRunner
 from service.jobs.jobs import Jobs
 from service.jobs.settings_check import SettingsCheck
 from service.listener import MEGABYTE, describe, listen, new_server
@@ -178,15 +179,8 @@ class Service:
         store = await asyncio.to_thread(JobStore, state / "jobs.db")
         self._parts.callback(store.close)
         records = JobRecords(state, store, self.metrics)
-        runner = JobRunner(
-            records,
-            self.registry,
-            self.models,
-            command=command,
-            cancel_s=settings.cancel_seconds,
-            cache=state / "cache",
-            data_roots=settings.data_roots,
-        )
+        setup = TrainerSetup(command, settings.cancel_seconds, state / "cache", settings.data_roots)
+        runner = JobRunner(records, self.registry, self.models, setup)
         jobs = Jobs(records, runner, SettingsCheck(command))
         await jobs.start()
         self._parts.push_async_callback(jobs.stop)

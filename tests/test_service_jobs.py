@@ -36,9 +36,9 @@ from registry.jobs import (
     Scored,
 )
 from registry.store import Registry
+from service.jobs.attempt import MAX_ATTEMPTS
 from service.jobs.gate import decide
 from service.jobs.job_records import JobRecords
-from service.jobs.job_run import MAX_ATTEMPTS
 from service.jobs.publication import published_before
 from service.jobs.trainer import Trainer, tail
 from service.jobs.trainer_output import MAX_LINE, lines_of
@@ -563,7 +563,7 @@ def fill_the_disk(monkeypatch: pytest.MonkeyPatch, function: str) -> Callable[[]
         calls.append(1)
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("service.jobs.job_run.PAUSES_S", (0.01,) * 1000)
+    monkeypatch.setattr("service.jobs.attempt.PAUSES_S", (0.01,) * 1000)
     monkeypatch.setattr(function, refuse)
     return lambda: len(calls)
 
@@ -589,7 +589,7 @@ def test_what_was_trained_waits_for_room_in_the_registry(
 def test_a_job_waits_to_train_until_the_registry_can_be_read(
     server: RunningServer, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.jobs.job_run.PAUSES_S", (0.01,) * 10_000)
+    monkeypatch.setattr("service.jobs.attempt.PAUSES_S", (0.01,) * 10_000)
     elsewhere = root.rename(root.with_name("elsewhere"))
     root.symlink_to("x" * 999)
     job = begin(server)
@@ -635,7 +635,7 @@ def test_the_last_wait_for_the_registry_is_followed_by_a_last_try(
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         copy(*arguments)
 
-    monkeypatch.setattr("service.jobs.job_run.PAUSES_S", (0.01,) * 3)
+    monkeypatch.setattr("service.jobs.attempt.PAUSES_S", (0.01,) * 3)
     monkeypatch.setattr(store, "_copy", copy_once_there_is_room)
     job = finished(server, begin(server))
     if n_refusals == 3:
@@ -682,7 +682,7 @@ def hanging(monkeypatch: pytest.MonkeyPatch, function: str) -> Iterator[threadin
         goes_on.set()
 
 
-READS = ["service.jobs.job_run.published_before", "service.jobs.job_run.find_promoted"]
+READS = ["service.jobs.attempt.published_before", "service.jobs.attempt.find_promoted"]
 
 
 @pytest.mark.parametrize("function", READS)

@@ -13,7 +13,7 @@ from service.models.load_scheduler import LoadScheduler
 from service.models.model_state import ModelState, Promoted, restored_conflict
 from service.models.registry_calls import in_registry
 from service.models.swaps import Swaps
-from service.shielded import Unbroken
+from service.shielded import ShieldedTasks
 
 
 class Operations:
@@ -30,7 +30,7 @@ class Operations:
         self._states = states
         self._scheduler = scheduler
         self._swaps = swaps
-        self._unbroken = Unbroken()  # so that the registry and this server stay consistent
+        self._shielded = ShieldedTasks()  # so that the registry and this server stay consistent
 
     async def promote(
         self, model: str, version: int, *, by: str, reason: str, expected: int | None = None
@@ -43,7 +43,7 @@ class Operations:
             Conflict: another pointer than `expected` is in force, or the registry was restored.
         """
         await in_registry(self._registry.folder, model, version)
-        return await self._unbroken.run(self._promote(model, version, by, reason, expected))
+        return await self._shielded.run(self._promote(model, version, by, reason, expected))
 
     async def _promote(
         self, model: str, version: int, by: str, reason: str, expected: int | None
@@ -91,7 +91,7 @@ class Operations:
             raise NotFound(f"no version of {model} is promoted; promote one, which also loads it")
         if conflict := restored_conflict(model, followed, promoted):
             raise conflict
-        await self._unbroken.run(self._load(model, promoted))
+        await self._shielded.run(self._load(model, promoted))
 
     async def _load(self, model: str, promoted: Promoted) -> None:
         number, pointer = promoted
@@ -122,7 +122,7 @@ class Operations:
         """
         await in_registry(self._registry.folder, model, version)
         work = self._set_candidate(model, version, mode, percent, by, reason)
-        return await self._unbroken.run(work)
+        return await self._shielded.run(work)
 
     async def _set_candidate(
         self, model: str, version: int, mode: Mode, percent: float, by: str, reason: str
@@ -142,7 +142,7 @@ class Operations:
 
     async def clear_candidate(self, model: str, *, by: str, reason: str) -> int | None:
         """Ends the trial of the candidate; returns its version, or None."""
-        return await self._unbroken.run(self._clear_candidate(model, by, reason))
+        return await self._shielded.run(self._clear_candidate(model, by, reason))
 
     async def _clear_candidate(self, model: str, by: str, reason: str) -> int | None:
         state = self._states.get(model) or ModelState(model)  # an unknown one adds no state
@@ -158,7 +158,7 @@ class Operations:
 
     async def prune(self, model: str, keep: int) -> list[int]:
         """As `registry.prune.prune`; this server does not promote or try a version meanwhile."""
-        return await self._unbroken.run(self._prune(model, keep))
+        return await self._shielded.run(self._prune(model, keep))
 
     async def _prune(self, model: str, keep: int) -> list[int]:
         state = self._states.get(model) or ModelState(model)  # an unknown one adds no state
@@ -167,4 +167,4 @@ class Operations:
 
     async def close(self) -> None:
         """Waits for changes in progress."""
-        await self._unbroken.close()
+        await self._shielded.close()
