@@ -63,9 +63,11 @@ class Follower:
     async def apply(self, *, candidates: bool) -> None:
         """Makes everything as the registry says now, or notes why it cannot."""
         found = await self._read_pointers()
-        await asyncio.gather(*(self._promoted(name, one) for name, one in found.items()))
+        await asyncio.gather(*(self._follow_promoted(name, one) for name, one in found.items()))
         if candidates:
-            await asyncio.gather(*(self._candidate(name, one) for name, one in found.items()))
+            await asyncio.gather(
+                *(self._follow_candidate(name, one) for name, one in found.items())
+            )
 
     async def follow(self, every_s: float) -> None:
         """Applies every change until cancelled; a slow load delays only its own pointer.
@@ -82,8 +84,8 @@ class Follower:
                 continue
             for name, aliases in found.items():
                 promoted, candidate = _number(aliases.promoted), _number(aliases.candidate)
-                self._begin(("promoted", name, promoted), self._promoted, aliases)
-                self._begin(("candidate", name, candidate), self._candidate, aliases)
+                self._begin(("promoted", name, promoted), self._follow_promoted, aliases)
+                self._begin(("candidate", name, candidate), self._follow_candidate, aliases)
             if not self._unreadable:
                 self._metrics.registry_read.set_to_current_time()
 
@@ -116,7 +118,7 @@ class Follower:
         pointers = dict.fromkeys(self._states, GONE) | found
         return {name: replace(one, followed=followed.get(name)) for name, one in pointers.items()}
 
-    async def _promoted(self, name: str, aliases: Aliases) -> None:
+    async def _follow_promoted(self, name: str, aliases: Aliases) -> None:
         if aliases.promoted is None:
             known = self._states.get(name)
             if known is None or known.follows != aliases.followed:
@@ -148,7 +150,7 @@ class Follower:
         except Exception as error:  # whatever it is, other models must not suffer
             self._swaps.problem(state, number, error)
 
-    async def _candidate(self, name: str, aliases: Aliases) -> None:
+    async def _follow_candidate(self, name: str, aliases: Aliases) -> None:
         state = self._states.get(name)
         if state is None:
             return
