@@ -1,6 +1,6 @@
 """Wraps every RPC: request id, the conventional metrics, and errors mapped to gRPC statuses.
 
-    add_ClassifierServicer_to_server(classifier, calls.on(server, status.CODES))
+    add_ClassifierServicer_to_server(classifier, calls.counted(server, status.CODES))
 
 Handlers are wrapped once, when they are registered: an interceptor would run for every call, which
 takes longer than a small network.
@@ -57,7 +57,7 @@ class Calls:
         self._under_way = 0
         self._incoming = Incoming()
 
-    def leave(self) -> None:
+    def end_waiting(self) -> None:
         """Ends calls that are still waiting for a message from their client."""
         self._incoming.end()
 
@@ -66,7 +66,7 @@ class Calls:
         if self._under_way:
             log.warning("calls_cut_off", extra={"calls": self._under_way})
 
-    def on(self, server: grpc.aio.Server, codes: Codes, checks: Checks = NO_CHECKS) -> Any:
+    def counted(self, server: grpc.aio.Server, codes: Codes, checks: Checks = NO_CHECKS) -> Any:
         """A stand-in for `server` to register servicers with.
 
         Args:
@@ -76,7 +76,7 @@ class Calls:
         """
         return Registrar(server, partial(self.wrapped, codes=codes, checks=checks))
 
-    def beside(self, server: grpc.aio.Server) -> Any:
+    def uncounted(self, server: grpc.aio.Server) -> Any:
         """The same for health and reflection, which are neither counted nor limited."""
         return Registrar(server, partial(plain, incoming=self._incoming))
 

@@ -31,21 +31,21 @@ class Health(health_pb2_grpc.HealthServicer):
         self._ours = (OVERALL, READINESS, *services)
         self._status: dict[str, int] = {}
         self._changed = asyncio.Event()  # replaced after every change
-        self._leaving = False
+        self._draining = False
         self._ended = False
 
     @property
     def is_ready(self) -> bool:
         """Whether requests are welcome: the server is not draining."""
-        return not self._leaving
+        return not self._draining
 
     def ready(self) -> None:
         self._status |= dict.fromkeys((LIVENESS, *self._ours), SERVING)
         self._notify()
 
-    def leave(self) -> None:
+    def drain(self) -> None:
         """Reports everything but liveness as NOT_SERVING from now on."""
-        self._leaving = True
+        self._draining = True
         for name in self._status.keys() - {LIVENESS}:
             self._status[name] = NOT_SERVING
         self._notify()
@@ -57,7 +57,7 @@ class Health(health_pb2_grpc.HealthServicer):
 
     def model_ready(self, model: str) -> None:
         """Reports the model as SERVING, unless its name is one of ours."""
-        if not self._leaving and model not in (LIVENESS, *self._ours):
+        if not self._draining and model not in (LIVENESS, *self._ours):
             self._status |= dict.fromkeys(both_names(model), SERVING)
             self._notify()
 

@@ -89,14 +89,14 @@ class Service:
 
     async def drain(self) -> None:
         """Reports not ready, and keeps serving for as long as load balancers need to notice."""
-        self._leave()
+        self._report_draining()
         self.metrics.draining.set(1)
         log.info("draining", extra={"seconds": self._settings.drain_seconds})
         await asyncio.sleep(self._settings.drain_seconds)
 
     async def stop(self) -> None:
         """Finishes requests in flight, queues a running job again, and closes everything."""
-        self._leave()
+        self._report_draining()
         await self._parts.aclose()
 
     # The parts, in starting order
@@ -218,8 +218,8 @@ class Service:
             describe(server, self._calls, PUBLIC_NAMES)
         self.port = await listen(server, settings.host, settings.port, "--port")
         self._parts.push_async_callback(self._finish_calls, server)
-        self._parts.callback(self._calls.leave)
-        self._parts.callback(self._admin_calls.leave)
+        self._parts.callback(self._calls.end_waiting)
+        self._parts.callback(self._admin_calls.end_waiting)
         self._parts.callback(self._health.end)
 
     async def _follow_registry(self) -> None:
@@ -245,8 +245,8 @@ class Service:
         max_streams = max(MIN_STREAMS, 2 * settings.max_rpcs)
         return new_server(settings.max_message_mb, settings.max_connection_age_seconds, max_streams)
 
-    def _leave(self) -> None:
-        self._health.leave()
+    def _report_draining(self) -> None:
+        self._health.drain()
         self.metrics.ready.set(0)
 
     def _on_ready(self, model: str) -> None:

@@ -57,11 +57,11 @@ def add_public(
     # with a cache, even an overloaded version can answer what is cached
     checks = {} if cache_entries else {"ModelInfer": models.refusal, "Classify": models.refusal}
     add_protocol = service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server
-    add_protocol(protocol, calls.on(server, PROTOCOL_CODES, checks))
+    add_protocol(protocol, calls.counted(server, PROTOCOL_CODES, checks))
     classifier = Classifier(models, predictor, max_images)
     add_classifier = classifier_pb2_grpc.add_ClassifierServicer_to_server
-    add_classifier(classifier, calls.on(server, CODES, checks))
-    health_pb2_grpc.add_HealthServicer_to_server(health, calls.beside(server))
+    add_classifier(classifier, calls.counted(server, CODES, checks))
+    health_pb2_grpc.add_HealthServicer_to_server(health, calls.uncounted(server))
 
 
 def add_admin(
@@ -74,6 +74,6 @@ def add_admin(
 ) -> None:
     """Adds training, promotion, and the protocol's loading and unloading of models to `server`."""
     admin = Admin(registry, models, jobs, data_roots)
-    admin_pb2_grpc.add_AdminServicer_to_server(admin, calls.on(server, CODES))
+    admin_pb2_grpc.add_AdminServicer_to_server(admin, calls.counted(server, CODES))
     add_protocol = service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server
-    add_protocol(ModelControl(models, registry), calls.on(server, PROTOCOL_CODES))
+    add_protocol(ModelControl(models, registry), calls.counted(server, PROTOCOL_CODES))

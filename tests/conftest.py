@@ -259,7 +259,7 @@ def wait_until(true: Callable[[], object], within_s: float = 60) -> None:
 def held(server: RunningServer, version: int | None = None) -> Iterator[Executor]:
     """What runs now, or begins to, ends no sooner than the block; None: of the live version."""
     model = server.service.models._states["colours"]
-    executor = (model.find(version) if version else model.current).executor
+    executor = (model.find(version) if version else model.live).executor
     run, go = executor._run, threading.Event()
     executor._run = lambda images: go.wait(60) and run(images)
     try:

@@ -67,7 +67,7 @@ def test_a_stream_says_when_to_send_again_what_a_full_queue_refuses(
 def test_an_error_of_our_own_is_not_shown_to_callers_and_the_stream_goes_on(
     server: RunningServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    executor = server.service.models._states["colours"].current.executor
+    executor = server.service.models._states["colours"].live.executor
     run = executor._run
     executor._run = lambda images: 1 / 0 if 1 in images[:, 4, 4].argmax(axis=1) else run(images)
     requests = [request(id="a"), request("green", id="b"), request(id="c")]
@@ -325,7 +325,7 @@ def test_a_request_id_comes_back(server: RunningServer) -> None:
 def test_an_error_of_our_own_is_not_shown_to_callers(
     server: RunningServer, root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    server.service.models._states["colours"].current.executor._run = lambda images: 1 / 0
+    server.service.models._states["colours"].live.executor._run = lambda images: 1 / 0
     with pytest.raises(grpc.RpcError) as caught:
         server.classify(tiny.picture())
     assert caught.value.code() is grpc.StatusCode.INTERNAL

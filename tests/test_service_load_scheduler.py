@@ -117,7 +117,7 @@ async def test_a_version_that_went_live_before_its_turn_is_not_loaded_again(root
     second = asyncio.create_task(scheduler.find(state, 2))  # waits for its turn
     await asyncio.sleep(0)
     live: Any = OneOfAKind(2)
-    state.current = live
+    state.live = live
     loader.go.set()
     await first
     assert await second is live
@@ -192,14 +192,14 @@ async def test_what_waits_for_its_turn_when_the_server_stops_says_so(root: Path)
     assert isinstance(second, Unavailable)
 
 
-@pytest.mark.parametrize("place", ["current", "trial", "pinned"])
+@pytest.mark.parametrize("place", ["live", "trial", "pinned"])
 def test_a_version_that_two_loads_bring_is_in_memory_once(place: str) -> None:
     state, first, second = ModelState(tiny.MODEL_NAME), OneOfAKind(1), OneOfAKind(1)
     trial = SimpleNamespace(candidate=first)
     setattr(
         state,
         place,
-        {"current": first, "trial": trial, "pinned": OrderedDict({1: first})}[place],
+        {"live": first, "trial": trial, "pinned": OrderedDict({1: first})}[place],
     )
     state.pin(second)  # type: ignore[arg-type]
     assert list(state.versions()) == [first]

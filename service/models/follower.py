@@ -123,24 +123,24 @@ class Follower:
             known = self._states.get(name)
             if known is None or known.follows != aliases.followed:
                 return  # this server changed it meanwhile; the next poll sees it
-            if known.current:
-                self._swaps.problem(known, 0, BundleError(f"{name}: {NOTHING_PROMOTED}"))
+            if known.live:
+                self._swaps.set_problem(known, 0, BundleError(f"{name}: {NOTHING_PROMOTED}"))
             else:  # what could not be loaded is no longer promoted
-                self._swaps.no_problem(known)
+                self._swaps.clear_problem(known)
             return
         state = self._states.setdefault(name, ModelState(name))
         if isinstance(aliases.promoted, BundleError):
-            self._swaps.problem(state, 0, aliases.promoted)
+            self._swaps.set_problem(state, 0, aliases.promoted)
             return
         if state.unloaded:
             return
         number, pointer = aliases.promoted
         conflict = restored_conflict(name, aliases.followed, aliases.promoted)
         if conflict and state.follows == aliases.followed:  # else this server changed it meanwhile
-            self._swaps.problem(state, 0, conflict)
+            self._swaps.set_problem(state, 0, conflict)
             return
         if number <= state.pointer:
-            self._swaps.no_problem(state)
+            self._swaps.clear_problem(state)
             return
         if state.failure.backs_off(number):
             return
@@ -148,24 +148,24 @@ class Follower:
             async with self._scheduler.lease(state, pointer.version, live=True) as loaded:
                 self._swaps.go_live(state, aliases.promoted, loaded)
         except Exception as error:  # whatever it is, other models must not suffer
-            self._swaps.problem(state, number, error)
+            self._swaps.set_problem(state, number, error)
 
     async def _follow_candidate(self, name: str, aliases: Aliases) -> None:
         state = self._states.get(name)
         if state is None:
             return
         if aliases.candidate is None:
-            self._swaps.no_candidate_problem(state)
+            self._swaps.clear_candidate_problem(state)
             return
         if isinstance(aliases.candidate, BundleError):
-            self._swaps.candidate_problem(state, 0, aliases.candidate)
+            self._swaps.set_candidate_problem(state, 0, aliases.candidate)
             return
         number, wanted = aliases.candidate
         if isinstance(wanted, Cleared):
             self._swaps.clear(state, number)
             return
         if number <= state.candidate_pointer or wanted.beside != state.pointer:
-            self._swaps.no_candidate_problem(state)
+            self._swaps.clear_candidate_problem(state)
             return
         if state.candidate_failure.backs_off(number):
             return
@@ -173,7 +173,7 @@ class Follower:
             async with self._scheduler.lease(state, wanted.version, live=False) as loaded:
                 self._swaps.try_out(state, number, wanted, loaded)
         except Exception as error:
-            self._swaps.candidate_problem(state, number, error)
+            self._swaps.set_candidate_problem(state, number, error)
 
 
 def read_aliases(registry: Registry) -> dict[str, Aliases]:

@@ -75,11 +75,11 @@ class ModelManager:
         """
         state = self._states.get(model)
         if version is None:
-            if state is None or state.current is None:
+            if state is None or state.live is None:
                 _explain_missing(model, state, self.ready())
             if (trial := state.trial) and trial.answers(content):
-                return trial.candidate if trial.same_shape or not same_shape else state.current
-            return state.current
+                return trial.candidate if trial.same_shape or not same_shape else state.live
+            return state.live
         if state and (found := state.find(version)):
             return found
         try:
@@ -98,7 +98,7 @@ class ModelManager:
     def versions(self) -> dict[str, int]:
         """The live version of each model that answers now."""
         states = self._states.items()
-        return {name: state.current.version for name, state in states if state.current}
+        return {name: state.live.version for name, state in states if state.live}
 
     def models_in_memory(self) -> list[str]:
         """Models that have a version in memory, whether one is promoted or not."""

@@ -53,13 +53,13 @@ class ModelState:
     await."""
 
     name: str
-    current: LoadedVersion | None = None
+    live: LoadedVersion | None = None
     previous: LoadedVersion | None = None  # what it replaced, kept for an instant rollback
     # in memory only because they were requested by number
     pinned: OrderedDict[int, LoadedVersion] = field(default_factory=OrderedDict)
     # why versions requested by number cannot be loaded
     failures: dict[int, LoadFailure] = field(default_factory=dict)
-    follows: Promoted | None = None  # the pointer that made `current` live
+    follows: Promoted | None = None  # the pointer that made `live` live
     n_going_live: int = 0  # versions that are being loaded to go live
     unloaded: bool = False  # on request: loads nothing until it is loaded again
     failure: LoadFailure = field(default_factory=LoadFailure)
@@ -90,7 +90,7 @@ class ModelState:
     def wanted(self) -> Iterator[LoadedVersion]:
         """The same without the previous version, which hardly any request is for."""
         trial = self.trial  # read once: the event loop may clear it meanwhile
-        for loaded in (self.current, trial and trial.candidate, *self.pinned.values()):
+        for loaded in (self.live, trial and trial.candidate, *self.pinned.values()):
             if loaded:
                 yield loaded
 

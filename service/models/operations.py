@@ -101,7 +101,7 @@ class Operations:
             async with self._scheduler.lease(state, pointer.version, live=True) as loaded:
                 self._swaps.go_live(state, promoted, loaded)
         except Exception as error:
-            self._swaps.problem(state, number, error)
+            self._swaps.set_problem(state, number, error)
             raise
 
     def unload(self, model: str) -> None:

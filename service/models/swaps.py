@@ -36,13 +36,13 @@ class Swaps:
         if promoted.number <= state.pointer or state.unloaded:
             return
         state.follows = promoted
-        self.no_problem(state)
+        self.clear_problem(state)
         self._end_trial_beside_another(state)
-        old, older = state.current, state.previous
+        old, older = state.live, state.previous
         if old and old.version == loaded.version:
             return
         loaded.keep()
-        state.current, state.previous = loaded, old
+        state.live, state.previous = loaded, old
         state.release(older, state.pinned.pop(loaded.version, None))
         facts = {"model": state.name, "version": loaded.version, "replaced": old and old.version}
         log.info("version_live", extra=facts)
@@ -53,14 +53,14 @@ class Swaps:
         """Stops answering for the model and following its pointers, until it is loaded again."""
         if state.trial:
             self._end_trial(state, state.trial)
-        self.no_problem(state)
-        self.no_candidate_problem(state)
-        if state.current:
-            self._metrics.model_info.remove(*self._info(state.current))
+        self.clear_problem(state)
+        self.clear_candidate_problem(state)
+        if state.live:
+            self._metrics.model_info.remove(*self._info(state.live))
             self._metrics.live_version.remove(state.name)
         let_go = set(state.versions())
         state.unloaded = True
-        state.current = state.previous = None
+        state.live = state.previous = None
         state.pinned.clear()
         state.follows, state.candidate_pointer = None, 0
         state.release(*let_go)
@@ -70,7 +70,7 @@ class Swaps:
     def _end_trial_beside_another(self, state: ModelState) -> None:
         if state.trial and state.trial.beside != state.pointer:
             self._end_trial(state, state.trial)
-        self.no_candidate_problem(state)
+        self.clear_candidate_problem(state)
 
     def _count_swap(self, old: LoadedVersion | None, new: LoadedVersion) -> None:
         self._metrics.swaps.labels(new.model).inc()
@@ -89,11 +89,11 @@ class Swaps:
         self, state: ModelState, number: int, wanted: Candidate, loaded: LoadedVersion
     ) -> None:
         """Gives `loaded` its share of requests, if the version that it is tried beside is live."""
-        live = state.current
+        live = state.live
         if number <= state.candidate_pointer or live is None or wanted.beside != state.pointer:
             return
         state.candidate_pointer = number
-        self.no_candidate_problem(state)
+        self.clear_candidate_problem(state)
         before = state.trial
         if before and before.candidate.version == loaded.version:  # its comparison goes on
             before.mode, before.percent = wanted.mode, wanted.percent
@@ -120,7 +120,7 @@ class Swaps:
 
     def clear(self, state: ModelState, number: int) -> None:
         """Ends the trial of a candidate, if there is one."""
-        self.no_candidate_problem(state)
+        self.clear_candidate_problem(state)
         if number <= state.candidate_pointer:
             return
         state.candidate_pointer = number
@@ -137,24 +137,24 @@ class Swaps:
 
     # Pointers that cannot be followed
 
-    def problem(self, state: ModelState, number: int, error: Exception) -> None:
+    def set_problem(self, state: ModelState, number: int, error: Exception) -> None:
         if 0 < number <= state.pointer or state.unloaded:  # no longer relevant
             return
         self._note("load_failed", state, state.failure, number, error)
         self._metrics.load_problem.labels(state.name).set(1)
 
-    def no_problem(self, state: ModelState) -> None:
+    def clear_problem(self, state: ModelState) -> None:
         if state.failure.problem:
             state.failure.forget()
         self._metrics.load_problem.labels(state.name).set(0)
 
-    def candidate_problem(self, state: ModelState, number: int, error: Exception) -> None:
+    def set_candidate_problem(self, state: ModelState, number: int, error: Exception) -> None:
         if 0 < number <= state.candidate_pointer:
             return
         self._note("candidate_failed", state, state.candidate_failure, number, error)
         self._metrics.candidates.problem.labels(state.name).set(1)
 
-    def no_candidate_problem(self, state: ModelState) -> None:
+    def clear_candidate_problem(self, state: ModelState) -> None:
         if state.candidate_failure.problem:
             state.candidate_failure.forget()
             self._metrics.candidates.problem.remove(state.name)
