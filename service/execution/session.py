@@ -16,6 +16,7 @@ import onnxruntime as ort
 from registry.bundle import Bundle, Precision
 from registry.errors import BundleError, Unavailable
 from registry.images import Float32Array, UInt8Array
+from service.execution.contract import check_contract
 from service.execution.providers import (
     EXECUTION_PROVIDERS,
     FALLBACKS,
@@ -24,7 +25,6 @@ from service.execution.providers import (
     Placement,
     provider_options,
 )
-from service.models.contract import check_contract
 
 log = logging.getLogger(__name__)
 
