@@ -3,12 +3,12 @@
 from datetime import UTC, datetime
 
 from registry.errors import BadRequest, Conflict
-from registry.pointers import Candidate, Cleared, Mode
+from registry.pointers import Candidate, Cleared, Mode, Numbered
 from registry.store import Registry
 
 
-def candidate_of(registry: Registry, model: str) -> tuple[int, Candidate] | None:
-    """The candidate of `model` and its pointer's number.
+def candidate_of(registry: Registry, model: str) -> Numbered[Candidate] | None:
+    """The candidate of `model`.
 
     A candidate belongs to the promotion beside which it was set. Any later promotion or rollback
     ends it, in the same single write: its figures compare it with a version that no longer answers,
@@ -19,8 +19,8 @@ def candidate_of(registry: Registry, model: str) -> tuple[int, Candidate] | None
     """
     number, pointer = registry.candidates(model).in_force() or (0, None)
     promoted = registry.promoted(model)
-    if isinstance(pointer, Candidate) and promoted and promoted[0] == pointer.beside:
-        return number, pointer
+    if isinstance(pointer, Candidate) and promoted and promoted.number == pointer.beside:
+        return Numbered(number, pointer)
     return None
 
 
@@ -44,8 +44,8 @@ def set_candidate(
     *,
     by: str,
     reason: str,
-) -> tuple[int, Candidate]:
-    """Makes `version` the candidate for `percent` of the requests; returns its pointer and number.
+) -> Numbered[Candidate]:
+    """Makes `version` the candidate for `percent` of the requests; returns its pointer.
 
     Raises:
         BadRequest: the percentage is not above 0 and at most 100.
@@ -58,30 +58,31 @@ def set_candidate(
     promoted = registry.promoted(model)
     if promoted is None:
         raise Conflict(f"{model}: no version is promoted to compare with; promote one first")
-    if promoted[1].version == version:
+    if promoted.pointer.version == version:
         raise Conflict(f"{model}: version {version} is already promoted; try another")
     pointer = Candidate(
         version=version,
         mode=mode,
         percent=percent,
-        beside=promoted[0],
+        beside=promoted.number,
         at=datetime.now(UTC),
         by=by,
         reason=reason,
     )
     number = pointers.append(pointer)
-    if registry.promoted(model) != promoted:  # which has ended the candidacy already
+    if registry.promoted(model) != promoted:  # which has ended the trial already
         raise Conflict(
             f"{model}: another version was promoted at the same time; check the present state and "
             "try again"
         )
-    return number, pointer
+    return Numbered(number, pointer)
 
 
 def clear_candidate(
     registry: Registry, model: str, *, by: str, reason: str
 ) -> tuple[int, Candidate] | None:
-    """Ends the candidacy of a version of `model`; returns it and the new pointer's number.
+    """Ends the trial of the candidate of `model`; returns the new pointer's number and the
+    candidate that was cleared.
 
     Raises:
         Conflict: a concurrent change of the candidate.
@@ -91,4 +92,4 @@ def clear_candidate(
     if current is None:
         return None
     number = pointers.append(Cleared(at=datetime.now(UTC), by=by, reason=reason))
-    return number, current[1]
+    return number, current.pointer

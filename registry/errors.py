@@ -60,7 +60,7 @@ class Overloaded(UnfreezeError):
     def __init__(
         self, message: str, retry_after_s: float = 0.1, reason: str = "queue_full"
     ) -> None:
-        """`retry_after_s` estimates when there will be room again, and is sent to callers;
+        """`retry_after_s` estimates when there will be capacity again, and is sent to callers;
         `reason` names the limit in the metrics."""
         super().__init__(message)
         self.retry_after_s = retry_after_s

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Generic, Literal, TypeVar
+from typing import Generic, Literal, NamedTuple, TypeVar
 
 from pydantic import Field, TypeAdapter, ValidationError
 
@@ -53,6 +53,13 @@ class Cleared(Record):
     reason: str
 
 
+class Numbered(NamedTuple, Generic[P]):
+    """A pointer with its number, by which a later pointer is told from an earlier one."""
+
+    number: int
+    pointer: P
+
+
 SUFFIX = ".json"
 PROMOTED: TypeAdapter[Pointer] = TypeAdapter(Pointer)
 CANDIDATE: TypeAdapter[Candidate | Cleared] = TypeAdapter(Candidate | Cleared)
@@ -69,9 +76,11 @@ class Pointers(Generic[P]):
         names = os.listdir(folder) if folder.is_dir() else ()
         self._names = sorted((name for name in names if _is_pointer(name)), key=_number)
 
-    def history(self) -> list[tuple[int, P]]:
-        """Every readable pointer with its number, oldest first."""
-        return [(number, one) for number, one in self.each() if not isinstance(one, BundleError)]
+    def history(self) -> list[Numbered[P]]:
+        """Every readable pointer, oldest first."""
+        return [
+            Numbered(number, one) for number, one in self.each() if not isinstance(one, BundleError)
+        ]
 
     def each(self) -> Iterator[tuple[int, P | BundleError]]:
         """Every pointer, or the error on reading it, with its number, oldest first."""
@@ -84,7 +93,7 @@ class Pointers(Generic[P]):
                 if pointer:
                     yield _number(name), pointer
 
-    def in_force(self) -> tuple[int, P] | None:
+    def in_force(self) -> Numbered[P] | None:
         """The pointer with the highest number.
 
         Raises:
@@ -92,7 +101,7 @@ class Pointers(Generic[P]):
         """
         for name in reversed(self._names):
             if pointer := self._read(name):
-                return _number(name), pointer
+                return Numbered(_number(name), pointer)
         return None
 
     def append(self, pointer: P) -> int:

@@ -22,9 +22,9 @@ def prune(registry: Registry, model: str, keep: int) -> list[int]:
         raise BadRequest("keep must be at least 1")
     needed: set[int | None] = set()
     if promoted := registry.promoted(model):
-        needed |= {promoted[1].version, promoted[1].replaced}
+        needed |= {promoted.pointer.version, promoted.pointer.replaced}
     if candidate := candidate_of(registry, model):
-        needed.add(candidate[1].version)
+        needed.add(candidate.pointer.version)
     doomed = [version for version in registry.versions(model)[:-keep] if version not in needed]
     for version in doomed:
         remove(registry.root / model / str(version))

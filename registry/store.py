@@ -16,7 +16,7 @@ from pathlib import Path
 from registry.bundle import MANIFEST, Bundle, files_of, read_bundle, seal
 from registry.errors import BadRequest, BundleError, Conflict, NotFound
 from registry.files import MOUNT, is_url, sha256_file, sync
-from registry.pointers import CANDIDATE, PROMOTED, Candidate, Cleared, Pointer, Pointers
+from registry.pointers import CANDIDATE, PROMOTED, Candidate, Cleared, Numbered, Pointer, Pointers
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 TENSOR_SUFFIX = "-tensor"  # in the Open Inference Protocol, NAME-tensor is NAME fed with pixels
@@ -148,21 +148,21 @@ class Registry:
 
     # What is promoted
 
-    def history(self, model: str) -> list[tuple[int, Pointer]]:
-        """Every readable promotion pointer with its number, oldest first."""
+    def history(self, model: str) -> list[Numbered[Pointer]]:
+        """Every readable promotion pointer, oldest first."""
         return self._promotions(model).history()
 
-    def promoted(self, model: str) -> tuple[int, Pointer] | None:
-        """The current pointer and its number, or None if nothing was ever promoted."""
+    def promoted(self, model: str) -> Numbered[Pointer] | None:
+        """The pointer in force, or None if nothing was ever promoted."""
         return self._promotions(model).in_force()
 
     def promote(
         self, model: str, version: int, *, by: str, reason: str, expected: int | None = None
-    ) -> tuple[int, Pointer]:
-        """Makes `version` the promoted version of `model`; returns the new pointer and its number.
+    ) -> Numbered[Pointer]:
+        """Makes `version` the promoted version of `model`; returns the new pointer.
 
-        This ends any candidacy. Promoting the promoted version again does not change what a
-        rollback returns to.
+        This ends the trial of a candidate. Promoting the promoted version again does not change
+        what a rollback returns to.
 
         Args:
             expected: number of the pointer that the decision was based on (0: none); if there is a
@@ -186,7 +186,7 @@ class Registry:
         pointer = Pointer(
             version=version, replaced=replaced, at=datetime.now(UTC), by=by, reason=reason
         )
-        return pointers.append(pointer), pointer
+        return Numbered(pointers.append(pointer), pointer)
 
     def rollback_target(self, model: str) -> tuple[int, int]:
         """The number of the current pointer and the version that it replaced.
@@ -195,9 +195,9 @@ class Registry:
             Conflict: there is nothing to roll back to.
         """
         current = self.promoted(model)
-        if current is None or current[1].replaced is None:
+        if current is None or current.pointer.replaced is None:
             raise Conflict(f"{model}: nothing to roll back to; promote a version by its number")
-        return current[0], current[1].replaced
+        return current.number, current.pointer.replaced
 
     def _promotions(self, model: str) -> Pointers[Pointer]:
         return Pointers(self.root / check_name(model) / "aliases" / "promoted", PROMOTED)

@@ -55,36 +55,36 @@ def each_view(
     """The same views one by one, each [s,s,3] and yielded as soon as it is drawn."""
     yield pixels
     if n_views > 1:
-        draw = random.Random(int.from_bytes(hashlib.sha256(encoded).digest(), "big"))
+        rng = random.Random(int.from_bytes(hashlib.sha256(encoded).digest(), "big"))
         image = Image.fromarray(pixels)
-        for turns, flip in _symmetries(spec, n_views - 1, draw):
-            window = _zoomed(image, spec.max_zoom, draw)
+        for turns, flip in _symmetries(spec, n_views - 1, rng):
+            window = _zoomed(image, spec.max_zoom, rng)
             turned = np.rot90(window, turns)
             turned = turned[:, ::-1] if flip else turned
-            yield _lit(turned, spec.lighting, draw)
+            yield _lit(turned, spec.lighting, rng)
 
 
-def _symmetries(spec: TtaSpec, n: int, draw: random.Random) -> list[tuple[int, bool]]:
+def _symmetries(spec: TtaSpec, n: int, rng: random.Random) -> list[tuple[int, bool]]:
     """`n` symmetries in random order, the identity last in each round: the plain view has it."""
-    drawn: list[tuple[int, bool]] = []
+    symmetries: list[tuple[int, bool]] = []
     identity, *others = SYMMETRIES[spec.symmetries]
-    while len(drawn) < n:
+    while len(symmetries) < n:
         # only random() is guaranteed to give the same sequence in every version of Python
-        drawn += [*sorted(others, key=lambda _: draw.random()), identity]
-    return drawn[:n]
+        symmetries += [*sorted(others, key=lambda _: rng.random()), identity]
+    return symmetries[:n]
 
 
-def _zoomed(image: Image.Image, max_zoom: float, draw: random.Random) -> UInt8Array:
+def _zoomed(image: Image.Image, max_zoom: float, rng: random.Random) -> UInt8Array:
     size = image.width
-    side = size / (1 + draw.random() * (max_zoom - 1))
-    left, top = draw.random() * (size - side), draw.random() * (size - side)
+    side = size / (1 + rng.random() * (max_zoom - 1))
+    left, top = rng.random() * (size - side), rng.random() * (size - side)
     box = (left, top, left + side, top + side)
     return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, box=box))
 
 
-def _lit(pixels: UInt8Array, lighting: float, draw: random.Random) -> UInt8Array:
-    brightness = (2 * draw.random() - 1) * lighting * 255
-    contrast = 1 + (2 * draw.random() - 1) * lighting
+def _lit(pixels: UInt8Array, lighting: float, rng: random.Random) -> UInt8Array:
+    brightness = (2 * rng.random() - 1) * lighting * 255
+    contrast = 1 + (2 * rng.random() - 1) * lighting
     table = (np.arange(256) - 127.5) * contrast + 127.5 + brightness
     levels: UInt8Array = np.rint(table).clip(0, 255).astype(np.uint8)
     return levels[pixels]

@@ -24,7 +24,7 @@ from service.messages import (
     job_message,
     version_message,
 )
-from service.models.live import Live
+from service.models.model_manager import ModelManager
 from service.models.registry_calls import in_registry
 from unfreeze.v1 import admin_pb2 as pb
 from unfreeze.v1 import admin_pb2_grpc as pb_grpc
@@ -41,10 +41,14 @@ class Admin(pb_grpc.AdminServicer):
     """`jobs` is None if the server was started without a state folder."""
 
     def __init__(
-        self, registry: Registry, live: Live, jobs: Jobs | None, data_roots: Sequence[Path]
+        self,
+        registry: Registry,
+        models: ModelManager,
+        jobs: Jobs | None,
+        data_roots: Sequence[Path],
     ) -> None:
         self._registry = registry
-        self._live = live
+        self._models = models
         self._optional_jobs = jobs
         self._data_roots = data_roots
 
@@ -101,9 +105,9 @@ class Admin(pb_grpc.AdminServicer):
         self, request: pb.ListModelsRequest, context: Context
     ) -> pb.ListModelsResponse:
         names = await in_registry(self._registry.models)
-        known = sorted({*names, *self._live.problems()})
+        known = sorted({*names, *self._models.problems()})
         published = await asyncio.gather(*(in_registry(self._published, name) for name in known))
-        live, problems = self._live.versions(), self._live.problems()
+        live, problems = self._models.versions(), self._models.problems()
         models = []
         for model, wanted in published:
             model.ready = model.name in live
@@ -111,8 +115,8 @@ class Admin(pb_grpc.AdminServicer):
             problem = model.problem or problems.get(model.name, "")
             model.problem = problem or ("" if model.promoted_version else "nothing is promoted")
             if wanted:
-                here = self._live.candidate(model.name)
-                model.candidate.CopyFrom(candidate_message(wanted, *here))
+                trial, problem = self._models.trial(model.name)
+                model.candidate.CopyFrom(candidate_message(wanted, trial, problem))
             models.append(model)
         return pb.ListModelsResponse(models=models)
 
@@ -123,7 +127,7 @@ class Admin(pb_grpc.AdminServicer):
         wanted = None
         try:
             promoted = self._registry.promoted(name)
-            model.promoted_version = promoted[1].version if promoted else 0
+            model.promoted_version = promoted.pointer.version if promoted else 0
         except BundleError as error:
             model.problem = str(error)
         try:
@@ -142,8 +146,8 @@ class Admin(pb_grpc.AdminServicer):
         numbers = self._registry.versions(model)
         if not numbers:
             raise NotFound(f"no model {model!r:.80} in the registry")
-        pointer = self._registry.promoted(model)
-        live = pointer[1].version if pointer else None
+        promoted = self._registry.promoted(model)
+        live = promoted.pointer.version if promoted else None
         messages = []
         for number in reversed(numbers):
             try:
@@ -156,14 +160,16 @@ class Admin(pb_grpc.AdminServicer):
         return messages
 
     async def Promote(self, request: pb.PromoteRequest, context: Context) -> pb.PromoteResponse:
-        number, pointer = await self._live.changes.promote(
+        number, pointer = await self._models.operations.promote(
             check_name(request.model), request.version, by=BY, reason=request.reason
         )
         return _promoted(request.model, number, pointer)
 
     async def Rollback(self, request: pb.RollbackRequest, context: Context) -> pb.PromoteResponse:
         model = check_name(request.model)
-        number, pointer = await self._live.changes.rollback(model, by=BY, reason=request.reason)
+        number, pointer = await self._models.operations.rollback(
+            model, by=BY, reason=request.reason
+        )
         return _promoted(model, number, pointer)
 
     async def SetCandidate(
@@ -173,23 +179,23 @@ class Admin(pb_grpc.AdminServicer):
         if request.mode not in MODE_OF:
             raise BadRequest(f"mode {request.mode} is not a candidate mode; use SPLIT or SHADOW")
         mode, percent = MODE_OF[request.mode], check_percent(request.percent)
-        candidate = await self._live.changes.set_candidate(
+        candidate = await self._models.operations.set_candidate(
             model, request.version, mode, percent, by=BY, reason=request.reason
         )
-        message = candidate_message(candidate, *self._live.candidate(model))
+        message = candidate_message(candidate, *self._models.trial(model))
         return pb.SetCandidateResponse(model=model, candidate=message)
 
     async def ClearCandidate(
         self, request: pb.ClearCandidateRequest, context: Context
     ) -> pb.ClearCandidateResponse:
         model = check_name(request.model)
-        cleared = await self._live.changes.clear_candidate(model, by=BY, reason=request.reason)
+        cleared = await self._models.operations.clear_candidate(model, by=BY, reason=request.reason)
         return pb.ClearCandidateResponse(model=model, version=cleared or 0)
 
     async def PruneVersions(
         self, request: pb.PruneVersionsRequest, context: Context
     ) -> pb.PruneVersionsResponse:
-        deleted = await self._live.changes.prune(request.model, request.keep)
+        deleted = await self._models.operations.prune(request.model, request.keep)
         return pb.PruneVersionsResponse(deleted=deleted)
 
 

@@ -1,4 +1,4 @@
-"""A cache of answers, keyed by image content; off unless it is given room."""
+"""A cache of answers, keyed by image content; off by default."""
 
 import hashlib
 from collections import OrderedDict

@@ -1,6 +1,6 @@
 """Wraps every RPC: request id, the conventional metrics, and errors mapped to gRPC statuses.
 
-    add_ClassifierServicer_to_server(classifier, calls.on(server, status.CODES))
+    add_ClassifierServicer_to_server(classifier, calls.counted(server, status.CODES))
 
 Handlers are wrapped once, when they are registered: an interceptor would run for every call, which
 takes longer than a small network.
@@ -20,10 +20,10 @@ from grpc.aio import AbortError
 
 from registry.errors import InternalError, Overloaded, Unavailable, UnfreezeError
 from service.handlers import Registrar, parser, plain, shape, unread
-from service.observability.metric_children import RpcCounts
 from service.observability.metrics import Metrics
+from service.observability.rpc_counts import RpcCounts
 from service.observability.tracing import CURRENT, Span, Tracer, trace_id_of
-from service.request_id import REQUEST_ID, give_back_id, request_id_of
+from service.request_id import REQUEST_ID, request_id_of, return_id
 from service.status import (
     CANCELLED,
     DEADLINE_EXCEEDED,
@@ -57,16 +57,16 @@ class Calls:
         self._under_way = 0
         self._incoming = Incoming()
 
-    def leave(self) -> None:
+    def end_waiting(self) -> None:
         """Ends calls that are still waiting for a message from their client."""
         self._incoming.end()
 
-    def tell_cut_off(self) -> None:
+    def log_cut_off(self) -> None:
         """Logs how many calls are in flight; to be called when they are about to be cancelled."""
         if self._under_way:
             log.warning("calls_cut_off", extra={"calls": self._under_way})
 
-    def on(self, server: grpc.aio.Server, codes: Codes, checks: Checks = NO_CHECKS) -> Any:
+    def counted(self, server: grpc.aio.Server, codes: Codes, checks: Checks = NO_CHECKS) -> Any:
         """A stand-in for `server` to register servicers with.
 
         Args:
@@ -76,7 +76,7 @@ class Calls:
         """
         return Registrar(server, partial(self.wrapped, codes=codes, checks=checks))
 
-    def beside(self, server: grpc.aio.Server) -> Any:
+    def uncounted(self, server: grpc.aio.Server) -> Any:
         """The same for health and reflection, which are neither counted nor limited."""
         return Registrar(server, partial(plain, incoming=self._incoming))
 
@@ -92,7 +92,7 @@ class Calls:
         limited = name not in NEVER_FULL
 
         async def unary(_: object, context: Context) -> Any:
-            refusal: UnfreezeError | None = check(left_s(context)) if check else None
+            refusal: UnfreezeError | None = check(time_left_s(context)) if check else None
             try:
                 message = None if refusal else await incoming.only(context.read)
             except Unavailable as leaving:
@@ -104,9 +104,9 @@ class Calls:
                 if refusal:
                     raise refusal
                 if limited:
-                    self._make_room()
+                    self._check_limit()
                 response = await inner(parse(message), context)
-                give_back_id(context)
+                return_id(context)
             except BaseException as error:
                 await self._failed(error, call, context, codes)
             self._leave(call, OK)
@@ -115,8 +115,8 @@ class Calls:
         async def stream(_: object, context: Context) -> AsyncIterator[Any]:
             call = self._enter(counts, context)
             try:
-                self._make_room()
-                give_back_id(context)
+                self._check_limit()
+                return_id(context)
                 if handler.request_streaming:
                     request = incoming.requests(parse, context.read)
                 else:
@@ -146,7 +146,7 @@ class Calls:
         if span:
             span.end(code.name)
 
-    def _make_room(self) -> None:
+    def _check_limit(self) -> None:
         if self._under_way > self._max_calls:
             self._metrics.rejected.labels("rpcs").inc()
             raise Overloaded(
@@ -165,14 +165,14 @@ class Calls:
             raise error
         request_id = request_id_of(context)
         if isinstance(error, UnfreezeError):
-            told = error
+            public = error
         else:
             trace_id = (
                 call.span.trace_id if call.span else trace_id_of(context.invocation_metadata())
             )
             request_id = request_id or uuid.uuid4().hex
-            told = unexpected(error, call.counts.method, request_id, trace_id)
-        code, message = code_of(told, codes), message_of(told)
+            public = unexpected(error, call.counts.method, request_id, trace_id)
+        code, message = code_of(public, codes), message_of(public)
         if isinstance(error, Overloaded | Unavailable) and is_over(context):
             code = DEADLINE_EXCEEDED  # the other codes would invite a retry
         trailers = [(REQUEST_ID, request_id)] if request_id else []
@@ -198,7 +198,7 @@ class Call(NamedTuple):
     span: Span | None = None
 
 
-def as_told(error: Exception, method: str) -> UnfreezeError:
+def public_error(error: Exception, method: str) -> UnfreezeError:
     """The error of one request in a stream, as its caller sees it; the stream goes on. It gets an
     id of its own, since all requests of the stream share the call's."""
     if isinstance(error, UnfreezeError):
@@ -219,7 +219,7 @@ def unexpected(error: BaseException, method: str, request_id: str, trace_id: str
     return InternalError(f"internal error (request id {request_id})")
 
 
-def left_s(context: Context) -> float:
+def time_left_s(context: Context) -> float:
     """Seconds to the caller's deadline."""
     left: float | None = context.time_remaining()
     return math.inf if left is None else left
@@ -227,4 +227,4 @@ def left_s(context: Context) -> float:
 
 def is_over(context: Context) -> bool:
     """Whether the caller's deadline has passed."""
-    return left_s(context) < DEADLINE_STEP_S
+    return time_left_s(context) < DEADLINE_STEP_S

@@ -11,10 +11,10 @@ from grpc.aio import ServicerContext
 from registry.bundle import Bundle
 from registry.errors import BadRequest, Overloaded, RequestFull, UnfreezeError
 from registry.tta import MAX_VIEWS
-from service.calls import as_told, left_s, retry_after_ms
+from service.calls import public_error, retry_after_ms, time_left_s
 from service.execution.work import LOW, Answer, Terms
-from service.models.live import Live
-from service.models.loaded import Loaded
+from service.models.loaded_version import LoadedVersion
+from service.models.model_manager import ModelManager
 from service.predict import Predictor, top
 from service.status import message_of, number_of
 from service.streams import IN_FLIGHT, in_order
@@ -22,7 +22,7 @@ from unfreeze.v1 import classifier_pb2 as pb
 from unfreeze.v1 import classifier_pb2_grpc as pb_grpc
 
 DEFAULT_TOP = 5
-# Writing labels blocks the event loop, so other calls get a turn after this many (some 8 ms).
+# Writing labels blocks the event loop, so it yields to other calls after this many (some 8 ms).
 LABELS_AT_ONCE = 1 << 10
 
 # generic only in the stubs
@@ -33,13 +33,13 @@ StreamContext: TypeAlias = "ServicerContext[pb.ClassifyRequest, pb.ClassifyStrea
 class Classifier(pb_grpc.ClassifierServicer):
     """Validates a request, holds a version while answering it, and builds the response."""
 
-    def __init__(self, live: Live, predictor: Predictor, max_images: int) -> None:
-        self._live = live
+    def __init__(self, models: ModelManager, predictor: Predictor, max_images: int) -> None:
+        self._models = models
         self._predictor = predictor
         self._max_images = max_images
 
     async def Classify(self, request: pb.ClassifyRequest, context: Context) -> pb.ClassifyResponse:
-        return await self._classify(request, left_s(context))
+        return await self._classify(request, time_left_s(context))
 
     async def ClassifyStream(
         self, request_iterator: AsyncIterator[pb.ClassifyRequest], context: StreamContext
@@ -49,7 +49,7 @@ class Classifier(pb_grpc.ClassifierServicer):
                 yield response
 
     def _most(self, request: pb.ClassifyRequest) -> int:
-        return max(IN_FLIGHT, self._live.n_ahead(request.model))
+        return max(IN_FLIGHT, self._models.stream_window(request.model))
 
     async def _outcome(self, request: pb.ClassifyRequest) -> pb.ClassifyStreamResponse:
         """The response, or the error in its place; the stream goes on."""
@@ -57,8 +57,8 @@ class Classifier(pb_grpc.ClassifierServicer):
         try:
             response = await self._classify(request)
         except Exception as error:
-            told = _error(as_told(error, "ClassifyStream"))
-            return pb.ClassifyStreamResponse(error=told, request_id=request_id)
+            public = public_error(error, "ClassifyStream")
+            return pb.ClassifyStreamResponse(error=_error(public), request_id=request_id)
         return pb.ClassifyStreamResponse(response=response, request_id=request_id)
 
     async def _classify(
@@ -68,7 +68,7 @@ class Classifier(pb_grpc.ClassifierServicer):
         images = request.images
         self._check(request)
         version = request.version if request.HasField("version") else None
-        with await self._live.get(request.model, version, lambda: images) as loaded:
+        with await self._models.get(request.model, version, lambda: images) as loaded:
             default = loaded.bundle.tta.default_views
             n_views = request.tta_views if request.HasField("tta_views") else default
             terms = Terms(n_views, request.priority, answer_s=answer_s)
@@ -108,7 +108,7 @@ class Classifier(pb_grpc.ClassifierServicer):
             raise BadRequest(f"priority is {request.priority}; use 1 (highest) to {LOW} (lowest)")
 
 
-def _top_k(request: pb.ClassifyRequest, loaded: Loaded) -> int:
+def _top_k(request: pb.ClassifyRequest, loaded: LoadedVersion) -> int:
     n_classes = len(loaded.bundle.labels)
     if not request.HasField("top_k"):
         return min(DEFAULT_TOP, n_classes)
@@ -123,7 +123,7 @@ def _top_k(request: pb.ClassifyRequest, loaded: Loaded) -> int:
 async def add_results(
     response: pb.ClassifyResponse, answers: Sequence[Answer], bundle: Bundle, k: int
 ) -> None:
-    n_labels = 0  # since other calls had their turn
+    n_labels = 0  # since it last yielded
     for answer in answers:
         if n_labels >= LABELS_AT_ONCE:
             await asyncio.sleep(0)

@@ -31,47 +31,47 @@ class Health(health_pb2_grpc.HealthServicer):
         self._ours = (OVERALL, READINESS, *services)
         self._status: dict[str, int] = {}
         self._changed = asyncio.Event()  # replaced after every change
-        self._leaving = False
+        self._draining = False
         self._ended = False
 
     @property
     def is_ready(self) -> bool:
         """Whether requests are welcome: the server is not draining."""
-        return not self._leaving
+        return not self._draining
 
     def ready(self) -> None:
         self._status |= dict.fromkeys((LIVENESS, *self._ours), SERVING)
-        self._tell()
+        self._notify()
 
-    def leave(self) -> None:
+    def drain(self) -> None:
         """Reports everything but liveness as NOT_SERVING from now on."""
-        self._leaving = True
+        self._draining = True
         for name in self._status.keys() - {LIVENESS}:
             self._status[name] = NOT_SERVING
-        self._tell()
+        self._notify()
 
     def end(self) -> None:
         """Ends all watches, after a last update."""
         self._ended = True
-        self._tell()
+        self._notify()
 
     def model_ready(self, model: str) -> None:
         """Reports the model as SERVING, unless its name is one of ours."""
-        if not self._leaving and model not in (LIVENESS, *self._ours):
+        if not self._draining and model not in (LIVENESS, *self._ours):
             self._status |= dict.fromkeys(both_names(model), SERVING)
-            self._tell()
+            self._notify()
 
     def model_gone(self, model: str) -> None:
         """Reports the model as NOT_SERVING until it is ready again."""
         if model not in (LIVENESS, *self._ours) and model in self._status:
             self._status |= dict.fromkeys(both_names(model), NOT_SERVING)
-            self._tell()
+            self._notify()
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
 
-    # What callers can ask
+    # The service
 
     async def Check(
         self, request: health_pb2.HealthCheckRequest, context: Any
@@ -85,12 +85,12 @@ class Health(health_pb2_grpc.HealthServicer):
         self, request: health_pb2.HealthCheckRequest, context: Any
     ) -> AsyncIterator[health_pb2.HealthCheckResponse]:
         """The status now and after every change; a slow reader may miss some in between."""
-        told = None
+        sent = None
         while True:
             changed, status = self._changed, self._status.get(request.service, UNKNOWN)
-            if status != told:
+            if status != sent:
                 yield health_pb2.HealthCheckResponse(status=status)
-                told = status
+                sent = status
             elif self._ended:
                 return
             else:

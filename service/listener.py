@@ -74,7 +74,7 @@ def describe(server: grpc.aio.Server, calls: Calls, services: Iterable[str]) -> 
     """Adds server reflection: clients can list the services and their message types."""
     servicer = reflection.aio.ReflectionServicer([*services, reflection.SERVICE_NAME])
     add_reflection = reflection_pb2_grpc.add_ServerReflectionServicer_to_server
-    add_reflection(servicer, calls.beside(server))  # type: ignore[no-untyped-call]
+    add_reflection(servicer, calls.uncounted(server))  # type: ignore[no-untyped-call]
 
 
 async def listen(server: grpc.aio.Server, host: str, port: int, flag: str) -> int:

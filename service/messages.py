@@ -8,7 +8,7 @@ from registry import jobs
 from registry.bundle import Bundle
 from registry.job_store import NumberedEvent
 from registry.pointers import Candidate, Mode
-from service.models.candidacy import Candidacy
+from service.models.trial import Trial
 from unfreeze.v1 import admin_pb2 as pb
 
 STATES = {
@@ -84,17 +84,17 @@ def version_message(model: str, version: int, bundle: Bundle, promoted: bool) ->
     )
 
 
-def candidate_message(wanted: Candidate, here: Candidacy | None, problem: str) -> pb.Candidate:
-    """`wanted` is the registry's candidate, `here` the one on trial on this server."""
+def candidate_message(wanted: Candidate, trial: Trial | None, problem: str) -> pb.Candidate:
+    """`wanted` is the registry's candidate, `trial` the one in progress on this server."""
     message = pb.Candidate(
         version=wanted.version,
         mode=MODES[wanted.mode],
         percent=wanted.percent,
         problem=problem,
     )
-    if here and here.loaded.version == wanted.version:
+    if trial and trial.candidate.version == wanted.version:
         message.ready = True
-        counted = here.comparison
+        counted = trial.comparison
         message.compared, message.agreed = counted.compared, counted.agreed
         message.dropped = counted.n_dropped
     return message

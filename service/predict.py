@@ -1,7 +1,7 @@
 """From images to probabilities: cache, decoding, views, inference, mean."""
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 
 import numpy as np
@@ -11,9 +11,10 @@ from registry.errors import RequestFull
 from registry.images import MAX_PIXELS, Float32Array, UInt8Array, prepare
 from registry.tta import each_view
 from service.cache import Cache
-from service.execution.work import Answer, Draw, Terms
-from service.models.loaded import Loaded
-from service.models.shadow import DrawFor, Sample
+from service.execution.work import Answer, DecodeViews, Terms
+from service.models.loaded_version import LoadedVersion
+from service.models.shadow import DecodeViewsFor, Sample
+from service.models.trial import Trial
 from service.observability.tracing import CURRENT
 
 # Prefix of pixels in cache keys, so that they are never taken for an encoded image.
@@ -52,12 +53,22 @@ class Decoded:
 class Predictor:
     """Answers requests with the version it is given."""
 
-    def __init__(self, max_pixels: int, cache: Cache | None = None) -> None:
-        """`max_pixels`: limit per encoded image, checked before decoding."""
+    def __init__(
+        self,
+        max_pixels: int,
+        cache: Cache | None = None,
+        trial_beside: Callable[[LoadedVersion], Trial | None] = lambda live: None,
+    ) -> None:
+        """
+        Args:
+            max_pixels: limit per encoded image, checked before decoding.
+            trial_beside: the trial of a candidate beside a version, if there is one.
+        """
         self._max_pixels = max_pixels
+        self._trial_beside = trial_beside
         self._cache = cache
 
-    def make_sure_of_room(self, loaded: Loaded, answer_s: float) -> None:
+    def check_capacity(self, loaded: LoadedVersion, answer_s: float) -> None:
         """Refuses early: to be called before a request is read, which costs more.
 
         Raises:
@@ -67,27 +78,29 @@ class Predictor:
             loaded.counts.rejected(refusal.reason)
             raise refusal
 
-    async def predict(self, loaded: Loaded, images: Sequence[bytes], terms: Terms) -> list[Answer]:
+    async def predict(
+        self, loaded: LoadedVersion, images: Sequence[bytes], terms: Terms
+    ) -> list[Answer]:
         """An answer for each encoded image, in order; a bad image does not affect the others.
 
         Raises:
-            Overloaded: there is no room in the queue, or it was queued for too long.
+            Overloaded: the queue is full, or it was queued for too long.
         """
 
         admit = Decoded().admit if len(images) > 1 else None
 
-        def draw(bundle: Bundle, i: int) -> Iterator[UInt8Array]:
-            room = partial(admit, i) if admit else None
-            pixels = prepare(images[i], bundle.image, self._max_pixels, room)
+        def decode(bundle: Bundle, i: int) -> Iterator[UInt8Array]:
+            admit_this = partial(admit, i) if admit else None
+            pixels = prepare(images[i], bundle.image, self._max_pixels, admit_this)
             yield from each_view(pixels, images[i], bundle.tta, terms.n_views)
 
-        tried = loaded.candidate
-        sample = tried.sample(images, draw, terms.n_views) if tried else None
+        trial = self._trial_beside(loaded)
+        sample = trial.sample(images, decode, terms.n_views) if trial else None
         n_bytes = sum(map(len, images))
-        return await self._answer(loaded, images, draw, terms, sample, n_bytes)
+        return await self._answer(loaded, images, decode, terms, sample, n_bytes)
 
     async def predict_pixels(
-        self, loaded: Loaded, pixels: UInt8Array, terms: Terms
+        self, loaded: LoadedVersion, pixels: UInt8Array, terms: Terms
     ) -> list[Answer]:
         """The same for prepared pixels, [n,s,s,3] RGB; their own bytes seed the views.
 
@@ -96,47 +109,47 @@ class Predictor:
         """
         plain = terms.n_views < 2
 
-        def draw(bundle: Bundle, i: int) -> Iterable[UInt8Array]:
+        def decode(bundle: Bundle, i: int) -> Iterable[UInt8Array]:
             if plain:
                 return (pixels[i],)
             return each_view(pixels[i], pixels[i].tobytes(), bundle.tta, terms.n_views)
 
-        tried, sample = loaded.candidate, None
-        if tried and tried.same_size:
-            sample = tried.sample([pixels.reshape(-1).data], draw, terms.n_views)
+        trial, sample = self._trial_beside(loaded), None
+        if trial and trial.same_size:
+            sample = trial.sample([pixels.reshape(-1).data], decode, terms.n_views)
         contents = [PIXELS] * len(pixels)
         if self._cache is not None:
             contents = [PIXELS + image.tobytes() for image in pixels]
         ready = pixels if plain else None
-        return await self._answer(loaded, contents, draw, terms, sample, pixels.nbytes, ready)
+        return await self._answer(loaded, contents, decode, terms, sample, pixels.nbytes, ready)
 
     async def _answer(
         self,
-        loaded: Loaded,
+        loaded: LoadedVersion,
         contents: Sequence[bytes],
-        draw: DrawFor,
+        decode: DecodeViewsFor,
         terms: Terms,
         sample: Sample | None,
         n_bytes: int,
         pixels: UInt8Array | None = None,
     ) -> list[Answer]:
         """Answers from the cache or the network. `sample` then also goes to a candidate; `pixels`
-        are the only views, if nothing has to be drawn."""
-        draw_live = sample.for_live if sample else partial(draw, loaded.bundle)
+        are the only views, if nothing has to be decoded."""
+        decode_live = sample.for_live if sample else partial(decode, loaded.bundle)
         if self._cache is not None:
-            answers = await self._recall(self._cache, loaded, contents, draw_live, terms, n_bytes)
+            answers = await self._recall(self._cache, loaded, contents, decode_live, terms, n_bytes)
         else:
-            answers = await loaded.executor.run(len(contents), draw_live, terms, pixels, n_bytes)
+            answers = await loaded.executor.run(len(contents), decode_live, terms, pixels, n_bytes)
         if sample:
             sample.answered(answers)
-        return _told(loaded, answers)
+        return _record(loaded, answers)
 
     async def _recall(
         self,
         cache: Cache,
-        loaded: Loaded,
+        loaded: LoadedVersion,
         contents: Sequence[bytes],
-        draw: Draw,
+        decode: DecodeViews,
         terms: Terms,
         n_bytes: int,
     ) -> list[Answer]:
@@ -147,7 +160,7 @@ class Predictor:
         answers = [Answer(one, cached=True) for one in known]
         if missing := [i for i, one in enumerate(known) if one is None]:
             ran = await loaded.executor.run(
-                len(missing), lambda i: draw(missing[i]), terms, n_bytes=n_bytes
+                len(missing), lambda i: decode(missing[i]), terms, n_bytes=n_bytes
             )
             for i, answer in zip(missing, ran, strict=True):
                 answers[i] = answer
@@ -156,7 +169,7 @@ class Predictor:
         return answers
 
 
-def _told(loaded: Loaded, answers: list[Answer]) -> list[Answer]:
+def _record(loaded: LoadedVersion, answers: list[Answer]) -> list[Answer]:
     """The same answers, after recording them in metrics and traces."""
     loaded.counts.answered(answers)
     if span := CURRENT.get():

@@ -15,7 +15,7 @@ def request_id_of(context: Any) -> str | None:
     return None
 
 
-def give_back_id(context: Any) -> None:
+def return_id(context: Any) -> None:
     """Returns it with the answer, as trailing metadata."""
     if request_id := request_id_of(context):
         context.set_trailing_metadata(((REQUEST_ID, request_id),))

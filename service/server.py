@@ -17,19 +17,21 @@ from service.execution.plan import Plans, parse_plan
 from service.execution.providers import Placement
 from service.execution.session import choose_provider
 from service.health import Health
+from service.jobs.attempt import TrainerSetup
 from service.jobs.job_records import JobRecords
-from service.jobs.job_run import JobRunner
+from service.jobs.job_runner import JobRunner
 from service.jobs.jobs import Jobs
 from service.jobs.settings_check import SettingsCheck
 from service.listener import MEGABYTE, describe, listen, new_server
-from service.models.live import Live
 from service.models.loader import Limits, Loader
+from service.models.model_manager import ModelManager
 from service.observability.metrics import Metrics
+from service.observability.metrics_server import serve_metrics
 from service.observability.tracing import Tracer
 from service.oip.servicer import PROTOCOL
 from service.services import ADMIN_NAMES, CLASSIFIER, PUBLIC_NAMES, add_admin, add_public
 from service.settings import Settings
-from service.state import hold
+from service.state import lock_state
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +54,7 @@ class Service:
         self.metrics = Metrics(settings.slo_seconds)
         self._calls: Calls
         self._admin_calls: Calls
-        self.live: Live
+        self.models: ModelManager
         self.port = self.admin_port = self.metrics_port = 0
 
     async def __aenter__(self) -> "Service":
@@ -73,7 +75,7 @@ class Service:
         try:
             await self._open_metrics()
             self._open_tracing()
-            self._hold_state()
+            self._lock_state()
             await self._open_models()
             jobs = await self._open_jobs()
             await self._open_admin(jobs)
@@ -87,14 +89,14 @@ class Service:
 
     async def drain(self) -> None:
         """Reports not ready, and keeps serving for as long as load balancers need to notice."""
-        self._leave()
+        self._report_draining()
         self.metrics.draining.set(1)
         log.info("draining", extra={"seconds": self._settings.drain_seconds})
         await asyncio.sleep(self._settings.drain_seconds)
 
     async def stop(self) -> None:
         """Finishes requests in flight, queues a running job again, and closes everything."""
-        self._leave()
+        self._report_draining()
         await self._parts.aclose()
 
     # The parts, in starting order
@@ -102,7 +104,9 @@ class Service:
     async def _open_metrics(self) -> None:
         settings = self._settings
         try:
-            self.metrics_port, stop = self.metrics.serve(settings.host, settings.metrics_port)
+            self.metrics_port, stop = serve_metrics(
+                self.metrics.registry, settings.host, settings.metrics_port
+            )
         except OSError as error:
             taken = f"{settings.host}:{settings.metrics_port}"
             raise Unavailable(
@@ -120,9 +124,9 @@ class Service:
         self._calls = Calls(self.metrics, settings.max_rpcs, tracer)
         self._admin_calls = Calls(self.metrics, settings.max_rpcs, tracer)
 
-    def _hold_state(self) -> None:
+    def _lock_state(self) -> None:
         if self._settings.state:
-            self._parts.enter_context(hold(self._settings.state))
+            self._parts.enter_context(lock_state(self._settings.state))
 
     async def _open_models(self) -> None:
         settings = self._settings
@@ -149,7 +153,7 @@ class Service:
             pool=pool,
             metrics=self.metrics,
         )
-        self.live = Live(
+        self.models = ModelManager(
             self.registry,
             loader,
             self.metrics,
@@ -157,8 +161,8 @@ class Service:
             self._health.model_gone,
             settings.pinned_versions,
         )
-        self._parts.push_async_callback(self.live.close)
-        await self.live.start(settings.poll_seconds)
+        self._parts.push_async_callback(self.models.close)
+        await self.models.start(settings.poll_seconds)
         with suppress(OSError):  # which the follower logs
             if not await asyncio.to_thread(self.registry.models):
                 # it may be filled later, or its path was mistyped
@@ -175,15 +179,8 @@ class Service:
         store = await asyncio.to_thread(JobStore, state / "jobs.db")
         self._parts.callback(store.close)
         records = JobRecords(state, store, self.metrics)
-        runner = JobRunner(
-            records,
-            self.registry,
-            self.live,
-            command=command,
-            cancel_s=settings.cancel_seconds,
-            cache=state / "cache",
-            data_roots=settings.data_roots,
-        )
+        setup = TrainerSetup(command, settings.cancel_seconds, state / "cache", settings.data_roots)
+        runner = JobRunner(records, self.registry, self.models, setup)
         jobs = Jobs(records, runner, SettingsCheck(command))
         await jobs.start()
         self._parts.push_async_callback(jobs.stop)
@@ -193,7 +190,7 @@ class Service:
         settings = self._settings
         server = self._server()
         calls = self._admin_calls
-        add_admin(server, calls, self.registry, self.live, jobs, settings.data_roots)
+        add_admin(server, calls, self.registry, self.models, jobs, settings.data_roots)
         if settings.reflection:
             describe(server, calls, ADMIN_NAMES)
         self.admin_port = await listen(
@@ -209,7 +206,7 @@ class Service:
             server,
             self._calls,
             self.registry,
-            self.live,
+            self.models,
             self._health,
             max_images=settings.max_images,
             max_pixels=settings.max_pixels,
@@ -221,12 +218,12 @@ class Service:
             describe(server, self._calls, PUBLIC_NAMES)
         self.port = await listen(server, settings.host, settings.port, "--port")
         self._parts.push_async_callback(self._finish_calls, server)
-        self._parts.callback(self._calls.leave)
-        self._parts.callback(self._admin_calls.leave)
+        self._parts.callback(self._calls.end_waiting)
+        self._parts.callback(self._admin_calls.end_waiting)
         self._parts.callback(self._health.end)
 
     async def _follow_registry(self) -> None:
-        task = asyncio.create_task(self.live.follow(self._settings.poll_seconds))
+        task = asyncio.create_task(self.models.follow(self._settings.poll_seconds))
 
         async def stop() -> None:
             task.cancel()
@@ -238,7 +235,7 @@ class Service:
 
     async def _finish_calls(self, server: grpc.aio.Server) -> None:
         grace_s = self._settings.grace_seconds
-        over = asyncio.get_running_loop().call_later(grace_s, self._calls.tell_cut_off)
+        over = asyncio.get_running_loop().call_later(grace_s, self._calls.log_cut_off)
         await server.stop(grace_s)
         over.cancel()
 
@@ -248,11 +245,11 @@ class Service:
         max_streams = max(MIN_STREAMS, 2 * settings.max_rpcs)
         return new_server(settings.max_message_mb, settings.max_connection_age_seconds, max_streams)
 
-    def _leave(self) -> None:
-        self._health.leave()
+    def _report_draining(self) -> None:
+        self._health.drain()
         self.metrics.ready.set(0)
 
     def _on_ready(self, model: str) -> None:
         depth = self.metrics.queue_depth.labels(model)
-        depth.set_function(lambda: self.live.queue_depth(model))
+        depth.set_function(lambda: self.models.queue_depth(model))
         self._health.model_ready(model)

@@ -14,7 +14,7 @@ from service.calls import Calls
 from service.classifier import Classifier
 from service.health import Health
 from service.jobs.jobs import Jobs
-from service.models.live import Live
+from service.models.model_manager import ModelManager
 from service.oip.inference import Inference
 from service.oip.model_control import ModelControl
 from service.oip.servicer import PROTOCOL, Protocol
@@ -33,7 +33,7 @@ def add_public(
     server: grpc.aio.Server,
     calls: Calls,
     registry: Registry,
-    live: Live,
+    models: ModelManager,
     health: Health,
     *,
     max_images: int,
@@ -43,36 +43,37 @@ def add_public(
     cache_entries: int,
 ) -> None:
     """Adds both prediction protocols, with one predictor, and the health service to `server`."""
-    predictor = Predictor(max_pixels, Cache(cache_entries) if cache_entries else None)
+    cache = Cache(cache_entries) if cache_entries else None
+    predictor = Predictor(max_pixels, cache, models.trial_beside)
     protocol = Protocol(
-        live,
+        models,
         registry,
-        Inference(live, predictor, max_images),
+        Inference(models, predictor, max_images),
         max_images=max_images,
         max_wait_us=round(1000 * max_wait_ms),
         max_queue=max_queue,
         is_ready=lambda: health.is_ready,
     )
     # with a cache, even an overloaded version can answer what is cached
-    checks = {} if cache_entries else {"ModelInfer": live.refusal, "Classify": live.refusal}
+    checks = {} if cache_entries else {"ModelInfer": models.refusal, "Classify": models.refusal}
     add_protocol = service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server
-    add_protocol(protocol, calls.on(server, PROTOCOL_CODES, checks))
-    classifier = Classifier(live, predictor, max_images)
+    add_protocol(protocol, calls.counted(server, PROTOCOL_CODES, checks))
+    classifier = Classifier(models, predictor, max_images)
     add_classifier = classifier_pb2_grpc.add_ClassifierServicer_to_server
-    add_classifier(classifier, calls.on(server, CODES, checks))
-    health_pb2_grpc.add_HealthServicer_to_server(health, calls.beside(server))
+    add_classifier(classifier, calls.counted(server, CODES, checks))
+    health_pb2_grpc.add_HealthServicer_to_server(health, calls.uncounted(server))
 
 
 def add_admin(
     server: grpc.aio.Server,
     calls: Calls,
     registry: Registry,
-    live: Live,
+    models: ModelManager,
     jobs: Jobs | None,
     data_roots: Sequence[Path],
 ) -> None:
     """Adds training, promotion, and the protocol's loading and unloading of models to `server`."""
-    admin = Admin(registry, live, jobs, data_roots)
-    admin_pb2_grpc.add_AdminServicer_to_server(admin, calls.on(server, CODES))
+    admin = Admin(registry, models, jobs, data_roots)
+    admin_pb2_grpc.add_AdminServicer_to_server(admin, calls.counted(server, CODES))
     add_protocol = service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server
-    add_protocol(ModelControl(live, registry), calls.on(server, PROTOCOL_CODES))
+    add_protocol(ModelControl(models, registry), calls.counted(server, PROTOCOL_CODES))

@@ -40,7 +40,7 @@ def _folder(path: Path) -> Path:
     return path
 
 
-def _at_home(host: str) -> str:
+def _loopback_only(host: str) -> str:
     if not _is_loopback(host):
         raise ValueError(
             f"{host} can be reached from other machines, and the admin API has no authentication; "
@@ -55,58 +55,167 @@ def _as_plan(text: str) -> str:
     return text
 
 
-Host = Annotated[str, AfterValidator(lambda host: host.strip("[]"))]  # brackets are for URLs
+# A type's or a field's title stands for the value in the help.
+Host = Annotated[
+    str,
+    AfterValidator(lambda host: host.strip("[]")),  # brackets are for URLs
+    Field(title="HOST"),
+]
+AdminHost = Annotated[Host, AfterValidator(_loopback_only)]
+Port = Annotated[int, Field(ge=0, le=65535, title="PORT")]  # 0: any free one
 Folder = Annotated[Path, AfterValidator(_folder)]
-AdminHost = Annotated[Host, AfterValidator(_at_home)]
 Plan = Annotated[str, AfterValidator(_as_plan)]
-Seconds = Annotated[float, Field(ge=0, le=86_400)]  # at most a day: longer timers may overflow
+Seconds = Annotated[float, Field(ge=0, le=86_400, title="S")]  # at most a day: timers may overflow
 
 
 class Settings(Record):
-    """The validated settings of one server."""
+    """The validated settings of one server. Each that has a description is a flag with this help
+    (service/flags.py), which also shows the default unless that is None."""
 
-    registry: Folder
-    state: Folder | None = None  # jobs and caches; None: no training
-    data_roots: tuple[Folder, ...] = ()
+    registry: Folder = Field(title="PATH", description="the model registry, a folder (required)")
+    state: Folder | None = Field(
+        default=None,
+        title="PATH",
+        description="folder for training jobs and caches; enables training",
+    )
+    data_roots: tuple[Folder, ...] = Field(
+        default=(),
+        title="PATH",
+        description="existing folder that training jobs may read data from; may be repeated",
+    )
 
-    host: Host = "127.0.0.1"
-    port: int = Field(default=8001, ge=0, le=65535)  # 0: any free one, for all three
-    metrics_port: int = Field(default=8002, ge=0, le=65535)
-    admin_host: AdminHost = "127.0.0.1"
-    admin_port: int = Field(default=8003, ge=0, le=65535)
-    ports_file: Path | None = None
-    reflection: bool = True
+    host: Host = Field(
+        default="127.0.0.1", description="address to serve predictions and metrics on"
+    )
+    port: Port = Field(default=8001, description="port for predictions; 0: any free one")
+    metrics_port: Port = Field(default=8002, description="port for /metrics")
+    admin_host: AdminHost = Field(
+        default="127.0.0.1", description="address of the admin listener; loopback only"
+    )
+    admin_port: Port = Field(default=8003, description="port of the admin listener")
+    ports_file: Path | None = Field(
+        default=None, title="PATH", description="write the actual ports here, as JSON, once ready"
+    )
+    reflection: bool = Field(default=True, description="turn gRPC server reflection off")
 
-    provider: Literal["auto"] | ActiveProvider = "auto"
-    precision: Literal["auto"] | Precision = "fp32"  # the one that was evaluated
-    gpu_memory_mb: int | None = Field(default=None, ge=1)  # per network; None: no limit
-    plan: Plan | None = None  # None: measured
-    max_batch: int | None = Field(default=None, ge=1, le=1024)  # of a measured plan
-    pinned_versions: int = Field(default=2, ge=1)  # of a model, requested by number
-    poll_seconds: Seconds = Field(default=1, gt=0)
+    provider: Literal["auto", ActiveProvider] = Field(
+        default="auto",
+        description="ONNX Runtime execution provider; if it cannot be initialised, the server does "
+        "not start",
+    )
+    precision: Literal["auto", Precision] = Field(
+        default="fp32",  # the one that was evaluated
+        description="which of a version's models to run; auto: int8 on a CPU and fp16 on a GPU "
+        "where a version has them: usually faster, at most half a point less accurate when they "
+        "were exported; individual probabilities differ",
+    )
+    gpu_memory_mb: int | None = Field(
+        default=None, ge=1, description="GPU memory limit per loaded model (none)"
+    )
+    plan: Plan | None = Field(
+        default=None,
+        title="THREADSxRUNSxBATCH",
+        description="execution plan: threads per run, concurrent runs, images per run (measured)",
+    )
+    max_batch: int | None = Field(
+        default=None,
+        ge=1,
+        le=1024,
+        description="largest batch that a measured plan may use (8 on a CPU, 32 on a GPU)",
+    )
+    pinned_versions: int = Field(
+        default=2,
+        ge=1,
+        description="most versions of a model kept in memory only because they were requested by "
+        "number; the least recently used one makes room",
+    )
+    poll_seconds: Seconds = Field(default=1, gt=0, description="how often to poll the registry")
 
-    drain_seconds: Seconds = 5
-    grace_seconds: Seconds = 20
-    max_connection_age_seconds: Seconds = 1800  # 0: unlimited
+    drain_seconds: Seconds = Field(default=5, description="how long to keep serving after SIGTERM")
+    grace_seconds: Seconds = Field(
+        default=20, description="how long requests in flight may still take after that"
+    )
+    max_connection_age_seconds: Seconds = Field(
+        default=1800, description="make clients reconnect after this time; 0: never"
+    )
 
-    max_message_mb: int = Field(default=64, ge=1, le=2047)
-    max_images: int = Field(default=128, ge=1, le=10_000)  # fewer than `wire.MAX_FIELDS`
-    max_pixels: int = Field(default=MAX_PIXELS, ge=1)
-    max_queue: int = Field(default=1024, ge=1)  # views, per loaded version
-    max_queue_mb: int = Field(default=512, ge=1)  # of images as received, per loaded version
-    max_queue_seconds: float = Field(default=5, gt=0)  # expected wait
-    max_model_requests: int = Field(default=0, ge=0)  # per loaded version; 0: no limit
-    max_wait_ms: float = Field(default=0, ge=0, le=1000)  # for others to fill a batch
-    cache_entries: int = Field(default=0, ge=0)  # 0: off
-    max_rpcs: int = Field(default=1024, ge=1)
+    max_message_mb: int = Field(
+        default=64, ge=1, le=2047, description="largest request, in megabytes"
+    )
+    max_images: int = Field(
+        default=128,
+        ge=1,
+        le=10_000,  # fewer than `wire.MAX_FIELDS`
+        description="most images in a request",
+    )
+    max_pixels: int = Field(
+        default=MAX_PIXELS,
+        ge=1,
+        description="most pixels in an image; in a WebP, a quarter of that",
+    )
+    max_queue: int = Field(
+        default=1024,
+        ge=1,
+        description="most views queued or running per loaded version; without test-time "
+        "augmentation, one per image",
+    )
+    max_queue_mb: int = Field(
+        default=512,
+        ge=1,
+        description="most megabytes of images queued or running per loaded version",
+    )
+    max_queue_seconds: float = Field(
+        default=5,
+        gt=0,
+        title="S",
+        description="expected queueing time above which requests are refused",
+    )
+    max_model_requests: int = Field(
+        default=0, ge=0, description="most requests in flight per loaded version; 0: no limit"
+    )
+    max_wait_ms: float = Field(
+        default=0,
+        ge=0,
+        le=1000,
+        title="MS",
+        description="how long an image may wait to fill a batch",
+    )
+    cache_entries: int = Field(
+        default=0, ge=0, description="size of the cache of answers, keyed by image content; 0: off"
+    )
+    max_rpcs: int = Field(
+        default=1024,
+        ge=1,
+        description="most RPCs in flight, separately for predictions and administration",
+    )
 
-    slo_seconds: float = Field(default=0.25, gt=0)  # a bucket boundary of latency histograms
-    otlp_endpoint: str | None = Field(default=None, pattern=r"^https?://\S+$")  # None: no traces
-    trace_ratio: float = Field(default=1, ge=0, le=1)
+    slo_seconds: float = Field(
+        default=0.25,
+        gt=0,
+        title="S",
+        description="latency objective; becomes a bucket boundary of the latency histograms",
+    )
+    otlp_endpoint: str | None = Field(
+        default=None,
+        pattern=r"^https?://\S+$",
+        title="URL",
+        description="trace collector, such as http://host:4317",
+    )
+    trace_ratio: float = Field(
+        default=1,
+        ge=0,
+        le=1,
+        title="R",
+        description="sampling ratio of traces that start at this server",
+    )
 
     trainer_command: tuple[str, ...] = ()  # empty: this Python, `-m training`
-    cancel_seconds: Seconds = 10
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    cancel_seconds: Seconds = Field(
+        default=10, description="how long a cancelled job may take to exit before it is killed"
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        default="INFO", description="lowest level that is logged"
+    )
 
 
 def read_settings(flags: Mapping[str, object]) -> Settings:

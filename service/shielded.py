@@ -7,8 +7,9 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-class Unbroken:
-    """Used from one event loop."""
+class ShieldedTasks:
+    """Tasks that run to their end even if whoever waits for them is cancelled. Used from one event
+    loop."""
 
     def __init__(self) -> None:
         self._under_way: set[asyncio.Task[Any]] = set()

@@ -8,7 +8,7 @@ from typing import TextIO
 from registry.errors import Conflict, Unavailable
 
 
-def hold(state: Path) -> TextIO:
+def lock_state(state: Path) -> TextIO:
     """Creates `state` if necessary and locks it until the returned file is closed.
 
     The operating system releases the lock when the process dies.

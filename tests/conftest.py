@@ -93,7 +93,7 @@ class RunningServer:
 
     def refresh(self) -> None:
         """The server has taken up what the registry says now."""
-        self.call(self.service.live.refresh())
+        self.call(self.service.models.refresh())
 
     def classify(self, *images: bytes, model: str = tiny.MODEL_NAME, **fields: Any) -> Any:
         return self.classifier.Classify(
@@ -258,8 +258,8 @@ def wait_until(true: Callable[[], object], within_s: float = 60) -> None:
 @contextmanager
 def held(server: RunningServer, version: int | None = None) -> Iterator[Executor]:
     """What runs now, or begins to, ends no sooner than the block; None: of the live version."""
-    model = server.service.live._models["colours"]
-    executor = (model.find(version) if version else model.current).executor
+    model = server.service.models._states["colours"]
+    executor = (model.find(version) if version else model.live).executor
     run, go = executor._run, threading.Event()
     executor._run = lambda images: go.wait(60) and run(images)
     try:

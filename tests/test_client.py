@@ -16,7 +16,7 @@ from opentelemetry.sdk.trace import TracerProvider
 
 import unfreeze
 from unfreeze import AdminClient, AsyncClient, Client, Prediction
-from unfreeze.channel import OPTIONS, Patience, target
+from unfreeze.channel import OPTIONS, RetryPolicy, target
 from unfreeze.errors import call_error
 from unfreeze.predictions import MAX_REQUEST_BYTES, MAX_REQUEST_IMAGES, chunks
 from unfreeze.v1 import admin_pb2, admin_pb2_grpc, classifier_pb2, classifier_pb2_grpc
@@ -255,21 +255,21 @@ def test_repeating_ends_with_the_attempts(ask: Ask, start):
 
 def test_a_busy_server_is_asked_until_the_deadline():
     now = 0.0
-    patience = Patience("server", timeout_s=60, attempts=2, now=lambda: now)
+    retries = RetryPolicy("server", timeout_s=60, attempts=2, now=lambda: now)
     while now < 57:
-        now += patience.pause_s(Failed(Code.RESOURCE_EXHAUSTED))
+        now += retries.pause_s(Failed(Code.RESOURCE_EXHAUSTED))
     now = 59.5
     with pytest.raises(unfreeze.Overloaded):
-        patience.pause_s(Failed(Code.RESOURCE_EXHAUSTED))
-    assert patience.failures > 25
+        retries.pause_s(Failed(Code.RESOURCE_EXHAUSTED))
+    assert retries.failures > 25
 
 
 def test_a_busy_server_says_when_to_ask_again():
-    patience = Patience("server", timeout_s=60, attempts=2)
+    retries = RetryPolicy("server", timeout_s=60, attempts=2)
     told = Failed(Code.RESOURCE_EXHAUSTED, ("x", "y"), ("grpc-retry-pushback-ms", "7000"))
-    assert 7 <= patience.pause_s(told) <= 10.5
+    assert 7 <= retries.pause_s(told) <= 10.5
     nonsense = Failed(Code.RESOURCE_EXHAUSTED, ("grpc-retry-pushback-ms", "-1"))
-    assert patience.pause_s(nonsense) < 1
+    assert retries.pause_s(nonsense) < 1
 
 
 @both
@@ -464,7 +464,7 @@ class Silent(Admin):
 
 
 def test_a_watch_of_a_silent_job_outlives_the_server_too(start, monkeypatch):
-    monkeypatch.setattr("unfreeze.admin.WATCH_PATIENCE_S", 0.5)
+    monkeypatch.setattr("unfreeze.admin.WATCH_RETRY_S", 0.5)
     monkeypatch.setattr("unfreeze.admin.CONNECTED_S", 0.5)
     with AdminClient(start(admin=Silent())) as client:
         assert [event.sequence for event in client.watch("j1")] == [1]

@@ -116,7 +116,7 @@ def commands() -> list[list[str]]:
 
 
 def parser(name: str) -> Callable[[list[str]], object]:
-    from service.__main__ import read_flags
+    from service.flags import read_flags
     from training.__main__ import _parser as training_parser
     from unfreeze.cli import _parser as client_parser
 

@@ -33,7 +33,7 @@ def promote(registry: Registry, version: int) -> None:
 
 def tried(registry: Registry) -> int | None:
     found = candidate_of(registry, "colours")
-    return found and found[1].version
+    return found and found.pointer.version
 
 
 def test_a_model_has_no_candidate_until_one_is_set(registry: Registry) -> None:

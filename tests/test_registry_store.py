@@ -134,7 +134,7 @@ def test_a_pointer_whose_writer_died_never_took_effect(registry: Registry, root:
     tiny.publish(root, promote=True)
     pointers = root / "colours" / "aliases" / "promoted"
     (pointers / "000002.json").touch()
-    assert registry.promoted("colours")[0] == 1
+    assert registry.promoted("colours").number == 1
     assert promote(registry, 1) == 3
 
 
@@ -152,7 +152,7 @@ def test_a_look_at_many_pointers_takes_little_memory(registry: Registry, root: P
         os.link(pointers / "000001.json", pointers / f"{number:06d}.json")
     tracemalloc.start()
     try:
-        assert registry.promoted("colours")[0] == n
+        assert registry.promoted("colours").number == n
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

@@ -44,7 +44,7 @@ async def counted(context: Gone) -> list[str]:
     wrapped = calls.wrapped(service, "ModelInfer", handler, PROTOCOL_CODES).stream_unary
     with pytest.raises(asyncio.CancelledError):
         await wrapped(b"", context)
-    metrics.notes.settle()
+    metrics.deferred.flush()
     samples = metrics.rpcs_handled.collect()[0].samples
     return [one.labels["grpc_code"] for one in samples if one.name.endswith("_total") and one.value]
 

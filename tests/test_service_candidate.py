@@ -28,14 +28,14 @@ from service.execution.plan import parse_plan
 from service.execution.run_times import RunTimes
 from service.execution.work import Answer, Terms
 from service.messages import candidate_message
-from service.models.candidacy import SAMPLE, Candidacy, draw_lot
 from service.models.comparison import Comparison, chosen, difference
-from service.models.loaded import Loaded
+from service.models.loaded_version import LoadedVersion
 from service.models.shadow import MAX_IN_FLIGHT, Sample, Shadow
+from service.models.trial import SAMPLE, Trial, hash_fraction
 from service.observability.candidate_metrics import CandidateMetrics
-from service.observability.metric_children import VersionCounts
 from service.observability.metrics import Metrics
-from service.oip.tensors import lot_content
+from service.observability.version_counts import VersionCounts
+from service.oip.tensors import hashed_content
 from service.predict import Predictor
 from unfreeze.candidates import candidate
 from unfreeze.commands.candidate import in_words
@@ -104,42 +104,44 @@ def test_what_waits_for_a_candidate_waits_for_its_model(start: Start, root: Path
 
 def test_the_share_is_drawn_by_content_and_grows_by_adding(green: RunningServer) -> None:
     images = [tiny.noise(seed) for seed in range(60)]
-    drawn = []
+    selected = []
     for percent in (10, 40, 80):
         try_(green, 2, SPLIT, percent)
         first, again = ({i for i in images if version_of(green, i) == 2} for _ in range(2))
         assert first == again
-        drawn.append(first)
-    assert drawn[0] < drawn[1] < drawn[2]
+        selected.append(first)
+    assert selected[0] < selected[1] < selected[2]
     # always the same numbers, until another encoder writes other files
-    assert all(abs(len(share) - 0.6 * p) < 13 for share, p in zip(drawn, (10, 40, 80), strict=True))
+    assert all(
+        abs(len(share) - 0.6 * p) < 13 for share, p in zip(selected, (10, 40, 80), strict=True)
+    )
 
 
 def test_lots_are_even_and_another_candidate_draws_others() -> None:
     contents = [[str(i).encode()] for i in range(4000)]
-    lots = np.array([draw_lot(content, 2) for content in contents])
-    shares, _ = np.histogram(lots, bins=10, range=(0, 1))
+    hashes = np.array([hash_fraction(content, 2) for content in contents])
+    shares, _ = np.histogram(hashes, bins=10, range=(0, 1))
     assert shares.min() > 330
-    others = np.array([draw_lot(content, 3) for content in contents])
-    assert abs(np.corrcoef(lots, others)[0, 1]) < 0.05
+    others = np.array([hash_fraction(content, 3) for content in contents])
+    assert abs(np.corrcoef(hashes, others)[0, 1]) < 0.05
 
 
 def test_lots_depend_on_either_end_of_an_image_and_on_how_many_there_are() -> None:
     image = bytes(10**6)
     others = [b"x" + image[1:]], [image[:-1] + b"x"], [image, image]
-    assert draw_lot([image], 2) == draw_lot([bytes(10**6)], 2)
-    assert len({draw_lot(content, 2) for content in ([image], *others)}) == 4
+    assert hash_fraction([image], 2) == hash_fraction([bytes(10**6)], 2)
+    assert len({hash_fraction(content, 2) for content in ([image], *others)}) == 4
 
 
 @pytest.mark.parametrize("n_values", [SAMPLE // 2, SAMPLE + 9, 3 * SAMPLE])
-def test_typed_pixels_draw_the_lot_of_raw_ones(n_values: int) -> None:
-    """Though no more of them are made bytes than a lot is drawn from."""
+def test_typed_pixels_have_the_hash_of_raw_ones(n_values: int) -> None:
+    """Though no more of them are made bytes than are hashed."""
     raw = np.random.default_rng(0).integers(0, 256, n_values, np.uint8).tobytes()
     contents = infer_pb2.InferTensorContents(uint_contents=raw)
     tensor = infer_pb2.ModelInferRequest.InferInputTensor(datatype="UINT8", contents=contents)
-    drawn_from = lot_content(infer_pb2.ModelInferRequest(inputs=[tensor]), 1)
+    drawn_from = hashed_content(infer_pb2.ModelInferRequest(inputs=[tensor]), 1)
     assert len(drawn_from[0]) <= 2 * SAMPLE
-    assert draw_lot(drawn_from, 2) == draw_lot([raw], 2)
+    assert hash_fraction(drawn_from, 2) == hash_fraction([raw], 2)
 
 
 def test_a_candidate_may_have_other_labels_and_another_size(server: RunningServer, root) -> None:
@@ -212,7 +214,7 @@ def test_a_candidate_that_answers_its_share_has_latency_and_failures_of_its_own(
     green: RunningServer,
 ) -> None:
     try_(green, 2, SPLIT)
-    executor = green.service.live._models["colours"].candidate.loaded.executor
+    executor = green.service.models._states["colours"].trial.candidate.executor
     run, executor._run = executor._run, lambda images: 1 / 0
     with pytest.raises(grpc.RpcError, match="internal error"):
         infer(green, "colours")
@@ -444,24 +446,29 @@ class Scene:
         self.candidate = self._loaded(2, bundle, self._run_candidate)
         self.comparison = Comparison(bundle, bundle, 2, self.metrics.candidates)
         self.shadow = Shadow(self.live, self.candidate, self.comparison)
-        self.live.candidate = Candidacy(
+        self.trial = Trial(
             beside=1,
             mode="shadow",
             percent=100,
             live=self.live,
-            loaded=self.candidate,
+            candidate=self.candidate,
             comparison=self.comparison,
             shadow=self.shadow,
         )
-        self.predictor = Predictor(10**6)
+        self.predictor = Predictor(10**6, trial_beside=self._trial_beside)
 
-    def _loaded(self, version: int, bundle: Bundle, run: Any) -> Loaded:
+    def _trial_beside(self, loaded: LoadedVersion) -> Trial | None:
+        return self.trial if loaded is self.live else None
+
+    def _loaded(self, version: int, bundle: Bundle, run: Any) -> LoadedVersion:
         times = RunTimes(runs=1, batch=1, sizes=[1])
-        room = Admission(times, max_queue=1000, max_queue_s=1000, max_requests=0, max_bytes=2**40)
+        admission = Admission(
+            times, max_queue=1000, max_queue_s=1000, max_requests=0, max_bytes=2**40
+        )
         counts = VersionCounts(self.metrics, "colours", version, bundle.labels)
-        executor = Executor(run, runs=1, batch=1, admission=room, observer=counts)
+        executor = Executor(run, runs=1, batch=1, admission=admission, observer=counts)
         kind = Kind("cpu", "fp32", None, tiny.SIZE, len(bundle.labels), None, None, n_bytes=1)
-        return Loaded(version, bundle, kind, parse_plan("1x1x1"), executor, counts)
+        return LoadedVersion(version, bundle, kind, parse_plan("1x1x1"), executor, counts)
 
     def _run_live(self, images: UInt8Array) -> Float32Array:
         self.live_goes.wait(20)
@@ -567,7 +574,7 @@ def told(scene: Scene) -> str:
     """What a client says of the candidate."""
     at = datetime.now(UTC)
     wanted = Candidate(version=2, mode="shadow", percent=100, beside=1, at=at, by="test", reason="")
-    return in_words(candidate(candidate_message(wanted, scene.live.candidate, "")))
+    return in_words(candidate(candidate_message(wanted, scene.trial, "")))
 
 
 async def test_while_others_wait_for_the_live_version_nothing_is_compared(scene: Scene) -> None:
@@ -605,21 +612,21 @@ async def test_pixels_are_compared_like_images(scene: Scene) -> None:
     assert scene.comparison.agreed == 0
 
 
-@pytest.mark.parametrize(("size", "draws"), [(8, 1), (16, 2)])
+@pytest.mark.parametrize(("size", "n_decoded"), [(8, 1), (16, 2)])
 def test_what_was_drawn_for_the_live_version_is_used_again_if_it_is_the_same(
-    scene: Scene, tmp_path: Path, size: int, draws: int
+    scene: Scene, tmp_path: Path, size: int, n_decoded: int
 ) -> None:
-    drawn: list[int] = []
+    decoded: list[int] = []
 
-    def draw(bundle: Bundle, i: int) -> Iterator[UInt8Array]:
-        drawn.append(bundle.image.size)
+    def decode(bundle: Bundle, i: int) -> Iterator[UInt8Array]:
+        decoded.append(bundle.image.size)
         yield np.zeros((bundle.image.size, bundle.image.size, 3), np.uint8)
 
     live, candidate = scene.live.bundle, tiny.stage(tmp_path / "other", size=size)
-    sample = Sample(scene.shadow, live, candidate, draw, n_views=1)
+    sample = Sample(scene.shadow, live, candidate, decode, n_views=1)
     list(sample.for_live(0))
     assert [view.shape for view in sample.for_candidate(0)] == [(size, size, 3)]
-    assert len(drawn) == draws
+    assert len(decoded) == n_decoded
 
 
 # Comparison

@@ -92,9 +92,9 @@ async def start() -> AsyncIterator[Start]:
         def start(run: Any, *, runs: int = 1, batch: int = 1, **options: Any) -> Executor:
             names = ("max_queue", "max_queue_s", "max_requests")
             limits = {name: options.pop(name) for name in names if name in options}
-            room = admission(runs=runs, batch=batch, **limits)
+            admit = admission(runs=runs, batch=batch, **limits)
             options.setdefault("observer", Notes())
-            executor = Executor(run, runs=runs, batch=batch, admission=room, pool=pool, **options)
+            executor = Executor(run, runs=runs, batch=batch, admission=admit, pool=pool, **options)
             started.append(executor)
             return executor
 
@@ -103,9 +103,9 @@ async def start() -> AsyncIterator[Start]:
             await asyncio.to_thread(executor.close)
 
 
-async def ask(executor: Executor, *values: int, terms: Terms = PLAIN, drawn: bool = True) -> Any:
+async def ask(executor: Executor, *values: int, terms: Terms = PLAIN, decoded: bool = True) -> Any:
     """Answers to one image for each value."""
-    pixels = np.stack([one for value in values for one in image(value)]) if drawn else None
+    pixels = np.stack([one for value in values for one in image(value)]) if decoded else None
     return await executor.run(len(values), lambda i: image(values[i]), terms, pixels)
 
 
@@ -132,10 +132,10 @@ PLANS = {"single images": (3, 1, False), "batches": (3, 4, False), "pixels": (3,
 
 @pytest.mark.parametrize("plan", PLANS)
 async def test_answers_come_back_to_those_who_asked(start: Start, plan: str) -> None:
-    runs, batch, drawn = PLANS[plan]
+    runs, batch, decoded = PLANS[plan]
     executor = start(sums, runs=runs, batch=batch)
     asked = [tuple(range(i, i + 5)) for i in range(30)]
-    answers = await asyncio.gather(*(ask(executor, *values, drawn=drawn) for values in asked))
+    answers = await asyncio.gather(*(ask(executor, *values, decoded=decoded) for values in asked))
     for values, given in zip(asked, answers, strict=True):
         assert [value(answer) for answer in given] == [12 * one for one in values]
 
@@ -146,9 +146,9 @@ async def test_a_run_has_waited_as_long_as_its_images_also_before_they_were_deco
 ) -> None:
     gate, notes = Gate(), Notes()
     executor = start(gate, batch=batch, observer=notes)
-    first = await queued(executor, 1, drawn=False)
+    first = await queued(executor, 1, decoded=False)
     await gate.is_busy()
-    second = await queued(executor, 2, drawn=False)
+    second = await queued(executor, 2, decoded=False)
     await asyncio.sleep(0.05)
     gate.open()
     await first
@@ -172,14 +172,14 @@ async def test_views_run_while_others_are_drawn(start: Start) -> None:
         running.set()
         return sums(batch)
 
-    def draw(i: int) -> Iterator[UInt8Array]:
+    def decode(i: int) -> Iterator[UInt8Array]:
         yield from image(1)
         yield from image(2)
         assert running.wait(20), "the first view waits for the last"
         yield from image(3)
 
     for batch in (1, 4):
-        (answer,) = await start(run, runs=2, batch=batch).run(1, draw, Terms(n_views=3))
+        (answer,) = await start(run, runs=2, batch=batch).run(1, decode, Terms(n_views=3))
         assert value(answer) == 12 * 2
         running.clear()
 
@@ -206,47 +206,47 @@ async def test_a_quick_network_answers_pixels_in_the_event_loop(start: Start) ->
     assert notes.batches == [2]
     many = await ask(executor, *range(20))
     assert [value(answer) for answer in many] == [12 * i for i in range(20)]
-    await ask(executor, 1, drawn=False)
+    await ask(executor, 1, decoded=False)
     assert set(threads[1:]) == {"run-0"}
 
 
 async def all_had_a_turn(executor: Executor) -> None:
-    """Whatever waited for the two threads that draw has been drawn, or put off."""
+    """Whatever waited for the two threads that decode has been decoded, or deferred."""
     meet = threading.Barrier(3)
     for _ in range(2):
-        executor._pool.submit(meet.wait, 20)
+        executor._decode_pool._pool.submit(meet.wait, 20)
     await asyncio.to_thread(meet.wait, 20)
 
 
-async def test_no_more_is_drawn_than_will_soon_run(start: Start) -> None:
+async def test_no_more_is_decoded_than_will_soon_run(start: Start) -> None:
     """128 small images of 32 views took 600 MB, however slow the network was."""
     gate = Gate()
     executor = start(gate, batch=2)
-    drawn: list[int] = []
+    decoded: list[int] = []
 
-    def draw(i: int) -> Iterator[UInt8Array]:
+    def decode(i: int) -> Iterator[UInt8Array]:
         for view in image(*range(8)):
-            drawn.append(i)
+            decoded.append(i)
             yield view
 
-    asked = asyncio.create_task(executor.run(50, draw, Terms(n_views=8)))
+    asked = asyncio.create_task(executor.run(50, decode, Terms(n_views=8)))
     await gate.is_busy()
     await all_had_a_turn(executor)
     most_under_way = 2 * 8  # views of two images, one in each thread
-    assert len(drawn) <= AHEAD * 2 + most_under_way + 2
+    assert len(decoded) <= AHEAD * 2 + most_under_way + 2
     gate.open()
     assert [value(answer) for answer in await asked] == [12 * 3.5] * 50
 
 
-async def test_what_was_put_off_is_drawn_also_if_what_came_before_is_bad(start: Start) -> None:
-    def draw(i: int) -> list[UInt8Array]:
+async def test_what_was_deferred_is_decoded_also_if_what_came_before_is_bad(start: Start) -> None:
+    def decode(i: int) -> list[UInt8Array]:
         if 20 <= i < 60:
             raise BadImage("not an image")
         return image(i)
 
     gate = Gate()
     executor = start(gate, batch=2)
-    asked = asyncio.create_task(executor.run(64, draw, PLAIN))
+    asked = asyncio.create_task(executor.run(64, decode, PLAIN))
     await gate.is_busy()
     await all_had_a_turn(executor)
     gate.open()
@@ -255,40 +255,40 @@ async def test_what_was_put_off_is_drawn_also_if_what_came_before_is_bad(start: 
     assert [i for i, answer in enumerate(answers) if answer.error] == list(range(20, 60))
 
 
-def telling(drawn: threading.Event) -> Callable[[int], Iterator[UInt8Array]]:
-    """Draws as `image` does, and sets the event then."""
+def telling(decoded: threading.Event) -> Callable[[int], Iterator[UInt8Array]]:
+    """Decodes as `image` does, and sets the event then."""
 
-    def draw(i: int) -> Iterator[UInt8Array]:
+    def decode(i: int) -> Iterator[UInt8Array]:
         yield from image(i)
-        drawn.set()
+        decoded.set()
 
-    return draw
+    return decode
 
 
-async def test_what_was_put_off_is_drawn_when_those_before_it_are_given_up(start: Start) -> None:
+async def test_what_was_deferred_is_decoded_when_those_before_it_are_given_up(start: Start) -> None:
     gate = Gate()
     executor = start(gate, batch=2)
     first = asyncio.create_task(executor.run(50, image, PLAIN))
     await gate.is_busy()
-    drawn = threading.Event()
-    second = asyncio.create_task(executor.run(1, telling(drawn), PLAIN))
+    decoded = threading.Event()
+    second = asyncio.create_task(executor.run(1, telling(decoded), PLAIN))
     await asyncio.sleep(0)
     await all_had_a_turn(executor)
-    assert not drawn.is_set()
+    assert not decoded.is_set()
     first.cancel()
-    assert await asyncio.to_thread(drawn.wait, 20)
+    assert await asyncio.to_thread(decoded.wait, 20)
     gate.open()
     assert len(await second) == 1
 
 
-async def test_pixels_that_were_sent_put_off_no_image(start: Start) -> None:
+async def test_pixels_that_were_sent_defer_no_image(start: Start) -> None:
     gate = Gate()
     executor = start(gate, batch=2)
     sent = [await queued(executor, *range(50))]
     await gate.is_busy()
-    drawn = threading.Event()
-    asked = asyncio.create_task(executor.run(1, telling(drawn), PLAIN))
-    assert await asyncio.to_thread(drawn.wait, 20)
+    decoded = threading.Event()
+    asked = asyncio.create_task(executor.run(1, telling(decoded), PLAIN))
+    assert await asyncio.to_thread(decoded.wait, 20)
     gate.open()
     await asyncio.gather(asked, *sent)
 
@@ -379,13 +379,13 @@ async def test_who_has_waited_for_what_a_level_is_worth_starves_no_longer(
 
 
 async def test_a_bad_image_does_not_touch_its_neighbours(start: Start) -> None:
-    def draw(i: int) -> list[UInt8Array]:
+    def decode(i: int) -> list[UInt8Array]:
         if i == 1:
             raise BadImage("not an image")
         return image(i)
 
     for batch in (1, 4):
-        good, bad, fine = await start(sums, batch=batch).run(3, draw, Terms())
+        good, bad, fine = await start(sums, batch=batch).run(3, decode, Terms())
         assert [value(good), str(bad.error), value(fine)] == [0, "not an image", 24]
 
 
@@ -438,12 +438,12 @@ async def test_a_wrong_number_of_answers_is_an_error_and_the_next_image_is_answe
 
 
 async def test_an_error_while_decoding_reaches_the_caller(start: Start) -> None:
-    def draw(i: int) -> list[UInt8Array]:
+    def decode(i: int) -> list[UInt8Array]:
         raise MemoryError("too much")
 
     for batch in (1, 4):
         with pytest.raises(MemoryError, match="too much"):
-            await start(sums, batch=batch).run(2, draw, Terms())
+            await start(sums, batch=batch).run(2, decode, Terms())
 
 
 async def test_what_was_cancelled_in_the_queue_does_not_run(start: Start) -> None:
@@ -468,15 +468,15 @@ async def test_what_was_cancelled_takes_neither_memory_nor_a_place_in_the_queue(
     first = await queued(executor, 1)
     await gate.is_busy()
     pixels = np.ones((1, 2, 2, 3), np.uint8)
-    drawn: list[UInt8Array] = []
+    decoded: list[UInt8Array] = []
     freed = [weakref.ref(pixels)]
 
-    def draw(i: int) -> Iterator[UInt8Array]:
-        drawn.extend(image(i))
-        freed.append(weakref.ref(drawn[0]))
-        yield drawn.pop()
+    def decode(i: int) -> Iterator[UInt8Array]:
+        decoded.extend(image(i))
+        freed.append(weakref.ref(decoded[0]))
+        yield decoded.pop()
 
-    late = [executor.run(1, draw, PLAIN, pixels), executor.run(1, draw, PLAIN)]
+    late = [executor.run(1, decode, PLAIN, pixels), executor.run(1, decode, PLAIN)]
     del pixels
     cancelled = [asyncio.create_task(one) for one in late]
     async with asyncio.timeout(20):
@@ -494,22 +494,22 @@ async def test_what_was_cancelled_takes_neither_memory_nor_a_place_in_the_queue(
 
 async def test_what_is_cancelled_while_it_is_drawn_does_not_wait_afterwards(start: Start) -> None:
     gate = Gate()
-    draws, drawn, added = threading.Event(), threading.Event(), threading.Event()
+    decodes, decoded, added = threading.Event(), threading.Event(), threading.Event()
     executor = start(gate, batch=4)
     first = await queued(executor, 1)
     await gate.is_busy()
 
-    def draw(i: int) -> Iterator[UInt8Array]:
-        draws.set()
-        assert drawn.wait(20)
+    def decode(i: int) -> Iterator[UInt8Array]:
+        decodes.set()
+        assert decoded.wait(20)
         yield from image(i)
         added.set()  # or left out
 
-    asked = asyncio.create_task(executor.run(1, draw, PLAIN))
-    await asyncio.to_thread(draws.wait, 20)
+    asked = asyncio.create_task(executor.run(1, decode, PLAIN))
+    await asyncio.to_thread(decodes.wait, 20)
     asked.cancel()
     await asyncio.wait({asked})
-    drawn.set()
+    decoded.set()
     assert await asyncio.to_thread(added.wait, 20)
     assert executor.depth == 0
     gate.open()
@@ -533,13 +533,13 @@ async def test_what_is_cancelled_while_it_runs_is_not_counted_as_dropped(
 async def test_what_is_cancelled_while_it_is_decoded_does_not_run(start: Start) -> None:
     decoding, goes_on, notes = threading.Event(), threading.Event(), Notes()
 
-    def draw(i: int) -> list[UInt8Array]:
+    def decode(i: int) -> list[UInt8Array]:
         decoding.set()
         assert goes_on.wait(20)
         return image(1)
 
     executor = start(sums, observer=notes)
-    asked = asyncio.create_task(executor.run(1, draw, PLAIN))
+    asked = asyncio.create_task(executor.run(1, decode, PLAIN))
     await asyncio.to_thread(decoding.wait, 20)
     asked.cancel()
     await asyncio.wait({asked})
@@ -789,13 +789,13 @@ BUSY = {
 
 
 @pytest.mark.parametrize("case", BUSY)
-def test_one_caller_may_keep_the_network_busy_but_not_take_all_the_room(case: str) -> None:
+def test_one_caller_may_keep_the_network_busy_but_not_take_all_its_capacity(case: str) -> None:
     limits, (n_views, n_bytes), expected = BUSY[case]
-    room = admission(runs=2, batch=8, **limits)
-    room.times.learn(8, 2.0)
+    version = admission(runs=2, batch=8, **limits)
+    version.times.learn(8, 2.0)
     if n_views:
-        room.enter(n_views, PLAIN, n_bytes)
-    assert room.n_ahead == expected
+        version.enter(n_views, PLAIN, n_bytes)
+    assert version.stream_window == expected
 
 
 def test_who_fills_up_the_batch_that_waits_needs_no_run_of_its_own() -> None:

@@ -67,7 +67,7 @@ def test_a_stream_says_when_to_send_again_what_a_full_queue_refuses(
 def test_an_error_of_our_own_is_not_shown_to_callers_and_the_stream_goes_on(
     server: RunningServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    executor = server.service.live._models["colours"].current.executor
+    executor = server.service.models._states["colours"].live.executor
     run = executor._run
     executor._run = lambda images: 1 / 0 if 1 in images[:, 4, 4].argmax(axis=1) else run(images)
     requests = [request(id="a"), request("green", id="b"), request(id="c")]
@@ -90,9 +90,9 @@ def test_a_stream_reads_no_further_than_eight_requests_ahead(start: Start, root:
 
     stream = server.classifier.ClassifyStream(requests(), timeout=30)
     next(stream)
-    assert server.service.live.queue_depth("colours") <= 2 * 8
+    assert server.service.models.queue_depth("colours") <= 2 * 8
     stream.cancel()
-    wait_until(lambda: server.service.live.queue_depth("colours") == 0)
+    wait_until(lambda: server.service.models.queue_depth("colours") == 0)
 
 
 def test_a_stream_fills_the_batches_of_its_model(start: Start, root: Path) -> None:
@@ -111,7 +111,7 @@ def test_a_stream_leaves_half_of_the_queue_to_others(start: Start, root: Path) -
     with held(server) as executor:
         requests = [request(images=[tiny.picture()] * 2)] * 50
         stream = server.classifier.ClassifyStream(iter(requests), timeout=60)
-        wait_until(lambda: not executor.n_ahead)
+        wait_until(lambda: not executor.stream_window)
         assert executor._admission._n_views == 40 / 2
         other = server.classifier.Classify.future(request("green"), timeout=60)
     assert best(other.result()) == ["green"]
@@ -171,10 +171,10 @@ def test_health_learns_of_new_models_and_knows_no_others(server: RunningServer, 
 
 
 def test_an_unloaded_model_is_not_healthy_until_it_is_loaded(server: RunningServer) -> None:
-    server.service.live.changes.unload("colours")
+    server.service.models.operations.unload("colours")
     assert [health(server, name) for name in NAMES[-2:]] == ["NOT_SERVING"] * 2
     assert health(server, "") == "SERVING"
-    server.call(server.service.live.changes.load("colours"))
+    server.call(server.service.models.operations.load("colours"))
     assert [health(server, name) for name in NAMES[-2:]] == ["SERVING"] * 2
 
 
@@ -325,7 +325,7 @@ def test_a_request_id_comes_back(server: RunningServer) -> None:
 def test_an_error_of_our_own_is_not_shown_to_callers(
     server: RunningServer, root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    server.service.live._models["colours"].current.executor._run = lambda images: 1 / 0
+    server.service.models._states["colours"].live.executor._run = lambda images: 1 / 0
     with pytest.raises(grpc.RpcError) as caught:
         server.classify(tiny.picture())
     assert caught.value.code() is grpc.StatusCode.INTERNAL

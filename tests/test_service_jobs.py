@@ -36,9 +36,9 @@ from registry.jobs import (
     Scored,
 )
 from registry.store import Registry
+from service.jobs.attempt import MAX_ATTEMPTS
 from service.jobs.gate import decide
 from service.jobs.job_records import JobRecords
-from service.jobs.job_run import MAX_ATTEMPTS
 from service.jobs.publication import published_before
 from service.jobs.trainer import Trainer, tail
 from service.jobs.trainer_output import MAX_LINE, lines_of
@@ -92,7 +92,7 @@ def test_a_better_model_goes_live(server: RunningServer) -> None:
     response = server.classify(tiny.picture("white"))
     assert (response.version, best(response)) == (2, ["green"])
     assert server.registry.bundle("colours", 2).provenance["job"] == job.id
-    assert server.registry.promoted("colours")[1].by == f"job {job.id}"
+    assert server.registry.promoted("colours").pointer.by == f"job {job.id}"
 
 
 def test_a_worse_model_is_published_and_not_promoted(server: RunningServer) -> None:
@@ -127,7 +127,7 @@ def test_a_model_whose_golden_answers_fail_keeps_the_old_one_live(server: Runnin
     assert (job.state, job.version, job.promoted) == (pb.JOB_STATE_SUCCEEDED, 2, False)
     assert "the live version stays, because the new one cannot be loaded" in job.message
     assert "golden answers differ by 0.2" in job.message
-    assert server.registry.promoted("colours")[1].version == 1
+    assert server.registry.promoted("colours").pointer.version == 1
     assert server.classify(tiny.picture("red")).version == 1
 
 
@@ -485,7 +485,7 @@ def test_a_version_that_cannot_be_read_at_the_moment_may_be_that_of_the_job(root
 def test_a_job_whose_end_cannot_be_recorded_is_not_repeated_for_ever(
     server: RunningServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.jobs.jobs.FIRST_BREATH_S", 0.01)
+    monkeypatch.setattr("service.jobs.jobs.FIRST_RETRY_S", 0.01)
     update, refusals = JobStore.update, iter(range(4))
 
     def update_while_the_disk_is_full(self, job_id, event=None, **changes):
@@ -563,7 +563,7 @@ def fill_the_disk(monkeypatch: pytest.MonkeyPatch, function: str) -> Callable[[]
         calls.append(1)
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("service.jobs.job_run.PAUSES_S", (0.01,) * 1000)
+    monkeypatch.setattr("service.jobs.attempt.PAUSES_S", (0.01,) * 1000)
     monkeypatch.setattr(function, refuse)
     return lambda: len(calls)
 
@@ -589,7 +589,7 @@ def test_what_was_trained_waits_for_room_in_the_registry(
 def test_a_job_waits_to_train_until_the_registry_can_be_read(
     server: RunningServer, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.jobs.job_run.PAUSES_S", (0.01,) * 10_000)
+    monkeypatch.setattr("service.jobs.attempt.PAUSES_S", (0.01,) * 10_000)
     elsewhere = root.rename(root.with_name("elsewhere"))
     root.symlink_to("x" * 999)
     job = begin(server)
@@ -635,7 +635,7 @@ def test_the_last_wait_for_the_registry_is_followed_by_a_last_try(
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         copy(*arguments)
 
-    monkeypatch.setattr("service.jobs.job_run.PAUSES_S", (0.01,) * 3)
+    monkeypatch.setattr("service.jobs.attempt.PAUSES_S", (0.01,) * 3)
     monkeypatch.setattr(store, "_copy", copy_once_there_is_room)
     job = finished(server, begin(server))
     if n_refusals == 3:
@@ -649,7 +649,7 @@ def test_the_last_wait_for_the_registry_is_followed_by_a_last_try(
 def test_a_job_whose_cancellation_cannot_be_recorded_at_once_does_not_train_again(
     server: RunningServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.jobs.jobs.FIRST_BREATH_S", 0.01)
+    monkeypatch.setattr("service.jobs.jobs.FIRST_RETRY_S", 0.01)
     update, refusals = JobStore.update, iter(range(2))
 
     def update_unless_the_disk_is_full(self, job_id, event=None, **changes):
@@ -682,7 +682,7 @@ def hanging(monkeypatch: pytest.MonkeyPatch, function: str) -> Iterator[threadin
         goes_on.set()
 
 
-READS = ["service.jobs.job_run.published_before", "service.jobs.job_run.find_champion"]
+READS = ["service.jobs.attempt.published_before", "service.jobs.attempt.find_promoted"]
 
 
 @pytest.mark.parametrize("function", READS)
@@ -739,7 +739,7 @@ def test_a_server_whose_disk_is_full_can_be_stopped(
     def refuse(*_: object, **__: object) -> None:
         raise sqlite3.OperationalError("database or disk is full")
 
-    monkeypatch.setattr("service.jobs.jobs.FIRST_BREATH_S", 1000)
+    monkeypatch.setattr("service.jobs.jobs.FIRST_RETRY_S", 1000)
     monkeypatch.setattr(JobStore, "update", refuse)
     begin(server)
     wait_until(lambda: "jobs_failed" in caplog.text)

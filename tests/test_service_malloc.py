@@ -8,7 +8,7 @@ from conftest import TESTS
 # The last block keeps the heap from shrinking by itself, as a small allocation after a load does.
 FREE_MUCH = """
 from pathlib import Path
-from service.execution.malloc import give_back
+from service.execution.malloc import release_freed_memory
 
 def resident_mb():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 >> 20
@@ -18,7 +18,7 @@ last = bytearray(100_000)
 full = resident_mb()
 del blocks
 freed = resident_mb()
-give_back()
+release_freed_memory()
 print(full, freed, resident_mb())
 """
 

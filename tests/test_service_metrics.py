@@ -12,8 +12,11 @@ from conftest import RunningServer, Start, wait_until
 from prometheus_client import generate_latest
 
 from service.execution.work import Answer
-from service.observability.metric_children import RpcCounts, VersionCounts
-from service.observability.metrics import MAX_CLASSES, MOST_PAGES, Metrics
+from service.observability.metrics import Metrics
+from service.observability.metrics_server import MAX_CONNECTIONS
+from service.observability.prediction_counts import MAX_CLASSES
+from service.observability.rpc_counts import RpcCounts
+from service.observability.version_counts import VersionCounts
 from unfreeze.v1 import admin_pb2 as pb
 
 SCORES = np.array([0.2, 0.7, 0.1], dtype=np.float32)
@@ -155,7 +158,7 @@ def test_the_process_is_measured(server: RunningServer):
 def test_a_scraper_that_breaks_off_or_says_nothing_is_let_go(
     start: Start, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ):
-    monkeypatch.setattr("service.observability.metrics.PAGE_WITHIN_S", 0.1)
+    monkeypatch.setattr("service.observability.metrics_server.CONNECTION_S", 0.1)
     server = start()
     address = ("127.0.0.1", server.service.metrics_port)
     silent, gone = (socket.create_connection(address, timeout=20) for _ in range(2))
@@ -173,7 +176,7 @@ def test_a_scraper_that_breaks_off_or_says_nothing_is_let_go(
 def test_a_scraper_that_says_a_byte_now_and_then_is_let_go(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("service.observability.metrics.PAGE_WITHIN_S", 0.1)
+    monkeypatch.setattr("service.observability.metrics_server.CONNECTION_S", 0.1)
     server = start()
     slow = socket.create_connection(("127.0.0.1", server.service.metrics_port), timeout=20)
 
@@ -193,7 +196,7 @@ def test_scrapers_beyond_a_few_are_let_go_at_once_and_the_page_is_there_again_af
 ):
     server = start()
     address = ("127.0.0.1", server.service.metrics_port)
-    silent = [socket.create_connection(address, timeout=20) for _ in range(MOST_PAGES)]
+    silent = [socket.create_connection(address, timeout=20) for _ in range(MAX_CONNECTIONS)]
     one_more = socket.create_connection(address, timeout=20)
     assert one_more.recv(1) == b""
     for connection in (*silent, one_more):

@@ -12,7 +12,15 @@ from conftest import Start
 from registry.errors import BundleError
 from registry.images import Float32Array, UInt8Array
 from service.execution.kind import Kind
-from service.execution.plan import Plan, Plans, Trial, candidates, choose, measure_plan, parse_plan
+from service.execution.plan import (
+    Measurement,
+    Plan,
+    Plans,
+    candidates,
+    choose,
+    measure_plan,
+    parse_plan,
+)
 from service.execution.shapes import batch_sizes, shaped, worth_running
 from service.models.golden_check import warm
 
@@ -26,8 +34,8 @@ def images(n_images: int) -> UInt8Array:
     return np.stack([np.full((2, 2, 3), value, np.uint8) for value in range(1, n_images + 1)])
 
 
-def trial(plan: str, latency_ms: float, rate: float) -> Trial:
-    return Trial(parse_plan(plan), latency_ms / 1000, rate)
+def trial(plan: str, latency_ms: float, rate: float) -> Measurement:
+    return Measurement(parse_plan(plan), latency_ms / 1000, rate)
 
 
 CHOICES = {
@@ -129,7 +137,7 @@ def test_a_server_plans_no_larger_batch_than_it_is_told(
 ) -> None:
     monkeypatch.setattr("service.execution.plan.choose", lambda trials: trials[-1].plan)
     tiny.publish(root, promote=True)
-    loaded = start(plan=None, max_batch=3).service.live.in_memory(tiny.MODEL_NAME)
+    loaded = start(plan=None, max_batch=3).service.models.in_memory(tiny.MODEL_NAME)
     assert [one.plan.batch for one in loaded] == [3]
 
 
@@ -351,7 +359,7 @@ def test_plans_are_measured_one_after_the_other(
     monkeypatch.setattr("service.models.loader.measure_plan", measure)
     for name in ("a", "b", "c"):
         tiny.publish(root, model=name, promote=True)
-    assert start(plan=None).service.live.ready() == {"a", "b", "c"}
+    assert start(plan=None).service.models.ready() == {"a", "b", "c"}
     assert most == 1
 
 

@@ -78,7 +78,7 @@ def test_a_killed_server_leaves_the_truth_behind(
     first.process.kill()
     first.process.wait()
     wait_until(lambda: not exists(trainer))
-    assert Registry(root).promoted("colours")[1].version == 1
+    assert Registry(root).promoted("colours").pointer.version == 1
 
     second = start_process(*flags)
     assert classifier(second).Classify(REQUEST, timeout=20).version == 1

@@ -313,15 +313,15 @@ def test_following_the_registry_does_not_bring_an_unloaded_model_back(
 ) -> None:
     tiny.publish(root, promote=True)
     server = start()
-    server.service.live.changes.unload(tiny.MODEL_NAME)
+    server.service.models.operations.unload(tiny.MODEL_NAME)
     tiny.publish(root, promote=True)
     server.refresh()
-    assert server.service.live.in_memory(tiny.MODEL_NAME) == []
+    assert server.service.models.in_memory(tiny.MODEL_NAME) == []
     page = server.metrics()
     assert "unfreeze_live_version{" not in page
     assert "unfreeze_model_info{" not in page
-    server.call(server.service.live.changes.load(tiny.MODEL_NAME))
-    assert [one.version for one in server.service.live.in_memory(tiny.MODEL_NAME)] == [2]
+    server.call(server.service.models.operations.load(tiny.MODEL_NAME))
+    assert [one.version for one in server.service.models.in_memory(tiny.MODEL_NAME)] == [2]
 
 
 @pytest.mark.parametrize("case", ["loading_with_a_configuration", "loading_with_files"])
@@ -414,7 +414,7 @@ def test_what_a_client_gives_up_fails_and_the_server_goes_on(start: Start, root:
         wait_until(lambda: in_flight(server, 0))
     assert told["a_timeout_that_passes"]["status"] == "StatusCode.DEADLINE_EXCEEDED"
     assert told["a_request_that_is_cancelled"] == [None, "StatusCode.CANCELLED"]
-    statistics = server.service.live.in_memory(tiny.MODEL_NAME)[0].counts.statistics
+    statistics = server.service.models.in_memory(tiny.MODEL_NAME)[0].counts.statistics
     assert (statistics.success.count, statistics.fail.count) == (0, 2)
     assert ask(server, "one_image")["one_image"]["version"] == "1"
 

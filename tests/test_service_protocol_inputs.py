@@ -363,7 +363,7 @@ def test_a_deadline_in_the_queue_is_kept_and_counted_as_a_failure(start: Start, 
         infer(server, pixels(), timeout=0.05)
     assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     assert probabilities(first.result(60)).argmax() == 0
-    statistics = server.service.live.in_memory(tiny.MODEL_NAME)[0].counts.statistics
+    statistics = server.service.models.in_memory(tiny.MODEL_NAME)[0].counts.statistics
     wait_until(lambda: (statistics.success.count, statistics.fail.count) == (1, 1))
 
 
@@ -377,7 +377,7 @@ def test_a_cancelled_request_is_counted_as_a_failure_and_harms_no_other(
     calls[0].result(60)
     calls[2].cancel()
     assert [probabilities(calls[i].result(60)).argmax() for i in (1, 3)] == [0, 0]
-    statistics = server.service.live.in_memory(tiny.MODEL_NAME)[0].counts.statistics
+    statistics = server.service.models.in_memory(tiny.MODEL_NAME)[0].counts.statistics
     wait_until(lambda: statistics.success.count + statistics.fail.count == 4)
 
 
@@ -413,7 +413,7 @@ def test_an_error_of_our_own_in_a_stream_is_not_shown_to_callers_and_the_stream_
 ) -> None:
     tiny.publish(root, promote=True)
     server = start()
-    executor = server.service.live.in_memory(tiny.MODEL_NAME)[0].executor
+    executor = server.service.models.in_memory(tiny.MODEL_NAME)[0].executor
     run = executor._run
     executor._run = lambda pixels: 1 / 0 if 1 in pixels[:, 4, 4].argmax(axis=1) else run(pixels)
     stub = pb_grpc.GRPCInferenceServiceStub(server.channel)
@@ -431,7 +431,7 @@ def test_a_client_that_leaves_its_stream_leaves_nothing_behind(start: Start, roo
     stream = stub.ModelStreamInfer(iter([pixels() for _ in range(50)]))
     assert not next(stream).error_message
     stream.cancel()
-    loaded = server.service.live.in_memory(tiny.MODEL_NAME)[0]
+    loaded = server.service.models.in_memory(tiny.MODEL_NAME)[0]
     wait_until(lambda: not loaded.executor.depth and not loaded._readers)
     assert loaded.counts.statistics.success.count < 50
     assert probabilities(infer(server, pixels())).argmax() == 0
@@ -445,7 +445,7 @@ def test_a_candidate_answers_its_share_if_its_shapes_are_those_of_the_metadata(
     server = start()
 
     def versions(candidate: int) -> set[str]:
-        change = server.service.live.changes.set_candidate(
+        change = server.service.models.operations.set_candidate(
             tiny.MODEL_NAME, candidate, "split", 100, by="test", reason="a test"
         )
         server.call(change)

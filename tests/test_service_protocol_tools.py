@@ -59,7 +59,7 @@ def test_the_performance_analyzer_measures_images(served: RunningServer, tmp_pat
 
 
 def test_requests_of_the_other_api_count_as_well(served: RunningServer) -> None:
-    statistics = served.service.live.in_memory(tiny.MODEL_NAME)[0].counts.statistics
+    statistics = served.service.models.in_memory(tiny.MODEL_NAME)[0].counts.statistics
     before = statistics.success.count, statistics.n_images
     served.classify(tiny.picture(), tiny.picture())
     assert (statistics.success.count, statistics.n_images) == (before[0] + 1, before[1] + 2)

@@ -284,7 +284,7 @@ def test_a_variant_that_is_asked_for_and_not_held_is_a_problem_of_the_model(
 def test_golden_answers_are_held_to_the_tolerance_of_the_variant(start: Start, root: Path) -> None:
     publish(root)
     tiny.add_variant(root / tiny.MODEL_NAME / "1", "int8", bias=GREEN, tolerance=0.25)
-    problem = start(precision="auto").service.live.problems()[tiny.MODEL_NAME]
+    problem = start(precision="auto").service.models.problems()[tiny.MODEL_NAME]
     assert "golden answers differ by" in problem
     assert "the tolerance is 0.25 for model.int8.onnx" in problem
     assert "might with --precision fp32" in problem

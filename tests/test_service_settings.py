@@ -13,7 +13,7 @@ from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc as pb_grpc
 
 from registry.errors import BadRequest
-from service.__main__ import read_flags
+from service.flags import read_flags
 from service.settings import Settings, read_settings
 from unfreeze.v1 import classifier_pb2
 
@@ -51,7 +51,7 @@ def test_as_many_versions_requested_by_number_stay_in_memory_as_the_setting_says
     server = start(pinned_versions=3)
     for version in (2, 3, 4) * 2:
         server.classify(tiny.picture(), version=version)
-    assert [loaded.version for loaded in server.service.live.in_memory("colours")] == [1, 2, 3, 4]
+    assert [loaded.version for loaded in server.service.models.in_memory("colours")] == [1, 2, 3, 4]
     assert 'unfreeze_load_seconds_count{model="colours"} 4.0' in server.metrics()
 
 
@@ -156,7 +156,7 @@ def at(host: str) -> str:
 
 def test_a_network_is_told_where_to_run_and_what_it_may_take(start: Start, state: Path) -> None:
     server = start(gpu_memory_mb=100, state=state, provider="cpu")
-    placement = server.service.live._loading._loader.placement
+    placement = server.service.models._scheduler._loader.placement
     assert (placement.provider, placement.gpu_memory_mb) == ("cpu", 100)
     assert placement.engines == state / "engines"
 

@@ -144,7 +144,7 @@ def test_a_model_that_loads_for_the_first_time_is_unavailable_and_not_unknown(
     index = stub.RepositoryIndex(oip.RepositoryIndexRequest(), timeout=20).models
     assert {row.state for row in index if row.name.startswith("later")} == {"LOADING"}
     gate.open()
-    wait_until(lambda: "later" in server.service.live.ready())
+    wait_until(lambda: "later" in server.service.models.ready())
     assert version_of(server, "later") == 1
 
 
@@ -167,7 +167,7 @@ def test_a_slow_load_keeps_no_other_pointer_from_being_followed(
     server.registry.promote("colours", 2, by="other", reason="")
     wait_until(lambda: slow in gate.waiting)
     tiny.publish(root, model="other", promote=True)
-    wait_until(lambda: "other" in server.service.live.ready())
+    wait_until(lambda: "other" in server.service.models.ready())
     assert version_of(server) == 1
     gate.open()
     wait_until(lambda: version_of(server) == 2)
@@ -199,7 +199,7 @@ def test_a_slow_load_at_the_start_keeps_no_other_from_loading(
     wait_until(lambda: gate.passed == versions - {slow} and slow in gate.waiting)
     assert not server.done()
     gate.open()
-    assert server.result(20).service.live.ready() == set(names)
+    assert server.result(20).service.models.ready() == set(names)
 
 
 def test_versions_asked_for_by_number_take_no_thread_from_those_that_go_live(
@@ -225,7 +225,7 @@ def test_a_rollback_waits_for_no_load(
     assert roll_back(server).version == version_of(server) == 1
     gate.open()
     assert (asked.result(20), promoted.result(20).version) == (3, 3)
-    assert server.registry.promoted("colours")[1].version == version_of(server) == 3
+    assert server.registry.promoted("colours").pointer.version == version_of(server) == 3
 
 
 def test_what_is_promoted_while_old_versions_are_deleted_stays(
@@ -262,7 +262,7 @@ def test_a_promotion_whose_caller_has_gone_ends_as_the_registry_says(
     assert version_of(server) == 1
     gate.open()
     wait_until(lambda: version_of(server) == 2)
-    assert server.registry.promoted("colours")[1].version == 2
+    assert server.registry.promoted("colours").pointer.version == 2
 
 
 def test_a_server_that_stops_while_it_loads_leaves_nothing_behind(
@@ -410,7 +410,7 @@ def test_a_warm_up_that_fails_keeps_the_old_version(server: RunningServer, root:
         promote(server, 2)
     assert caught.value.code().name == "FAILED_PRECONDITION"
     assert "colours/2: it cannot run 4 images at a time" in caught.value.details()
-    assert version_of(server) == server.registry.promoted("colours")[1].version == 1
+    assert version_of(server) == server.registry.promoted("colours").pointer.version == 1
 
 
 @pytest.mark.parametrize("plan", [PLAN, None], ids=["pinned", "measured"])
@@ -457,7 +457,10 @@ def test_what_a_freed_version_leaves_is_given_back_to_the_system(
     server: RunningServer, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given_back: list[int] = []
-    monkeypatch.setattr("service.models.loaded.give_back", lambda: given_back.append(workers()))
+    monkeypatch.setattr(
+        "service.models.loaded_version.release_freed_memory",
+        lambda: given_back.append(workers()),
+    )
     for _ in range(2):
         promote(server, tiny.publish(root))
     wait_until(lambda: given_back)

@@ -188,7 +188,7 @@ def test_an_error_of_our_own_is_logged_with_the_callers_trace(
 ):
     tiny.publish(root, promote=True)
     server = start(otlp_endpoint=collector.address if traces else None)
-    server.service.live._models["colours"].current.executor._run = lambda images: 1 / 0
+    server.service.models._states["colours"].live.executor._run = lambda images: 1 / 0
     ask = pb.ClassifyRequest(model="colours", images=[tiny.picture()])
     with pytest.raises(grpc.RpcError):
         server.classifier.Classify(ask, metadata=traceparent(), timeout=20)

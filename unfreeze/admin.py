@@ -9,7 +9,7 @@ import grpc
 
 from unfreeze import candidates, events, jobs, versions
 from unfreeze.candidates import Candidate, CandidateMode
-from unfreeze.channel import ADMIN_OPTIONS, FIRST_PAUSE_S, Patience, connect
+from unfreeze.channel import ADMIN_OPTIONS, FIRST_PAUSE_S, RetryPolicy, connect
 from unfreeze.errors import call_error
 from unfreeze.events import JobEvent
 from unfreeze.jobs import Job, Promotion
@@ -21,7 +21,7 @@ ATTEMPTS = 6
 # A watch survives a restart of the server: it gives up after this many failures in a row, which
 # take a minute or so.
 WATCH_ATTEMPTS = 36
-WATCH_PATIENCE_S = 90.0
+WATCH_RETRY_S = 90.0
 # A stream is reopened after this long, so that a dead connection is noticed.
 WATCH_STREAM_S = 300.0
 CONNECTED_S = (
@@ -103,23 +103,23 @@ class AdminClient:
         """
         sequence = from_sequence
         about = admin_pb2.GetJobRequest(job_id=job_id)
-        patience = self._patience_to_watch()
+        retries = self._retries_of_watch()
         while True:
             request = admin_pb2.WatchJobRequest(job_id=job_id, from_sequence=sequence)
             asked_at = time.monotonic()
             try:
-                for told in self._stub.WatchJob(request, timeout=WATCH_STREAM_S):
-                    sequence = told.sequence + 1
-                    patience = self._patience_to_watch()
-                    yield events.job_event(told)
+                for proto in self._stub.WatchJob(request, timeout=WATCH_STREAM_S):
+                    sequence = proto.sequence + 1
+                    retries = self._retries_of_watch()
+                    yield events.job_event(proto)
                 if jobs.job(self._stub.GetJob(about, timeout=self._timeout_s)).ended:
                     return
                 time.sleep(FIRST_PAUSE_S)
             except grpc.RpcError as failed:
                 if time.monotonic() - asked_at > CONNECTED_S:  # a job may send nothing for hours
-                    patience = self._patience_to_watch()
+                    retries = self._retries_of_watch()
                 if failed.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:
-                    time.sleep(patience.pause_s(failed, cancelled_here=self._closed))
+                    time.sleep(retries.pause_s(failed, cancelled_here=self._closed))
 
     def wait(self, job_id: str) -> Job:
         """Waits until the job has ended, successfully or not, and returns it."""
@@ -189,18 +189,18 @@ class AdminClient:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _patience_to_watch(self) -> Patience:
-        return Patience(self.address, WATCH_PATIENCE_S, max(self._attempts, WATCH_ATTEMPTS))
+    def _retries_of_watch(self) -> RetryPolicy:
+        return RetryPolicy(self.address, WATCH_RETRY_S, max(self._attempts, WATCH_ATTEMPTS))
 
     def _call(
         self, method: "grpc.UnaryUnaryMultiCallable[Request, Response]", request: Request
     ) -> Response:
-        patience = Patience(self.address, self._timeout_s, self._attempts)
+        retries = RetryPolicy(self.address, self._timeout_s, self._attempts)
         while True:
             try:
-                return method(request, timeout=patience.remaining_s())
+                return method(request, timeout=retries.remaining_s())
             except grpc.RpcError as failed:
-                time.sleep(patience.pause_s(failed, cancelled_here=self._closed))
+                time.sleep(retries.pause_s(failed, cancelled_here=self._closed))
 
     def _call_once(
         self, method: "grpc.UnaryUnaryMultiCallable[Request, Response]", request: Request

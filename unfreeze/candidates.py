@@ -26,14 +26,14 @@ class Candidate:
     dropped: int  # images of its share that were not compared, because the server was busy
 
 
-def candidate(told: admin_pb2.Candidate) -> Candidate:
+def candidate(proto: admin_pb2.Candidate) -> Candidate:
     return Candidate(
-        version=told.version,
-        mode=MODE_NAMES.get(told.mode, "shadow"),
-        percent=told.percent,
-        ready=told.ready,
-        problem=told.problem,
-        compared=told.compared,
-        agreed=told.agreed,
-        dropped=told.dropped,
+        version=proto.version,
+        mode=MODE_NAMES.get(proto.mode, "shadow"),
+        percent=proto.percent,
+        ready=proto.ready,
+        problem=proto.problem,
+        compared=proto.compared,
+        agreed=proto.agreed,
+        dropped=proto.dropped,
     )

@@ -13,7 +13,7 @@ from unfreeze.errors import InvalidRequest, call_error
 
 # Round-robin over all addresses of the name, leaving out those that report not serving (draining,
 # say). Not gRPC's own retryPolicy: it does not retry a request larger than its buffer (256 KiB,
-# which is one photograph), nor a CANCELLED that came from the server. `Patience` handles both.
+# which is one photograph), nor a CANCELLED that came from the server. `RetryPolicy` handles both.
 IN_TURN: dict[str, object] = {"loadBalancingConfig": [{"round_robin": {}}]}
 HEALTHY_IN_TURN = IN_TURN | {"healthCheckConfig": {"serviceName": ""}}
 Options = list[tuple[str, int | str]]
@@ -60,14 +60,14 @@ def connect(
     return grpc.insecure_channel(target(address), options)
 
 
-def worth_repeating(failed: grpc.RpcError) -> bool:
+def is_retryable(failed: grpc.RpcError) -> bool:
     """Whether an idempotent call may succeed when it is retried."""
     too_large = "larger than max" in (failed.details() or "")  # RESOURCE_EXHAUSTED, but permanent
     return failed.code() in SAFE_TO_REPEAT and not too_large
 
 
 @dataclass
-class Patience:
+class RetryPolicy:
     """The retry policy of one call: up to a deadline and a number of attempts.
 
     If the server is merely overloaded, the call is retried until the deadline, however often.
@@ -103,7 +103,7 @@ class Patience:
         busy = failed.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         worn_out = self.failures >= self.attempts and not busy
         too_late = pause >= self.remaining_s()
-        if cancelled_here or worn_out or too_late or not worth_repeating(failed):
+        if cancelled_here or worn_out or too_late or not is_retryable(failed):
             raise call_error(failed, self.address) from failed
         return pause
 

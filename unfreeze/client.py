@@ -9,8 +9,8 @@ from typing import Self
 
 import grpc
 
-from unfreeze.channel import OPTIONS, Patience, connect, target
-from unfreeze.predictions import Asking, Chunk, Image, Prediction, Question, chunks
+from unfreeze.channel import OPTIONS, RetryPolicy, connect, target
+from unfreeze.predictions import Chunk, Image, PendingChunk, Prediction, RequestOptions, chunks
 from unfreeze.trace_context import Metadata, trace_metadata
 from unfreeze.v1 import classifier_pb2, classifier_pb2_grpc
 
@@ -105,13 +105,13 @@ class Client:
     ) -> Iterator[Prediction]:
         """As `classify`, but yields each prediction as soon as all before it have arrived, and
         reads only a few requests ahead, so `images` may be of any length."""
-        question = Question(model, version, top_k, tta_views, priority)
+        options = RequestOptions(model, version, top_k, tta_views, priority)
         trace = trace_metadata()  # here, because the worker threads do not have the context
         pool = ThreadPoolExecutor(self._concurrent_requests, "unfreeze-client")
         asked: deque[Future[list[Prediction]]] = deque()
         try:
             for chunk in chunks(images):
-                asked.append(pool.submit(self._ask, question, chunk, timeout_s, trace))
+                asked.append(pool.submit(self._ask, options, chunk, timeout_s, trace))
                 while asked and (asked[0].done() or len(asked) > 2 * self._concurrent_requests):
                     yield from asked.popleft().result()
             while asked:
@@ -121,23 +121,23 @@ class Client:
             pool.shutdown(wait=False, cancel_futures=True)
 
     def _ask(
-        self, question: Question, chunk: Chunk, timeout_s: float, trace: Metadata | None
+        self, options: RequestOptions, chunk: Chunk, timeout_s: float, trace: Metadata | None
     ) -> list[Prediction]:
-        asking = Asking(question, chunk, chunk.read())
-        while request := asking.request():
-            asking.answered(self._call(request, timeout_s, trace))
-        return asking.predictions()
+        pending = PendingChunk(options, chunk, chunk.read())
+        while request := pending.request():
+            pending.add(self._call(request, timeout_s, trace))
+        return pending.predictions()
 
     def _call(
         self, request: classifier_pb2.ClassifyRequest, timeout_s: float, trace: Metadata | None
     ) -> classifier_pb2.ClassifyResponse:
-        patience = Patience(self.address, timeout_s, self._attempts)
+        retries = RetryPolicy(self.address, timeout_s, self._attempts)
         while True:
             try:
-                left_s = patience.remaining_s()
+                left_s = retries.remaining_s()
                 return self._stub.Classify(request, timeout=left_s, metadata=trace)
             except grpc.RpcError as failed:
-                pause_s = patience.pause_s(failed, cancelled_here=self._closed)
+                pause_s = retries.pause_s(failed, cancelled_here=self._closed)
                 time.sleep(pause_s)
 
     def close(self) -> None:
@@ -188,12 +188,12 @@ class AsyncClient:
         timeout_s: float = TIMEOUT_S,
     ) -> list[Prediction]:
         """One prediction per image, in order; see `Client.classify`."""
-        question = Question(model, version, top_k, tta_views, priority)
+        options = RequestOptions(model, version, top_k, tta_views, priority)
         slots = asyncio.Semaphore(self._concurrent_requests)
 
         async def ask(chunk: Chunk) -> list[Prediction]:
             async with slots:
-                return await self._ask(question, chunk, timeout_s)
+                return await self._ask(options, chunk, timeout_s)
 
         tasks = [asyncio.create_task(ask(chunk)) for chunk in chunks(images)]
         try:
@@ -203,22 +203,24 @@ class AsyncClient:
                 task.cancel()  # when one has failed, leave none of the others running
         return [prediction for some in answers for prediction in some]
 
-    async def _ask(self, question: Question, chunk: Chunk, timeout_s: float) -> list[Prediction]:
-        asking = Asking(question, chunk, await asyncio.to_thread(chunk.read))
-        while request := asking.request():
-            asking.answered(await self._call(request, timeout_s))
-        return asking.predictions()
+    async def _ask(
+        self, options: RequestOptions, chunk: Chunk, timeout_s: float
+    ) -> list[Prediction]:
+        pending = PendingChunk(options, chunk, await asyncio.to_thread(chunk.read))
+        while request := pending.request():
+            pending.add(await self._call(request, timeout_s))
+        return pending.predictions()
 
     async def _call(
         self, request: classifier_pb2.ClassifyRequest, timeout_s: float
     ) -> classifier_pb2.ClassifyResponse:
-        patience = Patience(self.address, timeout_s, self._attempts)
+        retries = RetryPolicy(self.address, timeout_s, self._attempts)
         while True:
             try:
-                left_s = patience.remaining_s()
+                left_s = retries.remaining_s()
                 return await self._stub.Classify(request, timeout=left_s, metadata=trace_metadata())
             except grpc.RpcError as failed:
-                pause_s = patience.pause_s(failed, cancelled_here=self._closed)
+                pause_s = retries.pause_s(failed, cancelled_here=self._closed)
                 await asyncio.sleep(pause_s)
 
     async def close(self) -> None:

@@ -96,61 +96,61 @@ class JobEvent:
     event: Event
 
 
-def job_event(told: admin_pb2.JobEvent) -> JobEvent:
+def job_event(proto: admin_pb2.JobEvent) -> JobEvent:
     return JobEvent(
-        job_id=told.job_id,
-        sequence=told.sequence,
-        time=time_of(told.time),
-        kind=told.WhichOneof("event") or "unknown",
-        event=_event(told),
+        job_id=proto.job_id,
+        sequence=proto.sequence,
+        time=time_of(proto.time),
+        kind=proto.WhichOneof("event") or "unknown",
+        event=_event(proto),
     )
 
 
-def _event(told: admin_pb2.JobEvent) -> Event:
-    match told.WhichOneof("event"):
+def _event(proto: admin_pb2.JobEvent) -> Event:
+    match proto.WhichOneof("event"):
         case "state_changed":
-            change = told.state_changed
+            change = proto.state_changed
             return StateChanged(STATES.get(change.state, "unspecified"), change.message)
         case "stage_started":
-            stage = told.stage_started
+            stage = proto.stage_started
             return StageStarted(stage.stage, stage.number, stage.of)
         case "progress":
-            now = told.progress
+            now = proto.progress
             return Progress(now.stage, now.done, now.total, now.images_per_second, now.seconds_left)
         case "epoch_finished":
-            return _epoch(told.epoch_finished)
+            return _epoch(proto.epoch_finished)
         case "note":
-            return Note(told.note.text)
+            return Note(proto.note.text)
         case "scored":
-            return _scored(told.scored)
+            return _scored(proto.scored)
         case "gate_decided":
-            return GateDecided(told.gate_decided.promote, told.gate_decided.reason)
+            return GateDecided(proto.gate_decided.promote, proto.gate_decided.reason)
     return Unknown()
 
 
-def _epoch(told: admin_pb2.EpochFinished) -> EpochFinished:
+def _epoch(proto: admin_pb2.EpochFinished) -> EpochFinished:
     return EpochFinished(
-        stage=told.stage,
-        epoch=told.epoch,
-        epochs=told.epochs,
-        train_loss=told.train_loss,
-        valid_loss=told.valid_loss,
-        metric=told.metric,
-        metric_value=told.metric_value,
-        images_per_second=told.images_per_second,
+        stage=proto.stage,
+        epoch=proto.epoch,
+        epochs=proto.epochs,
+        train_loss=proto.train_loss,
+        valid_loss=proto.valid_loss,
+        metric=proto.metric,
+        metric_value=proto.metric_value,
+        images_per_second=proto.images_per_second,
     )
 
 
-def _scored(told: admin_pb2.Scored) -> Scored:
+def _scored(proto: admin_pb2.Scored) -> Scored:
     return Scored(
-        candidate=_score(told.candidate),
-        promoted=_score(told.promoted) if told.HasField("promoted") else None,
-        promoted_version=told.promoted_version or None,
-        images=told.images,
-        gained=told.gained,
-        lost=told.lost,
+        candidate=_score(proto.candidate),
+        promoted=_score(proto.promoted) if proto.HasField("promoted") else None,
+        promoted_version=proto.promoted_version or None,
+        images=proto.images,
+        gained=proto.gained,
+        lost=proto.lost,
     )
 
 
-def _score(told: admin_pb2.Score) -> Score:
-    return Score(told.metric, told.value, told.log_loss)
+def _score(proto: admin_pb2.Score) -> Score:
+    return Score(proto.metric, proto.value, proto.log_loss)

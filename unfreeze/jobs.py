@@ -49,20 +49,20 @@ class Job:
         return self.state in ("succeeded", "failed", "cancelled")
 
 
-def job(told: admin_pb2.Job) -> Job:
+def job(proto: admin_pb2.Job) -> Job:
     return Job(
-        id=told.id,
-        model=told.model,
-        data=told.data,
-        settings=dict(told.settings),
-        idempotency_key=told.idempotency_key,
-        promotion=PROMOTION_NAMES.get(told.promotion, "if_better"),
-        state=STATES.get(told.state, "unspecified"),
-        message=told.message,
-        version=told.version or None,
-        promoted=told.promoted,
-        attempt=told.attempt,
-        created_at=time_of(told.created_at),
-        started_at=time_of(told.started_at),
-        finished_at=time_of(told.finished_at),
+        id=proto.id,
+        model=proto.model,
+        data=proto.data,
+        settings=dict(proto.settings),
+        idempotency_key=proto.idempotency_key,
+        promotion=PROMOTION_NAMES.get(proto.promotion, "if_better"),
+        state=STATES.get(proto.state, "unspecified"),
+        message=proto.message,
+        version=proto.version or None,
+        promoted=proto.promoted,
+        attempt=proto.attempt,
+        created_at=time_of(proto.created_at),
+        started_at=time_of(proto.started_at),
+        finished_at=time_of(proto.finished_at),
     )

@@ -50,7 +50,7 @@ class Prediction:
 
 
 @dataclass(frozen=True)
-class Question:
+class RequestOptions:
     """The parameters of a request, the same for every image."""
 
     model: str
@@ -101,18 +101,20 @@ def chunks(images: Image | Iterable[Image]) -> Iterator[Chunk]:
         yield Chunk(tuple(names), tuple(members))
 
 
-class Asking:
+class PendingChunk:
     """Asks about the images of a chunk: in one request, or in several if the server refuses images
     because of those before them.
 
-    asking = Asking(question, chunk, chunk.read())
-    while request := asking.request():
-        asking.answered(call(request))
-    asking.predictions()
+    pending = PendingChunk(options, chunk, chunk.read())
+    while request := pending.request():
+        pending.add(call(request))
+    pending.predictions()
     """
 
-    def __init__(self, question: Question, chunk: Chunk, content: list[bytes | ImageError]) -> None:
-        self._question = question
+    def __init__(
+        self, options: RequestOptions, chunk: Chunk, content: list[bytes | ImageError]
+    ) -> None:
+        self._options = options
         self._names = chunk.names
         self._encoded: dict[int, bytes] = {}
         self._found: dict[int, Prediction] = {}
@@ -120,16 +122,14 @@ class Asking:
             if isinstance(given, bytes):
                 self._encoded[i] = given
             else:
-                self._found[i] = Prediction(chunk.names[i], question.model, None, error=given)
+                self._found[i] = Prediction(chunk.names[i], options.model, None, error=given)
         self._left = list(self._encoded)
 
     def request(self) -> classifier_pb2.ClassifyRequest | None:
         """The next request; None once every image has its answer."""
-        return (
-            self._question.request([self._encoded[i] for i in self._left]) if self._left else None
-        )
+        return self._options.request([self._encoded[i] for i in self._left]) if self._left else None
 
-    def answered(self, response: classifier_pb2.ClassifyResponse) -> None:
+    def add(self, response: classifier_pb2.ClassifyResponse) -> None:
         """Takes the results of the last request; images that belong in another one are left."""
         asked, self._left = self._left, []
         for i, result in zip(asked, response.results, strict=True):

@@ -5,6 +5,6 @@ from datetime import UTC, datetime
 from google.protobuf.timestamp_pb2 import Timestamp
 
 
-def time_of(told: Timestamp) -> datetime | None:
+def time_of(proto: Timestamp) -> datetime | None:
     """The time in UTC; None if it is not set."""
-    return told.ToDatetime(UTC) if told.ByteSize() else None
+    return proto.ToDatetime(UTC) if proto.ByteSize() else None

@@ -37,11 +37,11 @@ class DamagedArchive(ArchiveError):
     """It is not an archive, or corrupt or truncated; downloading it again may help."""
 
 
-class NoRoom(ArchiveError):
+class NotEnoughSpace(ArchiveError):
     """It exceeds `Limits.n_bytes`, or the disk did not take it; unpacking it again may succeed."""
 
 
-class _TooMuch(Exception):
+class _LimitExceeded(Exception):
     """It unpacks to more than is allowed."""
 
 
@@ -59,7 +59,7 @@ def unpack(archive: Path, folder: Path, limits: Limits) -> int:
 
     Raises:
         DamagedArchive: not a zip or tar (plain, gzip, bzip2, xz), or corrupt or truncated.
-        NoRoom: it does not fit on the disk or within `limits.n_bytes`.
+        NotEnoughSpace: it does not fit on the disk or within `limits.n_bytes`.
         ArchiveError: it breaks a rule.
     """
     by_ratio = int(max(FREE_OF_RATIO, limits.ratio * archive.stat().st_size))
@@ -73,13 +73,13 @@ def unpack(archive: Path, folder: Path, limits: Limits) -> int:
             raise ArchiveError("the archive contains no files")
         fresh.chmod(0o755)
         fresh.replace(folder)
-    except _TooMuch as error:
+    except _LimitExceeded as error:
         if by_ratio < limits.n_bytes:
             raise ArchiveError(
                 f"unpacks to more than the limit of {by_ratio} bytes for an archive of its size; "
                 "images hardly compress, so it may be a bomb"
             ) from error
-        raise NoRoom(
+        raise NotEnoughSpace(
             f"unpacks to more than the limit of {allowed} bytes; see --max-gigabytes"
         ) from error
     except DAMAGE as error:
@@ -87,7 +87,7 @@ def unpack(archive: Path, folder: Path, limits: Limits) -> int:
     except OSError as error:
         if error.errno is None:  # from a decompressor, not from the disk
             raise DamagedArchive(f"damaged archive: {error}") from error
-        kind = ArchiveError if error.errno == errno.ENAMETOOLONG else NoRoom
+        kind = ArchiveError if error.errno == errno.ENAMETOOLONG else NotEnoughSpace
         raise kind(f"cannot be unpacked: {error}") from error
     # zipfile raises the first two for compression and encryption methods that it does not support
     except (NotImplementedError, RuntimeError, ValueError) as error:
@@ -106,7 +106,7 @@ def _write_all(entries: Iterator[tuple[str, IO[bytes]]], root: Path, allowed: in
             while chunk := content.read(CHUNK):
                 left -= len(chunk)
                 if left < 0:
-                    raise _TooMuch
+                    raise _LimitExceeded
                 file.write(chunk)
     return len(names.files)
 
@@ -117,7 +117,7 @@ def _zip_entries(archive: Path, allowed: int, n_entries: int) -> Iterator[tuple[
         if len(entries) > n_entries:
             raise _too_many(n_entries)
         if sum(entry.file_size for entry in entries) > allowed:
-            raise _TooMuch
+            raise _LimitExceeded
         for entry in entries:
             kind = stat.S_IFMT(entry.external_attr >> 16)
             if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
@@ -138,7 +138,7 @@ def _tar_entries(archive: Path, allowed: int, n_entries: int) -> Iterator[tuple[
                 if number >= n_entries:
                     raise _too_many(n_entries)
                 if member.size > allowed:
-                    raise _TooMuch
+                    raise _LimitExceeded
                 if member.isdir():
                     if member.name != ".":  # the first entry of `tar c .`
                         inside(member.name)
@@ -206,7 +206,7 @@ class _Counted(io.RawIOBase):
 
     def seek(self, place: int, whence: int = io.SEEK_SET) -> int:
         if whence == io.SEEK_SET and place > self._allowed:
-            raise _TooMuch
+            raise _LimitExceeded
         return int(self._file.seek(place, whence))
 
     def tell(self) -> int:
@@ -220,7 +220,7 @@ class _Counted(io.RawIOBase):
 
     def _check(self) -> None:
         if self.tell() > self._allowed:
-            raise _TooMuch
+            raise _LimitExceeded
 
 
 def _begins(path: Path, start: bytes) -> bool:

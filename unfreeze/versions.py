@@ -43,31 +43,31 @@ class Promoted:
     pointer: int
 
 
-def model(told: admin_pb2.Model) -> Model:
+def model(proto: admin_pb2.Model) -> Model:
     return Model(
-        name=told.name,
-        promoted_version=told.promoted_version or None,
-        newest_version=told.newest_version or None,
-        versions=told.versions,
-        ready=told.ready,
-        problem=told.problem,
-        candidate=candidate(told.candidate) if told.HasField("candidate") else None,
-        live_version=told.live_version or None,
+        name=proto.name,
+        promoted_version=proto.promoted_version or None,
+        newest_version=proto.newest_version or None,
+        versions=proto.versions,
+        ready=proto.ready,
+        problem=proto.problem,
+        candidate=candidate(proto.candidate) if proto.HasField("candidate") else None,
+        live_version=proto.live_version or None,
     )
 
 
-def version(told: admin_pb2.Version) -> Version:
+def version(proto: admin_pb2.Version) -> Version:
     return Version(
-        model=told.model,
-        version=told.version,
-        promoted=told.promoted,
-        created_at=time_of(told.created_at),
-        labels=tuple(told.labels),
-        task=told.task,
-        metrics=dict(told.metrics),
-        provenance=dict(told.provenance),
+        model=proto.model,
+        version=proto.version,
+        promoted=proto.promoted,
+        created_at=time_of(proto.created_at),
+        labels=tuple(proto.labels),
+        task=proto.task,
+        metrics=dict(proto.metrics),
+        provenance=dict(proto.provenance),
     )
 
 
-def promoted(told: admin_pb2.PromoteResponse) -> Promoted:
-    return Promoted(told.model, told.version, told.replaced or None, told.pointer)
+def promoted(proto: admin_pb2.PromoteResponse) -> Promoted:
+    return Promoted(proto.model, proto.version, proto.replaced or None, proto.pointer)

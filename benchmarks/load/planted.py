@@ -12,7 +12,7 @@ import numpy as np
 
 from service.__main__ import main
 from service.execution.session import Session
-from service.models.loaded import Loaded
+from service.models.loaded_version import LoadedVersion
 from service.models.loader import Loader
 
 LEAKED_BYTES = 8 << 20  # for each version that is loaded
@@ -41,7 +41,7 @@ def leak(*names: str) -> None:
     """From now on, every version that is loaded leaks something."""
     load = Loader.load
 
-    def load_and_leak(self: Loader, *arguments: Any) -> Loaded:
+    def load_and_leak(self: Loader, *arguments: Any) -> LoadedVersion:
         for name in names:
             LEAKS[name]()
         return load(self, *arguments)

@@ -68,23 +68,23 @@ class Admission:
         return wait_s
 
     @property
-    def n_ahead(self) -> int:
+    def stream_window(self) -> int:
         """Views that keep the network busy: a batch for every run, and as many to run next. 0 if so
         many are under way already, or half of any limit is taken: the rest is for others."""
         n_views = 2 * self.times.capacity
-        has_room = (
+        below_half = (
             self._n_views < min(n_views, self._max_queue / 2)
             and self._n_bytes < self._max_bytes / 2
             and self.expected_wait_s < self._max_queue_s / 2
             and (not self._max_requests or self._n_requests < self._max_requests / 2)
         )
-        return n_views if has_room else 0
+        return n_views if below_half else 0
 
     def enter(self, n_views: int, terms: Terms, n_bytes: int = 0) -> None:
         """Admits a request; an idle version takes any number of views.
 
         Raises:
-            Overloaded: there is no room, or the wait or the answer would take longer than `terms`
+            Overloaded: a limit is reached, or the wait or the answer would take longer than `terms`
                 allow.
         """
         if refusal := self.refusal(n_views, terms, n_bytes):
@@ -99,9 +99,9 @@ class Admission:
         if not self._n_views or not (found := self._problem(n_views, terms, n_bytes)):
             return None
         reason, problem = found
-        room_s = max(self.expected_wait_s / 2, self.times.of(1))
+        retry_after_s = max(self.expected_wait_s / 2, self.times.of(1))
         heading = "Exceeds maximum queue size: " if reason in OF_THE_QUEUE else ""
-        return Overloaded(f"{heading}{problem}; try again later", room_s, reason)
+        return Overloaded(f"{heading}{problem}; try again later", retry_after_s, reason)
 
     def leave(self, n_views: int, terms: Terms, n_bytes: int = 0) -> None:
         """Notes that an admitted request has ended."""

@@ -10,7 +10,7 @@ from service.execution.work import Answer, Image, finish
 
 
 class Decoder:
-    """Decodes images, draws their views, and queues these to be run."""
+    """Decodes images, makes their views, and queues these to be run."""
 
     def __init__(self, ready: Queue, observer: Observer, together: bool) -> None:
         """`ready` gets the views; `together`: `decode_one` queues all views of an image at once."""
@@ -18,22 +18,22 @@ class Decoder:
         self._observer = observer
         self._together = together
 
-    def decode_one(self, undrawn: Queue) -> None:
+    def decode_one(self, encoded: Queue) -> None:
         """Decodes the most urgent image, if there is one, and queues its views to be run."""
-        view = undrawn.pop()
+        view = encoded.pop()
         if view and is_wanted(view):
-            drawn = self._draw(view.image)
+            views = self._decode(view.image)
             if self._together:
-                self._add_together(list(drawn))
+                self._add_together(list(views))
             else:
-                for one in drawn:
+                for one in views:
                     self._ready.add(one)
 
     def decode_here(self, view: View) -> list[View]:
         """The last view, for the calling thread to run; earlier views are queued for other threads
-        as they are drawn."""
+        as they are made."""
         views: list[View] = []
-        for one in self._draw(view.image):
+        for one in self._decode(view.image):
             if views:
                 self._ready.add(views.pop(), first=True)
             views.append(one)
@@ -41,16 +41,16 @@ class Decoder:
 
     def _add_together(self, views: list[View]) -> None:
         for view in views:
-            view.ready_at = views[-1].ready_at  # drawing the others does not count as queueing
+            view.ready_at = views[-1].ready_at  # decoding the others does not count as queueing
         self._ready.add(*views)
 
-    def _draw(self, image: Image) -> Iterator[View]:
-        """The views of an image, as they are drawn; none if it is bad: then the error is its
+    def _decode(self, image: Image) -> Iterator[View]:
+        """The views of an image, as they are made; none if it is bad: then the error is its
         answer."""
         began = image.decode_at = time.perf_counter()
         image.queue_s = waited_s = began - image.work.queued_at
         try:
-            for number, pixels in enumerate(image.work.draw(image.index)):
+            for number, pixels in enumerate(image.work.decode(image.index)):
                 ended = time.perf_counter()
                 image.decode_s += ended - began
                 yield View(image, number, pixels[None], ended, waited_s)

@@ -17,11 +17,12 @@ import numpy as np
 from registry.errors import Expired, Overloaded, Unavailable
 from registry.images import Float32Array, UInt8Array
 from service.execution.admission import Admission
+from service.execution.decode_pool import DecodePool
 from service.execution.decoding import Decoder
 from service.execution.observer import Observer
 from service.execution.queue import Queue, View, is_wanted
 from service.execution.shapes import worth_running
-from service.execution.work import HIGH, Answer, Draw, Image, Terms, Work, finish
+from service.execution.work import HIGH, Answer, DecodeViews, Image, Terms, Work, finish
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +59,7 @@ class Executor:
             sizes: the batch sizes that the network is given; None: any.
             pool: decodes for batches; with batch size 1, the thread that runs an image decodes it.
             together: in batches, an image's views are queued together; otherwise each as soon as
-                it is drawn.
+                it is decoded.
             quick: the network runs in less time than it takes to wake a thread.
         """
         self._run = run
@@ -66,15 +67,16 @@ class Executor:
         self._worth = sizes and [worth_running(n, sizes) for n in range(batch + 1)]
         self._admission = admission
         self._max_wait_s = max_wait_s
-        self._pool = pool if batch > 1 else None
         self._observer = observer
         self._quick = quick
-        self._undrawn = Queue()  # for the pool
         self._ready = Queue()
         self._decoder = Decoder(self._ready, observer, together)
-        self._most_drawn = AHEAD * batch * runs
-        self._put_off = 0  # decode tasks deferred because `_most_drawn` views were waiting
-        self._turns = threading.Lock()
+        self._decode_pool = None
+        self._queues = [self._ready]
+        if pool and batch > 1:
+            max_decoded = AHEAD * batch * runs
+            self._decode_pool = DecodePool(pool, self._decoder, self._ready, max_decoded)
+            self._queues.insert(0, self._decode_pool.queue)
         self._closed = False
         self._threads = [
             threading.Thread(target=self._work, name=f"run-{i}", daemon=True) for i in range(runs)
@@ -87,12 +89,12 @@ class Executor:
     @property
     def depth(self) -> int:
         """Images in the queue."""
-        return len(self._undrawn) + len(self._ready)
+        return sum(map(len, self._queues))
 
     @property
     def n_awaited(self) -> int:
         """Those of them that a caller waits for; may be read from any thread."""
-        return self._undrawn.n_awaited + self._ready.n_awaited
+        return sum(queue.n_awaited for queue in self._queues)
 
     def refusal(self, answer_s: float) -> Overloaded | None:
         """Why even a single image with `answer_s` left to its deadline would be refused; None if
@@ -103,15 +105,15 @@ class Executor:
         return self._admission.refusal(1, Terms(priority=HIGH, answer_s=answer_s))
 
     @property
-    def n_ahead(self) -> int:
+    def stream_window(self) -> int:
         """How many requests of one caller may be under way to keep the network busy without filling
         the queue; 0: it is busy."""
-        return self._admission.n_ahead
+        return self._admission.stream_window
 
     async def run(
         self,
         n_images: int,
-        draw: Draw,
+        decode: DecodeViews,
         terms: Terms,
         pixels: UInt8Array | None = None,
         n_bytes: int = 0,
@@ -119,12 +121,13 @@ class Executor:
         """Answers each image, in order; cancelling it removes them from the queue.
 
         Args:
-            draw: gives the views of an image, each [s,s,3]; called in a thread, may raise BadImage.
+            decode: gives the views of an image, each [s,s,3]; called in a thread; may raise
+                BadImage.
             pixels: the only view of every image, [n,s,s,3], if they are decoded already.
             n_bytes: size of the images as received.
 
         Raises:
-            Overloaded: there is no room, and nothing was done.
+            Overloaded: a limit is reached, and nothing was done.
             Expired: it was queued for longer than `terms` allow.
         """
         at_once = self._quick and n_images <= MOST_AT_ONCE and not self.depth
@@ -136,7 +139,7 @@ class Executor:
         except Overloaded as error:
             self._observer.rejected(error.reason)
             raise
-        work = Work(n_images, draw, terms, asyncio.get_running_loop().create_future())
+        work = Work(n_images, decode, terms, asyncio.get_running_loop().create_future())
         images = [Image(work, i, n_views=max(1, terms.n_views)) for i in range(n_images)]
         try:
             self._submit(images, pixels)
@@ -162,7 +165,7 @@ class Executor:
     def close(self) -> None:
         """Runs what is queued, ends the threads, and drops the reference to the network."""
         self._closed = True
-        for queue in (self._undrawn, self._ready):
+        for queue in self._queues:
             queue.close()
         for thread in self._threads:
             thread.join()
@@ -173,55 +176,33 @@ class Executor:
         if pixels is not None:
             for i, view in enumerate(views):
                 view.pixels = pixels[i : i + 1]
-        drawn = pixels is not None
-        assert drawn or self._pool or self._batch == 1, "batches of encoded images need a pool"
-        pool = None if drawn else self._pool
-        (self._undrawn if pool else self._ready).push(views)
-        if pool:
-            for _ in views:  # each task takes whatever is most urgent when it runs
-                pool.submit(self._draw_one)
+        elif self._decode_pool:
+            self._decode_pool.submit(views)
+            return
+        else:
+            assert self._batch == 1, "batches of encoded images need a pool"
+        self._ready.push(views)
 
     def _give_up(self, work: Work, images: Sequence[Image], error: BaseException) -> None:
         work.abandon()
-        for queue in (self._undrawn, self._ready):
+        for queue in self._queues:
             queue.remove(work)
-        self._draw_more(self._batch)
+        if self._decode_pool:
+            self._decode_pool.resume(self._batch)
         n_images = sum(not image.has_begun for image in images)
         if n_images and (reason := DROPPED.get(type(error))):
             self._observer.dropped(reason, n_images)
-
-    # Drawing views, in the pool, which all versions share
-
-    def _draw_one(self) -> None:
-        """Draws an image, or puts it off if enough views are waiting to run."""
-        with self._turns:
-            if self._ready.n_drawn >= self._most_drawn:
-                self._put_off += 1
-                return
-        self._decoder.decode_one(self._undrawn)
-        self._draw_more(1)
-
-    def _draw_more(self, n_images: int) -> None:
-        """Resubmits up to `n_images` that were put off, as far as there is room. Call it after
-        anything that may have made room."""
-        if not self._pool:
-            return
-        with self._turns:  # or an image could be put off because of views that were just taken
-            room = self._most_drawn - self._ready.n_drawn
-            n = max(0, min(n_images, self._put_off, room))
-            self._put_off -= n
-        for _ in range(n):
-            self._pool.submit(self._draw_one)
 
     # Running
 
     def _work(self) -> None:
         while taken := self._ready.take(self._batch, self._max_wait_s, self._worth):
-            self._draw_more(len(taken))
+            if self._decode_pool:
+                self._decode_pool.resume(len(taken))
             views = [view for view in taken if is_wanted(view)]
             if views and views[0].pixels is None:  # batch size 1: decode here
-                drawn = self._decoder.decode_here(views[0])
-                views = [view for view in drawn if not view.image.work.abandoned]
+                decoded = self._decoder.decode_here(views[0])
+                views = [view for view in decoded if not view.image.work.abandoned]
             if views:
                 self._run_batch(views)
 
@@ -240,7 +221,9 @@ class Executor:
         if views[0].image.work.is_awaited:
             self._observer.ran(len(views), waited_s, ended - started)
         decode_s = (
-            0 if self._pool else sum(view.image.decode_s for view in views if not view.number)
+            0
+            if self._decode_pool
+            else sum(view.image.decode_s for view in views if not view.number)
         )
         self._admission.times.learn(len(views), ended - started + decode_s)
         answered = []

@@ -20,8 +20,10 @@ def processors(provider: ActiveProvider, root: Path = ROOT) -> str:
 def _gpus(root: Path) -> str:
     """The models of all GPUs that this process can see, and their driver."""
     folder = root / "proc/driver/nvidia"
-    told = sorted(map(_read, folder.glob("gpus/*/information")))
-    models = [found[1] for text in told if (found := re.search(r"^Model:\s*(.+?)\s*$", text, re.M))]
+    texts = sorted(map(_read, folder.glob("gpus/*/information")))
+    models = [
+        found[1] for text in texts if (found := re.search(r"^Model:\s*(.+?)\s*$", text, re.M))
+    ]
     driver = _read(folder / "version").partition("\n")[0]
     return f"{', '.join(models)}; {driver}" if models and driver else ""
 

@@ -30,14 +30,14 @@ class Kind:
 
 
 def kind_of(
-    folder: Path, bundle: Bundle, provider: ActiveProvider, asked: Literal["auto"] | Precision
+    folder: Path, bundle: Bundle, provider: ActiveProvider, requested: Literal["auto"] | Precision
 ) -> Kind:
     """The kind of the model that a server with this --precision runs.
 
     Raises:
         BundleError: the bundle has no such variant.
     """
-    precision = choose_precision(bundle, provider, asked, f"{bundle.model}/{folder.name}")
+    precision = choose_precision(bundle, provider, requested, f"{bundle.model}/{folder.name}")
     return Kind(
         provider=provider,
         precision=precision,
@@ -51,19 +51,19 @@ def kind_of(
 
 
 def choose_precision(
-    bundle: Bundle, provider: ActiveProvider, asked: Literal["auto"] | Precision, where: str
+    bundle: Bundle, provider: ActiveProvider, requested: Literal["auto"] | Precision, where: str
 ) -> Precision:
-    """Which of a bundle's models to run: the one asked for, or the one that suits the provider.
+    """Which of a bundle's models to run: the requested one, or the one that suits the provider.
 
     Raises:
         BundleError: the bundle has no such variant.
     """
     held: set[Precision] = {"fp32", *bundle.variants}
-    if asked == "auto":
+    if requested == "auto":
         return PREFERRED[provider] if PREFERRED[provider] in held else "fp32"
-    if asked not in held:
+    if requested not in held:
         raise BundleError(
-            f"{where}: has no {asked} variant, only {', '.join(sorted(held))}; publish a version "
-            "that has one, or serve with --precision auto"
+            f"{where}: has no {requested} variant, only {', '.join(sorted(held))}; publish a "
+            "version that has one, or serve with --precision auto"
         )
-    return asked
+    return requested

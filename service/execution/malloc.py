@@ -3,7 +3,7 @@
 import ctypes
 
 
-def give_back() -> None:
+def release_freed_memory() -> None:
     """Returns memory that this process has freed to the system, with a C library that can (glibc).
 
     Otherwise glibc keeps the memory of closed networks for later, in as many arenas as there were

@@ -42,7 +42,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Trial:
+class Measurement:
     plan: Plan
     latency_s: float  # of a single image, without other load
     images_per_s: float
@@ -91,7 +91,9 @@ def measure_plan(
         if latencies[threads] <= SLOWEST * min(latencies.values())
     ]
     rates = _rates(plans, runs, latencies, size)
-    chosen = choose([Trial(plan, latencies[plan.threads], rate) for plan, rate in rates.items()])
+    chosen = choose(
+        [Measurement(plan, latencies[plan.threads], rate) for plan, rate in rates.items()]
+    )
     shown = {str(plan): round(rate, 1) for plan, rate in rates.items()}
     log.info("plan_measured", extra={"plan": str(chosen), "images_per_s": shown})
     return chosen
@@ -136,7 +138,7 @@ def is_quick(run: Run, size: int) -> bool:
     return False
 
 
-def choose(trials: list[Trial]) -> Plan:
+def choose(trials: list[Measurement]) -> Plan:
     """The highest throughput among plans whose latency is at most SLOWEST times the best; a larger
     batch must gain BATCH_GAIN."""
     fastest_s = min(trial.latency_s for trial in trials)

@@ -16,7 +16,7 @@ EXECUTION_PROVIDERS: dict[ActiveProvider, str] = {
     "tensorrt": "TensorrtExecutionProvider",
 }
 # For nodes that the provider does not support; ONNX Runtime itself always falls back to the CPU.
-BEHIND: dict[ActiveProvider, tuple[ActiveProvider, ...]] = {
+FALLBACKS: dict[ActiveProvider, tuple[ActiveProvider, ...]] = {
     "cpu": (),
     "openvino": ("cpu",),
     "cuda": ("cpu",),
@@ -77,25 +77,25 @@ def provider_options(
 
 
 def _cuda(placement: Placement) -> dict[str, str]:
-    told = {
+    options = {
         "cudnn_conv_algo_search": "HEURISTIC",  # an exhaustive search takes minutes per new shape
         "arena_extend_strategy": "kSameAsRequested",  # the other one doubles the arena
     }
     if placement.gpu_memory_mb:
-        told["gpu_mem_limit"] = str(placement.gpu_memory_mb * MEGABYTE)
-    return told
+        options["gpu_mem_limit"] = str(placement.gpu_memory_mb * MEGABYTE)
+    return options
 
 
 def _tensorrt(placement: Placement, precision: Precision) -> dict[str, str]:
-    told = {"trt_fp16_enable": "1" if precision == "fp16" else "0"}
+    options = {"trt_fp16_enable": "1" if precision == "fp16" else "0"}
     if placement.gpu_memory_mb:
-        told["trt_max_workspace_size"] = str(placement.gpu_memory_mb * MEGABYTE)
+        options["trt_max_workspace_size"] = str(placement.gpu_memory_mb * MEGABYTE)
     if placement.engines:  # compiling an engine takes minutes
         placement.engines.mkdir(parents=True, exist_ok=True)
-        told |= {
+        options |= {
             "trt_engine_cache_enable": "1",
             "trt_engine_cache_path": str(placement.engines),
             "trt_timing_cache_enable": "1",
             "trt_timing_cache_path": str(placement.engines.parent),
         }
-    return told
+    return options

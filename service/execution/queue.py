@@ -21,10 +21,10 @@ class View:
     number: int = 0
     pixels: UInt8Array | None = None
     ready_at: float = 0
-    waited_s: float = 0  # before it was drawn
+    waited_s: float = 0  # before it was decoded
 
     @property
-    def is_drawn(self) -> bool:
+    def decoded_here(self) -> bool:
         """Its pixels were decoded here rather than sent by the caller."""
         return self.image.decode_at > 0
 
@@ -35,7 +35,7 @@ class Queue:
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, View]] = []
         self._order = itertools.count()
-        self._n_drawn = 0
+        self._n_decoded = 0
         self._changed = threading.Condition()
         self._closed = False
 
@@ -43,9 +43,9 @@ class Queue:
         return len(self._heap)
 
     @property
-    def n_drawn(self) -> int:
+    def n_decoded(self) -> int:
         """Views that were decoded here, and take memory until they run."""
-        return self._n_drawn
+        return self._n_decoded
 
     @property
     def n_awaited(self) -> int:
@@ -88,7 +88,7 @@ class Queue:
             if len(kept) < len(self._heap):
                 heapq.heapify(kept)
                 self._heap = kept
-                self._n_drawn = sum(view.is_drawn for _, _, view in kept)
+                self._n_decoded = sum(view.decoded_here for _, _, view in kept)
 
     def take(self, most: int, max_wait_s: float, worth: Sequence[int] | None = None) -> list[View]:
         """Waits for views and takes the `most` most urgent ones; none when closed and empty.
@@ -125,11 +125,11 @@ class Queue:
 
     def _push(self, view: View, urgency: float) -> None:
         heapq.heappush(self._heap, (urgency, next(self._order), view))
-        self._n_drawn += view.is_drawn
+        self._n_decoded += view.decoded_here
 
     def _pop(self) -> View:
         view = heapq.heappop(self._heap)[2]
-        self._n_drawn -= view.is_drawn
+        self._n_decoded -= view.decoded_here
         return view
 
 

@@ -16,15 +16,15 @@ import onnxruntime as ort
 from registry.bundle import Bundle, Precision
 from registry.errors import BundleError, Unavailable
 from registry.images import Float32Array, UInt8Array
+from service.execution.contract import check_contract
 from service.execution.providers import (
-    BEHIND,
     EXECUTION_PROVIDERS,
+    FALLBACKS,
     INSTALL,
     ActiveProvider,
     Placement,
     provider_options,
 )
-from service.models.contract import check_contract
 
 log = logging.getLogger(__name__)
 
@@ -119,27 +119,27 @@ class Bound:
         return binding, image, probabilities
 
 
-def choose_provider(asked: Literal["auto"] | ActiveProvider) -> ActiveProvider:
+def choose_provider(requested: Literal["auto"] | ActiveProvider) -> ActiveProvider:
     """The provider that this server uses, after running a tiny graph on it.
 
     Raises:
         Unavailable: the installed ONNX Runtime does not have it, or it does not come up here.
     """
-    if asked in ("auto", *DEVICES):
+    if requested in ("auto", *DEVICES):
         ort.preload_dlls()  # pip installs CUDA's libraries where the system does not look
     offered = ort.get_available_providers()
     chosen: ActiveProvider
-    if asked == "auto":
+    if requested == "auto":
         chosen = "cuda" if EXECUTION_PROVIDERS["cuda"] in offered else "cpu"
     else:
-        chosen = asked
+        chosen = requested
     if EXECUTION_PROVIDERS[chosen] not in offered:
         raise Unavailable(
             f"provider {chosen} is not in the installed onnxruntime {ort.__version__} "
             f"(it has {', '.join(offered)}); {INSTALL[chosen]}, or use --provider cpu"
         )
     _probe(chosen)
-    log.info("provider_chosen", extra={"provider": chosen, "asked": asked})
+    log.info("provider_chosen", extra={"provider": chosen, "asked": requested})
     return chosen
 
 
@@ -156,7 +156,7 @@ def _probe(provider: ActiveProvider) -> None:
 def _open(
     model: Path | bytes, where: str, placement: Placement, precision: Precision, threads: int
 ) -> Any:
-    names = (placement.provider, *BEHIND[placement.provider])
+    names = (placement.provider, *FALLBACKS[placement.provider])
     providers = [
         (EXECUTION_PROVIDERS[name], provider_options(name, placement, precision, threads))
         for name in names

@@ -23,7 +23,7 @@ LOWEST = 4
 HEAD_START_S = 1.0
 
 
-Draw = Callable[[int], Iterable[UInt8Array]]
+DecodeViews = Callable[[int], Iterable[UInt8Array]]
 
 
 class Terms(NamedTuple):
@@ -57,11 +57,11 @@ class Answer(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class Work:
-    """The images of one request. `draw(i)` gives the views of image `i`, each [s,s,3]; it is called
-    in a thread."""
+    """The images of one request. `decode(i)` gives the views of image `i`, each [s,s,3]; it is
+    called in a thread."""
 
     n_images: int
-    draw: Draw
+    decode: DecodeViews
     terms: Terms
     done: asyncio.Future[list[Answer]]
     queued_at: float = field(default_factory=time.perf_counter)
@@ -89,7 +89,7 @@ class Work:
     def abandon(self) -> None:
         """Gives up what has not begun, and frees what it holds."""
         self.abandoned = True
-        self.draw = _nothing
+        self.decode = _nothing
 
     def note(self, image: int, answer: Answer) -> bool:
         """Records the answer to an image; True if it was the last one."""
@@ -168,4 +168,4 @@ def _give(complete: Sequence[Work]) -> None:
 
 
 def _nothing(image: int) -> Iterable[UInt8Array]:
-    raise AssertionError("abandoned work is not drawn")
+    raise AssertionError("abandoned work is not decoded")

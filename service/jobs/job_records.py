@@ -47,8 +47,8 @@ class JobRecords:
 
     async def scored(self, job_id: str) -> Scored | None:
         """The last comparison that the job's trainer has reported."""
-        told = await asyncio.to_thread(self._store.events, job_id)
-        scores = (one.event for one in reversed(told) if isinstance(one.event, Scored))
+        events = await asyncio.to_thread(self._store.events, job_id)
+        scores = (one.event for one in reversed(events) if isinstance(one.event, Scored))
         return next(scores, None)
 
     async def watch(self, job_id: str, from_sequence: int) -> AsyncIterator[NumberedEvent]:
@@ -90,14 +90,14 @@ class JobRecords:
         if not existing:
             self._metrics.jobs_started.inc()
             await self.count()
-        await self.tell()
+        await self.notify_watchers()
         return job, existing
 
     async def append(self, job_id: str, event: Event) -> None:
         """Records an event of a running job."""
         self._metrics.job_progress.set_to_current_time()
         await asyncio.to_thread(self._store.append, job_id, event)
-        await self.tell()
+        await self.notify_watchers()
 
     async def begin(self, job: Job) -> Job:
         """Marks the job as running, in a new attempt, unless it has just ended."""
@@ -145,10 +145,10 @@ class JobRecords:
         job = await asyncio.to_thread(self._store.update, job_id, event, **changes)
         if "state" in changes:
             await self.count()
-        await self.tell()
+        await self.notify_watchers()
         return job
 
-    async def tell(self) -> None:
+    async def notify_watchers(self) -> None:
         """Wakes everyone who waits for a change."""
         self.n_changes += 1
         async with self._changed:

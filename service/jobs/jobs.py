@@ -10,17 +10,18 @@ from contextlib import suppress
 
 from registry.job_store import NumberedEvent
 from registry.jobs import Job, JobRequest, JobState
+from service.jobs.attempt import MAX_ATTEMPTS
 from service.jobs.job_records import JobRecords
-from service.jobs.job_run import MAX_ATTEMPTS, JobRunner
+from service.jobs.job_runner import JobRunner
 from service.jobs.settings_check import SettingsCheck
 from service.jobs.trainer import kill_leftover
-from service.shielded import Unbroken
+from service.shielded import ShieldedTasks
 
 log = logging.getLogger(__name__)
 
 REMEMBERED = 1_000  # latest jobs that a new server reads to know when each model was last trained
 # Pause after an error of our own, such as a full disk; doubled with every further one in a row.
-FIRST_BREATH_S, LONGEST_BREATH_S = 5.0, 300.0
+FIRST_RETRY_S, LONGEST_RETRY_S = 5.0, 300.0
 
 
 class Jobs:
@@ -30,7 +31,7 @@ class Jobs:
         self._records = records
         self._runner = runner
         self._settings = settings
-        self._unbroken = Unbroken()  # so that the worker is told of everything that is recorded
+        self._shielded = ShieldedTasks()  # so that all that is recorded reaches the worker
         self._stopping = asyncio.Event()
         self._worker: asyncio.Task[None] | None = None
 
@@ -44,7 +45,7 @@ class Jobs:
             Conflict: the key was used for a different request.
         """
         await self._settings.check(request.settings)
-        return await self._unbroken.run(self._records.create(request))
+        return await self._shielded.run(self._records.create(request))
 
     async def get(self, job_id: str) -> Job:
         return await self._records.get(job_id)
@@ -60,7 +61,7 @@ class Jobs:
         """Cancels the job and returns it once it has ended, perhaps before this could reach it."""
         job = await self.get(job_id)
         if not job.state.ended:
-            await self._unbroken.run(self._cancel(job_id))
+            await self._shielded.run(self._cancel(job_id))
         return await self._records.ended(job_id)
 
     async def _cancel(self, job_id: str) -> None:
@@ -94,22 +95,22 @@ class Jobs:
         """Stops the running job and queues it for the next server."""
         self._stopping.set()
         await self._runner.stop()
-        await self._records.tell()
+        await self._records.notify_watchers()
         if self._worker:
             await self._worker
-        await self._unbroken.close()
+        await self._shielded.close()
 
     async def _work(self) -> None:
-        breath_s = FIRST_BREATH_S
+        retry_s = FIRST_RETRY_S
         while not self._stopping.is_set():
             try:
                 if job := await self._next():
                     await self._runner.run(job)
-                breath_s = FIRST_BREATH_S
+                retry_s = FIRST_RETRY_S
             except Exception:  # a full disk, a locked database: it may pass
-                log.exception("jobs_failed", extra={"retry_s": breath_s})
-                await self._wait_for_stop(breath_s)
-                breath_s = min(2 * breath_s, LONGEST_BREATH_S)
+                log.exception("jobs_failed", extra={"retry_s": retry_s})
+                await self._wait_for_stop(retry_s)
+                retry_s = min(2 * retry_s, LONGEST_RETRY_S)
 
     async def _wait_for_stop(self, longest_s: float) -> None:
         with suppress(TimeoutError):

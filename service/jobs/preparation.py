@@ -11,14 +11,14 @@ from registry.store import Registry
 
 
 @dataclass(frozen=True)
-class Champion:
+class PromotedBundle:
     """The version that the new one has to beat."""
 
     version: int
     bundle: Path
 
 
-def find_champion(registry: Registry, model: str) -> Champion | None:
+def find_promoted(registry: Registry, model: str) -> PromotedBundle | None:
     """The promoted version; None if there is none.
 
     Raises:
@@ -28,12 +28,17 @@ def find_champion(registry: Registry, model: str) -> Champion | None:
     promoted = registry.promoted(model)
     if promoted is None:
         return None
-    version = promoted[1].version
-    return Champion(version, registry.folder(model, version))
+    version = promoted.pointer.version
+    return PromotedBundle(version, registry.folder(model, version))
 
 
 def prepare(
-    folder: Path, job: Job, champion: Champion | None, *, cache: Path, data_roots: Sequence[Path]
+    folder: Path,
+    job: Job,
+    promoted: PromotedBundle | None,
+    *,
+    cache: Path,
+    data_roots: Sequence[Path],
 ) -> Path:
     """Writes the assignment to the job's `folder`, and clears what an earlier attempt has staged;
     returns the assignment's path.
@@ -55,8 +60,8 @@ def prepare(
         cache=cache,
         run=folder / "run",
         stage=stage,
-        champion=champion.bundle if champion else None,
-        champion_version=champion.version if champion else None,
+        champion=promoted.bundle if promoted else None,
+        champion_version=promoted.version if promoted else None,
     )
     path = folder / "assignment.json"
     write_durably(path, assignment.model_dump_json(indent=2).encode())

@@ -12,7 +12,7 @@ from registry.errors import BundleError, Conflict, Unavailable, UnfreezeError
 from registry.jobs import GateDecided, Job, Scored
 from registry.store import Registry
 from service.jobs.gate import decide
-from service.models.live import Live
+from service.models.model_manager import ModelManager
 from service.models.registry_calls import in_registry
 
 JOB = "job"  # key in a bundle's provenance: id of the job that made it
@@ -51,7 +51,7 @@ def publish(registry: Registry, job: Job, stage: Path) -> int:
 
 
 async def promote_if_good(
-    registry: Registry, live: Live, job: Job, version: int, scored: Scored | None
+    registry: Registry, models: ModelManager, job: Job, version: int, scored: Scored | None
 ) -> GateDecided:
     """The gate's decision; if it is to promote, the version is live when this returns.
 
@@ -63,12 +63,12 @@ async def promote_if_good(
         if pointer.version == version:  # promoted by an attempt that could not record its decision
             return GateDecided(promote=True, reason=pointer.reason)
     promoted = await in_registry(registry.promoted, model)
-    number, current = (promoted[0], promoted[1].version) if promoted else (0, None)
+    number, current = (promoted.number, promoted.pointer.version) if promoted else (0, None)
     decision = decide(job.request.promotion, scored, current)
     if not decision.promote:
         return decision
     try:
-        await live.changes.promote(
+        await models.operations.promote(
             model, version, by=f"job {job.id}", reason=decision.reason, expected=number
         )
     except Conflict as error:

@@ -24,9 +24,9 @@ LINGER_S = 5.0  # to read what is left in the pipe after the process has ended
 LOOK_S = 0.05
 
 # The trainer's threads sleep instead of spinning when idle, which leaves the cores to serving.
-PATIENT = {"OMP_WAIT_POLICY": "PASSIVE"}
+PASSIVE_WAIT = {"OMP_WAIT_POLICY": "PASSIVE"}
 
-TOLD_BY_TRAINER = (StageStarted, Progress, EpochFinished, Note, Scored)
+EVENTS_TO_RECORD = (StageStarted, Progress, EpochFinished, Note, Scored)
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Trainer:
     ) -> None:
         self._process = process
         self._output, self._pipe = output
-        self._telling = False
+        self._recording = False
         self._log = log
 
     @classmethod
@@ -67,10 +67,10 @@ class Trainer:
         )
         return cls(process, await open_output(process), log)
 
-    async def follow(self, tell: Callable[[Event], Awaitable[None]]) -> Outcome:
+    async def follow(self, record: Callable[[Event], Awaitable[None]]) -> Outcome:
         """Passes on every event until the process has ended; returns its outcome."""
         endings: list[Staged | Failed] = []
-        reader = asyncio.create_task(self._read(tell, endings))
+        reader = asyncio.create_task(self._read(record, endings))
         try:
             # not wait(), which would also wait for grandchildren that hold the pipe
             while self._process.poll() is None and not (reader.done() and reader.exception()):
@@ -96,7 +96,7 @@ class Trainer:
         left_s = LINGER_S
         while left_s > 0 and not reader.done():
             await asyncio.wait({reader}, timeout=LOOK_S)
-            if not self._telling:
+            if not self._recording:
                 left_s -= LOOK_S
 
     def signal(self, number: signal.Signals) -> None:
@@ -114,18 +114,18 @@ class Trainer:
         self.signal(signal.SIGKILL)
 
     async def _read(
-        self, tell: Callable[[Event], Awaitable[None]], endings: list[Staged | Failed]
+        self, record: Callable[[Event], Awaitable[None]], endings: list[Staged | Failed]
     ) -> None:
         async for line in lines_of(self._output):
-            self._telling = True
+            self._recording = True
             event = read_event(line)
             if isinstance(event, Staged | Failed):
                 endings.append(event)
-            elif isinstance(event, TOLD_BY_TRAINER):
-                await tell(event)
+            elif isinstance(event, EVENTS_TO_RECORD):
+                await record(event)
             else:
                 await asyncio.to_thread(self._note, line)
-            self._telling = False
+            self._recording = False
 
     def _note(self, line: bytes) -> None:
         """Logs a line that is not an event, such as one printed by a library."""
@@ -154,7 +154,7 @@ def _spawn(command: Sequence[str], log: Path, pid: Path) -> subprocess.Popen[byt
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 start_new_session=True,
-                env=os.environ | PATIENT,
+                env=os.environ | PASSIVE_WAIT,
             )
         except OSError as error:
             raise TrainingError(f"{command[0]} cannot be started: {error}") from error

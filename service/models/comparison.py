@@ -39,7 +39,7 @@ class Comparison:
         self._candidate_s.observe(candidate_s)
 
     def dropped(self, n_images: int) -> None:
-        """Counts images that there was no room to compare."""
+        """Counts images that were not compared, because too many others were."""
         self.n_dropped += n_images
         self._images["dropped"].inc(n_images)
 

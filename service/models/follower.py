@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from registry.errors import BundleError, UnfreezeError
-from registry.pointers import Candidate, Cleared
+from registry.pointers import Candidate, Cleared, Numbered
 from registry.store import Registry
-from service.models.loading import Loading
-from service.models.model import NOTHING_PROMOTED, Model, Promoted, put_back
+from service.models.load_scheduler import LoadScheduler
+from service.models.model_state import NOTHING_PROMOTED, ModelState, Promoted, restored_conflict
 from service.models.registry_calls import in_thread
 from service.models.swaps import Swaps
 from service.observability.metrics import Metrics
@@ -22,11 +22,11 @@ P = TypeVar("P")
 
 @dataclass(frozen=True)
 class Aliases:
-    """A model's current pointers with their numbers, or why they cannot be read; None: there is
+    """A model's pointers in force, or why they cannot be read; None: there is
     none."""
 
     promoted: Promoted | BundleError | None
-    candidate: tuple[int, Candidate | Cleared] | BundleError | None
+    candidate: Numbered[Candidate | Cleared] | BundleError | None
     followed: Promoted | None = None  # by this server, when it began to read the registry
 
 
@@ -39,33 +39,35 @@ class Follower:
     def __init__(
         self,
         registry: Registry,
-        models: dict[str, Model],
-        loading: Loading,
+        states: dict[str, ModelState],
+        scheduler: LoadScheduler,
         swaps: Swaps,
         metrics: Metrics,
     ) -> None:
         self._registry = registry
         self._metrics = metrics
         self._unreadable = ""  # why the registry cannot be read, if it cannot
-        self._models = models
-        self._loading = loading
+        self._states = states
+        self._scheduler = scheduler
         self._swaps = swaps
         self._under_way: dict[tuple[str, str, int], asyncio.Task[None]] = {}
 
     async def start(self, every_s: float) -> None:
         """Loads every promoted version, or notes why it cannot. Waits for a registry that cannot be
         read: in a rollout, a server without models must not replace those that have them."""
-        await self.take_up(candidates=False)
+        await self.apply(candidates=False)
         while self._unreadable:
             await asyncio.sleep(every_s)
-            await self.take_up(candidates=False)
+            await self.apply(candidates=False)
 
-    async def take_up(self, *, candidates: bool) -> None:
+    async def apply(self, *, candidates: bool) -> None:
         """Makes everything as the registry says now, or notes why it cannot."""
-        found = await self._look()
-        await asyncio.gather(*(self._promoted(name, one) for name, one in found.items()))
+        found = await self._read_pointers()
+        await asyncio.gather(*(self._follow_promoted(name, one) for name, one in found.items()))
         if candidates:
-            await asyncio.gather(*(self._candidate(name, one) for name, one in found.items()))
+            await asyncio.gather(
+                *(self._follow_candidate(name, one) for name, one in found.items())
+            )
 
     async def follow(self, every_s: float) -> None:
         """Applies every change until cancelled; a slow load delays only its own pointer.
@@ -76,14 +78,14 @@ class Follower:
         while True:
             await asyncio.sleep(every_s)
             try:
-                found = await self._look()
+                found = await self._read_pointers()
             except Exception:  # whatever it is, the next poll may succeed
                 log.exception("refresh_failed")
                 continue
             for name, aliases in found.items():
                 promoted, candidate = _number(aliases.promoted), _number(aliases.candidate)
-                self._begin(("promoted", name, promoted), self._promoted, aliases)
-                self._begin(("candidate", name, candidate), self._candidate, aliases)
+                self._begin(("promoted", name, promoted), self._follow_promoted, aliases)
+                self._begin(("candidate", name, candidate), self._follow_candidate, aliases)
             if not self._unreadable:
                 self._metrics.registry_read.set_to_current_time()
 
@@ -101,8 +103,8 @@ class Follower:
             task = self._under_way[key] = asyncio.create_task(work(key[1], aliases))
             task.add_done_callback(lambda _: self._under_way.pop(key))
 
-    async def _look(self) -> dict[str, Aliases]:
-        followed = {name: entry.follows for name, entry in self._models.items()}
+    async def _read_pointers(self) -> dict[str, Aliases]:
+        followed = {name: state.follows for name, state in self._states.items()}
         try:
             found = await in_thread(read_aliases, self._registry)
         except OSError as error:
@@ -113,65 +115,65 @@ class Follower:
         if self._unreadable:
             log.info("registry_readable")
         self._unreadable = ""
-        told = dict.fromkeys(self._models, GONE) | found
-        return {name: replace(one, followed=followed.get(name)) for name, one in told.items()}
+        pointers = dict.fromkeys(self._states, GONE) | found
+        return {name: replace(one, followed=followed.get(name)) for name, one in pointers.items()}
 
-    async def _promoted(self, name: str, aliases: Aliases) -> None:
+    async def _follow_promoted(self, name: str, aliases: Aliases) -> None:
         if aliases.promoted is None:
-            known = self._models.get(name)
+            known = self._states.get(name)
             if known is None or known.follows != aliases.followed:
-                return  # this server changed it meanwhile; the next look will tell
-            if known.current:
-                self._swaps.problem(known, 0, BundleError(f"{name}: {NOTHING_PROMOTED}"))
+                return  # this server changed it meanwhile; the next poll sees it
+            if known.live:
+                self._swaps.set_problem(known, 0, BundleError(f"{name}: {NOTHING_PROMOTED}"))
             else:  # what could not be loaded is no longer promoted
-                self._swaps.no_problem(known)
+                self._swaps.clear_problem(known)
             return
-        entry = self._models.setdefault(name, Model(name))
+        state = self._states.setdefault(name, ModelState(name))
         if isinstance(aliases.promoted, BundleError):
-            self._swaps.problem(entry, 0, aliases.promoted)
+            self._swaps.set_problem(state, 0, aliases.promoted)
             return
-        if entry.unloaded:
+        if state.unloaded:
             return
         number, pointer = aliases.promoted
-        conflict = put_back(name, aliases.followed, aliases.promoted)
-        if conflict and entry.follows == aliases.followed:  # else this server changed it meanwhile
-            self._swaps.problem(entry, 0, conflict)
+        conflict = restored_conflict(name, aliases.followed, aliases.promoted)
+        if conflict and state.follows == aliases.followed:  # else this server changed it meanwhile
+            self._swaps.set_problem(state, 0, conflict)
             return
-        if number <= entry.pointer:
-            self._swaps.no_problem(entry)
+        if number <= state.pointer:
+            self._swaps.clear_problem(state)
             return
-        if entry.trouble.waits(number):
+        if state.failure.backs_off(number):
             return
         try:
-            async with self._loading.lease(entry, pointer.version, live=True) as loaded:
-                self._swaps.go_live(entry, aliases.promoted, loaded)
+            async with self._scheduler.lease(state, pointer.version, live=True) as loaded:
+                self._swaps.go_live(state, aliases.promoted, loaded)
         except Exception as error:  # whatever it is, other models must not suffer
-            self._swaps.problem(entry, number, error)
+            self._swaps.set_problem(state, number, error)
 
-    async def _candidate(self, name: str, aliases: Aliases) -> None:
-        entry = self._models.get(name)
-        if entry is None:
+    async def _follow_candidate(self, name: str, aliases: Aliases) -> None:
+        state = self._states.get(name)
+        if state is None:
             return
         if aliases.candidate is None:
-            self._swaps.no_candidate_problem(entry)
+            self._swaps.clear_candidate_problem(state)
             return
         if isinstance(aliases.candidate, BundleError):
-            self._swaps.candidate_problem(entry, 0, aliases.candidate)
+            self._swaps.set_candidate_problem(state, 0, aliases.candidate)
             return
         number, wanted = aliases.candidate
         if isinstance(wanted, Cleared):
-            self._swaps.clear(entry, number)
+            self._swaps.clear(state, number)
             return
-        if number <= entry.candidate_pointer or wanted.beside != entry.pointer:
-            self._swaps.no_candidate_problem(entry)
+        if number <= state.candidate_pointer or wanted.beside != state.pointer:
+            self._swaps.clear_candidate_problem(state)
             return
-        if entry.candidate_trouble.waits(number):
+        if state.candidate_failure.backs_off(number):
             return
         try:
-            async with self._loading.lease(entry, wanted.version, live=False) as loaded:
-                self._swaps.try_out(entry, number, wanted, loaded)
+            async with self._scheduler.lease(state, wanted.version, live=False) as loaded:
+                self._swaps.try_out(state, number, wanted, loaded)
         except Exception as error:
-            self._swaps.candidate_problem(entry, number, error)
+            self._swaps.set_candidate_problem(state, number, error)
 
 
 def read_aliases(registry: Registry) -> dict[str, Aliases]:
@@ -181,7 +183,7 @@ def read_aliases(registry: Registry) -> dict[str, Aliases]:
         OSError: the registry is not accessible now.
     """
 
-    def candidate(name: str) -> tuple[int, Candidate | Cleared] | None:
+    def candidate(name: str) -> Numbered[Candidate | Cleared] | None:
         return registry.candidates(name).in_force()
 
     return {
@@ -199,6 +201,6 @@ def _attempt(read: Callable[[str], P], name: str) -> P | BundleError:
         return BundleError(f"{name}: its pointers cannot be read: {error}")
 
 
-def _number(found: tuple[int, object] | BundleError | None) -> int:
+def _number(found: Promoted | Numbered[Candidate | Cleared] | BundleError | None) -> int:
     """0 where there is no pointer, or none that can be read."""
-    return found[0] if isinstance(found, tuple) else 0
+    return found.number if isinstance(found, Numbered) else 0

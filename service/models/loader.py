@@ -18,16 +18,16 @@ from service.execution.cpus import usable_cpus
 from service.execution.executor import Executor
 from service.execution.hardware import processors
 from service.execution.kind import Kind, kind_of
-from service.execution.malloc import give_back
+from service.execution.malloc import release_freed_memory
 from service.execution.plan import Plan, Plans, is_quick, measure_plan
 from service.execution.providers import GPUS, Placement
 from service.execution.run_times import RunTimes
 from service.execution.session import Session
 from service.execution.shapes import Run, batch_sizes, shaped
 from service.models.golden_check import check_golden, proving, warm
-from service.models.loaded import Loaded
-from service.observability.metric_children import VersionCounts
+from service.models.loaded_version import LoadedVersion
 from service.observability.metrics import Metrics
+from service.observability.version_counts import VersionCounts
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ class Loader:
         self._measuring = threading.Lock()  # concurrent measurements would disturb each other
         self._planned: dict[tuple[str, Kind], Plan] = {}  # by model; without inherited ones
 
-    def load(self, folder: Path, version: int) -> Loaded:
+    def load(self, folder: Path, version: int) -> LoadedVersion:
         """The version, ready to answer: files verified, golden answers reproduced, warmed up.
 
         Raises:
@@ -111,8 +111,8 @@ class Loader:
         log.info("version_loaded", extra=facts)
         if session.elsewhere:  # their tensors are copied there and back, a hidden cost
             log.warning("nodes_elsewhere", extra=facts | {"nodes": session.elsewhere})
-        give_back()  # memory of the file as read, and of networks opened only for measuring
-        return Loaded(version, bundle, kind, plan, executor, counts)
+        release_freed_memory()  # of the file as read, and of networks opened only for measuring
+        return LoadedVersion(version, bundle, kind, plan, executor, counts)
 
     def _open(self, folder: Path, bundle: Bundle, kind: Kind) -> tuple[Plan, str, Session]:
         """The plan, where it comes from, and the network opened for it."""

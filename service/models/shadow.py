@@ -15,35 +15,37 @@ from registry.errors import Overloaded
 from registry.images import UInt8Array
 from service.execution.work import LOWEST, Answer, Terms
 from service.models.comparison import Comparison
-from service.models.loaded import Loaded
+from service.models.loaded_version import LoadedVersion
 
 log = logging.getLogger(__name__)
 
 MAX_IN_FLIGHT = 16  # images; their pixels stay in memory until they are compared
 
 # The views of image i, as a bundle needs them.
-DrawFor = Callable[[Bundle, int], Iterable[UInt8Array]]
+DecodeViewsFor = Callable[[Bundle, int], Iterable[UInt8Array]]
 
 
 class Shadow:
     """Compares a candidate with a live version. Used from one event loop."""
 
-    def __init__(self, live: Loaded, candidate: Loaded, comparison: Comparison) -> None:
+    def __init__(
+        self, live: LoadedVersion, candidate: LoadedVersion, comparison: Comparison
+    ) -> None:
         self._live = live
         self._candidate = candidate
         self._comparison = comparison
         self._in_flight: dict[asyncio.Task[None], int] = {}
         self._told = False
 
-    def sample(self, draw: DrawFor, n_views: int) -> "Sample":
+    def sample(self, decode: DecodeViewsFor, n_views: int) -> "Sample":
         """A sample of a request, to be compared once it is answered."""
-        return Sample(self, self._live.bundle, self._candidate.bundle, draw, n_views)
+        return Sample(self, self._live.bundle, self._candidate.bundle, decode, n_views)
 
     def offer(self, sample: "Sample", answers: Sequence[Answer]) -> None:
-        """Starts comparing as many of the answered images as there is room for; drops the rest."""
+        """Starts comparing the answered images, at most MAX_IN_FLIGHT at a time; drops the rest."""
         good = [i for i, answer in enumerate(answers) if answer.probabilities is not None]
-        room = MAX_IN_FLIGHT - sum(self._in_flight.values())
-        taken = [] if self._live.executor.depth else good[:room]
+        free = MAX_IN_FLIGHT - sum(self._in_flight.values())
+        taken = [] if self._live.executor.depth else good[:free]
         self._comparison.dropped(len(good) - len(taken))
         if taken:
             task = asyncio.create_task(self._compare(sample, taken, [answers[i] for i in taken]))
@@ -87,36 +89,36 @@ class Shadow:
 class Sample:
     """One request that is to be compared once it is answered.
 
-    The views drawn for the live version are kept for the candidate, if it takes the same.
+    The views decoded for the live version are kept for the candidate, if it takes the same.
     """
 
     def __init__(
-        self, shadow: Shadow, live: Bundle, candidate: Bundle, draw: DrawFor, n_views: int
+        self, shadow: Shadow, live: Bundle, candidate: Bundle, decode: DecodeViewsFor, n_views: int
     ) -> None:
         self.n_views = n_views
         self._shadow = shadow
         self._live = live
         self._candidate = candidate
-        self._draw = draw
+        self._decode = decode
         same_views = n_views < 2 or live.tta == candidate.tta
         self._reuse = same_views and live.image == candidate.image
-        self._drawn: dict[int, list[UInt8Array]] = {}
+        self._decoded: dict[int, list[UInt8Array]] = {}
 
     def for_live(self, i: int) -> Iterator[UInt8Array]:
         """The views of image `i` for the live version; called in a thread."""
         keep = self._reuse and i < MAX_IN_FLIGHT
         views = []
-        for view in self._draw(self._live, i):
+        for view in self._decode(self._live, i):
             if keep:
                 views.append(view)
             yield view
         if keep:
-            self._drawn[i] = views
+            self._decoded[i] = views
 
     def for_candidate(self, i: int) -> Iterable[UInt8Array]:
         """The views of image `i` for the candidate; called in a thread."""
-        drawn = self._drawn.pop(i, None)
-        return self._draw(self._candidate, i) if drawn is None else drawn
+        views = self._decoded.pop(i, None)
+        return self._decode(self._candidate, i) if views is None else views
 
     def answered(self, answers: Sequence[Answer]) -> None:
         """Takes the request's answers; the candidate may now run."""

@@ -8,19 +8,19 @@ from collections.abc import Callable
 
 from registry.errors import UnfreezeError
 from registry.pointers import Candidate
-from service.models.candidacy import Candidacy
 from service.models.comparison import Comparison
-from service.models.loaded import Loaded
-from service.models.model import Model, Promoted, Trouble
+from service.models.loaded_version import LoadedVersion
+from service.models.model_state import LoadFailure, ModelState, Promoted
 from service.models.shadow import Shadow
+from service.models.trial import Trial
 from service.observability.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
 
 class Swaps:
-    """Gives loaded versions their place in a `Model`. Pointers may come in any order: one older
-    than the one that is followed changes nothing."""
+    """Gives loaded versions their place in a `ModelState`. Pointers may come in any order: one
+    older than the one that is followed changes nothing."""
 
     def __init__(
         self, metrics: Metrics, on_ready: Callable[[str], None], on_gone: Callable[[str], None]
@@ -31,140 +31,140 @@ class Swaps:
 
     # The version that answers
 
-    def go_live(self, entry: Model, promoted: Promoted, loaded: Loaded) -> None:
+    def go_live(self, state: ModelState, promoted: Promoted, loaded: LoadedVersion) -> None:
         """Directs requests to `loaded`, and ends the trial of a candidate."""
-        if promoted[0] <= entry.pointer or entry.unloaded:
+        if promoted.number <= state.pointer or state.unloaded:
             return
-        entry.follows = promoted
-        self.no_problem(entry)
-        self._end_trial_beside_another(entry)
-        old, older = entry.current, entry.previous
+        state.follows = promoted
+        self.clear_problem(state)
+        self._end_trial_beside_another(state)
+        old, older = state.live, state.previous
         if old and old.version == loaded.version:
             return
         loaded.keep()
-        entry.current, entry.previous = loaded, old
-        entry.release(older, entry.pinned.pop(loaded.version, None))
-        facts = {"model": entry.name, "version": loaded.version, "replaced": old and old.version}
+        state.live, state.previous = loaded, old
+        state.release(older, state.pinned.pop(loaded.version, None))
+        facts = {"model": state.name, "version": loaded.version, "replaced": old and old.version}
         log.info("version_live", extra=facts)
         self._count_swap(old, loaded)
-        self._on_ready(entry.name)
+        self._on_ready(state.name)
 
-    def unload(self, entry: Model) -> None:
+    def unload(self, state: ModelState) -> None:
         """Stops answering for the model and following its pointers, until it is loaded again."""
-        if entry.candidate:
-            self._end_trial(entry, entry.candidate)
-        self.no_problem(entry)
-        self.no_candidate_problem(entry)
-        if entry.current:
-            self._metrics.model_info.remove(*self._info(entry.current))
-            self._metrics.live_version.remove(entry.name)
-        let_go = set(entry.versions())
-        entry.unloaded = True
-        entry.current = entry.previous = None
-        entry.pinned.clear()
-        entry.follows, entry.candidate_pointer = None, 0
-        entry.release(*let_go)
-        log.info("model_unloaded", extra={"model": entry.name})
-        self._on_gone(entry.name)
+        if state.trial:
+            self._end_trial(state, state.trial)
+        self.clear_problem(state)
+        self.clear_candidate_problem(state)
+        if state.live:
+            self._metrics.model_info.remove(*self._info(state.live))
+            self._metrics.live_version.remove(state.name)
+        let_go = set(state.versions())
+        state.unloaded = True
+        state.live = state.previous = None
+        state.pinned.clear()
+        state.follows, state.candidate_pointer = None, 0
+        state.release(*let_go)
+        log.info("model_unloaded", extra={"model": state.name})
+        self._on_gone(state.name)
 
-    def _end_trial_beside_another(self, entry: Model) -> None:
-        if entry.candidate and entry.candidate.beside != entry.pointer:
-            self._end_trial(entry, entry.candidate)
-        self.no_candidate_problem(entry)
+    def _end_trial_beside_another(self, state: ModelState) -> None:
+        if state.trial and state.trial.beside != state.pointer:
+            self._end_trial(state, state.trial)
+        self.clear_candidate_problem(state)
 
-    def _count_swap(self, old: Loaded | None, new: Loaded) -> None:
+    def _count_swap(self, old: LoadedVersion | None, new: LoadedVersion) -> None:
         self._metrics.swaps.labels(new.model).inc()
         self._metrics.live_version.labels(new.model).set(new.version)
         if old:
             self._metrics.model_info.remove(*self._info(old))
         self._metrics.model_info.labels(*self._info(new)).set(1)
 
-    def _info(self, loaded: Loaded) -> tuple[str, str, str, str, str]:
+    def _info(self, loaded: LoadedVersion) -> tuple[str, str, str, str, str]:
         kind = loaded.kind
         return loaded.model, str(loaded.version), kind.provider, kind.precision, str(loaded.plan)
 
     # The candidate
 
-    def try_out(self, entry: Model, number: int, wanted: Candidate, loaded: Loaded) -> None:
+    def try_out(
+        self, state: ModelState, number: int, wanted: Candidate, loaded: LoadedVersion
+    ) -> None:
         """Gives `loaded` its share of requests, if the version that it is tried beside is live."""
-        live = entry.current
-        if number <= entry.candidate_pointer or live is None or wanted.beside != entry.pointer:
+        live = state.live
+        if number <= state.candidate_pointer or live is None or wanted.beside != state.pointer:
             return
-        entry.candidate_pointer = number
-        self.no_candidate_problem(entry)
-        before = entry.candidate
-        if before and before.loaded.version == loaded.version:  # its comparison goes on
+        state.candidate_pointer = number
+        self.clear_candidate_problem(state)
+        before = state.trial
+        if before and before.candidate.version == loaded.version:  # its comparison goes on
             before.mode, before.percent = wanted.mode, wanted.percent
         else:
             if before:
-                self._end_trial(entry, before)
+                self._end_trial(state, before)
             loaded.keep()
             comparison = Comparison(
                 live.bundle, loaded.bundle, loaded.version, self._metrics.candidates
             )
-            entry.candidate = live.candidate = Candidacy(
+            state.trial = Trial(
                 beside=wanted.beside,
                 mode=wanted.mode,
                 percent=wanted.percent,
                 live=live,
-                loaded=loaded,
+                candidate=loaded,
                 comparison=comparison,
                 shadow=Shadow(live, loaded, comparison),
             )
-            entry.release(entry.pinned.pop(loaded.version, None))
-        self._metrics.candidates.begin(entry.name, loaded.version, wanted.mode, wanted.percent)
-        facts = {"model": entry.name, "version": loaded.version, "mode": wanted.mode}
+            state.release(state.pinned.pop(loaded.version, None))
+        self._metrics.candidates.begin(state.name, loaded.version, wanted.mode, wanted.percent)
+        facts = {"model": state.name, "version": loaded.version, "mode": wanted.mode}
         log.info("candidate_tried", extra=facts | {"percent": wanted.percent})
 
-    def clear(self, entry: Model, number: int) -> None:
+    def clear(self, state: ModelState, number: int) -> None:
         """Ends the trial of a candidate, if there is one."""
-        self.no_candidate_problem(entry)
-        if number <= entry.candidate_pointer:
+        self.clear_candidate_problem(state)
+        if number <= state.candidate_pointer:
             return
-        entry.candidate_pointer = number
-        if entry.candidate:
-            self._end_trial(entry, entry.candidate)
+        state.candidate_pointer = number
+        if state.trial:
+            self._end_trial(state, state.trial)
 
-    def _end_trial(self, entry: Model, ended: Candidacy) -> None:
-        entry.candidate = None
-        if entry.current:
-            entry.current.candidate = None
-        entry.release(ended.loaded)
-        self._metrics.candidates.end(entry.name, ended.loaded.version)
-        facts = {"model": entry.name, "version": ended.loaded.version}
+    def _end_trial(self, state: ModelState, ended: Trial) -> None:
+        state.trial = None
+        state.release(ended.candidate)
+        self._metrics.candidates.end(state.name, ended.candidate.version)
+        facts = {"model": state.name, "version": ended.candidate.version}
         counts = {"compared": ended.comparison.compared, "agreed": ended.comparison.agreed}
         log.info("candidate_ended", extra=facts | counts)
 
     # Pointers that cannot be followed
 
-    def problem(self, entry: Model, number: int, error: Exception) -> None:
-        if 0 < number <= entry.pointer or entry.unloaded:  # no longer relevant
+    def set_problem(self, state: ModelState, number: int, error: Exception) -> None:
+        if 0 < number <= state.pointer or state.unloaded:  # no longer relevant
             return
-        self._note("load_failed", entry, entry.trouble, number, error)
-        self._metrics.load_problem.labels(entry.name).set(1)
+        self._note("load_failed", state, state.failure, number, error)
+        self._metrics.load_problem.labels(state.name).set(1)
 
-    def no_problem(self, entry: Model) -> None:
-        if entry.trouble.problem:
-            entry.trouble.forget()
-        self._metrics.load_problem.labels(entry.name).set(0)
+    def clear_problem(self, state: ModelState) -> None:
+        if state.failure.problem:
+            state.failure.forget()
+        self._metrics.load_problem.labels(state.name).set(0)
 
-    def candidate_problem(self, entry: Model, number: int, error: Exception) -> None:
-        if 0 < number <= entry.candidate_pointer:
+    def set_candidate_problem(self, state: ModelState, number: int, error: Exception) -> None:
+        if 0 < number <= state.candidate_pointer:
             return
-        self._note("candidate_failed", entry, entry.candidate_trouble, number, error)
-        self._metrics.candidates.problem.labels(entry.name).set(1)
+        self._note("candidate_failed", state, state.candidate_failure, number, error)
+        self._metrics.candidates.problem.labels(state.name).set(1)
 
-    def no_candidate_problem(self, entry: Model) -> None:
-        if entry.candidate_trouble.problem:
-            entry.candidate_trouble.forget()
-            self._metrics.candidates.problem.remove(entry.name)
+    def clear_candidate_problem(self, state: ModelState) -> None:
+        if state.candidate_failure.problem:
+            state.candidate_failure.forget()
+            self._metrics.candidates.problem.remove(state.name)
 
     def _note(
-        self, what: str, entry: Model, trouble: Trouble, number: int, error: Exception
+        self, what: str, state: ModelState, failure: LoadFailure, number: int, error: Exception
     ) -> None:
         expected = isinstance(error, UnfreezeError)
         problem = str(error) if expected else f"{type(error).__name__}: {error}"
-        if problem != trouble.problem:
-            facts = {"model": entry.name, "problem": problem}
+        if problem != failure.problem:
+            facts = {"model": state.name, "problem": problem}
             log.error(what, extra=facts, exc_info=None if expected else error)
-        trouble.note(number, problem)
+        failure.note(number, problem)

@@ -1,88 +1,22 @@
 """Prometheus metrics. Label values come from the registry and from this code, never from a
 request, so that their number stays bounded."""
 
-import math
-import time
-from collections import Counter as Tally
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
-from socket import AF_INET6, SHUT_RDWR
-from threading import Lock, Thread
-from typing import Any
-from wsgiref.simple_server import WSGIRequestHandler, make_server
+from collections.abc import Sequence
+from threading import Lock
 
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    ProcessCollector,
-    make_wsgi_app,
-)
-from prometheus_client.core import CounterMetricFamily
-from prometheus_client.exposition import ThreadingWSGIServer
-from prometheus_client.registry import Collector
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
 from service.observability.candidate_metrics import SECONDS, CandidateMetrics
-from service.observability.deferred_metrics import Notebook
+from service.observability.deferred_updates import DeferredUpdates
+from service.observability.prediction_counts import PredictionCounts
 
 LOAD_SECONDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 SLO_SECONDS = 0.25
 BATCH = (1, 2, 4, 8, 16, 32, 64)
 CONFIDENCE = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 RPC = ("grpc_type", "grpc_service", "grpc_method")
-MAX_CLASSES = 100  # series per version; of more classes, the last share one series
-OTHER = "other"  # the class of that series
 LIMITS = ("rpcs", "queue_full", "queue_bytes", "expected_wait", "model_requests", "deadline")
-STOP_WITHIN_S = 0.1
-# Each connection to /metrics holds a thread, so their number and duration are limited.
-MOST_PAGES = 16
-PAGE_WITHIN_S = 10.0
-
-
-class _Pages(ThreadingWSGIServer):
-    def __init__(self, *arguments: Any) -> None:
-        self._since: dict[Any, float] = {}  # by connection, when it was accepted
-        super().__init__(*arguments)
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        if len(self._since) >= MOST_PAGES:
-            self.shutdown_request(request)
-            return
-        self._since[request] = time.monotonic()
-        super().process_request(request, client_address)
-
-    def shutdown_request(self, request: Any) -> None:
-        self._since.pop(request, None)
-        super().shutdown_request(request)
-
-    def service_actions(self) -> None:
-        """Called every STOP_WITHIN_S or sooner."""
-        self._cut_off(time.monotonic() - PAGE_WITHIN_S)
-
-    def server_close(self) -> None:
-        super().server_close()
-        self._cut_off(math.inf)
-
-    def _cut_off(self, before: float) -> None:
-        """Shuts down connections accepted before this moment, so that their threads end."""
-        for request, since in list(self._since.items()):
-            if since < before:
-                with suppress(OSError):  # it has ended just now
-                    request.shutdown(SHUT_RDWR)
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """Logs nothing: an aborted scrape is not worth a line, and the default one is not JSON."""
-
-
-class _Pages6(_Pages):
-    address_family = AF_INET6
-
-
-class _Page(WSGIRequestHandler):
-    def log_message(self, format: str, *args: object) -> None:
-        """Logs nothing: scrapes are not worth a line."""
 
 
 class Metrics:
@@ -92,8 +26,8 @@ class Metrics:
         """`slo_s` becomes a bucket boundary of the latency histograms, so that the share of
         requests within it is exact."""
         self.registry = CollectorRegistry()
-        self.notes = Notebook()
-        self.registry.register(self.notes)  # first, since it brings all others up to date
+        self.deferred = DeferredUpdates()
+        self.registry.register(self.deferred)  # first, since it brings all others up to date
         ProcessCollector(registry=self.registry)
         self._define_rpcs(tuple(sorted({*SECONDS, slo_s})))
         self._define_stages()
@@ -153,7 +87,7 @@ class Metrics:
         )
         self.in_memory: dict[tuple[str, str], int] = defaultdict(int)
         self.showing = Lock()  # held while series of a version in memory come or go
-        self.predictions = Predictions()
+        self.predictions = PredictionCounts()
         self.registry.register(self.predictions)
         self.live_version = self._gauge("unfreeze_live_version", "The live version.", "model")
         self.model_info = self._gauge(
@@ -194,21 +128,6 @@ class Metrics:
             "model",
         )
 
-    def serve(self, host: str, port: int) -> tuple[int, Callable[[], None]]:
-        """Serves `/metrics`; returns the actual port and a function that stops it."""
-        pages = make_wsgi_app(self.registry)
-        kind = _Pages6 if ":" in host else _Pages
-        server = make_server(host, port, pages, kind, handler_class=_Page)
-        thread = Thread(target=server.serve_forever, args=(STOP_WITHIN_S,), name="metrics")
-        thread.start()
-
-        def stop() -> None:
-            server.shutdown()
-            server.server_close()
-            thread.join()
-
-        return int(server.server_port), stop
-
     # Short forms
 
     def _counter(self, name: str, help: str, *labels: str) -> Counter:
@@ -222,35 +141,3 @@ class Metrics:
 
     def _stage(self, stage: str, help: str) -> Histogram:
         return self._histogram(f"unfreeze_{stage}_seconds", help, SECONDS, "model")
-
-
-class Predictions(Collector):
-    """How often each class came out on top; the samples are built only when scraped."""
-
-    def __init__(self) -> None:
-        self._shown: dict[tuple[str, str], tuple[Sequence[str], list[int]]] = {}
-
-    def show(self, model: str, version: str, classes: Sequence[str]) -> list[int]:
-        """A list of counts, one per class, for the caller to increment; with more than MAX_CLASSES
-        classes, the last count is of all that have none of their own."""
-        if len(classes) > MAX_CLASSES:
-            classes = (*classes[: MAX_CLASSES - 1], OTHER)
-        return self._shown.setdefault((model, version), (classes, [0] * len(classes)))[1]
-
-    def hide(self, model: str, version: str) -> None:
-        self._shown.pop((model, version), None)
-
-    def collect(self) -> Iterator[CounterMetricFamily]:
-        family = CounterMetricFamily(
-            "unfreeze_predictions",
-            f"Images by top class; of more than {MAX_CLASSES} classes, all but the first "
-            f"{MAX_CLASSES - 1} are {OTHER!r}.",
-            labels=("model", "version", "class"),
-        )
-        for (model, version), (classes, counts) in list(self._shown.items()):
-            tally: Tally[str] = Tally()
-            for name, count in zip(classes, counts, strict=True):
-                tally[name] += count  # a class of its own may be called OTHER, too
-            for name, count in tally.items():
-                family.add_metric((model, version, name), count)
-        yield family

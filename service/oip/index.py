@@ -7,7 +7,7 @@ from tritonclient.grpc import service_pb2 as pb
 
 from registry.errors import BundleError, NotOffered
 from registry.store import Registry
-from service.models.live import Live
+from service.models.model_manager import ModelManager
 from service.models.registry_calls import in_registry
 from service.oip.names import both_names
 
@@ -17,7 +17,7 @@ Message = Any  # the stubs of tritonclient come without types
 Row = tuple[str, str, str]  # version, state, reason
 
 
-async def index_message(live: Live, registry: Registry, request: Message) -> Message:
+async def index_message(models: ModelManager, registry: Registry, request: Message) -> Message:
     """Every model of the registry; with `request.ready`, only versions that can answer.
 
     Raises:
@@ -27,9 +27,9 @@ async def index_message(live: Live, registry: Registry, request: Message) -> Mes
     if request.repository_name:
         raise NotOffered("there is one repository; leave repository_name empty")
     known = await in_registry(_promoted_versions, registry)
-    index, problems = pb.RepositoryIndexResponse(), live.problems()
+    index, problems = pb.RepositoryIndexResponse(), models.problems()
     for model in sorted({*known, *problems}):
-        ready = [str(loaded.version) for loaded in live.in_memory(model)]
+        ready = [str(loaded.version) for loaded in models.in_memory(model)]
         for version, state, reason in _rows(ready, known.get(model, ""), problems.get(model, "")):
             for name in both_names(model):
                 if state == READY or not request.ready:
@@ -42,10 +42,10 @@ def _promoted_versions(registry: Registry) -> dict[str, str]:
     found = {}
     for model in registry.models():
         try:
-            pointer = registry.promoted(model)
+            promoted = registry.promoted(model)
         except BundleError:  # shown as the model's problem
-            pointer = None
-        found[model] = str(pointer[1].version) if pointer else ""
+            promoted = None
+        found[model] = str(promoted.pointer.version) if promoted else ""
     return found
 
 

@@ -11,13 +11,13 @@ from tritonclient.grpc import service_pb2 as pb
 from registry.errors import BadRequest
 from registry.images import Float32Array
 from service.execution.work import Answer
-from service.models.live import Live
-from service.models.loaded import Loaded
+from service.models.loaded_version import LoadedVersion
+from service.models.model_manager import ModelManager
 from service.oip.names import find
 from service.oip.parameters import Wanted, read_wanted
 from service.oip.tensors import (
     classification_output,
-    lot_content,
+    hashed_content,
     probabilities_output,
     read_images,
     read_pixels,
@@ -30,8 +30,8 @@ Message = Any  # the stubs of tritonclient come without types
 class Inference:
     """Answers requests for both names of every model."""
 
-    def __init__(self, live: Live, predictor: Predictor, max_images: int) -> None:
-        self._live = live
+    def __init__(self, models: ModelManager, predictor: Predictor, max_images: int) -> None:
+        self._models = models
         self._predictor = predictor
         self._max_images = max_images
 
@@ -45,13 +45,13 @@ class Inference:
             Overloaded: it would be queued for too long, or was.
         """
         began = time.perf_counter()
-        content = partial(lot_content, request, self._max_images)
+        content = partial(hashed_content, request, self._max_images)
         loaded, takes_pixels = await find(
-            self._live, request.model_name, request.model_version, content
+            self._models, request.model_name, request.model_version, content
         )
         with loaded:
             try:
-                self._predictor.make_sure_of_room(loaded, answer_s)
+                self._predictor.check_capacity(loaded, answer_s)
                 wanted = read_wanted(request, loaded.bundle.tta.default_views, answer_s)
                 answers, read_at = await self._answers(request, loaded, takes_pixels, wanted)
                 answered_at = time.perf_counter()
@@ -67,7 +67,7 @@ class Inference:
             return response
 
     async def _answers(
-        self, request: Message, loaded: Loaded, takes_pixels: bool, wanted: Wanted
+        self, request: Message, loaded: LoadedVersion, takes_pixels: bool, wanted: Wanted
     ) -> tuple[Sequence[Answer], float]:
         """An answer for each image, and when the request had been read."""
         if takes_pixels:
@@ -88,7 +88,7 @@ def _probabilities(answers: Sequence[Answer]) -> list[Float32Array]:
 
 
 async def _response(
-    request: Message, loaded: Loaded, probabilities: Sequence[Float32Array], wanted: Wanted
+    request: Message, loaded: LoadedVersion, probabilities: Sequence[Float32Array], wanted: Wanted
 ) -> Message:
     if wanted.classes:
         labels = loaded.bundle.labels

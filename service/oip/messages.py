@@ -12,7 +12,7 @@ from tritonclient.grpc import service_pb2 as pb
 from registry.bundle import FILES
 from service.execution.providers import GPUS
 from service.execution.work import LOW, NORMAL
-from service.models.loaded import Loaded
+from service.models.loaded_version import LoadedVersion
 from service.oip.statistics import Statistics, Total
 from service.oip.tensors import INPUT, OUTPUT
 
@@ -23,7 +23,9 @@ LABELS = "labels.txt"  # clients only check that there is a name; the labels are
 Message = Any  # the stubs of tritonclient come without types
 
 
-def metadata_message(name: str, pixels: bool, loaded: Loaded, versions: Sequence[int]) -> Message:
+def metadata_message(
+    name: str, pixels: bool, loaded: LoadedVersion, versions: Sequence[int]
+) -> Message:
     """Names, types and shapes; -1 is the batch dimension."""
     tensor = pb.ModelMetadataResponse.TensorMetadata
     datatype, dims = ("UINT8", _pixel_dims(loaded)) if pixels else ("BYTES", [1])
@@ -38,7 +40,12 @@ def metadata_message(name: str, pixels: bool, loaded: Loaded, versions: Sequence
 
 
 def config_message(
-    name: str, pixels: bool, loaded: Loaded, max_images: int, max_wait_us: int, max_queue: int
+    name: str,
+    pixels: bool,
+    loaded: LoadedVersion,
+    max_images: int,
+    max_wait_us: int,
+    max_queue: int,
 ) -> Message:
     """The configuration in Triton's format, where dims exclude the batch dimension.
 
@@ -70,7 +77,7 @@ def config_message(
     )
 
 
-def statistics_message(name: str, loaded: Loaded) -> Message:
+def statistics_message(name: str, loaded: LoadedVersion) -> Message:
     """What the version has done under either of its names."""
     statistics = loaded.counts.statistics
     return pb.ModelStatistics(
@@ -92,11 +99,11 @@ def statistics_message(name: str, loaded: Loaded) -> Message:
     )
 
 
-def _pixel_dims(loaded: Loaded) -> list[int]:
+def _pixel_dims(loaded: LoadedVersion) -> list[int]:
     return [loaded.bundle.image.size, loaded.bundle.image.size, 3]
 
 
-def _pixel_input(loaded: Loaded) -> Message:
+def _pixel_input(loaded: LoadedVersion) -> Message:
     return config_pb.ModelInput(
         name=INPUT,
         data_type=config_pb.TYPE_UINT8,
@@ -109,13 +116,13 @@ def _image_input() -> Message:
     return config_pb.ModelInput(name=INPUT, data_type=config_pb.TYPE_STRING, dims=[1])
 
 
-def _instances(loaded: Loaded) -> Message:
+def _instances(loaded: LoadedVersion) -> Message:
     group = config_pb.ModelInstanceGroup
     kind = group.KIND_GPU if loaded.kind.provider in GPUS else group.KIND_CPU
     return group(name=loaded.model, kind=kind, count=loaded.plan.runs)
 
 
-def _batching(loaded: Loaded, max_wait_us: int, max_queue: int) -> Message:
+def _batching(loaded: LoadedVersion, max_wait_us: int, max_queue: int) -> Message:
     queue = config_pb.ModelQueuePolicy(  # on timeout: reject
         allow_timeout_override=True, max_queue_size=max_queue
     )
@@ -128,7 +135,7 @@ def _batching(loaded: Loaded, max_wait_us: int, max_queue: int) -> Message:
     )
 
 
-def _parameters(loaded: Loaded) -> dict[str, str]:
+def _parameters(loaded: LoadedVersion) -> dict[str, str]:
     return {
         "version": str(loaded.version),
         "execution_plan": str(loaded.plan),

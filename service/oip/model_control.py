@@ -10,7 +10,7 @@ from tritonclient.grpc import service_pb2_grpc as pb_grpc
 
 from registry.errors import BadRequest, NotOffered
 from registry.store import Registry, check_name
-from service.models.live import Live
+from service.models.model_manager import ModelManager
 from service.oip.index import index_message
 from service.oip.names import split_name
 
@@ -24,12 +24,12 @@ Context = Any
 class ModelControl(pb_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
     """The model repository calls; everything else is on the public port."""
 
-    def __init__(self, live: Live, registry: Registry) -> None:
-        self._live = live
+    def __init__(self, models: ModelManager, registry: Registry) -> None:
+        self._models = models
         self._registry = registry
 
     async def RepositoryIndex(self, request: Message, context: Context) -> Message:
-        return await index_message(self._live, self._registry, request)
+        return await index_message(self._models, self._registry, request)
 
     async def RepositoryModelLoad(self, request: Message, context: Context) -> Message:
         """Loads the version that is promoted now; what answered before does so until then."""
@@ -40,7 +40,7 @@ class ModelControl(pb_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
                 f"load parameters are not supported ({given!r:.200}): versions come from the "
                 "registry as published; publish one, promote it, and load without parameters"
             )
-        await self._live.changes.load(model)
+        await self._models.operations.load(model)
         return pb.RepositoryModelLoadResponse()
 
     async def RepositoryModelUnload(self, request: Message, context: Context) -> Message:
@@ -49,7 +49,7 @@ class ModelControl(pb_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
         for name, parameter in request.parameters.items():
             if parameter.WhichOneof("parameter_choice") != UNLOAD_PARAMETERS.get(name):
                 raise BadRequest(f"unload parameter {name!r:.80} is unknown or of the wrong type")
-        self._live.changes.unload(model)
+        self._models.operations.unload(model)
         return pb.RepositoryModelUnloadResponse()
 
     async def _public(self, request: Message, context: Context) -> NoReturn:

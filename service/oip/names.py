@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 from registry.errors import BadRequest, NotFound
 from registry.store import TENSOR_SUFFIX, check_name
-from service.models.candidacy import Content
-from service.models.live import Live
-from service.models.loaded import Loaded
+from service.models.loaded_version import LoadedVersion
+from service.models.model_manager import ModelManager
+from service.models.trial import Content
 
 MAX_DIGITS = 18  # version numbers are signed 64-bit integers in every client
 
@@ -37,8 +37,8 @@ def read_version(text: str) -> int | None:
 
 
 async def find(
-    live: Live, name: str, version: str, content: Callable[[], Content] = tuple
-) -> tuple[Loaded, bool]:
+    models: ModelManager, name: str, version: str, content: Callable[[], Content] = tuple
+) -> tuple[LoadedVersion, bool]:
     """The version that answers, and whether this name takes pixels.
 
     Enter it (`with loaded:`) before the next await.
@@ -53,7 +53,7 @@ async def find(
     model, takes_pixels = split_name(name)
     try:
         # clients have read the live version's shapes from its metadata
-        found = await live.get(model, read_version(version), content, same_shape=True)
+        found = await models.get(model, read_version(version), content, same_shape=True)
         return found, takes_pixels
     except NotFound as error:
         check_name(model)

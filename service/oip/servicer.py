@@ -12,8 +12,8 @@ from tritonclient.grpc import service_pb2_grpc as pb_grpc
 
 from registry.errors import NotFound, NotOffered, Overloaded, Unavailable
 from registry.store import Registry
-from service.calls import as_told, left_s, retry_after_ms
-from service.models.live import Live
+from service.calls import public_error, retry_after_ms, time_left_s
+from service.models.model_manager import ModelManager
 from service.oip.index import index_message
 from service.oip.inference import Inference
 from service.oip.messages import config_message, metadata_message, statistics_message
@@ -46,7 +46,7 @@ class Protocol(pb_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
 
     def __init__(
         self,
-        live: Live,
+        models: ModelManager,
         registry: Registry,
         inference: Inference,
         *,
@@ -62,7 +62,7 @@ class Protocol(pb_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
             max_queue: most views queued or running per loaded version.
             is_ready: whether this server takes requests, rather than being about to stop.
         """
-        self._live = live
+        self._models = models
         self._registry = registry
         self._inference = inference
         self._max_images = max_images
@@ -89,17 +89,17 @@ class Protocol(pb_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
         model, _ = split_name(request.name)
         version = read_version(request.version)
         if version is None:
-            return pb.ModelReadyResponse(ready=model in self._live.ready())
-        versions = [loaded.version for loaded in self._live.in_memory(model)]
+            return pb.ModelReadyResponse(ready=model in self._models.ready())
+        versions = [loaded.version for loaded in self._models.in_memory(model)]
         return pb.ModelReadyResponse(ready=version in versions)
 
     async def ModelMetadata(self, request: Message, context: Context) -> Message:
-        loaded, takes_pixels = await find(self._live, request.name, request.version)
-        versions = [other.version for other in self._live.in_memory(loaded.model)]
+        loaded, takes_pixels = await find(self._models, request.name, request.version)
+        versions = [other.version for other in self._models.in_memory(loaded.model)]
         return metadata_message(request.name, takes_pixels, loaded, versions)
 
     async def ModelConfig(self, request: Message, context: Context) -> Message:
-        loaded, takes_pixels = await find(self._live, request.name, request.version)
+        loaded, takes_pixels = await find(self._models, request.name, request.version)
         limits = self._max_images, self._max_wait_us, self._max_queue
         return pb.ModelConfigResponse(
             config=config_message(request.name, takes_pixels, loaded, *limits)
@@ -107,12 +107,12 @@ class Protocol(pb_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
 
     async def ModelStatistics(self, request: Message, context: Context) -> Message:
         version = read_version(request.version)
-        models = [split_name(request.name)[0]] if request.name else self._live.models_in_memory()
+        models = [split_name(request.name)[0]] if request.name else self._models.models_in_memory()
         found = [
             statistics_message(name, loaded)
             for model in models
             for name in ([request.name] if request.name else both_names(model))
-            for loaded in self._live.in_memory(model)
+            for loaded in self._models.in_memory(model)
             if version in (None, loaded.version)
         ]
         if request.name and not found:
@@ -121,12 +121,12 @@ class Protocol(pb_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
         return pb.ModelStatisticsResponse(model_stats=found)
 
     async def RepositoryIndex(self, request: Message, context: Context) -> Message:
-        return await index_message(self._live, self._registry, request)
+        return await index_message(self._models, self._registry, request)
 
     # Inference
 
     async def ModelInfer(self, request: Message, context: Context) -> Message:
-        return await self._inference.infer(request, left_s(context))
+        return await self._inference.infer(request, time_left_s(context))
 
     async def ModelStreamInfer(
         self, request_iterator: AsyncIterator[Message], context: Context
@@ -139,7 +139,7 @@ class Protocol(pb_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
 
     def _most(self, request: Message) -> int:
         model, _ = split_name(request.model_name)
-        return max(IN_FLIGHT, self._live.n_ahead(model))
+        return max(IN_FLIGHT, self._models.stream_window(model))
 
     async def _infer_in_stream(self, request: Message) -> Message:
         response = await self._inference.infer(request)
@@ -154,7 +154,7 @@ class Protocol(pb_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
             answer = pb.ModelInferResponse(id=request.id)
             if isinstance(error, Overloaded):
                 answer.parameters[RETRY].int64_param = retry_after_ms(error)
-            message = message_of(as_told(error, "ModelStreamInfer"))
+            message = message_of(public_error(error, "ModelStreamInfer"))
             return pb.ModelStreamInferResponse(error_message=message, infer_response=answer)
 
     # What is not supported

@@ -13,14 +13,14 @@ from tritonclient.grpc import service_pb2 as pb
 
 from registry.errors import BadRequest
 from registry.images import Float32Array, UInt8Array
-from service.models.candidacy import Content, ends
+from service.models.trial import Content, ends
 from service.predict import top
 
 INPUT = "image"
 OUTPUT = "probabilities"
 SHARED_MEMORY = "shared_memory_region"
-# Converting typed contents and writing classes as text block the event loop, so other calls get a
-# turn after this many (some 5 ms).
+# Converting typed contents and writing classes as text block the event loop, so they yield to other
+# calls after this many (some 5 ms).
 NUMBERS_AT_ONCE = 1 << 16
 CLASSES_AT_ONCE = 1 << 12
 LENGTH = struct.Struct("<I")
@@ -72,7 +72,7 @@ def read_images(request: Request, max_images: int) -> Sequence[bytes]:
     return list(images)
 
 
-def lot_content(request: Request, max_images: int) -> Content:
+def hashed_content(request: Request, max_images: int) -> Content:
     """The content that decides whether a candidate answers: the encoded images, or all pixels as
     one sequence. Empty for an invalid request, which is reported when it is answered."""
     try:
@@ -82,7 +82,7 @@ def lot_content(request: Request, max_images: int) -> Content:
         raw = _read_raw(request, tensor)
         if raw is not None:
             return [raw]
-        head, tail = ends(_contents(tensor, "uint_contents"))  # a lot is drawn from no more
+        head, tail = ends(_contents(tensor, "uint_contents"))  # no more is hashed
         return [_small_numbers([*head, *tail]).data]
     except BadRequest:
         return ()
@@ -132,11 +132,11 @@ async def classification_output(
     """The output in Triton's classification format: BYTES [n,k] of `probability:index:label`."""
     k = min(k, len(labels))
     elements: list[bytes] = []
-    turn_at = CLASSES_AT_ONCE
+    yield_at = CLASSES_AT_ONCE
     for answer in answers:
-        if len(elements) >= turn_at:
+        if len(elements) >= yield_at:
             await asyncio.sleep(0)
-            turn_at = len(elements) + CLASSES_AT_ONCE
+            yield_at = len(elements) + CLASSES_AT_ONCE
         elements += [f"{answer[i]:f}:{i}:{labels[i]}".encode() for i in top(answer, k)]
     tensor = OutputTensor(name=OUTPUT, datatype="BYTES", shape=(len(answers), k))
     return tensor, join_elements(elements)

@@ -31,7 +31,7 @@ from unfreeze.commands.shared import (
 )
 from unfreeze.fetch import FetchError, check_digest, check_url, digest_of, fetch, local_file
 from unfreeze.safe_names import ArchiveError
-from unfreeze.unpack import Limits, NoRoom, unpack
+from unfreeze.unpack import Limits, NotEnoughSpace, unpack
 
 GIGABYTE = 1 << 30
 AUDIT_NEEDS = ("numpy", "PIL", "pydantic", "sklearn", "matplotlib")
@@ -182,9 +182,9 @@ def _unpack_download(archive: Path, digest: str, folder: Path, limits: Limits) -
     """As `unpack`, then deletes the archive; keeps it if unpacking may succeed another time."""
     try:
         n_files = unpack(archive, folder, limits)
-    except NoRoom as error:
+    except NotEnoughSpace as error:
         kept = f"{archive} is kept; run the same command with --sha256 {digest} to use it"
-        raise NoRoom(f"{error}; {kept}") from error
+        raise NotEnoughSpace(f"{error}; {kept}") from error
     except ArchiveError:
         archive.unlink()
         raise

@@ -201,7 +201,7 @@ def _show(job: Job, *, as_json: bool) -> int:
     if as_json:
         show_json(job)
         return OK
-    told: dict[str, object] = {
+    fields: dict[str, object] = {
         "job": job.id,
         "model": job.model,
         "data": job.data,
@@ -216,5 +216,5 @@ def _show(job: Job, *, as_json: bool) -> int:
         "started": when(job.started_at),
         "finished": when(job.finished_at),
     }
-    show_table(["", ""], [[name, value] for name, value in told.items()])
+    show_table(["", ""], [[name, value] for name, value in fields.items()])
     return OK

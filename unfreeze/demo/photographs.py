@@ -35,9 +35,9 @@ def lay_out(folder: Path) -> Photographs:
         DemoError: the package is not installed.
     """
     photographs = Photographs(folder / "first", folder / "all")
-    draw = random.Random(SEED)
+    rng = random.Random(SEED)
     for name, files in sorted(_by_class().items()):
-        draw.shuffle(files)
+        rng.shuffle(files)
         n_held_out = round(len(files) * HELD_OUT_SHARE)
         held_out, rest = files[:n_held_out], files[n_held_out:]
         half = rest[: len(rest) // 2]

@@ -8,9 +8,9 @@ from contextlib import asynccontextmanager
 
 from registry.errors import BundleError, NotFound, Unavailable
 from registry.store import Registry
-from service.models.loaded import Loaded
+from service.models.loaded_version import LoadedVersion
 from service.models.loader import Loader
-from service.models.model import Model, Trouble
+from service.models.model_state import LoadFailure, ModelState
 from service.models.registry_calls import unusable
 
 # Loading from slow storage occupies a thread. Versions that are to go live have threads of their
@@ -19,8 +19,8 @@ LIVE_LOADS = 4
 OTHER_LOADS = 2
 
 
-class Loading:
-    """Used from one event loop; nothing else puts versions into a `Model`."""
+class LoadScheduler:
+    """Used from one event loop; nothing else puts versions into a `ModelState`."""
 
     def __init__(self, registry: Registry, loader: Loader, pinned_versions: int) -> None:
         """`pinned_versions`: most versions of a model in memory only because they were requested by
@@ -31,11 +31,11 @@ class Loading:
         self._live = ThreadPoolExecutor(LIVE_LOADS, thread_name_prefix="load-live")
         self._other = ThreadPoolExecutor(OTHER_LOADS, thread_name_prefix="load-other")
         # by model, so that requests for one version after another do not occupy all threads
-        self._turns: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._one_at_a_time: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._under_way: dict[tuple[str, int, bool], asyncio.Task[None]] = {}
         self._closed = False
 
-    async def find(self, entry: Model, version: int) -> Loaded:
+    async def find(self, state: ModelState, version: int) -> LoadedVersion:
         """The version, loaded if necessary, as one requested by number.
 
         Enter it (`with loaded:`) before the next await: it stays in memory until the block exits.
@@ -43,74 +43,76 @@ class Loading:
         Raises:
             NotFound, BundleError, Unavailable: it cannot be served.
         """
-        while not (found := entry.find(version)):
-            trouble = entry.broken.get(version)
-            if trouble and trouble.waits(version):  # too early to try again
-                raise BundleError(trouble.problem)
-            await self._load(entry, version, live=False)
+        while not (found := state.find(version)):
+            failure = state.failures.get(version)
+            if failure and failure.backs_off(version):  # too early to try again
+                raise BundleError(failure.problem)
+            await self._load(state, version, live=False)
         return found
 
     @asynccontextmanager
-    async def lease(self, entry: Model, version: int, *, live: bool) -> AsyncIterator[Loaded]:
+    async def lease(
+        self, state: ModelState, version: int, *, live: bool
+    ) -> AsyncIterator[LoadedVersion]:
         """Loads the version if necessary, and keeps it in memory while the caller gives it its
-        place in `entry`.
+        place in `state`.
 
         Args:
             live: it is to go live, so other loads must not delay it.
         """
-        entry.coming += live
+        state.n_going_live += live
         try:
-            while not (found := entry.find(version)):
-                await self._load(entry, version, live=live)
+            while not (found := state.find(version)):
+                await self._load(state, version, live=live)
             with found:
                 yield found
         finally:
-            entry.coming -= live
-            entry.drop_oldest_pinned(self._pinned_versions)
+            state.n_going_live -= live
+            state.drop_oldest_pinned(self._pinned_versions)
 
-    async def _load(self, entry: Model, version: int, *, live: bool) -> None:
+    async def _load(self, state: ModelState, version: int, *, live: bool) -> None:
         """Loads a version; goes on when the caller is cancelled, so that no load is wasted."""
-        key = entry.name, version, live
+        key = state.name, version, live
         task = self._under_way.get(key)
         # awaiting a finished task would not yield to the event loop, so `_ended` would never run
         if task is None or task.done():
-            load = self._load_now if live else self._load_in_turn
-            task = self._under_way[key] = asyncio.create_task(load(entry, version))
+            load = self._load_now if live else self._load_after_others
+            task = self._under_way[key] = asyncio.create_task(load(state, version))
             task.add_done_callback(lambda task: self._ended(key, task))
         await asyncio.shield(task)
 
-    async def _load_in_turn(self, entry: Model, version: int) -> None:
+    async def _load_after_others(self, state: ModelState, version: int) -> None:
         """Loads one version of a model at a time, unless it is in memory when its turn comes. The
         caller may have gone, so failures are noted and the oldest versions dropped here."""
-        async with self._turns[entry.name]:
-            if entry.find(version):
+        async with self._one_at_a_time[state.name]:
+            if state.find(version):
                 return
             try:
-                await self._load_in(self._other, entry, version)
+                await self._load_in(self._other, state, version)
             except BundleError as error:
-                entry.broken.setdefault(version, Trouble()).note(version, str(error))
+                state.failures.setdefault(version, LoadFailure()).note(version, str(error))
                 raise
-            entry.broken.pop(version, None)
-            entry.drop_oldest_pinned(self._pinned_versions)
+            state.failures.pop(version, None)
+            state.drop_oldest_pinned(self._pinned_versions)
 
-    async def _load_now(self, entry: Model, version: int) -> None:
-        await self._load_in(self._live, entry, version)
+    async def _load_now(self, state: ModelState, version: int) -> None:
+        await self._load_in(self._live, state, version)
 
-    async def _load_in(self, threads: ThreadPoolExecutor, entry: Model, version: int) -> None:
-        def load() -> Loaded:
-            return self._loader.load(self._registry.folder(entry.name, version), version)
+    async def _load_in(self, threads: ThreadPoolExecutor, state: ModelState, version: int) -> None:
+        def load() -> LoadedVersion:
+            return self._loader.load(self._registry.folder(state.name, version), version)
 
-        _check_wanted(entry)
+        _check_wanted(state)
         if self._closed:
             raise Unavailable("this server is stopping; ask another one")
         try:
             loaded = await asyncio.get_running_loop().run_in_executor(threads, load)
         except OSError as error:
             raise unusable(error) from error
-        if entry.unloaded:  # meanwhile
+        if state.unloaded:  # meanwhile
             loaded.retire()
-        _check_wanted(entry)
-        entry.pin(loaded)
+        _check_wanted(state)
+        state.pin(loaded)
 
     def _ended(self, key: tuple[str, int, bool], task: asyncio.Task[None]) -> None:
         if self._under_way.get(key) is task:
@@ -126,6 +128,6 @@ class Loading:
         await asyncio.gather(*self._under_way.values(), return_exceptions=True)
 
 
-def _check_wanted(entry: Model) -> None:
-    if entry.unloaded:
-        raise NotFound(f"{entry.name} was unloaded on this server; load it again")
+def _check_wanted(state: ModelState) -> None:
+    if state.unloaded:
+        raise NotFound(f"{state.name} was unloaded on this server; load it again")

@@ -6,31 +6,35 @@ that does not load changes nothing.
 
 from registry.candidates import clear_candidate, set_candidate
 from registry.errors import NotFound
-from registry.pointers import Candidate, Mode, Pointer
+from registry.pointers import Candidate, Mode, Numbered
 from registry.prune import prune
 from registry.store import Registry, check_name
-from service.models.loading import Loading
-from service.models.model import Model, Promoted, put_back
+from service.models.load_scheduler import LoadScheduler
+from service.models.model_state import ModelState, Promoted, restored_conflict
 from service.models.registry_calls import in_registry
 from service.models.swaps import Swaps
-from service.shielded import Unbroken
+from service.shielded import ShieldedTasks
 
 
-class Changes:
+class Operations:
     """Used from one event loop."""
 
     def __init__(
-        self, registry: Registry, models: dict[str, Model], loading: Loading, swaps: Swaps
+        self,
+        registry: Registry,
+        states: dict[str, ModelState],
+        scheduler: LoadScheduler,
+        swaps: Swaps,
     ) -> None:
         self._registry = registry
-        self._models = models
-        self._loading = loading
+        self._states = states
+        self._scheduler = scheduler
         self._swaps = swaps
-        self._unbroken = Unbroken()  # so that the registry and this server stay consistent
+        self._shielded = ShieldedTasks()  # so that the registry and this server stay consistent
 
     async def promote(
         self, model: str, version: int, *, by: str, reason: str, expected: int | None = None
-    ) -> tuple[int, Pointer]:
+    ) -> Promoted:
         """Promotes `version` in the registry and makes it live here; one that does not load changes
         nothing.
 
@@ -39,28 +43,28 @@ class Changes:
             Conflict: another pointer than `expected` is in force, or the registry was restored.
         """
         await in_registry(self._registry.folder, model, version)
-        return await self._unbroken.run(self._promote(model, version, by, reason, expected))
+        return await self._shielded.run(self._promote(model, version, by, reason, expected))
 
     async def _promote(
         self, model: str, version: int, by: str, reason: str, expected: int | None
-    ) -> tuple[int, Pointer]:
-        entry = self._models.setdefault(model, Model(model))
+    ) -> Promoted:
+        state = self._states.setdefault(model, ModelState(model))
 
         def write(followed: Promoted | None) -> Promoted:
             self._check_onward(model, followed)
             return self._registry.promote(model, version, by=by, reason=reason, expected=expected)
 
-        async with self._loading.lease(entry, version, live=True) as loaded, entry.writing:
-            promoted = await in_registry(write, entry.follows)
-            self._swaps.go_live(entry, promoted, loaded)
+        async with self._scheduler.lease(state, version, live=True) as loaded, state.writing:
+            promoted = await in_registry(write, state.follows)
+            self._swaps.go_live(state, promoted, loaded)
         return promoted
 
     def _check_onward(self, model: str, followed: Promoted | None) -> None:
         """Raises: Conflict, if this server would not follow a new pointer."""
-        if conflict := put_back(model, followed, self._registry.promoted(model)):
+        if conflict := restored_conflict(model, followed, self._registry.promoted(model)):
             raise conflict
 
-    async def rollback(self, model: str, *, by: str, reason: str) -> tuple[int, Pointer]:
+    async def rollback(self, model: str, *, by: str, reason: str) -> Promoted:
         """Promotes the version that the promoted one replaced.
 
         Raises:
@@ -78,32 +82,32 @@ class Changes:
             Conflict: the registry was restored; what answered before still does, until unloaded.
             BundleError, Unavailable: it cannot be served; what answered before still does.
         """
-        entry = self._models.get(model)
-        followed = entry.follows if entry else None
+        state = self._states.get(model)
+        followed = state.follows if state else None
         promoted = await in_registry(self._registry.promoted, check_name(model))
         if promoted is None:
-            if entry:
-                entry.unloaded = False
+            if state:
+                state.unloaded = False
             raise NotFound(f"no version of {model} is promoted; promote one, which also loads it")
-        if conflict := put_back(model, followed, promoted):
+        if conflict := restored_conflict(model, followed, promoted):
             raise conflict
-        await self._unbroken.run(self._load(model, promoted))
+        await self._shielded.run(self._load(model, promoted))
 
     async def _load(self, model: str, promoted: Promoted) -> None:
         number, pointer = promoted
-        entry = self._models.setdefault(model, Model(model))
-        entry.unloaded = False
+        state = self._states.setdefault(model, ModelState(model))
+        state.unloaded = False
         try:
-            async with self._loading.lease(entry, pointer.version, live=True) as loaded:
-                self._swaps.go_live(entry, promoted, loaded)
+            async with self._scheduler.lease(state, pointer.version, live=True) as loaded:
+                self._swaps.go_live(state, promoted, loaded)
         except Exception as error:
-            self._swaps.problem(entry, number, error)
+            self._swaps.set_problem(state, number, error)
             raise
 
     def unload(self, model: str) -> None:
         """Stops answering for the model until it is loaded; requests in flight are answered."""
-        if entry := self._models.get(model):
-            self._swaps.unload(entry)
+        if state := self._states.get(model):
+            self._swaps.unload(state)
 
     async def set_candidate(
         self, model: str, version: int, mode: Mode, percent: float, *, by: str, reason: str
@@ -118,49 +122,49 @@ class Changes:
         """
         await in_registry(self._registry.folder, model, version)
         work = self._set_candidate(model, version, mode, percent, by, reason)
-        return await self._unbroken.run(work)
+        return await self._shielded.run(work)
 
     async def _set_candidate(
         self, model: str, version: int, mode: Mode, percent: float, by: str, reason: str
     ) -> Candidate:
-        entry = self._models.setdefault(model, Model(model))
+        state = self._states.setdefault(model, ModelState(model))
 
-        def write(followed: Promoted | None) -> tuple[int, Candidate]:
+        def write(followed: Promoted | None) -> Numbered[Candidate]:
             self._check_onward(model, followed)
             return set_candidate(
                 self._registry, model, version, mode, percent, by=by, reason=reason
             )
 
-        async with self._loading.lease(entry, version, live=False) as loaded, entry.writing:
-            number, wanted = await in_registry(write, entry.follows)
-            self._swaps.try_out(entry, number, wanted, loaded)
+        async with self._scheduler.lease(state, version, live=False) as loaded, state.writing:
+            number, wanted = await in_registry(write, state.follows)
+            self._swaps.try_out(state, number, wanted, loaded)
         return wanted
 
     async def clear_candidate(self, model: str, *, by: str, reason: str) -> int | None:
         """Ends the trial of the candidate; returns its version, or None."""
-        return await self._unbroken.run(self._clear_candidate(model, by, reason))
+        return await self._shielded.run(self._clear_candidate(model, by, reason))
 
     async def _clear_candidate(self, model: str, by: str, reason: str) -> int | None:
-        entry = self._models.get(model) or Model(model)  # an unknown one adds no entry
-        async with entry.writing:
+        state = self._states.get(model) or ModelState(model)  # an unknown one adds no state
+        async with state.writing:
             cleared = await in_registry(
                 clear_candidate, self._registry, model, by=by, reason=reason
             )
             if cleared is None:
                 return None
             number, candidate = cleared
-            self._swaps.clear(entry, number)
+            self._swaps.clear(state, number)
         return candidate.version
 
     async def prune(self, model: str, keep: int) -> list[int]:
         """As `registry.prune.prune`; this server does not promote or try a version meanwhile."""
-        return await self._unbroken.run(self._prune(model, keep))
+        return await self._shielded.run(self._prune(model, keep))
 
     async def _prune(self, model: str, keep: int) -> list[int]:
-        entry = self._models.get(model) or Model(model)  # an unknown one adds no entry
-        async with entry.writing:
+        state = self._states.get(model) or ModelState(model)  # an unknown one adds no state
+        async with state.writing:
             return await in_registry(prune, self._registry, model, keep)
 
     async def close(self) -> None:
         """Waits for changes in progress."""
-        await self._unbroken.close()
+        await self._shielded.close()

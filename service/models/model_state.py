@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from registry.errors import Conflict
-from registry.pointers import Pointer
-from service.models.candidacy import Candidacy
-from service.models.loaded import Loaded
+from registry.pointers import Numbered, Pointer
+from service.models.loaded_version import LoadedVersion
+from service.models.trial import Trial
 
-Promoted: TypeAlias = tuple[int, Pointer]  # the promotion pointer in force, with its number
+Promoted: TypeAlias = Numbered[Pointer]  # the promotion pointer in force
 
 UNLOADED = "unloaded"
 NOTHING_PROMOTED = (
@@ -23,7 +23,7 @@ LONGEST_RETRY_S = 60.0
 
 
 @dataclass
-class Trouble:
+class LoadFailure:
     """Why a pointer is not followed. Retries use exponential backoff."""
 
     problem: str = ""
@@ -42,31 +42,31 @@ class Trouble:
     def forget(self) -> None:
         self.problem, self._pointer, self._retry_s = "", 0, FIRST_RETRY_S
 
-    def waits(self, pointer: int) -> bool:
+    def backs_off(self, pointer: int) -> bool:
         """Whether it is too early to retry this pointer."""
         return pointer == self._pointer and time.monotonic() < self._retry_at
 
 
 @dataclass
-class Model:
+class ModelState:
     """A model's versions in memory. Changed only by the event loop, and never partly across an
     await."""
 
     name: str
-    current: Loaded | None = None
-    previous: Loaded | None = None  # what it replaced, kept for an instant rollback
+    live: LoadedVersion | None = None
+    previous: LoadedVersion | None = None  # what it replaced, kept for an instant rollback
     # in memory only because they were requested by number
-    pinned: OrderedDict[int, Loaded] = field(default_factory=OrderedDict)
+    pinned: OrderedDict[int, LoadedVersion] = field(default_factory=OrderedDict)
     # why versions requested by number cannot be loaded
-    broken: dict[int, Trouble] = field(default_factory=dict)
-    follows: Promoted | None = None  # the pointer that made `current` live
-    coming: int = 0  # versions that are being loaded to go live
+    failures: dict[int, LoadFailure] = field(default_factory=dict)
+    follows: Promoted | None = None  # the pointer that made `live` live
+    n_going_live: int = 0  # versions that are being loaded to go live
     unloaded: bool = False  # on request: loads nothing until it is loaded again
-    trouble: Trouble = field(default_factory=Trouble)
+    failure: LoadFailure = field(default_factory=LoadFailure)
 
-    candidate: Candidacy | None = None
+    trial: Trial | None = None
     candidate_pointer: int = 0  # number of the last one that was followed, also a clearing one
-    candidate_trouble: Trouble = field(default_factory=Trouble)
+    candidate_failure: LoadFailure = field(default_factory=LoadFailure)
 
     # held while this server writes a pointer, so that its own callers do not conflict
     writing: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -74,34 +74,33 @@ class Model:
     @property
     def pointer(self) -> int:
         """Number of the pointer that is followed; 0: none."""
-        return self.follows[0] if self.follows else 0
+        return self.follows.number if self.follows else 0
 
     @property
     def problem(self) -> str:
         """Why it does not follow its promoted version."""
-        return UNLOADED if self.unloaded else self.trouble.problem
+        return UNLOADED if self.unloaded else self.failure.problem
 
-    def versions(self) -> Iterator[Loaded]:
+    def versions(self) -> Iterator[LoadedVersion]:
         """Everything in memory; one may come twice. May be called from any thread."""
         yield from self.wanted()
         if self.previous:
             yield self.previous
 
-    def wanted(self) -> Iterator[Loaded]:
+    def wanted(self) -> Iterator[LoadedVersion]:
         """The same without the previous version, which hardly any request is for."""
-        candidate = self.candidate  # read once: the event loop may clear it meanwhile
-        tried = candidate and candidate.loaded
-        for loaded in (self.current, tried, *self.pinned.values()):
+        trial = self.trial  # read once: the event loop may clear it meanwhile
+        for loaded in (self.live, trial and trial.candidate, *self.pinned.values()):
             if loaded:
                 yield loaded
 
-    def find(self, version: int) -> Loaded | None:
+    def find(self, version: int) -> LoadedVersion | None:
         """The version, if it is in memory."""
         if version in self.pinned:
             self.pinned.move_to_end(version)
         return next((loaded for loaded in self.versions() if loaded.version == version), None)
 
-    def pin(self, loaded: Loaded) -> None:
+    def pin(self, loaded: LoadedVersion) -> None:
         """Keeps it in memory until it is the least recently used one. Retires it if another load of
         the same version was faster, such as one to go live beside one requested by number."""
         if self.find(loaded.version):
@@ -114,18 +113,20 @@ class Model:
         while len(self.pinned) > keep:
             self.release(self.pinned.popitem(last=False)[1])
 
-    def release(self, *let_go: Loaded | None) -> None:
+    def release(self, *let_go: LoadedVersion | None) -> None:
         """Retires those that have no other place in this model."""
         for loaded in let_go:
             if loaded and not any(loaded is kept for kept in self.versions()):
                 loaded.retire()
 
 
-def put_back(model: str, followed: Promoted | None, now: Promoted | None) -> Conflict | None:
+def restored_conflict(
+    model: str, followed: Promoted | None, now: Promoted | None
+) -> Conflict | None:
     """The conflict if a registry was restored from a backup or recreated: the pointer in force now
     is not a successor of the one that the server followed before. None if all is well: pointers are
     append-only."""
-    if followed is None or now == followed or (now and now[0] > followed[0]):
+    if followed is None or now == followed or (now and now.number > followed.number):
         return None
     if now is None:
         return Conflict(f"{model}: {NOTHING_PROMOTED}")

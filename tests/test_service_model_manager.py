@@ -17,7 +17,7 @@ from tritonclient.grpc import service_pb2_grpc as triton_grpc
 
 from registry.store import Registry
 from service.models.follower import Aliases, read_aliases
-from service.models.model import Trouble
+from service.models.model_state import LoadFailure
 from unfreeze.v1 import admin_pb2 as pb
 from unfreeze.v1 import classifier_pb2
 
@@ -105,7 +105,7 @@ def test_promote_serves_before_it_answers(server: RunningServer, root: Path) -> 
     response = promote(server, version)
     assert (response.version, response.replaced, response.pointer) == (version, 1, 2)
     assert answers(server) == "blue"
-    assert server.registry.promoted("colours")[1].reason == "a test"
+    assert server.registry.promoted("colours").pointer.reason == "a test"
 
 
 def test_rollback_returns_to_what_was_replaced(server: RunningServer, root: Path) -> None:
@@ -160,7 +160,7 @@ def test_promoting_a_broken_version_changes_nothing(
     code, details = refusal(server.admin.Promote, request)
     assert code == "FAILED_PRECONDITION"
     assert BROKEN[how] in details
-    assert server.registry.promoted("colours")[1].version == 1
+    assert server.registry.promoted("colours").pointer.version == 1
     assert server.classify(tiny.picture("red")).version == 1
 
 
@@ -183,15 +183,15 @@ def test_a_broken_version_promoted_elsewhere_keeps_the_old_one_live(
 def test_models_in_memory_are_looked_at_by_the_event_loop_alone(
     server: RunningServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    live, threads = server.service.live, set()
-    for name in ("versions", "problems", "candidate"):
-        look = getattr(live, name)
+    models, threads = server.service.models, set()
+    for name in ("versions", "problems", "trial"):
+        look = getattr(models, name)
 
         def note(*arguments: object, look: Callable[..., object] = look) -> object:
             threads.add(threading.current_thread().name)
             return look(*arguments)
 
-        monkeypatch.setattr(live, name, note)
+        monkeypatch.setattr(models, name, note)
     set_candidate(server, tiny.publish(server.registry.root))
     (model,) = server.admin.ListModels(pb.ListModelsRequest(), timeout=20).models
     assert (model.ready, model.candidate.ready) == (True, True)
@@ -232,36 +232,36 @@ def test_a_version_that_did_not_load_is_tried_again(server: RunningServer, root:
     file, aside = root / "colours" / str(version) / "model.onnx", root / "aside"
     file.rename(aside)
     server.registry.promote("colours", version, by="test", reason="")
-    wait_until(lambda: server.service.live.problems())
+    wait_until(lambda: server.service.models.problems())
     aside.rename(file)
     wait_until(lambda: answers(server) == "green")
-    assert server.service.live.problems() == {}
+    assert server.service.models.problems() == {}
 
 
 def test_a_pointer_that_fails_is_left_alone_for_longer_each_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    now, trouble, waited = 100.0, Trouble(), []
-    monkeypatch.setattr("service.models.model.time.monotonic", lambda: now)
+    now, failure, waited = 100.0, LoadFailure(), []
+    monkeypatch.setattr("service.models.model_state.time.monotonic", lambda: now)
     for _ in range(9):
-        trouble.note(7, "it does not load")
+        failure.note(7, "it does not load")
         began = now
-        while trouble.waits(7):
+        while failure.backs_off(7):
             now += 1
         waited.append(now - began)
     assert waited == [1, 2, 4, 8, 16, 32, 60, 60, 60]
-    assert not trouble.waits(8), "another pointer is tried at once"
+    assert not failure.backs_off(8), "another pointer is tried at once"
 
 
 def test_asking_again_for_a_version_that_does_not_load_does_not_load_it_again(
     server: RunningServer, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     version = broken(root, "golden")
-    loader, loads = server.service.live._loading._loader, []
+    loader, loads = server.service.models._scheduler._loader, []
     load = loader.load
     monkeypatch.setattr(loader, "load", lambda *facts: loads.append(facts) or load(*facts))
-    monkeypatch.setattr("service.models.model.FIRST_RETRY_S", 3600.0)
-    monkeypatch.setattr("service.models.model.LONGEST_RETRY_S", 3600.0)
+    monkeypatch.setattr("service.models.model_state.FIRST_RETRY_S", 3600.0)
+    monkeypatch.setattr("service.models.model_state.LONGEST_RETRY_S", 3600.0)
     for _ in range(9):
         with pytest.raises(grpc.RpcError) as caught:
             server.classify(tiny.picture(), version=version)
@@ -340,7 +340,7 @@ def test_a_registry_that_was_put_back_is_a_problem_until_the_model_is_loaded_ane
     (root / "colours").rename(root.with_name("newer"))
     backup.rename(root / "colours")
     server.refresh()
-    assert server.service.live.problems()["colours"].startswith(PUT_BACK)
+    assert server.service.models.problems()["colours"].startswith(PUT_BACK)
     control = triton_grpc.GRPCInferenceServiceStub(server.admin_channel)
     for call, request in (
         (server.admin.Promote, pb.PromoteRequest(model="colours", version=1)),
@@ -348,12 +348,12 @@ def test_a_registry_that_was_put_back_is_a_problem_until_the_model_is_loaded_ane
     ):
         code, details = refusal(call, request)
         assert (code, details.startswith(PUT_BACK)) == ("FAILED_PRECONDITION", True)
-    assert server.registry.promoted("colours")[0] == 1
+    assert server.registry.promoted("colours").number == 1
     assert answers(server) == "blue"
     load_anew(server)
     assert answers(server) == "red"
     server.refresh()
-    assert server.service.live.problems() == {}
+    assert server.service.models.problems() == {}
 
 
 def load_anew(server: RunningServer) -> None:
@@ -371,7 +371,7 @@ def test_a_model_that_was_deleted_and_published_again_is_not_taken_for_the_one_b
     (root / "colours").rename(root.with_name("deleted"))
     tiny.publish(root, bias=GREEN, promote=True)  # by the numbers of before
     server.refresh()
-    assert server.service.live.problems()["colours"].startswith(PUT_BACK)
+    assert server.service.models.problems()["colours"].startswith(PUT_BACK)
     assert answers(server) == "red"
     load_anew(server)
     assert answers(server) == "green"
@@ -402,7 +402,7 @@ def test_what_is_promoted_while_the_registry_is_looked_at_is_no_problem(
 
     monkeypatch.setattr("service.models.follower.read_aliases", look_before_a_promotion)
     server.refresh()
-    assert server.service.live.problems() == {}
+    assert server.service.models.problems() == {}
     assert answers(server) == "blue"
 
 
@@ -419,7 +419,7 @@ def test_a_first_promotion_while_the_registry_is_looked_at_is_not_reported_as_lo
 
     monkeypatch.setattr("service.models.follower.read_aliases", look_before_the_promotion)
     server.refresh()
-    assert server.service.live.problems() == {}
+    assert server.service.models.problems() == {}
     assert 'unfreeze_load_problem{model="colours"} 0.0' in server.metrics()
     assert "load_failed" not in caplog.messages
 

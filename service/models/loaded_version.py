@@ -1,20 +1,16 @@
 """A version in memory, for as long as it is needed."""
 
 import threading
-from typing import TYPE_CHECKING
 
 from registry.bundle import Bundle
 from service.execution.executor import Executor
 from service.execution.kind import Kind
-from service.execution.malloc import give_back
+from service.execution.malloc import release_freed_memory
 from service.execution.plan import Plan
-from service.observability.metric_children import VersionCounts
-
-if TYPE_CHECKING:
-    from service.models.candidacy import Candidacy
+from service.observability.version_counts import VersionCounts
 
 
-class Loaded:
+class LoadedVersion:
     """A version in memory. It counts its readers; once retired, it closes when the last is gone."""
 
     def __init__(
@@ -33,12 +29,11 @@ class Loaded:
         self.plan = plan
         self.executor = executor
         self.counts = counts
-        self.candidate: Candidacy | None = None  # on trial beside it
         self._readers = 0
         self._retired = False
         self._freed = False
 
-    def __enter__(self) -> "Loaded":
+    def __enter__(self) -> "LoadedVersion":
         self._readers += 1
         return self
 
@@ -65,4 +60,4 @@ class Loaded:
 
 def _unload(executor: Executor) -> None:
     executor.close()
-    give_back()
+    release_freed_memory()

@@ -7,8 +7,8 @@ from typing import Any
 
 from registry.pointers import Mode
 from service.models.comparison import Comparison
-from service.models.loaded import Loaded
-from service.models.shadow import DrawFor, Sample, Shadow
+from service.models.loaded_version import LoadedVersion
+from service.models.shadow import DecodeViewsFor, Sample, Shadow
 
 SAMPLE = 1 << 16  # bytes to hash at either end of the first image; hashing blocks the event loop
 
@@ -16,48 +16,48 @@ Content = Sequence[bytes | memoryview]  # images, encoded or as flat pixels
 
 
 @dataclass
-class Candidacy:
-    """The candidate of a model while this server tries it."""
+class Trial:
+    """A candidate, and the live version that it is tried beside."""
 
     beside: int  # number of the promotion pointer that it is tried beside
     mode: Mode
     percent: float
-    live: Loaded
-    loaded: Loaded
+    live: LoadedVersion
+    candidate: LoadedVersion
     comparison: Comparison
     shadow: Shadow
 
     @property
     def same_size(self) -> bool:
-        """Whether it takes pixels that were prepared for the live version."""
-        return self.loaded.bundle.image.size == self.live.bundle.image.size
+        """Whether the candidate takes pixels that were prepared for the live version."""
+        return self.candidate.bundle.image.size == self.live.bundle.image.size
 
     @property
     def same_shape(self) -> bool:
-        """Whether its input and output have the shapes of the live version's."""
-        labels = len(self.loaded.bundle.labels), len(self.live.bundle.labels)
+        """Whether the candidate's input and output have the shapes of the live version's."""
+        labels = len(self.candidate.bundle.labels), len(self.live.bundle.labels)
         return self.same_size and labels[0] == labels[1]
 
     def answers(self, content: Callable[[], Content]) -> bool:
-        """Whether it answers the request with these images; `content` is called only if it
-        matters."""
-        return self.mode == "split" and self._draws(content())
+        """Whether the candidate answers the request with these images; `content` is called only if
+        it matters."""
+        return self.mode == "split" and self._selects(content())
 
-    def sample(self, content: Content, draw: DrawFor, n_views: int) -> Sample | None:
+    def sample(self, content: Content, decode: DecodeViewsFor, n_views: int) -> Sample | None:
         """A sample of the request with these images, if the candidate is to be compared on it."""
-        if self.mode == "shadow" and self._draws(content):
-            return self.shadow.sample(draw, n_views)
+        if self.mode == "shadow" and self._selects(content):
+            return self.shadow.sample(decode, n_views)
         return None
 
-    def _draws(self, content: Content) -> bool:
-        return bool(content) and 100 * draw_lot(content, self.loaded.version) < self.percent
+    def _selects(self, content: Content) -> bool:
+        return bool(content) and 100 * hash_fraction(content, self.candidate.version) < self.percent
 
 
-def draw_lot(content: Content, version: int) -> float:
+def hash_fraction(content: Content, version: int) -> float:
     """A hash from 0 to 1 that depends only on the images and the version.
 
-    So a repeated request gets the same version, on every replica, and a request that is drawn at
-    some percentage is drawn at every larger one.
+    So a repeated request gets the same version, on every replica, and a request that is selected at
+    some percentage is selected at every larger one.
     """
     digest = hashlib.blake2b(f"{version}/{len(content)}".encode(), digest_size=8)
     for end in ends(content[0]):

@@ -10,19 +10,19 @@ from typing import NoReturn
 
 from registry.errors import BundleError, NotFound, Overloaded, Unavailable
 from registry.store import Registry, check_name
-from service.models.candidacy import Candidacy, Content
-from service.models.changes import Changes
 from service.models.follower import Follower
-from service.models.loaded import Loaded
+from service.models.load_scheduler import LoadScheduler
+from service.models.loaded_version import LoadedVersion
 from service.models.loader import Loader
-from service.models.loading import Loading
-from service.models.model import Model
+from service.models.model_state import ModelState
+from service.models.operations import Operations
 from service.models.registry_calls import in_registry
 from service.models.swaps import Swaps
+from service.models.trial import Content, Trial
 from service.observability.metrics import Metrics
 
 
-class Live:
+class ModelManager:
     """The models of a registry as this server serves them. Used from one event loop."""
 
     def __init__(
@@ -43,11 +43,11 @@ class Live:
         """
         self._registry = registry
         self._metrics = metrics
-        self._loading = Loading(registry, loader, pinned_versions)
-        self._models: dict[str, Model] = {}
+        self._scheduler = LoadScheduler(registry, loader, pinned_versions)
+        self._states: dict[str, ModelState] = {}
         swaps = Swaps(metrics, on_ready, on_gone)
-        self._follower = Follower(registry, self._models, self._loading, swaps, metrics)
-        self.changes = Changes(registry, self._models, self._loading, swaps)
+        self._follower = Follower(registry, self._states, self._scheduler, swaps, metrics)
+        self.operations = Operations(registry, self._states, self._scheduler, swaps)
 
     # Reading
 
@@ -58,7 +58,7 @@ class Live:
         content: Callable[[], Content] = tuple,
         *,
         same_shape: bool = False,
-    ) -> Loaded:
+    ) -> LoadedVersion:
         """The version asked for, which is loaded if it is not in memory; without one, the promoted
         version, or a candidate for its share of the requests.
 
@@ -73,20 +73,20 @@ class Live:
             NotFound: there is no such model or version.
             Unavailable: it exists but cannot be loaded.
         """
-        entry = self._models.get(model)
+        state = self._states.get(model)
         if version is None:
-            if entry is None or entry.current is None:
-                _explain_missing(model, entry, self.ready())
-            if (tried := entry.candidate) and tried.answers(content):
-                return tried.loaded if tried.same_shape or not same_shape else entry.current
-            return entry.current
-        if entry and (found := entry.find(version)):
+            if state is None or state.live is None:
+                _explain_missing(model, state, self.ready())
+            if (trial := state.trial) and trial.answers(content):
+                return trial.candidate if trial.same_shape or not same_shape else state.live
+            return state.live
+        if state and (found := state.find(version)):
             return found
         try:
-            # raises NotFound before an entry is added
+            # raises NotFound before a state is added
             await in_registry(self._registry.folder, check_name(model), version)
-            entry = self._models.setdefault(model, Model(model))
-            return await self._loading.find(entry, version)
+            state = self._states.setdefault(model, ModelState(model))
+            return await self._scheduler.find(state, version)
         except BundleError as error:
             problem = f"version {version} of {model} cannot be served: {error}"
             raise Unavailable(problem) from error
@@ -97,38 +97,44 @@ class Live:
 
     def versions(self) -> dict[str, int]:
         """The live version of each model that answers now."""
-        models = self._models.items()
-        return {name: entry.current.version for name, entry in models if entry.current}
+        states = self._states.items()
+        return {name: state.live.version for name, state in states if state.live}
 
     def models_in_memory(self) -> list[str]:
         """Models that have a version in memory, whether one is promoted or not."""
-        return sorted(name for name in self._models if self.in_memory(name))
+        return sorted(name for name in self._states if self.in_memory(name))
 
-    def in_memory(self, model: str) -> list[Loaded]:
+    def in_memory(self, model: str) -> list[LoadedVersion]:
         """Loaded versions, lowest number first."""
-        entry = self._models.get(model)
-        found = {loaded.version: loaded for loaded in entry.versions()} if entry else {}
+        state = self._states.get(model)
+        found = {loaded.version: loaded for loaded in state.versions()} if state else {}
         return [loaded for _, loaded in sorted(found.items())]
 
     def problems(self) -> dict[str, str]:
         """By model: why it does not follow its promoted version."""
-        return {name: entry.problem for name, entry in self._models.items() if entry.problem}
+        return {name: state.problem for name, state in self._states.items() if state.problem}
 
-    def candidate(self, model: str) -> tuple[Candidacy | None, str]:
-        """The candidate on trial here, and why it is not the one that the registry names."""
-        entry = self._models.get(model)
-        return (entry.candidate, entry.candidate_trouble.problem) if entry else (None, "")
+    def trial_beside(self, loaded: LoadedVersion) -> Trial | None:
+        """The trial of a candidate beside this version, if it is live and there is one."""
+        state = self._states.get(loaded.model)
+        trial = state.trial if state else None
+        return trial if trial and trial.live is loaded else None
+
+    def trial(self, model: str) -> tuple[Trial | None, str]:
+        """The trial of a candidate here, and why it is not of the one that the registry names."""
+        state = self._states.get(model)
+        return (state.trial, state.candidate_failure.problem) if state else (None, "")
 
     def queue_depth(self, model: str) -> int:
         """Images queued for any version; read from another thread when metrics are scraped."""
         return sum(loaded.executor.n_awaited for loaded in self.in_memory(model))
 
-    def n_ahead(self, model: str) -> int:
+    def stream_window(self, model: str) -> int:
         """How many requests of one stream a model can take at a time; 0: one of its versions is
         busy."""
-        entry = self._models.get(model)
-        versions = entry.versions() if entry else ()
-        return min((loaded.executor.n_ahead for loaded in versions), default=0)
+        state = self._states.get(model)
+        versions = state.versions() if state else ()
+        return min((loaded.executor.stream_window for loaded in versions), default=0)
 
     def refusal(self, answer_s: float) -> Overloaded | None:
         """Why every version would refuse an image that has to be answered in `answer_s` seconds;
@@ -138,8 +144,8 @@ class Live:
         any request is for it. A refusal is counted as a rejection here, and as a failed request of
         a version only if there is just one: otherwise nobody knows which one was meant."""
         refusal, full = None, set()
-        for entry in self._models.values():
-            for loaded in entry.wanted():
+        for state in self._states.values():
+            for loaded in state.wanted():
                 if not (refusal := loaded.executor.refusal(answer_s)):
                     return None
                 full.add(loaded)
@@ -161,7 +167,7 @@ class Live:
 
     async def refresh(self) -> None:
         """Makes every model serve what the registry says, or keep what it has and note why."""
-        await self._follower.take_up(candidates=True)
+        await self._follower.apply(candidates=True)
 
     async def follow(self, every_s: float) -> None:
         """Follows every change of the registry until cancelled."""
@@ -169,21 +175,21 @@ class Live:
 
     async def close(self) -> None:
         """Unloads everything."""
-        await self._loading.close()
-        await self.changes.close()
+        await self._scheduler.close()
+        await self.operations.close()
         await self._follower.close()
-        for entry in self._models.values():
-            for loaded in set(entry.versions()):
+        for state in self._states.values():
+            for loaded in set(state.versions()):
                 await asyncio.to_thread(loaded.executor.close)
-        self._models.clear()
+        self._states.clear()
 
 
-def _explain_missing(name: str, entry: Model | None, served: set[str]) -> NoReturn:
-    if entry and entry.unloaded:
+def _explain_missing(name: str, state: ModelState | None, served: set[str]) -> NoReturn:
+    if state and state.unloaded:
         raise NotFound(f"{name} was unloaded on this server; load it again")
-    if entry and entry.trouble.problem:
-        raise Unavailable(f"{name} cannot be served: {entry.trouble.problem}")
-    if entry and entry.coming:
+    if state and state.failure.problem:
+        raise Unavailable(f"{name} cannot be served: {state.failure.problem}")
+    if state and state.n_going_live:
         raise Unavailable(f"{name} is being loaded; try again in a moment")
     known = ", ".join(sorted(served)[:5]) or "none"
     raise NotFound(f"no promoted version of a model {name!r:.80}; models served: {known}")

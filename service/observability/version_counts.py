@@ -1,10 +1,9 @@
-"""Counters with their labels resolved in advance: looking labels up costs more than counting."""
+"""Counts of one version, with the labels of each metric resolved in advance: looking them up costs
+more than counting."""
 
 import asyncio
 import math
 from collections.abc import Sequence
-
-from prometheus_client import Counter, Histogram
 
 from registry.errors import BadRequest, Expired, Overloaded
 from service.execution.work import Answer
@@ -12,54 +11,10 @@ from service.observability.metrics import LIMITS, Metrics
 from service.observability.tracing import CURRENT
 from service.oip.statistics import Statistics
 
-# Exported from the first call on, or `rate` would miss the first failure.
-CODES = ("OK", "INTERNAL", "UNAVAILABLE", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED")
 REASONS = ("cancelled", "expired")
 # Of an image. NaN comes from float16 overflow, and would spoil every sum.
 OUTCOMES = ("ok", "bad_image", "not_a_number")
 REQUESTS = ("ok", "bad_request", "rejected", "cancelled", "error")  # error: the server's fault
-
-
-class RpcCounts:
-    """The calls of one method, exported from its first call on: most methods are never called."""
-
-    def __init__(self, metrics: Metrics, kind: str, service: str, method: str) -> None:
-        """`kind` is unary, server_stream and so on, the conventional values of `grpc_type`."""
-        self.service, self.method = service, method
-        self._labels = kind, service, method
-        self._metrics = metrics
-        self._handled: dict[str, Counter] = {}
-        self._started: Counter
-        self._seconds: Histogram
-
-    def _show(self) -> None:
-        self._started = self._metrics.rpcs_started.labels(*self._labels)
-        self._seconds = self._metrics.rpc_seconds.labels(*self._labels)
-        self._handled = {code: self._handled_as(code) for code in CODES}
-
-    def _handled_as(self, code: str) -> Counter:
-        return self._metrics.rpcs_handled.labels(*self._labels, code)
-
-    def begin(self) -> None:
-        """Counts the start of a call."""
-        self._metrics.n_rpcs += 1
-        self._metrics.notes.note(self._begin)
-
-    def end(self, code: str, seconds: float, trace_id: str = "") -> None:
-        """Counts the end of a call; `trace_id` becomes an exemplar, for scrapers of OpenMetrics."""
-        self._metrics.n_rpcs -= 1
-        self._metrics.notes.note(self._end, code, seconds, trace_id)
-
-    def _begin(self) -> None:
-        if not self._handled:
-            self._show()
-        self._started.inc()
-
-    def _end(self, code: str, seconds: float, trace_id: str) -> None:
-        if code not in self._handled:
-            self._handled[code] = self._handled_as(code)
-        self._handled[code].inc()
-        self._seconds.observe(seconds, {"trace_id": trace_id} if trace_id else None)
 
 
 class VersionCounts:
@@ -67,7 +22,7 @@ class VersionCounts:
 
     def __init__(self, metrics: Metrics, model: str, version: int, classes: Sequence[str]) -> None:
         self._metrics = metrics
-        self._note = metrics.notes.note
+        self._defer = metrics.deferred.defer
         self._key = key = model, str(version)
         self._decode = metrics.decode_seconds.labels(model)
         self._queue = metrics.queue_seconds.labels(model)
@@ -92,12 +47,12 @@ class VersionCounts:
 
     def decoded(self, seconds: float) -> None:
         """One image has been decoded."""
-        self._note(self._decode.observe, seconds)
+        self._defer(self._decode.observe, seconds)
 
     def ran(self, n_images: int, queue_s: float, compute_s: float) -> None:
         """A batch ran; its oldest image had been queued for `queue_s`."""
         self.statistics.ran(n_images, compute_s)
-        self._note(self._count_run, n_images, queue_s, compute_s)
+        self._defer(self._count_run, n_images, queue_s, compute_s)
 
     def dropped(self, reason: str, n_images: int) -> None:
         """Images were not run: `cancelled` by their caller, or `expired` in the queue."""
@@ -105,24 +60,24 @@ class VersionCounts:
 
     def rejected(self, reason: str) -> None:
         """A request was rejected because of a limit of this model."""
-        self._note(self._rejected[reason].inc)
+        self._defer(self._rejected[reason].inc)
 
     # Called in the event loop
 
     def answered(self, answers: Sequence[Answer]) -> None:
         """Images have their answers, whatever happens to the request."""
-        self._note(self._count_answers, answers)
+        self._defer(self._count_answers, answers)
 
     def replied(self, began: float, answered_at: float, ended: float) -> None:
         """A request got its answers and then its reply; times are of `time.perf_counter`."""
-        self._note(self._count_reply, ended - began, ended - answered_at)
+        self._defer(self._count_reply, ended - began, ended - answered_at)
         if span := CURRENT.get():
             span.stage("encode", answered_at, ended)
 
     def failed(self, error: BaseException, seconds: float) -> None:
         """A request was refused, cancelled or failed, after this time."""
         self.statistics.failed(seconds)
-        self._note(self._requests[_outcome(error)].inc)
+        self._defer(self._requests[_outcome(error)].inc)
 
     def close(self) -> None:
         """Removes the series of this version, unless it was loaded again meanwhile; those of its
@@ -130,7 +85,7 @@ class VersionCounts:
         if not self._open:
             return
         self._open = False
-        self._metrics.notes.settle()
+        self._metrics.deferred.flush()
         with self._metrics.showing:
             self._metrics.in_memory[self._key] -= 1
             if self._metrics.in_memory[self._key]:
@@ -143,7 +98,7 @@ class VersionCounts:
             self._metrics.confidence.remove(*self._key)
             self._metrics.predictions.hide(*self._key)
 
-    # Called when the notes are settled
+    # Called when the deferred updates are made
 
     def _count_run(self, n_images: int, queue_s: float, compute_s: float) -> None:
         self._batch_size.observe(n_images)

@@ -12,14 +12,14 @@ import tiny
 
 from registry.errors import BundleError, Unavailable
 from registry.store import Registry
-from service.models.loading import Loading
-from service.models.model import Model
+from service.models.load_scheduler import LoadScheduler
+from service.models.model_state import ModelState
 
 PINNED = 2
 
 
 class OneOfAKind:
-    """A loaded version as far as loading looks at it."""
+    """A loaded version as far as the scheduler looks at it."""
 
     def __init__(self, version: int) -> None:
         self.version = version
@@ -48,20 +48,20 @@ class StandIn:
 
 async def ask_twice(registry: Registry, loader: StandIn) -> None:
     """A version is taken away, and asked for again, before its load is quite over."""
-    loading, entry = Loading(registry, loader, PINNED), Model(tiny.MODEL_NAME)  # type: ignore[arg-type]
+    scheduler, state = LoadScheduler(registry, loader, PINNED), ModelState(tiny.MODEL_NAME)  # type: ignore[arg-type]
     again: asyncio.Task[Any] | None = None
-    pin = entry.pin
+    pin = state.pin
 
     def pin_and_lose(loaded: Any) -> None:
         nonlocal again
-        entry.pin = pin  # type: ignore[method-assign]
-        again = asyncio.create_task(loading.find(entry, 1))
+        state.pin = pin  # type: ignore[method-assign]
+        again = asyncio.create_task(scheduler.find(state, 1))
 
-    entry.pin = pin_and_lose  # type: ignore[method-assign]
-    await loading.find(entry, 1)
+    state.pin = pin_and_lose  # type: ignore[method-assign]
+    await scheduler.find(state, 1)
     assert again
     await again
-    await loading.close()
+    await scheduler.close()
 
 
 def test_a_load_that_has_just_ended_is_not_waited_for(root: Path) -> None:
@@ -98,43 +98,45 @@ async def test_whoever_asks_for_one_number_after_the_other_holds_up_no_other_mod
     for model in ("colours", "colours", "colours", "other"):
         tiny.publish(root, model=model)
     loader = Gated()
-    loading = Loading(Registry(root), loader, PINNED)  # type: ignore[arg-type]
-    colours, other = Model("colours"), Model("other")
-    asked = [asyncio.create_task(loading.find(colours, version)) for version in (1, 2, 3)]
-    await asyncio.wait_for(loading.find(other, 1), 20)
+    scheduler = LoadScheduler(Registry(root), loader, PINNED)  # type: ignore[arg-type]
+    colours, other = ModelState("colours"), ModelState("other")
+    asked = [asyncio.create_task(scheduler.find(colours, version)) for version in (1, 2, 3)]
+    await asyncio.wait_for(scheduler.find(other, 1), 20)
     assert loader.under_way == {("colours", 1), ("other", 1)}
     loader.go.set()
     assert [loaded.version for loaded in await asyncio.gather(*asked)] == [1, 2, 3]
-    await loading.close()
+    await scheduler.close()
 
 
 async def test_a_version_that_went_live_before_its_turn_is_not_loaded_again(root: Path) -> None:
     tiny.publish(root)
     tiny.publish(root)
     loader = Gated()
-    loading, entry = Loading(Registry(root), loader, PINNED), Model(tiny.MODEL_NAME)  # type: ignore[arg-type]
-    first = asyncio.create_task(loading.find(entry, 1))
-    second = asyncio.create_task(loading.find(entry, 2))  # waits for its turn
+    scheduler, state = LoadScheduler(Registry(root), loader, PINNED), ModelState(tiny.MODEL_NAME)  # type: ignore[arg-type]
+    first = asyncio.create_task(scheduler.find(state, 1))
+    second = asyncio.create_task(scheduler.find(state, 2))  # waits for its turn
     await asyncio.sleep(0)
     live: Any = OneOfAKind(2)
-    entry.current = live
+    state.live = live
     loader.go.set()
     await first
     assert await second is live
     assert loader.loads == 1
-    await loading.close()
+    await scheduler.close()
 
 
-async def given_up(loading: Loading, entry: Model, versions: range, loader: Gated) -> None:
+async def given_up(
+    scheduler: LoadScheduler, state: ModelState, versions: range, loader: Gated
+) -> None:
     """All of them were asked for, those who did have gone, and then they were loaded."""
-    asked = [asyncio.create_task(loading.find(entry, version)) for version in versions]
+    asked = [asyncio.create_task(scheduler.find(state, version)) for version in versions]
     await asyncio.sleep(0)
     for caller in asked:
         caller.cancel()
     await asyncio.wait(asked)
     loader.go.set()
     async with asyncio.timeout(20):
-        while loading._under_way:
+        while scheduler._under_way:
             await asyncio.sleep(0.001)
 
 
@@ -143,11 +145,11 @@ async def test_of_versions_whose_callers_have_gone_no_more_stay_than_of_others(r
     for _ in versions:
         tiny.publish(root)
     loader = Gated()
-    loading, entry = Loading(Registry(root), loader, PINNED), Model(tiny.MODEL_NAME)  # type: ignore[arg-type]
-    await given_up(loading, entry, versions, loader)
+    scheduler, state = LoadScheduler(Registry(root), loader, PINNED), ModelState(tiny.MODEL_NAME)  # type: ignore[arg-type]
+    await given_up(scheduler, state, versions, loader)
     assert loader.loads == len(versions)
-    assert list(entry.pinned) == list(versions)[-PINNED:]
-    await loading.close()
+    assert list(state.pinned) == list(versions)[-PINNED:]
+    await scheduler.close()
 
 
 class Refusing(Gated):
@@ -161,27 +163,27 @@ class Refusing(Gated):
 async def test_a_version_that_did_not_load_is_left_alone_also_when_its_callers_have_gone(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.models.model.FIRST_RETRY_S", 3600.0)
+    monkeypatch.setattr("service.models.model_state.FIRST_RETRY_S", 3600.0)
     tiny.publish(root)
     loader = Refusing()
-    loading, entry = Loading(Registry(root), loader, PINNED), Model(tiny.MODEL_NAME)  # type: ignore[arg-type]
-    await given_up(loading, entry, range(1, 2), loader)
+    scheduler, state = LoadScheduler(Registry(root), loader, PINNED), ModelState(tiny.MODEL_NAME)  # type: ignore[arg-type]
+    await given_up(scheduler, state, range(1, 2), loader)
     with pytest.raises(BundleError, match="golden answers differ"):
-        await loading.find(entry, 1)
+        await scheduler.find(state, 1)
     assert loader.loads == 1
-    await loading.close()
+    await scheduler.close()
 
 
 async def test_what_waits_for_its_turn_when_the_server_stops_says_so(root: Path) -> None:
     tiny.publish(root)
     tiny.publish(root)
     loader = Gated()
-    loading, entry = Loading(Registry(root), loader, PINNED), Model(tiny.MODEL_NAME)  # type: ignore[arg-type]
-    asked = [asyncio.create_task(loading.find(entry, version)) for version in (1, 2)]
+    scheduler, state = LoadScheduler(Registry(root), loader, PINNED), ModelState(tiny.MODEL_NAME)  # type: ignore[arg-type]
+    asked = [asyncio.create_task(scheduler.find(state, version)) for version in (1, 2)]
     async with asyncio.timeout(20):
         while not loader.under_way:
             await asyncio.sleep(0.001)
-    closing = asyncio.create_task(loading.close())
+    closing = asyncio.create_task(scheduler.close())
     await asyncio.sleep(0)
     loader.go.set()
     await closing
@@ -190,15 +192,15 @@ async def test_what_waits_for_its_turn_when_the_server_stops_says_so(root: Path)
     assert isinstance(second, Unavailable)
 
 
-@pytest.mark.parametrize("place", ["current", "candidate", "pinned"])
+@pytest.mark.parametrize("place", ["live", "trial", "pinned"])
 def test_a_version_that_two_loads_bring_is_in_memory_once(place: str) -> None:
-    entry, first, second = Model(tiny.MODEL_NAME), OneOfAKind(1), OneOfAKind(1)
-    tried = SimpleNamespace(loaded=first)
+    state, first, second = ModelState(tiny.MODEL_NAME), OneOfAKind(1), OneOfAKind(1)
+    trial = SimpleNamespace(candidate=first)
     setattr(
-        entry,
+        state,
         place,
-        {"current": first, "candidate": tried, "pinned": OrderedDict({1: first})}[place],
+        {"live": first, "trial": trial, "pinned": OrderedDict({1: first})}[place],
     )
-    entry.pin(second)  # type: ignore[arg-type]
-    assert list(entry.versions()) == [first]
+    state.pin(second)  # type: ignore[arg-type]
+    assert list(state.versions()) == [first]
     assert (first.is_retired, second.is_retired) == (False, True)
