@@ -118,7 +118,7 @@ def test_a_stage_that_gets_no_better_ends_by_the_rule_of_patience(tmp_path: Path
     told = {"patience": "2", "judge_share": "0.4", "dropout": "0"}
     bench = bench_of(tmp_path, **told, cycles="6", cycle_mult="1")
     fit_unfrozen(bench, 1e-30)
-    assert len(bench.history) == 3
+    assert len(bench.results.history) == 3
 
 
 def test_momentum_and_decay_of_the_plan_reach_each_step(

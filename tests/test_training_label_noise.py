@@ -112,12 +112,12 @@ def test_more_labels_than_time_or_memory_allow_are_left_alone_and_it_is_told(
     bench = photos.learner(tmp_path).bench
     activations = precompute_parts(bench, "weights", tmp_path)
     doubt_labels(bench, activations)
-    assert bench.label_noise
-    bench.label_noise.clear()
+    assert bench.results.label_noise
+    bench.results.label_noise = None
     monkeypatch.setattr(label_noise, most, 24 * 2 - 1)
     doubt_labels(bench, activations)
-    assert not bench.label_noise
-    assert bench.facts["label_noise"].startswith(
+    assert not bench.results.label_noise
+    assert bench.results.facts["label_noise"].startswith(
         "labels were not checked for errors: 24 images with "
     )
 

@@ -145,7 +145,7 @@ def test_a_learner_goes_on_at_another_size_with_activations_of_what_it_has_learn
     views = large.augmented()
     assert views.shape[1:] == (32, 32, 3)
     assert [epoch.stage for epoch in large.history] == ["all layers", "head with augmentation"]
-    assert large.bench.facts["by_hand"] == "size=32"
+    assert large.bench.results.facts["by_hand"] == "size=32"
 
 
 def told_epochs(heard: photos.Heard) -> list[str]:
@@ -187,9 +187,9 @@ def test_small_first_and_the_end_at_the_size_that_is_served(tmp_path: Path):
     told |= {"cycle_mult": "1", "keep": "best", "snapshots": "true", "augmented_epochs": "0"}
     bench = opened(tmp_path, **told)
     learn(bench, "weights", tmp_path / "cache")
-    sizes = [epoch.stage[-9:] for epoch in bench.history[4:]]
+    sizes = [epoch.stage[-9:] for epoch in bench.results.history[4:]]
     assert sizes == ["16 pixels"] * 2 + ["32 pixels"] * 2
-    assert "1 answers averaged" in bench.facts["snapshots"]
-    assert bench.facts["best_epoch"].startswith(("epoch 1 ", "epoch 2 "))
+    assert "1 answers averaged" in bench.results.facts["snapshots"]
+    assert bench.results.facts["best_epoch"].startswith(("epoch 1 ", "epoch 2 "))
     network, _ = load_network(bench.run / "cycle-1.safetensors")
     assert all(bool(tensor.isfinite().all()) for tensor in network.state_dict().values())

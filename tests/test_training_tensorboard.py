@@ -104,7 +104,7 @@ def test_a_network_that_learns_once_more_draws_on_where_it_was(tmp_path: Path):
     learner.fit()
     learner.fit()
     losses = points(read(learner.bench.run), "batch/loss")
-    assert sorted(losses) == list(range(learner.bench.n_planned))
+    assert sorted(losses) == list(range(learner.bench.results.n_batches))
 
 
 def test_a_training_told_not_to_draws_nothing(tmp_path: Path):

@@ -1,9 +1,8 @@
 """What the steps of the recipe work on."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,19 +15,15 @@ from training.data.inner_split import TrainingPart, deal_out
 from training.data.items import Part
 from training.data.strong_augmentation import Stronger
 from training.evaluation.evaluate import THRESHOLD, metric_of
-from training.evaluation.suspects import LabelNoise
 from training.fit.activations import Activations
 from training.fit.balance import Float64Array, class_weights, draw_shares
 from training.fit.batches import ActivationBatches, ImageBatches
-from training.fit.epoch import Epoch
-from training.fit.keeping import State
 from training.fit.loss import loss_function
-from training.fit.lr_finder import RateSearch
 from training.fit.out_of_memory import Room
-from training.fit.schedule import Shares
 from training.fit.size_phases import Turn
 from training.network.classifier import Network
 from training.network.saving import save_network
+from training.results import Results
 from training.run.checkpoint import Checkpoint
 from training.run.event_files import Curves
 from training.run.progress import Stages
@@ -37,8 +32,8 @@ from training.settings import Settings
 
 @dataclass(frozen=True)
 class Bench:
-    """What every step works on. The network is trained in place; the lists collect results for the
-    report."""
+    """What every step works on. Two of its values change on the way: the network, which is trained
+    in place, and the results, to which each step adds what it finds."""
 
     settings: Settings
     dataset: Dataset
@@ -49,17 +44,8 @@ class Bench:
     audit: Audit
     run: Path  # a folder for torch weights
     turn: Turn  # the size that this bench is for, and what is trained at it
+    results: Results = field(default_factory=Results)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
-    searches: dict[str, RateSearch] = field(default_factory=dict)
-    schedules: dict[str, Shares] = field(default_factory=dict)
-    planned: list[int] = field(default_factory=list)  # batches of each stage so far
-    history: list[Epoch] = field(default_factory=list)
-    snapshots: list[State] = field(default_factory=list)
-    thresholds: list[float] = field(default_factory=list)  # of a multi-label task, once fitted
-    # see training/evaluation/learning_curve.py
-    curve: dict[int, list[float]] = field(default_factory=dict)
-    label_noise: list[LabelNoise] = field(default_factory=list)  # one, once labels were checked
-    facts: dict[str, str] = field(default_factory=dict)  # for the provenance
     curves: Curves = field(default_factory=lambda: Curves(None))  # for TensorBoard
 
     @property
@@ -78,11 +64,6 @@ class Bench:
     @property
     def n_valid(self) -> int:
         return len(self.rows("valid"))
-
-    @property
-    def n_planned(self) -> int:
-        """Batches of all stages so far, as planned; a stage may occur more than once."""
-        return sum(self.planned)
 
     def rows(self, part: Part) -> Rows:
         """The images to train on, which is the training part without what is set apart for model
@@ -118,7 +99,7 @@ class Bench:
     def note(self, name: str, text: str) -> None:
         """Reports `text` now, and keeps it in the provenance."""
         self.stages.note(text)
-        self.facts[name] = text
+        self.results.facts[name] = text
 
     def save(self, name: str) -> Path:
         """Saves the network as it is now to a file in the run's folder."""
@@ -135,19 +116,6 @@ class Bench:
         )
         return path
 
-    def state_dict(self) -> dict[str, Any]:
-        """What the report needs from the completed steps."""
-        return {
-            "searches": {name: asdict(search) for name, search in self.searches.items()},
-            "history": [asdict(epoch) for epoch in self.history],
-            "facts": dict(self.facts),
-        }
-
-    def load_state_dict(self, state: dict[str, Any], /) -> None:
-        self.searches.update({name: RateSearch(**it) for name, it in state["searches"].items()})
-        self.history[:] = [Epoch(**row) for row in state["history"]]
-        self.facts.update(state["facts"])
-
     def targets(self, part: Part) -> Tensor:
         return torch.from_numpy(self.dataset.targets[self.rows(part)])
 
@@ -162,7 +130,7 @@ class Bench:
         """Each label's decision threshold; none in a single-label task."""
         if self.dataset.task == "single":
             return ()
-        return tuple(self.thresholds) or (THRESHOLD,) * len(self.dataset.labels)
+        return self.results.thresholds or (THRESHOLD,) * len(self.dataset.labels)
 
     def loss(self) -> nn.Module:
         """For held-out images: unweighted, however training balances the classes."""

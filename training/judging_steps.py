@@ -41,7 +41,7 @@ def doubt_labels(bench: Bench, activations: Parts) -> None:
         dataset.task,
         bench.settings.seed,
     )
-    bench.label_noise[:] = [found]
+    bench.results.label_noise = found
     bench.note("label_noise", describe(found, dataset))
 
 
@@ -52,10 +52,9 @@ def choose_thresholds(bench: Bench) -> None:
         return
     pixels = bench.decoded.pixels[bench.judged]
     answers = predict(bench.network, pixels, bench.dataset.task)
-    bench.thresholds[:] = fit_thresholds(
-        answers, bench.dataset.targets[bench.judged], bench.settings.beta
-    )
-    shown = ", ".join(f"{value:.2f}" for value in bench.thresholds[:10])
+    fitted = fit_thresholds(answers, bench.dataset.targets[bench.judged], bench.settings.beta)
+    bench.results.thresholds = fitted
+    shown = ", ".join(f"{value:.2f}" for value in fitted[:10])
     bench.note(
         "thresholds",
         f"fitted for F{bench.settings.beta:g} on {len(bench.judged)} images set apart: {shown}",

@@ -17,7 +17,7 @@ from training import judging_steps, steps
 from training.bench import Bench
 from training.classify_file import ask
 from training.evaluation.evaluate import Evaluation, predict
-from training.evaluation.learning_curve import Curve, draw_curve
+from training.evaluation.learning_curve import Curve, measure_learning_curve
 from training.export.publishing import assign, publish
 from training.fastai_names import meant
 from training.fit.activations import Parts, check_current
@@ -50,7 +50,7 @@ class Learner:
     @property
     def history(self) -> list[Epoch]:
         """Every epoch so far."""
-        return self.bench.history
+        return self.bench.results.history
 
     def __repr__(self) -> str:
         """One line, which a notebook shows for the last value of a cell."""
@@ -94,7 +94,7 @@ class Learner:
         were. From now on only the head is trainable."""
         self._check(activations)
         steps.search_head(self.bench, activations)
-        return self.bench.searches["head"]
+        return self.bench.results.searches["head"]
 
     def fit_head(self, activations: Parts, rate: float, *, epochs: int | None = None) -> None:
         """Trains the head on activations; what is not given is as in the settings."""
@@ -117,9 +117,7 @@ class Learner:
         """How well heads do that are trained on an eighth, a quarter, half and all of the images:
         the held-out metric, one value per draw. The network stays as it was."""
         self._check(activations)
-        self.bench.curve.clear()
-        draw_curve(self.bench, activations, rate, draws)
-        return self.bench.curve
+        return measure_learning_curve(self.bench, activations, rate, draws)
 
     def search_unfrozen(self, *, group_rates: Sequence[float] | None = None) -> RateSearch:
         """Unfreezes all layers, and runs the same range test on them together.
@@ -129,7 +127,7 @@ class Learner:
         """
         bench = with_settings(self.bench, group_rates=group_rates)
         steps.search_unfrozen(bench)
-        return bench.searches["unfrozen"]
+        return bench.results.searches["unfrozen"]
 
     def fit_unfrozen(
         self,

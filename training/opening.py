@@ -247,4 +247,4 @@ def keep_checkpoint(bench: Bench, weights_digest: str) -> None:
     note = bench.stages.note
     bench.checkpoint.open(bench.run / CHECKPOINT, key, every_s, writes=world.first, note=note)
     world.wait()  # all must have read the checkpoint before it is overwritten
-    bench.checkpoint.register("bench", bench)
+    bench.checkpoint.register("bench", bench.results)

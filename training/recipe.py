@@ -25,7 +25,7 @@ from registry.jobs import Assignment, Scored
 from training.bench import Bench
 from training.distributed.parallel import ALONE, World
 from training.evaluation.compare import known_parts, known_rule, score
-from training.evaluation.learning_curve import draw_curve
+from training.evaluation.learning_curve import measure_learning_curve
 from training.evaluation.trust import calibrate, measure_trust
 from training.export.bundling import export_and_prove, seal_bundle
 from training.export.runtime import answering
@@ -139,7 +139,7 @@ def learn(bench: Bench, weights_digest: str, cache: Path) -> None:
     head_rate = search_head(first, activations)
     fit_head(first, activations, head_rate)
     if settings.learning_curve:
-        draw_curve(first, activations, head_rate, settings.learning_curve)
+        measure_learning_curve(first, activations, head_rate, settings.learning_curve)
 
     # 0 until found; if given, the range test is skipped: through all layers it takes an epoch
     body_rate = settings.unfrozen_learning_rate or 0.0

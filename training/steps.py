@@ -45,7 +45,7 @@ def search_head(bench: Bench, activations: Parts) -> float:
     bench.stages.begin("find the learning rate", 0)
     bench.network.freeze_to(2)
     if not bench.checkpoint.begin("find the head's rate"):
-        return bench.searches["head"].suggestion
+        return bench.results.searches["head"].suggestion
     bench.network.head.train()
     search = find_rate(
         bench.network.head,
@@ -107,7 +107,7 @@ def search_unfrozen(bench: Bench) -> float:
     bench.stages.begin("unfreeze, find the learning rate", 0)
     bench.network.freeze_to(bench.settings.frozen_groups)
     if not bench.checkpoint.begin("find the unfrozen rate"):
-        return bench.searches["unfrozen"].suggestion
+        return bench.results.searches["unfrozen"].suggestion
     bench.network.train_unfrozen(freeze_batchnorm=bench.settings.freeze_batchnorm)
     learning = rates_of(bench)
     with folding(bench):
@@ -172,5 +172,5 @@ def _chosen(bench: Bench, stage: str, search: RateSearch, told: float | None = N
     if told:
         bench.stages.note(f"learning rate {told:.1e}, as the settings say")
         search = replace(search, suggestion=told, reason="as the settings say")
-    bench.searches[stage] = search
+    bench.results.searches[stage] = search
     return search.suggestion

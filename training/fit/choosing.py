@@ -37,10 +37,10 @@ def judge(bench: Bench) -> float:
 def keep_chosen(bench: Bench, keeper: Keeper, batches: ImageBatches) -> None:
     """Gives the network the weights that the settings ask for, and the bench the snapshots."""
     keeper.restore()
-    bench.snapshots.extend(keeper.at_cycle_ends)
-    stage = last_stage(bench.history)
+    bench.results.snapshots.extend(keeper.at_cycle_ends)
+    stage = last_stage(bench.results.history)
     if keeper.keep == "best" and keeper.best_epoch < len(stage):
-        bench.facts[KEPT] = f"weights of epoch {keeper.best_epoch} of {stage[-1].stage}"
+        bench.results.facts[KEPT] = f"weights of epoch {keeper.best_epoch} of {stage[-1].stage}"
     if keeper.best_epoch:
         bench.note(
             "best_epoch",
@@ -53,7 +53,7 @@ def keep_chosen(bench: Bench, keeper: Keeper, batches: ImageBatches) -> None:
             pixels = (pixels for pixels, _ in batches.epoch(0))
             recompute_statistics(bench.network, whole(bench), pixels)
         settle(bench, augmented_features(bench, batches))
-        bench.facts[KEPT] = "mean of the weights of all unfrozen epochs"
+        bench.results.facts[KEPT] = "mean of the weights of all unfrozen epochs"
         bench.note(
             "averaged",
             "the weights are the mean over all unfrozen epochs, with recomputed batch statistics",
@@ -80,7 +80,7 @@ def keep_better(bench: Bench, ema: Ema, batches: ImageBatches) -> None:
         _load_mean(bench, ema, batches)
         few = "too few images to set some apart for it; add images, or raise judge_share"
         why = "as the settings say" if always else few
-        bench.facts[KEPT] = MEAN
+        bench.results.facts[KEPT] = MEAN
         bench.note("ema", f"kept the moving average of the weights without a comparison: {why}")
         return
     own, own_value = copy_state(bench.network), judge(bench)
@@ -90,7 +90,7 @@ def keep_better(bench: Bench, ema: Ema, batches: ImageBatches) -> None:
     better = mean_value < own_value if lower else mean_value > own_value
     better = bench.network.world.told(better)  # so that all processes decide alike
     if better:
-        bench.facts[KEPT] = MEAN
+        bench.results.facts[KEPT] = MEAN
     else:
         bench.network.load_state_dict(own)
     kept = "moving average of the weights" if better else "weights themselves"

@@ -39,13 +39,13 @@ def fit_stage(
     """
     network, n_epochs = bench.network, stage.plan.n_epochs
     bench.stages.begin(stage.name, n_epochs * stage.batches.n_images)
-    before = bench.n_planned  # batches, of the stages so far
-    bench.planned.append(len(stage.plan.shares))
-    bench.schedules[stage.name] = stage.plan.shares
+    before = bench.results.n_batches  # of the stages so far
+    bench.results.n_batches += len(stage.plan.shares)
+    bench.results.schedules[stage.name] = stage.plan.shares
     if not bench.checkpoint.begin(stage.name):
         bench.stages.note(f"{stage.name}: was complete before the interruption")
         return False
-    bench.facts.pop(KEPT, None)  # outdated by further training
+    bench.results.facts.pop(KEPT, None)  # outdated by further training
     optimizer = Optimizer(groups, bench.settings.optimizer_spec())
     tally = bench.checkpoint.enter(
         {
@@ -77,7 +77,7 @@ def fit_stage(
             network.load_state_dict(good)
             kept = bench.save(LAST_GOOD)
             raise TrainingError(f"{error}; the weights before this epoch are in {kept}") from error
-        bench.history.append(epoch)
+        bench.results.history.append(epoch)
         tell_epoch(bench, tally.epoch + 1, n_epochs, epoch)
         last = before + (tally.epoch + 1) * len(stage.batches) - 1
         bench.curves.epoch(last, epoch, bench.metric)
