@@ -20,7 +20,7 @@ from training.fit.balance import Float64Array, class_weights, draw_shares
 from training.fit.batches import ActivationBatches, ImageBatches
 from training.fit.loss import loss_function
 from training.fit.out_of_memory import Room
-from training.fit.size_phases import Turn
+from training.fit.size_phases import SizePhase
 from training.network.classifier import Network
 from training.network.saving import save_network
 from training.results import Results
@@ -43,7 +43,7 @@ class Bench:
     stages: Stages
     audit: Audit
     run: Path  # a folder for torch weights
-    turn: Turn  # the size that this bench is for, and what is trained at it
+    phase: SizePhase  # the size that this bench is for, and what is trained at it
     results: Results = field(default_factory=Results)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     curves: Curves = field(default_factory=lambda: Curves(None))  # for TensorBoard
@@ -104,7 +104,7 @@ class Bench:
     def save(self, name: str) -> Path:
         """Saves the network as it is now to a file in the run's folder."""
         path, data = self.run / name, self.dataset
-        if not self.network.world.first:
+        if not self.network.world.is_main:
             return path
         self.run.mkdir(parents=True, exist_ok=True)
         save_network(
@@ -163,7 +163,7 @@ class Bench:
             seed=chosen.seed,
             device=self.device,
             shares=self.draw_shares(),
-            first_epoch=self.turn.epochs.start,
+            first_epoch=self.phase.epochs.start,
             crop=chosen.train_crop,
             stronger=Stronger(chosen.policy, chosen.erasing, chosen.mixup, chosen.cutmix),
         )

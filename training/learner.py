@@ -1,7 +1,7 @@
 """The recipe for a notebook: its steps one by one, with hyperparameters of your own.
 
 What each step does is in `training/steps.py` and `training/judging_steps.py`; `fit` is the recipe's
-own `learn` and `publish` its `prove`. `training/looking.py`, `training/plots.py` and
+own `learn` and `publish` its `make_bundle`. `training/looking.py`, `training/plots.py` and
 `training/tiles.py` show the results.
 """
 
@@ -29,7 +29,7 @@ from training.network.backbone import Backbone
 from training.network.saving import restore
 from training.network.weights import weights_digest
 from training.overrides import refuse_none, use_rate, with_settings
-from training.recipe import learn, prove
+from training.recipe import learn, make_bundle
 from training.report.preview import augmented
 
 
@@ -214,7 +214,7 @@ class Learner:
         assignment, pointer = assign(store, model, self.source, {}, self.cache, bench.run)
         learnt = copy_state(bench.network)
         try:
-            bundle, _ = prove(bench, assignment, self.backbone)
+            bundle, _ = make_bundle(bench, assignment, self.backbone)
         finally:
             bench.network.load_state_dict(learnt)
         version, _ = publish(

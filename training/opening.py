@@ -224,7 +224,7 @@ def open_bench(
         stages,
         images.audit,
         run,
-        settings.turns()[-1],
+        settings.size_phases()[-1],
         curves=Curves(run / FOLDER if wanted(settings.tensorboard) else None),
     )
 
@@ -245,6 +245,6 @@ def keep_checkpoint(bench: Bench, weights_digest: str) -> None:
     }
     every_s, world = bench.settings.checkpoint_seconds, bench.network.world
     note = bench.stages.note
-    bench.checkpoint.open(bench.run / CHECKPOINT, key, every_s, writes=world.first, note=note)
-    world.wait()  # all must have read the checkpoint before it is overwritten
+    bench.checkpoint.open(bench.run / CHECKPOINT, key, every_s, writes=world.is_main, note=note)
+    world.barrier()  # all must have read the checkpoint before it is overwritten
     bench.checkpoint.register("bench", bench.results)

@@ -30,7 +30,7 @@ def with_settings(bench: Bench, **changed: object) -> Bench:
         before = [bench.results.facts["by_hand"]] if "by_hand" in bench.results.facts else []
         now = [f"{name}={write_setting(value)}" for name, value in said.items()]
         bench.results.facts["by_hand"] = ", ".join(before + now)
-    return replace(bench, settings=settings, turn=settings.turns()[0])
+    return replace(bench, settings=settings, phase=settings.size_phases()[0])
 
 
 def use_rate(bench: Bench, stage: str, rate: float) -> None:

@@ -16,7 +16,7 @@ from registry.record import Record
 from registry.tta import MAX_VIEWS, Symmetries, TtaSpec
 from training.data.items import Drawing, Layout, SplitRule
 from training.fit.schedule import restart_epochs
-from training.fit.size_phases import LARGEST, SMALLEST, Turn, take_turns
+from training.fit.size_phases import LARGEST, SMALLEST, SizePhase, plan_phases
 from training.presets import Recipe
 
 Augmentation = Literal["none", "basic", "side_on", "flips", "top_down"]
@@ -310,9 +310,9 @@ class Settings(Record):
         """Epochs of each cycle."""
         return restart_epochs(self.cycles, self.cycle_len, self.cycle_mult)
 
-    def turns(self) -> tuple[Turn, ...]:
+    def size_phases(self) -> tuple[SizePhase, ...]:
         """What is trained at each size; see training/fit/size_phases.py."""
-        return take_turns(
+        return plan_phases(
             self.size,
             self.sizes,
             self.size_epochs,

@@ -15,7 +15,7 @@ MEAN = "exponential moving average of the weights"
 def make_keeper(bench: Bench, plan: Plan) -> Keeper:
     """The keeper for the epochs of `plan`, as the settings say; at a size before the last one it
     keeps the last weights."""
-    settings, last = bench.settings, bench.turn.last
+    settings, last = bench.settings, bench.phase.last
     return Keeper(
         bench.network,
         settings.keep if last else "last",
@@ -63,7 +63,7 @@ def keep_chosen(bench: Bench, keeper: Keeper, batches: ImageBatches) -> None:
 def begin_ema(bench: Bench) -> Ema | None:
     """Starts a moving average of the weights, if the settings ask for one; only at the last size,
     as at others the network adapts to other pixels."""
-    wanted = bench.settings.ema and bench.turn.last
+    wanted = bench.settings.ema and bench.phase.last
     return Ema(bench.network, bench.settings.ema) if wanted else None
 
 
@@ -88,7 +88,7 @@ def keep_better(bench: Bench, ema: Ema, batches: ImageBatches) -> None:
     mean_value = judge(bench)
     lower = DIRECTIONS[settings.judge_by] == "lower"
     better = mean_value < own_value if lower else mean_value > own_value
-    better = bench.network.world.told(better)  # so that all processes decide alike
+    better = bench.network.world.broadcast(better)  # so that all processes decide alike
     if better:
         bench.results.facts[KEPT] = MEAN
     else:

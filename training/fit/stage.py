@@ -66,7 +66,7 @@ def fit_stage(
         bench.stages.advance(step.n_images)
 
     while tally.epoch < n_epochs:
-        network.world.level(network)
+        network.world.broadcast_state(network)
         good = copy_state(network)
         network.train_unfrozen(freeze_batchnorm=bench.settings.freeze_batchnorm)
         try:
@@ -81,7 +81,7 @@ def fit_stage(
         tell_epoch(bench, tally.epoch + 1, n_epochs, epoch)
         last = before + (tally.epoch + 1) * len(stage.batches) - 1
         bench.curves.epoch(last, epoch, bench.metric)
-        goes_on = network.world.told(worth_it)
+        goes_on = network.world.broadcast(worth_it)
         tally = Tally(tally.epoch + 1 if goes_on else n_epochs)
         bench.checkpoint.save_if_due(tally, at_once=tally.epoch == n_epochs)
     return True
