@@ -14,9 +14,10 @@ from training import Learner, pretrained, read_images
 from training.bench import Bench
 from training.fit.plan import plan_cycles
 from training.fit.resizing import at_each_size
+from training.images import open_images
 from training.network.backbone import load_backbone
 from training.network.saving import load_network
-from training.opening import open_bench, open_images
+from training.opening import open_bench
 from training.planned_stages import planned_stages
 from training.reading_settings import read_settings
 from training.recipe import learn, train

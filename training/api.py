@@ -16,8 +16,9 @@ from pathlib import Path
 import torch
 
 from registry.errors import BadRequest
+from training.images import Images, open_images
 from training.learner import Learner
-from training.opening import Images, open_backbone, open_bench, open_images
+from training.opening import open_backbone, open_bench
 from training.planned_stages import planned_stages
 from training.reading_settings import read_settings, write_setting
 from training.run.progress import Lines, Stages, Tell

@@ -14,8 +14,8 @@ from registry.tta import tta_views
 from training.evaluation.evaluate import Evaluation, confusions
 from training.evaluation.gradcam import heat_maps
 from training.evaluation.per_class import Pair, confused_pairs, said_labels, taken_for
+from training.images import Images
 from training.learner import Learner
-from training.opening import Images
 from training.report.audit_pictures import draw_audit
 from training.report.galleries import galleries, in_question, tiles
 from training.report.picture import Picture

@@ -32,10 +32,11 @@ from training.export.runtime import answering
 from training.export.variants import add_variants
 from training.fit.resizing import at_each_size
 from training.fit.snapshots import average_snapshots
+from training.images import Images, open_images
 from training.judging_steps import choose_thresholds, doubt_labels, evaluate, read_tests
 from training.network.backbone import Backbone
 from training.network.classifier import divided
-from training.opening import Images, keep_checkpoint, open_backbone, open_bench, open_images
+from training.opening import keep_checkpoint, open_backbone, open_bench
 from training.planned_stages import planned_stages
 from training.reading_settings import read_settings
 from training.run.event_files import FOLDER, Curves, wanted

@@ -14,8 +14,8 @@ from PIL import Image
 from registry.errors import BadRequest, DataError
 from training.data.items import Part
 from training.evaluation.compare import known_parts, known_rule
+from training.images import Images, open_images
 from training.network.saving import NETWORK
-from training.opening import Images, open_images
 from training.reading_settings import read_settings
 from training.recipe import train
 from training.run.progress import Stages
