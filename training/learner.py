@@ -54,9 +54,9 @@ class Learner:
 
     def __repr__(self) -> str:
         """One line, which a notebook shows for the last value of a cell."""
-        told = f"{self.backbone.name} for {', '.join(self.labels[:5])}"
+        named = f"{self.backbone.name} for {', '.join(self.labels[:5])}"
         more = f" and {len(self.labels) - 5} more" if len(self.labels) > 5 else ""
-        return f"<{told}{more}; {len(self.history)} epochs so far>"
+        return f"<{named}{more}; {len(self.history)} epochs so far>"
 
     if not TYPE_CHECKING:  # the type checker should still report unknown attributes
 

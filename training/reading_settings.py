@@ -52,8 +52,8 @@ def read_settings(given: dict[str, str]) -> Settings:
     Raises:
         BadRequest: an unknown name or a bad value; names the field.
     """
-    told = PRESETS.get(given.get("recipe", "modern"), {}) | given
-    values = {name: _value(name, text) for name, text in told.items()}
+    texts = PRESETS.get(given.get("recipe", "modern"), {}) | given
+    values = {name: _value(name, text) for name, text in texts.items()}
     try:
         settings = Settings.model_validate(values)
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""What a training can be told: `--set key=value` on the command, `settings` in an admin request.
+"""The settings of a training: `--set key=value` on the command, `settings` in an admin request.
 
 `training/reading_settings.py` makes them of text.
 """

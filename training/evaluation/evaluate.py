@@ -80,7 +80,7 @@ def predict_rows(
     """Probabilities of `rows`, the mean over the same views that a server would average.
 
     Args:
-        advance: told how many views have been answered since its last call.
+        advance: called with how many views have been answered since its last call.
     """
     results = []
     for row in rows:

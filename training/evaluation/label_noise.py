@@ -103,10 +103,10 @@ def out_of_fold(features: Float32Array, given: Ints, groups: Ints, seed: int) ->
     """
     probabilities = np.zeros((len(given), int(given.max()) + 1))
     folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
-    for learnt, asked in folds.split(features, given, groups):
+    for learnt, left_out in folds.split(features, given, groups):
         head = LogisticRegression(C=STRENGTH, max_iter=MOST_ROUNDS)
         head.fit(features[learnt], given[learnt])
-        probabilities[np.ix_(asked, head.classes_)] = head.predict_proba(features[asked])
+        probabilities[np.ix_(left_out, head.classes_)] = head.predict_proba(features[left_out])
     return probabilities
 
 

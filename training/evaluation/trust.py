@@ -126,9 +126,9 @@ def trust_metrics(trust: Trust) -> dict[str, float]:
     A label is in the prediction set that misses the true one in one of ten images if its
     probability is at least `least_probability_0.1`.
     """
-    told = {"calibration_error": trust.after.error}
+    metrics = {"calibration_error": trust.after.error}
     if trust.calibrated is None:
-        return told
+        return metrics
     least = least_probabilities(trust.calibrated.quantiles)
-    told |= {"temperature": trust.calibrated.temperature}
-    return told | {f"least_probability_{alpha}": value for alpha, value in least.items()}
+    metrics |= {"temperature": trust.calibrated.temperature}
+    return metrics | {f"least_probability_{alpha}": value for alpha, value in least.items()}

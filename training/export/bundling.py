@@ -154,8 +154,8 @@ def _provenance(bench: Bench, backbone: Backbone, exported: Exported) -> dict[st
 def _rates(bench: Bench) -> dict[str, float]:
     """Each stage's learning rate, found or given."""
     searched = {stage: search.suggestion for stage, search in bench.results.searches.items()}
-    told = bench.settings.unfrozen_learning_rate
-    return searched | {"unfrozen": told} if told and bench.settings.cycles else searched
+    given = bench.settings.unfrozen_learning_rate
+    return searched | {"unfrozen": given} if given and bench.settings.cycles else searched
 
 
 def _parity_pixels(bench: Bench) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:

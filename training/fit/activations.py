@@ -87,7 +87,7 @@ def precompute(
 
     Args:
         digest: of the backbone's weights.
-        note: told what was evicted from the cache.
+        note: called with what was evicted from the cache.
     """
     key = activations_key(network, digest, decoded, rows)
     path = cache / f"activations-{key}.safetensors"

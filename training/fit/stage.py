@@ -56,7 +56,7 @@ def fit_stage(
             "room": bench.room,
         }
     )
-    tell_where(bench, stage, tally)
+    report_resumed(bench, stage, tally)
 
     def stepped(step: Step) -> None:
         if ema:
@@ -78,7 +78,7 @@ def fit_stage(
             kept = bench.save(LAST_GOOD)
             raise TrainingError(f"{error}; the weights before this epoch are in {kept}") from error
         bench.results.history.append(epoch)
-        tell_epoch(bench, tally.epoch + 1, n_epochs, epoch)
+        report_epoch(bench, tally.epoch + 1, n_epochs, epoch)
         last = before + (tally.epoch + 1) * len(stage.batches) - 1
         bench.curves.epoch(last, epoch, bench.metric)
         goes_on = network.world.broadcast(worth_it)
@@ -87,7 +87,7 @@ def fit_stage(
     return True
 
 
-def tell_where(bench: Bench, stage: Stage, tally: Tally) -> None:
+def report_resumed(bench: Bench, stage: Stage, tally: Tally) -> None:
     """Reports which part of the stage an earlier process has done already."""
     if not tally.epoch and not tally.n_batches:
         return
@@ -100,7 +100,7 @@ def tell_where(bench: Bench, stage: Stage, tally: Tally) -> None:
     bench.stages.advance(tally.epoch * stage.batches.n_images + tally.n_images)
 
 
-def tell_epoch(bench: Bench, number: int, n_epochs: int, epoch: Epoch) -> None:
+def report_epoch(bench: Bench, number: int, n_epochs: int, epoch: Epoch) -> None:
     bench.stages.tell(
         EpochFinished(
             stage=epoch.stage,

@@ -21,7 +21,7 @@ from training.evaluation.per_class import (
     Pair,
     confused_pairs,
     per_class,
-    said_labels,
+    predicted_labels,
     score_interval,
     taken_for,
 )
@@ -100,7 +100,7 @@ class Findings:
     @cached_property
     def said(self) -> npt.NDArray[np.bool_]:
         """[n,classes]: whether a label is predicted."""
-        return said_labels(self.probabilities, self.task, self.limits)
+        return predicted_labels(self.probabilities, self.task, self.limits)
 
     @cached_property
     def counts(self) -> npt.NDArray[np.int64]:
