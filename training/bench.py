@@ -19,7 +19,7 @@ from training.fit.activations import Activations
 from training.fit.balance import Float64Array, class_weights, draw_shares
 from training.fit.batches import ActivationBatches, ImageBatches
 from training.fit.loss import loss_function
-from training.fit.out_of_memory import Room
+from training.fit.out_of_memory import BatchSplitter
 from training.fit.size_phases import SizePhase
 from training.network.classifier import Network
 from training.network.saving import save_network
@@ -92,9 +92,9 @@ class Bench:
         return deal_out(self.dataset, self.settings)
 
     @cached_property
-    def room(self) -> Room:
+    def splitter(self) -> BatchSplitter:
         """Memory for training batches."""
-        return Room(self.network, partial(self.note, "memory"))
+        return BatchSplitter(self.network, partial(self.note, "memory"))
 
     def note(self, name: str, text: str) -> None:
         """Reports `text` now, and keeps it in the provenance."""

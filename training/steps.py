@@ -54,7 +54,7 @@ def search_head(bench: Bench, activations: Parts) -> float:
         bench.activation_batches(activations.train),
         bench.training_loss(),
         spec=bench.settings.optimizer_spec(),
-        room=bench.room,
+        splitter=bench.splitter,
     )
     return _chosen(bench, "head", search, bench.settings.learning_rate)
 
@@ -119,7 +119,7 @@ def search_unfrozen(bench: Bench) -> float:
             bench.training_loss(),
             spec=bench.settings.optimizer_spec(),
             max_steps=UNFROZEN_SEARCH_STEPS,
-            room=bench.room,
+            splitter=bench.splitter,
         )
     return _chosen(bench, "unfrozen", search)
 

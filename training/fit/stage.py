@@ -53,7 +53,7 @@ def fit_stage(
             "optimizer": optimizer,
             "keeper": keeper,
             "ema": ema,
-            "room": bench.room,
+            "room": bench.splitter,
         }
     )
     report_resumed(bench, stage, tally)
@@ -70,7 +70,7 @@ def fit_stage(
         good = copy_state(network)
         network.train_unfrozen(freeze_batchnorm=bench.settings.freeze_batchnorm)
         try:
-            train_epoch(stage, optimizer, tally, stepped=stepped, room=bench.room)
+            train_epoch(stage, optimizer, tally, stepped=stepped, splitter=bench.splitter)
             epoch = tally.row(stage.name, *validate())
             worth_it = keeper is None or keeper.goes_on(tally.epoch + 1)
         except TrainingError as error:
