@@ -80,7 +80,7 @@ def test_a_mean_that_is_always_kept_spares_no_images(tmp_path: Path):
     mean = unfrozen(tmp_path, ema="0.99", ema_kept="always")
     compared = unfrozen(tmp_path, ema="0.99", judge_share="0.3")
     assert mean.results.facts["ema"].endswith("without a comparison: as the settings say")
-    assert own.n_train == mean.n_train == compared.n_train + len(compared.judged)
+    assert own.n_train == mean.n_train == compared.n_train + len(compared.selection_rows)
     first, second = (bench.network.head[-1].weight for bench in (own, mean))
     assert not torch.equal(first, second)
 

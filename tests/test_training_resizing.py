@@ -116,8 +116,8 @@ def test_images_on_disk_can_have_one_size_whatever_the_network_sees(tmp_path: Pa
     small, large = at_each_size(
         opened(tmp_path, sizes="16,32", cache_size="48"), tmp_path / "cache"
     )
-    assert small.roomy.pixels.shape[1:] == (48, 48, 3)
-    assert small.roomy.key == large.roomy.key
+    assert small.enlarged.pixels.shape[1:] == (48, 48, 3)
+    assert small.enlarged.key == large.enlarged.key
     assert len(list((tmp_path / "cache").glob("decoded-*"))) == 3
     for bench, size in ((small, 16), (large, 32)):
         views, _ = next(bench.image_batches().epoch(0))

@@ -69,9 +69,9 @@ def test_thresholds_are_fitted_on_images_neither_learnt_from_nor_scored(tmp_path
 
     choose_thresholds(bench)
     others = [*bench.rows("train"), *bench.rows("valid")]
-    assert bench.label_thresholds == fitted(bench.judged)
+    assert bench.label_thresholds == fitted(bench.selection_rows)
     assert bench.label_thresholds not in (fitted(bench.rows("valid")), fitted(bench.rows("train")))
-    assert not set(bench.judged) & set(others)
+    assert not set(bench.selection_rows) & set(others)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from training.data.audit import Audit
 from training.data.dataset import Dataset, Rows
 from training.data.decoded import Decoded
-from training.data.inner_split import TrainingPart, deal_out
+from training.data.inner_split import TrainingPart, split_training_part
 from training.data.items import Part
 from training.data.strong_augmentation import Stronger
 from training.evaluation.evaluate import THRESHOLD, metric_of
@@ -38,7 +38,7 @@ class Bench:
     settings: Settings
     dataset: Dataset
     decoded: Decoded  # as `prepare` gives them: for evaluation and activations
-    roomy: Decoded  # larger, for augmentation only
+    enlarged: Decoded  # with more pixels, for augmentation only
     network: Network
     stages: Stages
     audit: Audit
@@ -71,25 +71,25 @@ class Bench:
         return self._training_part.learnt if part == "train" else self.dataset.rows(part)
 
     @property
-    def judged(self) -> Rows:
+    def selection_rows(self) -> Rows:
         """Images of the training part set apart for model selection; none unless the settings ask
         for it."""
-        return self._training_part.judged
+        return self._training_part.selection
 
     @property
-    def spared(self) -> Rows:
+    def calibration_rows(self) -> Rows:
         """Images of the training part set apart for calibration; none unless the settings ask for
         it, or if there are too few."""
-        return self._training_part.spared
+        return self._training_part.calibration
 
     @property
-    def apart(self) -> Rows:
+    def rows_set_apart(self) -> Rows:
         """The images of the training part that are not trained on."""
-        return np.sort(np.concatenate([self.judged, self.spared]))
+        return np.sort(np.concatenate([self.selection_rows, self.calibration_rows]))
 
     @cached_property
     def _training_part(self) -> TrainingPart:
-        return deal_out(self.dataset, self.settings)
+        return split_training_part(self.dataset, self.settings)
 
     @cached_property
     def splitter(self) -> BatchSplitter:
@@ -152,7 +152,7 @@ class Bench:
         chosen = self.settings
         as_served = chosen.augmentation == "none" and chosen.train_crop == "window"
         return ImageBatches(
-            decoded=self.decoded if as_served else self.roomy,
+            decoded=self.decoded if as_served else self.enlarged,
             rows=self.rows("train"),
             targets=self.learning_targets(),
             size=chosen.size,

@@ -31,7 +31,7 @@ class Images:
     cache: Path
     dataset: Dataset
     decoded: Decoded  # as `prepare` gives them: for evaluation and activations
-    roomy: Decoded  # larger, for augmentation only
+    enlarged: Decoded  # with more pixels, for augmentation only
     audit: Audit
 
     def __repr__(self) -> str:
@@ -84,14 +84,14 @@ def open_images(
     spec = settings.image_spec()
     dataset, decoded, tests = decode_whole(dataset, read, spec, cache, stages)
     large = larger(spec, settings.cache_size)
-    roomy = decode(dataset.items, large, cache, stages.advance, stages.note)
+    enlarged = decode(dataset.items, large, cache, stages.advance, stages.note)
 
     audit = audit_decoded(source, dataset, decoded, tests)
     for problem in audit.problems:
         stages.note(problem.text)
     if any(problem.rows or problem.files for problem in audit.problems):
         stages.note(f"which ones: {audit_command(source, settings)}")
-    return Images(settings, source, cache, dataset, decoded, roomy, audit)
+    return Images(settings, source, cache, dataset, decoded, enlarged, audit)
 
 
 def audit_command(source: Path, settings: Settings) -> str:

@@ -26,7 +26,7 @@ def doubt_labels(bench: Bench, activations: Parts) -> None:
     rows = [bench.rows("train"), bench.rows("valid")]
     features = [activations.train, activations.valid]
     if activations.apart:
-        rows, features = [*rows, bench.apart], [*features, activations.apart]
+        rows, features = [*rows, bench.rows_set_apart], [*features, activations.apart]
     everything = np.concatenate(rows)
     n_features = activations.train.features.shape[1]
     if reason := too_many(len(everything), n_features, len(dataset.labels)):
@@ -50,15 +50,12 @@ def choose_thresholds(bench: Bench) -> None:
     settings ask for it."""
     if bench.dataset.task == "single" or bench.settings.thresholds == "half":
         return
-    pixels = bench.decoded.pixels[bench.judged]
-    answers = predict(bench.network, pixels, bench.dataset.task)
-    fitted = fit_thresholds(answers, bench.dataset.targets[bench.judged], bench.settings.beta)
+    rows, beta = bench.selection_rows, bench.settings.beta
+    answers = predict(bench.network, bench.decoded.pixels[rows], bench.dataset.task)
+    fitted = fit_thresholds(answers, bench.dataset.targets[rows], beta)
     bench.results.thresholds = fitted
     shown = ", ".join(f"{value:.2f}" for value in fitted[:10])
-    bench.note(
-        "thresholds",
-        f"fitted for F{bench.settings.beta:g} on {len(bench.judged)} images set apart: {shown}",
-    )
+    bench.note("thresholds", f"fitted for F{beta:g} on {len(rows)} images set apart: {shown}")
 
 
 def evaluate(bench: Bench, answer: Answer) -> Evaluation:

@@ -64,7 +64,7 @@ def open_bench(
         settings,
         images.dataset,
         images.decoded,
-        images.roomy,
+        images.enlarged,
         network.to(pick_device()),
         stages,
         images.audit,

@@ -28,8 +28,8 @@ def precompute_parts(bench: Bench, weights_digest: str, cache: Path) -> Parts:
     the images set apart, if label errors are to be looked for."""
     bench.stages.begin("precompute activations", len(bench.dataset.items))
     wanted = [bench.rows("train"), bench.rows("valid")]
-    if bench.settings.label_noise and len(bench.apart):
-        wanted.append(bench.apart)
+    if bench.settings.label_noise and len(bench.rows_set_apart):
+        wanted.append(bench.rows_set_apart)
     network, decoded, stages = bench.network, bench.decoded, bench.stages
     return Parts(
         *(

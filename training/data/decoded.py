@@ -37,13 +37,13 @@ class Damaged(DataError):
         self.files = files
 
 
-ROOM = 1.15  # so that a view zoomed by 1.1 and rotated by 10 degrees is still sharp
+MARGIN = 1.15  # so that a view zoomed by 1.1 and rotated by 10 degrees is still sharp
 
 
 def larger(spec: ImageSpec, side: int | None) -> ImageSpec:
     """The same images with more pixels, for augmentation: `side` of them, if given and larger."""
-    room = math.ceil(spec.size * ROOM) if side is None else max(spec.size, side)
-    return spec.model_copy(update={"size": room})
+    size = math.ceil(spec.size * MARGIN) if side is None else max(spec.size, side)
+    return spec.model_copy(update={"size": size})
 
 
 def decode(

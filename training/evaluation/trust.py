@@ -62,12 +62,12 @@ class Trust:
 def calibrate(bench: Bench) -> Calibrated | None:
     """Temperature scaling: fits the temperature and divides the network's logits by it. None: there
     are too few images, and the network is left as it was."""
-    bench.stages.begin("calibrate", len(bench.spared))
-    if not len(bench.spared):
+    bench.stages.begin("calibrate", len(bench.calibration_rows))
+    if not len(bench.calibration_rows):
         bench.note("calibration", f"left out: it needs {LEAST} images; raise calibrate_share")
         return None
-    task, pixels = bench.dataset.task, bench.decoded.pixels[bench.spared]
-    targets = bench.dataset.targets[bench.spared]
+    task, pixels = bench.dataset.task, bench.decoded.pixels[bench.calibration_rows]
+    targets = bench.dataset.targets[bench.calibration_rows]
     logits = answer_logits(bench.network, pixels, bench.stages.advance)
     temperature = fit_temperature(logits, torch.from_numpy(targets), task)
     cool(bench.network, temperature)

@@ -193,6 +193,6 @@ def _findings(
         sets_from=trust.sets_from,
         abstention=trust.abstention,
         noise=bench.results.label_noise,
-        n_judged=len(bench.judged),
-        n_spared=len(bench.spared),
+        n_selection=len(bench.selection_rows),
+        n_calibration=len(bench.calibration_rows),
     )

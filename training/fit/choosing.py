@@ -29,8 +29,8 @@ def make_keeper(bench: Bench, plan: Plan) -> Keeper:
 
 def judge(bench: Bench) -> float:
     """The network's score on the images set apart, by `judge_by`."""
-    features = compute(bench.network, bench.decoded, bench.judged)
-    loss, metric = score_head(bench, features, bench.judged)
+    features = compute(bench.network, bench.decoded, bench.selection_rows)
+    loss, metric = score_head(bench, features, bench.selection_rows)
     return loss if bench.settings.judge_by == "log_loss" else metric
 
 
@@ -45,7 +45,7 @@ def keep_chosen(bench: Bench, keeper: Keeper, batches: ImageBatches) -> None:
         bench.note(
             "best_epoch",
             f"epoch {keeper.best_epoch} was the best by {bench.settings.judge_by} of "
-            f"{len(bench.judged)} images set apart",
+            f"{len(bench.selection_rows)} images set apart",
         )
     if keeper.keep == "swa":
         if not bench.settings.freeze_batchnorm:
@@ -76,7 +76,7 @@ def keep_better(bench: Bench, ema: Ema, batches: ImageBatches) -> None:
     """
     settings = bench.settings
     always = settings.ema_kept == "always"
-    if always or not len(bench.judged):
+    if always or not len(bench.selection_rows):
         _load_mean(bench, ema, batches)
         few = "too few images to set some apart for it; add images, or raise judge_share"
         why = "as the settings say" if always else few
@@ -96,7 +96,7 @@ def keep_better(bench: Bench, ema: Ema, batches: ImageBatches) -> None:
     kept = "moving average of the weights" if better else "weights themselves"
     bench.note(
         "ema",
-        f"kept the {kept}: {settings.judge_by} of {len(bench.judged)} images set apart "
+        f"kept the {kept}: {settings.judge_by} of {len(bench.selection_rows)} images set apart "
         f"{mean_value:.4f} with the average, {own_value:.4f} without",
     )
 

@@ -30,10 +30,10 @@ def at_size(bench: Bench, size: int, cache: Path) -> Bench:
     try_size(bench.network.name, bench.network.body, size)
     settings = bench.settings.model_copy(update={"size": size})
     items, spec, stages = bench.dataset.items, settings.image_spec(), bench.stages
-    roomy = larger(spec, settings.cache_size)
+    enlarged = larger(spec, settings.cache_size)
     return replace(
         bench,
         settings=settings,
         decoded=decode(items, spec, cache, stages.advance, stages.note),
-        roomy=decode(items, roomy, cache, stages.advance, stages.note),
+        enlarged=decode(items, enlarged, cache, stages.advance, stages.note),
     )
