@@ -14,7 +14,7 @@ from registry.errors import BadRequest
 from training.data.dataset import Rows
 from training.evaluation.evaluate import measure, predict, right
 from training.evaluation.thresholds import CANDIDATES, fit_thresholds
-from training.judging_steps import choose_thresholds
+from training.evaluation_steps import choose_thresholds
 from training.reading_settings import read_settings
 from training.recipe import train
 

@@ -1,7 +1,7 @@
 """The recipe for a notebook: its steps one by one, with hyperparameters of your own.
 
-What each step does is in `training/steps.py` and `training/judging_steps.py`; `fit` is the recipe's
-own `learn` and `publish` its `make_bundle`. `training/looking.py`, `training/plots.py` and
+What each step does is in `training/steps.py` and `training/evaluation_steps.py`; `fit` is the
+recipe's own `learn` and `publish` its `make_bundle`. `training/looking.py`, `training/plots.py` and
 `training/tiles.py` show the results.
 """
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from registry.images import Float32Array, UInt8Array
 from registry.store import Registry
-from training import judging_steps, steps
+from training import evaluation_steps, steps
 from training.bench import Bench
 from training.classify_file import ask
 from training.evaluation.evaluate import Evaluation, predict
@@ -183,7 +183,7 @@ class Learner:
     def evaluate(self) -> Evaluation:
         """Evaluates on the held-out images, with one view and with several; never on the test
         images."""
-        return judging_steps.evaluate(self.bench, self._answer)
+        return evaluation_steps.evaluate(self.bench, self._answer)
 
     def classify(self, image: str | Path, *, views: int = 1) -> dict[str, float]:
         """The network's current predictions for an image file: label -> probability.

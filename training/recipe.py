@@ -9,7 +9,7 @@
 Both recipes, `modern` (the default) and `fastai2018`, are this story with other settings
 (training/presets.py). Every step works on a `Bench` (training/bench.py): settings, images and
 network, and the results that the steps collect for the report. The steps that train are in
-`training/steps.py`, those that evaluate in `training/judging_steps.py`, and their details in the
+`training/steps.py`, those that evaluate in `training/evaluation_steps.py`, and their details in the
 files that these import from. `training/learner.py` offers the same steps to a notebook.
 """
 
@@ -27,13 +27,13 @@ from training.distributed.parallel import ALONE, World
 from training.evaluation.compare import known_parts, known_rule, score
 from training.evaluation.learning_curve import measure_learning_curve
 from training.evaluation.trust import calibrate, measure_trust
-from training.export.bundling import export_and_prove, seal_bundle
+from training.evaluation_steps import check_labels, choose_thresholds, evaluate, read_tests
+from training.export.bundling import export_and_verify, seal_bundle
 from training.export.runtime import answering
 from training.export.variants import add_variants
 from training.fit.resizing import at_each_size
 from training.fit.snapshots import average_snapshots
 from training.images import Images, open_images
-from training.judging_steps import choose_thresholds, doubt_labels, evaluate, read_tests
 from training.network.backbone import Backbone
 from training.network.classifier import divided
 from training.opening import keep_checkpoint, open_backbone, open_bench
@@ -145,7 +145,7 @@ def learn(bench: Bench, weights_digest: str, cache: Path) -> None:
 
     activations = precompute_parts(first, weights_digest, cache)
     if settings.label_noise:
-        doubt_labels(first, activations)
+        check_labels(first, activations)
 
     head_rate = search_head(first, activations)
     fit_head(first, activations, head_rate)
@@ -171,7 +171,7 @@ def make_bundle(bench: Bench, assignment: Assignment, backbone: Backbone) -> tup
     """
     calibrated = calibrate(bench) if bench.settings.calibrate else None
     choose_thresholds(bench)
-    exported = export_and_prove(assignment, bench)
+    exported = export_and_verify(assignment, bench)
 
     answer = answering(exported.path)
     evaluation = evaluate(bench, answer)

@@ -44,7 +44,7 @@ class Exported:
     stories: dict[str, str] = field(default_factory=dict)  # the outcome of each variant
 
 
-def export_and_prove(assignment: Assignment, bench: Bench) -> Exported:
+def export_and_verify(assignment: Assignment, bench: Bench) -> Exported:
     """Writes the ONNX model to `assignment.stage` and the torch weights to `assignment.run`.
 
     Raises:

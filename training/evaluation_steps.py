@@ -8,7 +8,7 @@ import torch
 from registry.images import Float32Array
 from training.bench import Bench
 from training.evaluation.evaluate import Evaluation, flips, measure, predict, predict_rows
-from training.evaluation.label_noise import doubt, too_many
+from training.evaluation.label_noise import find_suspects, too_many
 from training.evaluation.predict_test import answer_tests
 from training.evaluation.reads import describe_reads, note_read
 from training.evaluation.suspects import describe
@@ -18,7 +18,7 @@ from training.fit.activations import Parts
 from training.network.weights import weights_digest
 
 
-def doubt_labels(bench: Bench, activations: Parts) -> None:
+def check_labels(bench: Bench, activations: Parts) -> None:
     """Lists labels that are likely to be wrong, in training and held-out images alike, unless there
     are too many to check. The list is for people: it does not affect the training."""
     bench.stages.begin("check the labels", 0)
@@ -32,7 +32,7 @@ def doubt_labels(bench: Bench, activations: Parts) -> None:
     if reason := too_many(len(everything), n_features, len(dataset.labels)):
         bench.note("label_noise", reason)
         return
-    found = doubt(
+    found = find_suspects(
         torch.cat([each.features for each in features]).numpy(),
         dataset.targets[everything],
         everything,
