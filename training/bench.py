@@ -25,7 +25,7 @@ from training.network.classifier import Network
 from training.network.saving import save_network
 from training.results import Results
 from training.run.checkpoint import Checkpoint
-from training.run.event_files import Curves
+from training.run.event_files import EventFile
 from training.run.progress import Stages
 from training.settings import Settings
 
@@ -46,7 +46,7 @@ class Bench:
     phase: SizePhase  # the size that this bench is for, and what is trained at it
     results: Results = field(default_factory=Results)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
-    curves: Curves = field(default_factory=lambda: Curves(None))  # for TensorBoard
+    event_file: EventFile = field(default_factory=lambda: EventFile(None))  # for TensorBoard
 
     @property
     def device(self) -> torch.device:
@@ -93,7 +93,7 @@ class Bench:
 
     @cached_property
     def splitter(self) -> BatchSplitter:
-        """Memory for training batches."""
+        """For training batches; says so when it splits them."""
         return BatchSplitter(self.network, partial(self.note, "memory"))
 
     def note(self, name: str, text: str) -> None:

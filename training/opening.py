@@ -13,7 +13,7 @@ from training.fit.malloc import keep_freed_memory
 from training.images import Images
 from training.network.backbone import Backbone, load_backbone
 from training.network.classifier import build_network, try_size
-from training.run.event_files import FOLDER, Curves, wanted
+from training.run.event_files import FOLDER, EventFile, tensorboard_wanted
 from training.run.progress import Stages
 from training.settings import Settings
 
@@ -70,7 +70,7 @@ def open_bench(
         images.audit,
         run,
         settings.size_phases()[-1],
-        curves=Curves(run / FOLDER if wanted(settings.tensorboard) else None),
+        event_file=EventFile(run / FOLDER if tensorboard_wanted(settings.tensorboard) else None),
     )
 
 

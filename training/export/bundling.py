@@ -105,8 +105,8 @@ def seal_bundle(
     write_report(findings, bench.decoded, report)
     metrics = _metrics(bench, evaluation) | trust_metrics(trust)
     for picture in sorted(report.glob("*.png")):
-        bench.curves.picture(bench.results.n_batches, picture)
-    bench.curves.outcome(bench.results.n_batches, bench.settings.model_dump(), metrics)
+        bench.event_file.picture(bench.results.n_batches, picture)
+    bench.event_file.outcome(bench.results.n_batches, bench.settings.model_dump(), metrics)
     return seal_stage(stage, exported.draft, metrics=metrics, provenance=facts)
 
 

@@ -62,7 +62,7 @@ def fit_stage(
         if ema:
             ema.update()
         bench.checkpoint.save_if_due(tally)
-        bench.curves.batch(before + step.number, step)
+        bench.event_file.batch(before + step.number, step)
         bench.stages.advance(step.n_images)
 
     while tally.epoch < n_epochs:
@@ -80,7 +80,7 @@ def fit_stage(
         bench.results.history.append(epoch)
         report_epoch(bench, tally.epoch + 1, n_epochs, epoch)
         last = before + (tally.epoch + 1) * len(stage.batches) - 1
-        bench.curves.epoch(last, epoch, bench.metric)
+        bench.event_file.epoch(last, epoch, bench.metric)
         goes_on = network.world.broadcast(worth_it)
         tally = Tally(tally.epoch + 1 if goes_on else n_epochs)
         bench.checkpoint.save_if_due(tally, at_once=tally.epoch == n_epochs)

@@ -19,7 +19,7 @@ FORMAT = "brain.Event:2"  # the first record of every event file
 RGB = 3
 
 
-def wanted(setting: bool | None) -> bool:
+def tensorboard_wanted(setting: bool | None) -> bool:
     """Whether to write event files: as the setting says, or else where the package is installed.
 
     Raises:
@@ -33,7 +33,7 @@ def wanted(setting: bool | None) -> bool:
     return installed if setting is None else setting
 
 
-class Curves:
+class EventFile:
     """Writes an event file, or nothing; places are batches, counted through all stages.
 
     Where a training was killed and goes on, its new file replaces what earlier ones have of the
