@@ -12,6 +12,7 @@ import numpy as np
 import photos
 import pytest
 import torch
+from benches import opened
 from photos import Heard
 from PIL import Image
 
@@ -22,7 +23,7 @@ from registry.images import ImageSpec, prepare
 from registry.jobs import Assignment, Scored, StageStarted
 from registry.store import Registry
 from training.__main__ import main
-from training.evaluation.compare import SPLIT
+from training.evaluation.compare import SPLIT, score
 from training.export.runtime import answering, open_session
 from training.fit.activations import to_device
 from training.network.backbone import load_backbone
@@ -32,6 +33,7 @@ from training.planned_stages import planned_stages
 from training.reading_settings import read_settings
 from training.recipe import train
 from training.run.journal import JOURNAL
+from training.run.progress import Stages
 from training.settings import Settings
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -241,6 +243,18 @@ def test_a_training_outlives_the_version_that_it_was_to_be_compared_with(tmp_pat
     assert verify_bundle(assignment.stage) == bundle
     assert scored.promoted is None
     assert "version 1 cannot be compared: " in str(heard.of("note"))
+
+
+def test_a_version_with_other_labels_is_not_compared(trained: Trained, tmp_path: Path):
+    assignment, bundle, _, _ = trained
+    dataset, heard = opened(tmp_path, assignment.data, assignment.settings).dataset, Heard()
+    other = bundle.model_copy(update={"labels": ("cat", "dog")})
+    against = assignment.model_copy(update={"champion": assignment.stage, "champion_version": 1})
+    answers = np.full((len(dataset.rows("valid")), 2), 0.5, np.float32)
+    scored = score(dataset, other, answers, against, Stages(heard.append, 1))
+    assert (scored.promoted, scored.promoted_version, scored.images) == (None, None, len(answers))
+    assert "version 1 has other labels: it cannot be compared" in str(heard.of("note"))
+    assert score(dataset, bundle, answers, against, Stages(heard.append, 1)).promoted is not None
 
 
 def test_stages_that_settings_leave_out_are_not_planned():
