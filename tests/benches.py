@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from training.bench import Bench
+from training.images import open_images
 from training.network.backbone import load_backbone
-from training.opening import open_bench, open_images
+from training.opening import open_bench
 from training.reading_settings import read_settings
 from training.run.progress import Stages
 from training.steps import fit_unfrozen

@@ -18,7 +18,7 @@ from torch.utils.backend_registration import _setup_privateuseone_for_python_bac
 
 from training import opening
 from training.distributed.parallel import ALONE
-from training.recipe import take_part
+from training.recipe import train_network
 
 _setup_privateuseone_for_python_backend("posed")  # for this process, hence one of its own
 DEVICE = torch.device("posed", 0)
@@ -138,7 +138,7 @@ def main(folder: Path) -> None:
     data = photos.folder(folder / "data", per_class=14)
     with Pose() as pose:
         check_that_it_mixes_with_nothing()
-        take_part(photos.assignment(folder, data, **EVERYTHING), lambda event: None, ALONE)
+        train_network(photos.assignment(folder, data, **EVERYTHING), lambda event: None, ALONE)
     print(dict(pose.met))
 
 

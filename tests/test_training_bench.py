@@ -100,16 +100,16 @@ def test_what_is_kept_of_the_unfrozen_epochs_is_told(tmp_path: Path):
 def test_no_images_are_set_apart_for_what_is_never_judged(tmp_path: Path, told: dict[str, str]):
     """No epochs of all layers are, and no thresholds where an image has one label."""
     bench = opened(tmp_path, photos.folder(tmp_path / "data", 3), photos.QUICK | told)
-    assert not len(bench.judged)
+    assert not len(bench.selection_rows)
     assert bench.n_train == len(bench.dataset.rows("train"))
 
 
 def test_images_set_apart_judge_and_no_others(tmp_path: Path):
     bench = bench_of(tmp_path, keep="best", judge_share="0.4")
-    pixels = bench.decoded.pixels[bench.judged]
+    pixels = bench.decoded.pixels[bench.selection_rows]
     answers = predict(bench.network, pixels, "single").astype(float)
     answers /= answers.sum(axis=1, keepdims=True)
-    truth = bench.dataset.targets[bench.judged].argmax(axis=1)
+    truth = bench.dataset.targets[bench.selection_rows].argmax(axis=1)
     assert judge(bench) == pytest.approx(log_loss(truth, answers), abs=0.01)
 
 
@@ -118,7 +118,7 @@ def test_a_stage_that_gets_no_better_ends_by_the_rule_of_patience(tmp_path: Path
     told = {"patience": "2", "judge_share": "0.4", "dropout": "0"}
     bench = bench_of(tmp_path, **told, cycles="6", cycle_mult="1")
     fit_unfrozen(bench, 1e-30)
-    assert len(bench.history) == 3
+    assert len(bench.results.history) == 3
 
 
 def test_momentum_and_decay_of_the_plan_reach_each_step(

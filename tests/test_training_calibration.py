@@ -15,7 +15,7 @@ from registry.images import Float32Array, prepare
 from registry.jobs import Assignment
 from training import pretrained, read_images
 from training.data.dataset import Dataset
-from training.data.inner_split import set_apart, spare
+from training.data.inner_split import set_apart_for_calibration, set_apart_for_selection
 from training.data.items import Item
 from training.evaluation.calibration import (
     at_temperature,
@@ -155,8 +155,8 @@ def photographs(n: int, group_of: int = 1) -> Dataset:
 
 def test_what_calibrates_is_neither_learnt_from_nor_judges_nor_is_held_out():
     dataset = photographs(1000)
-    learnt, judged = set_apart(dataset, 0.1, seed=42)
-    still_learnt, spared = spare(dataset, learnt, 0.1, seed=42)
+    learnt, judged = set_apart_for_selection(dataset, 0.1, seed=42)
+    still_learnt, spared = set_apart_for_calibration(dataset, learnt, 0.1, seed=42)
     assert sorted([*still_learnt, *spared, *judged]) == dataset.rows("train").tolist()
     assert 40 < len(spared) < 110
 
@@ -165,7 +165,7 @@ def test_groups_calibrate_together():
     dataset = photographs(1000, group_of=4)
     learnt, spared = (
         {dataset.items[row].group for row in rows}
-        for rows in spare(dataset, dataset.rows("train"), 0.1, seed=42)
+        for rows in set_apart_for_calibration(dataset, dataset.rows("train"), 0.1, seed=42)
     )
     assert spared
     assert not learnt & spared
@@ -174,14 +174,16 @@ def test_groups_calibrate_together():
 def test_what_calibrates_stays_so_while_data_grows():
     def spared(n: int) -> set[int]:
         dataset = photographs(n)
-        return set(spare(dataset, dataset.rows("train"), 0.1, seed=42)[1].tolist())
+        return set(
+            set_apart_for_calibration(dataset, dataset.rows("train"), 0.1, seed=42)[1].tolist()
+        )
 
     assert spared(500) == {row for row in spared(1000) if row < 500}
 
 
 def test_too_few_images_to_calibrate_by_are_all_learnt_from():
     dataset = photographs(150)
-    learnt, spared = spare(dataset, dataset.rows("train"), 0.1, seed=42)
+    learnt, spared = set_apart_for_calibration(dataset, dataset.rows("train"), 0.1, seed=42)
     assert (len(learnt), len(spared)) == (120, 0)
 
 

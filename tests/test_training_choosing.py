@@ -79,8 +79,8 @@ def test_a_mean_that_is_always_kept_spares_no_images(tmp_path: Path):
     own = unfrozen(tmp_path)
     mean = unfrozen(tmp_path, ema="0.99", ema_kept="always")
     compared = unfrozen(tmp_path, ema="0.99", judge_share="0.3")
-    assert mean.facts["ema"].endswith("without a comparison: as the settings say")
-    assert own.n_train == mean.n_train == compared.n_train + len(compared.judged)
+    assert mean.results.facts["ema"].endswith("without a comparison: as the settings say")
+    assert own.n_train == mean.n_train == compared.n_train + len(compared.selection_rows)
     first, second = (bench.network.head[-1].weight for bench in (own, mean))
     assert not torch.equal(first, second)
 
@@ -101,9 +101,9 @@ def test_it_is_known_which_weights_the_network_has_until_it_learns_on(
     values = iter([0.5, 0.7])
     monkeypatch.setattr(choosing, "judge", lambda bench: next(values))
     bench = unfrozen(tmp_path, cycle_len="2", judge_share="0.3", **told)
-    assert bench.facts.get("kept") == kept
+    assert bench.results.facts.get("kept") == kept
     fit_head(bench, precompute_parts(bench, "weights", tmp_path), 0.01)
-    assert "kept" not in bench.facts
+    assert "kept" not in bench.results.facts
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_the_better_weights_are_kept_in_the_stated_direction(
     values = iter([0.5, 0.7])
     monkeypatch.setattr(choosing, "judge", lambda bench: next(values))
     bench = unfrozen(tmp_path, ema="0.99", judge_share="0.3", judge_by=judge_by)
-    assert bench.facts["ema"].startswith(f"kept the {kept}")
+    assert bench.results.facts["ema"].startswith(f"kept the {kept}")
 
 
 def test_too_few_images_to_spare_any_are_not_compared(tmp_path: Path):
@@ -124,5 +124,6 @@ def test_too_few_images_to_spare_any_are_not_compared(tmp_path: Path):
     photos.photo(data / "valid" / "dark" / "other.png", 50, seed=99)
     bench = unfrozen(tmp_path, data, ema="0.99")
     assert (
-        "moving average of the weights without a comparison: too few images" in bench.facts["ema"]
+        "moving average of the weights without a comparison: too few images"
+        in bench.results.facts["ema"]
     )

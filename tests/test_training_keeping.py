@@ -10,7 +10,7 @@ from torch import nn
 
 from registry.errors import DataError
 from training.data.dataset import Dataset
-from training.data.inner_split import set_apart
+from training.data.inner_split import set_apart_for_selection
 from training.data.items import Item
 from training.fit.keeping import DIRECTIONS, Keep, Keeper, copy_state, recompute_statistics
 
@@ -118,7 +118,7 @@ def photographs(n: int, group_of: int = 1) -> Dataset:
 
 def test_what_judges_is_of_the_training_part_and_is_not_learnt_from():
     dataset = photographs(400)
-    learnt, judged = set_apart(dataset, 0.1, seed=42)
+    learnt, judged = set_apart_for_selection(dataset, 0.1, seed=42)
     assert sorted([*learnt, *judged]) == dataset.rows("train").tolist()
     assert 10 < len(judged) < 60
     assert not set(judged) & set(dataset.rows("valid"))
@@ -127,7 +127,8 @@ def test_what_judges_is_of_the_training_part_and_is_not_learnt_from():
 def test_equal_images_judge_together():
     dataset = photographs(400, group_of=4)
     learnt, judged = (
-        {dataset.items[row].sha256 for row in rows} for rows in set_apart(dataset, 0.2, seed=1)
+        {dataset.items[row].sha256 for row in rows}
+        for rows in set_apart_for_selection(dataset, 0.2, seed=1)
     )
     assert not learnt & judged
 
@@ -140,7 +141,8 @@ def test_equal_images_judge_together_though_they_are_in_two_groups():
     )
     dataset = Dataset(Path(), here + there, ("a", "b"), "single")
     learnt, judged = (
-        {dataset.items[row].sha256 for row in rows} for rows in set_apart(dataset, 0.5, seed=1)
+        {dataset.items[row].sha256 for row in rows}
+        for rows in set_apart_for_selection(dataset, 0.5, seed=1)
     )
     assert not learnt & judged
 
@@ -148,7 +150,9 @@ def test_equal_images_judge_together_though_they_are_in_two_groups():
 def test_a_class_of_one_image_is_learnt_from():
     one = Item(Path(), ("c",), "train", sha256="c")
     items = (*photographs(40).items, one)
-    learnt, judged = set_apart(Dataset(Path(), items, ("a", "b", "c"), "single"), 0.9, seed=0)
+    learnt, judged = set_apart_for_selection(
+        Dataset(Path(), items, ("a", "b", "c"), "single"), 0.9, seed=0
+    )
     assert 40 in learnt
     assert len(judged) > len(learnt)
 
@@ -156,4 +160,4 @@ def test_a_class_of_one_image_is_learnt_from():
 def test_too_few_images_to_set_some_apart_are_an_error():
     items = tuple(Item(Path(), (label,), "train", sha256=label) for label in "abc")
     with pytest.raises(DataError, match="3 training images are too few to set some apart"):
-        set_apart(Dataset(Path(), items, ("a", "b", "c"), "single"), 0.9, seed=0)
+        set_apart_for_selection(Dataset(Path(), items, ("a", "b", "c"), "single"), 0.9, seed=0)

@@ -11,9 +11,15 @@ from registry.images import Float32Array
 from training.data.dataset import Dataset
 from training.data.items import Item
 from training.evaluation import label_noise
-from training.evaluation.label_noise import FOLDS, confident_classes, doubt, joint, out_of_fold
+from training.evaluation.label_noise import (
+    FOLDS,
+    confident_classes,
+    find_suspects,
+    joint,
+    out_of_fold,
+)
 from training.evaluation.suspects import LabelNoise, write_suspects
-from training.judging_steps import doubt_labels
+from training.evaluation_steps import check_labels
 from training.steps import precompute_parts
 
 LABELS = ("a", "b", "c", "d")
@@ -38,7 +44,9 @@ def planted(n: int, share: float, seed: int = 0) -> tuple[Float32Array, Float32A
 
 def single(x: Float32Array, targets: Float32Array, groups: list[str] | None = None) -> LabelNoise:
     n = len(targets)
-    return doubt(x, targets, np.arange(n), groups or list(map(str, range(n))), LABELS, "single", 0)
+    return find_suspects(
+        x, targets, np.arange(n), groups or list(map(str, range(n))), LABELS, "single", 0
+    )
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -97,7 +105,7 @@ def test_each_label_of_a_multi_label_task_is_doubted_by_itself():
     targets[planted_rows, 3] = 0
     rows = np.arange(400) + 1000
     groups = [str(row) for row in rows]
-    found = doubt(features(truth, 0), targets, rows, groups, LABELS, "multi", 0)
+    found = find_suspects(features(truth, 0), targets, rows, groups, LABELS, "multi", 0)
     about_d = [each for each in found.suspects if each.suggested == "d"]
     assert [each.row - 1000 for each in sorted(about_d, key=lambda each: each.row)] == planted_rows
     assert {each.given for each in about_d} == {"not d"}
@@ -111,13 +119,13 @@ def test_more_labels_than_time_or_memory_allow_are_left_alone_and_it_is_told(
 ):
     bench = photos.learner(tmp_path).bench
     activations = precompute_parts(bench, "weights", tmp_path)
-    doubt_labels(bench, activations)
-    assert bench.label_noise
-    bench.label_noise.clear()
+    check_labels(bench, activations)
+    assert bench.results.label_noise
+    bench.results.label_noise = None
     monkeypatch.setattr(label_noise, most, 24 * 2 - 1)
-    doubt_labels(bench, activations)
-    assert not bench.label_noise
-    assert bench.facts["label_noise"].startswith(
+    check_labels(bench, activations)
+    assert not bench.results.label_noise
+    assert bench.results.facts["label_noise"].startswith(
         "labels were not checked for errors: 24 images with "
     )
 

@@ -12,8 +12,9 @@ from torch import Tensor
 from training.bench import Bench
 from training.data.strong_augmentation import PLAIN, Stronger, drawing_by, erase, follow
 from training.fit.loss import loss_function
+from training.images import open_images
 from training.network.backbone import load_backbone
-from training.opening import open_bench, open_images
+from training.opening import open_bench
 from training.reading_settings import read_settings
 from training.recipe import learn, train
 from training.report.preview import augmented

@@ -115,7 +115,7 @@ def test_features_in_half_precision_lead_to_the_same_answers(
 def test_every_family_is_fitted_and_exported_with_parity(tmp_path: Path, backbone: str, size: int):
     told = {"backbone": backbone, "size": str(size), "optimizer": "adamw", "layer_decay": "family"}
     bench = unfrozen(tmp_path, **told)
-    assert np.isfinite(bench.history[-1].train_loss)
+    assert np.isfinite(bench.results.history[-1].train_loss)
     pixels = np.array(bench.decoded.pixels[:7])
     difference, _ = export(bench.network, "single", pixels, {}, tmp_path / "model.onnx")
     assert difference <= TOLERANCE

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from registry.errors import TrainingError
 from training.fit.gradients import add_gradients
-from training.fit.out_of_memory import Room, in_parts, is_out_of_memory
+from training.fit.out_of_memory import BatchSplitter, in_parts, is_out_of_memory
 
 REFUSALS: dict[str, Callable[[], Exception]] = {
     "gpu": lambda: torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
@@ -49,9 +49,11 @@ def batch(n: int) -> tuple[Tensor, Tensor]:
     return torch.randn(n, 6, generator=draw), targets * torch.linspace(0.5, 1.5, n)[:, None]
 
 
-def gradients(network: Narrow, n: int, room: Room | None) -> tuple[float, list[Tensor]]:
+def gradients(
+    network: Narrow, n: int, splitter: BatchSplitter | None
+) -> tuple[float, list[Tensor]]:
     weights = torch.tensor([1.0, 3.0])
-    loss = add_gradients(network, nn.CrossEntropyLoss(weight=weights), *batch(n), room)
+    loss = add_gradients(network, nn.CrossEntropyLoss(weight=weights), *batch(n), splitter)
     return loss, [one.grad for one in network.parameters() if one.grad is not None]
 
 
@@ -61,7 +63,7 @@ def test_parts_of_a_batch_give_the_gradient_of_the_whole(kind: str, n: int):
     """With classes and images of different weights too."""
     told: list[str] = []
     narrow = Narrow(3, REFUSALS[kind])
-    loss, parts = gradients(narrow, n, Room(narrow, told.append))
+    loss, parts = gradients(narrow, n, BatchSplitter(narrow, told.append))
     whole_loss, whole = gradients(Narrow(n, REFUSALS[kind]), n, None)
     assert loss == pytest.approx(whole_loss, rel=1e-6)
     for one, other in zip(parts, whole, strict=True):
@@ -72,12 +74,12 @@ def test_parts_of_a_batch_give_the_gradient_of_the_whole(kind: str, n: int):
 
 def test_what_was_found_out_is_kept_for_the_next_batch():
     narrow = Narrow(4, REFUSALS["gpu"])
-    room, told = Room(narrow), len(narrow.held)
+    splitter, told = BatchSplitter(narrow), len(narrow.held)
     for _ in range(3):
         narrow.zero_grad()
-        gradients(narrow, 16, room)
+        gradients(narrow, 16, splitter)
     assert narrow.passed == [4] * 12
-    assert (room.most, len(narrow.held) - told) == (4, 2)
+    assert (splitter.most, len(narrow.held) - told) == (4, 2)
 
 
 def test_a_failed_attempt_holds_no_memory():
@@ -89,7 +91,7 @@ def test_a_failed_attempt_holds_no_memory():
 
     gc.disable()  # so that it is the exception that let go, and not the collector
     try:
-        gradients(narrow, 16, Room(narrow, tell))
+        gradients(narrow, 16, BatchSplitter(narrow, tell))
     finally:
         gc.enable()
     assert held_then == [False, False]
@@ -100,24 +102,26 @@ def test_without_room_for_the_fewest_images_it_is_said_what_to_do(norm: bool, fe
     narrow = Narrow(0, REFUSALS["gpu"], norm)
     message = rf"out of memory with {fewest} images at once \(CUDA.*set a smaller size or batch_si"
     with pytest.raises(TrainingError, match=message):
-        gradients(narrow, 8, Room(narrow))
+        gradients(narrow, 8, BatchSplitter(narrow))
 
 
 def test_batch_normalisation_never_learns_from_one_image():
     narrow = Narrow(2, REFUSALS["gpu"], norm=True)
-    gradients(narrow, 8, Room(narrow))
+    gradients(narrow, 8, BatchSplitter(narrow))
     assert narrow.passed == [2, 2, 2, 2]
 
 
 def test_answers_are_those_of_the_whole_batch():
     narrow, images = Narrow(3, REFUSALS["cpu"]), batch(10)[0]
-    torch.testing.assert_close(in_parts(narrow, images, Room(narrow)), narrow.layers(images))
+    torch.testing.assert_close(
+        in_parts(narrow, images, BatchSplitter(narrow)), narrow.layers(images)
+    )
 
 
 def test_another_error_is_no_lack_of_memory():
     narrow = Narrow(1, lambda: RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
     with pytest.raises(RuntimeError, match="shapes cannot"):
-        gradients(narrow, 8, Room(narrow))
+        gradients(narrow, 8, BatchSplitter(narrow))
     assert not is_out_of_memory(ValueError("7"))
 
 

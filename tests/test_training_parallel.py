@@ -19,12 +19,12 @@ from torch import nn
 
 from registry.errors import BadRequest, DataError, Unavailable
 from registry.store import Registry
-from training.distributed.collectives import explained, own_draws
+from training.distributed.collectives import explained, own_random_numbers
 from training.distributed.parallel import ALONE, ROUNDING, World, joined, launch_name
 from training.network.backbone import Backbone
 from training.network.classifier import build_network, divided
 from training.network.saving import NETWORK
-from training.recipe import take_part, train
+from training.recipe import train, train_network
 from training.run.command import learn_along
 from training.run.event_files import FOLDER
 
@@ -93,9 +93,9 @@ def agree(world: World, folder: Path) -> None:
     body = make_body()
     with torch.no_grad():
         body[0].weight.add_(world.rank)
-    world.level(body)
+    world.broadcast_state(body)
     torch.testing.assert_close(body.state_dict(), make_body().state_dict(), rtol=0, atol=0)
-    assert world.told({"run": world.rank}) == {"run": 0}
+    assert world.broadcast({"run": world.rank}) == {"run": 0}
     assert (world.all(True), world.all(world.rank != 1)) == (True, False)
 
     def see() -> bool:
@@ -103,10 +103,10 @@ def agree(world: World, folder: Path) -> None:
         (folder / "done").touch()
         return seen
 
-    assert world.in_turn(see) is not world.first
+    assert world.main_first(see) is not world.is_main
 
 
-def test_processes_agree_on_what_the_first_has_and_take_turns(failures: dict[str, str]):
+def test_processes_agree_on_what_the_main_one_has_and_let_it_go_first(failures: dict[str, str]):
     assert told(failures, "agree") == []
 
 
@@ -114,12 +114,12 @@ def draw_in_step(world: World, folder: Path) -> None:
     """As dropout in the backbone would: each other numbers, and afterwards all the same."""
     torch.manual_seed(3)
     device = torch.device("cpu")
-    with own_draws(world.rank, device):
+    with own_random_numbers(world.rank, device):
         own = torch.rand(2 + world.rank)
     owns = world.gather(own[None, :2], torch.empty(SIZE))
     assert len(owns.unique()) == 2 * SIZE
     after = torch.rand(1)
-    torch.testing.assert_close(world.told(after), after, rtol=0, atol=0)
+    torch.testing.assert_close(world.broadcast(after), after, rtol=0, atol=0)
 
 
 def test_processes_that_draw_for_themselves_draw_alike_afterwards(failures: dict[str, str]):
@@ -160,7 +160,7 @@ def test_a_batch_of_fewer_images_than_processes_is_taken_as_one_process_does(
 
 def test_random_numbers_are_those_of_one_process_if_the_backbone_draws_none():
     torch.manual_seed(3)
-    with own_draws(1, torch.device("cpu")):
+    with own_random_numbers(1, torch.device("cpu")):
         pass
     drawn = torch.rand(4)
     torch.manual_seed(3)
@@ -178,7 +178,7 @@ def test_a_process_that_torchrun_did_not_start_is_alone():
     with joined() as world:
         assert world == ALONE
         assert world.all(False) is False
-        assert world.in_turn(lambda: "done") == world.told("done")
+        assert world.main_first(lambda: "done") == world.broadcast("done")
 
 
 def test_what_goes_wrong_between_processes_is_told_as_such():
@@ -205,7 +205,7 @@ def test_a_helping_process_says_which_it_is_and_where_it_failed(tmp_path: Path):
 def test_compiling_is_for_one_process(tmp_path: Path):
     assignment = photos.assignment(tmp_path, tmp_path, compile="true")
     with pytest.raises(BadRequest, match="compile=true works with one process only"):
-        take_part(assignment, lambda event: None, World(0, 2))
+        train_network(assignment, lambda event: None, World(0, 2))
 
 
 # Trainings

@@ -150,7 +150,7 @@ def test_a_transformer_learns_layer_by_layer(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(Optimizer, "step", recording)
     told = {"backbone": "test_vit", "size": "160", "layer_decay": "family", "decay_biases": "false"}
     bench = unfrozen(tmp_path, **told)
-    assert np.isfinite(bench.history[-1].train_loss)
+    assert np.isfinite(bench.results.history[-1].train_loss)
     blocks = len(split_blocks(bench.network.body))
     for rates in seen:
         ratios = [low / high for low, high in pairwise(rates)]

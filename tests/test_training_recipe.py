@@ -12,6 +12,7 @@ import numpy as np
 import photos
 import pytest
 import torch
+from benches import opened
 from photos import Heard
 from PIL import Image
 
@@ -22,15 +23,17 @@ from registry.images import ImageSpec, prepare
 from registry.jobs import Assignment, Scored, StageStarted
 from registry.store import Registry
 from training.__main__ import main
-from training.evaluation.compare import SPLIT
+from training.evaluation.compare import SPLIT, score
 from training.export.runtime import answering, open_session
 from training.fit.activations import to_device
 from training.network.backbone import load_backbone
 from training.network.layer_groups import split_groups
 from training.network.saving import NETWORK, load_network
+from training.planned_stages import planned_stages
 from training.reading_settings import read_settings
-from training.recipe import count_stages, train
+from training.recipe import train
 from training.run.journal import JOURNAL
+from training.run.progress import Stages
 from training.settings import Settings
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -73,10 +76,11 @@ def test_golden_answers_are_repeated_from_the_encoded_images(trained: Trained):
     np.testing.assert_allclose(answers, golden.probabilities, atol=1e-6)
 
 
-def test_every_stage_is_told_in_order(trained: Trained):
-    _, _, _, heard = trained
+def test_the_stages_are_those_planned_in_order(trained: Trained):
+    assignment, _, _, heard = trained
     stages = [event for event in heard if isinstance(event, StageStarted)]
-    assert [stage.number for stage in stages] == list(range(1, len(stages) + 1))
+    planned = planned_stages(read_settings(assignment.settings))
+    assert [(stage.number, stage.stage) for stage in stages] == list(enumerate(planned, start=1))
     assert {stage.of for stage in stages} == {len(stages)}
     assert len(heard.of("epoch_finished")) == 4 + 1 + 1
     assert heard[-1] == trained[2]
@@ -241,11 +245,23 @@ def test_a_training_outlives_the_version_that_it_was_to_be_compared_with(tmp_pat
     assert "version 1 cannot be compared: " in str(heard.of("note"))
 
 
-def test_stages_that_settings_leave_out_are_not_counted():
+def test_a_version_with_other_labels_is_not_compared(trained: Trained, tmp_path: Path):
+    assignment, bundle, _, _ = trained
+    dataset, heard = opened(tmp_path, assignment.data, assignment.settings).dataset, Heard()
+    other = bundle.model_copy(update={"labels": ("cat", "dog")})
+    against = assignment.model_copy(update={"champion": assignment.stage, "champion_version": 1})
+    answers = np.full((len(dataset.rows("valid")), 2), 0.5, np.float32)
+    scored = score(dataset, other, answers, against, Stages(heard.append, 1))
+    assert (scored.promoted, scored.promoted_version, scored.images) == (None, None, len(answers))
+    assert "version 1 has other labels: it cannot be compared" in str(heard.of("note"))
+    assert score(dataset, bundle, answers, against, Stages(heard.append, 1)).promoted is not None
+
+
+def test_stages_that_settings_leave_out_are_not_planned():
     everything = read_settings({"recipe": "fastai2018", "label_noise": "true"})
-    assert count_stages(everything) == 13
+    assert len(planned_stages(everything)) == 13
     least = Settings(augmented_epochs=0, cycles=0, variants=(), label_noise=False)
-    assert count_stages(least) == 8
+    assert len(planned_stages(least)) == 8
 
 
 def command(tmp_path: Path, data: Path, *more: str) -> list[str]:

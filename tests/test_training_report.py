@@ -247,7 +247,7 @@ def test_thresholds_and_what_several_labels_do_are_told(written: Written):
 
 
 def test_what_is_set_apart_is_not_counted_as_learnt_from():
-    found, _ = made.findings(2, 200, n_judged=9, n_spared=20)
+    found, _ = made.findings(2, 200, n_selection=9, n_calibration=20)
     assert found.n_images == {"train": 71, "valid": 100, "judge": 9, "calibrate": 20}
     told = (
         "71 images for training, 9 for model selection, 20 for calibration, "

@@ -13,10 +13,12 @@ from registry.jobs import EpochFinished, StageStarted
 from training import Learner, pretrained, read_images
 from training.bench import Bench
 from training.fit.plan import plan_cycles
-from training.fit.resizing import at_each_size, dealt
+from training.fit.resizing import at_each_size
+from training.images import open_images
 from training.network.backbone import load_backbone
 from training.network.saving import load_network
-from training.opening import open_bench, open_images
+from training.opening import open_bench
+from training.planned_stages import planned_stages
 from training.reading_settings import read_settings
 from training.recipe import learn, train
 from training.run.progress import Stages
@@ -33,20 +35,22 @@ def opened(tmp_path: Path, **told: str) -> Bench:
     return open_bench(settings, images, backbone, stages, tmp_path / "run")
 
 
-def test_without_sizes_there_is_one_turn():
-    (turn,) = read_settings({"augmented_epochs": "2", "cycles": "3", "cycle_len": "1"}).turns()
-    assert (turn.size, turn.head_epochs, turn.epochs, turn.name) == (224, 2, range(3), "")
+def test_without_sizes_there_is_one_phase():
+    (phase,) = read_settings(
+        {"augmented_epochs": "2", "cycles": "3", "cycle_len": "1"}
+    ).size_phases()
+    assert (phase.size, phase.head_epochs, phase.epochs, phase.suffix) == (224, 2, range(3), "")
 
 
 def test_as_in_2018_each_size_has_the_heads_epochs_and_all_cycles():
-    turns = read_settings({"recipe": "fastai2018", "sizes": "64,128,224"}).turns()
-    assert [turn.size for turn in turns] == [64, 128, 224]
-    assert {(turn.head_epochs, turn.epochs) for turn in turns} == {(3, range(7))}
+    phases = read_settings({"recipe": "fastai2018", "sizes": "64,128,224"}).size_phases()
+    assert [phase.size for phase in phases] == [64, 128, 224]
+    assert {(phase.head_epochs, phase.epochs) for phase in phases} == {(3, range(7))}
 
 
-def test_one_schedule_can_be_dealt_to_the_sizes():
+def test_one_schedule_can_be_divided_among_the_sizes():
     told = {"sizes": "128,224", "size_epochs": "4,2", "cycle_len": "6", "augmented_epochs": "1"}
-    small, large = read_settings(told).turns()
+    small, large = read_settings(told).size_phases()
     assert (small.epochs, large.epochs) == (range(4), range(4, 6))
     assert (small.head_epochs, large.head_epochs) == (1, 0)
 
@@ -71,10 +75,10 @@ def test_sizes_that_do_not_fit_are_refused_with_what_to_do(told: dict[str, str],
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "one_cycle"])
-def test_a_dealt_schedule_is_the_whole_one_in_parts(schedule: str):
+def test_a_divided_schedule_is_the_whole_one_in_parts(schedule: str):
     settings = read_settings({"schedule": schedule, "decay": "per_cycle"})
     whole = plan_cycles(settings, 5, [2, 4])
-    parts = [dealt(whole, epochs, 5) for epochs in (range(3), range(3, 6))]
+    parts = [whole.part(epochs, 5) for epochs in (range(3), range(3, 6))]
     assert [len(part.shares) for part in parts] == [15, 15]
     assert [part.cycle_ends for part in parts] == [(2, 3), (3,)]
     for name in ("shares", "momenta", "decays"):
@@ -83,7 +87,7 @@ def test_a_dealt_schedule_is_the_whole_one_in_parts(schedule: str):
             assert np.array_equal(values[0], np.concatenate(values[1:]))
 
 
-def test_a_dealt_schedule_goes_on_with_the_batches_of_its_epochs(tmp_path: Path):
+def test_a_divided_schedule_goes_on_with_the_batches_of_its_epochs(tmp_path: Path):
     bench = opened(tmp_path, sizes="16,32", size_epochs="2,1", cycle_len="3")
     small, large = (sized.image_batches() for sized in at_each_size(bench, tmp_path / "cache"))
     (pixels, targets), (others, other_targets) = next(small.epoch(2)), next(large.epoch(0))
@@ -112,8 +116,8 @@ def test_images_on_disk_can_have_one_size_whatever_the_network_sees(tmp_path: Pa
     small, large = at_each_size(
         opened(tmp_path, sizes="16,32", cache_size="48"), tmp_path / "cache"
     )
-    assert small.roomy.pixels.shape[1:] == (48, 48, 3)
-    assert small.roomy.key == large.roomy.key
+    assert small.enlarged.pixels.shape[1:] == (48, 48, 3)
+    assert small.enlarged.key == large.enlarged.key
     assert len(list((tmp_path / "cache").glob("decoded-*"))) == 3
     for bench, size in ((small, 16), (large, 32)):
         views, _ = next(bench.image_batches().epoch(0))
@@ -145,7 +149,7 @@ def test_a_learner_goes_on_at_another_size_with_activations_of_what_it_has_learn
     views = large.augmented()
     assert views.shape[1:] == (32, 32, 3)
     assert [epoch.stage for epoch in large.history] == ["all layers", "head with augmentation"]
-    assert large.bench.facts["by_hand"] == "size=32"
+    assert large.bench.results.facts["by_hand"] == "size=32"
 
 
 def told_epochs(heard: photos.Heard) -> list[str]:
@@ -169,7 +173,8 @@ def test_the_recipe_of_2018_trains_at_each_size(tmp_path: Path):
     finally:
         watching.remove()
     stages = [event for event in heard if isinstance(event, StageStarted)]
-    assert [stage.number for stage in stages] == list(range(1, stages[0].of + 1))
+    planned = planned_stages(read_settings(assignment.settings))
+    assert [(stage.number, stage.stage) for stage in stages] == list(enumerate(planned, start=1))
     sized = [
         "head with augmentation at 16 pixels",
         "all layers at 16 pixels",
@@ -187,9 +192,9 @@ def test_small_first_and_the_end_at_the_size_that_is_served(tmp_path: Path):
     told |= {"cycle_mult": "1", "keep": "best", "snapshots": "true", "augmented_epochs": "0"}
     bench = opened(tmp_path, **told)
     learn(bench, "weights", tmp_path / "cache")
-    sizes = [epoch.stage[-9:] for epoch in bench.history[4:]]
+    sizes = [epoch.stage[-9:] for epoch in bench.results.history[4:]]
     assert sizes == ["16 pixels"] * 2 + ["32 pixels"] * 2
-    assert "1 answers averaged" in bench.facts["snapshots"]
-    assert bench.facts["best_epoch"].startswith(("epoch 1 ", "epoch 2 "))
+    assert "1 answers averaged" in bench.results.facts["snapshots"]
+    assert bench.results.facts["best_epoch"].startswith(("epoch 1 ", "epoch 2 "))
     network, _ = load_network(bench.run / "cycle-1.safetensors")
     assert all(bool(tensor.isfinite().all()) for tensor in network.state_dict().values())

@@ -62,4 +62,4 @@ def test_sharpness_is_looked_at_in_every_nth_step_and_changes_the_weights(
     assert looks == [0.05] * ((len(sharp.image_batches()) + 1) // 2)
     first, second = (bench.network.head[-1].weight for bench in (plain, sharp))
     assert not torch.equal(first, second)
-    assert np.isfinite(sharp.history[-1].train_loss)
+    assert np.isfinite(sharp.results.history[-1].train_loss)

@@ -15,7 +15,7 @@ from tensorboard.plugins.hparams.metadata import (
 from registry.errors import BadRequest
 from training.fit.epoch import Step
 from training.recipe import train
-from training.run.event_files import FOLDER, Curves, wanted
+from training.run.event_files import FOLDER, EventFile, tensorboard_wanted
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
@@ -33,7 +33,7 @@ def points(found: EventAccumulator, tag: str) -> dict[int, float]:
 
 
 def test_each_batch_has_its_loss_rates_and_throughput(tmp_path: Path):
-    drawn = Curves(tmp_path / FOLDER)
+    drawn = EventFile(tmp_path / FOLDER)
     drawn.batch(0, Step(0, 0.75, [0.0, 0.5], n_images=8, seconds=0.5))
     drawn.batch(1, Step(1, 0.5, [0.0, 0.25], n_images=8, seconds=0.25))
     found = read(tmp_path)
@@ -45,7 +45,7 @@ def test_each_batch_has_its_loss_rates_and_throughput(tmp_path: Path):
 def test_what_goes_on_from_a_step_replaces_what_was_drawn_beyond_it(tmp_path: Path):
     """As when a training was killed between two checkpoints and begins again at the first."""
     for begun, loss in ((0, 1.0), (3, 2.0), (5, 3.0)):
-        drawn = Curves(tmp_path / FOLDER)
+        drawn = EventFile(tmp_path / FOLDER)
         for step in range(begun, begun + 4):
             drawn.scalars(step, {"batch/loss": loss})
     found = read(tmp_path)
@@ -55,7 +55,7 @@ def test_what_goes_on_from_a_step_replaces_what_was_drawn_beyond_it(tmp_path: Pa
 
 def test_pictures_are_kept_byte_for_byte(tmp_path: Path):
     Image.new("RGB", (5, 3), "red").save(tmp_path / "losses.png")
-    Curves(tmp_path / FOLDER).picture(9, tmp_path / "losses.png")
+    EventFile(tmp_path / FOLDER).picture(9, tmp_path / "losses.png")
     (picture,) = read(tmp_path).Images("report/losses")
     assert picture.encoded_image_string == (tmp_path / "losses.png").read_bytes()
     assert (picture.step, picture.width, picture.height) == (9, 5, 3)
@@ -63,7 +63,7 @@ def test_pictures_are_kept_byte_for_byte(tmp_path: Path):
 
 def test_settings_stand_beside_what_they_led_to(tmp_path: Path):
     settings = {"size": 32, "hidden": (16,), "pretrained": False}
-    Curves(tmp_path / FOLDER).outcome(7, settings, {"accuracy": 0.5})
+    EventFile(tmp_path / FOLDER).outcome(7, settings, {"accuracy": 0.5})
     found = read(tmp_path)
     content = found.PluginTagToContent("hparams")[SESSION_START_INFO_TAG]
     told = parse_session_start_info_plugin_data(content).hparams
@@ -72,7 +72,7 @@ def test_settings_stand_beside_what_they_led_to(tmp_path: Path):
 
 
 def test_nothing_is_written_unless_wanted(tmp_path: Path):
-    drawn = Curves(None)
+    drawn = EventFile(None)
     drawn.batch(0, Step(0, 0.75, [0.5], n_images=8, seconds=0.5))
     drawn.outcome(0, {"size": 32}, {"accuracy": 0.5})
     drawn.picture(0, tmp_path / "none.png")
@@ -104,7 +104,7 @@ def test_a_network_that_learns_once_more_draws_on_where_it_was(tmp_path: Path):
     learner.fit()
     learner.fit()
     losses = points(read(learner.bench.run), "batch/loss")
-    assert sorted(losses) == list(range(learner.bench.n_planned))
+    assert sorted(losses) == list(range(learner.bench.results.n_batches))
 
 
 def test_a_training_told_not_to_draws_nothing(tmp_path: Path):
@@ -117,8 +117,12 @@ def test_a_training_told_not_to_draws_nothing(tmp_path: Path):
 
 
 def test_without_its_package_a_training_says_nothing_unless_asked(monkeypatch: pytest.MonkeyPatch):
-    assert (wanted(None), wanted(True), wanted(False)) == (True, True, False)
+    assert (tensorboard_wanted(None), tensorboard_wanted(True), tensorboard_wanted(False)) == (
+        True,
+        True,
+        False,
+    )
     monkeypatch.setitem(sys.modules, "tensorboard", None)
-    assert (wanted(None), wanted(False)) == (False, False)
+    assert (tensorboard_wanted(None), tensorboard_wanted(False)) == (False, False)
     with pytest.raises(BadRequest, match=r"pip install unfreeze\[tensorboard\]"):
-        wanted(True)
+        tensorboard_wanted(True)

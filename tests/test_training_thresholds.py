@@ -14,7 +14,7 @@ from registry.errors import BadRequest
 from training.data.dataset import Rows
 from training.evaluation.evaluate import measure, predict, right
 from training.evaluation.thresholds import CANDIDATES, fit_thresholds
-from training.judging_steps import choose_thresholds
+from training.evaluation_steps import choose_thresholds
 from training.reading_settings import read_settings
 from training.recipe import train
 
@@ -69,9 +69,9 @@ def test_thresholds_are_fitted_on_images_neither_learnt_from_nor_scored(tmp_path
 
     choose_thresholds(bench)
     others = [*bench.rows("train"), *bench.rows("valid")]
-    assert bench.label_thresholds == fitted(bench.judged)
+    assert bench.label_thresholds == fitted(bench.selection_rows)
     assert bench.label_thresholds not in (fitted(bench.rows("valid")), fitted(bench.rows("train")))
-    assert not set(bench.judged) & set(others)
+    assert not set(bench.selection_rows) & set(others)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")

@@ -46,4 +46,4 @@ def test_a_training_notes_what_it_does_not_use(tmp_path: Path):
         tmp_path, data, photos.QUICK | HEAD_ONLY | {"cutmix": "1", "label_noise": "false"}
     )
     learn(bench, "0" * 64, tmp_path / "cache")
-    assert "cutmix=1.0" in bench.facts["unused_settings"]
+    assert "cutmix=1.0" in bench.results.facts["unused_settings"]

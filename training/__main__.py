@@ -147,9 +147,9 @@ def _work_for_person(arguments: argparse.Namespace) -> None:
     from training.run.command import learn_along, train_and_publish
 
     with joined() as world:
-        order = world.told(_order(arguments, world) if world.first else None)
+        order = world.broadcast(_order(arguments, world) if world.is_main else None)
         assert order is not None
-        if world.first:
+        if world.is_main:
             train_and_publish(order, world, as_json=arguments.json)
         else:
             learn_along(order.assignment, world)

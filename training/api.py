@@ -16,10 +16,11 @@ from pathlib import Path
 import torch
 
 from registry.errors import BadRequest
+from training.images import Images, open_images
 from training.learner import Learner
-from training.opening import Images, open_backbone, open_bench, open_images
+from training.opening import open_backbone, open_bench
+from training.planned_stages import planned_stages
 from training.reading_settings import read_settings, write_setting
-from training.recipe import count_stages
 from training.run.progress import Lines, Stages, Tell
 from training.settings import default_cache
 
@@ -52,7 +53,7 @@ def read_images(
             raise BadRequest(f"settings: {name} is an argument of {taker}; pass it there")
     given = {name: write_setting(value) for name, value in (settings or {}).items()}
     chosen = read_settings(given | {"size": str(size)})
-    stages = Stages(tell or Lines(), count_stages(chosen))
+    stages = Stages(tell or Lines(), len(planned_stages(chosen)))
     return open_images(chosen, Path(source), Path(cache or default_cache()), stages)
 
 
@@ -73,7 +74,7 @@ def pretrained(
     torch.manual_seed(settings.seed)
     network = open_backbone(settings)
     folder = Path(run or images.cache / "runs" / f"{backbone}-{datetime.now():%Y%m%d-%H%M%S}")
-    stages = Stages(tell or Lines(), count_stages(settings))
+    stages = Stages(tell or Lines(), len(planned_stages(settings)))
     return Learner(
         open_bench(settings, images, network, stages, folder), network, images.source, images.cache
     )

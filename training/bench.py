@@ -1,9 +1,8 @@
 """What the steps of the recipe work on."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,55 +11,42 @@ from torch import Tensor, nn
 from training.data.audit import Audit
 from training.data.dataset import Dataset, Rows
 from training.data.decoded import Decoded
-from training.data.inner_split import TrainingPart, deal_out
+from training.data.inner_split import TrainingPart, split_training_part
 from training.data.items import Part
 from training.data.strong_augmentation import Stronger
 from training.evaluation.evaluate import THRESHOLD, metric_of
-from training.evaluation.suspects import LabelNoise
 from training.fit.activations import Activations
 from training.fit.balance import Float64Array, class_weights, draw_shares
 from training.fit.batches import ActivationBatches, ImageBatches
-from training.fit.epoch import Epoch
-from training.fit.keeping import State
 from training.fit.loss import loss_function
-from training.fit.lr_finder import RateSearch
-from training.fit.out_of_memory import Room
-from training.fit.schedule import Shares
-from training.fit.size_phases import Turn
+from training.fit.out_of_memory import BatchSplitter
+from training.fit.size_phases import SizePhase
 from training.network.classifier import Network
 from training.network.saving import save_network
+from training.results import Results
 from training.run.checkpoint import Checkpoint
-from training.run.event_files import Curves
+from training.run.event_files import EventFile
 from training.run.progress import Stages
 from training.settings import Settings
 
 
 @dataclass(frozen=True)
 class Bench:
-    """What every step works on. The network is trained in place; the lists collect results for the
-    report."""
+    """What every step works on. Two of its values change on the way: the network, which is trained
+    in place, and the results, to which each step adds what it finds."""
 
     settings: Settings
     dataset: Dataset
     decoded: Decoded  # as `prepare` gives them: for evaluation and activations
-    roomy: Decoded  # larger, for augmentation only
+    enlarged: Decoded  # with more pixels, for augmentation only
     network: Network
     stages: Stages
     audit: Audit
     run: Path  # a folder for torch weights
-    turn: Turn  # the size that this bench is for, and what is trained at it
+    phase: SizePhase  # the size that this bench is for, and what is trained at it
+    results: Results = field(default_factory=Results)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
-    searches: dict[str, RateSearch] = field(default_factory=dict)
-    schedules: dict[str, Shares] = field(default_factory=dict)
-    planned: list[int] = field(default_factory=list)  # batches of each stage so far
-    history: list[Epoch] = field(default_factory=list)
-    snapshots: list[State] = field(default_factory=list)
-    thresholds: list[float] = field(default_factory=list)  # of a multi-label task, once fitted
-    # see training/evaluation/learning_curve.py
-    curve: dict[int, list[float]] = field(default_factory=dict)
-    label_noise: list[LabelNoise] = field(default_factory=list)  # one, once labels were checked
-    facts: dict[str, str] = field(default_factory=dict)  # for the provenance
-    curves: Curves = field(default_factory=lambda: Curves(None))  # for TensorBoard
+    event_file: EventFile = field(default_factory=lambda: EventFile(None))  # for TensorBoard
 
     @property
     def device(self) -> torch.device:
@@ -79,51 +65,46 @@ class Bench:
     def n_valid(self) -> int:
         return len(self.rows("valid"))
 
-    @property
-    def n_planned(self) -> int:
-        """Batches of all stages so far, as planned; a stage may occur more than once."""
-        return sum(self.planned)
-
     def rows(self, part: Part) -> Rows:
         """The images to train on, which is the training part without what is set apart for model
         selection or calibration; or the held-out ones."""
         return self._training_part.learnt if part == "train" else self.dataset.rows(part)
 
     @property
-    def judged(self) -> Rows:
+    def selection_rows(self) -> Rows:
         """Images of the training part set apart for model selection; none unless the settings ask
         for it."""
-        return self._training_part.judged
+        return self._training_part.selection
 
     @property
-    def spared(self) -> Rows:
+    def calibration_rows(self) -> Rows:
         """Images of the training part set apart for calibration; none unless the settings ask for
         it, or if there are too few."""
-        return self._training_part.spared
+        return self._training_part.calibration
 
     @property
-    def apart(self) -> Rows:
+    def rows_set_apart(self) -> Rows:
         """The images of the training part that are not trained on."""
-        return np.sort(np.concatenate([self.judged, self.spared]))
+        return np.sort(np.concatenate([self.selection_rows, self.calibration_rows]))
 
     @cached_property
     def _training_part(self) -> TrainingPart:
-        return deal_out(self.dataset, self.settings)
+        return split_training_part(self.dataset, self.settings)
 
     @cached_property
-    def room(self) -> Room:
-        """Memory for training batches."""
-        return Room(self.network, partial(self.note, "memory"))
+    def splitter(self) -> BatchSplitter:
+        """For training batches; says so when it splits them."""
+        return BatchSplitter(self.network, partial(self.note, "memory"))
 
     def note(self, name: str, text: str) -> None:
         """Reports `text` now, and keeps it in the provenance."""
         self.stages.note(text)
-        self.facts[name] = text
+        self.results.facts[name] = text
 
     def save(self, name: str) -> Path:
         """Saves the network as it is now to a file in the run's folder."""
         path, data = self.run / name, self.dataset
-        if not self.network.world.first:
+        if not self.network.world.is_main:
             return path
         self.run.mkdir(parents=True, exist_ok=True)
         save_network(
@@ -134,19 +115,6 @@ class Bench:
             task=data.task,
         )
         return path
-
-    def state_dict(self) -> dict[str, Any]:
-        """What the report needs from the completed steps."""
-        return {
-            "searches": {name: asdict(search) for name, search in self.searches.items()},
-            "history": [asdict(epoch) for epoch in self.history],
-            "facts": dict(self.facts),
-        }
-
-    def load_state_dict(self, state: dict[str, Any], /) -> None:
-        self.searches.update({name: RateSearch(**it) for name, it in state["searches"].items()})
-        self.history[:] = [Epoch(**row) for row in state["history"]]
-        self.facts.update(state["facts"])
 
     def targets(self, part: Part) -> Tensor:
         return torch.from_numpy(self.dataset.targets[self.rows(part)])
@@ -162,7 +130,7 @@ class Bench:
         """Each label's decision threshold; none in a single-label task."""
         if self.dataset.task == "single":
             return ()
-        return tuple(self.thresholds) or (THRESHOLD,) * len(self.dataset.labels)
+        return self.results.thresholds or (THRESHOLD,) * len(self.dataset.labels)
 
     def loss(self) -> nn.Module:
         """For held-out images: unweighted, however training balances the classes."""
@@ -184,7 +152,7 @@ class Bench:
         chosen = self.settings
         as_served = chosen.augmentation == "none" and chosen.train_crop == "window"
         return ImageBatches(
-            decoded=self.decoded if as_served else self.roomy,
+            decoded=self.decoded if as_served else self.enlarged,
             rows=self.rows("train"),
             targets=self.learning_targets(),
             size=chosen.size,
@@ -195,7 +163,7 @@ class Bench:
             seed=chosen.seed,
             device=self.device,
             shares=self.draw_shares(),
-            first_epoch=self.turn.epochs.start,
+            first_epoch=self.phase.epochs.start,
             crop=chosen.train_crop,
             stronger=Stronger(chosen.policy, chosen.erasing, chosen.mixup, chosen.cutmix),
         )

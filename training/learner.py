@@ -1,7 +1,7 @@
 """The recipe for a notebook: its steps one by one, with hyperparameters of your own.
 
-What each step does is in `training/steps.py` and `training/judging_steps.py`; `fit` is the recipe's
-own `learn` and `publish` its `prove`. `training/looking.py`, `training/plots.py` and
+What each step does is in `training/steps.py` and `training/evaluation_steps.py`; `fit` is the
+recipe's own `learn` and `publish` its `make_bundle`. `training/looking.py`, `training/plots.py` and
 `training/tiles.py` show the results.
 """
 
@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, NoReturn
 
 from registry.images import Float32Array, UInt8Array
 from registry.store import Registry
-from training import judging_steps, steps
+from training import evaluation_steps, steps
 from training.bench import Bench
 from training.classify_file import ask
 from training.evaluation.evaluate import Evaluation, predict
-from training.evaluation.learning_curve import Curve, draw_curve
+from training.evaluation.learning_curve import Curve, measure_learning_curve
 from training.export.publishing import assign, publish
 from training.fastai_names import meant
 from training.fit.activations import Parts, check_current
@@ -29,7 +29,7 @@ from training.network.backbone import Backbone
 from training.network.saving import restore
 from training.network.weights import weights_digest
 from training.overrides import refuse_none, use_rate, with_settings
-from training.recipe import learn, prove
+from training.recipe import learn, make_bundle
 from training.report.preview import augmented
 
 
@@ -50,13 +50,13 @@ class Learner:
     @property
     def history(self) -> list[Epoch]:
         """Every epoch so far."""
-        return self.bench.history
+        return self.bench.results.history
 
     def __repr__(self) -> str:
         """One line, which a notebook shows for the last value of a cell."""
-        told = f"{self.backbone.name} for {', '.join(self.labels[:5])}"
+        named = f"{self.backbone.name} for {', '.join(self.labels[:5])}"
         more = f" and {len(self.labels) - 5} more" if len(self.labels) > 5 else ""
-        return f"<{told}{more}; {len(self.history)} epochs so far>"
+        return f"<{named}{more}; {len(self.history)} epochs so far>"
 
     if not TYPE_CHECKING:  # the type checker should still report unknown attributes
 
@@ -94,7 +94,7 @@ class Learner:
         were. From now on only the head is trainable."""
         self._check(activations)
         steps.search_head(self.bench, activations)
-        return self.bench.searches["head"]
+        return self.bench.results.searches["head"]
 
     def fit_head(self, activations: Parts, rate: float, *, epochs: int | None = None) -> None:
         """Trains the head on activations; what is not given is as in the settings."""
@@ -117,9 +117,7 @@ class Learner:
         """How well heads do that are trained on an eighth, a quarter, half and all of the images:
         the held-out metric, one value per draw. The network stays as it was."""
         self._check(activations)
-        self.bench.curve.clear()
-        draw_curve(self.bench, activations, rate, draws)
-        return self.bench.curve
+        return measure_learning_curve(self.bench, activations, rate, draws)
 
     def search_unfrozen(self, *, group_rates: Sequence[float] | None = None) -> RateSearch:
         """Unfreezes all layers, and runs the same range test on them together.
@@ -129,7 +127,7 @@ class Learner:
         """
         bench = with_settings(self.bench, group_rates=group_rates)
         steps.search_unfrozen(bench)
-        return bench.searches["unfrozen"]
+        return bench.results.searches["unfrozen"]
 
     def fit_unfrozen(
         self,
@@ -185,7 +183,7 @@ class Learner:
     def evaluate(self) -> Evaluation:
         """Evaluates on the held-out images, with one view and with several; never on the test
         images."""
-        return judging_steps.evaluate(self.bench, self._answer)
+        return evaluation_steps.evaluate(self.bench, self._answer)
 
     def classify(self, image: str | Path, *, views: int = 1) -> dict[str, float]:
         """The network's current predictions for an image file: label -> probability.
@@ -216,7 +214,7 @@ class Learner:
         assignment, pointer = assign(store, model, self.source, {}, self.cache, bench.run)
         learnt = copy_state(bench.network)
         try:
-            bundle, _ = prove(bench, assignment, self.backbone)
+            bundle, _ = make_bundle(bench, assignment, self.backbone)
         finally:
             bench.network.load_state_dict(learnt)
         version, _ = publish(

@@ -13,9 +13,9 @@ from registry.images import UInt8Array
 from registry.tta import tta_views
 from training.evaluation.evaluate import Evaluation, confusions
 from training.evaluation.gradcam import heat_maps
-from training.evaluation.per_class import Pair, confused_pairs, said_labels, taken_for
+from training.evaluation.per_class import Pair, confused_pairs, predicted_labels, taken_for
+from training.images import Images
 from training.learner import Learner
-from training.opening import Images
 from training.report.audit_pictures import draw_audit
 from training.report.galleries import galleries, in_question, tiles
 from training.report.picture import Picture
@@ -34,13 +34,13 @@ def examples(images: Images, n: int = 8) -> list[Tile]:
     piles = [
         list(random.permutation(rows[has > 0])) for has in dataset.targets[rows].T if has.any()
     ]
-    turns = [pile[turn] for turn in range(n) for pile in piles if turn < len(pile)]
+    rows_in_turn = [pile[turn] for turn in range(n) for pile in piles if turn < len(pile)]
     return [
         Tile(
             np.asarray(images.decoded.pixels[row]),
             (dataset.items[row].path.name, f"is {', '.join(dataset.items[row].labels)}"),
         )
-        for row in list(dict.fromkeys(turns))[:n]
+        for row in list(dict.fromkeys(rows_in_turn))[:n]
     ]
 
 
@@ -73,7 +73,7 @@ def confusion(learner: Learner, evaluation: Evaluation) -> npt.NDArray[np.int64]
 def most_confused(learner: Learner, evaluation: Evaluation) -> list[Pair]:
     """Which labels are predicted wrongly for held-out images, the most frequent first."""
     data, limits = learner.bench.dataset, learner.bench.label_thresholds
-    said = said_labels(evaluation.plain, data.task, limits)
+    said = predicted_labels(evaluation.plain, data.task, limits)
     targets = data.targets[evaluation.rows]
     return confused_pairs(taken_for(said, targets), targets, data.labels)
 
@@ -90,6 +90,6 @@ def gallery(learner: Learner, evaluation: Evaluation, name: str) -> list[Tile]:
     if name not in found:
         raise BadRequest(f"no gallery is called {name!r}; there are: {', '.join(found)}")
     rows, answers = evaluation.rows[found[name]], evaluation.plain[found[name]]
-    asked = in_question(answers, data.targets[rows], data.task)
-    heats = heat_maps(bench.network, np.array(bench.decoded.pixels[rows]), asked)
+    classes = in_question(answers, data.targets[rows], data.task)
+    heats = heat_maps(bench.network, np.array(bench.decoded.pixels[rows]), classes)
     return tiles(data, bench.decoded.pixels, rows, answers, limits, heats)

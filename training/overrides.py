@@ -27,10 +27,10 @@ def with_settings(bench: Bench, **changed: object) -> Bench:
     except ValidationError as error:
         raise BadRequest(f"settings: {explain(error)}") from error
     if said:
-        before = [bench.facts["by_hand"]] if "by_hand" in bench.facts else []
+        before = [bench.results.facts["by_hand"]] if "by_hand" in bench.results.facts else []
         now = [f"{name}={write_setting(value)}" for name, value in said.items()]
-        bench.facts["by_hand"] = ", ".join(before + now)
-    return replace(bench, settings=settings, turn=settings.turns()[0])
+        bench.results.facts["by_hand"] = ", ".join(before + now)
+    return replace(bench, settings=settings, phase=settings.size_phases()[0])
 
 
 def use_rate(bench: Bench, stage: str, rate: float) -> None:
@@ -44,9 +44,9 @@ def use_rate(bench: Bench, stage: str, rate: float) -> None:
             f"a rate of {rate!r:.80}: give one number above 0, that of the head; where all "
             "layers learn, group_rates=(0.01, 0.1, 1) sets the others' shares of it"
         )
-    search = bench.searches.get(stage)
+    search = bench.results.searches.get(stage)
     if search and search.suggestion != rate:
-        bench.searches[stage] = replace(search, suggestion=rate, reason="chosen by hand")
+        bench.results.searches[stage] = replace(search, suggestion=rate, reason="chosen by hand")
 
 
 def refuse_none(number: int, name: str) -> None:

@@ -52,8 +52,8 @@ def read_settings(given: dict[str, str]) -> Settings:
     Raises:
         BadRequest: an unknown name or a bad value; names the field.
     """
-    told = PRESETS.get(given.get("recipe", "modern"), {}) | given
-    values = {name: _value(name, text) for name, text in told.items()}
+    texts = PRESETS.get(given.get("recipe", "modern"), {}) | given
+    values = {name: _value(name, text) for name, text in texts.items()}
     try:
         settings = Settings.model_validate(values)
     except ValidationError as error:
@@ -64,7 +64,7 @@ def read_settings(given: dict[str, str]) -> Settings:
             f"settings: cycles, cycle_len and cycle_mult make {n_epochs:.1e} epochs; at most "
             f"{MOST_EPOCHS} are allowed, so lower one of them"
         )
-    settings.turns()  # raises if the sizes do not fit
+    settings.size_phases()  # raises if the sizes do not fit
     largest = max(settings.size, *settings.sizes, 0)
     if settings.cache_size is not None and settings.cache_size < largest:
         raise BadRequest(

@@ -1,16 +1,16 @@
-"""Every recipe (default, fastai2018, modern), in the order in which things happen.
+"""The story of a training, in the order in which things happen.
 
-`train` is the whole story, from a folder of images to a sealed bundle and its score beside the
-promoted version:
+`train` leads from a folder of images to a sealed bundle and its score beside the promoted version:
 
-    take_part   opens images and backbone, and trains the network
-      learn     activations, learning rate, head; then all layers, with a rate for each group
-    prove       exports the trained network, evaluates it, seals it
+    open_training   images read, split and decoded; a pretrained backbone with a new head
+    learn           activations, learning rate, head; then all layers, each group at its own rate
+    make_bundle     the network exported, verified, evaluated, sealed, compared
 
-Every step works on a `Bench` (training/bench.py): settings, images, network, and what is collected
-on the way for the report. The steps that train are in `training/steps.py`, those that evaluate in
-`training/judging_steps.py`, and their details in the files that these import from.
-`training/learner.py` offers the same steps to a notebook.
+Both recipes, `modern` (the default) and `fastai2018`, are this story with other settings
+(training/presets.py). Every step works on a `Bench` (training/bench.py): settings, images and
+network, and the results that the steps collect for the report. The steps that train are in
+`training/steps.py`, those that evaluate in `training/evaluation_steps.py`, and their details in the
+files that these import from. `training/learner.py` offers the same steps to a notebook.
 """
 
 import shutil
@@ -25,22 +25,23 @@ from registry.jobs import Assignment, Scored
 from training.bench import Bench
 from training.distributed.parallel import ALONE, World
 from training.evaluation.compare import known_parts, known_rule, score
-from training.evaluation.learning_curve import draw_curve
+from training.evaluation.learning_curve import measure_learning_curve
 from training.evaluation.trust import calibrate, measure_trust
-from training.export.bundling import export_and_prove, seal_bundle
+from training.evaluation_steps import check_labels, choose_thresholds, evaluate, read_tests
+from training.export.bundling import export_and_verify, seal_bundle
 from training.export.runtime import answering
 from training.export.variants import add_variants
 from training.fit.resizing import at_each_size
 from training.fit.snapshots import average_snapshots
-from training.judging_steps import choose_thresholds, doubt_labels, evaluate, read_tests
+from training.images import Images, open_images
 from training.network.backbone import Backbone
 from training.network.classifier import divided
-from training.opening import Images, keep_checkpoint, open_backbone, open_bench, open_images
+from training.opening import keep_checkpoint, open_backbone, open_bench
+from training.planned_stages import planned_stages
 from training.reading_settings import read_settings
-from training.run.event_files import FOLDER, Curves, wanted
+from training.run.event_files import FOLDER, EventFile, tensorboard_wanted
 from training.run.journal import journaled
 from training.run.progress import Stages, Tell
-from training.settings import Settings
 from training.steps import (
     fit_augmented_head,
     fit_head,
@@ -60,33 +61,46 @@ def train(assignment: Assignment, tell: Tell) -> tuple[Bundle, Scored]:
         TrainingError: training or export failed; nothing is staged.
     """
     with journaled(assignment, tell) as tell_and_write:
-        return learn_and_prove(assignment, tell_and_write, ALONE)
+        return train_and_bundle(assignment, tell_and_write, ALONE)
 
 
-def learn_and_prove(assignment: Assignment, tell: Tell, world: World) -> tuple[Bundle, Scored]:
+def train_and_bundle(assignment: Assignment, tell: Tell, world: World) -> tuple[Bundle, Scored]:
     """The same, for a caller that already holds `assignment.run` for itself, see `journaled`.
 
     Args:
-        world: seen from its first process; the others call `take_part`.
+        world: seen from its main process; the others call `train_network` alone.
     """
     # left by a killed process; not removed earlier, as another process might still be working there
     shutil.rmtree(assignment.stage, ignore_errors=True)
-    bench, backbone = take_part(assignment, tell, world)
-    return prove(bench, assignment, backbone)
+    bench, backbone = train_network(assignment, tell, world)
+    return make_bundle(bench, assignment, backbone)
 
 
-def take_part(assignment: Assignment, tell: Tell, world: World) -> tuple[Bench, Backbone]:
-    """Trains, up to the trained network; it is the same in every process of `world`.
+def train_network(assignment: Assignment, tell: Tell, world: World) -> tuple[Bench, Backbone]:
+    """Trains; the network is the same in every process of `world`.
 
     Raises:
         BadRequest: the data or the settings are unusable; says why.
         TrainingError: the loss is not finite.
     """
+    bench, backbone = open_training(assignment, tell, world)
+    with divided(bench.network, world):
+        keep_checkpoint(bench, backbone.digest)
+        learn(bench, backbone.digest, assignment.cache)
+    return bench, backbone
+
+
+def open_training(assignment: Assignment, tell: Tell, world: World) -> tuple[Bench, Backbone]:
+    """What the steps work on, before anything is learnt.
+
+    Raises:
+        BadRequest: the data or the settings are unusable; says why.
+    """
     settings = read_settings(assignment.settings)
     if settings.compile and world.size > 1:
         raise BadRequest("settings: compile=true works with one process only; leave it out here")
     torch.manual_seed(settings.seed)
-    stages = Stages(tell, count_stages(settings))
+    stages = Stages(tell, len(planned_stages(settings)))
 
     def load() -> Backbone:
         return open_backbone(settings, within=assignment.within)
@@ -102,17 +116,14 @@ def take_part(assignment: Assignment, tell: Tell, world: World) -> tuple[Bench, 
             known_rule=known_rule(assignment.champion),
         )
 
-    backbone, images = world.in_turn(load), world.in_turn(read)
+    backbone, images = world.main_first(load), world.main_first(read)
     bench = open_bench(settings, images, backbone, stages, assignment.run)
-    if wanted(settings.tensorboard):
+    if tensorboard_wanted(settings.tensorboard):
         stages.note(f"curves: tensorboard --logdir {assignment.run / FOLDER}")
     if world.size > 1:
         bench.note("processes", f"{world.size} processes share the work")
-    if not world.first:
-        bench = replace(bench, curves=Curves(None))
-    with divided(bench.network, world):
-        keep_checkpoint(bench, backbone.digest)
-        learn(bench, backbone.digest, assignment.cache)
+    if not world.is_main:
+        bench = replace(bench, event_file=EventFile(None))
     return bench, backbone
 
 
@@ -129,30 +140,30 @@ def learn(bench: Bench, weights_digest: str, cache: Path) -> None:
     if unused := describe_unused(settings):
         bench.note("unused_settings", unused)
     # one bench per size, sharing the network; `bench` alone, unless the settings name sizes
-    benches = bench.network.world.in_turn(lambda: at_each_size(bench, cache))
+    benches = bench.network.world.main_first(lambda: at_each_size(bench, cache))
     first = benches[0]
 
     activations = precompute_parts(first, weights_digest, cache)
     if settings.label_noise:
-        doubt_labels(first, activations)
+        check_labels(first, activations)
 
     head_rate = search_head(first, activations)
     fit_head(first, activations, head_rate)
     if settings.learning_curve:
-        draw_curve(first, activations, head_rate, settings.learning_curve)
+        measure_learning_curve(first, activations, head_rate, settings.learning_curve)
 
     # 0 until found; if given, the range test is skipped: through all layers it takes an epoch
-    body_rate = settings.unfrozen_learning_rate or 0.0
+    unfrozen_rate = settings.unfrozen_learning_rate or 0.0
     for sized in benches:
-        if sized.turn.head_epochs:
+        if sized.phase.head_epochs:
             fit_augmented_head(sized, activations, head_rate)
-        if sized.turn.epochs:
-            body_rate = body_rate or search_unfrozen(sized)
-            fit_unfrozen(sized, body_rate)
+        if sized.phase.epochs:
+            unfrozen_rate = unfrozen_rate or search_unfrozen(sized)
+            fit_unfrozen(sized, unfrozen_rate)
     average_snapshots(bench)
 
 
-def prove(bench: Bench, assignment: Assignment, backbone: Backbone) -> tuple[Bundle, Scored]:
+def make_bundle(bench: Bench, assignment: Assignment, backbone: Backbone) -> tuple[Bundle, Scored]:
     """Turns the trained network into a complete bundle in `assignment.stage`, verified and scored.
 
     Raises:
@@ -160,7 +171,7 @@ def prove(bench: Bench, assignment: Assignment, backbone: Backbone) -> tuple[Bun
     """
     calibrated = calibrate(bench) if bench.settings.calibrate else None
     choose_thresholds(bench)
-    exported = export_and_prove(assignment, bench)
+    exported = export_and_verify(assignment, bench)
 
     answer = answering(exported.path)
     evaluation = evaluate(bench, answer)
@@ -176,14 +187,3 @@ def prove(bench: Bench, assignment: Assignment, backbone: Backbone) -> tuple[Bun
     scored = score(bench.dataset, bundle, evaluation.plain, assignment, bench.stages, beta)
     bench.stages.tell(scored)
     return bundle, scored
-
-
-def count_stages(settings: Settings) -> int:
-    """How many stages `train` reports: always eight, and others as the settings say. The steps
-    themselves begin them."""
-    turns = settings.turns()
-    fitted = sum((turn.head_epochs > 0) + (len(turn.epochs) > 0) for turn in turns)
-    searched = settings.cycles > 0 and not settings.unfrozen_learning_rate
-    others = (len(turns) > 1, settings.learning_curve, searched, settings.variants)
-    trusted = settings.label_noise + settings.calibrate
-    return 8 + fitted + trusted + sum(map(bool, others))

@@ -1,4 +1,4 @@
-"""What a training can be told: `--set key=value` on the command, `settings` in an admin request.
+"""The settings of a training: `--set key=value` on the command, `settings` in an admin request.
 
 `training/reading_settings.py` makes them of text.
 """
@@ -16,7 +16,7 @@ from registry.record import Record
 from registry.tta import MAX_VIEWS, Symmetries, TtaSpec
 from training.data.items import Drawing, Layout, SplitRule
 from training.fit.schedule import restart_epochs
-from training.fit.size_phases import LARGEST, SMALLEST, Turn, take_turns
+from training.fit.size_phases import LARGEST, SMALLEST, SizePhase, plan_phases
 from training.presets import Recipe
 
 Augmentation = Literal["none", "basic", "side_on", "flips", "top_down"]
@@ -146,7 +146,7 @@ class Settings(Record):
     epsilon: float = Field(default=0.01, gt=0)
     """Added to the variance of each feature of the backbone before the head normalises it."""
 
-    # 4. learning: steps
+    # 4. steps: batches, loss, rates, optimizer
     precision: Precision = "auto"
     """Of the backbone and its gradients; auto: bfloat16 where the hardware multiplies it."""
     batch_size: int = Field(default=32, ge=2, le=2**16)
@@ -177,7 +177,7 @@ class Settings(Record):
     that a step takes off, whatever the learning rate; per_cycle: that share for a whole cycle,
     divided among its steps."""
 
-    # learning: epochs and the rates in them
+    # 5. epochs and the schedule of the rates in them
     head_epochs: int = Field(default=5, ge=1, le=MOST_EPOCHS)
     """Epochs of the head on cached activations."""
     head_schedule: Literal["constant", "cosine"] = "cosine"
@@ -205,7 +205,7 @@ class Settings(Record):
     """Differential learning rates: of early layers, late layers and head, as shares of the
     head's."""
 
-    # learning: the unfrozen epochs
+    # 6. what applies to the unfrozen epochs alone
     sam: float = Field(default=0, ge=0)
     """Radius of sharpness-aware minimisation, for example 0.05; 0: off."""
     sam_every: int = Field(default=1, ge=1)
@@ -243,7 +243,7 @@ class Settings(Record):
     """Shortest time between two checkpoints of a stage, besides the one at its end; 0: one after
     every batch."""
 
-    # 5. evaluation
+    # 7. evaluation
     learning_curve: int = Field(default=0, ge=0, le=20)
     """Train this many heads on each of 1/8, 1/4, 1/2 and all of the images, to show what more
     images would bring; 0: off."""
@@ -263,22 +263,22 @@ class Settings(Record):
     serve_tta_views: int = Field(default=1, ge=0, le=MAX_VIEWS)
     """Views that a service uses when a request does not say."""
 
-    # 6. export
+    # 8. export
     variants: tuple[Reduced, ...] = ("int8",)
     """Reduced-precision copies, published if they cost next to nothing: int8, fp16."""
 
-    # 7. watching
+    # 9. monitoring
     tensorboard: bool | None = None
     """Write TensorBoard event files into the run's folder. Not set: if the package tensorboard is
     installed."""
 
-    def judges(self, task: Task) -> bool:
+    def needs_selection(self, task: Task) -> bool:
         """Whether images must be set apart, to choose among epochs or to fit thresholds on."""
         epochs = self.cycles > 0 and (self.keep == "best" or self.patience > 0)
         return epochs or (self.thresholds == "fitted" and task == "multi")
 
     @property
-    def compares(self) -> bool:
+    def wants_selection(self) -> bool:
         """Whether they should be if there are some to spare: for the moving average."""
         return self.ema > 0 and self.ema_kept == "better" and self.cycles > 0
 
@@ -310,9 +310,9 @@ class Settings(Record):
         """Epochs of each cycle."""
         return restart_epochs(self.cycles, self.cycle_len, self.cycle_mult)
 
-    def turns(self) -> tuple[Turn, ...]:
+    def size_phases(self) -> tuple[SizePhase, ...]:
         """What is trained at each size; see training/fit/size_phases.py."""
-        return take_turns(
+        return plan_phases(
             self.size,
             self.sizes,
             self.size_epochs,

@@ -16,7 +16,6 @@ from training.fit.lr_finder import RateSearch, find_rate
 from training.fit.passes import augmented_features, folding, settle, validate_head, whole
 from training.fit.plan import plan_cycles, plan_head
 from training.fit.rates import RateGroups, rate_groups
-from training.fit.resizing import dealt
 from training.fit.sam import Sam
 from training.fit.stage import fit_stage
 
@@ -29,8 +28,8 @@ def precompute_parts(bench: Bench, weights_digest: str, cache: Path) -> Parts:
     the images set apart, if label errors are to be looked for."""
     bench.stages.begin("precompute activations", len(bench.dataset.items))
     wanted = [bench.rows("train"), bench.rows("valid")]
-    if bench.settings.label_noise and len(bench.apart):
-        wanted.append(bench.apart)
+    if bench.settings.label_noise and len(bench.rows_set_apart):
+        wanted.append(bench.rows_set_apart)
     network, decoded, stages = bench.network, bench.decoded, bench.stages
     return Parts(
         *(
@@ -45,7 +44,7 @@ def search_head(bench: Bench, activations: Parts) -> float:
     bench.stages.begin("find the learning rate", 0)
     bench.network.freeze_to(2)
     if not bench.checkpoint.begin("find the head's rate"):
-        return bench.searches["head"].suggestion
+        return bench.results.searches["head"].suggestion
     bench.network.head.train()
     search = find_rate(
         bench.network.head,
@@ -55,7 +54,7 @@ def search_head(bench: Bench, activations: Parts) -> float:
         bench.activation_batches(activations.train),
         bench.training_loss(),
         spec=bench.settings.optimizer_spec(),
-        room=bench.room,
+        splitter=bench.splitter,
     )
     return _chosen(bench, "head", search, bench.settings.learning_rate)
 
@@ -83,8 +82,8 @@ def fit_augmented_head(bench: Bench, activations: Parts, rate: float) -> None:
 
     @cache  # lazily: an interrupted training's network is restored only in fit_stage
     def held_out() -> Tensor:
-        # the cached activations are outdated in later turns: the backbone has learnt since
-        return activations.valid.features if bench.turn.first else _held_out_features(bench)
+        # the cached activations are outdated at later sizes: the backbone has learnt since
+        return activations.valid.features if bench.phase.first else _held_out_features(bench)
 
     def forward(pixels: Tensor) -> Tensor:
         with torch.no_grad(), bench.network.autocast():
@@ -96,8 +95,8 @@ def fit_augmented_head(bench: Bench, activations: Parts, rate: float) -> None:
         settle(bench, augmented_features(bench, batches))
         return validate_head(bench, held_out())
 
-    plan = plan_cycles(bench.settings, len(batches), [1] * bench.turn.head_epochs)
-    name, loss = "head with augmentation" + bench.turn.name, bench.training_loss()
+    plan = plan_cycles(bench.settings, len(batches), [1] * bench.phase.head_epochs)
+    name, loss = "head with augmentation" + bench.phase.suffix, bench.training_loss()
     stage = Stage(name, forward, loss, batches, [rate], plan)
     fit_stage(bench, stage, [list(bench.network.head.parameters())], validate)
 
@@ -107,7 +106,7 @@ def search_unfrozen(bench: Bench) -> float:
     bench.stages.begin("unfreeze, find the learning rate", 0)
     bench.network.freeze_to(bench.settings.frozen_groups)
     if not bench.checkpoint.begin("find the unfrozen rate"):
-        return bench.searches["unfrozen"].suggestion
+        return bench.results.searches["unfrozen"].suggestion
     bench.network.train_unfrozen(freeze_batchnorm=bench.settings.freeze_batchnorm)
     learning = rates_of(bench)
     with folding(bench):
@@ -120,7 +119,7 @@ def search_unfrozen(bench: Bench) -> float:
             bench.training_loss(),
             spec=bench.settings.optimizer_spec(),
             max_steps=UNFROZEN_SEARCH_STEPS,
-            room=bench.room,
+            splitter=bench.splitter,
         )
     return _chosen(bench, "unfrozen", search)
 
@@ -131,7 +130,7 @@ def fit_unfrozen(bench: Bench, rate: float) -> None:
     bench.network.freeze_to(bench.settings.frozen_groups)
     batches = bench.image_batches()
     schedule = plan_cycles(bench.settings, len(batches), bench.settings.unfrozen_cycles)
-    plan = dealt(schedule, bench.turn.epochs, len(batches))
+    plan = schedule.part(bench.phase.epochs, len(batches))
     keeper, ema = make_keeper(bench, plan), begin_ema(bench)
 
     def validate() -> tuple[float, float]:
@@ -140,7 +139,7 @@ def fit_unfrozen(bench: Bench, rate: float) -> None:
 
     learning = rates_of(bench)
     rates = [rate * share for share in learning.shares]
-    name, forward = "all layers" + bench.turn.name, whole(bench)
+    name, forward = "all layers" + bench.phase.suffix, whole(bench)
     stage = Stage(name, forward, bench.training_loss(), batches, rates, plan, make_sam(bench))
     with folding(bench):
         if not fit_stage(bench, stage, learning.groups, validate, keeper, ema):
@@ -165,12 +164,12 @@ def _held_out_features(bench: Bench) -> Tensor:
     return compute(bench.network, bench.decoded, bench.dataset.rows("valid"))
 
 
-def _chosen(bench: Bench, stage: str, search: RateSearch, told: float | None = None) -> float:
+def _chosen(bench: Bench, stage: str, search: RateSearch, given: float | None = None) -> float:
     """The learning rate to use; the report marks it."""
-    search = bench.network.world.told(search)
+    search = bench.network.world.broadcast(search)
     bench.stages.note(f"suggested learning rate {search.suggestion:.1e}: {search.reason}")
-    if told:
-        bench.stages.note(f"learning rate {told:.1e}, as the settings say")
-        search = replace(search, suggestion=told, reason="as the settings say")
-    bench.searches[stage] = search
+    if given:
+        bench.stages.note(f"learning rate {given:.1e}, as the settings say")
+        search = replace(search, suggestion=given, reason="as the settings say")
+    bench.results.searches[stage] = search
     return search.suggestion

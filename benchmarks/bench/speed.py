@@ -208,9 +208,9 @@ def open_cells(n: int, size: int) -> Decoded:
 def open_bench(settings: Settings, dataset: Dataset, network: Network, decoded: Decoded) -> Bench:
     """A bench for a single step, without an audit."""
     stages = Stages(lambda event: None, 1)
-    turn, no_audit = settings.turns()[0], cast(Audit, None)
+    phase, no_audit = settings.size_phases()[0], cast(Audit, None)
     return Bench(
-        settings, dataset, decoded, decoded, network, stages, no_audit, Path(os.devnull), turn
+        settings, dataset, decoded, decoded, network, stages, no_audit, Path(os.devnull), phase
     )
 
 

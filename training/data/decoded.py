@@ -31,19 +31,19 @@ class Damaged(DataError):
     """Files that are truncated or damaged behind their header, with the reasons."""
 
     def __init__(self, files: dict[Path, str]) -> None:
-        told = [f"{path}: {reason}" for path, reason in files.items()]
-        more = f"; and {len(told) - 5} more" if len(told) > 5 else ""
-        super().__init__(f"{'; '.join(told[:5])}{more}. Repair or remove them and start again")
+        named = [f"{path}: {reason}" for path, reason in files.items()]
+        more = f"; and {len(named) - 5} more" if len(named) > 5 else ""
+        super().__init__(f"{'; '.join(named[:5])}{more}. Repair or remove them and start again")
         self.files = files
 
 
-ROOM = 1.15  # so that a view zoomed by 1.1 and rotated by 10 degrees is still sharp
+MARGIN = 1.15  # so that a view zoomed by 1.1 and rotated by 10 degrees is still sharp
 
 
 def larger(spec: ImageSpec, side: int | None) -> ImageSpec:
     """The same images with more pixels, for augmentation: `side` of them, if given and larger."""
-    room = math.ceil(spec.size * ROOM) if side is None else max(spec.size, side)
-    return spec.model_copy(update={"size": room})
+    size = math.ceil(spec.size * MARGIN) if side is None else max(spec.size, side)
+    return spec.model_copy(update={"size": size})
 
 
 def decode(
@@ -57,7 +57,7 @@ def decode(
 
     Args:
         advance: called with the number of images done since the last call.
-        note: told what was evicted from the cache.
+        note: called with what was evicted from the cache.
 
     Raises:
         Damaged: names the files that are damaged behind their header.

@@ -20,31 +20,35 @@ class TrainingPart:
     """Rows of the training part, ascending, by their use."""
 
     learnt: Rows  # to train on
-    judged: Rows  # for model selection
-    spared: Rows  # for calibration
+    selection: Rows  # to choose epochs, weights or thresholds by
+    calibration: Rows  # to fit the temperature and prediction sets on
 
 
-def deal_out(dataset: Dataset, settings: Settings) -> TrainingPart:
+def split_training_part(dataset: Dataset, settings: Settings) -> TrainingPart:
     """Sets apart what the settings ask for; the rest is trained on.
 
     Raises:
         DataError: model selection needs images, and none can be spared.
     """
     learnt = dataset.rows("train")
-    judged = spared = learnt[:0]
-    judges = settings.judges(dataset.task)
-    if judges or settings.compares:
+    selection = calibration = learnt[:0]
+    needed = settings.needs_selection(dataset.task)
+    if needed or settings.wants_selection:
         try:
-            learnt, judged = set_apart(dataset, settings.judge_share, settings.seed)
+            learnt, selection = set_apart_for_selection(
+                dataset, settings.judge_share, settings.seed
+            )
         except DataError:  # a comparison can be left out
-            if judges:
+            if needed:
                 raise
     if settings.calibrate:
-        learnt, spared = spare(dataset, learnt, settings.calibrate_share, settings.seed)
-    return TrainingPart(learnt, judged, spared)
+        learnt, calibration = set_apart_for_calibration(
+            dataset, learnt, settings.calibrate_share, settings.seed
+        )
+    return TrainingPart(learnt, selection, calibration)
 
 
-def set_apart(dataset: Dataset, share: float, seed: int) -> tuple[Rows, Rows]:
+def set_apart_for_selection(dataset: Dataset, share: float, seed: int) -> tuple[Rows, Rows]:
     """Rows of the training part to train on, and rows for model selection, both ascending.
 
     Duplicates and groups stay together, and every label keeps training images.
@@ -54,24 +58,26 @@ def set_apart(dataset: Dataset, share: float, seed: int) -> tuple[Rows, Rows]:
     """
     rows = dataset.rows("train")
     # a seed of its own: with the split's, every hash here would again fall on the training side
-    learnt, judged = _part(dataset, rows, share, seed + 1, every_label=True)
-    if not len(judged) or len(learnt) < 2:
+    learnt, selection = _part(dataset, rows, share, seed + 1, every_label=True)
+    if not len(selection) or len(learnt) < 2:
         raise DataError(
             f"{len(rows)} training images are too few to set some apart; add images, raise "
             "judge_share, or leave keep, patience and thresholds at their defaults"
         )
-    return learnt, judged
+    return learnt, selection
 
 
-def spare(dataset: Dataset, rows: Rows, share: float, seed: int) -> tuple[Rows, Rows]:
+def set_apart_for_calibration(
+    dataset: Dataset, rows: Rows, share: float, seed: int
+) -> tuple[Rows, Rows]:
     """Of `rows`, those to train on, and those for calibration; of the latter at least `LEAST` or
     none.
 
     Duplicates and groups stay together, and every label keeps training images. Each image's own
     hash decides, so the choice is stable while the data grow.
     """
-    learnt, spared = _part(dataset, rows, share, seed + 2, every_label=False)
-    return (learnt, spared) if len(spared) >= LEAST else (rows, rows[:0])
+    learnt, calibration = _part(dataset, rows, share, seed + 2, every_label=False)
+    return (learnt, calibration) if len(calibration) >= LEAST else (rows, rows[:0])
 
 
 def _part(

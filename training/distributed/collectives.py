@@ -16,7 +16,7 @@ from training.network.folding import own_activation
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """What goes wrong between processes is told as such, and ends this one."""
+    """What goes wrong between processes is an error that says so, and ends this one."""
     try:
         yield
     except RuntimeError as error:
@@ -26,8 +26,8 @@ def explained() -> Iterator[None]:
         ) from error
 
 
-def add_up(tensor: Tensor) -> Tensor:
-    """`tensor`, in place, is the sum of what all processes have for it."""
+def all_reduce(tensor: Tensor) -> Tensor:
+    """Sums `tensor` over all processes, in place."""
     with explained():
         dist.all_reduce(tensor)
     return tensor
@@ -39,9 +39,10 @@ def gather(part: Tensor, start: int, n: int) -> Tensor:
     return gathered
 
 
-def with_common_gradients(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The parameters, to compute with: their gradients are summed over all processes, at once."""
-    tensors = _CommonGradients.apply(*parameters.values())
+def with_summed_gradients(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The parameters, to compute with: their gradients are summed over all processes, in one
+    all-reduce."""
+    tensors = _SummedGradients.apply(*parameters.values())
     return dict(zip(parameters, tensors, strict=True))
 
 
@@ -53,21 +54,21 @@ class _Gather(torch.autograd.Function):
         ctx.place = slice(start, start + len(part))
         whole = part.new_zeros(n, *part.shape[1:])
         whole[ctx.place] = part
-        return add_up(whole)  # of numbers and zeros, so nothing is rounded
+        return all_reduce(whole)  # of numbers and zeros, so nothing is rounded
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         return gradient[ctx.place], None, None
 
 
-class _CommonGradients(torch.autograd.Function):
+class _SummedGradients(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *parameters: Tensor) -> tuple[Tensor, ...]:
         return tuple(parameter.view_as(parameter) for parameter in parameters)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
-        flat = add_up(torch.cat([gradient.reshape(-1) for gradient in gradients]))
+        flat = all_reduce(torch.cat([gradient.reshape(-1) for gradient in gradients]))
         pieces = torch.split(flat, [gradient.numel() for gradient in gradients])
         return tuple(
             piece.view(gradient.shape) for piece, gradient in zip(pieces, gradients, strict=True)
@@ -77,18 +78,18 @@ class _CommonGradients(torch.autograd.Function):
 class _Sum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:
-        return add_up(tensor.clone())
+        return all_reduce(tensor.clone())
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return add_up(gradient.clone())
+        return all_reduce(gradient.clone())
 
 
 # Batch normalisation
 
 
 @contextmanager
-def common_statistics(body: nn.Module) -> Iterator[None]:
+def synchronised_statistics(body: nn.Module) -> Iterator[None]:
     """Within it, normalisations in training mode have the statistics of all processes' shares."""
     norms = [one for one in body.modules() if isinstance(one, _BatchNorm) and one.training]
     before = [vars(norm).get("forward") for norm in norms]  # that of `folded`, if any
@@ -119,7 +120,9 @@ def _normalise(norm: _BatchNorm, features: Tensor) -> Tensor:
     axes = [axis for axis in range(features.dim()) if axis != 1]
     shape = [1, -1] + [1] * (features.dim() - 2)
     values = features.float()
-    n = add_up(torch.tensor(float(features.numel() // features.shape[1]), device=features.device))
+    n = all_reduce(
+        torch.tensor(float(features.numel() // features.shape[1]), device=features.device)
+    )
     mean = _sum(values.sum(axes)) / n
     centred = values - mean.view(shape)
     variance = _sum(centred.square().sum(axes)) / n
@@ -154,7 +157,7 @@ def _follow(norm: _BatchNorm, mean: Tensor, variance: Tensor) -> None:
 
 
 @contextmanager
-def own_draws(rank: int, device: torch.device) -> Iterator[None]:
+def own_random_numbers(rank: int, device: torch.device) -> Iterator[None]:
     """What is drawn within is this process's own; afterwards all processes draw alike again, and
     as one process would if nothing was drawn."""
     generator = (

@@ -24,12 +24,12 @@ from torch.distributed.rendezvous import rendezvous
 from torch.func import functional_call
 
 from training.distributed.collectives import (
-    add_up,
-    common_statistics,
+    all_reduce,
     explained,
     gather,
-    own_draws,
-    with_common_gradients,
+    own_random_numbers,
+    synchronised_statistics,
+    with_summed_gradients,
 )
 
 T = TypeVar("T")
@@ -51,8 +51,8 @@ class World:
     size: int = 1
 
     @property
-    def first(self) -> bool:
-        """Whether this is the process that tells, writes and publishes."""
+    def is_main(self) -> bool:
+        """Whether this is the process that reports, writes and publishes."""
         return self.rank == 0
 
     # Divided
@@ -80,8 +80,8 @@ class World:
             for name, parameter in module.named_parameters()
             if parameter.requires_grad and torch.is_grad_enabled()
         }
-        with own_draws(self.rank, share.device), common_statistics(module):
-            common = with_common_gradients(learning) if learning else {}
+        with own_random_numbers(self.rank, share.device), synchronised_statistics(module):
+            common = with_summed_gradients(learning) if learning else {}
             answer: Tensor = functional_call(module, common, (share,)) if common else module(share)
         return answer
 
@@ -95,20 +95,20 @@ class World:
 
     # Agreed on
 
-    def in_turn(self, do: Callable[[], T]) -> T:
-        """`do()`, by the first process before the others, who find in a cache what it has left."""
-        if self.first:
+    def main_first(self, do: Callable[[], T]) -> T:
+        """`do()`, by the main process before the others, who find in a cache what it has left."""
+        if self.is_main:
             done = do()
-        self.wait()
-        return done if self.first else do()
+        self.barrier()
+        return done if self.is_main else do()
 
-    def wait(self) -> None:
-        """All processes have come here."""
+    def barrier(self) -> None:
+        """Returns once all processes have come here."""
         if self.size > 1:
-            add_up(torch.zeros(()))
+            all_reduce(torch.zeros(()))
 
-    def told(self, value: T) -> T:
-        """What the first process has for `value`."""
+    def broadcast(self, value: T) -> T:
+        """What the main process has for `value`."""
         if self.size == 1:
             return value
         values = [value]
@@ -118,10 +118,10 @@ class World:
 
     def all(self, true: bool) -> bool:
         """Whether it is, in every process."""
-        return true if self.size == 1 else int(add_up(torch.tensor(int(true)))) == self.size
+        return true if self.size == 1 else int(all_reduce(torch.tensor(int(true)))) == self.size
 
-    def level(self, module: nn.Module) -> None:
-        """The module is everywhere as it is in the first process, bit for bit."""
+    def broadcast_state(self, module: nn.Module) -> None:
+        """The module is everywhere as it is in the main process, bit for bit."""
         if self.size > 1:
             with explained(), torch.no_grad():
                 for tensor in module.state_dict().values():

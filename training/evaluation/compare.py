@@ -29,7 +29,8 @@ def score(
     stages: Stages,
     beta: float = BETA,
 ) -> Scored:
-    """Scores both on the held-out images that the promoted version was not trained on.
+    """Scores both on the held-out images that the promoted version was not trained on; if they
+    cannot be compared, the candidate alone on all held-out images.
 
     Args:
         answers: the candidate's outputs, for all held-out rows in order.
@@ -37,80 +38,87 @@ def score(
     """
     rows = dataset.rows("valid")
     stages.begin("compare with the promoted version", len(rows))
-    fresh = _fresh(dataset, rows, bundle, assignment, stages.note)
-    chosen = fresh if fresh.any() else np.ones(len(rows), dtype=bool)
-    targets = dataset.targets[rows[chosen]]
-    mine = answers[chosen]
-    theirs = None
-    if assignment.champion and fresh.any():
-        theirs = _answers_of(assignment.champion, dataset, rows[chosen], stages.advance)
-    rival = read_bundle(assignment.champion) if assignment.champion and fresh.any() else bundle
-    mine_right = right(mine, targets, dataset.task, bundle.thresholds)
-    theirs_right = (
-        mine_right if theirs is None else right(theirs, targets, dataset.task, rival.thresholds)
-    )
+    folder, promoted = assignment.champion, _comparable(assignment, bundle, stages.note)
+    unseen = _unseen(dataset, rows, assignment, stages.note) if promoted else np.zeros(0, bool)
+    if folder is None or promoted is None or not unseen.any():
+        return Scored(
+            candidate=_score(answers, dataset.targets[rows], bundle, beta),
+            promoted=None,
+            promoted_version=None,
+            images=len(rows),
+            gained=0,
+            lost=0,
+        )
+    rows, answers = rows[unseen], answers[unseen]
+    targets = dataset.targets[rows]
+    promoted_answers = _answers_of(folder, dataset, rows, stages.advance)
+    after = right(answers, targets, dataset.task, bundle.thresholds)
+    before = right(promoted_answers, targets, dataset.task, promoted.thresholds)
     return Scored(
-        candidate=_score(mine, targets, bundle, beta),
-        promoted=None if theirs is None else _score(theirs, targets, rival, beta),
-        promoted_version=None if theirs is None else assignment.champion_version,
-        images=len(targets),
-        gained=int((mine_right & ~theirs_right).sum()),
-        lost=int((theirs_right & ~mine_right).sum()),
+        candidate=_score(answers, targets, bundle, beta),
+        promoted=_score(promoted_answers, targets, promoted, beta),
+        promoted_version=assignment.champion_version,
+        images=len(rows),
+        gained=int((after & ~before).sum()),
+        lost=int((before & ~after).sum()),
     )
 
 
-def known_parts(champion: Path | None) -> dict[str, Part]:
+def known_parts(promoted: Path | None) -> dict[str, Part]:
     """The training and held-out images of the promoted version, by content.
 
     Empty if there is none, or if it was imported and has no such list.
     """
-    split = champion / SPLIT if champion else None
+    split = promoted / SPLIT if promoted else None
     return read_split(split) if split and split.is_file() else {}
 
 
-def known_rule(champion: Path | None) -> SplitRule | None:
+def known_rule(promoted: Path | None) -> SplitRule | None:
     """The settings by which the promoted version's images were split; None if there is none, or if
     it does not record them."""
-    if champion is None:
+    if promoted is None:
         return None
     try:
-        told = json.loads(read_bundle(champion).provenance["settings"])
-        return SplitRule(told["split"], told["valid_fraction"], told["seed"], told["fold"])
+        settings = json.loads(read_bundle(promoted).provenance["settings"])
+        return SplitRule(*(settings[name] for name in ("split", "valid_fraction", "seed", "fold")))
     except (BundleError, ValueError, KeyError, TypeError):  # imported, damaged, or an older one
         return None
 
 
-def _fresh(
-    dataset: Dataset,
-    rows: Rows,
-    bundle: Bundle,
-    assignment: Assignment,
-    note: Callable[[str], None],
-) -> npt.NDArray[np.bool_]:
-    """[n]: which held-out rows can be used for the comparison; none if there can be none."""
-    champion, version = assignment.champion, assignment.champion_version
-    if champion is None:
-        return np.zeros(len(rows), dtype=bool)
+def _comparable(
+    assignment: Assignment, bundle: Bundle, note: Callable[[str], None]
+) -> Bundle | None:
+    """The promoted version's bundle; None if there is none that can be compared with `bundle`."""
+    if assignment.champion is None:
+        return None
+    version = assignment.champion_version
     try:
-        rival = verify_bundle(champion)
+        promoted = verify_bundle(assignment.champion)
     except (
         BundleError
     ) as error:  # pruned meanwhile, or damaged; the candidate is still worth having
         note(f"version {version} cannot be compared: {error}")
-        return np.zeros(len(rows), dtype=bool)
-    if (rival.labels, rival.task) != (bundle.labels, bundle.task):
+        return None
+    if (promoted.labels, promoted.task) != (bundle.labels, bundle.task):
         note(f"version {version} has other labels: it cannot be compared")
-        return np.zeros(len(rows), dtype=bool)
-    parts = known_parts(champion)
+        return None
+    return promoted
+
+
+def _unseen(
+    dataset: Dataset, rows: Rows, assignment: Assignment, note: Callable[[str], None]
+) -> npt.NDArray[np.bool_]:
+    """[rows]: which of them the promoted version was not trained on."""
+    version, parts = assignment.champion_version, known_parts(assignment.champion)
     if not parts:
         note(f"version {version} has no list of its training images: comparing on all images")
-    fresh = np.array([parts.get(dataset.items[row].sha256) != "train" for row in rows])
-    if not fresh.all():
+    unseen = np.array([parts.get(dataset.items[row].sha256) != "train" for row in rows])
+    if not unseen.all():
         note(
-            f"{(~fresh).sum()} of {len(rows)} held-out images are left out of the comparison: "
+            f"{(~unseen).sum()} of {len(rows)} held-out images are left out of the comparison: "
             f"version {version} was trained on them"
         )
-    return fresh
+    return unseen
 
 
 def _answers_of(

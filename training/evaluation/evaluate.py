@@ -16,7 +16,7 @@ from training.data.dataset import Dataset, Rows
 from training.data.decoded import Decoded
 from training.export.runtime import Answer
 from training.fit.activations import BATCH, to_device
-from training.fit.out_of_memory import Room, in_parts
+from training.fit.out_of_memory import BatchSplitter, in_parts
 from training.network.classifier import Network, evaluating, to_probabilities
 
 BETA = 2.0  # a label that is missed counts for more than one too many
@@ -58,11 +58,11 @@ def answer_logits(
     network: Network, pixels: UInt8Array, advance: Callable[[int], None] = lambda n: None
 ) -> Tensor:
     """float32 arithmetic throughout: [n,s,s,3] -> logits [n,classes] on the CPU."""
-    batches, room = [], Room(network)
+    batches, splitter = [], BatchSplitter(network)
     with evaluating(network):
         for start in range(0, len(pixels), BATCH):
             batch = to_device(np.array(pixels[start : start + BATCH]), network.device)
-            batches.append(in_parts(network, batch, room).float().cpu())
+            batches.append(in_parts(network, batch, splitter).float().cpu())
             advance(len(batch))
     return torch.cat(batches).clone()
 
@@ -80,7 +80,7 @@ def predict_rows(
     """Probabilities of `rows`, the mean over the same views that a server would average.
 
     Args:
-        advance: told how many views have been answered since its last call.
+        advance: called with how many views have been answered since its last call.
     """
     results = []
     for row in rows:

@@ -48,7 +48,7 @@ def too_many(n_images: int, n_features: int, n_labels: int) -> str:
     )
 
 
-def doubt(
+def find_suspects(
     features: Float32Array,
     targets: Float32Array,
     rows: Ints,
@@ -68,9 +68,9 @@ def doubt(
     reduced = reduce(features)
     units = np.unique(np.asarray(groups), return_inverse=True)[1]
     if task == "single":
-        return _doubt(reduced, targets.argmax(axis=1), rows, units, labels, seed)
+        return _suspects_of(reduced, targets.argmax(axis=1), rows, units, labels, seed)
     each = [
-        _doubt(reduced, there.astype(np.int64), rows, units, (f"not {label}", label), seed)
+        _suspects_of(reduced, there.astype(np.int64), rows, units, (f"not {label}", label), seed)
         for label, there in zip(labels, targets.T, strict=True)
     ]
     return LabelNoise(
@@ -103,10 +103,10 @@ def out_of_fold(features: Float32Array, given: Ints, groups: Ints, seed: int) ->
     """
     probabilities = np.zeros((len(given), int(given.max()) + 1))
     folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
-    for learnt, asked in folds.split(features, given, groups):
+    for learnt, left_out in folds.split(features, given, groups):
         head = LogisticRegression(C=STRENGTH, max_iter=MOST_ROUNDS)
         head.fit(features[learnt], given[learnt])
-        probabilities[np.ix_(asked, head.classes_)] = head.predict_proba(features[asked])
+        probabilities[np.ix_(left_out, head.classes_)] = head.predict_proba(features[left_out])
     return probabilities
 
 
@@ -138,7 +138,7 @@ def joint(given: Ints, confident: Ints, n_classes: int) -> Float64Array:
     return np.asarray(counts / counts.sum(axis=1, keepdims=True))
 
 
-def _doubt(
+def _suspects_of(
     features: Float32Array, given: Ints, rows: Ints, groups: Ints, labels: Sequence[str], seed: int
 ) -> LabelNoise:
     n_groups = [len(np.unique(groups[given == each])) for each in range(len(labels))]

@@ -27,7 +27,7 @@ FEWEST = 2  # images per class on average, for the curve to make sense
 Curve = Mapping[int, Sequence[float]]  # images -> metric on the held-out part, one value per draw
 
 
-def draw_curve(bench: Bench, activations: Parts, rate: float, n_draws: int) -> None:
+def measure_learning_curve(bench: Bench, activations: Parts, rate: float, n_draws: int) -> Curve:
     """Measures how well heads do that are trained on an eighth, a quarter, half and all of the
     images, `n_draws` times each; network and random-number generators are restored.
 
@@ -43,6 +43,7 @@ def draw_curve(bench: Bench, activations: Parts, rate: float, n_draws: int) -> N
     n_features, n_classes = activations.train.features.shape[1], targets.shape[1]
     n_steps = len(bench.activation_batches(activations.train)) * settings.head_epochs
     sizes = curve_sizes(len(targets), n_classes)
+    curve: dict[int, list[float]] = {}
     with untouched(bench.network.head):
         for draw in range(n_draws):
             random = np.random.default_rng([settings.seed, draw])
@@ -56,9 +57,11 @@ def draw_curve(bench: Bench, activations: Parts, rate: float, n_draws: int) -> N
                 batches = _subset(bench, activations.train.features, weighted, order[:size])
                 _fit(bench, batches, rate, min(n_steps, MOST_STEPS))
                 _, value = validate_head(bench, activations.valid.features)
-                bench.curve.setdefault(size, []).append(value)
-    if bench.curve:
-        bench.note("learning_curve", describe_curve(bench.curve))
+                curve.setdefault(size, []).append(value)
+    if curve:
+        bench.note("learning_curve", describe_curve(curve))
+    bench.results.learning_curve = curve
+    return curve
 
 
 def curve_sizes(n_images: int, n_classes: int) -> list[int]:

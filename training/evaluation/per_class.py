@@ -57,7 +57,7 @@ def per_class(
     """
     truth = targets > 0
     limits = list(thresholds) or [THRESHOLD] * len(labels)
-    said = said_labels(probabilities, task, limits)
+    said = predicted_labels(probabilities, task, limits)
     figures = [
         _figures(
             label,
@@ -72,7 +72,7 @@ def per_class(
     return sorted(figures, key=lambda one: (one.f is None, one.f or 0.0, -one.n))
 
 
-def said_labels(
+def predicted_labels(
     probabilities: Float32Array, task: Task, thresholds: Thresholds
 ) -> npt.NDArray[np.bool_]:
     """[n,classes]: whether a label is predicted."""
@@ -115,7 +115,7 @@ def score_interval(
     if task == "single":
         correct = right(probabilities, targets, task)
         return wilson(int(correct.sum()), len(correct))
-    said, truth = said_labels(probabilities, task, thresholds), targets > 0
+    said, truth = predicted_labels(probabilities, task, thresholds), targets > 0
     weighed = beta**2 * truth.sum(axis=1) + said.sum(axis=1)
     scores = np.ones(len(weighed))
     hits = (1 + beta**2) * (truth & said).sum(axis=1)

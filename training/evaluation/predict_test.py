@@ -10,7 +10,7 @@ from registry.images import Float32Array, ImageSpec
 from training.data.dataset import Dataset
 from training.data.decoded import decode
 from training.evaluation.evaluate import BETA, Measures, Thresholds, measure
-from training.evaluation.per_class import said_labels
+from training.evaluation.per_class import predicted_labels
 from training.export.runtime import Answer
 
 
@@ -48,7 +48,7 @@ def write_answers(
     """
     if any(separator in label for label in dataset.labels):
         separator = "|"
-    said = said_labels(answers, dataset.task, thresholds)
+    said = predicted_labels(answers, dataset.task, thresholds)
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["file", "labels", "answer", *dataset.labels])

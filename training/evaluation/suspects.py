@@ -66,9 +66,9 @@ def describe(noise: LabelNoise, dataset: Dataset) -> str:
 
 def figures(noise: LabelNoise, dataset: Dataset, most: int = 50) -> dict[str, Any]:
     """The JSON of a report, with the `most` suspect images; the table has all."""
-    told = asdict(noise)
+    found = asdict(noise)
     shown = noise.suspects[:most]
-    return told | {"suspects": [{"file": _name(dataset, each)} | asdict(each) for each in shown]}
+    return found | {"suspects": [{"file": _name(dataset, each)} | asdict(each) for each in shown]}
 
 
 def write_suspects(path: Path, dataset: Dataset, noise: LabelNoise) -> None:

@@ -62,12 +62,12 @@ class Trust:
 def calibrate(bench: Bench) -> Calibrated | None:
     """Temperature scaling: fits the temperature and divides the network's logits by it. None: there
     are too few images, and the network is left as it was."""
-    bench.stages.begin("calibrate", len(bench.spared))
-    if not len(bench.spared):
+    bench.stages.begin("calibrate", len(bench.calibration_rows))
+    if not len(bench.calibration_rows):
         bench.note("calibration", f"left out: it needs {LEAST} images; raise calibrate_share")
         return None
-    task, pixels = bench.dataset.task, bench.decoded.pixels[bench.spared]
-    targets = bench.dataset.targets[bench.spared]
+    task, pixels = bench.dataset.task, bench.decoded.pixels[bench.calibration_rows]
+    targets = bench.dataset.targets[bench.calibration_rows]
     logits = answer_logits(bench.network, pixels, bench.stages.advance)
     temperature = fit_temperature(logits, torch.from_numpy(targets), task)
     cool(bench.network, temperature)
@@ -126,9 +126,9 @@ def trust_metrics(trust: Trust) -> dict[str, float]:
     A label is in the prediction set that misses the true one in one of ten images if its
     probability is at least `least_probability_0.1`.
     """
-    told = {"calibration_error": trust.after.error}
+    metrics = {"calibration_error": trust.after.error}
     if trust.calibrated is None:
-        return told
+        return metrics
     least = least_probabilities(trust.calibrated.quantiles)
-    told |= {"temperature": trust.calibrated.temperature}
-    return told | {f"least_probability_{alpha}": value for alpha, value in least.items()}
+    metrics |= {"temperature": trust.calibrated.temperature}
+    return metrics | {f"least_probability_{alpha}": value for alpha, value in least.items()}

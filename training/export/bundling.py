@@ -44,7 +44,7 @@ class Exported:
     stories: dict[str, str] = field(default_factory=dict)  # the outcome of each variant
 
 
-def export_and_prove(assignment: Assignment, bench: Bench) -> Exported:
+def export_and_verify(assignment: Assignment, bench: Bench) -> Exported:
     """Writes the ONNX model to `assignment.stage` and the torch weights to `assignment.run`.
 
     Raises:
@@ -91,7 +91,7 @@ def seal_bundle(
     report = stage / "report"
     report.mkdir(exist_ok=True)
     write_golden_answers(bench, exported.path, stage)
-    facts = _provenance(bench, backbone, exported) | exported.stories | bench.facts
+    facts = _provenance(bench, backbone, exported) | exported.stories | bench.results.facts
     write_split(bench.dataset.items, bench.dataset.root, stage / SPLIT)
     if evaluation.tests is not None and bench.dataset.tests:
         limits = bench.label_thresholds
@@ -99,14 +99,14 @@ def seal_bundle(
         write_answers(report / "test.csv", bench.dataset, evaluation.tests, limits, separator)
     layers = [asdict(layer) for layer in summarise(bench.network, bench.settings.size)]
     (report / "network.json").write_text(json.dumps(layers, indent=1), encoding="utf-8")
-    for noise in bench.label_noise:
+    if noise := bench.results.label_noise:
         write_suspects(report / "label_issues.csv", bench.dataset, noise)
     findings = _findings(assignment.model, bench, evaluation, trust, facts)
     write_report(findings, bench.decoded, report)
     metrics = _metrics(bench, evaluation) | trust_metrics(trust)
     for picture in sorted(report.glob("*.png")):
-        bench.curves.picture(bench.n_planned, picture)
-    bench.curves.outcome(bench.n_planned, bench.settings.model_dump(), metrics)
+        bench.event_file.picture(bench.results.n_batches, picture)
+    bench.event_file.outcome(bench.results.n_batches, bench.settings.model_dump(), metrics)
     return seal_stage(stage, exported.draft, metrics=metrics, provenance=facts)
 
 
@@ -153,9 +153,9 @@ def _provenance(bench: Bench, backbone: Backbone, exported: Exported) -> dict[st
 
 def _rates(bench: Bench) -> dict[str, float]:
     """Each stage's learning rate, found or given."""
-    searched = {stage: search.suggestion for stage, search in bench.searches.items()}
-    told = bench.settings.unfrozen_learning_rate
-    return searched | {"unfrozen": told} if told and bench.settings.cycles else searched
+    searched = {stage: search.suggestion for stage, search in bench.results.searches.items()}
+    given = bench.settings.unfrozen_learning_rate
+    return searched | {"unfrozen": given} if given and bench.settings.cycles else searched
 
 
 def _parity_pixels(bench: Bench) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
@@ -171,9 +171,9 @@ def _findings(
     return Findings(
         model=model,
         dataset=bench.dataset,
-        searches=bench.searches,
-        schedules=bench.schedules,
-        history=bench.history,
+        searches=bench.results.searches,
+        schedules=bench.results.schedules,
+        history=bench.results.history,
         rows=evaluation.rows,
         probabilities=evaluation.plain,
         plain=evaluation.plain_measures,
@@ -183,7 +183,7 @@ def _findings(
         facts=dict(facts),
         views=augmented(bench.image_batches()),
         audit=bench.audit,
-        curve=bench.curve,
+        curve=bench.results.learning_curve,
         thresholds=bench.label_thresholds,
         beta=bench.settings.beta,
         looked=partial(heat_maps, bench.network),
@@ -192,7 +192,7 @@ def _findings(
         sets=trust.sets,
         sets_from=trust.sets_from,
         abstention=trust.abstention,
-        noise=bench.label_noise[0] if bench.label_noise else None,
-        n_judged=len(bench.judged),
-        n_spared=len(bench.spared),
+        noise=bench.results.label_noise,
+        n_selection=len(bench.selection_rows),
+        n_calibration=len(bench.calibration_rows),
     )

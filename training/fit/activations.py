@@ -17,7 +17,7 @@ from training.data.dataset import Rows
 from training.data.decoded import Decoded
 from training.data.prefetch import read_each
 from training.fit.device import is_half
-from training.fit.out_of_memory import Room, in_parts
+from training.fit.out_of_memory import BatchSplitter, in_parts
 from training.network.classifier import Network, evaluating
 from training.network.folding import folded
 from training.network.weights import weights_digest
@@ -87,7 +87,7 @@ def precompute(
 
     Args:
         digest: of the backbone's weights.
-        note: told what was evicted from the cache.
+        note: called with what was evicted from the cache.
     """
     key = activations_key(network, digest, decoded, rows)
     path = cache / f"activations-{key}.safetensors"
@@ -136,12 +136,12 @@ def compute(
     advance: Callable[[int], None] = lambda n: None,
 ) -> Tensor:
     """Features of `rows`, [n,d] float32 on the CPU, with the network in evaluation mode."""
-    batches, size, room = [], BATCH * network.world.size, Room(network)
+    batches, size, splitter = [], BATCH * network.world.size, BatchSplitter(network)
     parts = [rows[start : start + size] for start in range(0, len(rows), size)]
     with evaluating(network), network.autocast():
         for read in read_each(decoded, parts, network.device):
             pixels = to_device(read, network.device)
-            batches.append(in_parts(lambda p: network.features(p).float().cpu(), pixels, room))
+            batches.append(in_parts(lambda p: network.features(p).float().cpu(), pixels, splitter))
             advance(len(pixels))
     return torch.cat(batches).clone()
 

@@ -15,7 +15,7 @@ MEAN = "exponential moving average of the weights"
 def make_keeper(bench: Bench, plan: Plan) -> Keeper:
     """The keeper for the epochs of `plan`, as the settings say; at a size before the last one it
     keeps the last weights."""
-    settings, last = bench.settings, bench.turn.last
+    settings, last = bench.settings, bench.phase.last
     return Keeper(
         bench.network,
         settings.keep if last else "last",
@@ -29,23 +29,23 @@ def make_keeper(bench: Bench, plan: Plan) -> Keeper:
 
 def judge(bench: Bench) -> float:
     """The network's score on the images set apart, by `judge_by`."""
-    features = compute(bench.network, bench.decoded, bench.judged)
-    loss, metric = score_head(bench, features, bench.judged)
+    features = compute(bench.network, bench.decoded, bench.selection_rows)
+    loss, metric = score_head(bench, features, bench.selection_rows)
     return loss if bench.settings.judge_by == "log_loss" else metric
 
 
 def keep_chosen(bench: Bench, keeper: Keeper, batches: ImageBatches) -> None:
     """Gives the network the weights that the settings ask for, and the bench the snapshots."""
     keeper.restore()
-    bench.snapshots.extend(keeper.at_cycle_ends)
-    stage = last_stage(bench.history)
+    bench.results.snapshots.extend(keeper.at_cycle_ends)
+    stage = last_stage(bench.results.history)
     if keeper.keep == "best" and keeper.best_epoch < len(stage):
-        bench.facts[KEPT] = f"weights of epoch {keeper.best_epoch} of {stage[-1].stage}"
+        bench.results.facts[KEPT] = f"weights of epoch {keeper.best_epoch} of {stage[-1].stage}"
     if keeper.best_epoch:
         bench.note(
             "best_epoch",
             f"epoch {keeper.best_epoch} was the best by {bench.settings.judge_by} of "
-            f"{len(bench.judged)} images set apart",
+            f"{len(bench.selection_rows)} images set apart",
         )
     if keeper.keep == "swa":
         if not bench.settings.freeze_batchnorm:
@@ -53,7 +53,7 @@ def keep_chosen(bench: Bench, keeper: Keeper, batches: ImageBatches) -> None:
             pixels = (pixels for pixels, _ in batches.epoch(0))
             recompute_statistics(bench.network, whole(bench), pixels)
         settle(bench, augmented_features(bench, batches))
-        bench.facts[KEPT] = "mean of the weights of all unfrozen epochs"
+        bench.results.facts[KEPT] = "mean of the weights of all unfrozen epochs"
         bench.note(
             "averaged",
             "the weights are the mean over all unfrozen epochs, with recomputed batch statistics",
@@ -63,7 +63,7 @@ def keep_chosen(bench: Bench, keeper: Keeper, batches: ImageBatches) -> None:
 def begin_ema(bench: Bench) -> Ema | None:
     """Starts a moving average of the weights, if the settings ask for one; only at the last size,
     as at others the network adapts to other pixels."""
-    wanted = bench.settings.ema and bench.turn.last
+    wanted = bench.settings.ema and bench.phase.last
     return Ema(bench.network, bench.settings.ema) if wanted else None
 
 
@@ -76,11 +76,11 @@ def keep_better(bench: Bench, ema: Ema, batches: ImageBatches) -> None:
     """
     settings = bench.settings
     always = settings.ema_kept == "always"
-    if always or not len(bench.judged):
+    if always or not len(bench.selection_rows):
         _load_mean(bench, ema, batches)
         few = "too few images to set some apart for it; add images, or raise judge_share"
         why = "as the settings say" if always else few
-        bench.facts[KEPT] = MEAN
+        bench.results.facts[KEPT] = MEAN
         bench.note("ema", f"kept the moving average of the weights without a comparison: {why}")
         return
     own, own_value = copy_state(bench.network), judge(bench)
@@ -88,15 +88,15 @@ def keep_better(bench: Bench, ema: Ema, batches: ImageBatches) -> None:
     mean_value = judge(bench)
     lower = DIRECTIONS[settings.judge_by] == "lower"
     better = mean_value < own_value if lower else mean_value > own_value
-    better = bench.network.world.told(better)  # so that all processes decide alike
+    better = bench.network.world.broadcast(better)  # so that all processes decide alike
     if better:
-        bench.facts[KEPT] = MEAN
+        bench.results.facts[KEPT] = MEAN
     else:
         bench.network.load_state_dict(own)
     kept = "moving average of the weights" if better else "weights themselves"
     bench.note(
         "ema",
-        f"kept the {kept}: {settings.judge_by} of {len(bench.judged)} images set apart "
+        f"kept the {kept}: {settings.judge_by} of {len(bench.selection_rows)} images set apart "
         f"{mean_value:.4f} with the average, {own_value:.4f} without",
     )
 

@@ -10,7 +10,7 @@ from registry.errors import TrainingError
 from training.fit.batches import Batches
 from training.fit.gradients import Forward, Loss, add_gradients
 from training.fit.optimizer import Optimizer
-from training.fit.out_of_memory import Room
+from training.fit.out_of_memory import BatchSplitter
 from training.fit.plan import Plan
 from training.fit.sam import Sam, sharpen
 
@@ -79,7 +79,7 @@ def train_epoch(
     tally: Tally,
     *,
     stepped: Callable[[Step], None] = lambda step: None,
-    room: Room | None = None,
+    splitter: BatchSplitter | None = None,
 ) -> None:
     """Trains for the rest of the epoch that `tally` is in, and counts its steps there.
 
@@ -87,7 +87,7 @@ def train_epoch(
 
     Args:
         stepped: called after every step, once `tally` has counted it.
-        room: splits batches where memory is short; None: never.
+        splitter: splits batches where memory is short; None: never.
 
     Raises:
         TrainingError: the loss is not finite; says when, and at what learning rate.
@@ -97,7 +97,7 @@ def train_epoch(
         place = tally.epoch * len(stage.batches) + tally.n_batches
         rates = [rate * stage.plan.shares[place] for rate in stage.rates]
         optimizer.clear()
-        loss = add_gradients(stage.forward, stage.loss_of, inputs, targets, room)
+        loss = add_gradients(stage.forward, stage.loss_of, inputs, targets, splitter)
         if not math.isfinite(loss):
             raise TrainingError(
                 f"{stage.name}: the loss became {loss} in batch {place + 1} at a learning "
@@ -105,7 +105,7 @@ def train_epoch(
             )
         if stage.sam and place % stage.sam.every == 0:
             batch = (inputs, targets)
-            sharpen(stage.sam, optimizer.parameters, stage.forward, stage.loss_of, *batch, room)
+            sharpen(stage.sam, optimizer.parameters, stage.forward, stage.loss_of, *batch, splitter)
         optimizer.step(rates, momentum=stage.plan.momentum(place), decay=stage.plan.decay(place))
         now = time.perf_counter()
         step = Step(place, loss, rates, len(targets), now - began)

@@ -4,19 +4,23 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from training.fit.out_of_memory import Room
+from training.fit.out_of_memory import BatchSplitter
 
 Forward = Callable[[Tensor], Tensor]  # inputs of a batch -> logits [b,classes]
 Loss = Callable[[Tensor, Tensor], Tensor]  # logits and targets, [b,classes] each -> mean loss
 
 
 def add_gradients(
-    forward: Forward, loss_of: Loss, inputs: Tensor, targets: Tensor, room: Room | None = None
+    forward: Forward,
+    loss_of: Loss,
+    inputs: Tensor,
+    targets: Tensor,
+    splitter: BatchSplitter | None = None,
 ) -> float:
     """Adds the gradient of the batch's mean loss to every parameter's; returns the loss.
 
     Args:
-        room: where memory is short, splits the batch, each part weighted by its images. So the
+        splitter: where memory is short, splits the batch, each part weighted by its images. So the
             gradient is that of the whole batch, except that batch normalisation which is not frozen
             uses each part's own statistics. Gradients must be clear before.
     """
@@ -30,7 +34,7 @@ def add_gradients(
             total += _add(loss_of(forward(part), truth) * (len(truth) / len(targets)))
         return total
 
-    return room.fit(attempt, len(targets)) if room else attempt(1)
+    return splitter.run(attempt, len(targets)) if splitter else attempt(1)
 
 
 def _add(loss: Tensor) -> float:

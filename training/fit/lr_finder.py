@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from training.fit.batches import Batches
 from training.fit.gradients import Forward, Loss, add_gradients
 from training.fit.optimizer import Optimizer
-from training.fit.out_of_memory import Room
+from training.fit.out_of_memory import BatchSplitter
 from training.settings import OptimizerSpec
 
 LOWEST, HIGHEST = 1e-5, 10.0
@@ -46,7 +46,7 @@ def find_rate(
     *,
     spec: OptimizerSpec,
     max_steps: int = 100,
-    room: Room | None = None,
+    splitter: BatchSplitter | None = None,
 ) -> RateSearch:
     """Trains with an exponentially rising learning rate until the loss diverges, then restores
     weights, buffers, gradients and random-number generators exactly.
@@ -62,7 +62,7 @@ def find_rate(
         optimizer = Optimizer(groups, spec)
         for rate, (inputs, targets) in zip(raised, _endless(batches), strict=False):
             optimizer.clear()
-            value = smooth(add_gradients(forward, loss_of, inputs, targets, room))
+            value = smooth(add_gradients(forward, loss_of, inputs, targets, splitter))
             if not math.isfinite(value):
                 break
             used.append(rate)

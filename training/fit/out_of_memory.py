@@ -22,18 +22,18 @@ SAID_OF_MEMORY = (
 )
 
 
-class Room:
-    """How many images fit into memory at once, found by trial and error.
+class BatchSplitter:
+    """Splits batches into parts that fit into memory, whose size is found by trial and error.
 
     Part of a checkpoint: dropout draws other numbers for parts than for a whole batch.
     """
 
-    def __init__(self, network: nn.Module, tell: Callable[[str], None] = lambda text: None) -> None:
+    def __init__(self, network: nn.Module, note: Callable[[str], None] = lambda text: None) -> None:
         self._network = network
-        self._tell = tell
-        self.most: int | None = None  # None: all batches have gone through whole
+        self._note = note
+        self.most: int | None = None  # images in a part; None: all batches have gone through whole
 
-    def fit(self, attempt: Callable[[int], T], n: int) -> T:
+    def run(self, attempt: Callable[[int], T], n: int) -> T:
         """Calls `attempt` for a batch of `n` images with the number of parts to split it into; if
         memory runs out, retries with twice as many.
 
@@ -83,19 +83,19 @@ class Room:
                 "size or batch_size, or use a smaller backbone"
             )
         self.most = failed // 2
-        self._tell(
+        self._note(
             f"out of memory with {failed} images at once; batches are split into parts of at most "
             f"{self.most}, with gradients accumulated over the whole batch"
         )
 
 
-def in_parts(run: Callable[[Tensor], Tensor], images: Tensor, room: Room) -> Tensor:
+def in_parts(run: Callable[[Tensor], Tensor], images: Tensor, splitter: BatchSplitter) -> Tensor:
     """`run(images)`, split where memory is short; only if images do not affect one another."""
 
     def attempt(n_parts: int) -> Tensor:
         return torch.cat([run(part) for part in images.tensor_split(n_parts)])
 
-    return room.fit(attempt, len(images))
+    return splitter.run(attempt, len(images))
 
 
 def is_out_of_memory(error: BaseException) -> bool:

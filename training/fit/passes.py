@@ -13,7 +13,7 @@ from training.bench import Bench
 from training.data.dataset import Rows
 from training.evaluation.evaluate import measure
 from training.fit.batches import ImageBatches
-from training.fit.out_of_memory import Room, in_parts
+from training.fit.out_of_memory import BatchSplitter, in_parts
 from training.network.classifier import evaluating, to_probabilities
 from training.network.compiling import compiled
 from training.network.folding import folded
@@ -61,10 +61,10 @@ def settle(bench: Bench, batches: Iterable[Tensor]) -> None:
 
 def augmented_features(bench: Bench, batches: ImageBatches) -> list[Tensor]:
     """Features [b,d] of some augmented batches, with the backbone as it is now."""
-    features, room = [], Room(bench.network)
+    features, splitter = [], BatchSplitter(bench.network)
     with evaluating(bench.network.body), bench.network.autocast():
         for pixels, _ in islice(batches.epoch(0), SETTLING_BATCHES):
-            features.append(in_parts(lambda p: bench.network.features(p).float(), pixels, room))
+            features.append(in_parts(lambda p: bench.network.features(p).float(), pixels, splitter))
     return [batch.clone() for batch in features]
 
 

@@ -35,6 +35,21 @@ class Plan:
     def decay(self, step: int) -> float | None:
         return None if self.decays is None else float(self.decays[step])
 
+    def part(self, epochs: range, n_batches: int) -> "Plan":
+        """Of these epochs only, counted from 0, of so many batches each; their end ends a cycle."""
+
+        def cut(values: Shares | None) -> Shares | None:
+            return None if values is None else values[steps]
+
+        steps = slice(epochs.start * n_batches, epochs.stop * n_batches)
+        ends = {end - epochs.start for end in self.cycle_ends if end in epochs} | {len(epochs)}
+        return Plan(
+            self.shares[steps],
+            cut(self.momenta),
+            cut(self.decays),
+            cycle_ends=tuple(sorted(ends - {0})),
+        )
+
 
 def plan_head(settings: Settings, n_batches: int) -> Plan:
     """`head_epochs` on activations: one cosine, or a constant rate as in 2018."""

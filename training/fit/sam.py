@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from training.fit.gradients import Forward, Loss, add_gradients
-from training.fit.out_of_memory import Room
+from training.fit.out_of_memory import BatchSplitter
 
 
 @dataclass(frozen=True)
@@ -27,14 +27,14 @@ def sharpen(
     loss_of: Loss,
     inputs: Tensor,
     targets: Tensor,
-    room: Room | None = None,
+    splitter: BatchSplitter | None = None,
 ) -> None:
     """Replaces the gradients of `parameters` by those of the batch's loss at the worst point
     nearby, found along their current gradients; weights and statistics stay as they were."""
     with climbed(parameters, sam.rho), still_statistics(sam.network):
         for parameter in parameters:
             parameter.grad = None
-        add_gradients(forward, loss_of, inputs, targets, room)
+        add_gradients(forward, loss_of, inputs, targets, splitter)
 
 
 @contextmanager

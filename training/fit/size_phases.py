@@ -14,48 +14,48 @@ SMALLEST, LARGEST = 2, 1024  # pixels
 
 
 @dataclass(frozen=True)
-class Turn:
+class SizePhase:
     """What is trained at one size, after the head was trained on activations."""
 
     size: int
     head_epochs: int  # of the head alone, on augmented images
-    epochs: range  # of all layers: the part of the schedule that this turn runs
-    name: str  # suffix of the stages' names; empty: there is only one size
+    epochs: range  # of all layers: the part of the schedule that this phase runs
+    suffix: str  # of the stages' names; empty: there is only one size
     first: bool
     last: bool  # only epochs at the size that is served are selected from and averaged
 
 
-def take_turns(
+def plan_phases(
     size: int,
     sizes: Sequence[int],
     size_epochs: Sequence[int],
     *,
     head_epochs: int,
     n_epochs: int,
-) -> tuple[Turn, ...]:
-    """One turn for each of `sizes`; without them, one at `size`.
+) -> tuple[SizePhase, ...]:
+    """One phase for each of `sizes`; without them, one at `size`.
 
-    Without `size_epochs` each turn is that of 2018: the head on augmented images, the backbone
+    Without `size_epochs` each phase is that of 2018: the head on augmented images, the backbone
     frozen again, then all layers for the whole schedule. With them the one schedule of all layers
-    is dealt out, and the head has its epochs at the first size.
+    is divided among them, and the head has its epochs at the first size.
 
     Raises:
         BadRequest: sizes that do not end with `size`, or epochs that do not add up.
     """
     if not sizes:
         _refuse_if(bool(size_epochs), "size_epochs need sizes; say both, or neither")
-        return (Turn(size, head_epochs, range(n_epochs), "", first=True, last=True),)
+        return (SizePhase(size, head_epochs, range(n_epochs), "", first=True, last=True),)
     _check(size, sizes, size_epochs, n_epochs)
     _refuse_if(not head_epochs + n_epochs, "sizes need augmented_epochs or cycles to train at")
     ends = [sum(size_epochs[: place + 1]) for place in range(len(size_epochs))]
     return tuple(
-        Turn(
+        SizePhase(
             size=pixels,
             head_epochs=head_epochs if place == 0 or not ends else 0,
             epochs=range(ends[place] - size_epochs[place], ends[place])
             if ends
             else range(n_epochs),
-            name=f" at {pixels} pixels",
+            suffix=f" at {pixels} pixels",
             first=place == 0,
             last=place == len(sizes) - 1,
         )

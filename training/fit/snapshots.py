@@ -10,12 +10,12 @@ from training.fit.keeping import copy_state
 def average_snapshots(bench: Bench) -> None:
     """Saves the snapshots, if any, as cycle-1.safetensors and so on in the run's folder, and
     evaluates their mean prediction on the held-out images. The network stays as it was."""
-    if not bench.snapshots:
+    if not bench.results.snapshots:
         return
     kept, dataset, rows = copy_state(bench.network), bench.dataset, bench.rows("valid")
     pixels = bench.decoded.pixels[rows]
     answers = []
-    for number, state in enumerate(bench.snapshots, start=1):
+    for number, state in enumerate(bench.results.snapshots, start=1):
         bench.network.load_state_dict(state)
         answers.append(predict(bench.network, pixels, dataset.task))
         bench.save(f"cycle-{number}.safetensors")

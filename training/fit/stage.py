@@ -39,13 +39,13 @@ def fit_stage(
     """
     network, n_epochs = bench.network, stage.plan.n_epochs
     bench.stages.begin(stage.name, n_epochs * stage.batches.n_images)
-    before = bench.n_planned  # batches, of the stages so far
-    bench.planned.append(len(stage.plan.shares))
-    bench.schedules[stage.name] = stage.plan.shares
+    before = bench.results.n_batches  # of the stages so far
+    bench.results.n_batches += len(stage.plan.shares)
+    bench.results.schedules[stage.name] = stage.plan.shares
     if not bench.checkpoint.begin(stage.name):
         bench.stages.note(f"{stage.name}: was complete before the interruption")
         return False
-    bench.facts.pop(KEPT, None)  # outdated by further training
+    bench.results.facts.pop(KEPT, None)  # outdated by further training
     optimizer = Optimizer(groups, bench.settings.optimizer_spec())
     tally = bench.checkpoint.enter(
         {
@@ -53,41 +53,41 @@ def fit_stage(
             "optimizer": optimizer,
             "keeper": keeper,
             "ema": ema,
-            "room": bench.room,
+            "room": bench.splitter,
         }
     )
-    tell_where(bench, stage, tally)
+    report_resumed(bench, stage, tally)
 
     def stepped(step: Step) -> None:
         if ema:
             ema.update()
         bench.checkpoint.save_if_due(tally)
-        bench.curves.batch(before + step.number, step)
+        bench.event_file.batch(before + step.number, step)
         bench.stages.advance(step.n_images)
 
     while tally.epoch < n_epochs:
-        network.world.level(network)
+        network.world.broadcast_state(network)
         good = copy_state(network)
         network.train_unfrozen(freeze_batchnorm=bench.settings.freeze_batchnorm)
         try:
-            train_epoch(stage, optimizer, tally, stepped=stepped, room=bench.room)
+            train_epoch(stage, optimizer, tally, stepped=stepped, splitter=bench.splitter)
             epoch = tally.row(stage.name, *validate())
             worth_it = keeper is None or keeper.goes_on(tally.epoch + 1)
         except TrainingError as error:
             network.load_state_dict(good)
             kept = bench.save(LAST_GOOD)
             raise TrainingError(f"{error}; the weights before this epoch are in {kept}") from error
-        bench.history.append(epoch)
-        tell_epoch(bench, tally.epoch + 1, n_epochs, epoch)
+        bench.results.history.append(epoch)
+        report_epoch(bench, tally.epoch + 1, n_epochs, epoch)
         last = before + (tally.epoch + 1) * len(stage.batches) - 1
-        bench.curves.epoch(last, epoch, bench.metric)
-        goes_on = network.world.told(worth_it)
+        bench.event_file.epoch(last, epoch, bench.metric)
+        goes_on = network.world.broadcast(worth_it)
         tally = Tally(tally.epoch + 1 if goes_on else n_epochs)
         bench.checkpoint.save_if_due(tally, at_once=tally.epoch == n_epochs)
     return True
 
 
-def tell_where(bench: Bench, stage: Stage, tally: Tally) -> None:
+def report_resumed(bench: Bench, stage: Stage, tally: Tally) -> None:
     """Reports which part of the stage an earlier process has done already."""
     if not tally.epoch and not tally.n_batches:
         return
@@ -100,7 +100,7 @@ def tell_where(bench: Bench, stage: Stage, tally: Tally) -> None:
     bench.stages.advance(tally.epoch * stage.batches.n_images + tally.n_images)
 
 
-def tell_epoch(bench: Bench, number: int, n_epochs: int, epoch: Epoch) -> None:
+def report_epoch(bench: Bench, number: int, n_epochs: int, epoch: Epoch) -> None:
     bench.stages.tell(
         EpochFinished(
             stage=epoch.stage,

@@ -35,11 +35,11 @@ def merge_external(proto: ModelProto, path: Path, max_bytes: int) -> tuple[Path,
     room = max_bytes - path.stat().st_size
     try:
         for tensor in outside:
-            told = {entry.key: entry.value for entry in tensor.external_data}
-            name = told.get("location", "")
+            at = {entry.key: entry.value for entry in tensor.external_data}
+            name = at.get("location", "")
             if name not in files:
                 files[name] = _open_beside(path, name)
-            start, length = _extent(tensor.name, told, files[name], path)
+            start, length = _extent(tensor.name, at, files[name], path)
             room -= length
             if room < 0:
                 raise BadRequest(
@@ -71,18 +71,18 @@ def _open_beside(path: Path, name: str) -> IO[bytes]:
     return os.fdopen(descriptor, "rb")
 
 
-def _extent(tensor: str, told: dict[str, str], file: IO[bytes], path: Path) -> tuple[int, int]:
+def _extent(tensor: str, at: dict[str, str], file: IO[bytes], path: Path) -> tuple[int, int]:
     """Where in the file the tensor begins, and how many bytes it has."""
     size = os.fstat(file.fileno()).st_size
     try:
-        start = int(told.get("offset", "0"))
-        length = int(told.get("length", str(size - start)))
+        start = int(at.get("offset", "0"))
+        length = int(at.get("length", str(size - start)))
     except ValueError:
         start, length = -1, 0
     if start < 0 or length < 0 or start + length > size:
-        asked = f"offset {told.get('offset', '0')}, length {told.get('length', 'to the end')}"
+        extent = f"offset {at.get('offset', '0')}, length {at.get('length', 'to the end')}"
         raise BadRequest(
-            f"{path}: tensor {tensor} ({asked}) does not lie within {told['location']}, which has "
+            f"{path}: tensor {tensor} ({extent}) does not lie within {at['location']}, which has "
             f"{size} bytes; copy or export both files again"
         )
     return start, length

@@ -127,12 +127,12 @@ def _input(proto: ModelProto, path: Path) -> ValueInfoProto:
     return inputs[0]
 
 
-def _output(proto: ModelProto, asked: str | None, path: Path) -> str:
+def _output(proto: ModelProto, requested: str | None, path: Path) -> str:
     outputs = {value.name: value for value in proto.graph.output}
     named = ", ".join(map(_described, outputs.values()))
-    if asked is None and len(outputs) != 1:
+    if requested is None and len(outputs) != 1:
         raise BadRequest(f"{path}: has {len(outputs)} outputs; choose one with --output: {named}")
-    name = asked if asked is not None else next(iter(outputs))
+    name = requested if requested is not None else next(iter(outputs))
     if name not in outputs:
         raise BadRequest(f"{path}: has no output {name!r}; it has {named}")
     if outputs[name].type.tensor_type.elem_type not in OUTPUTS:
@@ -143,28 +143,30 @@ def _output(proto: ModelProto, asked: str | None, path: Path) -> str:
     return name
 
 
-def _layout(dims: Sequence[int | str], asked: Layout | None, where: str) -> Layout:
+def _layout(dims: Sequence[int | str], requested: Layout | None, where: str) -> Layout:
     fitting: list[Layout] = [one for one, axis in CHANNELS.items() if dims[axis] == 3]
     possible: list[Layout] = [one for one, axis in CHANNELS.items() if not _is_other(dims[axis], 3)]
-    if asked and asked not in possible:
-        raise BadRequest(f"{where} does not have three channels in the layout {asked}")
+    if requested and requested not in possible:
+        raise BadRequest(f"{where} does not have three channels in the layout {requested}")
     if not possible:
         raise BadRequest(f"{where} does not have three channels; images are RGB")
-    if asked or len(fitting) == 1:
-        return asked or fitting[0]
+    if requested or len(fitting) == 1:
+        return requested or fitting[0]
     raise BadRequest(f"{where} does not tell where the channels are; say --layout nchw or nhwc")
 
 
-def _size(dims: Sequence[int | str], layout: Layout, asked: int | None, where: str) -> int:
+def _size(dims: Sequence[int | str], layout: Layout, requested: int | None, where: str) -> int:
     high, wide = dims[2:4] if layout == "nchw" else dims[1:3]
     stated = {side for side in (high, wide) if isinstance(side, int)}
     if len(stated) == 2:
         raise BadRequest(f"{where} is not square; images are prepared as squares")
-    if asked is None and not stated:
+    if requested is None and not stated:
         raise BadRequest(f"{where} leaves the size open; say --size, as in --size 224")
-    if asked is not None and stated - {asked}:
-        raise BadRequest(f"{where} takes {stated.pop()} pixels a side, not the {asked} of --size")
-    return asked if asked is not None else stated.pop()
+    if requested is not None and stated - {requested}:
+        raise BadRequest(
+            f"{where} takes {stated.pop()} pixels a side, not the {requested} of --size"
+        )
+    return requested if requested is not None else stated.pop()
 
 
 def _is_other(dim: int | str, value: int) -> bool:

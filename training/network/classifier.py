@@ -99,7 +99,7 @@ def divided(network: Network, world: World) -> Iterator[None]:
         yield
     finally:
         network.world = ALONE
-    world.wait()
+    world.barrier()
 
 
 def build_network(

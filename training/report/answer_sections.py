@@ -129,9 +129,9 @@ def images(findings: Findings, tiles: Mapping[str, Sequence[Tile]]) -> Section |
         return None
     if any(tile.overlay is not None for _, each in shown for tile in each):
         multi = findings.task == "multi"
-        asked = "the label that it is most wrong about" if multi else "its prediction"
+        what = "the label that it is most wrong about" if multi else "its prediction"
         said = (
-            f"Beside each image is a Grad-CAM heat map for {asked}: the brighter a place, the more "
+            f"Beside each image is a Grad-CAM heat map for {what}: the brighter a place, the more "
             "it contributed. If none did, there is no heat map."
         )
     elif findings.looked:
@@ -207,13 +207,13 @@ def sets(findings: Findings) -> Section | None:
         )
         parts = [paragraph(said), *parts, table(rows, caption="Prediction sets")]
     if findings.abstention:
-        told = findings.abstention
-        said = f"At no confidence threshold are {told.wanted:.0%} of the predictions right."
-        if told.least is not None:
+        found = findings.abstention
+        said = f"At no confidence threshold are {found.wanted:.0%} of the predictions right."
+        if found.least is not None:
             said = (
-                f"If the model abstains below a confidence of {told.least:.3f}, it answers for "
-                f"{told.answered:.0%} of the held-out images"
+                f"If the model abstains below a confidence of {found.least:.3f}, it answers for "
+                f"{found.answered:.0%} of the held-out images"
             )
-            said += f", {told.right:.1%} of them correctly." if told.right is not None else "."
+            said += f", {found.right:.1%} of them correctly." if found.right is not None else "."
         parts += ["<h3>Abstention</h3>", paragraph(said)]
     return Section("Prediction sets", "".join(parts))

@@ -37,7 +37,7 @@ def to_json(findings: Findings) -> dict[str, Any]:
         "confused_pairs": [asdict(pair) for pair in findings.pairs[:PAIRS]],
         "classes": [asdict(one) for one in findings.classes],
         "galleries": {
-            name: [_told(findings, place) for place in places]
+            name: [_prediction(findings, place) for place in places]
             for name, places in findings.galleries.items()
         },
         "calibration": asdict(findings.reliability)
@@ -92,12 +92,12 @@ def _files(findings: Findings, places: Places) -> list[str]:
     return [name_of(findings.dataset, findings.rows[place]) for place in places]
 
 
-def _told(findings: Findings, place: int) -> dict[str, Any]:
+def _prediction(findings: Findings, place: int) -> dict[str, Any]:
     row, answer = findings.rows[place], findings.probabilities[place]
     truth = findings.dataset.items[row].labels
     if findings.task == "single":
         said: Any = findings.labels[int(answer.argmax())]
-        told = {"is": truth[0], "said": said, "probability": round(float(answer.max()), 6)}
+        prediction = {"is": truth[0], "said": said, "probability": round(float(answer.max()), 6)}
     else:
         said = {
             label: round(float(value), 6)
@@ -106,5 +106,5 @@ def _told(findings: Findings, place: int) -> dict[str, Any]:
             )
             if chosen
         }
-        told = {"is": list(truth), "said": said}
-    return {"file": name_of(findings.dataset, row)} | told
+        prediction = {"is": list(truth), "said": said}
+    return {"file": name_of(findings.dataset, row)} | prediction

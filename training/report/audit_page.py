@@ -61,12 +61,12 @@ def _counted(values: Any) -> dict[str, int]:
 
 def summary(audit: Audit) -> list[str]:
     """Lines for a terminal."""
-    told = figures(audit)
+    data = figures(audit)
     parts: Counter[str] = Counter(item.part or "not split" for item in audit.items)
     lines = [
-        f"{_size(told)}: " + ", ".join(f"{parts[part]} {part}" for part in COLOURS if parts[part]),
-        f"sizes {_most(told['sizes'])}; modes {_most(told['modes'])}; "
-        f"formats {_most(told['formats'])}",
+        f"{_size(data)}: " + ", ".join(f"{parts[part]} {part}" for part in COLOURS if parts[part]),
+        f"sizes {_most(data['sizes'])}; modes {_most(data['modes'])}; "
+        f"formats {_most(data['formats'])}",
     ]
     for problem in audit.problems:
         lines.append(f"{'PROBLEM' if problem.severe else 'remark '}  {problem.text}")
@@ -74,10 +74,10 @@ def summary(audit: Audit) -> list[str]:
     return lines if audit.problems else [*lines, "no problems found"]
 
 
-def _size(told: dict[str, Any]) -> str:
-    n = len(told["classes"])
+def _size(data: dict[str, Any]) -> str:
+    n = len(data["classes"])
     classes = "class" if n == 1 else "classes"
-    return f"{told['images']} images of {n} {classes}, {told['bytes'] / 1e6:.1f} MB"
+    return f"{data['images']} images of {n} {classes}, {data['bytes'] / 1e6:.1f} MB"
 
 
 def _most(counts: dict[str, int]) -> str:
@@ -92,12 +92,12 @@ def _files(audit: Audit, problem: Problem) -> list[str]:
 
 
 def _page(audit: Audit, folder: Path) -> str:
-    told = figures(audit)
+    data = figures(audit)
     name = audit.root.resolve().name
     parts = [
         f"<h1>{html.escape(name)}: data audit</h1>",
-        f"<p>{_size(told)}. Modes {html.escape(_most(told['modes']))}; formats "
-        f"{html.escape(_most(told['formats']))}; sizes {html.escape(_most(told['sizes']))}.</p>",
+        f"<p>{_size(data)}. Modes {html.escape(_most(data['modes']))}; formats "
+        f"{html.escape(_most(data['formats']))}; sizes {html.escape(_most(data['sizes']))}.</p>",
         problem_list(audit),
         charts([chart((folder / each).read_bytes(), alt) for each, alt in AUDIT_PICTURES.items()]),
     ]

@@ -117,8 +117,8 @@ def _gallery(findings: Findings, decoded: Decoded, places: npt.NDArray[np.int64]
     rows, answered = findings.rows[places], findings.probabilities[places]
     heats = None
     if findings.looked and len(places):
-        asked = in_question(answered, findings.targets[places], findings.task)
-        heats = findings.looked(np.array(decoded.pixels[rows]), asked.tolist())
+        classes = in_question(answered, findings.targets[places], findings.task)
+        heats = findings.looked(np.array(decoded.pixels[rows]), classes.tolist())
     return tiles(findings.dataset, decoded.pixels, rows, answered, findings.limits, heats)
 
 
@@ -129,17 +129,17 @@ def _turned(findings: Findings, decoded: Decoded, places: npt.NDArray[np.int64])
     shown = []
     for tile, place in zip(drawn, places, strict=True):
         before, after = (describe(each[place], data, findings.limits) for each in (plain, viewed))
-        told = (f"1 view: {before}", f"{findings.n_views} views: {after}")
-        shown.append(replace(tile, caption=(*tile.caption[:2], *told)))
+        captions = (f"1 view: {before}", f"{findings.n_views} views: {after}")
+        shown.append(replace(tile, caption=(*tile.caption[:2], *captions)))
     return shown
 
 
 def _origin(findings: Findings) -> str:
     """HTML: what identifies this version before it has a number."""
-    told = [
+    known = [
         findings.facts[name] for name in ("trained", "backbone", "data") if name in findings.facts
     ]
-    return paragraph(" · ".join(told))
+    return paragraph(" · ".join(known))
 
 
 def _lead(findings: Findings) -> str:

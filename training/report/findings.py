@@ -21,7 +21,7 @@ from training.evaluation.per_class import (
     Pair,
     confused_pairs,
     per_class,
-    said_labels,
+    predicted_labels,
     score_interval,
     taken_for,
 )
@@ -64,14 +64,14 @@ class Findings:
     sets_from: str = ""  # which images these are of, or why there are none
     abstention: Abstention | None = None
     noise: LabelNoise | None = None
-    n_judged: int = 0  # images of the training part set apart for model selection
-    n_spared: int = 0  # and for calibration
+    n_selection: int = 0  # images of the training part set apart for model selection
+    n_calibration: int = 0  # and for calibration
 
     @property
     def n_images(self) -> dict[str, int]:
         """How many images each use has, test images aside."""
-        learnt = len(self.dataset.rows("train")) - self.n_judged - self.n_spared
-        apart = {"judge": self.n_judged, "calibrate": self.n_spared}
+        learnt = len(self.dataset.rows("train")) - self.n_selection - self.n_calibration
+        apart = {"judge": self.n_selection, "calibrate": self.n_calibration}
         return {"train": learnt, "valid": len(self.rows)} | apart
 
     @property
@@ -100,7 +100,7 @@ class Findings:
     @cached_property
     def said(self) -> npt.NDArray[np.bool_]:
         """[n,classes]: whether a label is predicted."""
-        return said_labels(self.probabilities, self.task, self.limits)
+        return predicted_labels(self.probabilities, self.task, self.limits)
 
     @cached_property
     def counts(self) -> npt.NDArray[np.int64]:

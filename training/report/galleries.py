@@ -11,7 +11,7 @@ from registry.images import Float32Array, UInt8Array
 from training.data.dataset import Dataset
 from training.evaluation.evaluate import THRESHOLD, Thresholds, right
 from training.evaluation.gradcam import overlay
-from training.evaluation.per_class import said_labels
+from training.evaluation.per_class import predicted_labels
 from training.tiles import Tile
 
 SHOWN = 8  # images in a gallery
@@ -55,8 +55,8 @@ def in_question(
 ) -> npt.NDArray[np.int64]:
     """[n]: the class to draw the Grad-CAM heat map for: the prediction, or in a multi-label task
     the label that it is most wrong about."""
-    asked = _losses(probabilities, targets) if task == "multi" else probabilities
-    return np.asarray(asked.argmax(axis=1))
+    scores = _losses(probabilities, targets) if task == "multi" else probabilities
+    return np.asarray(scores.argmax(axis=1))
 
 
 def tiles(
@@ -101,10 +101,10 @@ def caption_name(dataset: Dataset, row: int) -> str:
 
 def describe(answer: Float32Array, dataset: Dataset, thresholds: Thresholds) -> str:
     """The predicted labels of an image, [classes], with their probabilities, as text."""
-    (said,) = said_labels(answer[None], dataset.task, thresholds)
+    (said,) = predicted_labels(answer[None], dataset.task, thresholds)
     chosen = sorted(np.flatnonzero(said), key=lambda label: -answer[label])
-    told = [f"{dataset.labels[label]} {answer[label]:.2f}" for label in chosen[:SAID]]
-    return ", ".join(told) + (", …" if len(chosen) > SAID else "") if told else "nothing"
+    named = [f"{dataset.labels[label]} {answer[label]:.2f}" for label in chosen[:SAID]]
+    return ", ".join(named) + (", …" if len(chosen) > SAID else "") if named else "nothing"
 
 
 def _losses(probabilities: Float32Array, targets: Float32Array) -> Float32Array:

@@ -60,15 +60,17 @@ def _score(findings: Findings) -> Remark:
 def _confusions(findings: Findings) -> Remark | None:
     pairs = findings.pairs[:NAMED]
     if findings.task == "multi":
-        told = [f"“{each.said}” on images of “{each.true}” {_times(each.count)}" for each in pairs]
-        return Remark("False positives", f"{'; '.join(told)}.") if told else None
-    told = [
+        confused = [
+            f"“{each.said}” on images of “{each.true}” {_times(each.count)}" for each in pairs
+        ]
+        return Remark("False positives", f"{'; '.join(confused)}.") if confused else None
+    confused = [
         f"“{each.true}” predicted as “{each.said}” {_times(each.count)} ({each.share:.0%} of them)"
         for each in pairs
     ]
-    if not told:
+    if not confused:
         return Remark("Confusions", "none: every held-out image is classified correctly.")
-    return Remark("Confusions", f"{'; '.join(told)}.")
+    return Remark("Confusions", f"{'; '.join(confused)}.")
 
 
 def _times(n: int) -> str:

@@ -1,7 +1,7 @@
 """A training for a person: reported on the terminal, and published. For a service:
 `training/run/job.py`.
 
-Of several processes, the first one reports and publishes; the others only train.
+Of several processes, the main one reports and publishes; the others only train.
 """
 
 import json
@@ -14,14 +14,14 @@ from registry.errors import UnfreezeError
 from registry.jobs import Assignment, Event, Note, Scored, StageStarted
 from registry.store import Registry
 from training.distributed.parallel import World
-from training.recipe import learn_and_prove, take_part
+from training.recipe import train_and_bundle, train_network
 from training.run.journal import journaled
 from training.run.orders import Order, find_order, fulfil, withdraw
 from training.run.progress import Terminal, json_lines
 
 
 def train_and_publish(order: Order, world: World, *, as_json: bool) -> None:
-    """Trains and publishes what was ordered, in the only process or the first of several.
+    """Trains and publishes what was ordered, in the only process or the main one of several.
 
     Raises:
         UnfreezeError, OSError: it failed; without a checkpoint, the run folder can be reused.
@@ -35,7 +35,7 @@ def train_and_publish(order: Order, world: World, *, as_json: bool) -> None:
         resumed = shlex.quote(str(assignment.run))
         tell(Note(text=f"to resume if interrupted: unfreeze train --resume {resumed}"))
         try:
-            bundle, scored = learn_and_prove(assignment, tell_and_write, world)
+            bundle, scored = train_and_bundle(assignment, tell_and_write, world)
         except (UnfreezeError, OSError):  # so that the folder can be reused
             withdraw(order)
             raise
@@ -64,7 +64,7 @@ def learn_along(assignment: Assignment, world: World) -> None:
             stages.append(event.stage)
 
     try:
-        take_part(assignment, note, world)
+        train_network(assignment, note, world)
     except UnfreezeError as error:
         where = f"process {world.rank + 1} of {world.size}, {stages[-1]}"
         raise type(error)(f"{where}: {error}") from error

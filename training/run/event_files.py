@@ -19,21 +19,21 @@ FORMAT = "brain.Event:2"  # the first record of every event file
 RGB = 3
 
 
-def wanted(asked: bool | None) -> bool:
-    """Whether to write event files: as asked, or else where the package is installed.
+def tensorboard_wanted(setting: bool | None) -> bool:
+    """Whether to write event files: as the setting says, or else where the package is installed.
 
     Raises:
-        BadRequest: they are asked for, and it is not.
+        BadRequest: they are wanted, and it is not installed.
     """
     installed = importlib.util.find_spec("tensorboard") is not None
-    if asked and not installed:
+    if setting and not installed:
         raise BadRequest(
             "settings: tensorboard=true needs its package; pip install unfreeze[tensorboard]"
         )
-    return installed if asked is None else asked
+    return installed if setting is None else setting
 
 
-class Curves:
+class EventFile:
     """Writes an event file, or nothing; places are batches, counted through all stages.
 
     Where a training was killed and goes on, its new file replaces what earlier ones have of the

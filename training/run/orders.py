@@ -74,7 +74,9 @@ def order(
         write_durably(run / ORDER, given.model_dump_json(indent=2).encode())
         return given
     found = find_order(run)
-    differing = [name for name, value in _asked(found).items() if value != _asked(given)[name]]
+    differing = [
+        name for name, value in _requested(found).items() if value != _requested(given)[name]
+    ]
     check_same(run, differing)
     return found
 
@@ -144,13 +146,13 @@ def _published(registry: Registry, model: str, token: str) -> int | None:
     return None
 
 
-def _asked(given: Order) -> dict[str, object]:
+def _requested(given: Order) -> dict[str, object]:
     """What a person asked for, by name."""
-    told = given.assignment
+    assignment = given.assignment
     return {
-        "data": told.data,
-        "model": told.model,
-        "settings": told.settings,
+        "data": assignment.data,
+        "model": assignment.model,
+        "settings": assignment.settings,
         "registry": given.registry,
         "promotion": given.promote,
     }

@@ -14,8 +14,8 @@ from PIL import Image
 from registry.errors import BadRequest, DataError
 from training.data.items import Part
 from training.evaluation.compare import known_parts, known_rule
+from training.images import Images, open_images
 from training.network.saving import NETWORK
-from training.opening import Images, open_images
 from training.reading_settings import read_settings
 from training.recipe import train
 from training.run.progress import Stages
@@ -132,7 +132,7 @@ def test_files_that_break_off_may_be_left_out_too(data: Path):
     images = opened(data, heard, max_unreadable="2")
     left = {item.path.name + item.labels[0]: item.part for item in images.dataset.items}
     before = {item.path.name + item.labels[0]: item.part for item in whole.dataset.items}
-    assert (len(left), len(images.decoded.pixels), len(images.roomy.pixels)) == (22, 22, 22)
+    assert (len(left), len(images.decoded.pixels), len(images.enlarged.pixels)) == (22, 22, 22)
     assert left.items() <= before.items()
     assert "2 unreadable files left out" in str(heard)
     assert len(images.audit.unreadable) == 2

@@ -8,7 +8,7 @@ import torch
 from registry.images import Float32Array
 from training.bench import Bench
 from training.evaluation.evaluate import Evaluation, flips, measure, predict, predict_rows
-from training.evaluation.label_noise import doubt, too_many
+from training.evaluation.label_noise import find_suspects, too_many
 from training.evaluation.predict_test import answer_tests
 from training.evaluation.reads import describe_reads, note_read
 from training.evaluation.suspects import describe
@@ -18,7 +18,7 @@ from training.fit.activations import Parts
 from training.network.weights import weights_digest
 
 
-def doubt_labels(bench: Bench, activations: Parts) -> None:
+def check_labels(bench: Bench, activations: Parts) -> None:
     """Lists labels that are likely to be wrong, in training and held-out images alike, unless there
     are too many to check. The list is for people: it does not affect the training."""
     bench.stages.begin("check the labels", 0)
@@ -26,13 +26,13 @@ def doubt_labels(bench: Bench, activations: Parts) -> None:
     rows = [bench.rows("train"), bench.rows("valid")]
     features = [activations.train, activations.valid]
     if activations.apart:
-        rows, features = [*rows, bench.apart], [*features, activations.apart]
+        rows, features = [*rows, bench.rows_set_apart], [*features, activations.apart]
     everything = np.concatenate(rows)
     n_features = activations.train.features.shape[1]
     if reason := too_many(len(everything), n_features, len(dataset.labels)):
         bench.note("label_noise", reason)
         return
-    found = doubt(
+    found = find_suspects(
         torch.cat([each.features for each in features]).numpy(),
         dataset.targets[everything],
         everything,
@@ -41,7 +41,7 @@ def doubt_labels(bench: Bench, activations: Parts) -> None:
         dataset.task,
         bench.settings.seed,
     )
-    bench.label_noise[:] = [found]
+    bench.results.label_noise = found
     bench.note("label_noise", describe(found, dataset))
 
 
@@ -50,16 +50,12 @@ def choose_thresholds(bench: Bench) -> None:
     settings ask for it."""
     if bench.dataset.task == "single" or bench.settings.thresholds == "half":
         return
-    pixels = bench.decoded.pixels[bench.judged]
-    answers = predict(bench.network, pixels, bench.dataset.task)
-    bench.thresholds[:] = fit_thresholds(
-        answers, bench.dataset.targets[bench.judged], bench.settings.beta
-    )
-    shown = ", ".join(f"{value:.2f}" for value in bench.thresholds[:10])
-    bench.note(
-        "thresholds",
-        f"fitted for F{bench.settings.beta:g} on {len(bench.judged)} images set apart: {shown}",
-    )
+    rows, beta = bench.selection_rows, bench.settings.beta
+    answers = predict(bench.network, bench.decoded.pixels[rows], bench.dataset.task)
+    fitted = fit_thresholds(answers, bench.dataset.targets[rows], beta)
+    bench.results.thresholds = fitted
+    shown = ", ".join(f"{value:.2f}" for value in fitted[:10])
+    bench.note("thresholds", f"fitted for F{beta:g} on {len(rows)} images set apart: {shown}")
 
 
 def evaluate(bench: Bench, answer: Answer) -> Evaluation:
