@@ -186,6 +186,22 @@ def test_a_bad_image_does_not_fail_the_others(ask: Ask, start, tmp_path: Path):
 
 
 @both
+def test_an_image_larger_than_a_request_may_be_does_not_fail_the_others(
+    ask: Ask, start, tmp_path: Path
+):
+    large = tmp_path / "large.jpg"
+    with large.open("wb") as file:
+        file.truncate(70_000_000)
+    first, from_path, from_bytes, last = ask(
+        start(Echo()), [b"first", large, bytes(70_000_000), b"last"]
+    )
+    assert (first.label.name, last.label.name) == ("first", "last")
+    for refused in (from_path, from_bytes):
+        assert isinstance(refused.error, unfreeze.ImageError)
+        assert str(refused.error) == "70.0 MB, and a request may have 67.1 MB at most"
+
+
+@both
 def test_a_request_of_which_nothing_is_taken_is_not_sent_again(ask: Ask, start):
     echo = Echo()
     good, *others = ask(start(echo), [b"good", b"elsewhere", b"elsewhere too"])
@@ -240,7 +256,7 @@ def test_a_refusal_is_final(ask: Ask, code: grpc.StatusCode, error: type[Excepti
 
 def test_a_message_above_the_servers_limit_is_not_repeated(start):
     echo = Echo(Code.RESOURCE_EXHAUSTED, details="Received message larger than max (9 vs. 4)")
-    with pytest.raises(unfreeze.Overloaded, match="larger than max"):
+    with pytest.raises(unfreeze.InvalidRequest, match="larger than max"):
         ask_sync(start(echo), b"one")
     assert len(echo.requests) == 1
 

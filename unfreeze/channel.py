@@ -9,7 +9,7 @@ from typing import Any
 
 import grpc
 
-from unfreeze.errors import InvalidRequest, call_error
+from unfreeze.errors import TOO_LARGE, InvalidRequest, call_error
 
 # Round-robin over all addresses of the name, leaving out those that report not serving (draining,
 # say). Not gRPC's own retryPolicy: it does not retry a request larger than its buffer (256 KiB,
@@ -62,7 +62,7 @@ def connect(
 
 def worth_repeating(failed: grpc.RpcError) -> bool:
     """Whether an idempotent call may succeed when it is retried."""
-    too_large = "larger than max" in (failed.details() or "")  # RESOURCE_EXHAUSTED, but permanent
+    too_large = TOO_LARGE in (failed.details() or "")  # RESOURCE_EXHAUSTED, but permanent
     return failed.code() in SAFE_TO_REPEAT and not too_large
 
 

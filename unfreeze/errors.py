@@ -69,6 +69,7 @@ BY_CODE: dict[grpc.StatusCode, type[UnfreezeClientError]] = {
     grpc.StatusCode.CANCELLED: Unavailable,
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
 }
+TOO_LARGE = "larger than max"  # in gRPC's words, whose code for it is RESOURCE_EXHAUSTED
 BY_NUMBER = {code.value[0]: code for code in grpc.StatusCode}
 
 # What gRPC itself says when no server answers, and what that means.
@@ -101,6 +102,8 @@ def call_error(failed: grpc.RpcError, address: str) -> UnfreezeClientError:
         return DeadlineExceeded(f"{address}: no answer before the deadline ({details})")
     if code is grpc.StatusCode.UNIMPLEMENTED:
         return ServerError(f"{address}: {ELSEWHERE} ({details or code.name})")
+    if TOO_LARGE in details:
+        return InvalidRequest(details)
     return BY_CODE.get(code, ServerError)(details or code.name)
 
 

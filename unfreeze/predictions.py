@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from unfreeze.channel import MAX_SEND_BYTES
 from unfreeze.errors import ImageError, UnfreezeClientError, image_error
 from unfreeze.v1 import classifier_pb2
 
@@ -171,6 +172,10 @@ def _size(image: Path | bytes) -> int:
 
 
 def _read(image: Path | bytes) -> bytes | ImageError:
+    n_bytes = _size(image)
+    if n_bytes > MAX_SEND_BYTES:
+        most = f"{MAX_SEND_BYTES / 1e6:.1f} MB"
+        return ImageError(f"{n_bytes / 1e6:.1f} MB, and a request may have {most} at most")
     if isinstance(image, bytes):
         return image
     try:
