@@ -106,6 +106,19 @@ def test_predict_fails_when_one_image_does_and_shows_the_others(at, photos: Path
     assert "1 of 2 images" in err
 
 
+def test_predict_is_answered_whatever_a_server_takes_at_a_time(
+    start: Start, root: Path, tmp_path: Path, capsys
+):
+    tiny.publish(root, promote=True)
+    address = start(max_images=3, max_message_mb=1).address
+    for number in range(20):
+        image = tiny.picture("red") + bytes(300_000 if number > 10 else 0)
+        (tmp_path / f"{number:02}.jpg").write_bytes(image)
+    code, out, _ = run(capsys, "predict", tmp_path, "--model", "colours", "--address", address)
+    assert code == 0
+    assert out.count("\tred 0.9") == 20
+
+
 def test_predict_can_ask_an_older_version(at, photos: Path, capsys):
     tiny.publish(at.settings.registry, bias=(0, 0, 9), promote=True)
     at.refresh()

@@ -116,8 +116,11 @@ def start() -> Iterator[Callable[..., str]]:
     """Starts a server for servicers and gives its address."""
     servers: list[grpc.Server] = []
 
-    def start(classifier=None, admin=None, checks=None) -> str:
-        server = grpc.server(futures.ThreadPoolExecutor(8), options=[("grpc.so_reuseport", 0)])
+    def start(classifier=None, admin=None, checks=None, max_bytes=None) -> str:
+        options = [("grpc.so_reuseport", 0)]
+        if max_bytes:
+            options.append(("grpc.max_receive_message_length", max_bytes))
+        server = grpc.server(futures.ThreadPoolExecutor(8), options=options)
         if classifier:
             classifier_pb2_grpc.add_ClassifierServicer_to_server(classifier, server)
         if admin:
@@ -254,11 +257,21 @@ def test_a_refusal_is_final(ask: Ask, code: grpc.StatusCode, error: type[Excepti
     assert len(echo.requests) == 1
 
 
-def test_a_message_above_the_servers_limit_is_not_repeated(start):
+@both
+def test_an_image_above_the_servers_limit_is_not_sent_again(ask: Ask, start):
     echo = Echo(Code.RESOURCE_EXHAUSTED, details="Received message larger than max (9 vs. 4)")
-    with pytest.raises(unfreeze.InvalidRequest, match="larger than max"):
-        ask_sync(start(echo), b"one")
+    (answer,) = ask(start(echo), b"one")
+    assert isinstance(answer.error, unfreeze.ImageError)
+    assert str(answer.error).endswith("of its own: Received message larger than max (9 vs. 4)")
     assert len(echo.requests) == 1
+
+
+def test_a_call_of_administration_above_the_servers_limit_is_an_invalid_request(start):
+    with (
+        AdminClient(start(admin=Admin(), max_bytes=1000)) as client,
+        pytest.raises(unfreeze.InvalidRequest, match="larger than max"),
+    ):
+        client.start_training("m", "x" * 1000)
 
 
 @both
@@ -402,6 +415,51 @@ def test_requests_are_bounded_in_count_and_bytes():
     assert max(sizes) <= MAX_REQUEST_IMAGES
     assert sizes[0] * len(megabyte) <= MAX_REQUEST_BYTES
     assert sum(sizes) == 70
+
+
+class Few(Echo):
+    """Takes eight images at a time, as `serve --max-images 8` does."""
+
+    refused = 0
+
+    def Classify(self, request, context):
+        if (n := len(request.images)) > 8:
+            self.refused += 1
+            context.abort(
+                Code.INVALID_ARGUMENT,
+                f"{n} images in one request, and the limit is 8; send several requests, or use "
+                "ClassifyStream",
+            )
+        return super().Classify(request, context)
+
+
+@both
+def test_a_server_that_takes_fewer_images_at_a_time_is_sent_fewer(ask: Ask, start):
+    few = Few()
+    answers = ask(start(few), [str(number).encode() for number in range(300)])
+    assert [answer.label.name for answer in answers] == [str(number) for number in range(300)]
+    assert max(len(request.images) for request in few.requests) == 8
+
+
+@both
+def test_a_server_that_takes_fewer_bytes_at_a_time_is_sent_fewer(ask: Ask, start):
+    images = [str(number).encode().ljust(200_000, b".") for number in range(70)]
+    images[40] = b"large".ljust(2_000_000, b".")
+    answers = ask(start(Echo(), max_bytes=1 << 20), images)
+    refused = answers.pop(40)
+    assert isinstance(refused.error, unfreeze.ImageError)
+    assert "larger than max (2000" in str(refused.error)
+    numbers = [number for number in range(70) if number != 40]
+    assert [int(answer.label.name.rstrip(".")) for answer in answers] == numbers
+
+
+def test_what_a_server_takes_is_learnt_once(start):
+    few = Few()
+    with Client(start(few), concurrent_requests=1) as client:
+        for _ in range(3):
+            client.classify([b"x"] * 32, model="m")
+    assert [len(request.images) for request in few.requests] == [8] * 12
+    assert few.refused == 2  # 32 images, and 16
 
 
 def test_an_image_above_the_bound_travels_alone():

@@ -10,7 +10,16 @@ from typing import Self
 import grpc
 
 from unfreeze.channel import OPTIONS, Patience, connect, target
-from unfreeze.predictions import Asking, Chunk, Image, Prediction, Question, chunks
+from unfreeze.errors import RequestTooLarge
+from unfreeze.predictions import (
+    Asking,
+    Chunk,
+    Image,
+    Prediction,
+    Question,
+    RequestLimits,
+    chunks,
+)
 from unfreeze.trace_context import Metadata, trace_metadata
 from unfreeze.v1 import classifier_pb2, classifier_pb2_grpc
 
@@ -46,6 +55,7 @@ class Client:
         self.address = address
         self._attempts = attempts
         self._concurrent_requests = concurrent_requests
+        self._limits = RequestLimits()
         self._closed = False
         self._channel = connect(address, credentials, OPTIONS)
         self._stub = classifier_pb2_grpc.ClassifierStub(self._channel)
@@ -68,9 +78,9 @@ class Client:
 
         Args:
             images: one or more paths or encoded images (JPEG, PNG, WebP). They are sent in requests
-                of at most 32 images and 16 MiB, and images that a server refuses because those
-                before them had too many pixels in another; each request is answered by a single
-                version.
+                of at most 32 images and 16 MiB, or less if a server refuses that much, and images
+                that it refuses because those before them had too many pixels in another; each
+                request is answered by a single version.
             version: None: the version that is promoted when a request arrives.
             top_k: how many labels to return per image; None: 5.
             tta_views: views to average (test-time augmentation), 0 or 1 for none; None: the model's
@@ -123,9 +133,12 @@ class Client:
     def _ask(
         self, question: Question, chunk: Chunk, timeout_s: float, trace: Metadata | None
     ) -> list[Prediction]:
-        asking = Asking(question, chunk, chunk.read())
+        asking = Asking(question, chunk, chunk.read(), self._limits)
         while request := asking.request():
-            asking.answered(self._call(request, timeout_s, trace))
+            try:
+                asking.answered(self._call(request, timeout_s, trace))
+            except RequestTooLarge as refusal:
+                asking.refused(refusal)
         return asking.predictions()
 
     def _call(
@@ -167,6 +180,7 @@ class AsyncClient:
         self.address = address
         self._attempts = attempts
         self._concurrent_requests = concurrent_requests
+        self._limits = RequestLimits()
         self._closed = False
         where = target(address)
         self._channel = (
@@ -204,9 +218,12 @@ class AsyncClient:
         return [prediction for some in answers for prediction in some]
 
     async def _ask(self, question: Question, chunk: Chunk, timeout_s: float) -> list[Prediction]:
-        asking = Asking(question, chunk, await asyncio.to_thread(chunk.read))
+        asking = Asking(question, chunk, await asyncio.to_thread(chunk.read), self._limits)
         while request := asking.request():
-            asking.answered(await self._call(request, timeout_s))
+            try:
+                asking.answered(await self._call(request, timeout_s))
+            except RequestTooLarge as refusal:
+                asking.refused(refusal)
         return asking.predictions()
 
     async def _call(

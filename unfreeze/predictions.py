@@ -6,7 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from unfreeze.channel import MAX_SEND_BYTES
-from unfreeze.errors import ImageError, UnfreezeClientError, image_error
+from unfreeze.errors import (
+    TOO_MANY,
+    ImageError,
+    RequestTooLarge,
+    UnfreezeClientError,
+    image_error,
+)
 from unfreeze.v1 import classifier_pb2
 
 Image = str | os.PathLike[str] | bytes
@@ -102,18 +108,41 @@ def chunks(images: Image | Iterable[Image]) -> Iterator[Chunk]:
         yield Chunk(tuple(names), tuple(members))
 
 
-class Asking:
-    """Asks about the images of a chunk: in one request, or in several if the server refuses images
-    because of those before them.
+@dataclass
+class RequestLimits:
+    """How much to put into one request; lowered when a server takes less."""
 
-    asking = Asking(question, chunk, chunk.read())
+    n_images: int = MAX_REQUEST_IMAGES
+    n_bytes: int = MAX_REQUEST_BYTES
+
+    def lower(self, n_images: int, n_bytes: int, refusal: RequestTooLarge) -> None:
+        """To half of a request that was refused, in images or in bytes."""
+        if TOO_MANY in str(refusal):
+            self.n_images = min(self.n_images, n_images // 2)
+        else:
+            self.n_bytes = min(self.n_bytes, n_bytes // 2)
+
+
+class Asking:
+    """Asks about the images of a chunk: in one request, or in several if the server takes fewer at
+    once, or refuses images because of those before them.
+
+    asking = Asking(question, chunk, chunk.read(), limits)
     while request := asking.request():
-        asking.answered(call(request))
+        asking.answered(call(request)), or asking.refused(…) if that raises RequestTooLarge
     asking.predictions()
     """
 
-    def __init__(self, question: Question, chunk: Chunk, content: list[bytes | ImageError]) -> None:
+    def __init__(
+        self,
+        question: Question,
+        chunk: Chunk,
+        content: list[bytes | ImageError],
+        limits: RequestLimits,
+    ) -> None:
+        """`limits` may be shared: all that share them learn from one refusal."""
         self._question = question
+        self._limits = limits
         self._names = chunk.names
         self._encoded: dict[int, bytes] = {}
         self._found: dict[int, Prediction] = {}
@@ -123,22 +152,46 @@ class Asking:
             else:
                 self._found[i] = Prediction(chunk.names[i], question.model, None, error=given)
         self._left = list(self._encoded)
+        self._asked: list[int] = []  # the first of those left
 
     def request(self) -> classifier_pb2.ClassifyRequest | None:
         """The next request; None once every image has its answer."""
-        return (
-            self._question.request([self._encoded[i] for i in self._left]) if self._left else None
-        )
+        self._asked = self._next()
+        if not self._asked:
+            return None
+        return self._question.request([self._encoded[i] for i in self._asked])
 
     def answered(self, response: classifier_pb2.ClassifyResponse) -> None:
         """Takes the results of the last request; images that belong in another one are left."""
-        asked, self._left = self._left, []
-        for i, result in zip(asked, response.results, strict=True):
+        again = []
+        for i, result in zip(self._asked, response.results, strict=True):
             self._found[i] = _prediction(self._names[i], result, response)
             if result.error.send_in_another_request:
-                self._left.append(i)
-        if self._left == asked:  # asking again would never end
-            self._left = []
+                again.append(i)
+        if again == self._asked:  # asking again would never end
+            again = []
+        self._left = again + self._left[len(self._asked) :]
+
+    def refused(self, refusal: RequestTooLarge) -> None:
+        """Takes that the last request was too large: the next one is smaller, and an image that was
+        alone in it is given up."""
+        if len(self._asked) > 1:
+            n_bytes = sum(len(self._encoded[i]) for i in self._asked)
+            self._limits.lower(len(self._asked), n_bytes, refusal)
+            return
+        (i,) = self._asked
+        error = ImageError(f"too large even in a request of its own: {refusal}")
+        self._found[i] = Prediction(self._names[i], self._question.model, None, error=error)
+        self._left.remove(i)
+
+    def _next(self) -> list[int]:
+        """As many of the images left as go into one request, but at least one."""
+        n_bytes = 0
+        for n, i in enumerate(self._left):
+            n_bytes += len(self._encoded[i])
+            if n and (n >= self._limits.n_images or n_bytes > self._limits.n_bytes):
+                return self._left[:n]
+        return self._left
 
     def predictions(self) -> list[Prediction]:
         """One per image of the chunk, in order."""
