@@ -365,6 +365,20 @@ def test_closing_the_client_ends_a_call_for_good(start):
     assert len(slow.requests) == 1
 
 
+def test_closing_the_client_ends_its_wait_for_a_server(start):
+    echo = Echo()
+    client = Client(start(echo))
+    client.classify(b"one", model="m")
+    echo.failures = [Code.UNAVAILABLE] * 1000
+    closing = threading.Thread(
+        target=lambda: (wait_until(lambda: len(echo.requests) > 4), client.close())
+    )
+    closing.start()
+    with pytest.raises(unfreeze.Unavailable, match="as told"):
+        client.classify(b"two", model="m")
+    closing.join()
+
+
 async def test_cancelling_the_caller_cancels_the_call(start):
     slow = Slow()
     async with AsyncClient(start(slow)) as client:
@@ -394,6 +408,39 @@ def test_a_server_that_says_it_is_draining_is_left_alone(start):
             client.classify(b"one", model="m")
     assert len(one.requests) == 20
     assert draining.requests == []
+
+
+@both
+def test_a_server_that_is_draining_is_asked_where_there_is_no_other(ask: Ask, start):
+    draining, checks = Echo(), health.HealthServicer()
+    checks.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
+    address = start(draining, checks=checks)
+    alone = ask(address, [b"x"] * 100)
+    beside_a_dead_one = ask(f"ipv4:127.0.0.1:1,{address}", [b"x"] * 100)
+    assert {answer.label.name for answer in (*alone, *beside_a_dead_one)} == {"x"}
+    assert sum(len(request.images) for request in draining.requests) == 200
+
+
+def test_a_server_that_has_answered_before_is_waited_for(start):
+    echo, admin = Echo(), Admin()
+    address = start(echo, admin)
+    with Client(address, attempts=1) as client, AdminClient(address, attempts=1) as administrator:
+        client.classify(b"one", model="m")
+        administrator.get_job("j1")
+        echo.failures = admin.failures = [Code.UNAVAILABLE] * 3
+        (answer,) = client.classify(b"two", model="m")
+        job = administrator.start_training("m", "photos")
+    assert answer.label.name == "two"
+    assert job.id == "j1"
+
+
+async def test_a_server_that_has_answered_before_is_waited_for_asynchronously(start):
+    echo = Echo()
+    async with AsyncClient(start(echo), attempts=1) as client:
+        await client.classify(b"one", model="m")
+        echo.failures = [Code.UNAVAILABLE] * 3
+        (answer,) = await client.classify(b"two", model="m")
+    assert answer.label.name == "two"
 
 
 @both

@@ -9,7 +9,7 @@ import grpc
 
 from unfreeze import candidates, events, jobs, versions
 from unfreeze.candidates import Candidate, CandidateMode
-from unfreeze.channel import ADMIN_OPTIONS, FIRST_PAUSE_S, Patience, connect
+from unfreeze.channel import FIRST_PAUSE_S, UNCHECKED_OPTIONS, Patience, connect
 from unfreeze.errors import call_error
 from unfreeze.events import JobEvent
 from unfreeze.jobs import Job, Promotion
@@ -51,8 +51,9 @@ class AdminClient:
         self.address = address
         self._attempts = attempts
         self._timeout_s = timeout_s
+        self._answered = False
         self._closed = False
-        self._channel = connect(address, credentials, ADMIN_OPTIONS)
+        self._channel = connect(address, credentials, UNCHECKED_OPTIONS)
         self._stub = admin_pb2_grpc.AdminStub(self._channel)
 
     def start_training(
@@ -198,9 +199,14 @@ class AdminClient:
         patience = Patience(self.address, self._timeout_s, self._attempts)
         while True:
             try:
-                return method(request, timeout=patience.remaining_s())
+                response = method(request, timeout=patience.remaining_s())
+                self._answered = True
+                return response
             except grpc.RpcError as failed:
-                time.sleep(patience.pause_s(failed, cancelled_here=self._closed))
+                pause_s = patience.pause_s(
+                    failed, answered_before=self._answered, cancelled_here=self._closed
+                )
+                time.sleep(pause_s)
 
     def _call_once(
         self, method: "grpc.UnaryUnaryMultiCallable[Request, Response]", request: Request
