@@ -106,6 +106,34 @@ def test_predict_fails_when_one_image_does_and_shows_the_others(at, photos: Path
     assert "1 of 2 images" in err
 
 
+@pytest.mark.parametrize(
+    ("environment", "cat"),
+    [
+        ({"LC_ALL": "C"}, b"\xf0\x9f\x90\x88"),
+        ({"LC_ALL": "C.UTF-8"}, b"\xf0\x9f\x90\x88"),
+        ({"PYTHONIOENCODING": "latin-1"}, b"\\U0001f408"),
+    ],
+    ids=["C", "UTF-8", "Latin-1"],
+)
+def test_predict_prints_names_that_standard_output_cannot_encode(
+    at, tmp_path: Path, environment: dict[str, str], cat: bytes
+):
+    folder = os.fsencode(tmp_path / "odd")
+    os.mkdir(folder)
+    name = folder + b"/\xff\xe9 \xf0\x9f\x90\x88.jpg"
+    with open(name, "wb") as file:
+        file.write(tiny.picture("red"))
+    command = [sys.executable, "-m", "unfreeze", "predict", folder, "--model", "colours"]
+    plain, as_json = (
+        subprocess.run([*command, *more], env=os.environ | environment, capture_output=True)
+        for more in ([], ["--json"])
+    )
+    assert (plain.returncode, plain.stderr) == (0, b"")
+    assert plain.stdout.startswith(folder + b"/\\udcff\\udce9 " + cat + b".jpg\tred 0.9")
+    assert (as_json.returncode, as_json.stderr) == (0, b"")
+    assert os.fsencode(json.loads(as_json.stdout.decode())["image"]) == name
+
+
 def test_predict_is_answered_whatever_a_server_takes_at_a_time(
     start: Start, root: Path, tmp_path: Path, capsys
 ):

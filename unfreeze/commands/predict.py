@@ -16,6 +16,7 @@ from unfreeze.commands.shared import (
     add_address,
     add_command,
     add_json,
+    printable,
     say,
     show_json,
 )
@@ -121,7 +122,7 @@ def _show(answers: Iterable[Prediction], *, as_json: bool) -> int:
         if as_json:
             show_json(answer)
         else:
-            print(f"{answer.image}\t{_in_words(answer)}", flush=True)
+            print(printable(f"{answer.image}\t{_in_words(answer)}"), flush=True)
     return n_failed
 
 

@@ -85,8 +85,22 @@ def _key_value(text: str) -> tuple[str, str]:
 
 
 def show_json(value: object) -> None:
-    """Prints one line of JSON to standard output, and flushes it."""
-    print(json.dumps(plain(value), ensure_ascii=False), flush=True)
+    """Prints one line of JSON to standard output, and flushes it.
+
+    If standard output cannot encode it, all but ASCII is escaped. The name of a file may not be
+    UTF-8: what `json` then reads from the line, `os.fsencode` turns back into the name.
+    """
+    line = json.dumps(plain(value), ensure_ascii=False)
+    if printable(line) != line:
+        line = json.dumps(plain(value))
+    print(line, flush=True)
+
+
+def printable(text: str) -> str:
+    """`text` with a backslash escape for every character that standard output cannot encode, such
+    as the bytes of a file name that is not UTF-8."""
+    encoding = sys.stdout.encoding or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def plain(value: object) -> object:
