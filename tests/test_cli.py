@@ -106,6 +106,18 @@ def test_predict_fails_when_one_image_does_and_shows_the_others(at, photos: Path
     assert "1 of 2 images" in err
 
 
+def test_predict_takes_the_regular_files_of_a_folder(at, photos: Path, capsys):
+    os.mkfifo(photos / "pipe.jpg")
+    (photos / "folder.jpg").mkdir()
+    (photos / "gone.jpg").symlink_to("nowhere")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(photos / "socket.jpg"))
+    code, out, _ = run(capsys, "predict", photos, "--model", "colours")
+    names = [Path(line.split("\t")[0]).name for line in out.splitlines()]
+    assert (code, names) == (1, ["a.jpg", "gone.jpg", "b.PNG"])
+    assert "gone.jpg\terror: cannot be read: No such file or directory" in out
+
+
 @pytest.mark.parametrize(
     ("environment", "cat"),
     [

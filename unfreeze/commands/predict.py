@@ -4,6 +4,7 @@ import argparse
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from stat import S_ISREG
 
 import grpc
 
@@ -97,14 +98,15 @@ def _credentials(authorities: Path | None) -> grpc.ChannelCredentials | None:
 
 
 def _images(given: Iterable[Path]) -> Iterator[Path]:
-    """Files as given, and every image below a folder.
+    """Files as given, and every regular file below a folder that is named like an image.
 
     Raises:
         UsageError: a path does not exist, or a folder contains no image.
     """
     for path in given:
         if path.is_dir():
-            found = sorted(each for each in path.rglob("*") if each.suffix.lower() in SUFFIXES)
+            named = (each for each in path.rglob("*") if each.suffix.lower() in SUFFIXES)
+            found = sorted(each for each in named if _is_regular(each))
             if not found:
                 raise UsageError(f"{path}: no JPEG, PNG or WebP in this folder")
             yield from found
@@ -112,6 +114,14 @@ def _images(given: Iterable[Path]) -> Iterator[Path]:
             yield path
         else:
             raise UsageError(f"{path}: no such file or folder")
+
+
+def _is_regular(path: Path) -> bool:
+    """It is no folder, and no pipe, socket or device, which might never be read to its end."""
+    try:
+        return S_ISREG(path.stat().st_mode)
+    except OSError:
+        return True  # the client will report what is wrong with it
 
 
 def _show(answers: Iterable[Prediction], *, as_json: bool) -> int:
