@@ -106,6 +106,25 @@ def test_predict_fails_when_one_image_does_and_shows_the_others(at, photos: Path
     assert "1 of 2 images" in err
 
 
+def test_predict_prints_a_line_an_image_whatever_the_names(
+    start: Start, root: Path, tmp_path: Path, capsys
+):
+    tiny.publish(root, promote=True, labels=("deep\tred", "green\\n", "blue\n"))
+    address = start().address
+    image = tmp_path / "a\tb\nc\\\x1b[1m é.jpg"
+    image.write_bytes(tiny.picture("red"))
+    options = ("--model", "colours", "--top-k", 3, "--address", address)
+    _, out, _ = run(capsys, "predict", image, *options)
+    assert out.count("\n") == 1
+    name, *labels = out.rstrip("\n").split("\t")
+    assert name == rf"{tmp_path}/a\tb\nc\\\x1b[1m é.jpg"
+    assert sorted(label.split(" 0.")[0] for label in labels) == [
+        r"blue\n",
+        r"deep\tred",
+        r"green\\n",
+    ]
+
+
 def test_predict_takes_the_regular_files_of_a_folder(at, photos: Path, capsys):
     os.mkfifo(photos / "pipe.jpg")
     (photos / "folder.jpg").mkdir()

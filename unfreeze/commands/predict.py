@@ -17,8 +17,8 @@ from unfreeze.commands.shared import (
     add_address,
     add_command,
     add_json,
-    printable,
     say,
+    show_fields,
     show_json,
 )
 from unfreeze.predictions import Prediction
@@ -132,11 +132,11 @@ def _show(answers: Iterable[Prediction], *, as_json: bool) -> int:
         if as_json:
             show_json(answer)
         else:
-            print(printable(f"{answer.image}\t{_in_words(answer)}"), flush=True)
+            show_fields([answer.image, *_in_words(answer)])
     return n_failed
 
 
-def _in_words(answer: Prediction) -> str:
+def _in_words(answer: Prediction) -> list[str]:
     if answer.error is not None:
-        return f"error: {answer.error}"
-    return "\t".join(f"{label.name} {label.probability:.3f}" for label in answer.labels)
+        return [f"error: {answer.error}"]
+    return [f"{label.name} {label.probability:.3f}" for label in answer.labels]

@@ -15,6 +15,9 @@ OK, FAILED, USAGE, NOT_FOUND, UNREACHABLE, INTERRUPTED, OUTPUT_CLOSED = 0, 1, 2,
 GAP = 2  # characters between the columns of a table
 READABLE = 10  # characters: a column with as many breaks only very long words
 
+ESCAPES = {i: f"\\x{i:02x}" for i in (*range(32), *range(127, 160))}
+ESCAPES |= {ord("\\"): r"\\", ord("\t"): r"\t", ord("\n"): r"\n", ord("\r"): r"\r"}
+
 Commands = Any  # argparse's type for this is private
 Run = Callable[[argparse.Namespace], int]  # returns the exit code
 
@@ -96,6 +99,12 @@ def show_json(value: object) -> None:
     print(line, flush=True)
 
 
+def show_fields(fields: Sequence[str]) -> None:
+    """Prints one line with tabs between the fields, and flushes it. Control characters in them, and
+    backslashes, become backslash escapes, so that the line can be taken apart again."""
+    print("\t".join(printable(field.translate(ESCAPES)) for field in fields), flush=True)
+
+
 def printable(text: str) -> str:
     """`text` with a backslash escape for every character that standard output cannot encode, such
     as the bytes of a file name that is not UTF-8."""
@@ -119,7 +128,7 @@ def plain(value: object) -> object:
 
 
 def show_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """A table on a terminal; elsewhere one line per row, with tabs between the fields.
+    """A table on a terminal; elsewhere one line per row, as `show_fields` prints it.
 
     The first column is what a next command is given: it stays whole, even where that makes the
     table wider than the terminal. The others wrap.
@@ -127,7 +136,7 @@ def show_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None
     cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
     if not sys.stdout.isatty():
         for row in cells:
-            print("\t".join(row))
+            show_fields(row)
         return
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
