@@ -192,7 +192,7 @@ def test_predict_can_ask_an_older_version(at, photos: Path, capsys):
     [
         (["a.jpg", "--model", "unknown"], 3, "unknown"),
         (["a.jpg", "--model", "colours", "--model-version", "99"], 3, "99"),
-        (["a.jpg", "--model", "colours", "--top-k", "0"], 2, "top_k"),
+        (["a.jpg", "--model", "colours", "--top-k", "4"], 2, "top_k"),
         (["a.jpg", "--model", "colours", "--tta-views", "1000"], 2, "tta_views"),
         (["none.jpg", "--model", "colours"], 2, "none.jpg: no such file or folder"),
         (["empty", "--model", "colours"], 2, "empty: no JPEG, PNG or WebP in this folder"),
@@ -297,7 +297,6 @@ def test_prune_deletes_old_versions(at, capsys):
     ("arguments", "code"),
     [
         (["versions", "unknown"], 3),
-        (["versions", "prune", "colours", "--keep", "0"], 2),
         (["promote", "colours", "99"], 3),
         (["rollback", "colours"], 1),  # nothing was replaced
         (["candidate", "colours", "--shadow", "5"], 2),  # which version?
@@ -544,6 +543,33 @@ def test_help_names_all_commands_and_exit_codes(capsys):
 def test_wrong_usage_exits_with_2(arguments: list[str], capsys):
     with pytest.raises(SystemExit, match="2"):
         main(arguments)
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "numbers", "most"),
+    [
+        ("predict a.jpg --model m --top-k", "--top-k", ("-1", "0", "99999999999"), 2**32 - 1),
+        ("predict a.jpg --model m --model-version", "--model-version", ("-5", "0"), 2**64 - 1),
+        ("promote colours", "VERSION", ("-1", "1.5", str(2**64)), 2**64 - 1),
+        ("candidate colours --split 5 --version", "--version", ("-1",), 2**64 - 1),
+        ("versions prune colours --keep", "--keep", ("-1", "0", str(2**32)), 2**32 - 1),
+        ("jobs list --limit", "--limit", ("-1", "0", "many"), 2**32 - 1),
+    ],
+)
+def test_a_number_out_of_range_is_refused_with_its_option_and_range(
+    command: str, option: str, numbers: tuple[str, ...], most: int, capsys
+):
+    for number in numbers:
+        with pytest.raises(SystemExit, match="2"):
+            main([*command.split(), number])
+        why = f"argument {option}: {number} is not a whole number from 1 to {most}\n"
+        assert capsys.readouterr().err.endswith(why)
+
+
+def test_no_views_may_be_asked_for_but_not_fewer(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["predict", "a.jpg", "--model", "m", "--tta-views", "-1"])
+    assert "--tta-views: -1 is not a whole number from 0 to " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

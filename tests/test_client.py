@@ -530,6 +530,48 @@ def test_an_address_that_is_no_host_and_port_is_refused(address: str):
         Client(address)
 
 
+@both
+@pytest.mark.parametrize(
+    ("name", "number", "least", "most"),
+    [
+        ("version", -5, 1, 2**64 - 1),
+        ("top_k", -1, 1, 2**32 - 1),
+        ("top_k", 2**32, 1, 2**32 - 1),
+        ("tta_views", -1, 0, 2**32 - 1),
+        ("priority", -1, 0, 3),
+    ],
+)
+def test_a_number_out_of_range_is_an_invalid_request(
+    ask: Ask, name: str, number: int, least: int, most: int, start
+):
+    echo = Echo()
+    with pytest.raises(
+        unfreeze.InvalidRequest, match=f"^{name} is {number}; use {least} to {most}$"
+    ):
+        ask(start(echo), b"one", **{name: number})
+    assert echo.requests == []
+
+
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [
+        (lambda admin: admin.jobs(limit=-1), "limit"),
+        (lambda admin: admin.promote("m", -1), "version"),
+        (lambda admin: admin.set_candidate("m", -1, mode="split", percent=5), "version"),
+        (lambda admin: admin.prune("m", keep=-1), "keep"),
+        (lambda admin: list(admin.watch("j1", from_sequence=-1)), "from_sequence"),
+    ],
+)
+def test_administration_takes_no_number_out_of_range(
+    call: Callable[[AdminClient], object], name: str, start
+):
+    with (
+        AdminClient(start(admin=Admin())) as admin,
+        pytest.raises(unfreeze.InvalidRequest, match=f"^{name} is -1; use [01] to "),
+    ):
+        call(admin)
+
+
 def test_training_is_started_with_a_key_that_survives_repetition(start):
     admin = Admin(Code.UNAVAILABLE)
     with AdminClient(start(admin=admin)) as client:

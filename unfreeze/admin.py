@@ -8,6 +8,7 @@ from typing import Self, TypeVar
 import grpc
 
 from unfreeze import candidates, events, jobs, versions
+from unfreeze.bounds import MOST_32, MOST_64, check_whole
 from unfreeze.candidates import Candidate, CandidateMode
 from unfreeze.channel import FIRST_PAUSE_S, UNCHECKED_OPTIONS, Patience, connect
 from unfreeze.errors import call_error
@@ -88,6 +89,7 @@ class AdminClient:
 
     def jobs(self, *, model: str = "", limit: int = 100) -> list[Job]:
         """Newest first; of all models if none is named."""
+        check_whole("limit", limit, 0, MOST_32)
         request = admin_pb2.ListJobsRequest(model=model, limit=limit)
         return [jobs.job(job) for job in self._call(self._stub.ListJobs, request).jobs]
 
@@ -102,6 +104,7 @@ class AdminClient:
         If the connection is lost or the server restarts, it reconnects and resumes after the last
         event received.
         """
+        check_whole("from_sequence", from_sequence, 0, MOST_64)
         sequence = from_sequence
         about = admin_pb2.GetJobRequest(job_id=job_id)
         patience = self._patience_to_watch()
@@ -139,6 +142,7 @@ class AdminClient:
 
     def promote(self, model: str, version: int, *, reason: str = "") -> Promoted:
         """Makes this version the one that answers requests which name none."""
+        check_whole("version", version, 1, MOST_64)
         request = admin_pb2.PromoteRequest(model=model, version=version, reason=reason)
         return versions.promoted(self._call_once(self._stub.Promote, request))
 
@@ -157,6 +161,7 @@ class AdminClient:
             mode: "split": it answers them; "shadow": the promoted version answers them, then the
                 candidate runs on them too, for comparison.
         """
+        check_whole("version", version, 1, MOST_64)
         request = admin_pb2.SetCandidateRequest(
             model=model,
             version=version,
@@ -176,6 +181,7 @@ class AdminClient:
 
         The promoted version, the one that a rollback would return to and a candidate always stay.
         """
+        check_whole("keep", keep, 1, MOST_32)
         request = admin_pb2.PruneVersionsRequest(model=model, keep=keep)
         return list(self._call(self._stub.PruneVersions, request).deleted)
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from unfreeze.bounds import MOST_32, MOST_64, check_whole
 from unfreeze.channel import MAX_SEND_BYTES
 from unfreeze.errors import (
     TOO_MANY,
@@ -19,6 +20,7 @@ Image = str | os.PathLike[str] | bytes
 
 MAX_REQUEST_IMAGES = 32
 MAX_REQUEST_BYTES = 16 << 20
+LOWEST_PRIORITY = 3
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,12 @@ class Question:
     top_k: int | None
     tta_views: int | None
     priority: int = 0
+
+    def __post_init__(self) -> None:
+        check_whole("version", self.version, 1, MOST_64)
+        check_whole("top_k", self.top_k, 1, MOST_32)
+        check_whole("tta_views", self.tta_views, 0, MOST_32)
+        check_whole("priority", self.priority, 0, LOWEST_PRIORITY)
 
     def request(self, encoded: list[bytes]) -> classifier_pb2.ClassifyRequest:
         return classifier_pb2.ClassifyRequest(

@@ -8,6 +8,7 @@ from stat import S_ISREG
 
 import grpc
 
+from unfreeze.bounds import MOST_32, MOST_64
 from unfreeze.client import TIMEOUT_S, Client
 from unfreeze.commands.shared import (
     FAILED,
@@ -20,6 +21,7 @@ from unfreeze.commands.shared import (
     say,
     show_fields,
     show_json,
+    whole,
 )
 from unfreeze.predictions import Prediction
 
@@ -40,14 +42,21 @@ def add_to(commands: Commands) -> None:
     )
     parser.add_argument("--model", required=True, metavar="NAME", help="one of the server's models")
     parser.add_argument(
-        "--model-version", type=int, metavar="N", help="a version other than the promoted one"
+        "--model-version",
+        type=whole(1, MOST_64),
+        metavar="N",
+        help="a version other than the promoted one",
     )
     parser.add_argument(
-        "--top-k", type=int, default=1, metavar="K", help="labels to print per image (1)"
+        "--top-k",
+        type=whole(1, MOST_32),
+        default=1,
+        metavar="K",
+        help="labels to print per image (1)",
     )
     parser.add_argument(
         "--tta-views",
-        type=int,
+        type=whole(0, MOST_32),
         metavar="N",
         help="views to average (test-time augmentation), 0 for none (the model's default)",
     )

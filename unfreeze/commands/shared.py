@@ -6,6 +6,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from datetime import datetime
 from typing import Any
@@ -63,6 +64,18 @@ def ask_admin(parser: argparse.ArgumentParser, output: str, run: Run) -> None:
     )
     add_json(parser, output)
     parser.set_defaults(run=run)
+
+
+def whole(least: int, most: int) -> Callable[[str], int]:
+    """The argparse type of a whole number in a range; argparse names the option."""
+
+    def read(text: str) -> int:
+        with suppress(ValueError):
+            if least <= (number := int(text)) <= most:
+                return number
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number from {least} to {most}")
+
+    return read
 
 
 def add_settings(parser: argparse.ArgumentParser, help: str) -> None:
