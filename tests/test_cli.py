@@ -566,6 +566,19 @@ def test_a_number_out_of_range_is_refused_with_its_option_and_range(
         assert capsys.readouterr().err.endswith(why)
 
 
+@pytest.mark.parametrize("seconds", ["nan", "0", "-1", "long"])
+def test_a_timeout_that_is_no_time_is_refused(seconds: str, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["predict", "a.jpg", "--model", "m", "--timeout", seconds])
+    why = f"argument --timeout: {seconds} is not a number above 0\n"
+    assert capsys.readouterr().err.endswith(why)
+
+
+def test_a_timeout_may_be_infinite(at, photos: Path, capsys):
+    options = ("--model", "colours", "--timeout", "inf")
+    assert run(capsys, "predict", photos, *options)[0] == 0
+
+
 def test_no_views_may_be_asked_for_but_not_fewer(capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["predict", "a.jpg", "--model", "m", "--tta-views", "-1"])

@@ -572,6 +572,29 @@ def test_administration_takes_no_number_out_of_range(
         call(admin)
 
 
+@both
+@pytest.mark.parametrize("timeout_s", [float("inf"), 1e300])
+def test_a_call_may_take_for_ever(ask: Ask, timeout_s: float, start):
+    address = start(Echo(), Admin())
+    (answer,) = ask(address, b"one", timeout_s=timeout_s)
+    with AdminClient(address, timeout_s=timeout_s) as admin:
+        job = admin.get_job("j1")
+        back = admin.rollback("m")
+    assert answer.label.name == "one"
+    assert (job.state, back.version) == ("succeeded", 1)
+
+
+@both
+@pytest.mark.parametrize("timeout_s", [float("nan"), 0, -1])
+def test_a_call_that_may_take_no_time_is_an_invalid_request(ask: Ask, timeout_s: float, start):
+    address = start(Echo())
+    why = f"^timeout_s is {timeout_s}; use a number of seconds above 0$"
+    with pytest.raises(unfreeze.InvalidRequest, match=why):
+        ask(address, b"one", timeout_s=timeout_s)
+    with pytest.raises(unfreeze.InvalidRequest, match=why):
+        AdminClient(address, timeout_s=timeout_s)
+
+
 def test_training_is_started_with_a_key_that_survives_repetition(start):
     admin = Admin(Code.UNAVAILABLE)
     with AdminClient(start(admin=admin)) as client:

@@ -9,6 +9,7 @@ from typing import Any
 
 import grpc
 
+from unfreeze.bounds import bounded_s
 from unfreeze.errors import TOO_LARGE, InvalidRequest, call_error
 
 # Round-robin over all addresses of the name, leaving out those that report not serving (draining,
@@ -90,6 +91,9 @@ class Patience:
 
     If the server is merely overloaded, or has answered before and so may be restarting, the call is
     retried until the deadline, however often.
+
+    Raises:
+        InvalidRequest: the timeout is not a number above 0.
     """
 
     address: str
@@ -99,6 +103,7 @@ class Patience:
     started: float = field(init=False)
 
     def __post_init__(self) -> None:
+        self.timeout_s = bounded_s("timeout_s", self.timeout_s)
         self.started = self.now()
         self.failures = 0
 

@@ -97,7 +97,7 @@ class Client:
             tta_views: views to average (test-time augmentation), 0 or 1 for none; None: the model's
                 default.
             priority: 1 is answered before 2, and 2 before 3; 0 means 2.
-            timeout_s: for each request, including its retries.
+            timeout_s: for each request, including its retries; a day at most.
 
         Raises:
             UnfreezeClientError: a request failed as a whole, e.g. there is no such model.

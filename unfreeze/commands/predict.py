@@ -15,6 +15,7 @@ from unfreeze.commands.shared import (
     OK,
     Commands,
     UsageError,
+    above_zero,
     add_address,
     add_command,
     add_json,
@@ -62,7 +63,7 @@ def add_to(commands: Commands) -> None:
     )
     parser.add_argument(
         "--timeout",
-        type=float,
+        type=above_zero,
         default=TIMEOUT_S,
         metavar="SECONDS",
         help="for each request of up to 32 images (60)",

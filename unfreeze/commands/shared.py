@@ -78,6 +78,14 @@ def whole(least: int, most: int) -> Callable[[str], int]:
     return read
 
 
+def above_zero(text: str) -> float:
+    """The argparse type of a number above 0, which may be infinite."""
+    with suppress(ValueError):
+        if (number := float(text)) > 0:
+            return number
+    raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
+
+
 def add_settings(parser: argparse.ArgumentParser, help: str) -> None:
     parser.add_argument(
         "--set", dest="settings", action="append", default=[], metavar="KEY=VALUE", help=help
