@@ -106,6 +106,78 @@ def test_predict_fails_when_one_image_does_and_shows_the_others(at, photos: Path
     assert "1 of 2 images" in err
 
 
+def test_predict_prints_a_line_an_image_whatever_the_names(
+    start: Start, root: Path, tmp_path: Path, capsys
+):
+    tiny.publish(root, promote=True, labels=("deep\tred", "green\\n", "blue\n"))
+    address = start().address
+    image = tmp_path / "a\tb\nc\\\x1b[1m é.jpg"
+    image.write_bytes(tiny.picture("red"))
+    options = ("--model", "colours", "--top-k", 3, "--address", address)
+    _, out, _ = run(capsys, "predict", image, *options)
+    assert out.count("\n") == 1
+    name, *labels = out.rstrip("\n").split("\t")
+    assert name == rf"{tmp_path}/a\tb\nc\\\x1b[1m é.jpg"
+    assert sorted(label.split(" 0.")[0] for label in labels) == [
+        r"blue\n",
+        r"deep\tred",
+        r"green\\n",
+    ]
+
+
+def test_predict_takes_the_regular_files_of_a_folder(at, photos: Path, capsys):
+    os.mkfifo(photos / "pipe.jpg")
+    (photos / "folder.jpg").mkdir()
+    (photos / "gone.jpg").symlink_to("nowhere")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(photos / "socket.jpg"))
+    code, out, _ = run(capsys, "predict", photos, "--model", "colours")
+    names = [Path(line.split("\t")[0]).name for line in out.splitlines()]
+    assert (code, names) == (1, ["a.jpg", "gone.jpg", "b.PNG"])
+    assert "gone.jpg\terror: cannot be read: No such file or directory" in out
+
+
+@pytest.mark.parametrize(
+    ("environment", "cat"),
+    [
+        ({"LC_ALL": "C"}, b"\xf0\x9f\x90\x88"),
+        ({"LC_ALL": "C.UTF-8"}, b"\xf0\x9f\x90\x88"),
+        ({"PYTHONIOENCODING": "latin-1"}, b"\\U0001f408"),
+    ],
+    ids=["C", "UTF-8", "Latin-1"],
+)
+def test_predict_prints_names_that_standard_output_cannot_encode(
+    at, tmp_path: Path, environment: dict[str, str], cat: bytes
+):
+    folder = os.fsencode(tmp_path / "odd")
+    os.mkdir(folder)
+    name = folder + b"/\xff\xe9 \xf0\x9f\x90\x88.jpg"
+    with open(name, "wb") as file:
+        file.write(tiny.picture("red"))
+    command = [sys.executable, "-m", "unfreeze", "predict", folder, "--model", "colours"]
+    plain, as_json = (
+        subprocess.run([*command, *more], env=os.environ | environment, capture_output=True)
+        for more in ([], ["--json"])
+    )
+    assert (plain.returncode, plain.stderr) == (0, b"")
+    assert plain.stdout.startswith(folder + b"/\\udcff\\udce9 " + cat + b".jpg\tred 0.9")
+    assert (as_json.returncode, as_json.stderr) == (0, b"")
+    assert os.fsencode(json.loads(as_json.stdout.decode())["image"]) == name
+
+
+def test_predict_is_answered_whatever_a_server_takes_at_a_time(
+    start: Start, root: Path, tmp_path: Path, capsys
+):
+    tiny.publish(root, promote=True)
+    address = start(max_images=3, max_message_mb=1).address
+    for number in range(20):
+        image = tiny.picture("red") + bytes(300_000 if number > 10 else 0)
+        (tmp_path / f"{number:02}.jpg").write_bytes(image)
+    code, out, _ = run(capsys, "predict", tmp_path, "--model", "colours", "--address", address)
+    assert code == 0
+    assert out.count("\tred 0.9") == 20
+
+
 def test_predict_can_ask_an_older_version(at, photos: Path, capsys):
     tiny.publish(at.settings.registry, bias=(0, 0, 9), promote=True)
     at.refresh()
@@ -120,7 +192,7 @@ def test_predict_can_ask_an_older_version(at, photos: Path, capsys):
     [
         (["a.jpg", "--model", "unknown"], 3, "unknown"),
         (["a.jpg", "--model", "colours", "--model-version", "99"], 3, "99"),
-        (["a.jpg", "--model", "colours", "--top-k", "0"], 2, "top_k"),
+        (["a.jpg", "--model", "colours", "--top-k", "4"], 2, "top_k"),
         (["a.jpg", "--model", "colours", "--tta-views", "1000"], 2, "tta_views"),
         (["none.jpg", "--model", "colours"], 2, "none.jpg: no such file or folder"),
         (["empty", "--model", "colours"], 2, "empty: no JPEG, PNG or WebP in this folder"),
@@ -225,7 +297,6 @@ def test_prune_deletes_old_versions(at, capsys):
     ("arguments", "code"),
     [
         (["versions", "unknown"], 3),
-        (["versions", "prune", "colours", "--keep", "0"], 2),
         (["promote", "colours", "99"], 3),
         (["rollback", "colours"], 1),  # nothing was replaced
         (["candidate", "colours", "--shadow", "5"], 2),  # which version?
@@ -472,6 +543,46 @@ def test_help_names_all_commands_and_exit_codes(capsys):
 def test_wrong_usage_exits_with_2(arguments: list[str], capsys):
     with pytest.raises(SystemExit, match="2"):
         main(arguments)
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "numbers", "most"),
+    [
+        ("predict a.jpg --model m --top-k", "--top-k", ("-1", "0", "99999999999"), 2**32 - 1),
+        ("predict a.jpg --model m --model-version", "--model-version", ("-5", "0"), 2**64 - 1),
+        ("promote colours", "VERSION", ("-1", "1.5", str(2**64)), 2**64 - 1),
+        ("candidate colours --split 5 --version", "--version", ("-1",), 2**64 - 1),
+        ("versions prune colours --keep", "--keep", ("-1", "0", str(2**32)), 2**32 - 1),
+        ("jobs list --limit", "--limit", ("-1", "0", "many"), 2**32 - 1),
+    ],
+)
+def test_a_number_out_of_range_is_refused_with_its_option_and_range(
+    command: str, option: str, numbers: tuple[str, ...], most: int, capsys
+):
+    for number in numbers:
+        with pytest.raises(SystemExit, match="2"):
+            main([*command.split(), number])
+        why = f"argument {option}: {number} is not a whole number from 1 to {most}\n"
+        assert capsys.readouterr().err.endswith(why)
+
+
+@pytest.mark.parametrize("seconds", ["nan", "0", "-1", "long"])
+def test_a_timeout_that_is_no_time_is_refused(seconds: str, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["predict", "a.jpg", "--model", "m", "--timeout", seconds])
+    why = f"argument --timeout: {seconds} is not a number above 0\n"
+    assert capsys.readouterr().err.endswith(why)
+
+
+def test_a_timeout_may_be_infinite(at, photos: Path, capsys):
+    options = ("--model", "colours", "--timeout", "inf")
+    assert run(capsys, "predict", photos, *options)[0] == 0
+
+
+def test_no_views_may_be_asked_for_but_not_fewer(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["predict", "a.jpg", "--model", "m", "--tta-views", "-1"])
+    assert "--tta-views: -1 is not a whole number from 0 to " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

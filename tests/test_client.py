@@ -116,8 +116,11 @@ def start() -> Iterator[Callable[..., str]]:
     """Starts a server for servicers and gives its address."""
     servers: list[grpc.Server] = []
 
-    def start(classifier=None, admin=None, checks=None) -> str:
-        server = grpc.server(futures.ThreadPoolExecutor(8), options=[("grpc.so_reuseport", 0)])
+    def start(classifier=None, admin=None, checks=None, max_bytes=None) -> str:
+        options = [("grpc.so_reuseport", 0)]
+        if max_bytes:
+            options.append(("grpc.max_receive_message_length", max_bytes))
+        server = grpc.server(futures.ThreadPoolExecutor(8), options=options)
         if classifier:
             classifier_pb2_grpc.add_ClassifierServicer_to_server(classifier, server)
         if admin:
@@ -186,6 +189,22 @@ def test_a_bad_image_does_not_fail_the_others(ask: Ask, start, tmp_path: Path):
 
 
 @both
+def test_an_image_larger_than_a_request_may_be_does_not_fail_the_others(
+    ask: Ask, start, tmp_path: Path
+):
+    large = tmp_path / "large.jpg"
+    with large.open("wb") as file:
+        file.truncate(70_000_000)
+    first, from_path, from_bytes, last = ask(
+        start(Echo()), [b"first", large, bytes(70_000_000), b"last"]
+    )
+    assert (first.label.name, last.label.name) == ("first", "last")
+    for refused in (from_path, from_bytes):
+        assert isinstance(refused.error, unfreeze.ImageError)
+        assert str(refused.error) == "70.0 MB, and a request may have 67.1 MB at most"
+
+
+@both
 def test_a_request_of_which_nothing_is_taken_is_not_sent_again(ask: Ask, start):
     echo = Echo()
     good, *others = ask(start(echo), [b"good", b"elsewhere", b"elsewhere too"])
@@ -238,11 +257,21 @@ def test_a_refusal_is_final(ask: Ask, code: grpc.StatusCode, error: type[Excepti
     assert len(echo.requests) == 1
 
 
-def test_a_message_above_the_servers_limit_is_not_repeated(start):
+@both
+def test_an_image_above_the_servers_limit_is_not_sent_again(ask: Ask, start):
     echo = Echo(Code.RESOURCE_EXHAUSTED, details="Received message larger than max (9 vs. 4)")
-    with pytest.raises(unfreeze.Overloaded, match="larger than max"):
-        ask_sync(start(echo), b"one")
+    (answer,) = ask(start(echo), b"one")
+    assert isinstance(answer.error, unfreeze.ImageError)
+    assert str(answer.error).endswith("of its own: Received message larger than max (9 vs. 4)")
     assert len(echo.requests) == 1
+
+
+def test_a_call_of_administration_above_the_servers_limit_is_an_invalid_request(start):
+    with (
+        AdminClient(start(admin=Admin(), max_bytes=1000)) as client,
+        pytest.raises(unfreeze.InvalidRequest, match="larger than max"),
+    ):
+        client.start_training("m", "x" * 1000)
 
 
 @both
@@ -336,6 +365,20 @@ def test_closing_the_client_ends_a_call_for_good(start):
     assert len(slow.requests) == 1
 
 
+def test_closing_the_client_ends_its_wait_for_a_server(start):
+    echo = Echo()
+    client = Client(start(echo))
+    client.classify(b"one", model="m")
+    echo.failures = [Code.UNAVAILABLE] * 1000
+    closing = threading.Thread(
+        target=lambda: (wait_until(lambda: len(echo.requests) > 4), client.close())
+    )
+    closing.start()
+    with pytest.raises(unfreeze.Unavailable, match="as told"):
+        client.classify(b"two", model="m")
+    closing.join()
+
+
 async def test_cancelling_the_caller_cancels_the_call(start):
     slow = Slow()
     async with AsyncClient(start(slow)) as client:
@@ -368,6 +411,39 @@ def test_a_server_that_says_it_is_draining_is_left_alone(start):
 
 
 @both
+def test_a_server_that_is_draining_is_asked_where_there_is_no_other(ask: Ask, start):
+    draining, checks = Echo(), health.HealthServicer()
+    checks.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
+    address = start(draining, checks=checks)
+    alone = ask(address, [b"x"] * 100)
+    beside_a_dead_one = ask(f"ipv4:127.0.0.1:1,{address}", [b"x"] * 100)
+    assert {answer.label.name for answer in (*alone, *beside_a_dead_one)} == {"x"}
+    assert sum(len(request.images) for request in draining.requests) == 200
+
+
+def test_a_server_that_has_answered_before_is_waited_for(start):
+    echo, admin = Echo(), Admin()
+    address = start(echo, admin)
+    with Client(address, attempts=1) as client, AdminClient(address, attempts=1) as administrator:
+        client.classify(b"one", model="m")
+        administrator.get_job("j1")
+        echo.failures = admin.failures = [Code.UNAVAILABLE] * 3
+        (answer,) = client.classify(b"two", model="m")
+        job = administrator.start_training("m", "photos")
+    assert answer.label.name == "two"
+    assert job.id == "j1"
+
+
+async def test_a_server_that_has_answered_before_is_waited_for_asynchronously(start):
+    echo = Echo()
+    async with AsyncClient(start(echo), attempts=1) as client:
+        await client.classify(b"one", model="m")
+        echo.failures = [Code.UNAVAILABLE] * 3
+        (answer,) = await client.classify(b"two", model="m")
+    assert answer.label.name == "two"
+
+
+@both
 def test_the_servers_spans_belong_to_the_callers_trace(ask: Ask, start):
     server = Echo()
     address = start(server)
@@ -386,6 +462,51 @@ def test_requests_are_bounded_in_count_and_bytes():
     assert max(sizes) <= MAX_REQUEST_IMAGES
     assert sizes[0] * len(megabyte) <= MAX_REQUEST_BYTES
     assert sum(sizes) == 70
+
+
+class Few(Echo):
+    """Takes eight images at a time, as `serve --max-images 8` does."""
+
+    refused = 0
+
+    def Classify(self, request, context):
+        if (n := len(request.images)) > 8:
+            self.refused += 1
+            context.abort(
+                Code.INVALID_ARGUMENT,
+                f"{n} images in one request, and the limit is 8; send several requests, or use "
+                "ClassifyStream",
+            )
+        return super().Classify(request, context)
+
+
+@both
+def test_a_server_that_takes_fewer_images_at_a_time_is_sent_fewer(ask: Ask, start):
+    few = Few()
+    answers = ask(start(few), [str(number).encode() for number in range(300)])
+    assert [answer.label.name for answer in answers] == [str(number) for number in range(300)]
+    assert max(len(request.images) for request in few.requests) == 8
+
+
+@both
+def test_a_server_that_takes_fewer_bytes_at_a_time_is_sent_fewer(ask: Ask, start):
+    images = [str(number).encode().ljust(200_000, b".") for number in range(70)]
+    images[40] = b"large".ljust(2_000_000, b".")
+    answers = ask(start(Echo(), max_bytes=1 << 20), images)
+    refused = answers.pop(40)
+    assert isinstance(refused.error, unfreeze.ImageError)
+    assert "larger than max (2000" in str(refused.error)
+    numbers = [number for number in range(70) if number != 40]
+    assert [int(answer.label.name.rstrip(".")) for answer in answers] == numbers
+
+
+def test_what_a_server_takes_is_learnt_once(start):
+    few = Few()
+    with Client(start(few), concurrent_requests=1) as client:
+        for _ in range(3):
+            client.classify([b"x"] * 32, model="m")
+    assert [len(request.images) for request in few.requests] == [8] * 12
+    assert few.refused == 2  # 32 images, and 16
 
 
 def test_an_image_above_the_bound_travels_alone():
@@ -407,6 +528,71 @@ def test_an_address_that_is_no_host_and_port_is_refused(address: str):
         unfreeze.InvalidRequest, match=f"^{address}: write the address as HOST:PORT"
     ):
         Client(address)
+
+
+@both
+@pytest.mark.parametrize(
+    ("name", "number", "least", "most"),
+    [
+        ("version", -5, 1, 2**64 - 1),
+        ("top_k", -1, 1, 2**32 - 1),
+        ("top_k", 2**32, 1, 2**32 - 1),
+        ("tta_views", -1, 0, 2**32 - 1),
+        ("priority", -1, 0, 3),
+    ],
+)
+def test_a_number_out_of_range_is_an_invalid_request(
+    ask: Ask, name: str, number: int, least: int, most: int, start
+):
+    echo = Echo()
+    with pytest.raises(
+        unfreeze.InvalidRequest, match=f"^{name} is {number}; use {least} to {most}$"
+    ):
+        ask(start(echo), b"one", **{name: number})
+    assert echo.requests == []
+
+
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [
+        (lambda admin: admin.jobs(limit=-1), "limit"),
+        (lambda admin: admin.promote("m", -1), "version"),
+        (lambda admin: admin.set_candidate("m", -1, mode="split", percent=5), "version"),
+        (lambda admin: admin.prune("m", keep=-1), "keep"),
+        (lambda admin: list(admin.watch("j1", from_sequence=-1)), "from_sequence"),
+    ],
+)
+def test_administration_takes_no_number_out_of_range(
+    call: Callable[[AdminClient], object], name: str, start
+):
+    with (
+        AdminClient(start(admin=Admin())) as admin,
+        pytest.raises(unfreeze.InvalidRequest, match=f"^{name} is -1; use [01] to "),
+    ):
+        call(admin)
+
+
+@both
+@pytest.mark.parametrize("timeout_s", [float("inf"), 1e300])
+def test_a_call_may_take_for_ever(ask: Ask, timeout_s: float, start):
+    address = start(Echo(), Admin())
+    (answer,) = ask(address, b"one", timeout_s=timeout_s)
+    with AdminClient(address, timeout_s=timeout_s) as admin:
+        job = admin.get_job("j1")
+        back = admin.rollback("m")
+    assert answer.label.name == "one"
+    assert (job.state, back.version) == ("succeeded", 1)
+
+
+@both
+@pytest.mark.parametrize("timeout_s", [float("nan"), 0, -1])
+def test_a_call_that_may_take_no_time_is_an_invalid_request(ask: Ask, timeout_s: float, start):
+    address = start(Echo())
+    why = f"^timeout_s is {timeout_s}; use a number of seconds above 0$"
+    with pytest.raises(unfreeze.InvalidRequest, match=why):
+        ask(address, b"one", timeout_s=timeout_s)
+    with pytest.raises(unfreeze.InvalidRequest, match=why):
+        AdminClient(address, timeout_s=timeout_s)
 
 
 def test_training_is_started_with_a_key_that_survives_repetition(start):

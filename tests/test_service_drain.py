@@ -83,6 +83,22 @@ def answers(process: ServerProcess) -> bool:
         return 'unfreeze_batch_size_sum{model="colours"}' in page.read().decode()
 
 
+def test_a_server_that_starts_again_under_load_fails_no_request(
+    root: Path, start_process: StartProcess
+) -> None:
+    tiny.publish(root, promote=True)
+    first = start_process("--drain-seconds", "5")
+    flags = ("--port", str(port(first)))
+    with library(f"127.0.0.1:{port(first)}") as ask, under_load(ask) as load:
+        wait_until(lambda: load.answered > 20)
+        first.process.send_signal(signal.SIGTERM)
+        assert first.process.wait(60) == 0
+        start_process(*flags)
+        n_then = load.answered
+        wait_until(lambda: load.answered > n_then + 20)
+    assert load.wrong == []
+
+
 @pytest.mark.parametrize("client", [library, plain_stub])
 def test_a_replica_that_leaves_under_load_fails_no_request(
     root: Path, start_process: StartProcess, client: Callable[[str], Iterator[Callable[[], str]]]

@@ -8,8 +8,9 @@ from typing import Self, TypeVar
 import grpc
 
 from unfreeze import candidates, events, jobs, versions
+from unfreeze.bounds import MOST_32, MOST_64, bounded_s, check_whole
 from unfreeze.candidates import Candidate, CandidateMode
-from unfreeze.channel import ADMIN_OPTIONS, FIRST_PAUSE_S, RetryPolicy, connect
+from unfreeze.channel import FIRST_PAUSE_S, UNCHECKED_OPTIONS, RetryPolicy, connect
 from unfreeze.errors import call_error
 from unfreeze.events import JobEvent
 from unfreeze.jobs import Job, Promotion
@@ -47,12 +48,14 @@ class AdminClient:
         attempts: int = ATTEMPTS,
         timeout_s: float = TIMEOUT_S,
     ) -> None:
-        """No connection is made before the first call; `timeout_s` applies to each call."""
+        """No connection is made before the first call; `timeout_s` applies to each call, and is a
+        day at most."""
         self.address = address
         self._attempts = attempts
-        self._timeout_s = timeout_s
+        self._timeout_s = bounded_s("timeout_s", timeout_s)
+        self._answered = False
         self._closed = False
-        self._channel = connect(address, credentials, ADMIN_OPTIONS)
+        self._channel = connect(address, credentials, UNCHECKED_OPTIONS)
         self._stub = admin_pb2_grpc.AdminStub(self._channel)
 
     def start_training(
@@ -87,6 +90,7 @@ class AdminClient:
 
     def jobs(self, *, model: str = "", limit: int = 100) -> list[Job]:
         """Newest first; of all models if none is named."""
+        check_whole("limit", limit, 0, MOST_32)
         request = admin_pb2.ListJobsRequest(model=model, limit=limit)
         return [jobs.job(job) for job in self._call(self._stub.ListJobs, request).jobs]
 
@@ -101,6 +105,7 @@ class AdminClient:
         If the connection is lost or the server restarts, it reconnects and resumes after the last
         event received.
         """
+        check_whole("from_sequence", from_sequence, 0, MOST_64)
         sequence = from_sequence
         about = admin_pb2.GetJobRequest(job_id=job_id)
         retries = self._retries_of_watch()
@@ -138,6 +143,7 @@ class AdminClient:
 
     def promote(self, model: str, version: int, *, reason: str = "") -> Promoted:
         """Makes this version the one that answers requests which name none."""
+        check_whole("version", version, 1, MOST_64)
         request = admin_pb2.PromoteRequest(model=model, version=version, reason=reason)
         return versions.promoted(self._call_once(self._stub.Promote, request))
 
@@ -156,6 +162,7 @@ class AdminClient:
             mode: "split": it answers them; "shadow": the promoted version answers them, then the
                 candidate runs on them too, for comparison.
         """
+        check_whole("version", version, 1, MOST_64)
         request = admin_pb2.SetCandidateRequest(
             model=model,
             version=version,
@@ -175,6 +182,7 @@ class AdminClient:
 
         The promoted version, the one that a rollback would return to and a candidate always stay.
         """
+        check_whole("keep", keep, 1, MOST_32)
         request = admin_pb2.PruneVersionsRequest(model=model, keep=keep)
         return list(self._call(self._stub.PruneVersions, request).deleted)
 
@@ -198,9 +206,14 @@ class AdminClient:
         retries = RetryPolicy(self.address, self._timeout_s, self._attempts)
         while True:
             try:
-                return method(request, timeout=retries.remaining_s())
+                response = method(request, timeout=retries.remaining_s())
+                self._answered = True
+                return response
             except grpc.RpcError as failed:
-                time.sleep(retries.pause_s(failed, cancelled_here=self._closed))
+                pause_s = retries.pause_s(
+                    failed, answered_before=self._answered, cancelled_here=self._closed
+                )
+                time.sleep(pause_s)
 
     def _call_once(
         self, method: "grpc.UnaryUnaryMultiCallable[Request, Response]", request: Request

@@ -9,7 +9,8 @@ from typing import Any
 
 import grpc
 
-from unfreeze.errors import InvalidRequest, call_error
+from unfreeze.bounds import bounded_s
+from unfreeze.errors import TOO_LARGE, InvalidRequest, call_error
 
 # Round-robin over all addresses of the name, leaving out those that report not serving (draining,
 # say). Not gRPC's own retryPolicy: it does not retry a request larger than its buffer (256 KiB,
@@ -28,8 +29,11 @@ COMMON: Options = [
     ("grpc.max_reconnect_backoff_ms", 2000),
 ]
 OPTIONS = [*COMMON, ("grpc.service_config", json.dumps(HEALTHY_IN_TURN))]
-# without health checks: the admin listener has no health service, so gRPC would log an error
-ADMIN_OPTIONS = [*COMMON, ("grpc.service_config", json.dumps(IN_TURN))]
+# Without health checks: for when no server is healthy, since a draining one still answers; and for
+# the admin listener, which has no health service, so that gRPC would log an error. Channels to the
+# same address share their connections.
+UNCHECKED_OPTIONS = [*COMMON, ("grpc.service_config", json.dumps(IN_TURN))]
+NONE_HEALTHY = "connections to all backends failing"
 SAFE_TO_REPEAT = {
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.CANCELLED,  # what a stopping server answers late streams with
@@ -60,17 +64,36 @@ def connect(
     return grpc.insecure_channel(target(address), options)
 
 
+def connect_async(
+    address: str, credentials: grpc.ChannelCredentials | None, options: Options
+) -> grpc.aio.Channel:
+    """The same for asyncio; inside a running event loop."""
+    if credentials:
+        return grpc.aio.secure_channel(target(address), credentials, options)
+    return grpc.aio.insecure_channel(target(address), options)
+
+
 def is_retryable(failed: grpc.RpcError) -> bool:
     """Whether an idempotent call may succeed when it is retried."""
-    too_large = "larger than max" in (failed.details() or "")  # RESOURCE_EXHAUSTED, but permanent
+    too_large = TOO_LARGE in (failed.details() or "")  # RESOURCE_EXHAUSTED, but permanent
     return failed.code() in SAFE_TO_REPEAT and not too_large
+
+
+def no_server_is_healthy(failed: grpc.RpcError) -> bool:
+    """Whether the call was not sent, because no address has a server that reports serving."""
+    unavailable = failed.code() is grpc.StatusCode.UNAVAILABLE
+    return unavailable and NONE_HEALTHY in (failed.details() or "")
 
 
 @dataclass
 class RetryPolicy:
     """The retry policy of one call: up to a deadline and a number of attempts.
 
-    If the server is merely overloaded, the call is retried until the deadline, however often.
+    If the server is merely overloaded, or has answered before and so may be restarting, the call is
+    retried until the deadline, however often.
+
+    Raises:
+        InvalidRequest: the timeout is not a number above 0.
     """
 
     address: str
@@ -80,6 +103,7 @@ class RetryPolicy:
     started: float = field(init=False)
 
     def __post_init__(self) -> None:
+        self.timeout_s = bounded_s("timeout_s", self.timeout_s)
         self.started = self.now()
         self.failures = 0
 
@@ -87,11 +111,14 @@ class RetryPolicy:
         """The time left for the next attempt; never quite 0, so that gRPC reports the deadline."""
         return max(0.001, self.started + self.timeout_s - self.now())
 
-    def pause_s(self, failed: grpc.RpcError, *, cancelled_here: bool = False) -> float:
+    def pause_s(
+        self, failed: grpc.RpcError, *, answered_before: bool = False, cancelled_here: bool = False
+    ) -> float:
         """How long to wait before the next attempt: exponential backoff, or longer if the server
         asked for that, with jitter.
 
         Args:
+            answered_before: this client has had an answer from this address.
             cancelled_here: this client itself ended the call.
 
         Raises:
@@ -101,7 +128,7 @@ class RetryPolicy:
         longest = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** (self.failures - 1))
         pause = max(longest * random.uniform(0.5, 1), _pushback_s(failed) * random.uniform(1, 1.5))
         busy = failed.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-        worn_out = self.failures >= self.attempts and not busy
+        worn_out = self.failures >= self.attempts and not (busy or answered_before)
         too_late = pause >= self.remaining_s()
         if cancelled_here or worn_out or too_late or not is_retryable(failed):
             raise call_error(failed, self.address) from failed

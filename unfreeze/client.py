@@ -9,13 +9,30 @@ from typing import Self
 
 import grpc
 
-from unfreeze.channel import OPTIONS, RetryPolicy, connect, target
-from unfreeze.predictions import Chunk, Image, PendingChunk, Prediction, RequestOptions, chunks
+from unfreeze.channel import (
+    OPTIONS,
+    UNCHECKED_OPTIONS,
+    RetryPolicy,
+    connect,
+    connect_async,
+    no_server_is_healthy,
+)
+from unfreeze.errors import RequestTooLarge, call_error
+from unfreeze.predictions import (
+    Chunk,
+    Image,
+    PendingChunk,
+    Prediction,
+    RequestLimits,
+    RequestOptions,
+    chunks,
+)
 from unfreeze.trace_context import Metadata, trace_metadata
 from unfreeze.v1 import classifier_pb2, classifier_pb2_grpc
 
 TIMEOUT_S = 60.0
-ATTEMPTS = 6  # about three seconds of backoff: a dead server is reported soon
+# About three seconds of backoff: a server that was never there is reported soon.
+ATTEMPTS = 6
 CONCURRENT_REQUESTS = 4
 
 
@@ -39,16 +56,20 @@ class Client:
         Args:
             address: `host:port`; requests go round-robin to every address the name resolves to.
             credentials: for TLS; without them nothing is encrypted.
-            attempts: how often to send a request at most; an overloaded server is retried until
-                the deadline.
+            attempts: how often to send a request at most; a server that is overloaded, or has
+                answered this client before, is retried until the deadline.
             concurrent_requests: how many requests one `classify` has in flight at a time.
         """
         self.address = address
         self._attempts = attempts
         self._concurrent_requests = concurrent_requests
+        self._limits = RequestLimits()
+        self._answered = False
         self._closed = False
         self._channel = connect(address, credentials, OPTIONS)
         self._stub = classifier_pb2_grpc.ClassifierStub(self._channel)
+        self._unchecked_channel = connect(address, credentials, UNCHECKED_OPTIONS)
+        self._unchecked_stub = classifier_pb2_grpc.ClassifierStub(self._unchecked_channel)
 
     def classify(
         self,
@@ -68,15 +89,15 @@ class Client:
 
         Args:
             images: one or more paths or encoded images (JPEG, PNG, WebP). They are sent in requests
-                of at most 32 images and 16 MiB, and images that a server refuses because those
-                before them had too many pixels in another; each request is answered by a single
-                version.
+                of at most 32 images and 16 MiB, or less if a server refuses that much, and images
+                that it refuses because those before them had too many pixels in another; each
+                request is answered by a single version.
             version: None: the version that is promoted when a request arrives.
             top_k: how many labels to return per image; None: 5.
             tta_views: views to average (test-time augmentation), 0 or 1 for none; None: the model's
                 default.
             priority: 1 is answered before 2, and 2 before 3; 0 means 2.
-            timeout_s: for each request, including its retries.
+            timeout_s: for each request, including its retries; a day at most.
 
         Raises:
             UnfreezeClientError: a request failed as a whole, e.g. there is no such model.
@@ -123,27 +144,42 @@ class Client:
     def _ask(
         self, options: RequestOptions, chunk: Chunk, timeout_s: float, trace: Metadata | None
     ) -> list[Prediction]:
-        pending = PendingChunk(options, chunk, chunk.read())
+        pending = PendingChunk(options, chunk, chunk.read(), self._limits)
         while request := pending.request():
-            pending.add(self._call(request, timeout_s, trace))
+            try:
+                pending.add(self._call(request, timeout_s, trace))
+            except RequestTooLarge as refusal:
+                pending.refused(refusal)
         return pending.predictions()
 
     def _call(
         self, request: classifier_pb2.ClassifyRequest, timeout_s: float, trace: Metadata | None
     ) -> classifier_pb2.ClassifyResponse:
         retries = RetryPolicy(self.address, timeout_s, self._attempts)
+        stub = self._stub
         while True:
             try:
                 left_s = retries.remaining_s()
-                return self._stub.Classify(request, timeout=left_s, metadata=trace)
+                response = stub.Classify(request, timeout=left_s, metadata=trace)
+                self._answered = True
+                return response
             except grpc.RpcError as failed:
-                pause_s = retries.pause_s(failed, cancelled_here=self._closed)
+                if stub is self._stub and no_server_is_healthy(failed):
+                    stub = self._unchecked_stub
+                    continue
+                stub = self._stub
+                pause_s = retries.pause_s(
+                    failed, answered_before=self._answered, cancelled_here=self._closed
+                )
                 time.sleep(pause_s)
+                if self._closed:
+                    raise call_error(failed, self.address) from failed
 
     def close(self) -> None:
         """Closes the connection; calls in flight fail."""
         self._closed = True
         self._channel.close()
+        self._unchecked_channel.close()
 
     def __enter__(self) -> Self:
         return self
@@ -167,14 +203,13 @@ class AsyncClient:
         self.address = address
         self._attempts = attempts
         self._concurrent_requests = concurrent_requests
+        self._limits = RequestLimits()
+        self._answered = False
         self._closed = False
-        where = target(address)
-        self._channel = (
-            grpc.aio.secure_channel(where, credentials, OPTIONS)
-            if credentials
-            else grpc.aio.insecure_channel(where, OPTIONS)
-        )
+        self._channel = connect_async(address, credentials, OPTIONS)
         self._stub = classifier_pb2_grpc.ClassifierStub(self._channel)
+        self._unchecked_channel = connect_async(address, credentials, UNCHECKED_OPTIONS)
+        self._unchecked_stub = classifier_pb2_grpc.ClassifierStub(self._unchecked_channel)
 
     async def classify(
         self,
@@ -206,27 +241,42 @@ class AsyncClient:
     async def _ask(
         self, options: RequestOptions, chunk: Chunk, timeout_s: float
     ) -> list[Prediction]:
-        pending = PendingChunk(options, chunk, await asyncio.to_thread(chunk.read))
+        pending = PendingChunk(options, chunk, await asyncio.to_thread(chunk.read), self._limits)
         while request := pending.request():
-            pending.add(await self._call(request, timeout_s))
+            try:
+                pending.add(await self._call(request, timeout_s))
+            except RequestTooLarge as refusal:
+                pending.refused(refusal)
         return pending.predictions()
 
     async def _call(
         self, request: classifier_pb2.ClassifyRequest, timeout_s: float
     ) -> classifier_pb2.ClassifyResponse:
         retries = RetryPolicy(self.address, timeout_s, self._attempts)
+        stub = self._stub
         while True:
             try:
                 left_s = retries.remaining_s()
-                return await self._stub.Classify(request, timeout=left_s, metadata=trace_metadata())
+                response = await stub.Classify(request, timeout=left_s, metadata=trace_metadata())
+                self._answered = True
+                return response
             except grpc.RpcError as failed:
-                pause_s = retries.pause_s(failed, cancelled_here=self._closed)
+                if stub is self._stub and no_server_is_healthy(failed):
+                    stub = self._unchecked_stub
+                    continue
+                stub = self._stub
+                pause_s = retries.pause_s(
+                    failed, answered_before=self._answered, cancelled_here=self._closed
+                )
                 await asyncio.sleep(pause_s)
+                if self._closed:
+                    raise call_error(failed, self.address) from failed
 
     async def close(self) -> None:
         """Closes the connection; calls in flight fail."""
         self._closed = True
         await self._channel.close(None)
+        await self._unchecked_channel.close(None)
 
     async def __aenter__(self) -> Self:
         return self

@@ -2,7 +2,8 @@
 
 UnfreezeClientError
 ├── InvalidRequest        the request is invalid; do not send it again unchanged
-│   └── ImageError        one of its images cannot be used
+│   ├── ImageError        one of its images cannot be used
+│   └── RequestTooLarge   it has more images or bytes than the server takes at once
 ├── NotFound              no such model, version or job
 ├── NotAllowed            the caller may not do this
 ├── Conflict              not possible in the current state, e.g. nothing to roll back to
@@ -24,6 +25,10 @@ class InvalidRequest(UnfreezeClientError):
 
 
 class ImageError(InvalidRequest):
+    pass
+
+
+class RequestTooLarge(InvalidRequest):
     pass
 
 
@@ -69,6 +74,8 @@ BY_CODE: dict[grpc.StatusCode, type[UnfreezeClientError]] = {
     grpc.StatusCode.CANCELLED: Unavailable,
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
 }
+TOO_LARGE = "larger than max"  # in gRPC's words, whose code for it is RESOURCE_EXHAUSTED
+TOO_MANY = "images in one request, and the limit is"  # in the server's
 BY_NUMBER = {code.value[0]: code for code in grpc.StatusCode}
 
 # What gRPC itself says when no server answers, and what that means.
@@ -101,6 +108,8 @@ def call_error(failed: grpc.RpcError, address: str) -> UnfreezeClientError:
         return DeadlineExceeded(f"{address}: no answer before the deadline ({details})")
     if code is grpc.StatusCode.UNIMPLEMENTED:
         return ServerError(f"{address}: {ELSEWHERE} ({details or code.name})")
+    if TOO_LARGE in details or TOO_MANY in details:
+        return RequestTooLarge(details)
     return BY_CODE.get(code, ServerError)(details or code.name)
 
 

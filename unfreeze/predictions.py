@@ -5,13 +5,22 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from unfreeze.errors import ImageError, UnfreezeClientError, image_error
+from unfreeze.bounds import MOST_32, MOST_64, check_whole
+from unfreeze.channel import MAX_SEND_BYTES
+from unfreeze.errors import (
+    TOO_MANY,
+    ImageError,
+    RequestTooLarge,
+    UnfreezeClientError,
+    image_error,
+)
 from unfreeze.v1 import classifier_pb2
 
 Image = str | os.PathLike[str] | bytes
 
 MAX_REQUEST_IMAGES = 32
 MAX_REQUEST_BYTES = 16 << 20
+LOWEST_PRIORITY = 3
 
 
 @dataclass(frozen=True)
@@ -59,6 +68,12 @@ class RequestOptions:
     tta_views: int | None
     priority: int = 0
 
+    def __post_init__(self) -> None:
+        check_whole("version", self.version, 1, MOST_64)
+        check_whole("top_k", self.top_k, 1, MOST_32)
+        check_whole("tta_views", self.tta_views, 0, MOST_32)
+        check_whole("priority", self.priority, 0, LOWEST_PRIORITY)
+
     def request(self, encoded: list[bytes]) -> classifier_pb2.ClassifyRequest:
         return classifier_pb2.ClassifyRequest(
             model=self.model,
@@ -101,20 +116,41 @@ def chunks(images: Image | Iterable[Image]) -> Iterator[Chunk]:
         yield Chunk(tuple(names), tuple(members))
 
 
-class PendingChunk:
-    """Asks about the images of a chunk: in one request, or in several if the server refuses images
-    because of those before them.
+@dataclass
+class RequestLimits:
+    """How much to put into one request; lowered when a server takes less."""
 
-    pending = PendingChunk(options, chunk, chunk.read())
+    n_images: int = MAX_REQUEST_IMAGES
+    n_bytes: int = MAX_REQUEST_BYTES
+
+    def lower(self, n_images: int, n_bytes: int, refusal: RequestTooLarge) -> None:
+        """To half of a request that was refused, in images or in bytes."""
+        if TOO_MANY in str(refusal):
+            self.n_images = min(self.n_images, n_images // 2)
+        else:
+            self.n_bytes = min(self.n_bytes, n_bytes // 2)
+
+
+class PendingChunk:
+    """Asks about the images of a chunk: in one request, or in several if the server takes fewer at
+    once, or refuses images because of those before them.
+
+    pending = PendingChunk(options, chunk, chunk.read(), limits)
     while request := pending.request():
-        pending.add(call(request))
+        pending.add(call(request)), or pending.refused(…) if that raises RequestTooLarge
     pending.predictions()
     """
 
     def __init__(
-        self, options: RequestOptions, chunk: Chunk, content: list[bytes | ImageError]
+        self,
+        options: RequestOptions,
+        chunk: Chunk,
+        content: list[bytes | ImageError],
+        limits: RequestLimits,
     ) -> None:
+        """`limits` may be shared: all that share them learn from one refusal."""
         self._options = options
+        self._limits = limits
         self._names = chunk.names
         self._encoded: dict[int, bytes] = {}
         self._found: dict[int, Prediction] = {}
@@ -124,20 +160,46 @@ class PendingChunk:
             else:
                 self._found[i] = Prediction(chunk.names[i], options.model, None, error=given)
         self._left = list(self._encoded)
+        self._asked: list[int] = []  # the first of those left
 
     def request(self) -> classifier_pb2.ClassifyRequest | None:
         """The next request; None once every image has its answer."""
-        return self._options.request([self._encoded[i] for i in self._left]) if self._left else None
+        self._asked = self._next()
+        if not self._asked:
+            return None
+        return self._options.request([self._encoded[i] for i in self._asked])
 
     def add(self, response: classifier_pb2.ClassifyResponse) -> None:
         """Takes the results of the last request; images that belong in another one are left."""
-        asked, self._left = self._left, []
-        for i, result in zip(asked, response.results, strict=True):
+        again = []
+        for i, result in zip(self._asked, response.results, strict=True):
             self._found[i] = _prediction(self._names[i], result, response)
             if result.error.send_in_another_request:
-                self._left.append(i)
-        if self._left == asked:  # asking again would never end
-            self._left = []
+                again.append(i)
+        if again == self._asked:  # asking again would never end
+            again = []
+        self._left = again + self._left[len(self._asked) :]
+
+    def refused(self, refusal: RequestTooLarge) -> None:
+        """Takes that the last request was too large: the next one is smaller, and an image that was
+        alone in it is given up."""
+        if len(self._asked) > 1:
+            n_bytes = sum(len(self._encoded[i]) for i in self._asked)
+            self._limits.lower(len(self._asked), n_bytes, refusal)
+            return
+        (i,) = self._asked
+        error = ImageError(f"too large even in a request of its own: {refusal}")
+        self._found[i] = Prediction(self._names[i], self._options.model, None, error=error)
+        self._left.remove(i)
+
+    def _next(self) -> list[int]:
+        """As many of the images left as go into one request, but at least one."""
+        n_bytes = 0
+        for n, i in enumerate(self._left):
+            n_bytes += len(self._encoded[i])
+            if n and (n >= self._limits.n_images or n_bytes > self._limits.n_bytes):
+                return self._left[:n]
+        return self._left
 
     def predictions(self) -> list[Prediction]:
         """One per image of the chunk, in order."""
@@ -171,6 +233,10 @@ def _size(image: Path | bytes) -> int:
 
 
 def _read(image: Path | bytes) -> bytes | ImageError:
+    n_bytes = _size(image)
+    if n_bytes > MAX_SEND_BYTES:
+        most = f"{MAX_SEND_BYTES / 1e6:.1f} MB"
+        return ImageError(f"{n_bytes / 1e6:.1f} MB, and a request may have {most} at most")
     if isinstance(image, bytes):
         return image
     try:

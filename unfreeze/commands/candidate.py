@@ -3,6 +3,7 @@
 import argparse
 
 from unfreeze.admin import AdminClient
+from unfreeze.bounds import MOST_64
 from unfreeze.candidates import Candidate, CandidateMode
 from unfreeze.commands.shared import (
     OK,
@@ -11,6 +12,7 @@ from unfreeze.commands.shared import (
     add_command,
     ask_admin,
     show_json,
+    whole,
 )
 
 EXAMPLES = """\
@@ -30,7 +32,9 @@ def add_to(commands: Commands) -> None:
         EXAMPLES,
     )
     parser.add_argument("model", metavar="MODEL")
-    parser.add_argument("--version", type=int, metavar="VERSION", help="the version to try")
+    parser.add_argument(
+        "--version", type=whole(1, MOST_64), metavar="VERSION", help="the version to try"
+    )
     how = parser.add_mutually_exclusive_group(required=True)
     how.add_argument(
         "--shadow",

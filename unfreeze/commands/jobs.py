@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 
 from unfreeze.admin import AdminClient
+from unfreeze.bounds import MOST_32
 from unfreeze.commands.shared import (
     FAILED,
     INTERRUPTED,
@@ -19,6 +20,7 @@ from unfreeze.commands.shared import (
     show_json,
     show_table,
     when,
+    whole,
 )
 from unfreeze.commands.story import Story
 from unfreeze.jobs import PROMOTIONS, Job
@@ -70,7 +72,9 @@ def add_to(commands: Commands) -> None:
     ).add_subparsers(metavar="COMMAND", required=True)
     listed = add_command(group, "list", "list jobs, newest first", "  unfreeze jobs --limit 5\n")
     listed.add_argument("--model", default="", metavar="MODEL", help="only jobs of this model")
-    listed.add_argument("--limit", type=int, default=20, metavar="N", help="at most this many (20)")
+    listed.add_argument(
+        "--limit", type=whole(1, MOST_32), default=20, metavar="N", help="at most this many (20)"
+    )
     ask_admin(listed, "one document, an array of jobs", show_jobs)
 
     for name, summary, output, run in (

@@ -4,20 +4,25 @@ import argparse
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from stat import S_ISREG
 
 import grpc
 
+from unfreeze.bounds import MOST_32, MOST_64
 from unfreeze.client import TIMEOUT_S, Client
 from unfreeze.commands.shared import (
     FAILED,
     OK,
     Commands,
     UsageError,
+    above_zero,
     add_address,
     add_command,
     add_json,
     say,
+    show_fields,
     show_json,
+    whole,
 )
 from unfreeze.predictions import Prediction
 
@@ -38,20 +43,27 @@ def add_to(commands: Commands) -> None:
     )
     parser.add_argument("--model", required=True, metavar="NAME", help="one of the server's models")
     parser.add_argument(
-        "--model-version", type=int, metavar="N", help="a version other than the promoted one"
+        "--model-version",
+        type=whole(1, MOST_64),
+        metavar="N",
+        help="a version other than the promoted one",
     )
     parser.add_argument(
-        "--top-k", type=int, default=1, metavar="K", help="labels to print per image (1)"
+        "--top-k",
+        type=whole(1, MOST_32),
+        default=1,
+        metavar="K",
+        help="labels to print per image (1)",
     )
     parser.add_argument(
         "--tta-views",
-        type=int,
+        type=whole(0, MOST_32),
         metavar="N",
         help="views to average (test-time augmentation), 0 for none (the model's default)",
     )
     parser.add_argument(
         "--timeout",
-        type=float,
+        type=above_zero,
         default=TIMEOUT_S,
         metavar="SECONDS",
         help="for each request of up to 32 images (60)",
@@ -96,14 +108,15 @@ def _credentials(authorities: Path | None) -> grpc.ChannelCredentials | None:
 
 
 def _images(given: Iterable[Path]) -> Iterator[Path]:
-    """Files as given, and every image below a folder.
+    """Files as given, and every regular file below a folder that is named like an image.
 
     Raises:
         UsageError: a path does not exist, or a folder contains no image.
     """
     for path in given:
         if path.is_dir():
-            found = sorted(each for each in path.rglob("*") if each.suffix.lower() in SUFFIXES)
+            named = (each for each in path.rglob("*") if each.suffix.lower() in SUFFIXES)
+            found = sorted(each for each in named if _is_regular(each))
             if not found:
                 raise UsageError(f"{path}: no JPEG, PNG or WebP in this folder")
             yield from found
@@ -111,6 +124,14 @@ def _images(given: Iterable[Path]) -> Iterator[Path]:
             yield path
         else:
             raise UsageError(f"{path}: no such file or folder")
+
+
+def _is_regular(path: Path) -> bool:
+    """It is no folder, and no pipe, socket or device, which might never be read to its end."""
+    try:
+        return S_ISREG(path.stat().st_mode)
+    except OSError:
+        return True  # the client will report what is wrong with it
 
 
 def _show(answers: Iterable[Prediction], *, as_json: bool) -> int:
@@ -121,11 +142,11 @@ def _show(answers: Iterable[Prediction], *, as_json: bool) -> int:
         if as_json:
             show_json(answer)
         else:
-            print(f"{answer.image}\t{_in_words(answer)}", flush=True)
+            show_fields([answer.image, *_in_words(answer)])
     return n_failed
 
 
-def _in_words(answer: Prediction) -> str:
+def _in_words(answer: Prediction) -> list[str]:
     if answer.error is not None:
-        return f"error: {answer.error}"
-    return "\t".join(f"{label.name} {label.probability:.3f}" for label in answer.labels)
+        return [f"error: {answer.error}"]
+    return [f"{label.name} {label.probability:.3f}" for label in answer.labels]

@@ -6,6 +6,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from datetime import datetime
 from typing import Any
@@ -14,6 +15,9 @@ OK, FAILED, USAGE, NOT_FOUND, UNREACHABLE, INTERRUPTED, OUTPUT_CLOSED = 0, 1, 2,
 
 GAP = 2  # characters between the columns of a table
 READABLE = 10  # characters: a column with as many breaks only very long words
+
+ESCAPES = {i: f"\\x{i:02x}" for i in (*range(32), *range(127, 160))}
+ESCAPES |= {ord("\\"): r"\\", ord("\t"): r"\t", ord("\n"): r"\n", ord("\r"): r"\r"}
 
 Commands = Any  # argparse's type for this is private
 Run = Callable[[argparse.Namespace], int]  # returns the exit code
@@ -62,6 +66,26 @@ def ask_admin(parser: argparse.ArgumentParser, output: str, run: Run) -> None:
     parser.set_defaults(run=run)
 
 
+def whole(least: int, most: int) -> Callable[[str], int]:
+    """The argparse type of a whole number in a range; argparse names the option."""
+
+    def read(text: str) -> int:
+        with suppress(ValueError):
+            if least <= (number := int(text)) <= most:
+                return number
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number from {least} to {most}")
+
+    return read
+
+
+def above_zero(text: str) -> float:
+    """The argparse type of a number above 0, which may be infinite."""
+    with suppress(ValueError):
+        if (number := float(text)) > 0:
+            return number
+    raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
+
+
 def add_settings(parser: argparse.ArgumentParser, help: str) -> None:
     parser.add_argument(
         "--set", dest="settings", action="append", default=[], metavar="KEY=VALUE", help=help
@@ -85,8 +109,28 @@ def _key_value(text: str) -> tuple[str, str]:
 
 
 def show_json(value: object) -> None:
-    """Prints one line of JSON to standard output, and flushes it."""
-    print(json.dumps(plain(value), ensure_ascii=False), flush=True)
+    """Prints one line of JSON to standard output, and flushes it.
+
+    If standard output cannot encode it, all but ASCII is escaped. The name of a file may not be
+    UTF-8: what `json` then reads from the line, `os.fsencode` turns back into the name.
+    """
+    line = json.dumps(plain(value), ensure_ascii=False)
+    if printable(line) != line:
+        line = json.dumps(plain(value))
+    print(line, flush=True)
+
+
+def show_fields(fields: Sequence[str]) -> None:
+    """Prints one line with tabs between the fields, and flushes it. Control characters in them, and
+    backslashes, become backslash escapes, so that the line can be taken apart again."""
+    print("\t".join(printable(field.translate(ESCAPES)) for field in fields), flush=True)
+
+
+def printable(text: str) -> str:
+    """`text` with a backslash escape for every character that standard output cannot encode, such
+    as the bytes of a file name that is not UTF-8."""
+    encoding = sys.stdout.encoding or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def plain(value: object) -> object:
@@ -105,7 +149,7 @@ def plain(value: object) -> object:
 
 
 def show_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """A table on a terminal; elsewhere one line per row, with tabs between the fields.
+    """A table on a terminal; elsewhere one line per row, as `show_fields` prints it.
 
     The first column is what a next command is given: it stays whole, even where that makes the
     table wider than the terminal. The others wrap.
@@ -113,7 +157,7 @@ def show_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None
     cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
     if not sys.stdout.isatty():
         for row in cells:
-            print("\t".join(row))
+            show_fields(row)
         return
     from rich.box import SIMPLE_HEAD
     from rich.console import Console

@@ -3,6 +3,7 @@
 import argparse
 
 from unfreeze.admin import AdminClient
+from unfreeze.bounds import MOST_32, MOST_64
 from unfreeze.commands.candidate import in_words
 from unfreeze.commands.shared import (
     OK,
@@ -13,6 +14,7 @@ from unfreeze.commands.shared import (
     show_json,
     show_table,
     when,
+    whole,
 )
 from unfreeze.versions import Model, Promoted, Version
 
@@ -50,7 +52,11 @@ def add_to(commands: Commands) -> None:
     )
     pruned.add_argument("model", metavar="MODEL")
     pruned.add_argument(
-        "--keep", type=int, required=True, metavar="N", help="how many to keep, at least 1"
+        "--keep",
+        type=whole(1, MOST_32),
+        required=True,
+        metavar="N",
+        help="how many to keep, at least 1",
     )
     ask_admin(pruned, 'one document, {"model", "deleted"}', prune)
 
@@ -58,7 +64,7 @@ def add_to(commands: Commands) -> None:
         commands, "promote", "make a published version live", "  unfreeze promote solar 3\n"
     )
     promoted.add_argument("model", metavar="MODEL")
-    promoted.add_argument("version", metavar="VERSION", type=int)
+    promoted.add_argument("version", metavar="VERSION", type=whole(1, MOST_64))
     _add_reason(promoted)
     ask_admin(promoted, "one document, the new pointer", promote)
 
