@@ -200,15 +200,23 @@ def test_an_image_meets_the_same_version_however_it_comes(green: RunningServer) 
 
 
 @pytest.mark.parametrize("name", ["colours", "colours-tensor"])
-def test_the_protocol_has_no_candidate_of_another_shape_than_its_metadata_says(
+def test_the_protocol_has_no_candidate_with_more_labels_than_its_metadata_says(
     green: RunningServer, root: Path, name: str
 ) -> None:
-    sizes, labels = {3: 16, 4: tiny.SIZE}, {3: tiny.LABELS, 4: (*tiny.LABELS, "grey")}
-    for version in (3, 4):
-        bias = (0.0,) * len(labels[version])
-        tiny.publish(root, size=sizes[version], labels=labels[version], bias=bias)
-        try_(green, version, SPLIT)
-        assert (infer(green, name), version_of(green)) == (1, version)
+    more = tiny.publish(root, labels=(*tiny.LABELS, "grey"), bias=(0.0,) * 4)
+    try_(green, more, SPLIT)
+    assert (infer(green, name), version_of(green)) == (1, more)
+
+
+def test_a_candidate_of_another_size_answers_files_but_no_pixels(
+    green: RunningServer, root: Path
+) -> None:
+    larger = tiny.publish(root, size=2 * tiny.SIZE)
+    said = try_(green, larger, SPLIT).note
+    assert (infer(green, "colours"), infer(green, "colours-tensor")) == (larger, 1)
+    different = "its images have 16 pixels a side, those of version 1 8; version 1 alone "
+    assert said == f"{different}answers requests to colours-tensor"
+    assert try_(green, larger, SHADOW).note == f"{different}gets requests to colours-tensor"
 
 
 OTHER_LABELS = {

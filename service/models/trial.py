@@ -8,6 +8,7 @@ from typing import Any
 
 from registry.labels import label_changes
 from registry.pointers import Mode
+from registry.store import TENSOR_SUFFIX
 from service.models.comparison import Comparison
 from service.models.loaded_version import LoadedVersion
 from service.models.shadow import DecodeViewsFor, Sample, Shadow
@@ -50,6 +51,12 @@ class Trial:
             notes.append(f"its labels differ from those of {live} ({changes})")
         if changes and splits:
             notes.append(f"{live} answers the Open Inference Protocol alone")
+        if not self.same_size:
+            size, live_size = self.candidate.bundle.image.size, self.live.bundle.image.size
+            notes.append(f"its images have {size} pixels a side, those of {live} {live_size}")
+        if not self.same_size and not (changes and splits):
+            verb = "answers" if splits else "gets"
+            notes.append(f"{live} alone {verb} requests to {self.live.model}{TENSOR_SUFFIX}")
         return "; ".join(notes)
 
     def answers(

@@ -53,9 +53,9 @@ async def find(
     model, takes_pixels = split_name(name)
     try:
         # answers are numbers without names, which clients read by the live version's labels; and
-        # they have read the shapes from its metadata
+        # whoever sends pixels has read their size from its metadata
         found = await models.get(
-            model, read_version(version), content, same_labels=True, same_size=True
+            model, read_version(version), content, same_labels=True, same_size=takes_pixels
         )
         return found, takes_pixels
     except NotFound as error:

@@ -79,7 +79,7 @@ class _CandidateModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Candida
     """The candidate answers its share of the requests. Which ones depends only on their images, and a
     larger share includes the requests of a smaller one. Over the Open Inference Protocol it answers
     none if its labels or their order differ from the promoted version's, since probabilities carry
-    no names there.
+    no names there; and none to `NAME-tensor` if its images have another size.
     """
     CANDIDATE_MODE_SHADOW: _CandidateMode.ValueType  # 2
     """The promoted version answers all requests. On its share the candidate also runs, after the
@@ -93,7 +93,7 @@ CANDIDATE_MODE_SPLIT: CandidateMode.ValueType  # 1
 """The candidate answers its share of the requests. Which ones depends only on their images, and a
 larger share includes the requests of a smaller one. Over the Open Inference Protocol it answers
 none if its labels or their order differ from the promoted version's, since probabilities carry
-no names there.
+no names there; and none to `NAME-tensor` if its images have another size.
 """
 CANDIDATE_MODE_SHADOW: CandidateMode.ValueType  # 2
 """The promoted version answers all requests. On its share the candidate also runs, after the
@@ -778,8 +778,8 @@ class Candidate(_message.Message):
     dropped: _builtins.int
     """Images of its share that were not compared, because the server was busy."""
     note: _builtins.str
-    """Human-readable: how its labels or their order differ from the promoted version's, and which
-    requests it therefore does not answer. Empty if they are the same, or if it is not ready.
+    """Human-readable: how its labels or the size of its images differ from the promoted version's, and
+    which requests it therefore does not answer. Empty if they are the same, or if it is not ready.
     """
     def __init__(
         self,
