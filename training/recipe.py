@@ -24,7 +24,7 @@ from registry.errors import BadRequest
 from registry.jobs import Assignment, Scored
 from training.bench import Bench
 from training.distributed.parallel import ALONE, World
-from training.evaluation.compare import known_parts, known_rule, score
+from training.evaluation.compare import keep_label_order, known_parts, known_rule, score
 from training.evaluation.learning_curve import draw_curve
 from training.evaluation.trust import calibrate, measure_trust
 from training.export.bundling import export_and_prove, seal_bundle
@@ -92,7 +92,7 @@ def take_part(assignment: Assignment, tell: Tell, world: World) -> tuple[Bench, 
         return open_backbone(settings, within=assignment.within)
 
     def read() -> Images:
-        return open_images(
+        images = open_images(
             settings,
             assignment.data,
             assignment.cache,
@@ -101,6 +101,8 @@ def take_part(assignment: Assignment, tell: Tell, world: World) -> tuple[Bench, 
             known_parts=known_parts(assignment.champion),
             known_rule=known_rule(assignment.champion),
         )
+        dataset = keep_label_order(images.dataset, assignment, stages.note)
+        return replace(images, dataset=dataset)
 
     backbone, images = world.in_turn(load), world.in_turn(read)
     bench = open_bench(settings, images, backbone, stages, assignment.run)
