@@ -163,14 +163,23 @@ class Admin(pb_grpc.AdminServicer):
         number, pointer = await self._models.operations.promote(
             check_name(request.model), request.version, by=BY, reason=request.reason
         )
-        return _promoted(request.model, number, pointer)
+        return self._promoted(request.model, number, pointer)
 
     async def Rollback(self, request: pb.RollbackRequest, context: Context) -> pb.PromoteResponse:
         model = check_name(request.model)
         number, pointer = await self._models.operations.rollback(
             model, by=BY, reason=request.reason
         )
-        return _promoted(model, number, pointer)
+        return self._promoted(model, number, pointer)
+
+    def _promoted(self, model: str, number: int, pointer: Pointer) -> pb.PromoteResponse:
+        return pb.PromoteResponse(
+            model=model,
+            version=pointer.version,
+            replaced=pointer.replaced or 0,
+            pointer=number,
+            note=self._models.label_note(model, pointer.version),
+        )
 
     async def SetCandidate(
         self, request: pb.SetCandidateRequest, context: Context
@@ -197,9 +206,3 @@ class Admin(pb_grpc.AdminServicer):
     ) -> pb.PruneVersionsResponse:
         deleted = await self._models.operations.prune(request.model, request.keep)
         return pb.PruneVersionsResponse(deleted=deleted)
-
-
-def _promoted(model: str, number: int, pointer: Pointer) -> pb.PromoteResponse:
-    return pb.PromoteResponse(
-        model=model, version=pointer.version, replaced=pointer.replaced or 0, pointer=number
-    )

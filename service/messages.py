@@ -97,6 +97,7 @@ def candidate_message(wanted: Candidate, trial: Trial | None, problem: str) -> p
         counted = trial.comparison
         message.compared, message.agreed = counted.compared, counted.agreed
         message.dropped = counted.n_dropped
+        message.note = trial.note
     return message
 
 

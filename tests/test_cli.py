@@ -268,6 +268,16 @@ def test_promote_and_roll_back(at, photos: Path, capsys):
     assert "red" in red
 
 
+def test_promote_and_candidate_say_that_labels_have_moved(at, capsys):
+    tiny.publish(at.settings.registry, labels=("blue", "green", "red"))
+    tried = run(capsys, "candidate", "colours", "--version", 2, "--split", 5)[1]
+    code, out, err = run(capsys, "promote", "colours", 2)
+    changes = "its labels differ from those of version 1 (the same labels in another order); "
+    assert tried.startswith(f"colours: version 2 answers 5 %; {changes}")
+    assert (code, out) == (0, "colours: version 2 is live (before: 1)\n")
+    assert err.startswith(changes)
+
+
 def test_a_candidate_is_tried_listed_and_cleared(at, photos: Path, capsys):
     tiny.publish(at.settings.registry)
     tried = run(capsys, "candidate", "colours", "--version", 2, "--shadow", 100)

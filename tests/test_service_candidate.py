@@ -20,6 +20,7 @@ from tritonclient.grpc import service_pb2_grpc as infer_pb2_grpc
 from registry.bundle import Bundle
 from registry.candidates import set_candidate
 from registry.images import Float32Array, UInt8Array, prepare
+from registry.labels import label_changes
 from registry.pointers import Candidate
 from service.execution.admission import Admission
 from service.execution.executor import Executor
@@ -199,15 +200,85 @@ def test_an_image_meets_the_same_version_however_it_comes(green: RunningServer) 
 
 
 @pytest.mark.parametrize("name", ["colours", "colours-tensor"])
-def test_the_protocol_has_no_candidate_of_another_shape_than_its_metadata_says(
+def test_the_protocol_has_no_candidate_with_more_labels_than_its_metadata_says(
     green: RunningServer, root: Path, name: str
 ) -> None:
-    sizes, labels = {3: 16, 4: tiny.SIZE}, {3: tiny.LABELS, 4: (*tiny.LABELS, "grey")}
-    for version in (3, 4):
-        bias = (0.0,) * len(labels[version])
-        tiny.publish(root, size=sizes[version], labels=labels[version], bias=bias)
-        try_(green, version, SPLIT)
-        assert (infer(green, name), version_of(green)) == (1, version)
+    more = tiny.publish(root, labels=(*tiny.LABELS, "grey"), bias=(0.0,) * 4)
+    try_(green, more, SPLIT)
+    assert (infer(green, name), version_of(green)) == (1, more)
+
+
+def test_a_candidate_of_another_size_answers_files_but_no_pixels(
+    green: RunningServer, root: Path
+) -> None:
+    larger = tiny.publish(root, size=2 * tiny.SIZE)
+    said = try_(green, larger, SPLIT).note
+    assert (infer(green, "colours"), infer(green, "colours-tensor")) == (larger, 1)
+    different = "its images have 16 pixels a side, those of version 1 8; version 1 alone "
+    assert said == f"{different}answers requests to colours-tensor"
+    assert try_(green, larger, SHADOW).note == f"{different}gets requests to colours-tensor"
+
+
+OTHER_LABELS = {
+    "reordered": (("blue", "green", "red"), "the same labels in another order"),
+    "renamed": (("cat", "dog", "bird"), "new 'cat', 'dog', 'bird'; gone 'red', 'green', 'blue'"),
+}
+
+
+@pytest.mark.parametrize("labels", OTHER_LABELS)
+def test_columns_of_the_protocol_keep_their_meaning_beside_a_candidate(
+    green: RunningServer, root: Path, labels: str
+) -> None:
+    """Its answers carry no names; those of unfreeze.v1 do."""
+    names, changes = OTHER_LABELS[labels]
+    other = tiny.publish(root, labels=names)
+    said = try_(green, other, SPLIT).note
+    assert {infer(green, name) for name in ("colours", "colours-tensor")} == {1}
+    response = green.classify(tiny.picture("red"))
+    assert (response.version, best(response)) == (other, [names[0]])
+    assert said == (
+        f"its labels differ from those of version 1 ({changes}); version 1 answers the Open "
+        "Inference Protocol alone"
+    )
+    assert in_words(candidate(listed(green).candidate)).endswith(said)
+
+
+def test_a_candidate_with_the_same_labels_has_no_note(green: RunningServer) -> None:
+    assert try_(green, 2, SPLIT).note == ""
+
+
+def test_a_promotion_says_that_the_labels_have_moved(
+    green: RunningServer, root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    moved = tiny.publish(root, labels=("blue", "green", "red"))
+    with caplog.at_level("INFO"):
+        answers = {version: promote(green, version).note for version in (2, moved)}
+    told = (
+        "its labels differ from those of version 2 (the same labels in another order); whoever "
+        "reads probabilities by position must read the labels again"
+    )
+    assert answers == {2: "", moved: told}
+    logged = [vars(r).get("note") for r in caplog.records if r.message == "version_live"]
+    assert logged == [None, told]
+    back = green.admin.Rollback(pb.RollbackRequest(model="colours"), timeout=20)
+    assert f"those of version {moved} (the same labels in another order)" in back.note
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "told"),
+    [
+        ("abc", "abc", ""),
+        ("abc", "acb", "the same labels in another order"),
+        ("abc", "abcde", "new 'd', 'e'"),
+        ("abc", "xabc", "new 'x'; others have moved"),
+        ("bc", "bac", "new 'a'; others have moved"),
+        ("abc", "ab", "gone 'c'"),
+        ("abc", "bc", "gone 'a'; others have moved"),
+        ("ab", "vwxyz", "new 'v', 'w', 'x' and 2 more; gone 'a', 'b'"),
+    ],
+)
+def test_changes_of_labels_are_told_in_words(before: str, after: str, told: str) -> None:
+    assert label_changes(tuple(before), tuple(after)) == told
 
 
 def test_a_candidate_that_answers_its_share_has_latency_and_failures_of_its_own(
@@ -245,8 +316,8 @@ ENDS: dict[str, Callable[[RunningServer], Any]] = {
 }
 
 
-def promote(server: RunningServer, version: int) -> None:
-    server.admin.Promote(pb.PromoteRequest(model="colours", version=version), timeout=20)
+def promote(server: RunningServer, version: int) -> pb.PromoteResponse:
+    return server.admin.Promote(pb.PromoteRequest(model="colours", version=version), timeout=20)
 
 
 @pytest.mark.parametrize("end", ENDS)

@@ -84,6 +84,7 @@ def keep_checkpoint(bench: Bench, weights_digest: str) -> None:
     key = {
         "settings": bench.settings.model_dump_json(),
         "images": bench.dataset.fingerprint,
+        "labels": str(bench.dataset.labels),  # in the order of the outputs
         "weights of images": hashlib.sha256(bench.dataset.weights.tobytes()).hexdigest(),
         "weights of the backbone": weights_digest,
         "device": bench.device.type,

@@ -24,7 +24,7 @@ from registry.errors import BadRequest
 from registry.jobs import Assignment, Scored
 from training.bench import Bench
 from training.distributed.parallel import ALONE, World
-from training.evaluation.compare import known_parts, known_rule, score
+from training.evaluation.compare import keep_label_order, known_parts, known_rule, score
 from training.evaluation.learning_curve import measure_learning_curve
 from training.evaluation.trust import calibrate, measure_trust
 from training.evaluation_steps import check_labels, choose_thresholds, evaluate, read_tests
@@ -106,7 +106,7 @@ def open_training(assignment: Assignment, tell: Tell, world: World) -> tuple[Ben
         return open_backbone(settings, within=assignment.within)
 
     def read() -> Images:
-        return open_images(
+        images = open_images(
             settings,
             assignment.data,
             assignment.cache,
@@ -115,6 +115,8 @@ def open_training(assignment: Assignment, tell: Tell, world: World) -> tuple[Ben
             known_parts=known_parts(assignment.champion),
             known_rule=known_rule(assignment.champion),
         )
+        dataset = keep_label_order(images.dataset, assignment, stages.note)
+        return replace(images, dataset=dataset)
 
     backbone, images = world.main_first(load), world.main_first(read)
     bench = open_bench(settings, images, backbone, stages, assignment.run)

@@ -24,6 +24,7 @@ class Candidate:
     compared: int  # images that this server has run through both versions
     agreed: int  # of those, how many got the same label
     dropped: int  # images of its share that were not compared, because the server was busy
+    note: str = ""  # how its labels or image size differ, and what it does not answer for that
 
 
 def candidate(proto: admin_pb2.Candidate) -> Candidate:
@@ -36,4 +37,5 @@ def candidate(proto: admin_pb2.Candidate) -> Candidate:
         compared=proto.compared,
         agreed=proto.agreed,
         dropped=proto.dropped,
+        note=proto.note,
     )

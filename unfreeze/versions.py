@@ -41,6 +41,7 @@ class Promoted:
     version: int
     replaced: int | None
     pointer: int
+    note: str = ""  # how its labels differ from those of the version that answered before
 
 
 def model(proto: admin_pb2.Model) -> Model:
@@ -70,4 +71,10 @@ def version(proto: admin_pb2.Version) -> Version:
 
 
 def promoted(proto: admin_pb2.PromoteResponse) -> Promoted:
-    return Promoted(proto.model, proto.version, proto.replaced or None, proto.pointer)
+    return Promoted(
+        model=proto.model,
+        version=proto.version,
+        replaced=proto.replaced or None,
+        pointer=proto.pointer,
+        note=proto.note,
+    )

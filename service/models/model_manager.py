@@ -57,7 +57,8 @@ class ModelManager:
         version: int | None,
         content: Callable[[], Content] = tuple,
         *,
-        same_shape: bool = False,
+        same_labels: bool = False,
+        same_size: bool = False,
     ) -> LoadedVersion:
         """The version asked for, which is loaded if it is not in memory; without one, the promoted
         version, or a candidate for its share of the requests.
@@ -67,7 +68,7 @@ class ModelManager:
         Args:
             content: gives the images, which decide whether a candidate answers; without images it
                 never does.
-            same_shape: a candidate with other input or output shapes does not answer.
+            same_labels, same_size: see `Trial.answers`.
 
         Raises:
             NotFound: there is no such model or version.
@@ -77,8 +78,9 @@ class ModelManager:
         if version is None:
             if state is None or state.live is None:
                 _explain_missing(model, state, self.ready())
-            if (trial := state.trial) and trial.answers(content):
-                return trial.candidate if trial.same_shape or not same_shape else state.live
+            trial = state.trial
+            if trial and trial.answers(content, same_labels=same_labels, same_size=same_size):
+                return trial.candidate
             return state.live
         if state and (found := state.find(version)):
             return found
@@ -124,6 +126,13 @@ class ModelManager:
         """The trial of a candidate here, and why it is not of the one that the registry names."""
         state = self._states.get(model)
         return (state.trial, state.candidate_failure.problem) if state else (None, "")
+
+    def label_note(self, model: str, version: int) -> str:
+        """How the labels of a version that has just gone live differ from those of the one before,
+        for people; empty if they do not."""
+        state = self._states.get(model)
+        current = state.live if state else None
+        return state.label_note if state and current and current.version == version else ""
 
     def queue_depth(self, model: str) -> int:
         """Images queued for any version; read from another thread when metrics are scraped."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from registry.errors import Conflict
+from registry.labels import label_changes
 from registry.pointers import Numbered, Pointer
 from service.models.loaded_version import LoadedVersion
 from service.models.trial import Trial
@@ -80,6 +81,18 @@ class ModelState:
     def problem(self) -> str:
         """Why it does not follow its promoted version."""
         return UNLOADED if self.unloaded else self.failure.problem
+
+    @property
+    def label_note(self) -> str:
+        """How the live version's labels differ from those of the version before it, for people;
+        empty if they do not."""
+        if not self.live or not self.previous:
+            return ""
+        before = self.previous.bundle.labels
+        changes = label_changes(before, self.live.bundle.labels)
+        whose = f"its labels differ from those of version {self.previous.version}"
+        reread = "whoever reads probabilities by position must read the labels again"
+        return f"{whose} ({changes}); {reread}" if changes else ""
 
     def versions(self) -> Iterator[LoadedVersion]:
         """Everything in memory; one may come twice. May be called from any thread."""

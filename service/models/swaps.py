@@ -45,7 +45,7 @@ class Swaps:
         state.live, state.previous = loaded, old
         state.release(older, state.pinned.pop(loaded.version, None))
         facts = {"model": state.name, "version": loaded.version, "replaced": old and old.version}
-        log.info("version_live", extra=facts)
+        log.info("version_live", extra=facts | _noted(state.label_note))
         self._count_swap(old, loaded)
         self._on_ready(state.name)
 
@@ -94,17 +94,17 @@ class Swaps:
             return
         state.candidate_pointer = number
         self.clear_candidate_problem(state)
-        before = state.trial
-        if before and before.candidate.version == loaded.version:  # its comparison goes on
-            before.mode, before.percent = wanted.mode, wanted.percent
+        trial = state.trial
+        if trial and trial.candidate.version == loaded.version:  # its comparison goes on
+            trial.mode, trial.percent = wanted.mode, wanted.percent
         else:
-            if before:
-                self._end_trial(state, before)
+            if trial:
+                self._end_trial(state, trial)
             loaded.keep()
             comparison = Comparison(
                 live.bundle, loaded.bundle, loaded.version, self._metrics.candidates
             )
-            state.trial = Trial(
+            trial = state.trial = Trial(
                 beside=wanted.beside,
                 mode=wanted.mode,
                 percent=wanted.percent,
@@ -116,7 +116,7 @@ class Swaps:
             state.release(state.pinned.pop(loaded.version, None))
         self._metrics.candidates.begin(state.name, loaded.version, wanted.mode, wanted.percent)
         facts = {"model": state.name, "version": loaded.version, "mode": wanted.mode}
-        log.info("candidate_tried", extra=facts | {"percent": wanted.percent})
+        log.info("candidate_tried", extra=facts | {"percent": wanted.percent} | _noted(trial.note))
 
     def clear(self, state: ModelState, number: int) -> None:
         """Ends the trial of a candidate, if there is one."""
@@ -168,3 +168,7 @@ class Swaps:
             facts = {"model": state.name, "problem": problem}
             log.error(what, extra=facts, exc_info=None if expected else error)
         failure.note(number, problem)
+
+
+def _noted(note: str) -> dict[str, str]:
+    return {"note": note} if note else {}

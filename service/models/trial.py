@@ -3,9 +3,12 @@
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
+from registry.labels import label_changes
 from registry.pointers import Mode
+from registry.store import TENSOR_SUFFIX
 from service.models.comparison import Comparison
 from service.models.loaded_version import LoadedVersion
 from service.models.shadow import DecodeViewsFor, Sample, Shadow
@@ -32,16 +35,43 @@ class Trial:
         """Whether the candidate takes pixels that were prepared for the live version."""
         return self.candidate.bundle.image.size == self.live.bundle.image.size
 
-    @property
-    def same_shape(self) -> bool:
-        """Whether the candidate's input and output have the shapes of the live version's."""
-        labels = len(self.candidate.bundle.labels), len(self.live.bundle.labels)
-        return self.same_size and labels[0] == labels[1]
+    @cached_property
+    def label_changes(self) -> str:
+        """What the candidate changes about the live version's labels or their order, for people;
+        empty if nothing."""
+        return label_changes(self.live.bundle.labels, self.candidate.bundle.labels)
 
-    def answers(self, content: Callable[[], Content]) -> bool:
-        """Whether the candidate answers the request with these images; `content` is called only if
-        it matters."""
-        return self.mode == "split" and self._selects(content())
+    @property
+    def note(self) -> str:
+        """What the candidate has otherwise than the live version, and which requests it does not
+        answer for that; empty if nothing."""
+        live, changes = f"version {self.live.version}", self.label_changes
+        splits, notes = self.mode == "split", []
+        if changes:
+            notes.append(f"its labels differ from those of {live} ({changes})")
+        if changes and splits:
+            notes.append(f"{live} answers the Open Inference Protocol alone")
+        if not self.same_size:
+            size, live_size = self.candidate.bundle.image.size, self.live.bundle.image.size
+            notes.append(f"its images have {size} pixels a side, those of {live} {live_size}")
+        if not self.same_size and not (changes and splits):
+            verb = "answers" if splits else "gets"
+            notes.append(f"{live} alone {verb} requests to {self.live.model}{TENSOR_SUFFIX}")
+        return "; ".join(notes)
+
+    def answers(
+        self, content: Callable[[], Content], *, same_labels: bool = False, same_size: bool = False
+    ) -> bool:
+        """Whether the candidate answers the request with these images.
+
+        Args:
+            content: is called only if it matters.
+            same_labels: not if it has other labels than the live version, or in another order.
+            same_size: not if its images have another size.
+        """
+        if self.mode != "split" or (same_labels and self.label_changes):
+            return False
+        return (self.same_size or not same_size) and self._selects(content())
 
     def sample(self, content: Content, decode: DecodeViewsFor, n_views: int) -> Sample | None:
         """A sample of the request with these images, if the candidate is to be compared on it."""

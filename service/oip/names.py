@@ -52,8 +52,11 @@ async def find(
     """
     model, takes_pixels = split_name(name)
     try:
-        # clients have read the live version's shapes from its metadata
-        found = await models.get(model, read_version(version), content, same_shape=True)
+        # answers are numbers without names, which clients read by the live version's labels; and
+        # whoever sends pixels has read their size from its metadata
+        found = await models.get(
+            model, read_version(version), content, same_labels=True, same_size=takes_pixels
+        )
         return found, takes_pixels
     except NotFound as error:
         check_name(model)

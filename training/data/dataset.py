@@ -38,12 +38,12 @@ Rows = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Dataset:
-    """Audited, labelled images, each in one part; images and labels are sorted. Test images keep
-    the order in which a table names them."""
+    """Audited, labelled images, each in one part; images are sorted. Test images keep the order in
+    which a table names them."""
 
     root: Path
     items: tuple[Item, ...]
-    labels: tuple[str, ...]
+    labels: tuple[str, ...]  # in the order of the outputs: sorted, or as the promoted version's
     task: Task
     left_out: tuple[str, ...] = ()  # unreadable files, with the reason
     tests: tuple[Item, ...] = ()  # predicted once, at the end; only audited before

@@ -85,7 +85,7 @@ def _is_number(text: str) -> bool:
 
 
 def check_labels(items: Sequence[Item], task: Task, source: Path) -> tuple[str, ...]:
-    """The classes, sorted, as in the bundle.
+    """The classes, sorted.
 
     Raises:
         DataError: there are fewer than two, or an image has several in a single-label task.
@@ -102,6 +102,12 @@ def check_labels(items: Sequence[Item], task: Task, source: Path) -> tuple[str, 
             if len(item.labels) != 1:
                 raise DataError(f"{item.path}: {len(item.labels)} labels in a single-label task")
     return labels
+
+
+def in_known_order(labels: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
+    """The labels in the order of `known`; those that it lacks come after them, as they were."""
+    places = {label: place for place, label in enumerate(known)}
+    return tuple(sorted(labels, key=lambda label: places.get(label, len(known))))
 
 
 def label_tests(tests: Iterable[Item], labels: tuple[str, ...]) -> list[Item]:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,10 @@ from registry.bundle import MODEL, Bundle, read_bundle, verify_bundle
 from registry.errors import BundleError
 from registry.images import Float32Array, prepare
 from registry.jobs import Assignment, Score, Scored
+from registry.labels import label_changes
 from training.data.dataset import Dataset, Rows
 from training.data.items import Part, SplitRule
+from training.data.labels import in_known_order
 from training.data.split import read_split
 from training.evaluation.evaluate import BETA, measure, right
 from training.export.runtime import answering
@@ -85,10 +88,32 @@ def known_rule(promoted: Path | None) -> SplitRule | None:
         return None
 
 
+def keep_label_order(
+    dataset: Dataset, assignment: Assignment, note: Callable[[str], None]
+) -> Dataset:
+    """The data set with its labels in the promoted version's order, and new ones sorted after them.
+
+    Callers of the Open Inference Protocol know a probability by its column alone, so a retraining
+    must not move it.
+    """
+    if assignment.champion is None:
+        return dataset
+    try:
+        known = read_bundle(assignment.champion).labels
+    except BundleError:  # the comparison says so
+        return dataset
+    kept = replace(dataset, labels=in_known_order(dataset.labels, known))
+    if changes := label_changes(known, kept.labels):
+        version = assignment.champion_version
+        note(f"the labels differ from those of version {version}, the promoted one: {changes}")
+    return kept
+
+
 def _comparable(
     assignment: Assignment, bundle: Bundle, note: Callable[[str], None]
 ) -> Bundle | None:
-    """The promoted version's bundle; None if there is none that can be compared with `bundle`."""
+    """The promoted version's bundle, its labels in the order of `bundle`'s; None if there is none
+    that can be compared with it."""
     if assignment.champion is None:
         return None
     version = assignment.champion_version
@@ -99,10 +124,14 @@ def _comparable(
     ) as error:  # pruned meanwhile, or damaged; the candidate is still worth having
         note(f"version {version} cannot be compared: {error}")
         return None
-    if (promoted.labels, promoted.task) != (bundle.labels, bundle.task):
-        note(f"version {version} has other labels: it cannot be compared")
+    changes = label_changes(promoted.labels, bundle.labels)
+    if promoted.task != bundle.task or set(promoted.labels) != set(bundle.labels):
+        how = changes or f"as a {promoted.task}-label model"
+        note(f"version {version} has other labels ({how}): it cannot be compared")
         return None
-    return promoted
+    if changes:
+        note(f"version {version} has {changes}: both are compared by name")
+    return _reordered(promoted, bundle.labels)
 
 
 def _unseen(
@@ -124,14 +153,25 @@ def _unseen(
 def _answers_of(
     folder: Path, dataset: Dataset, rows: Rows, advance: Callable[[int], None]
 ) -> Float32Array:
-    """A bundle's outputs, [n,classes], with that bundle's own image preprocessing."""
-    answer, spec = answering(folder / MODEL), read_bundle(folder).image
+    """A bundle's outputs, [n,classes], with that bundle's own image preprocessing, and with the
+    classes in the data set's order."""
+    bundle = read_bundle(folder)
+    answer, spec = answering(folder / MODEL), bundle.image
+    places = {label: place for place, label in enumerate(bundle.labels)}
+    columns = [places[label] for label in dataset.labels]
     answers = []
     for row in rows:
         pixels = prepare(dataset.items[row].path.read_bytes(), spec)
         answers.append(answer(pixels[None])[0])
         advance(1)
-    return np.stack(answers)
+    return np.stack(answers)[:, columns]
+
+
+def _reordered(bundle: Bundle, labels: tuple[str, ...]) -> Bundle:
+    """The same with its labels in the order of `labels`, and their thresholds too."""
+    thresholds = dict(zip(bundle.labels, bundle.thresholds, strict=False))  # single-label: none
+    ordered = tuple(thresholds[label] for label in labels if thresholds)
+    return bundle.model_copy(update={"labels": labels, "thresholds": ordered})
 
 
 def _score(answers: Float32Array, targets: Float32Array, bundle: Bundle, beta: float) -> Score:

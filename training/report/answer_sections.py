@@ -57,7 +57,9 @@ def mistakes(findings: Findings, pictures: Mapping[str, bytes]) -> Section | Non
     alt = f"Confusion matrix of {len(findings.rows)} held-out images, {wrong} of them wrong"
     numbered = len(findings.labels) > plots.MANY_LABELS
     said = "Rows are true classes, columns predicted ones"
-    parts = [paragraph(said + (", numbered in sorted order." if numbered else "."))]
+    parts = [
+        paragraph(said + (", numbered in the order of labels in report.json." if numbered else "."))
+    ]
     parts.append(chart(pictures["confusion.png"], alt))
     if len(findings.labels) > 2 and pairs:
         parts += ["<h3>Most confused</h3>", _pairs(pairs)]

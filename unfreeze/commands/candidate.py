@@ -94,4 +94,6 @@ def in_words(candidate: Candidate) -> str:
     if candidate.dropped:
         images = "more" if candidate.compared else "images"
         words += f"; {candidate.dropped} {images} passed over while the server was busy"
+    if candidate.note:
+        words += f"; {candidate.note}"
     return words

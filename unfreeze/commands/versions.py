@@ -155,4 +155,6 @@ def _show_pointer(pointer: Promoted, options: argparse.Namespace) -> int:
     else:
         before = f" (before: {pointer.replaced})" if pointer.replaced else ""
         print(f"{pointer.model}: version {pointer.version} is live{before}")
+        if pointer.note:
+            say(pointer.note)
     return OK

@@ -77,7 +77,9 @@ class _CandidateModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Candida
     CANDIDATE_MODE_UNSPECIFIED: _CandidateMode.ValueType  # 0
     CANDIDATE_MODE_SPLIT: _CandidateMode.ValueType  # 1
     """The candidate answers its share of the requests. Which ones depends only on their images, and a
-    larger share includes the requests of a smaller one.
+    larger share includes the requests of a smaller one. Over the Open Inference Protocol it answers
+    none if its labels or their order differ from the promoted version's, since probabilities carry
+    no names there; and none to `NAME-tensor` if its images have another size.
     """
     CANDIDATE_MODE_SHADOW: _CandidateMode.ValueType  # 2
     """The promoted version answers all requests. On its share the candidate also runs, after the
@@ -89,7 +91,9 @@ class CandidateMode(_CandidateMode, metaclass=_CandidateModeEnumTypeWrapper): ..
 CANDIDATE_MODE_UNSPECIFIED: CandidateMode.ValueType  # 0
 CANDIDATE_MODE_SPLIT: CandidateMode.ValueType  # 1
 """The candidate answers its share of the requests. Which ones depends only on their images, and a
-larger share includes the requests of a smaller one.
+larger share includes the requests of a smaller one. Over the Open Inference Protocol it answers
+none if its labels or their order differ from the promoted version's, since probabilities carry
+no names there; and none to `NAME-tensor` if its images have another size.
 """
 CANDIDATE_MODE_SHADOW: CandidateMode.ValueType  # 2
 """The promoted version answers all requests. On its share the candidate also runs, after the
@@ -757,6 +761,7 @@ class Candidate(_message.Message):
     COMPARED_FIELD_NUMBER: _builtins.int
     AGREED_FIELD_NUMBER: _builtins.int
     DROPPED_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     mode: Global___CandidateMode.ValueType
     percent: _builtins.float
@@ -772,6 +777,10 @@ class Candidate(_message.Message):
     agreed: _builtins.int
     dropped: _builtins.int
     """Images of its share that were not compared, because the server was busy."""
+    note: _builtins.str
+    """Human-readable: how its labels or the size of its images differ from the promoted version's, and
+    which requests it therefore does not answer. Empty if they are the same, or if it is not ready.
+    """
     def __init__(
         self,
         *,
@@ -783,10 +792,11 @@ class Candidate(_message.Message):
         compared: _builtins.int = ...,
         agreed: _builtins.int = ...,
         dropped: _builtins.int = ...,
+        note: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agreed", b"agreed", "compared", b"compared", "dropped", b"dropped", "mode", b"mode", "percent", b"percent", "problem", b"problem", "ready", b"ready", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agreed", b"agreed", "compared", b"compared", "dropped", b"dropped", "mode", b"mode", "note", b"note", "percent", b"percent", "problem", b"problem", "ready", b"ready", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -973,12 +983,17 @@ class PromoteResponse(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     REPLACED_FIELD_NUMBER: _builtins.int
     POINTER_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     version: _builtins.int
     replaced: _builtins.int
     """The version that a rollback would return to; 0 when there is none."""
     pointer: _builtins.int
     """Number of the new pointer."""
+    note: _builtins.str
+    """Human-readable: how the labels or their order differ from those of the version that answered
+    before. Empty if they are the same.
+    """
     def __init__(
         self,
         *,
@@ -986,10 +1001,11 @@ class PromoteResponse(_message.Message):
         version: _builtins.int = ...,
         replaced: _builtins.int = ...,
         pointer: _builtins.int = ...,
+        note: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "pointer", b"pointer", "replaced", b"replaced", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "note", b"note", "pointer", b"pointer", "replaced", b"replaced", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
