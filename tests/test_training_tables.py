@@ -123,6 +123,15 @@ def test_fastais_column_is_valid_says_what_is_held_out(tmp_path: Path):
     assert [dataset.items[row].path for row in dataset.rows("valid")] == held_out
 
 
+def test_an_unnamed_column_as_pandas_writes_its_index_is_no_group(tmp_path: Path):
+    """A group of one image each would change with every row that is added above."""
+    photos.folder(tmp_path, per_class=6)
+    files = sorted(tmp_path.rglob("*.*"))
+    rows = [f"{n},{file},{file.parent.name}" for n, file in enumerate(files)]
+    dataset = read_dataset(write(tmp_path / "labels.csv", ",file,label", *rows))
+    assert {item.group for item in dataset.items} == {""}
+
+
 @pytest.mark.parametrize("separator", [";", "\t", ","], ids=["semicolon", "tab", "comma"])
 def test_columns_may_be_separated_as_spreadsheets_do(tmp_path: Path, separator: str):
     photos.folder(tmp_path, per_class=6)

@@ -142,7 +142,8 @@ def _item(table: Table, number: int, row: dict[str, str], layout: Layout) -> Ite
     labels = [
         part.strip() for part in (text.split(layout.separator) if layout.separator else [text])
     ]
-    group = row[layout.group].strip() if layout.group in table.columns else ""
+    # an unnamed column, as pandas writes its index, is no group
+    group = row[layout.group].strip() if layout.group and layout.group in table.columns else ""
     return Item(
         _file(table.path, row[FILE], layout),
         tuple(label for label in labels if label),
