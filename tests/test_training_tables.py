@@ -123,6 +123,46 @@ def test_fastais_column_is_valid_says_what_is_held_out(tmp_path: Path):
     assert [dataset.items[row].path for row in dataset.rows("valid")] == held_out
 
 
+HEADERS = {
+    "filename,split,class": "{file},{part},{label}",
+    "image,split,label": "{file},{part},{label}",
+    "File,Label,Split": "{file},{label},{part}",
+    "id,file,class,part": "7,{file},{label},{part}",
+    "id,Path,breed,SPLIT": "7,{file},{label},{part}",
+    "split,target,image_id": "{part},{label},{file}",
+    "breed,image,split": "{label},{file},{part}",
+    ",id,breed,split": "7,{file},{label},{part}",
+    "file,category,label,split": "{file},other,{label},{part}",
+    "part,file,label,split": "wing,{file},{label},{part}",
+}
+
+
+@pytest.mark.parametrize("header", HEADERS)
+def test_a_header_says_which_column_has_the_files_the_labels_and_the_split(
+    tmp_path: Path, header: str
+):
+    photos.folder(tmp_path, per_class=6)
+    files = sorted(tmp_path.rglob("*.*"))
+    parts = ["train", "Train", "VALID"] * 4
+    rows = [
+        HEADERS[header].format(file=file, label=file.parent.name, part=part)
+        for file, part in zip(files, parts, strict=True)
+    ]
+    dataset = read_dataset(write(tmp_path / "labels.csv", header, *rows))
+    assert dataset.labels == ("dark", "light")
+    assert [item.part for item in dataset.items] == [part.casefold() for part in parts]
+
+
+def test_a_column_of_groups_is_found_whatever_its_capitals_and_is_no_label(tmp_path: Path):
+    photos.folder(tmp_path, per_class=6)
+    files = sorted(tmp_path.rglob("*.*"))
+    rows = [f"{file},p{n % 3},{file.parent.name}" for n, file in enumerate(files)]
+    table = write(tmp_path / "labels.csv", "scan,Patient,breed", *rows)
+    dataset = read_dataset(table, layout=Layout(group="patient"))
+    assert dataset.labels == ("dark", "light")
+    assert {item.group for item in dataset.items} == {"p0", "p1", "p2"}
+
+
 def test_an_unnamed_column_as_pandas_writes_its_index_is_no_group(tmp_path: Path):
     """A group of one image each would change with every row that is added above."""
     photos.folder(tmp_path, per_class=6)
@@ -229,6 +269,12 @@ WRONG = {
         "line 2: is_valid is 'later'; it must be True or False",
     ),
     "missing cell": (["id,breed", "dog0"], "line 2: too few cells, 1 for 2 columns"),
+    "no labels": (
+        ["id,split,weight", "dog0,train,1"],
+        "which column has the labels\\? It has id, split, weight; call that column label",
+    ),
+    "no files": (["class,is_valid", "dog0,True"], "which column has the file names.*column file"),
+    "two labels": (["id,label,Label", "dog0,a,b"], "two columns are called label; rename or"),
     "one column": (["id", "dog0"], "only one column; it needs two"),
     "unknown part": (["id,breed,split", "dog0,basset,later"], "split is 'later'; it must be train"),
     "half a split": (
