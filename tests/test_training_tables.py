@@ -153,6 +153,13 @@ def test_a_header_says_which_column_has_the_files_the_labels_and_the_split(
     assert [item.part for item in dataset.items] == [part.casefold() for part in parts]
 
 
+def test_a_separator_at_the_end_of_a_row_is_no_trouble(breeds: Path):
+    header, *rows = breeds.read_text().split()
+    write(breeds, header, *(f"{row}, ," for row in rows))
+    dataset = read_dataset(breeds, layout=Layout(images="train", suffix=".jpg"))
+    assert dataset.labels == ("basset", "beagle")
+
+
 def test_a_column_of_groups_is_found_whatever_its_capitals_and_is_no_label(tmp_path: Path):
     photos.folder(tmp_path, per_class=6)
     files = sorted(tmp_path.rglob("*.*"))
@@ -275,6 +282,10 @@ WRONG = {
     ),
     "no files": (["class,is_valid", "dog0,True"], "which column has the file names.*column file"),
     "two labels": (["id,label,Label", "dog0,a,b"], "two columns are called label; rename or"),
+    "extra cells": (
+        ["id,breed", "dog0,basset", "dog1,beagle,old"],
+        "line 3: too many cells, 3 for 2 columns; put a cell .* quotes, or .*label_separator=",
+    ),
     "one column": (["id", "dog0"], "only one column; it needs two"),
     "unknown part": (["id,breed,split", "dog0,basset,later"], "split is 'later'; it must be train"),
     "half a split": (

@@ -89,6 +89,12 @@ def _read(path: Path, layout: Layout) -> Table:
             raise DataError(
                 f"{path}, line {number}: too few cells, {len(cells)} for {n_columns} columns"
             )
+        if any(cell.strip() for cell in cells[n_columns:]):
+            raise DataError(
+                f"{path}, line {number}: too many cells, {len(cells)} for {n_columns} columns; put "
+                "a cell that has a separator of columns in it into quotes, or separate labels by "
+                "another character, as with label_separator=|"
+            )
     return Table(
         path,
         frozenset(columns),
