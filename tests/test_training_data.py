@@ -173,6 +173,15 @@ def test_parts_may_be_called_training_validation_and_testing(tmp_path: Path):
     assert (len(dataset.rows("train")), len(dataset.rows("valid")), len(dataset.tests)) == (8, 6, 4)
 
 
+@pytest.mark.parametrize("names", [("val", "valid"), ("Test", "test")])
+def test_two_folders_for_one_part_are_refused(tmp_path: Path, names: tuple[str, str]):
+    photos.folder(tmp_path / "train", per_class=4)
+    for number, name in enumerate(names):
+        photos.folder(tmp_path / name, per_class=2, classes={"dark": 70 + number, "light": 180})
+    with pytest.raises(DataError, match=f"{names[0]}/ and {names[1]}/ are names of one part; put"):
+        read_dataset(tmp_path)
+
+
 @pytest.mark.parametrize("names", [("valid", "test"), ("Validation", "testing"), ("val",)])
 def test_parts_without_one_to_train_on_are_no_classes(tmp_path: Path, names: tuple[str, ...]):
     for number, name in enumerate(names):

@@ -142,7 +142,13 @@ def _part_folders(root: Path) -> dict[Part, Path]:
             f"{root}: {train.name}/ stands beside {others[0]}/, but there is no valid/; "
             "rename the held-out part to valid, or put all class folders side by side"
         )
-    return {part: those[0] for part, those in found.items()}
+    for part, both in found.items():
+        if len(both) > 1:
+            raise DataError(
+                f"{root}: {' and '.join(f'{folder.name}/' for folder in both)} are names of one "
+                f"part; put all its images into {part}/, or move those that are not its own away"
+            )
+    return {part: folder for part, (folder,) in found.items()}
 
 
 def _check_classes(root: Path, folders: list[Path]) -> None:
