@@ -420,6 +420,18 @@ def test_packed_images_are_unpacked_once_with_their_names(tmp_path: Path, suffix
     np.testing.assert_array_equal(dataset.targets.sum(axis=0), [6, 6])
 
 
+@pytest.mark.parametrize("compression", ["uncompressed", "lz4"])
+def test_an_arrow_file_is_read_as_an_arrow_stream_is(tmp_path: Path, compression: str):
+    """As pandas and pyarrow.feather write it."""
+    pa = pytest.importorskip("pyarrow")
+    feather = pytest.importorskip("pyarrow.feather")
+    table = pa.table(columns(photos.folder(tmp_path / "images", per_class=6), as_struct=False))
+    feather.write_feather(table, str(tmp_path / "data.arrow"), compression=compression, chunksize=5)
+    dataset = read_dataset(tmp_path / "data.arrow", cache=tmp_path / "cache")
+    written = {path.read_bytes() for path in (tmp_path / "images").rglob("*.*")}
+    assert {item.path.read_bytes() for item in dataset.items} == written
+
+
 def pack(tmp_path: Path, *names: str) -> Path:
     """A folder of Parquet files, of six images each."""
     pa = pytest.importorskip("pyarrow")

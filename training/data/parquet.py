@@ -24,6 +24,7 @@ from training.data.items import PARTS
 SEPARATOR = "\x1f"  # between labels in the table: names may have any character people type
 SUFFIXES = {".parquet", ".arrow"}
 KINDS = {b"\xff\xd8\xff": ".jpg", b"\x89PNG": ".png", b"RIFF": ".webp"}
+ARROW_FILE = b"ARROW1"  # how Arrow's files begin, and its streams do not
 BATCH = 256  # rows in memory at once
 
 
@@ -104,10 +105,22 @@ def _batches(file: Path) -> Iterator[Any]:
 
         yield from pyarrow.parquet.ParquetFile(file).iter_batches(BATCH)
     else:
-        import pyarrow.ipc
+        import pyarrow
 
         with pyarrow.memory_map(str(file)) as source:
-            yield from pyarrow.ipc.open_stream(source)
+            for batch in _arrow_batches(source):
+                yield from (batch[row : row + BATCH] for row in range(0, len(batch), BATCH))
+
+
+def _arrow_batches(source: Any) -> Iterator[Any]:
+    """Of Arrow's stream, which `datasets` writes, or of its file, as pyarrow.feather does."""
+    import pyarrow.ipc
+
+    if source.read_at(len(ARROW_FILE), 0) == ARROW_FILE:
+        file = pyarrow.ipc.open_file(source)
+        yield from map(file.get_batch, range(file.num_record_batches))
+    else:
+        yield from pyarrow.ipc.open_stream(source)
 
 
 def _class_names(metadata: dict[bytes, bytes]) -> list[str]:
