@@ -1,6 +1,8 @@
 """Tables: CSV as competitions give them, Parquet as `datasets` writes it, and the test part."""
 
 import csv
+import datetime
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -13,6 +15,7 @@ import torch
 
 from registry.bundle import Task, verify_bundle
 from registry.errors import DataError
+from registry.files import sha256_file
 from training import classify
 from training.data.dataset import Dataset, list_items, read_dataset
 from training.data.draws import get_cv_idxs
@@ -450,6 +453,63 @@ def test_parts_of_packed_images_are_those_of_the_files_names(tmp_path: Path):
     dataset = read_dataset(data, cache=tmp_path / "cache")
     assert counts(dataset) == (6, 6, 6)
     assert dataset.labels == ("0", "1")
+
+
+def repack(data: Path, name: str, **others: list[Any]) -> None:
+    """The Parquet file of `pack` has these columns, too."""
+    pq = pytest.importorskip("pyarrow.parquet")
+    table = pq.read_table(data / f"{name}.parquet")
+    for column, cells in others.items():
+        table = table.append_column(column, [cells])
+    pq.write_table(table, data / f"{name}.parquet")
+
+
+OTHERS: dict[str, dict[str, list[Any]]] = {
+    "split": {"Split": ["train", "valid", "train"] * 2},
+    "fastai's": {"is_valid": [False, True, False] * 2},
+    "half of each": {"split": ["train", "valid", "train", None, None, None]}
+    | {"is_valid": [None, None, None, False, True, False]},
+}
+
+
+@pytest.mark.parametrize("name", ["images", "train-0"])
+@pytest.mark.parametrize("others", OTHERS)
+def test_columns_of_packed_images_say_what_is_held_out(tmp_path: Path, name: str, others: str):
+    data = pack(tmp_path, name)
+    repack(data, name, **OTHERS[others])
+    dataset = read_dataset(data, cache=tmp_path / "cache")
+    assert [item.part for item in dataset.items] == ["train", "valid", "train"] * 2
+
+
+def test_other_columns_of_packed_images_are_read_as_a_tables_are(tmp_path: Path):
+    data = pack(tmp_path, "images")
+    dates = [None if n == 5 else datetime.date(2024, 5, 1 + n // 2) for n in range(6)]
+    others = {"weight": [0.5, 1, 2, 1, 1, None], "image_id": list("abcdef"), "Taken": dates}
+    repack(
+        data, "images", **others, embedding=[[0.5, 1.0]] * 6, caption=["of many words, " * 999] * 6
+    )
+    dataset = read_dataset(data, layout=Layout(group="taken"), cache=tmp_path / "cache")
+    assert dataset.weights.tolist() == [0.5, 1, 2, 1, 1, 1]
+    days = ["2024-05-01", "2024-05-01", "2024-05-02", "2024-05-02", "2024-05-03", ""]
+    assert [item.group for item in dataset.items] == days
+
+
+def test_what_was_unpacked_without_its_other_columns_is_unpacked_anew(tmp_path: Path):
+    data = pack(tmp_path, "images")
+    repack(data, "images", weight=[0.5] * 6)
+    contents = f"images.parquet {sha256_file(data / 'images.parquet')}"
+    before = tmp_path / "cache" / f"unpacked-{hashlib.sha256(contents.encode()).hexdigest()}"
+    photos.folder(before, per_class=3)
+    rows = [f"{path.relative_to(before)},{path.parent.name}," for path in before.glob("*/*")]
+    write(before / "labels.csv", "file,label,split", *rows)
+    assert read_dataset(data, cache=tmp_path / "cache").weights.tolist() == [0.5] * 6
+
+
+def test_a_column_that_contradicts_a_packed_files_name_is_refused(tmp_path: Path):
+    data = pack(tmp_path, "train-0", "test-0")
+    repack(data, "test-0", split=["test", "test", "train"] * 2)
+    with pytest.raises(DataError, match=r"test-0\.parquet, row 2: split is 'train', but .* test; "):
+        read_dataset(data, cache=tmp_path / "cache")
 
 
 def test_what_is_held_out_is_drawn_where_packed_images_are_train_and_test(tmp_path: Path):

@@ -4,7 +4,8 @@ file                 or filename, file_name, path, image, image_id
 label                or labels, class, category, target
 split (or part)      train, valid or test; in every row or in none; without valid, held-out images
                      are drawn at random, as from a folder train/
-is_valid             the same in fastai's way: True for held-out images, False for the others
+is_valid             the same in fastai's way: True for held-out images, False for the others; it
+                     counts where split is empty
 weight               of the image in the training loss, 1 if empty: 0.5 for a doubtful label
 any other column     may be the setting `group`
 
@@ -173,11 +174,11 @@ def _item(table: Table, number: int, row: dict[str, str], layout: Layout) -> Ite
 
 
 def _part(table: Table, number: int, row: dict[str, str]) -> Part | None:
-    if SPLIT in row or IS_VALID not in row:
-        name, words, choice = SPLIT, PARTS, "train, valid or test"
-    else:
+    given = row.get(SPLIT, "").strip()
+    name, words, choice = SPLIT, PARTS, "train, valid or test"
+    if not given:
+        given = row.get(IS_VALID, "").strip()
         name, words, choice = IS_VALID, ANSWERS, "True or False"
-    given = row.get(name, "").strip()
     if given and given.casefold() not in words:
         raise DataError(f"{table.path}, line {number}: {name} is {given!r}; it must be {choice}")
     return words[given.casefold()] if given else None
