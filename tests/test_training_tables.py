@@ -512,6 +512,43 @@ def test_a_column_that_contradicts_a_packed_files_name_is_refused(tmp_path: Path
         read_dataset(data, cache=tmp_path / "cache")
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("Train", "VAL", "Test"),
+        ("dataset_train", "dataset_valid", "dataset_test"),
+        ("train_of_test_2", "my-validation-00000", "0-testing"),
+    ],
+)
+def test_a_part_is_a_word_of_a_packed_files_name_whatever_its_capitals(
+    tmp_path: Path, names: tuple[str, ...]
+):
+    data = pack(tmp_path, *names)
+    assert counts(read_dataset(data, cache=tmp_path / "cache")) == (6, 6, 6)
+
+
+def test_it_is_told_that_no_packed_file_is_named_after_a_part(tmp_path: Path):
+    note = "no packed file is named train, valid or test, so held-out images are drawn from all"
+    data = pack(tmp_path, "fitting", "restrained")
+    assert note in read_dataset(data, cache=tmp_path / "cache").summary()
+    one = read_dataset(data / "fitting.parquet", cache=tmp_path / "cache")
+    assert note not in one.summary()
+    repack(data, "fitting", split=["train"] * 6)
+    repack(data, "restrained", split=["valid"] * 6)
+    assert note not in read_dataset(data, cache=tmp_path / "cache").summary()
+
+
+def test_a_single_packed_file_may_have_any_name(tmp_path: Path):
+    data = pack(tmp_path, "crash_test")
+    assert sum(counts(read_dataset(data, cache=tmp_path / "cache"))[:2]) == 6
+
+
+def test_a_packed_file_named_after_several_parts_is_refused(tmp_path: Path):
+    data = pack(tmp_path, "all-train-valid", "test")
+    with pytest.raises(DataError, match=r"valid\.parquet: named after several parts; rename it"):
+        read_dataset(data, cache=tmp_path / "cache")
+
+
 def test_what_is_held_out_is_drawn_where_packed_images_are_train_and_test(tmp_path: Path):
     """As Hugging Face has MNIST and CIFAR."""
     data = pack(tmp_path, "train-0", "test-0")

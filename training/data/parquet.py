@@ -5,7 +5,7 @@
     others   of single values, as in a table: split, is_valid, weight, or the setting `group`
 
 They are unpacked once into files and a table, which then is read like any other. Where no column
-says which part an image belongs to, the file's name may: train-00000-of-00001.parquet.
+says which part an image belongs to, the names of several files may: train-00000-of-00001.parquet.
 """
 
 import csv
@@ -22,7 +22,7 @@ from typing import Any
 from registry.errors import DataError
 from registry.files import sha256_file
 from training.data.columns import FILE, IS_VALID, LABEL, SPLIT, find_name
-from training.data.items import PARTS
+from training.data.items import PARTS, Part
 
 UNPACKED = "1: with all columns"  # how; changed with it, as what was unpacked before is kept
 LONGEST = 1000  # characters of a cell in another column: captions may be of any length
@@ -57,7 +57,13 @@ def unpack(files: list[Path], cache: Path) -> Path:
     if not table.is_file():
         shutil.rmtree(folder, ignore_errors=True)  # what an interrupted run left
         folder.mkdir(parents=True)
-        rows = [row for file, name in named for row in _unpack_file(file, name, folder)]
+        # of a single file, crash_test.parquet, the name says no part
+        parts = [named_part(file) if len(files) > 1 else None for file in files]
+        rows = [
+            row
+            for (file, name), part in zip(named, parts, strict=True)
+            for row in _unpack_file(file, name, folder, part)
+        ]
         partial = folder / "labels.partial"
         with partial.open("w", newline="", encoding="utf-8") as out:
             header = dict.fromkeys(name for row in rows for name in row)
@@ -66,6 +72,21 @@ def unpack(files: list[Path], cache: Path) -> Path:
             writer.writerows(rows)
         partial.replace(table)
     return table
+
+
+def named_part(file: Path) -> Part | None:
+    """The part that the first word of a file's name says, or else another, whatever its capitals.
+
+    Raises:
+        DataError: its words are names of several parts, and the first is not.
+    """
+    words = [PARTS.get(word) for word in re.findall(r"[a-z]+", file.stem.casefold())]
+    if words and words[0]:
+        return words[0]
+    found = {part for part in words if part}
+    if len(found) > 1:
+        raise DataError(f"{file}: named after several parts; rename it to begin with its own")
+    return found.pop() if found else None
 
 
 def _names(files: list[Path]) -> list[Path]:
@@ -78,12 +99,12 @@ def _names(files: list[Path]) -> list[Path]:
     ]
 
 
-def _unpack_file(file: Path, called: Path, folder: Path) -> Iterator[dict[str, str]]:
+def _unpack_file(
+    file: Path, called: Path, folder: Path, part: Part | None
+) -> Iterator[dict[str, str]]:
     """Writes the file's images; gives the table's row of each."""
     from pyarrow import ArrowException
 
-    found = re.match(r"[a-z]+", file.stem)
-    part = PARTS.get(found.group(), "") if found else ""
     number = 0
     (folder / called).parent.mkdir(exist_ok=True)
     try:
@@ -144,7 +165,7 @@ def _is_single(kind: Any) -> bool:
     )
 
 
-def _split(file: Path, number: int, row: dict[str, str], part: str) -> str:
+def _split(file: Path, number: int, row: dict[str, str], part: Part | None) -> str:
     """The row's part by its own column split, or else by the file's name; empty where is_valid says
     it. What a file's name says is held out or tested stays so."""
     given = row.get(SPLIT, "").strip()
@@ -156,7 +177,7 @@ def _split(file: Path, number: int, row: dict[str, str], part: str) -> str:
     says = find_name(list(row), IS_VALID)
     if not given and part == "train" and says is not None and row[says]:
         return ""
-    return given or part
+    return given or part or ""
 
 
 def _batches(file: Path) -> Iterator[Any]:
