@@ -17,7 +17,7 @@ from registry.bundle import Task, verify_bundle
 from registry.errors import DataError
 from registry.files import sha256_file
 from training import classify
-from training.data.dataset import Dataset, list_items, read_dataset
+from training.data.dataset import Dataset, check_listed, list_items, read_dataset
 from training.data.draws import get_cv_idxs
 from training.data.items import Item, Layout
 from training.evaluation.predict_test import measure_tests, write_answers
@@ -254,6 +254,31 @@ def test_the_separator_of_labels_can_be_chosen(breeds: Path):
     settings = read_settings({"label_separator": "|", "images": "train", "suffix": ".jpg"})
     dataset = read_dataset(breeds, layout=settings.layout())
     assert (dataset.task, dataset.labels) == ("multi", ("basset hound", "beagle", "old"))
+
+
+def test_a_missing_label_makes_no_task_multi_label_unless_it_is_said(tmp_path: Path):
+    photos.folder(tmp_path, per_class=6)
+    files = sorted(tmp_path.rglob("*.*"))
+    rows = [f"{file},{'' if n in (3, 8) else file.parent.name}" for n, file in enumerate(files)]
+    table = write(tmp_path / "labels.csv", "file,label", *rows)
+    message = f"2 of 12 images have no label, such as {files[3]}, {files[8]}, and none has several"
+    for check in (read_dataset, lambda table: check_listed(table, Layout(), "auto")):
+        with pytest.raises(DataError, match=f"{message}; label or remove them, or .* task=multi"):
+            check(table)
+    dataset = read_dataset(table, task="multi")
+    assert (dataset.task, dataset.targets.sum()) == ("multi", 10)
+    write(table, "file,label", *rows[:-1], f"{files[-1]},dark light")
+    assert read_dataset(table, layout=Layout(separator=" ")).task == "multi"
+
+
+def test_a_packed_image_without_a_label_makes_no_task_multi_label(tmp_path: Path):
+    data = pack(tmp_path, "images")
+    pq = pytest.importorskip("pyarrow.parquet")
+    table = pq.read_table(data / "images.parquet")
+    labels = ["dark", "dark", None, "light", "light", "light"]
+    pq.write_table(table.set_column(1, "label", [labels]), data / "images.parquet")
+    with pytest.raises(DataError, match=r"1 of 6 images have no label, such as .*images-0000002\."):
+        read_dataset(data, cache=tmp_path / "cache")
 
 
 def test_continuous_labels_are_refused_unless_each_is_a_class(tmp_path: Path):
