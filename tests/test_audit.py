@@ -114,6 +114,20 @@ def test_a_file_that_a_table_names_twice_keeps_both_of_its_labels(data: Path):
     assert names(audit, "equal conflict") == [["dark/00.png", "dark/00.png"]]
 
 
+def test_a_file_that_a_table_names_for_training_and_testing_is_a_leak(data: Path):
+    files = sorted(data.rglob("*.*"))
+    rows = [
+        f"{file},{file.parent.name},{('train', 'valid')[n % 4 == 0]}"
+        for n, file in enumerate(files)
+    ]
+    rows += [f"{files[1]},dark,test", f"{files[5]},,test"]
+    (data / "labels.csv").write_text("\n".join(["file,label,split", *rows]))
+    audit = audit_source(data / "labels.csv", Settings())
+    assert len(found(audit)["equal leak"].rows) == 2
+    assert [item.part for item in audit.items].count("test") == 2
+    assert audited(data / "labels.csv", "--out", data.parent / "out", "--strict") == 1
+
+
 def test_names_with_spaces_that_would_be_taken_for_several_labels_are_a_problem(data: Path):
     rows = [f"{file},rather {file.parent.name}" for file in sorted(data.rglob("*.*"))]
     (data / "labels.csv").write_text("\n".join(["file,label", *rows]))
