@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections import Counter
 from dataclasses import replace
 from itertools import combinations
@@ -320,6 +321,33 @@ def test_strict_fails_on_problems_and_not_on_remarks(data: Path, tmp_path: Path)
     shutil.copy(data / "dark" / "00.png", data / "light" / "copy.png")
     assert audited(data, "--out", out, "--strict") == 1
     assert audited(data, "--out", out) == 0
+
+
+@pytest.mark.parametrize("below", ["", "out"])
+def test_a_file_in_the_place_of_the_report_is_told(
+    data: Path, capsys: pytest.CaptureFixture[str], below: str
+):
+    report = photos.photo(data.parent / "report.png", 100, 0) / below
+    assert audited(data, "--out", report) == 2
+    assert f"--out {report}: is a file, or lies below one; name a folder" in capsys.readouterr().err
+
+
+def test_of_packed_images_the_report_alone_is_left(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    pa = pytest.importorskip("pyarrow")
+    pq = pytest.importorskip("pyarrow.parquet")
+    images = [path.read_bytes() for path in sorted(data.rglob("*.*"))]
+    labels = [path.parent.name for path in sorted(data.rglob("*.*"))]
+    (tmp_path / "packed").mkdir()
+    (tmp_path / "temporary").mkdir()
+    pq.write_table(pa.table({"image": images, "label": labels}), tmp_path / "packed" / "a.parquet")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    assert audited(tmp_path / "packed", "--out", tmp_path / "out") == 0
+    left = {path.name for path in (tmp_path / "out").iterdir()}
+    assert left == {"audit.html", "audit.json", "audit_classes.png", "audit_sizes.png"}
+    assert not list((tmp_path / "temporary").iterdir())
+    assert [path.name for path in (tmp_path / "packed").iterdir()] == ["a.parquet"]
 
 
 @pytest.mark.parametrize(
