@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections import Counter
 from dataclasses import replace
 from itertools import combinations
@@ -112,6 +113,20 @@ def test_a_file_that_a_table_names_twice_keeps_both_of_its_labels(data: Path):
     (data / "labels.csv").write_text("\n".join(["file,label", *rows]))
     audit = audit_source(data / "labels.csv", Settings())
     assert names(audit, "equal conflict") == [["dark/00.png", "dark/00.png"]]
+
+
+def test_a_file_that_a_table_names_for_training_and_testing_is_a_leak(data: Path):
+    files = sorted(data.rglob("*.*"))
+    rows = [
+        f"{file},{file.parent.name},{('train', 'valid')[n % 4 == 0]}"
+        for n, file in enumerate(files)
+    ]
+    rows += [f"{files[1]},dark,test", f"{files[5]},,test"]
+    (data / "labels.csv").write_text("\n".join(["file,label,split", *rows]))
+    audit = audit_source(data / "labels.csv", Settings())
+    assert len(found(audit)["equal leak"].rows) == 2
+    assert [item.part for item in audit.items].count("test") == 2
+    assert audited(data / "labels.csv", "--out", data.parent / "out", "--strict") == 1
 
 
 def test_names_with_spaces_that_would_be_taken_for_several_labels_are_a_problem(data: Path):
@@ -306,6 +321,33 @@ def test_strict_fails_on_problems_and_not_on_remarks(data: Path, tmp_path: Path)
     shutil.copy(data / "dark" / "00.png", data / "light" / "copy.png")
     assert audited(data, "--out", out, "--strict") == 1
     assert audited(data, "--out", out) == 0
+
+
+@pytest.mark.parametrize("below", ["", "out"])
+def test_a_file_in_the_place_of_the_report_is_told(
+    data: Path, capsys: pytest.CaptureFixture[str], below: str
+):
+    report = photos.photo(data.parent / "report.png", 100, 0) / below
+    assert audited(data, "--out", report) == 2
+    assert f"--out {report}: is a file, or lies below one; name a folder" in capsys.readouterr().err
+
+
+def test_of_packed_images_the_report_alone_is_left(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    pa = pytest.importorskip("pyarrow")
+    pq = pytest.importorskip("pyarrow.parquet")
+    images = [path.read_bytes() for path in sorted(data.rglob("*.*"))]
+    labels = [path.parent.name for path in sorted(data.rglob("*.*"))]
+    (tmp_path / "packed").mkdir()
+    (tmp_path / "temporary").mkdir()
+    pq.write_table(pa.table({"image": images, "label": labels}), tmp_path / "packed" / "a.parquet")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    assert audited(tmp_path / "packed", "--out", tmp_path / "out") == 0
+    left = {path.name for path in (tmp_path / "out").iterdir()}
+    assert left == {"audit.html", "audit.json", "audit_classes.png", "audit_sizes.png"}
+    assert not list((tmp_path / "temporary").iterdir())
+    assert [path.name for path in (tmp_path / "packed").iterdir()] == ["a.parquet"]
 
 
 @pytest.mark.parametrize(

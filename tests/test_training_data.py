@@ -164,6 +164,55 @@ def test_parts_are_known_whatever_their_capitals(tmp_path: Path, name: str):
     assert len(dataset.rows("valid")) == 6
 
 
+def test_parts_may_be_called_training_validation_and_testing(tmp_path: Path):
+    photos.folder(tmp_path / "training", per_class=4)
+    photos.folder(tmp_path / "validation", per_class=3, classes={"dark": 70, "light": 180})
+    photos.folder(tmp_path / "testing", per_class=2, classes={"dark": 80, "light": 170})
+    dataset = read_dataset(tmp_path)
+    assert dataset.labels == ("dark", "light")
+    assert (len(dataset.rows("train")), len(dataset.rows("valid")), len(dataset.tests)) == (8, 6, 4)
+
+
+@pytest.mark.parametrize("names", [("val", "valid"), ("Test", "test")])
+def test_two_folders_for_one_part_are_refused(tmp_path: Path, names: tuple[str, str]):
+    photos.folder(tmp_path / "train", per_class=4)
+    for number, name in enumerate(names):
+        photos.folder(tmp_path / name, per_class=2, classes={"dark": 70 + number, "light": 180})
+    with pytest.raises(DataError, match=f"{names[0]}/ and {names[1]}/ are names of one part; put"):
+        read_dataset(tmp_path)
+
+
+@pytest.mark.parametrize("names", [("valid", "test"), ("Validation", "testing"), ("val",)])
+def test_parts_without_one_to_train_on_are_no_classes(tmp_path: Path, names: tuple[str, ...]):
+    for number, name in enumerate(names):
+        classes = {"dark": 60 + number, "light": 190 + number}
+        photos.folder(tmp_path / "data" / name, per_class=3, classes=classes)
+    message = "by name are parts of a data set, and no train/; call the part to train on train"
+    with pytest.raises(DataError, match=message):
+        read_dataset(tmp_path / "data")
+
+
+def test_folders_that_hold_the_same_folders_are_parts_unless_they_are_put_into_train(
+    tmp_path: Path,
+):
+    """Two folders of classes: parts with names of their own, or classes sorted by something."""
+    data = tmp_path / "data"
+    photos.folder(data / "fitting", per_class=4)
+    photos.folder(data / "holdout", per_class=4, classes={"dark": 70, "light": 180})
+    message = "fitting/, holdout/ hold the same folders, such as dark/; call them train and valid"
+    with pytest.raises(DataError, match=message):
+        read_dataset(data)
+    data.rename(tmp_path / "train")
+    assert read_dataset(tmp_path).labels == ("fitting", "holdout")
+
+
+def test_classes_may_each_have_a_folder_of_the_same_name(tmp_path: Path):
+    """As Tiny ImageNet has images/ in every class."""
+    for name, brightness in photos.CLASSES.items():
+        photos.folder(tmp_path / name, per_class=6, classes={"images": brightness})
+    assert read_dataset(tmp_path).labels == ("dark", "light")
+
+
 def test_what_is_held_out_is_drawn_where_only_train_and_test_are_given(tmp_path: Path):
     photos.folder(tmp_path / "train", per_class=10)
     photos.folder(tmp_path / "test", per_class=3, classes={"dark": 70, "light": 180})

@@ -1,6 +1,8 @@
 """Tables: CSV as competitions give them, Parquet as `datasets` writes it, and the test part."""
 
 import csv
+import datetime
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -13,8 +15,9 @@ import torch
 
 from registry.bundle import Task, verify_bundle
 from registry.errors import DataError
+from registry.files import sha256_file
 from training import classify
-from training.data.dataset import Dataset, list_items, read_dataset
+from training.data.dataset import Dataset, check_listed, list_items, read_dataset
 from training.data.draws import get_cv_idxs
 from training.data.items import Item, Layout
 from training.evaluation.predict_test import measure_tests, write_answers
@@ -123,6 +126,62 @@ def test_fastais_column_is_valid_says_what_is_held_out(tmp_path: Path):
     assert [dataset.items[row].path for row in dataset.rows("valid")] == held_out
 
 
+HEADERS = {
+    "filename,split,class": "{file},{part},{label}",
+    "image,split,label": "{file},{part},{label}",
+    "File,Label,Split": "{file},{label},{part}",
+    "id,file,class,part": "7,{file},{label},{part}",
+    "id,Path,breed,SPLIT": "7,{file},{label},{part}",
+    "split,target,image_id": "{part},{label},{file}",
+    "breed,image,split": "{label},{file},{part}",
+    ",id,breed,split": "7,{file},{label},{part}",
+    "file,category,label,split": "{file},other,{label},{part}",
+    "part,file,label,split": "wing,{file},{label},{part}",
+}
+
+
+@pytest.mark.parametrize("header", HEADERS)
+def test_a_header_says_which_column_has_the_files_the_labels_and_the_split(
+    tmp_path: Path, header: str
+):
+    photos.folder(tmp_path, per_class=6)
+    files = sorted(tmp_path.rglob("*.*"))
+    parts = ["train", "Train", "VALID"] * 4
+    rows = [
+        HEADERS[header].format(file=file, label=file.parent.name, part=part)
+        for file, part in zip(files, parts, strict=True)
+    ]
+    dataset = read_dataset(write(tmp_path / "labels.csv", header, *rows))
+    assert dataset.labels == ("dark", "light")
+    assert [item.part for item in dataset.items] == [part.casefold() for part in parts]
+
+
+def test_a_separator_at_the_end_of_a_row_is_no_trouble(breeds: Path):
+    header, *rows = breeds.read_text().split()
+    write(breeds, header, *(f"{row}, ," for row in rows))
+    dataset = read_dataset(breeds, layout=Layout(images="train", suffix=".jpg"))
+    assert dataset.labels == ("basset", "beagle")
+
+
+def test_a_column_of_groups_is_found_whatever_its_capitals_and_is_no_label(tmp_path: Path):
+    photos.folder(tmp_path, per_class=6)
+    files = sorted(tmp_path.rglob("*.*"))
+    rows = [f"{file},p{n % 3},{file.parent.name}" for n, file in enumerate(files)]
+    table = write(tmp_path / "labels.csv", "scan,Patient,breed", *rows)
+    dataset = read_dataset(table, layout=Layout(group="patient"))
+    assert dataset.labels == ("dark", "light")
+    assert {item.group for item in dataset.items} == {"p0", "p1", "p2"}
+
+
+def test_an_unnamed_column_as_pandas_writes_its_index_is_no_group(tmp_path: Path):
+    """A group of one image each would change with every row that is added above."""
+    photos.folder(tmp_path, per_class=6)
+    files = sorted(tmp_path.rglob("*.*"))
+    rows = [f"{n},{file},{file.parent.name}" for n, file in enumerate(files)]
+    dataset = read_dataset(write(tmp_path / "labels.csv", ",file,label", *rows))
+    assert {item.group for item in dataset.items} == {""}
+
+
 @pytest.mark.parametrize("separator", [";", "\t", ","], ids=["semicolon", "tab", "comma"])
 def test_columns_may_be_separated_as_spreadsheets_do(tmp_path: Path, separator: str):
     photos.folder(tmp_path, per_class=6)
@@ -197,6 +256,31 @@ def test_the_separator_of_labels_can_be_chosen(breeds: Path):
     assert (dataset.task, dataset.labels) == ("multi", ("basset hound", "beagle", "old"))
 
 
+def test_a_missing_label_makes_no_task_multi_label_unless_it_is_said(tmp_path: Path):
+    photos.folder(tmp_path, per_class=6)
+    files = sorted(tmp_path.rglob("*.*"))
+    rows = [f"{file},{'' if n in (3, 8) else file.parent.name}" for n, file in enumerate(files)]
+    table = write(tmp_path / "labels.csv", "file,label", *rows)
+    message = f"2 of 12 images have no label, such as {files[3]}, {files[8]}, and none has several"
+    for check in (read_dataset, lambda table: check_listed(table, Layout(), "auto")):
+        with pytest.raises(DataError, match=f"{message}; label or remove them, or .* task=multi"):
+            check(table)
+    dataset = read_dataset(table, task="multi")
+    assert (dataset.task, dataset.targets.sum()) == ("multi", 10)
+    write(table, "file,label", *rows[:-1], f"{files[-1]},dark light")
+    assert read_dataset(table, layout=Layout(separator=" ")).task == "multi"
+
+
+def test_a_packed_image_without_a_label_makes_no_task_multi_label(tmp_path: Path):
+    data = pack(tmp_path, "images")
+    pq = pytest.importorskip("pyarrow.parquet")
+    table = pq.read_table(data / "images.parquet")
+    labels = ["dark", "dark", None, "light", "light", "light"]
+    pq.write_table(table.set_column(1, "label", [labels]), data / "images.parquet")
+    with pytest.raises(DataError, match=r"1 of 6 images have no label, such as .*images-0000002\."):
+        read_dataset(data, cache=tmp_path / "cache")
+
+
 def test_continuous_labels_are_refused_unless_each_is_a_class(tmp_path: Path):
     photos.folder(tmp_path, per_class=30)
     files = sorted(tmp_path.rglob("*.*"))
@@ -220,6 +304,16 @@ WRONG = {
         "line 2: is_valid is 'later'; it must be True or False",
     ),
     "missing cell": (["id,breed", "dog0"], "line 2: too few cells, 1 for 2 columns"),
+    "no labels": (
+        ["id,split,weight", "dog0,train,1"],
+        "which column has the labels\\? It has id, split, weight; call that column label",
+    ),
+    "no files": (["class,is_valid", "dog0,True"], "which column has the file names.*column file"),
+    "two labels": (["id,label,Label", "dog0,a,b"], "two columns are called label; rename or"),
+    "extra cells": (
+        ["id,breed", "dog0,basset", "dog1,beagle,old"],
+        "line 3: too many cells, 3 for 2 columns; put a cell .* quotes, or .*label_separator=",
+    ),
     "one column": (["id", "dog0"], "only one column; it needs two"),
     "unknown part": (["id,breed,split", "dog0,basset,later"], "split is 'later'; it must be train"),
     "half a split": (
@@ -354,6 +448,18 @@ def test_packed_images_are_unpacked_once_with_their_names(tmp_path: Path, suffix
     np.testing.assert_array_equal(dataset.targets.sum(axis=0), [6, 6])
 
 
+@pytest.mark.parametrize("compression", ["uncompressed", "lz4"])
+def test_an_arrow_file_is_read_as_an_arrow_stream_is(tmp_path: Path, compression: str):
+    """As pandas and pyarrow.feather write it."""
+    pa = pytest.importorskip("pyarrow")
+    feather = pytest.importorskip("pyarrow.feather")
+    table = pa.table(columns(photos.folder(tmp_path / "images", per_class=6), as_struct=False))
+    feather.write_feather(table, str(tmp_path / "data.arrow"), compression=compression, chunksize=5)
+    dataset = read_dataset(tmp_path / "data.arrow", cache=tmp_path / "cache")
+    written = {path.read_bytes() for path in (tmp_path / "images").rglob("*.*")}
+    assert {item.path.read_bytes() for item in dataset.items} == written
+
+
 def pack(tmp_path: Path, *names: str) -> Path:
     """A folder of Parquet files, of six images each."""
     pa = pytest.importorskip("pyarrow")
@@ -372,6 +478,100 @@ def test_parts_of_packed_images_are_those_of_the_files_names(tmp_path: Path):
     dataset = read_dataset(data, cache=tmp_path / "cache")
     assert counts(dataset) == (6, 6, 6)
     assert dataset.labels == ("0", "1")
+
+
+def repack(data: Path, name: str, **others: list[Any]) -> None:
+    """The Parquet file of `pack` has these columns, too."""
+    pq = pytest.importorskip("pyarrow.parquet")
+    table = pq.read_table(data / f"{name}.parquet")
+    for column, cells in others.items():
+        table = table.append_column(column, [cells])
+    pq.write_table(table, data / f"{name}.parquet")
+
+
+OTHERS: dict[str, dict[str, list[Any]]] = {
+    "split": {"Split": ["train", "valid", "train"] * 2},
+    "fastai's": {"is_valid": [False, True, False] * 2},
+    "half of each": {"split": ["train", "valid", "train", None, None, None]}
+    | {"is_valid": [None, None, None, False, True, False]},
+}
+
+
+@pytest.mark.parametrize("name", ["images", "train-0"])
+@pytest.mark.parametrize("others", OTHERS)
+def test_columns_of_packed_images_say_what_is_held_out(tmp_path: Path, name: str, others: str):
+    data = pack(tmp_path, name)
+    repack(data, name, **OTHERS[others])
+    dataset = read_dataset(data, cache=tmp_path / "cache")
+    assert [item.part for item in dataset.items] == ["train", "valid", "train"] * 2
+
+
+def test_other_columns_of_packed_images_are_read_as_a_tables_are(tmp_path: Path):
+    data = pack(tmp_path, "images")
+    dates = [None if n == 5 else datetime.date(2024, 5, 1 + n // 2) for n in range(6)]
+    others = {"weight": [0.5, 1, 2, 1, 1, None], "image_id": list("abcdef"), "Taken": dates}
+    repack(
+        data, "images", **others, embedding=[[0.5, 1.0]] * 6, caption=["of many words, " * 999] * 6
+    )
+    dataset = read_dataset(data, layout=Layout(group="taken"), cache=tmp_path / "cache")
+    assert dataset.weights.tolist() == [0.5, 1, 2, 1, 1, 1]
+    days = ["2024-05-01", "2024-05-01", "2024-05-02", "2024-05-02", "2024-05-03", ""]
+    assert [item.group for item in dataset.items] == days
+
+
+def test_what_was_unpacked_without_its_other_columns_is_unpacked_anew(tmp_path: Path):
+    data = pack(tmp_path, "images")
+    repack(data, "images", weight=[0.5] * 6)
+    contents = f"images.parquet {sha256_file(data / 'images.parquet')}"
+    before = tmp_path / "cache" / f"unpacked-{hashlib.sha256(contents.encode()).hexdigest()}"
+    photos.folder(before, per_class=3)
+    rows = [f"{path.relative_to(before)},{path.parent.name}," for path in before.glob("*/*")]
+    write(before / "labels.csv", "file,label,split", *rows)
+    assert read_dataset(data, cache=tmp_path / "cache").weights.tolist() == [0.5] * 6
+
+
+def test_a_column_that_contradicts_a_packed_files_name_is_refused(tmp_path: Path):
+    data = pack(tmp_path, "train-0", "test-0")
+    repack(data, "test-0", split=["test", "test", "train"] * 2)
+    with pytest.raises(DataError, match=r"test-0\.parquet, row 2: split is 'train', but .* test; "):
+        read_dataset(data, cache=tmp_path / "cache")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("Train", "VAL", "Test"),
+        ("dataset_train", "dataset_valid", "dataset_test"),
+        ("train_of_test_2", "my-validation-00000", "0-testing"),
+    ],
+)
+def test_a_part_is_a_word_of_a_packed_files_name_whatever_its_capitals(
+    tmp_path: Path, names: tuple[str, ...]
+):
+    data = pack(tmp_path, *names)
+    assert counts(read_dataset(data, cache=tmp_path / "cache")) == (6, 6, 6)
+
+
+def test_it_is_told_that_no_packed_file_is_named_after_a_part(tmp_path: Path):
+    note = "no packed file is named train, valid or test, so held-out images are drawn from all"
+    data = pack(tmp_path, "fitting", "restrained")
+    assert note in read_dataset(data, cache=tmp_path / "cache").summary()
+    one = read_dataset(data / "fitting.parquet", cache=tmp_path / "cache")
+    assert note not in one.summary()
+    repack(data, "fitting", split=["train"] * 6)
+    repack(data, "restrained", split=["valid"] * 6)
+    assert note not in read_dataset(data, cache=tmp_path / "cache").summary()
+
+
+def test_a_single_packed_file_may_have_any_name(tmp_path: Path):
+    data = pack(tmp_path, "crash_test")
+    assert sum(counts(read_dataset(data, cache=tmp_path / "cache"))[:2]) == 6
+
+
+def test_a_packed_file_named_after_several_parts_is_refused(tmp_path: Path):
+    data = pack(tmp_path, "all-train-valid", "test")
+    with pytest.raises(DataError, match=r"valid\.parquet: named after several parts; rename it"):
+        read_dataset(data, cache=tmp_path / "cache")
 
 
 def test_what_is_held_out_is_drawn_where_packed_images_are_train_and_test(tmp_path: Path):

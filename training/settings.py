@@ -67,7 +67,8 @@ class Settings(Record):
     """Of the split, the order of the images, augmentation and new weights."""
     task: Literal["auto", "single", "multi"] = "auto"
     """Labels per image: exactly one (single) or any number (multi). auto: multi if some row of the
-    table has several; refused where these may be one name with a space in it."""
+    table has several; refused where these may be one name with a space in it, or where some rows
+    have none and no row has several."""
     valid_fraction: float = Field(default=0.2, gt=0, lt=1)
     """Share of the images that is held out for validation."""
     split: Drawing = "hash"

@@ -108,10 +108,12 @@ def audit_source(
         dataset = assemble(
             root, source, items, unreadable, settings.task, settings.split_rule(), {}
         )
-        # a table may list a file twice, with different labels
+        # a table may list a file twice, with different labels, or in two parts
         parts = {(item.path, item.labels): item for item in dataset.items}
-        tests = {item.path: item for item in dataset.tests}
-        items = [parts.get((item.path, item.labels)) or tests[item.path] for item in items]
+        tests = iter(dataset.tests)  # in their order among the items
+        items = [
+            next(tests) if item.part == "test" else parts[item.path, item.labels] for item in items
+        ]
     except DataError as error:
         refusal = str(error)
     return Audit(

@@ -29,10 +29,11 @@ from training.data.items import (
     list_folder,
 )
 from training.data.labels import AskedTask, check_labels, check_spaces, detect_task, label_tests
-from training.data.parquet import SEPARATOR, packed_files, unpack
+from training.data.parquet import SEPARATOR, named_part, packed_files, unpack
 from training.data.split import check_parts, count_kept, split, unit_names
 from training.data.table import list_table
 
+NO_PART = "no packed file is named train, valid or test, so held-out images are drawn from all"
 Rows = npt.NDArray[np.int64]
 
 
@@ -49,6 +50,7 @@ class Dataset:
     tests: tuple[Item, ...] = ()  # predicted once, at the end; only audited before
     n_kept: int = 0  # items in the part that an earlier split gave them
     n_elsewhere: int = 0  # of those, how many a new split would put into the other part
+    note: str = ""  # on the parts of packed files
 
     @cached_property
     def targets(self) -> Float32Array:
@@ -108,6 +110,7 @@ class Dataset:
         left_out = f"; {len(self.left_out)} unreadable {files} left out" if self.left_out else ""
         left_out += f"; {len(self.tests)} test images for the end" if self.tests else ""
         left_out += f", {self.unscored_tests}" if self.unscored_tests else ""
+        left_out += f"; {self.note}" if self.note else ""
         unheld = [name for name in self.labels if not counts[name, "valid"]]
         if unheld:
             others = f" and {len(unheld) - 1} others have" if len(unheld) > 1 else " has"
@@ -191,7 +194,10 @@ def assemble(
     items = sorted(split(items, rule, known_parts), key=lambda item: item.path)
     check_parts(items, labels)
     tests = label_tests((item for item in audited if item.part == "test"), labels)
-    return Dataset(root, tuple(items), labels, kind, tuple(left_out), tuple(tests), *kept)
+    packed = packed_files(source)
+    apart = any(item.part for item in audited) or any(map(named_part, packed))
+    note = NO_PART if len(packed) > 1 and not apart else ""
+    return Dataset(root, tuple(items), labels, kind, tuple(left_out), tuple(tests), *kept, note)
 
 
 def check_listed(source: Path, layout: Layout, task: AskedTask) -> None:

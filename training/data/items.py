@@ -1,6 +1,7 @@
 """Lists the images of a folder or table, with their labels.
 
-PATH/train/<class>/…, PATH/valid/<class>/…     the split is given; test/ may be beside them
+PATH/train/<class>/…, PATH/valid/<class>/…     the split is given; test/ may be beside them; or
+                                               training/, validation/ or val/, and testing/
 PATH/train/<class>/…                           the same, but held-out images are drawn at random
 PATH/<class>/…                                 split at random
 PATH.csv, PATH.tsv, PATH.parquet               one row per image; see `training/data/table.py`
@@ -25,10 +26,12 @@ SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 OTHERS = {".avif", ".bmp", ".dcm", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".tif", ".tiff"}
 PARTS: dict[str, Part] = {
     "train": "train",
+    "training": "train",
     "valid": "valid",
     "validation": "valid",
     "val": "valid",
     "test": "test",
+    "testing": "test",
 }
 
 
@@ -108,6 +111,8 @@ def list_folder(root: Path, layout: Layout = PLAIN) -> list[Item]:
         return (
             _list_classes(given["train"], "train") + _list_classes(given["valid"], "valid") + tests
         )
+    if not given:
+        _check_classes(root, [folder for folder in _folders(root) if folder != test])
     drawn = _list_classes(given.get("train", root), None, test)
     drawn.sort(key=lambda item: (_natural(item.path.name), item.path))
     return drawn + tests
@@ -117,27 +122,61 @@ def _part_folders(root: Path) -> dict[Part, Path]:
     """The folders of the parts in `root`, case-insensitively; none if it has class folders, one of
     which may be called train, like the vehicle."""
     folders = _folders(root)
-    names = {folder.name.casefold(): folder for folder in folders}
-    found: dict[Part, Path] = {}
-    for name, part in PARTS.items():
-        if name in names:
-            found.setdefault(part, names[name])
+    found: dict[Part, list[Path]] = {}
+    for folder in folders:
+        if part := PARTS.get(folder.name.casefold()):
+            found.setdefault(part, []).append(folder)
     if "train" not in found:
         return {}
-    others = [folder.name for folder in folders if folder not in found.values()]
-    if not _folders(found["train"]):
+    others = [folder.name for folder in folders if folder.name.casefold() not in PARTS]
+    train = found["train"][0]
+    if not any(_folders(folder) for folder in found["train"]):
         if others and len(found) == 1:
             return {}
         raise DataError(
-            f"{found['train']}: no class folders; put the images of each class into one, or name "
-            f"them in a CSV of file,label, with the setting images={found['train'].name}"
+            f"{train}: no class folders; put the images of each class into one, or name "
+            f"them in a CSV of file,label, with the setting images={train.name}"
         )
     if "valid" not in found and others:
         raise DataError(
-            f"{root}: {found['train'].name}/ stands beside {others[0]}/, but there is no valid/; "
+            f"{root}: {train.name}/ stands beside {others[0]}/, but there is no valid/; "
             "rename the held-out part to valid, or put all class folders side by side"
         )
-    return found
+    for part, both in found.items():
+        if len(both) > 1:
+            raise DataError(
+                f"{root}: {' and '.join(f'{folder.name}/' for folder in both)} are names of one "
+                f"part; put all its images into {part}/, or move those that are not its own away"
+            )
+    return {part: folder for part, (folder,) in found.items()}
+
+
+def _check_classes(root: Path, folders: list[Path]) -> None:
+    """Raises DataError if `folders`, those of the classes, seem to be the parts of a data set."""
+    names = ", ".join(f"{folder.name}/" for folder in folders[:3])
+    if folders and all(folder.name.casefold() in PARTS for folder in folders):
+        raise DataError(
+            f"{root}: has only {names}, which by name are parts of a data set, and no train/; call "
+            f"the part to train on train; or, if each is a class, put them into {root / 'train'}/"
+        )
+    if len(folders) < 2 or len(inner := _classes_within(folders[0])) < 2:
+        return
+    if all(_classes_within(folder) == inner for folder in folders[1:]):
+        raise DataError(
+            f"{root}: {names} hold the same folders, such as {inner[0]}/; call them train and "
+            f"valid if they are parts of the data set; or, if each is a class, put them into "
+            f"{root / 'train'}/"
+        )
+
+
+def _classes_within(folder: Path) -> list[str]:
+    """The names of the folders in `folder`; none where it has images of its own beside them."""
+    try:
+        if any(path.suffix.lower() in SUFFIXES for path in folder.iterdir()):
+            return []
+        return [inner.name for inner in _folders(folder)]
+    except OSError as error:
+        _closed(error)
 
 
 def passed_over(source: Path) -> tuple[Path, ...]:

@@ -17,10 +17,11 @@ MANY_NUMBERS = 20  # more different fractions than this are not class names
 
 
 def detect_task(items: Sequence[Item], source: Path) -> Task:
-    """Multi-label if any image has not exactly one.
+    """Multi-label if any image has several.
 
     Raises:
-        DataError: the labels are a quantity rather than classes.
+        DataError: the labels are a quantity rather than classes, or some images have one label and
+            the others none, which may be labelled with none or not labelled yet.
     """
     names = {label for item in items for label in item.labels}
     if len(names) > MANY_NUMBERS and all(map(_is_number, names)):
@@ -31,7 +32,17 @@ def detect_task(items: Sequence[Item], source: Path) -> Task:
                 "and a classifier needs classes; write ranges instead, or set task=single if each "
                 "number is a class"
             )
-    return "multi" if any(len(item.labels) != 1 for item in items) else "single"
+    if any(len(item.labels) > 1 for item in items):
+        return "multi"
+    without = [item for item in items if not item.labels]
+    if names and without:
+        examples = ", ".join(str(item.path) for item in without[:3])
+        raise DataError(
+            f"{source}: {len(without)} of {len(items)} images have no label, such as {examples}, "
+            "and none has several; label or remove them, or give --set task=multi if an image may "
+            "have none of the labels"
+        )
+    return "single"
 
 
 def check_spaces(items: Sequence[Item], source: Path, task: AskedTask, layout: Layout) -> None:

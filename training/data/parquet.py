@@ -2,8 +2,10 @@
 
     image    bytes, or a struct {bytes, path}
     label    a name, a number with its name in the file's metadata, or a list of either
+    others   of single values, as in a table: split, is_valid, weight, or the setting `group`
 
-They are unpacked once into files and a table, which then is read like any other.
+They are unpacked once into files and a table, which then is read like any other. Where no column
+says which part an image belongs to, the names of several files may: train-00000-of-00001.parquet.
 """
 
 import csv
@@ -19,11 +21,15 @@ from typing import Any
 
 from registry.errors import DataError
 from registry.files import sha256_file
-from training.data.items import PARTS
+from training.data.columns import FILE, IS_VALID, LABEL, SPLIT, find_name
+from training.data.items import PARTS, Part
 
+UNPACKED = "1: with all columns"  # how; changed with it, as what was unpacked before is kept
+LONGEST = 1000  # characters of a cell in another column: captions may be of any length
 SEPARATOR = "\x1f"  # between labels in the table: names may have any character people type
 SUFFIXES = {".parquet", ".arrow"}
 KINDS = {b"\xff\xd8\xff": ".jpg", b"\x89PNG": ".png", b"RIFF": ".webp"}
+ARROW_FILE = b"ARROW1"  # how Arrow's files begin, and its streams do not
 BATCH = 256  # rows in memory at once
 
 
@@ -44,18 +50,43 @@ def unpack(files: list[Path], cache: Path) -> Path:
     if find_spec("pyarrow") is None:
         raise DataError(f"{files[0]}: needs pyarrow; pip install 'unfreeze[parquet]'")
     named = list(zip(files, _names(files), strict=True))
-    digest = hashlib.sha256("".join(f"{name} {sha256_file(file)}" for file, name in named).encode())
+    contents = (f"{name} {sha256_file(file)}" for file, name in named)
+    digest = hashlib.sha256("\n".join([UNPACKED, *contents]).encode())
     folder = cache / f"unpacked-{digest.hexdigest()}"
     table = folder / "labels.csv"
     if not table.is_file():
         shutil.rmtree(folder, ignore_errors=True)  # what an interrupted run left
         folder.mkdir(parents=True)
-        rows = [row for file, name in named for row in _unpack_file(file, name, folder)]
+        # of a single file, crash_test.parquet, the name says no part
+        parts = [named_part(file) if len(files) > 1 else None for file in files]
+        rows = [
+            row
+            for (file, name), part in zip(named, parts, strict=True)
+            for row in _unpack_file(file, name, folder, part)
+        ]
         partial = folder / "labels.partial"
         with partial.open("w", newline="", encoding="utf-8") as out:
-            csv.writer(out).writerows([["file", "label", "split"], *rows])
+            header = dict.fromkeys(name for row in rows for name in row)
+            writer = csv.DictWriter(out, header or (FILE, LABEL), restval="")
+            writer.writeheader()
+            writer.writerows(rows)
         partial.replace(table)
     return table
+
+
+def named_part(file: Path) -> Part | None:
+    """The part that the first word of a file's name says, or else another, whatever its capitals.
+
+    Raises:
+        DataError: its words are names of several parts, and the first is not.
+    """
+    words = [PARTS.get(word) for word in re.findall(r"[a-z]+", file.stem.casefold())]
+    if words and words[0]:
+        return words[0]
+    found = {part for part in words if part}
+    if len(found) > 1:
+        raise DataError(f"{file}: named after several parts; rename it to begin with its own")
+    return found.pop() if found else None
 
 
 def _names(files: list[Path]) -> list[Path]:
@@ -68,12 +99,12 @@ def _names(files: list[Path]) -> list[Path]:
     ]
 
 
-def _unpack_file(file: Path, called: Path, folder: Path) -> Iterator[tuple[str, str, str]]:
-    """Writes the file's images; gives name, labels and part of each."""
+def _unpack_file(
+    file: Path, called: Path, folder: Path, part: Part | None
+) -> Iterator[dict[str, str]]:
+    """Writes the file's images; gives the table's row of each."""
     from pyarrow import ArrowException
 
-    found = re.match(r"[a-z]+", file.stem)
-    part = PARTS.get(found.group(), "") if found else ""
     number = 0
     (folder / called).parent.mkdir(exist_ok=True)
     try:
@@ -84,18 +115,69 @@ def _unpack_file(file: Path, called: Path, folder: Path) -> Iterator[tuple[str, 
                     f"{file}: has the columns {', '.join(sorted(columns))}; "
                     "there have to be image and label"
                 )
-            names = _class_names(batch.schema.metadata or {})
+            names = _class_names(batch.schema.metadata or {}, LABEL)
             images, labels = (batch.column(name).to_pylist() for name in ("image", "label"))
-            for image, label in zip(images, labels, strict=True):
+            others = _others(batch)
+            for image, label, other in zip(images, labels, others, strict=True):
                 encoded = image.get("bytes") if isinstance(image, dict) else image
                 if not isinstance(encoded, bytes):
                     raise DataError(f"{file}, row {number}: no encoded image, but {encoded!r:.60}")
                 name = f"{called.with_suffix('')}-{number:07d}{_suffix(encoded)}"
                 (folder / name).write_bytes(encoded)
-                yield name, _labels(label, names), part
+                row = {FILE: name, LABEL: _labels(label, names), SPLIT: ""}
+                yield row | other | {SPLIT: _split(file, number, other, part)}
                 number += 1
     except (ArrowException, OSError) as error:
         raise DataError(f"{file}: cannot be read: {error}") from error
+
+
+def _others(batch: Any) -> list[dict[str, str]]:
+    """Each row's cells in the columns of single values beside image and label; the one of parts is
+    called split."""
+    split = find_name(batch.schema.names, SPLIT)
+    others: list[dict[str, str]] = [{} for _ in range(batch.num_rows)]
+    for place, field in enumerate(batch.schema):
+        if field.name.strip().casefold() in (FILE, LABEL, "image") or not _is_single(field.type):
+            continue
+        names = _class_names(batch.schema.metadata or {}, field.name)
+        column = batch.column(place) if names else batch.column(place).cast("string")
+        for row, value in zip(others, column.to_pylist(), strict=True):
+            row[SPLIT if field.name == split else field.name] = _labels(value, names)[:LONGEST]
+    return others
+
+
+def _is_single(kind: Any) -> bool:
+    """Whether each cell of a column of this type is one value that people can read."""
+    from pyarrow import types
+
+    value = kind.value_type if types.is_dictionary(kind) else kind
+    return any(
+        is_one(value)
+        for is_one in (
+            types.is_boolean,
+            types.is_integer,
+            types.is_floating,
+            types.is_decimal,
+            types.is_string,
+            types.is_large_string,
+            types.is_date,
+        )
+    )
+
+
+def _split(file: Path, number: int, row: dict[str, str], part: Part | None) -> str:
+    """The row's part by its own column split, or else by the file's name; empty where is_valid says
+    it. What a file's name says is held out or tested stays so."""
+    given = row.get(SPLIT, "").strip()
+    if given and part in ("valid", "test") and PARTS.get(given.casefold()) != part:
+        raise DataError(
+            f"{file}, row {number}: split is {given!r}, but by the file's name it is {part}; "
+            "rename the file or change the column"
+        )
+    says = find_name(list(row), IS_VALID)
+    if not given and part == "train" and says is not None and row[says]:
+        return ""
+    return given or part or ""
 
 
 def _batches(file: Path) -> Iterator[Any]:
@@ -104,16 +186,28 @@ def _batches(file: Path) -> Iterator[Any]:
 
         yield from pyarrow.parquet.ParquetFile(file).iter_batches(BATCH)
     else:
-        import pyarrow.ipc
+        import pyarrow
 
         with pyarrow.memory_map(str(file)) as source:
-            yield from pyarrow.ipc.open_stream(source)
+            for batch in _arrow_batches(source):
+                yield from (batch[row : row + BATCH] for row in range(0, len(batch), BATCH))
 
 
-def _class_names(metadata: dict[bytes, bytes]) -> list[str]:
-    """What `datasets` says a number means, or nothing."""
+def _arrow_batches(source: Any) -> Iterator[Any]:
+    """Of Arrow's stream, which `datasets` writes, or of its file, as pyarrow.feather does."""
+    import pyarrow.ipc
+
+    if source.read_at(len(ARROW_FILE), 0) == ARROW_FILE:
+        file = pyarrow.ipc.open_file(source)
+        yield from map(file.get_batch, range(file.num_record_batches))
+    else:
+        yield from pyarrow.ipc.open_stream(source)
+
+
+def _class_names(metadata: dict[bytes, bytes], column: str) -> list[str]:
+    """What `datasets` says a number in the column means, or nothing."""
     features = json.loads(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features", {})
-    label = features.get("label", {})
+    label = features.get(column, {})
     label = label.get("feature", label) if isinstance(label, dict) else label[0]
     return list(label.get("names", []))
 

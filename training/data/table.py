@@ -1,11 +1,16 @@
 """Tables of images: CSV, as in most competitions, with commas, semicolons or tabs.
 
-file,label           columns by name; else the first two are the file name and the labels
+file                 or filename, file_name, path, image, image_id
+label                or labels, class, category, target
 split (or part)      train, valid or test; in every row or in none; without valid, held-out images
                      are drawn at random, as from a folder train/
-is_valid             the same in fastai's way: True for held-out images, False for the others
+is_valid             the same in fastai's way: True for held-out images, False for the others; it
+                     counts where split is empty
 weight               of the image in the training loss, 1 if empty: 0.5 for a doubtful label
 any other column     may be the setting `group`
+
+Capitals do not matter. Without a file or a label by name, the first other columns are taken, as
+those of id,breed are: see `training/data/columns.py`.
 """
 
 import csv
@@ -16,21 +21,29 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from registry.errors import DataError
+from training.data.columns import (
+    FILE,
+    GROUP,
+    IS_VALID,
+    LABEL,
+    NAMES,
+    SPLIT,
+    WEIGHT,
+    find_columns,
+)
 from training.data.grouping import group_by_path
 from training.data.items import PARTS, PLAIN, Item, Layout, Part, check_within, list_test
 
-FILE, LABEL, SPLIT, WEIGHT = "file", "label", "split", "weight"
-IS_VALID = "is_valid"
 ANSWERS: dict[str, Part] = {"true": "valid", "1": "valid", "false": "train", "0": "train"}
 SEPARATORS = (",", ";", "\t")  # of columns; the first that yields at least two is used
 
 
 @dataclass(frozen=True)
 class Table:
-    """A CSV as read: each row's line number, and its cells by column."""
+    """A CSV as read: each row's line number, and its cells by what their columns are for."""
 
     path: Path
-    columns: tuple[str, ...]
+    columns: frozenset[str]
     rows: tuple[tuple[int, dict[str, str]], ...]
 
 
@@ -59,24 +72,34 @@ def list_table(path: Path, layout: Layout = PLAIN, within: Sequence[Path] = ()) 
         items = [replace(item, part=None) if item.part == "train" else item for item in items]
     if layout.test:
         items += list_test(path.parent / layout.test)
-    if layout.group and layout.group not in table.columns:
+    if layout.group and GROUP not in table.columns:
         return group_by_path(items, path.parent, layout.group)
     return items
 
 
 def _read(path: Path, layout: Layout) -> Table:
     lines = _lines(path)
-    columns = _columns(path, lines[0][1], layout) if lines else ()
+    header = lines[0][1] if lines else []
+    columns = _columns(path, header, layout) if lines else {}
+    n_columns = len(header) if layout.header else len(columns)
     rows = lines[1:] if layout.header else lines
     if not rows:
         raise DataError(f"{path}: no rows")
     for number, cells in rows:
-        if len(cells) < len(columns):
+        if len(cells) < n_columns:
             raise DataError(
-                f"{path}, line {number}: too few cells, {len(cells)} for {len(columns)} columns"
+                f"{path}, line {number}: too few cells, {len(cells)} for {n_columns} columns"
+            )
+        if any(cell.strip() for cell in cells[n_columns:]):
+            raise DataError(
+                f"{path}, line {number}: too many cells, {len(cells)} for {n_columns} columns; put "
+                "a cell that has a separator of columns in it into quotes, or separate labels by "
+                "another character, as with label_separator=|"
             )
     return Table(
-        path, columns, tuple((n, dict(zip(columns, row, strict=False))) for n, row in rows)
+        path,
+        frozenset(columns),
+        tuple((n, {name: row[place] for name, place in columns.items()}) for n, row in rows),
     )
 
 
@@ -101,21 +124,20 @@ def _lines(path: Path) -> list[tuple[int, list[str]]]:
     return found
 
 
-def _columns(path: Path, first: list[str], layout: Layout) -> tuple[str, ...]:
-    """By name if the header has the names, else the first is the file, the second its labels."""
+def _columns(path: Path, first: list[str], layout: Layout) -> dict[str, int]:
+    """The place of each column; without a header the first has the files, the second the labels."""
     if len(first) < 2:
         raise DataError(f"{path}: only one column; it needs two, {FILE},{LABEL}")
     if not layout.header:
-        return FILE, LABEL
-    names = [name.strip() for name in first]
-    if not {FILE, LABEL} <= set(names):
-        if _file(path, names[0], layout).is_file():
-            raise DataError(
-                f"{path}: the first line already names a file, {names[0]}; set header=false, or "
-                f"add a first line {FILE},{LABEL}"
-            )
-        names[:2] = FILE, LABEL
-    return tuple(SPLIT if name == "part" else name for name in names)
+        return {FILE: 0, LABEL: 1}
+    columns = find_columns(path, first, layout.group)
+    name = first[columns[FILE]].strip()
+    if name.casefold() not in NAMES[FILE] and _file(path, name, layout).is_file():
+        raise DataError(
+            f"{path}: the first line already names a file, {name}; set header=false, or "
+            f"add a first line {FILE},{LABEL}"
+        )
+    return columns
 
 
 def _file(path: Path, name: str, layout: Layout) -> Path:
@@ -142,22 +164,21 @@ def _item(table: Table, number: int, row: dict[str, str], layout: Layout) -> Ite
     labels = [
         part.strip() for part in (text.split(layout.separator) if layout.separator else [text])
     ]
-    group = row[layout.group].strip() if layout.group in table.columns else ""
     return Item(
         _file(table.path, row[FILE], layout),
         tuple(label for label in labels if label),
         _part(table, number, row),
-        group=group,
+        group=row.get(GROUP, "").strip(),
         weight=_weight(table, number, row.get(WEIGHT, "").strip()),
     )
 
 
 def _part(table: Table, number: int, row: dict[str, str]) -> Part | None:
-    if SPLIT in row or IS_VALID not in row:
-        name, words, choice = SPLIT, PARTS, "train, valid or test"
-    else:
+    given = row.get(SPLIT, "").strip()
+    name, words, choice = SPLIT, PARTS, "train, valid or test"
+    if not given:
+        given = row.get(IS_VALID, "").strip()
         name, words, choice = IS_VALID, ANSWERS, "True or False"
-    given = row.get(name, "").strip()
     if given and given.casefold() not in words:
         raise DataError(f"{table.path}, line {number}: {name} is {given!r}; it must be {choice}")
     return words[given.casefold()] if given else None

@@ -4,6 +4,7 @@ import argparse
 import re
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from rich.console import Console
 from rich.progress import (
@@ -149,24 +150,29 @@ def _audit(options: argparse.Namespace) -> int:
     from training.reading_settings import read_settings
     from training.report.audit_page import figures, summary, write_audit
 
-    try:
-        settings = read_settings(settings_of(options.settings))
-        with _bar("  images") as bar:
-            task = bar.add_task("", total=None)
-            audit = audit_source(
-                options.source,
-                settings,
-                cache=options.out,
-                begin=lambda n: bar.update(task, total=n),
-                advance=lambda n: bar.update(task, advance=n),
-            )
-    except BadRequest as error:
-        raise UsageError(str(error)) from error
-    write_audit(audit, options.out)
+    out = options.out
+    if not next(path for path in (out, *out.absolute().parents) if path.exists()).is_dir():
+        raise UsageError(f"--out {out}: is a file, or lies below one; name a folder")
+    # what is unpacked of Parquet files is as large as they are, and no part of the report
+    with TemporaryDirectory(prefix="unfreeze-audit-") as unpacked:
+        try:
+            settings = read_settings(settings_of(options.settings))
+            with _bar("  images") as bar:
+                task = bar.add_task("", total=None)
+                audit = audit_source(
+                    options.source,
+                    settings,
+                    cache=Path(unpacked),
+                    begin=lambda n: bar.update(task, total=n),
+                    advance=lambda n: bar.update(task, advance=n),
+                )
+        except BadRequest as error:
+            raise UsageError(str(error)) from error
+        write_audit(audit, out)
     if options.json:
         show_json(figures(audit))
     else:
-        print("\n".join([*summary(audit), f"page: {options.out / 'audit.html'}"]))
+        print("\n".join([*summary(audit), f"page: {out / 'audit.html'}"]))
     return FAILED if options.strict and any(p.severe for p in audit.problems) else OK
 
 
