@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import http.server
 import io
+import json
 import lzma
 import os
 import stat
@@ -435,6 +436,18 @@ def test_the_command_fetches_checks_and_unpacks(tmp_path: Path, capsys: pytest.C
     assert "2 files in" in capsys.readouterr().out
     assert (into / "b" / "2.jpg").is_file()
     assert [path.name for path in tmp_path.iterdir()] == ["birds"]
+
+
+def test_what_was_fetched_is_printed_as_json_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "a.zip").write_bytes(GOOD["zip"])
+    into = tmp_path / "birds"
+    command = ["data", "fetch", (tmp_path / "a.zip").as_uri(), "--into", str(into), "--json"]
+    assert main(command) == 0
+    digest = hashlib.sha256(GOOD["zip"]).hexdigest()
+    expected = {"folder": str(into), "files": 2, "sha256": digest}
+    assert json.loads(capsys.readouterr().out) == expected
 
 
 def test_a_download_that_finds_no_room_is_kept_and_gone_on_with(
