@@ -75,8 +75,8 @@ class Settings(Record):
     its part while the data grow (training/data/draws.py); stratified: exact shares of each class;
     cv and blocks: hold out one of several folds."""
     fold: int = Field(default=0, ge=0)
-    """Which fold is held out, with split=cv or blocks. Give each fold a model name of its own,
-    because images keep the part that a promoted version gave them."""
+    """Which fold is held out, with split=cv or blocks; the others have none. Give each fold a model
+    name of its own, because images keep the part that a promoted version gave them."""
     group: str = Field(default="", max_length=200)
     """What must never be split: a column of the table, or a regular expression for paths
     (training/data/grouping.py)."""
@@ -292,6 +292,10 @@ class Settings(Record):
             group=self.group,
             test=self.test,
         )
+
+    @property
+    def has_folds(self) -> bool:
+        return self.split in ("cv", "blocks")
 
     def split_rule(self) -> SplitRule:
         return SplitRule(self.split, self.valid_fraction, self.seed, self.fold)
