@@ -184,7 +184,9 @@ class Learner:
 
     def evaluate(self) -> Evaluation:
         """Evaluates on the held-out images, with one view and with several; never on the test
-        images."""
+        images. With `thresholds=fitted` those of several labels are fitted first, as in `publish`.
+        """
+        evaluation_steps.choose_thresholds(self.bench)
         return evaluation_steps.evaluate(self.bench, self._answer)
 
     def classify(self, image: str | Path, *, views: int = 1) -> dict[str, float]:
