@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 from pydantic import Field
 
 from registry.errors import BadImage
@@ -43,6 +43,9 @@ ONE_LARGE = threading.Lock()
 NO_SCANS = (0, False)
 MAX_SCANS = 20  # of a JPEG with the most pixels; a smaller one may have more; a camera's has 10
 
+# Pillow's names for samples that it brings to 8 bits, though not the transparent one
+DEPTHS = {"L;2": 2, "L;4": 4, "RGB;16B": 16}
+
 ORIENTATION = 0x0112  # the Exif tag
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -58,7 +61,9 @@ UPRIGHT = {
 class ImageSpec(Record):
     """How an image becomes [size, size, 3] RGB uint8. Part of every bundle."""
 
-    preparation: Literal[1] = 1  # incremented when the same spec would give different pixels
+    # incremented when the same spec would give different pixels; each goes on giving its own. 1: a
+    # colour that a PNG's tRNS chunk makes transparent was ignored, instead of becoming white
+    preparation: Literal[1, 2] = 2
     size: int = Field(ge=1, le=4096)
     # center: the largest centred square; squash: the whole image, whatever its shape
     crop: Literal["center", "squash"] = "center"
@@ -90,6 +95,8 @@ def prepare(
     """
     image, by_line = _open(encoded, max_pixels, admit)
     with image, _turn(image, by_line):
+        if "transparency" in image.info and image.mode in ("RGB", "L", "I;16"):
+            _set_clear(image, spec)
         orientation = _orientation(image)
         try:
             full = image.size
@@ -118,7 +125,7 @@ def image_info(encoded: bytes, max_pixels: int = MAX_PIXELS) -> tuple[int, int, 
 
 def _open(
     encoded: bytes, max_pixels: int, admit: Callable[[int], None] | None = None
-) -> tuple[Image.Image, bool]:
+) -> tuple[ImageFile.ImageFile, bool]:
     """The image, not decoded yet, and whether its decoder works line by line."""
     if not encoded:
         raise BadImage("empty: 0 bytes")
@@ -196,9 +203,24 @@ def _turn(image: Image.Image, by_line: bool) -> AbstractContextManager[object]:
     return ONE_LARGE if large else nullcontext()
 
 
+def _set_clear(image: ImageFile.ImageFile, spec: ImageSpec) -> None:
+    """Before a PNG is decoded: its one transparent colour becomes that of the decoded pixels. Of 16
+    bits in RGB, Pillow leaves the upper 8 to compare."""
+    clear = image.info.pop("transparency")
+    if spec.preparation == 1:
+        return
+    depth = DEPTHS.get(str(image.tile[0].args), 8)
+    if image.mode == "RGB":
+        clear = tuple(level >> (depth - 8) & 255 for level in clear)
+    elif image.mode == "L":
+        most = 2**depth - 1
+        clear = (clear & most) * 255 // most
+    image.info["transparency"] = clear
+
+
 def _eight_bits(image: Image.Image) -> Image.Image:
     """8-bit grey or RGB: 16 bits lose their lower byte, transparency is composited on white."""
-    if image.mode in ("RGB", "L"):
+    if image.mode in ("RGB", "L") and not image.has_transparency_data:
         return image
     rows = max(1, BAND_PIXELS // image.width)
     plain = _eight_bits_of(image.crop((0, 0, image.width, min(rows, image.height))))
@@ -214,7 +236,10 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 def _eight_bits_of(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16-bit grey, which Pillow's own conversion would clip
         deep = np.asarray(image).astype(np.uint32)
-        return Image.fromarray((deep >> 8).clip(0, 255).astype(np.uint8))
+        grey = (deep >> 8).clip(0, 255).astype(np.uint8)
+        if image.has_transparency_data:
+            grey[deep == image.info["transparency"]] = 255
+        return Image.fromarray(grey)
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))

@@ -1,7 +1,7 @@
 """Images of every kind that `prepare` treats in its own way, and the pixels it gave for them.
 
-`python tests/golden_pixels.py` makes golden_pixels.npz again: only when the preparation is meant
-to give other pixels, which also raises `ImageSpec.preparation`.
+`python tests/golden_pixels.py` adds kinds that golden_pixels.npz does not have yet. Pixels that are
+there change only with `ImageSpec.preparation`.
 """
 
 import io
@@ -35,12 +35,27 @@ def images() -> dict[str, bytes]:
     clear = rgb.copy()
     clear.putalpha(Image.fromarray(np.tile(np.linspace(0, 255, 48).astype(np.uint8), (36, 1))))
     deep = np.asarray(rgb.convert("L")).astype(np.uint16) * 257
+    flat = rgb.copy()
+    flat.paste((10, 200, 30), (10, 5, 40, 20))
+    flat_deep = np.asarray(flat).astype(np.uint16) * 257
+    levels = np.tile(np.arange(48, dtype=np.uint8) // 3, (36, 1))  # of 4 bits
     kinds = {
         "grey png": encode(rgb.convert("L"), "PNG"),
         "grey jpeg": encode(rgb.convert("L"), "JPEG"),
         "bilevel": encode(rgb.convert("1"), "PNG"),
         "16-bit grey": encode(Image.fromarray(deep), "PNG"),
         "16-bit colour": deep_png(np.asarray(rgb).astype(np.uint16) * 257),
+        "clear colour": encode(flat, "PNG", transparency=(10, 200, 30)),
+        "clear grey": encode(
+            flat.convert("L"), "PNG", transparency=flat.convert("L").getpixel((20, 10))
+        ),
+        "clear 16-bit grey": encode(
+            Image.fromarray(flat_deep[..., 0]), "PNG", transparency=10 * 257
+        ),
+        "clear 16-bit colour": deep_png(flat_deep, clear=(10 * 257, 200 * 257, 30 * 257)),
+        "clear 4-bit grey": raw_png(
+            (48, 36, 4, 0), [(row[::2] << 4 | row[1::2]).tobytes() for row in levels], clear=(5,)
+        ),
         "cmyk": encode(rgb.convert("CMYK"), "JPEG", quality=95),
         "alpha": encode(clear, "PNG"),
         "grey alpha": encode(clear.convert("LA"), "PNG"),
@@ -62,20 +77,24 @@ def encode(image: Image.Image, kind: str, **options: object) -> bytes:
     return content.getvalue()
 
 
-def deep_png(pixels: np.ndarray) -> bytes:
+def deep_png(pixels: np.ndarray, clear: tuple[int, ...] = ()) -> bytes:
     """[h,w,3] uint16; Pillow reads these and cannot write them."""
+    height, width, _ = pixels.shape
+    return raw_png((width, height, 16, 2), [row.astype(">u2").tobytes() for row in pixels], clear)
+
+
+def raw_png(kind: tuple[int, int, int, int], rows: list[bytes], clear: tuple[int, ...]) -> bytes:
+    """Of a width, height, depth and colour type; `clear` is the transparent colour, if any."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         body = kind + content
         return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
 
-    height, width, _ = pixels.shape
-    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
-    header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
     return (
         b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", *kind, 0, 0, 0))
+        + (chunk(b"tRNS", struct.pack(f">{len(clear)}H", *clear)) if clear else b"")
+        + chunk(b"IDAT", zlib.compress(b"".join(b"\0" + row for row in rows)))
         + chunk(b"IEND", b"")
     )
 
@@ -93,8 +112,11 @@ def read() -> dict[str, tuple[bytes, UInt8Array]]:
 
 
 if __name__ == "__main__":
-    arrays = {}
+    with np.load(FILE, allow_pickle=False) as file:
+        arrays = dict(file)
     for kind, encoded in images().items():
+        if f"image {kind}" in arrays:
+            continue
         arrays[f"image {kind}"] = np.frombuffer(encoded, dtype=np.uint8)
         arrays[f"pixels {kind}"] = pixels_of(encoded)
     np.savez_compressed(FILE, **arrays)

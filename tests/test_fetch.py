@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import http.server
 import io
+import json
 import lzma
 import os
 import stat
@@ -84,6 +85,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def send(self, mood: str, offset: int) -> None:
         body, total = self.server.content[offset:], len(self.server.content)
         headers = {"Content-Length": str(len(body))} | self.server.name(self.server.content)
+        if mood == "no length":
+            del headers["Content-Length"]
         if offset:
             headers["Content-Range"] = f"bytes {offset}-{total - 1}/{total}"
         self.answer(206 if offset else 200, headers)
@@ -223,6 +226,33 @@ def test_what_does_not_exist_is_not_asked_for_again(server: Files, tmp_path: Pat
 def test_a_file_above_the_limit_is_not_downloaded_to_its_end(server: Files, tmp_path: Path):
     with pytest.raises(FetchError, match="larger than the limit of 1000 bytes"):
         fetch(server.url, tmp_path / "f", max_bytes=1000)
+
+
+@pytest.mark.parametrize("sha256", [DIGEST, None], ids=["with a digest", "without"])
+def test_a_file_that_is_announced_above_the_limit_is_not_begun(
+    server: Files, tmp_path: Path, sha256: str | None
+):
+    server.moods = ["stall"]  # whoever waits for its content waits for 20 seconds
+    told: list[int] = []
+    with pytest.raises(FetchError, match="larger than the limit of 1000 bytes"):
+        fetch(
+            server.url,
+            tmp_path / "f",
+            sha256=sha256,
+            max_bytes=1000,
+            advance=lambda done, total: told.append(done),
+        )
+    assert not told
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_of_unannounced_size_leaves_nothing_if_it_is_above_the_limit(
+    server: Files, tmp_path: Path
+):
+    server.moods = ["no length"]
+    with pytest.raises(FetchError, match="larger than the limit of 200000 bytes"):
+        fetch(server.url, tmp_path / "f", sha256=DIGEST, max_bytes=200_000)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("to", ["file:///etc/passwd", "ftp://127.0.0.1/x", "gopher://x", "data:,x"])
@@ -437,6 +467,18 @@ def test_the_command_fetches_checks_and_unpacks(tmp_path: Path, capsys: pytest.C
     assert [path.name for path in tmp_path.iterdir()] == ["birds"]
 
 
+def test_what_was_fetched_is_printed_as_json_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "a.zip").write_bytes(GOOD["zip"])
+    into = tmp_path / "birds"
+    command = ["data", "fetch", (tmp_path / "a.zip").as_uri(), "--into", str(into), "--json"]
+    assert main(command) == 0
+    digest = hashlib.sha256(GOOD["zip"]).hexdigest()
+    expected = {"folder": str(into), "files": 2, "sha256": digest}
+    assert json.loads(capsys.readouterr().out) == expected
+
+
 def test_a_download_that_finds_no_room_is_kept_and_gone_on_with(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
@@ -491,6 +533,21 @@ def test_a_local_archive_is_unpacked_and_stays(tmp_path: Path, capsys: pytest.Ca
 def test_the_command_takes_another_address_for_wrong_usage(tmp_path: Path, capsys, url: str):
     assert main(["data", "fetch", url, "--into", str(tmp_path / "birds")]) == 2
     assert f"{url}: not a supported URL" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("limit", ["nan", "inf", "-1", "0", "many"])
+def test_a_limit_that_is_no_number_of_gigabytes_is_wrong_usage(tmp_path: Path, capsys, limit: str):
+    command = ["data", "fetch", "https://example.org/x.zip", "--into", str(tmp_path / "birds")]
+    with pytest.raises(SystemExit, match="2"):
+        main([*command, f"--max-gigabytes={limit}"])
+    assert f"--max-gigabytes: '{limit}' is not a number above 0" in capsys.readouterr().err
+
+
+def test_the_command_names_the_url_that_is_no_archive(tmp_path: Path, capsys):
+    with serving(b"<!doctype html><title>Sign in</title>" * 100) as server:
+        assert main(["data", "fetch", server.url, "--into", str(tmp_path / "birds")]) == 1
+    assert f"{server.url}: not an archive: neither a zip nor a tar" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_command_names_the_local_file_that_is_no_archive(tmp_path: Path, capsys):

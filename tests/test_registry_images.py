@@ -120,6 +120,24 @@ def test_transparency_is_laid_on_white(kind: str) -> None:
     assert prepare(encoded, SPEC).min() == 255
 
 
+CLEAR = {
+    "RGB": (Image.new("RGB", (40, 40), (200, 100, 50)), (200, 100, 50), (200, 100, 50)),
+    "grey": (Image.new("L", (40, 40), 77), 77, (77, 77, 77)),
+    "16-bit grey": (Image.fromarray(np.full((40, 40), 40000, np.uint16)), 40000, (156, 156, 156)),
+}
+
+
+@pytest.mark.parametrize("kind", CLEAR)
+def test_a_colour_that_is_transparent_is_white_except_for_models_trained_without(kind: str) -> None:
+    image, colour, before = CLEAR[kind]
+    encoded = tiny.encode(image, "PNG", transparency=colour)
+    assert prepare(encoded, SPEC).min() == 255
+    as_trained = prepare(encoded, ImageSpec(size=32, preparation=1))
+    assert tuple(as_trained[0, 0]) == before
+    another = 1 if kind != "RGB" else (1, 2, 3)
+    assert tuple(prepare(tiny.encode(image, "PNG", transparency=another), SPEC)[0, 0]) == before
+
+
 def test_an_animation_gives_its_first_picture() -> None:
     frames = [Image.new("RGB", (40, 40), colour) for colour in ("red", "blue")]
     encoded = tiny.encode(frames[0], "WEBP", save_all=True, append_images=frames[1:], lossless=True)

@@ -1,20 +1,24 @@
 """Whole trainings with what the recipe of 2018 can be told."""
 
+import re
 from pathlib import Path
 
 import numpy as np
 import photos
 import pytest
+from benches import opened
 
 from registry.errors import TrainingError
 from training.data.dataset import read_dataset
 from training.data.decoded import decode
 from training.evaluation.evaluate import measure, predict
+from training.fit.lr_finder import RateSearch
 from training.fit.stage import LAST_GOOD
 from training.network.saving import NETWORK, load_network
 from training.presets import FASTAI2018
 from training.reading_settings import read_settings
 from training.recipe import train
+from training.steps import fit_unfrozen
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
@@ -77,3 +81,22 @@ def test_a_training_that_diverges_keeps_the_last_good_weights(tmp_path: Path):
         train(assignment, lambda event: None)
     network, _ = load_network(assignment.run / LAST_GOOD)
     assert all(bool(tensor.isfinite().all()) for tensor in network.state_dict().values())
+
+
+@pytest.mark.parametrize(
+    ("told", "advice"),
+    [
+        ({"unfrozen_learning_rate": "1e36"}, "set a lower unfrozen_learning_rate"),
+        ({}, "the learning-rate finder suggested 1.0e+36; set unfrozen_learning_rate to a lower"),
+        ({"unfrozen_learning_rate": "0.1"}, "pass a lower rate"),
+    ],
+)
+def test_a_stage_that_diverges_says_where_its_rate_comes_from(
+    tmp_path: Path, told: dict[str, str], advice: str
+):
+    data = photos.folder(tmp_path / "data", per_class=8)
+    bench = opened(tmp_path, data, photos.QUICK | told | {"clip_norm": ""})
+    if not told:
+        bench.results.searches["unfrozen"] = RateSearch([1.0], [1.0], 1e36, "in this test")
+    with pytest.raises(TrainingError, match=f"; {re.escape(advice)}.*; the weights before"):
+        fit_unfrozen(bench, 1e36)

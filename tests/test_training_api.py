@@ -224,6 +224,25 @@ def test_a_saved_network_is_loaded_bit_for_bit_by_name_or_file(tmp_path: Path):
         assert all(torch.equal(after[name], before[name]) for name in before)
 
 
+def test_a_network_saved_to_a_relative_folder_is_loaded_from_its_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    first = photos.learner(tmp_path, 4)
+    images = read_images(first.source, photos.SIZE, settings=photos.AS_PYTHON, cache="cache")
+    learner = pretrained("test_efficientnet", images, run="runs/one")
+    file = learner.save("now")
+    assert file == tmp_path / "runs" / "one" / "now.safetensors"
+    before = copy_state(learner.bench.network)
+    first.load("runs/one/now.safetensors")
+    assert all(
+        torch.equal(before[name], each) for name, each in copy_state(first.bench.network).items()
+    )
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    learner.load(file)
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [

@@ -80,7 +80,8 @@ def test_labels_are_smoothed_in_training_alone(tmp_path: Path):
 
 def test_what_is_kept_of_the_unfrozen_epochs_is_told(tmp_path: Path):
     told = {"keep": "best", "judge_by": "metric", "patience": "4", "snapshots": "true"}
-    bench = bench_of(tmp_path, **told, judge_share="0.3", sam="0.05", sam_every="2")
+    told |= {"cycles": "6", "judge_share": "0.3"}
+    bench = bench_of(tmp_path, **told, sam="0.05", sam_every="2")
     keeper = make_keeper(bench, plan_cycles(bench.settings, 5, [1, 2]))
     assert (keeper.keep, keeper.direction, keeper.patience) == ("best", "higher", 4)
     assert (keeper.snapshots, keeper.cycle_ends) == (True, (1, 3))
@@ -94,11 +95,14 @@ def test_what_is_kept_of_the_unfrozen_epochs_is_told(tmp_path: Path):
     [
         {"keep": "best", "cycles": "0"},
         {"patience": "2", "cycles": "0"},
+        {"patience": "2", "cycles": "3"},
+        {"patience": "1", "cycles": "4", "sizes": "16,32", "size_epochs": "2,2"},
         {"thresholds": "fitted"},
     ],
 )
 def test_no_images_are_set_apart_for_what_is_never_judged(tmp_path: Path, told: dict[str, str]):
-    """No epochs of all layers are, and no thresholds where an image has one label."""
+    """No epochs of all layers are, and no thresholds where an image has one label; and patience
+    that cannot end a training before its last cycle decides nothing."""
     bench = opened(tmp_path, photos.folder(tmp_path / "data", 3), photos.QUICK | told)
     assert not len(bench.selection_rows)
     assert bench.n_train == len(bench.dataset.rows("train"))
@@ -119,6 +123,7 @@ def test_a_stage_that_gets_no_better_ends_by_the_rule_of_patience(tmp_path: Path
     bench = bench_of(tmp_path, **told, cycles="6", cycle_mult="1")
     fit_unfrozen(bench, 1e-30)
     assert len(bench.results.history) == 3
+    assert bench.results.facts["best_epoch"].endswith("; it is not kept, because keep=last")
 
 
 def test_momentum_and_decay_of_the_plan_reach_each_step(

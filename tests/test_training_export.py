@@ -6,18 +6,21 @@ import numpy as np
 import onnx
 import photos
 import pytest
+import tiny
 import torch
 from sklearn.metrics import accuracy_score, log_loss
 from torch import Tensor, nn
 
-from registry.errors import TrainingError
+from registry.errors import Conflict, TrainingError
 from registry.images import UInt8Array
+from registry.store import Registry
 from registry.tta import TtaSpec, tta_views
 from training.data.dataset import read_dataset
 from training.data.decoded import decode
 from training.evaluation.evaluate import confusions, flips, measure, predict, predict_rows
 from training.evaluation.per_class import score_interval
 from training.export import to_onnx as exporting
+from training.export.publishing import publish
 from training.export.runtime import open_session
 from training.export.to_onnx import TOLERANCE, check_parity, export
 from training.network.backbone import load_backbone
@@ -162,3 +165,13 @@ def test_views_are_averaged_as_a_server_does(network: Network, tmp_path: Path):
         views = tta_views(decoded.pixels[row], dataset.items[row].path.read_bytes(), tta, 4)
         expected = predict(network, views, "single").mean(axis=0)
         np.testing.assert_allclose(answer, expected, atol=1e-6)
+
+
+def test_two_first_versions_at_once_are_both_published_and_one_is_promoted(tmp_path: Path):
+    registry = Registry(tmp_path / "models")
+    bundles = [tiny.stage(tmp_path / name) for name in ("a", "b", "c")]
+    told = {"pointer": 0, "by": "notebook"}
+    assert publish(registry, tmp_path / "a", bundles[0], promote=False, **told) == (1, True)
+    assert publish(registry, tmp_path / "b", bundles[1], promote=False, **told) == (2, False)
+    with pytest.raises(Conflict, match="another version was promoted in the meantime"):
+        publish(registry, tmp_path / "c", bundles[2], promote=True, **told)

@@ -48,6 +48,15 @@ def test_wrong_settings_are_named(settings: dict[str, str], message: str):
         read_settings(settings)
 
 
+@pytest.mark.parametrize("split", ["hash", "stratified"])
+def test_a_fold_is_refused_where_the_split_has_none(split: str):
+    """Otherwise whoever cross-validates would measure one split k times."""
+    with pytest.raises(BadRequest, match=f"fold=9 has no effect with split={split}.* split=cv"):
+        read_settings({"split": split, "fold": "9"})
+    assert read_settings({"split": split, "fold": "0"}).fold == 0  # as all settings passed on have
+    assert read_settings({"split": "cv", "fold": "4"}).fold == 4
+
+
 def test_settings_are_read_from_text():
     settings = read_settings({"hidden": "64,32", "dropout": "0.1,0.2,0.3", "learning_rate": ""})
     assert (settings.hidden, settings.learning_rate) == ((64, 32), None)

@@ -306,6 +306,38 @@ def test_an_order_is_published_and_promoted_once(tmp_path: Path):
     assert not list(once.assignment.run.iterdir())
 
 
+@pytest.mark.parametrize("promote", [False, True])
+def test_a_first_version_that_is_no_longer_the_first_is_published_and_not_promoted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], promote: bool
+):
+    """Of two trainings into one new model at once, the second."""
+    data = photos.folder(tmp_path / "data", per_class=8)
+    told = photos.QUICK | {"cycles": "0", "augmented_epochs": "0", "label_noise": "false"}
+    orders = [
+        order(
+            tmp_path / "models",
+            "photos",
+            data,
+            told,
+            tmp_path / "cache",
+            tmp_path / run,
+            promote=promote,
+        )
+        for run in ("first", "second")
+    ]
+    bundle = tiny.stage(orders[0].assignment.stage, model="photos")
+    assert fulfil(orders[0], bundle) == (1, True)
+    assert main(["--resume", str(tmp_path / "second")]) == int(promote)
+    out, error = capsys.readouterr()
+    assert "version 2: accuracy" in out
+    assert "published, not promoted: unfreeze promote photos 2 makes it live" in out
+    refused = "version 2 is published, but --promote has not promoted it"
+    assert (refused in error) == promote
+    found = Registry(tmp_path / "models").promoted("photos")
+    assert found
+    assert found[1].version == 1
+
+
 def test_a_child_whose_images_have_changed_since_begins_anew(tmp_path: Path):
     data = photos.folder(tmp_path / "data")
     assignment = photos.assignment(tmp_path, data, cycles="0", augmented_epochs="0")

@@ -10,7 +10,9 @@ import torch
 from benches import opened
 from sklearn.metrics import fbeta_score
 
+from registry.bundle import read_bundle
 from registry.errors import BadRequest
+from training import pretrained, read_images
 from training.data.dataset import Rows
 from training.evaluation.evaluate import measure, predict, right
 from training.evaluation.thresholds import CANDIDATES, fit_thresholds
@@ -83,6 +85,23 @@ def test_fitted_thresholds_travel_with_the_bundle_and_score_it(tmp_path: Path):
     assert set(bundle.thresholds) != {0.5}
     assert scored.candidate.value == pytest.approx(bundle.metrics["f2"])
     assert "images set apart" in bundle.provenance["thresholds"]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_a_notebook_evaluates_with_the_thresholds_that_it_publishes(tmp_path: Path):
+    told = photos.AS_PYTHON | {"thresholds": "fitted", "judge_share": 0.4}
+    cache = tmp_path / "cache"
+    images = read_images(
+        two_labels(tmp_path), 32, settings=told, cache=cache, tell=lambda event: None
+    )
+    learner = pretrained("test_efficientnet", images, run=tmp_path / "run", tell=lambda event: None)
+    torch.nn.init.normal_(learner.bench.network.head[-1].weight, std=20)  # not a half throughout
+    evaluated = learner.evaluate().plain_measures
+    thresholds = learner.bench.label_thresholds
+    assert set(thresholds) != {0.5}
+    bundle = read_bundle(learner.publish(tmp_path / "models", "photos"))
+    assert bundle.thresholds == thresholds
+    assert bundle.metrics["f2"] == pytest.approx(evaluated.value)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")

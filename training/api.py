@@ -74,6 +74,7 @@ def pretrained(
     torch.manual_seed(settings.seed)
     network = open_backbone(settings)
     folder = Path(run or images.cache / "runs" / f"{backbone}-{datetime.now():%Y%m%d-%H%M%S}")
+    folder = folder.absolute()  # so that what `save` returns can be loaded from any folder
     stages = Stages(tell or Lines(), len(planned_stages(settings)))
     return Learner(
         open_bench(settings, images, network, stages, folder), network, images.source, images.cache

@@ -123,7 +123,7 @@ def check_kept_parts(
         f"{dataset.n_kept} of {len(dataset.items)} images keep the part that the promoted version "
         "gave them"
     )
-    named = settings.split in ("cv", "blocks") and "fold" in settings.model_fields_set
+    named = settings.has_folds and "fold" in settings.model_fields_set
     if named and settings.split_rule() != known_rule:
         raise BadRequest(
             f"settings: fold={settings.fold}: {kept}, so this fold is not what would be held out; "

@@ -165,14 +165,16 @@ class Learner:
         """Restores the network as it was saved.
 
         Args:
-            saved: the name that was given to `save`, or the file that it returned, also one of
-                another learner: of another size, for example.
+            saved: the name that was given to `save`, or the path of a file that it wrote, also one
+                of another learner: of another size, for example.
 
         Raises:
             BadRequest: there is no such file, or it is for another network or other labels.
         """
-        name = saved if Path(saved).suffix == ".safetensors" else f"{saved}.safetensors"
-        restore(self.bench.network, self.bench.run / name, self.labels)
+        path, suffix = Path(saved), ".safetensors"
+        if path.suffix != suffix or not path.is_file():
+            path = self.bench.run / (path if path.suffix == suffix else f"{saved}{suffix}")
+        restore(self.bench.network, path, self.labels)
 
     # Predicting
 
@@ -182,7 +184,9 @@ class Learner:
 
     def evaluate(self) -> Evaluation:
         """Evaluates on the held-out images, with one view and with several; never on the test
-        images."""
+        images. With `thresholds=fitted` those of several labels are fitted first, as in `publish`.
+        """
+        evaluation_steps.choose_thresholds(self.bench)
         return evaluation_steps.evaluate(self.bench, self._answer)
 
     def classify(self, image: str | Path, *, views: int = 1) -> dict[str, float]:

@@ -12,6 +12,8 @@ from training.bench import Bench
 from training.reading_settings import write_setting
 from training.settings import Settings
 
+BY_HAND = "chosen by hand"  # the reason for a rate that is not the one suggested
+
 
 def with_settings(bench: Bench, **changed: object) -> Bench:
     """The same bench with these settings, except those that are None, noted in the provenance.
@@ -46,7 +48,7 @@ def use_rate(bench: Bench, stage: str, rate: float) -> None:
         )
     search = bench.results.searches.get(stage)
     if search and search.suggestion != rate:
-        bench.results.searches[stage] = replace(search, suggestion=rate, reason="chosen by hand")
+        bench.results.searches[stage] = replace(search, suggestion=rate, reason=BY_HAND)
 
 
 def refuse_none(number: int, name: str) -> None:

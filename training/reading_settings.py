@@ -64,6 +64,11 @@ def read_settings(given: dict[str, str]) -> Settings:
             f"settings: cycles, cycle_len and cycle_mult make {n_epochs:.1e} epochs; at most "
             f"{MOST_EPOCHS} are allowed, so lower one of them"
         )
+    if settings.fold and not settings.has_folds:
+        raise BadRequest(
+            f"settings: fold={settings.fold} has no effect with split={settings.split}, which has "
+            "no folds; set split=cv or split=blocks, or leave fold out"
+        )
     settings.size_phases()  # raises if the sizes do not fit
     largest = max(settings.size, *settings.sizes, 0)
     if settings.cache_size is not None and settings.cache_size < largest:

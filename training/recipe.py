@@ -139,7 +139,7 @@ def learn(bench: Bench, weights_digest: str, cache: Path) -> None:
         TrainingError: the loss is not finite; the run has the weights of the epoch before.
     """
     settings = bench.settings
-    if unused := describe_unused(settings):
+    if unused := describe_unused(settings, bench.dataset.task):
         bench.note("unused_settings", unused)
     # one bench per size, sharing the network; `bench` alone, unless the settings name sizes
     benches = bench.network.world.main_first(lambda: at_each_size(bench, cache))

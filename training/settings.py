@@ -5,6 +5,7 @@
 
 import os
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -76,8 +77,8 @@ class Settings(Record):
     its part while the data grow (training/data/draws.py); stratified: exact shares of each class;
     cv and blocks: hold out one of several folds."""
     fold: int = Field(default=0, ge=0)
-    """Which fold is held out, with split=cv or blocks. Give each fold a model name of its own,
-    because images keep the part that a promoted version gave them."""
+    """Which fold is held out, with split=cv or blocks; the others have none. Give each fold a model
+    name of its own, because images keep the part that a promoted version gave them."""
     group: str = Field(default="", max_length=200)
     """What must never be split: a column of the table, or a regular expression for paths
     (training/data/grouping.py)."""
@@ -236,7 +237,8 @@ class Settings(Record):
     judge_by: Literal["log_loss", "metric"] = "log_loss"
     """What is better on them: a lower log loss, or a higher metric."""
     patience: int = Field(default=0, ge=0)
-    """Stop after this many cycles in a row without a new best epoch; 0: never."""
+    """Stop after this many cycles in a row without a new best epoch; 0: never. It takes cycles to
+    stop between, for example cycles=10 and cycle_len=1."""
     snapshots: bool = False
     """Keep the network at the end of each cycle, and evaluate the mean of their answers."""
 
@@ -275,8 +277,20 @@ class Settings(Record):
 
     def needs_selection(self, task: Task) -> bool:
         """Whether images must be set apart, to choose among epochs or to fit thresholds on."""
-        epochs = self.cycles > 0 and (self.keep == "best" or self.patience > 0)
-        return epochs or (self.thresholds == "fitted" and task == "multi")
+        return self.compares_epochs or (self.thresholds == "fitted" and task == "multi")
+
+    @property
+    def compares_epochs(self) -> bool:
+        """Whether the unfrozen epochs are compared on images set apart."""
+        return (self.cycles > 0 and self.keep == "best") or self.can_stop_early
+
+    @property
+    def can_stop_early(self) -> bool:
+        """Whether `patience` can save an epoch. Only the last size counts, whose first cycle always
+        has a new best epoch."""
+        before = sum(self.size_epochs[:-1])
+        n_cycles = sum(end > before for end in accumulate(self.unfrozen_cycles))
+        return 0 < self.patience < n_cycles - 1
 
     @property
     def wants_selection(self) -> bool:
@@ -293,6 +307,10 @@ class Settings(Record):
             group=self.group,
             test=self.test,
         )
+
+    @property
+    def has_folds(self) -> bool:
+        return self.split in ("cv", "blocks")
 
     def split_rule(self) -> SplitRule:
         return SplitRule(self.split, self.valid_fraction, self.seed, self.fold)

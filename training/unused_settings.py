@@ -1,5 +1,8 @@
 """Settings that have no effect on a training, which says so instead of ignoring them silently."""
 
+from collections.abc import Iterable, Iterator, Sequence
+
+from registry.bundle import Task
 from training.reading_settings import read_settings, write_setting
 from training.settings import Settings
 
@@ -38,15 +41,12 @@ UNFROZEN = (
 )
 
 
-def describe_unused(settings: Settings) -> str:
-    """Names the settings that differ from the recipe's and have no effect, because what they are
-    about is not trained; empty if all have."""
-    if settings.cycles:
-        return ""
-    only_activations = not settings.augmented_epochs
+def describe_unused(settings: Settings, task: Task) -> str:
+    """Names the settings that differ from the recipe's and have no effect, with the reason; empty
+    if all have."""
     usual = read_settings({"recipe": settings.recipe})
 
-    def changed(names: tuple[str, ...]) -> str:
+    def changed(names: Iterable[str]) -> str:
         return ", ".join(
             f"{name}={write_setting(getattr(settings, name))}"
             for name in names
@@ -54,11 +54,45 @@ def describe_unused(settings: Settings) -> str:
         )
 
     said = []
-    if unused := changed((*(AUGMENTED if only_activations else ()), *UNFROZEN)):
-        said.append(f"no effect: {unused}")
-    if only_activations and (viewed := changed(VIEWS)):
-        said.append(f"no effect except on views at test time: {viewed}")
-    if not said:
-        return ""
-    what = "cycles=0 and augmented_epochs=0: the head learns from activations only"
-    return f"{'; '.join(said)} ({what if only_activations else 'cycles=0: the head alone learns'})"
+    if not settings.cycles:
+        only_activations = not settings.augmented_epochs
+        clauses = []
+        if unused := changed((*(AUGMENTED if only_activations else ()), *UNFROZEN)):
+            clauses.append(f"no effect: {unused}")
+        if only_activations and (viewed := changed(VIEWS)):
+            clauses.append(f"no effect except on views at test time: {viewed}")
+        if clauses:
+            what = "cycles=0 and augmented_epochs=0: the head learns from activations only"
+            why = what if only_activations else "cycles=0: the head alone learns"
+            said.append(f"{'; '.join(clauses)} ({why})")
+    for why, names in _idle(settings, task):
+        if unused := changed(names):
+            said.append(f"no effect: {unused} ({why})")
+    return "; ".join(said)
+
+
+def _idle(settings: Settings, task: Task) -> Iterator[tuple[str, Sequence[str]]]:
+    """Why settings have no effect besides those of layers that do not learn, and which they are."""
+    if settings.cycles:
+        if not settings.sam:
+            yield "sam=0", ["sam_every"]
+        if not settings.ema:
+            yield "ema=0", ["ema_kept"]
+        if settings.cycles == 1:
+            yield "cycles=1: there is none to be longer", ["cycle_mult"]
+        if not settings.can_stop_early:
+            yield (
+                "it counts cycles without a new best epoch, and the first always has one: give it "
+                f"at least {settings.patience + 2} cycles at the last size, such as cycle_len=1",
+                ["patience"],
+            )
+    if not settings.needs_selection(task) and not settings.wants_selection:
+        yield "no images are set apart to choose by", ["judge_share"]
+    if not settings.compares_epochs and not settings.wants_selection:
+        yield "neither epochs nor weights are compared", ["judge_by"]
+    if not settings.calibrate:
+        yield "calibrate=false", ["calibrate_share"]
+    if task == "single":
+        yield "each image has one label", ["thresholds", "beta"]
+    else:
+        yield "images have several labels", ["label_smoothing"]

@@ -158,15 +158,22 @@ def _attempt(
             raise _Interrupted("the file was replaced during the download")
         if start is None:
             return  # it was complete already
+        _check_size(url, partial, total or 0, max_bytes)
         with partial.open("r+b" if start else "wb") as file:
             file.seek(start)
             while chunk := response.read1(CHUNK):
+                _check_size(url, partial, file.tell() + len(chunk), max_bytes)
                 file.write(chunk)
                 advance(file.tell(), total)
-                if file.tell() > max_bytes:
-                    raise FetchError(f"{url}: larger than the limit of {max_bytes} bytes")
             if total is not None and file.tell() < total:
                 raise _Interrupted(f"the connection ended at {file.tell()} of {total} bytes")
+
+
+def _check_size(url: str, partial: Path, n_bytes: int, max_bytes: int) -> None:
+    """Raises FetchError if that is too many; then nothing is kept, as no attempt can succeed."""
+    if n_bytes > max_bytes:
+        partial.unlink(missing_ok=True)
+        raise FetchError(f"{url}: larger than the limit of {max_bytes} bytes; see --max-gigabytes")
 
 
 def _open(url: str, offset: int, version: str, timeout_s: float) -> http.client.HTTPResponse:

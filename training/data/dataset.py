@@ -113,7 +113,8 @@ class Dataset:
         left_out += f"; {self.note}" if self.note else ""
         unheld = [name for name in self.labels if not counts[name, "valid"]]
         if unheld:
-            others = f" and {len(unheld) - 1} others have" if len(unheld) > 1 else " has"
+            n = len(unheld) - 1
+            others = f" and {n} {'other' if n == 1 else 'others'} have" if n else " has"
             left_out += f"; {unheld[0]!r}{others} no held-out images, so the scores ignore them"
         return (
             f"{len(self.rows('train'))} training images + {len(self.rows('valid'))} held out, "

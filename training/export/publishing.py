@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from registry.bundle import FILES, MODEL, Bundle, Reduced, Variant, files_of, seal
+from registry.errors import Conflict
 from registry.files import sha256_file
 from registry.jobs import Assignment
 from registry.store import Registry, check_name
@@ -69,14 +70,20 @@ def publish(
 
     Args:
         pointer: number of the pointer that was current when the work began, 0 for none; only a
-            first version is promoted by itself.
+            first version is promoted by itself, unless somebody else has promoted one since.
 
     Raises:
-        Conflict: somebody else has promoted a version since; this one stays published.
+        Conflict: it is to be promoted, and somebody else has promoted a version since; this one
+            stays published.
     """
     version = registry.publish(stage, bundle)
     promoted = promote or not pointer
     if promoted:
         reason = f"unfreeze {by}"
-        registry.promote(bundle.model, version, by=by, reason=reason, expected=pointer)
+        try:
+            registry.promote(bundle.model, version, by=by, reason=reason, expected=pointer)
+        except Conflict:
+            if promote:
+                raise
+            promoted = False
     return version, promoted

@@ -22,7 +22,7 @@ def make_keeper(bench: Bench, plan: Plan) -> Keeper:
         plan.cycle_ends,
         lambda: judge(bench),
         direction=DIRECTIONS[settings.judge_by],
-        patience=settings.patience if last else 0,
+        patience=settings.patience if last and settings.can_stop_early else 0,
         snapshots=settings.snapshots and last,
     )
 
@@ -42,10 +42,11 @@ def keep_chosen(bench: Bench, keeper: Keeper, batches: ImageBatches) -> None:
     if keeper.keep == "best" and keeper.best_epoch < len(stage):
         bench.results.facts[KEPT] = f"weights of epoch {keeper.best_epoch} of {stage[-1].stage}"
     if keeper.best_epoch:
+        kept = "" if keeper.keep == "best" else f"; it is not kept, because keep={keeper.keep}"
         bench.note(
             "best_epoch",
             f"epoch {keeper.best_epoch} was the best by {bench.settings.judge_by} of "
-            f"{len(bench.selection_rows)} images set apart",
+            f"{len(bench.selection_rows)} images set apart{kept}",
         )
     if keeper.keep == "swa":
         if not bench.settings.freeze_batchnorm:

@@ -15,6 +15,10 @@ from training.fit.plan import Plan
 from training.fit.sam import Sam, sharpen
 
 
+class Diverged(TrainingError):
+    """The loss or the outputs are not finite."""
+
+
 @dataclass(frozen=True)
 class Stage:
     """A training stage of the recipe: model, data, learning rates and schedule."""
@@ -26,6 +30,7 @@ class Stage:
     rates: Sequence[float]  # base learning rate of each layer group
     plan: Plan  # one value per batch for all groups, so that their ratio is constant
     sam: Sam | None = None  # for sharpness-aware gradients instead of plain ones
+    advice: str = "set a lower learning_rate"  # to whoever sees it diverge: where its rate is from
 
 
 @dataclass(frozen=True)
@@ -90,7 +95,7 @@ def train_epoch(
         splitter: splits batches where memory is short; None: never.
 
     Raises:
-        TrainingError: the loss is not finite; says when, and at what learning rate.
+        Diverged: the loss is not finite; says when, and at what learning rate.
     """
     began = time.perf_counter()
     for inputs, targets in islice(stage.batches.epoch(tally.epoch), tally.n_batches, None):
@@ -99,9 +104,9 @@ def train_epoch(
         optimizer.clear()
         loss = add_gradients(stage.forward, stage.loss_of, inputs, targets, splitter)
         if not math.isfinite(loss):
-            raise TrainingError(
+            raise Diverged(
                 f"{stage.name}: the loss became {loss} in batch {place + 1} at a learning "
-                f"rate of {max(rates):.1e}; set a lower learning_rate"
+                f"rate of {max(rates):.1e}"
             )
         if stage.sam and place % stage.sam.every == 0:
             batch = (inputs, targets)

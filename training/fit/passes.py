@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import update_bn
 
-from registry.errors import TrainingError
 from training.bench import Bench
 from training.data.dataset import Rows
 from training.evaluation.evaluate import measure
 from training.fit.batches import ImageBatches
+from training.fit.epoch import Diverged
 from training.fit.out_of_memory import BatchSplitter, in_parts
 from training.network.classifier import evaluating, to_probabilities
 from training.network.compiling import compiled
@@ -77,15 +77,13 @@ def score_head(bench: Bench, features: Tensor, rows: Rows) -> tuple[float, float
     """Loss and metric of the head on features of `rows`, [rows,d].
 
     Raises:
-        TrainingError: its outputs are not finite.
+        Diverged: its outputs are not finite.
     """
     task, targets = bench.dataset.task, bench.dataset.targets[rows]
     with evaluating(bench.network):
         logits = bench.network.head(features.to(bench.device)).float().cpu()
         if not bool(logits.isfinite().all()):
-            raise TrainingError(
-                "after an epoch the outputs are no longer finite; set a lower learning_rate"
-            )
+            raise Diverged("after an epoch the outputs are no longer finite")
         loss = float(bench.loss()(logits, torch.from_numpy(targets)))
         loss += 0.0  # turns the -0.0 of perfect predictions into 0.0
     answers, beta = to_probabilities(logits, task).numpy(), bench.settings.beta

@@ -8,7 +8,7 @@ from registry.errors import TrainingError
 from registry.jobs import EpochFinished
 from training.bench import Bench
 from training.fit.ema import Ema
-from training.fit.epoch import Epoch, Stage, Step, Tally, train_epoch
+from training.fit.epoch import Diverged, Epoch, Stage, Step, Tally, train_epoch
 from training.fit.keeping import KEPT, Keeper, copy_state
 from training.fit.optimizer import Optimizer
 
@@ -35,7 +35,8 @@ def fit_stage(
         ema: is updated after every step.
 
     Raises:
-        TrainingError: the loss is not finite; the run has the last good weights.
+        TrainingError: the loss is not finite; says which setting to lower. The run has the last
+            good weights.
     """
     network, n_epochs = bench.network, stage.plan.n_epochs
     bench.stages.begin(stage.name, n_epochs * stage.batches.n_images)
@@ -75,8 +76,9 @@ def fit_stage(
             worth_it = keeper is None or keeper.goes_on(tally.epoch + 1)
         except TrainingError as error:
             network.load_state_dict(good)
-            kept = bench.save(LAST_GOOD)
-            raise TrainingError(f"{error}; the weights before this epoch are in {kept}") from error
+            kept = f"the weights before this epoch are in {bench.save(LAST_GOOD)}"
+            advice = f"{stage.advice}; " if isinstance(error, Diverged) else ""
+            raise TrainingError(f"{error}; {advice}{kept}") from error
         bench.results.history.append(epoch)
         report_epoch(bench, tally.epoch + 1, n_epochs, epoch)
         last = before + (tally.epoch + 1) * len(stage.batches) - 1

@@ -10,7 +10,7 @@ import sys
 from contextlib import nullcontext
 from pathlib import Path
 
-from registry.errors import UnfreezeError
+from registry.errors import Conflict, UnfreezeError
 from registry.jobs import Assignment, Event, Note, Scored, StageStarted
 from registry.store import Registry
 from training.distributed.parallel import World
@@ -25,6 +25,7 @@ def train_and_publish(order: Order, world: World, *, as_json: bool) -> None:
 
     Raises:
         UnfreezeError, OSError: it failed; without a checkpoint, the run folder can be reused.
+        Conflict: the version is published, but not promoted, though the order says so.
     """
     assignment = order.assignment
     with (
@@ -49,6 +50,11 @@ def train_and_publish(order: Order, world: World, *, as_json: bool) -> None:
     else:
         folder = Registry(order.registry).folder(assignment.model, version)
         _summarise(folder, version, scored, promoted=promoted)
+    if order.promote and not promoted:
+        raise Conflict(
+            f"version {version} is published, but --promote has not promoted it: another version "
+            "was promoted in the meantime"
+        )
 
 
 def learn_along(assignment: Assignment, world: World) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from registry.bundle import Bundle
-from registry.errors import BadRequest, BundleError
+from registry.errors import BadRequest, BundleError, Conflict
 from registry.files import write_durably
 from registry.jobs import CHECKPOINT, Assignment
 from registry.record import Record
@@ -110,12 +110,10 @@ def withdraw(given: Order) -> None:
 
 def fulfil(given: Order, bundle: Bundle) -> tuple[int, bool]:
     """Publishes the staged bundle, idempotently, and removes what a resumed training would need.
-    Returns the version's number and whether it is promoted.
+    Returns the version's number and whether it is promoted, which it is not if somebody else has
+    promoted a version since the order was given.
 
     The caller must hold the run, see `journaled`: whoever resumed it would replace the stage.
-
-    Raises:
-        Conflict: somebody else has promoted a version since; this one stays published.
     """
     registry, assignment, model = Registry(given.registry), given.assignment, bundle.model
     version = _published(registry, model, given.token)
@@ -129,6 +127,8 @@ def fulfil(given: Order, bundle: Bundle) -> tuple[int, bool]:
         if promoted and not (in_force and in_force[1].version == version):
             reason = "unfreeze train"
             registry.promote(model, version, by="train", reason=reason, expected=given.pointer)
+    except Conflict:
+        promoted = False
     finally:
         (assignment.run / ORDER).unlink(missing_ok=True)
         (assignment.run / CHECKPOINT).unlink(missing_ok=True)

@@ -1,6 +1,7 @@
 """`unfreeze data`: fetches archives of images, and audits a data set before training."""
 
 import argparse
+import math
 import re
 from importlib.util import find_spec
 from pathlib import Path
@@ -68,13 +69,23 @@ def _add_fetch(commands: Commands) -> None:
     )
     parser.add_argument(
         "--max-gigabytes",
-        type=float,
+        type=_gigabytes,
         default=100,
         metavar="N",
         help="limit on the download and on its unpacked size (100)",
     )
     add_json(parser, "folder, number of files and SHA-256 as JSON")
     parser.set_defaults(run=_fetch)
+
+
+def _gigabytes(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return number
 
 
 def _fetch(options: argparse.Namespace) -> int:
@@ -104,7 +115,7 @@ def _fetch(options: argparse.Namespace) -> int:
                 max_bytes=limits.n_bytes,
                 advance=lambda done, total: bar.update(task, completed=done, total=total),
             )
-        n_files = _unpack_download(archive, found, target, limits)
+        n_files = _unpack_download(options.url, archive, found, target, limits)
     if options.json:
         show_json({"folder": folder, "files": n_files, "sha256": found})
     else:
@@ -184,16 +195,17 @@ def _unpack_local(archive: Path, folder: Path, limits: Limits) -> int:
         raise ArchiveError(f"{archive}: {error}") from error
 
 
-def _unpack_download(archive: Path, digest: str, folder: Path, limits: Limits) -> int:
-    """As `unpack`, then deletes the archive; keeps it if unpacking may succeed another time."""
+def _unpack_download(url: str, archive: Path, digest: str, folder: Path, limits: Limits) -> int:
+    """As `unpack`, then deletes the archive; keeps it if unpacking may succeed another time. Its
+    errors name the URL."""
     try:
         n_files = unpack(archive, folder, limits)
     except NotEnoughSpace as error:
         kept = f"{archive} is kept; run the same command with --sha256 {digest} to use it"
-        raise NotEnoughSpace(f"{error}; {kept}") from error
-    except ArchiveError:
+        raise NotEnoughSpace(f"{url}: {error}; {kept}") from error
+    except ArchiveError as error:
         archive.unlink()
-        raise
+        raise ArchiveError(f"{url}: {error}") from error
     archive.unlink()
     return n_files
 

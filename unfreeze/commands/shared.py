@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from datetime import datetime
+from pathlib import PurePath
 from typing import Any
 
 OK, FAILED, USAGE, NOT_FOUND, UNREACHABLE, INTERRUPTED, OUTPUT_CLOSED = 0, 1, 2, 3, 4, 130, 141
@@ -145,7 +146,7 @@ def plain(value: object) -> object:
         return value.isoformat()
     if isinstance(value, float) and not math.isfinite(value):
         return None  # `json` would write NaN, which is not valid JSON
-    return str(value) if isinstance(value, Exception) else value
+    return str(value) if isinstance(value, Exception | PurePath) else value
 
 
 def show_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
