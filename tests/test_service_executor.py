@@ -492,6 +492,24 @@ async def test_what_was_cancelled_takes_neither_memory_nor_a_place_in_the_queue(
     await first
 
 
+@pytest.mark.parametrize("batch", [1, 4])
+async def test_what_was_answered_takes_no_memory_while_nothing_runs(
+    start: Start, batch: int
+) -> None:
+    executor = start(sums, batch=batch)
+    pixels = np.ones((1, 2, 2, 3), np.uint8)
+    freed = [weakref.ref(pixels)]
+    await executor.run(1, lambda i: image(i), PLAIN, pixels)
+    del pixels
+    images = np.ones((1, 2, 2, 3), np.uint8)
+    freed.append(weakref.ref(images))
+    await executor.run(1, lambda i, images=images: images, PLAIN)
+    del images
+    async with asyncio.timeout(20):
+        while any(one() is not None for one in freed):
+            await asyncio.sleep(0.001)
+
+
 async def test_what_is_cancelled_while_it_is_drawn_does_not_wait_afterwards(start: Start) -> None:
     gate = Gate()
     decodes, decoded, added = threading.Event(), threading.Event(), threading.Event()

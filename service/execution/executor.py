@@ -196,15 +196,24 @@ class Executor:
     # Running
 
     def _work(self) -> None:
-        while taken := self._ready.take(self._batch, self._max_wait_s, self._worth):
-            if self._decode_pool:
-                self._decode_pool.resume(len(taken))
-            views = [view for view in taken if is_wanted(view)]
-            if views and views[0].pixels is None:  # batch size 1: decode here
-                decoded = self._decoder.decode_here(views[0])
-                views = [view for view in decoded if not view.image.work.abandoned]
-            if views:
-                self._run_batch(views)
+        while self._run_next():
+            pass
+
+    def _run_next(self) -> bool:
+        """Waits for views and runs them; False if there are none because the queue is closed.
+
+        A function of its own, so that a thread that waits holds nothing of what it ran before.
+        """
+        taken = self._ready.take(self._batch, self._max_wait_s, self._worth)
+        if taken and self._decode_pool:
+            self._decode_pool.resume(len(taken))
+        views = [view for view in taken if is_wanted(view)]
+        if views and views[0].pixels is None:  # batch size 1: decode here
+            decoded = self._decoder.decode_here(views[0])
+            views = [view for view in decoded if not view.image.work.abandoned]
+        if views:
+            self._run_batch(views)
+        return bool(taken)
 
     def _run_batch(self, views: list[View]) -> None:
         started = time.perf_counter()
