@@ -584,6 +584,36 @@ async def test_what_has_waited_too_long_is_refused_and_does_not_run(
     assert notes.drops == [("expired", 3)]
 
 
+@pytest.mark.parametrize("batch", [1, 4])
+async def test_what_has_waited_too_long_makes_room_before_its_turn_comes(
+    start: Start, batch: int
+) -> None:
+    gate, notes = Gate(), Notes()
+    executor = start(gate, batch=batch, observer=notes, max_queue=3)
+    first = await queued(executor, 1)
+    await gate.is_busy()
+    late = await queued(executor, 2, 3, terms=Terms(queue_s=0.02))
+    with pytest.raises(Expired, match="Request timeout expired"):
+        async with asyncio.timeout(20):
+            await late
+    assert executor.depth == 0
+    assert notes.drops == [("expired", 2)]
+    second = await queued(executor, 4, 5)
+    gate.open()
+    assert [value(answer) for answer in (*await first, *await second)] == [12, 48, 60]
+
+
+async def test_what_runs_when_its_time_in_the_queue_is_over_is_answered(start: Start) -> None:
+    gate = Gate()
+    executor = start(gate)
+    asked = await queued(executor, 1, terms=Terms(queue_s=1))
+    await gate.is_busy()
+    await asyncio.sleep(1.1)
+    gate.open()
+    (answer,) = await asked
+    assert value(answer) == 12
+
+
 @pytest.mark.parametrize("quick", [False, True])
 async def test_closing_runs_what_is_queued_and_refuses_what_comes_later(
     start: Start, quick: bool

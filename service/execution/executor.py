@@ -7,6 +7,7 @@ network's batch sizes make it worthwhile.
 
 import asyncio
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -141,6 +142,9 @@ class Executor:
             raise
         work = Work(n_images, decode, terms, asyncio.get_running_loop().create_future())
         images = [Image(work, i, n_views=max(1, terms.n_views)) for i in range(n_images)]
+        timer = None
+        if terms.queue_s < math.inf:  # or it would take room until its turn comes
+            timer = work.done.get_loop().call_later(terms.queue_s, self._expire, work)
         try:
             self._submit(images, pixels)
             return await work.done
@@ -148,6 +152,8 @@ class Executor:
             self._give_up(work, images, error)
             raise
         finally:
+            if timer:
+                timer.cancel()
             self._admission.leave(n_views, terms, n_bytes)
 
     def _run_at_once(self, pixels: UInt8Array) -> list[Answer]:
@@ -182,6 +188,12 @@ class Executor:
         else:
             assert self._batch == 1, "batches of encoded images need a pool"
         self._ready.push(views)
+
+    def _expire(self, work: Work) -> None:
+        """Gives the caller the error if its time in the queue is over and any view is still there;
+        what has left the queue may run."""
+        if any(queue.holds(work) for queue in self._queues):
+            work.expire(time.perf_counter())
 
     def _give_up(self, work: Work, images: Sequence[Image], error: BaseException) -> None:
         work.abandon()
