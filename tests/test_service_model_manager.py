@@ -164,6 +164,38 @@ def test_promoting_a_broken_version_changes_nothing(
     assert server.classify(tiny.picture("red")).version == 1
 
 
+def test_a_promotion_that_is_refused_is_logged_with_who_asked_for_it(
+    server: RunningServer, root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    request = pb.PromoteRequest(model="colours", version=broken(root, "golden"))
+    refusal(server.admin.Promote, request)
+    (record,) = [one for one in caplog.records if one.message == "promotion_refused"]
+    assert (record.levelname, record.model, record.version, record.by) == (
+        "WARNING",
+        "colours",
+        2,
+        "admin",
+    )
+    assert BROKEN["golden"] in record.problem
+
+
+def test_a_version_that_cannot_be_served_is_logged_once_and_not_with_every_request(
+    server: RunningServer, root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    version = broken(root, "golden")
+    for _ in range(3):
+        with pytest.raises(grpc.RpcError, match="version 2 of colours cannot be served"):
+            server.classify(tiny.picture(), version=version)
+    request = pb.SetCandidateRequest(
+        model="colours", version=version, mode=pb.CANDIDATE_MODE_SHADOW, percent=100
+    )
+    assert BROKEN["golden"] in refusal(server.admin.SetCandidate, request)[1]
+    (record,) = caplog.records
+    assert (record.message, record.levelname) == ("version_unusable", "WARNING")
+    assert (record.model, record.version) == ("colours", 2)
+    assert BROKEN["golden"] in record.problem
+
+
 @pytest.mark.parametrize("how", ["flipped byte", "missing file", "golden"])
 def test_a_broken_version_promoted_elsewhere_keeps_the_old_one_live(
     server: RunningServer, root: Path, how: str
