@@ -206,9 +206,12 @@ class Registry:
         """The number of the current pointer and the version that it replaced.
 
         Raises:
+            NotFound: there is no such model.
             Conflict: there is nothing to roll back to.
         """
         current = self.promoted(model)
+        if current is None and not self.versions(model):
+            raise NotFound(f"no model {model!r:.80} in the registry")
         if current is None or current.pointer.replaced is None:
             raise Conflict(f"{model}: nothing to roll back to; promote a version by its number")
         return current.number, current.pointer.replaced

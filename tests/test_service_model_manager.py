@@ -128,6 +128,14 @@ def test_rollback_without_history_is_refused(server: RunningServer) -> None:
     assert details == "colours: nothing to roll back to; promote a version by its number"
 
 
+def test_rollback_of_an_unknown_model_says_that_there_is_none(server: RunningServer) -> None:
+    request = pb.RollbackRequest(model="nobody")
+    assert refusal(server.admin.Rollback, request) == (
+        "NOT_FOUND",
+        "no model 'nobody' in the registry",
+    )
+
+
 def broken(root: Path, how: str) -> int:
     version = tiny.publish(root, bias=BLUE, golden_shift=0.1 if how == "golden" else 0)
     folder = root / "colours" / str(version)
@@ -554,7 +562,7 @@ def test_prune_keeps_what_is_needed(server: RunningServer, root: Path) -> None:
     [
         ("Promote", pb.PromoteRequest(model="colours", version=7), "NOT_FOUND"),
         ("Promote", pb.PromoteRequest(model="../x", version=1), "INVALID_ARGUMENT"),
-        ("Rollback", pb.RollbackRequest(model="nothing"), "FAILED_PRECONDITION"),
+        ("Rollback", pb.RollbackRequest(model="nothing"), "NOT_FOUND"),
         ("ListVersions", pb.ListVersionsRequest(model="nothing"), "NOT_FOUND"),
         ("ListVersions", pb.ListVersionsRequest(model="a/b"), "INVALID_ARGUMENT"),
     ],

@@ -77,6 +77,7 @@ class Operations:
         """Promotes the version that the promoted one replaced.
 
         Raises:
+            NotFound: there is no such model.
             Conflict: there is nothing to roll back to.
         """
         number, version = await in_registry(self._registry.rollback_target, model)
