@@ -367,7 +367,7 @@ def test_the_key_of_one_model_does_not_pass_for_a_training_of_another(
     code, details = refusal(server, model="other", idempotency_key="nightly")
     assert code == "FAILED_PRECONDITION"
     assert f"belongs to job {first.id}" in details
-    assert "another model and settings; give each request its own key" in details
+    assert "differs in its model and settings; give each request its own key" in details
 
 
 def running(server: RunningServer, job: pb.Job) -> bool:
