@@ -178,7 +178,7 @@ def _same(job: Job, request: JobRequest) -> Job:
     if others:
         raise Conflict(
             f"the idempotency key {request.idempotency_key!r:.80} belongs to job {job.id}, which "
-            f"was requested with another {' and '.join(others)}; give each request its own key"
+            f"differs in its {' and '.join(others)}; give each request its own key"
         )
     return job
 

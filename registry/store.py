@@ -105,6 +105,20 @@ class Registry:
             raise
         return int(folder.name)
 
+    def write_problem(self, model: str) -> str:
+        """Why no version of `model` could be published and promoted; empty if nothing is known to
+        prevent it. Writes nothing."""
+        folder = self.root / check_name(model)
+        aliases = folder / "aliases"
+        for one in (self.root, folder, aliases, aliases / "promoted"):
+            if one.exists() and not (one.is_dir() and os.access(one, os.W_OK | os.X_OK)):
+                shown = "the registry" if one == self.root else one.relative_to(self.root)
+                return (
+                    f"{shown} cannot be written to, so no version of {model} could be published; "
+                    f"it must be a folder where user {os.getuid()} may write"
+                )
+        return ""
+
     def next_version(self, model: str) -> int:
         """The next version number; that of a pruned version is never reused.
 
@@ -192,9 +206,12 @@ class Registry:
         """The number of the current pointer and the version that it replaced.
 
         Raises:
+            NotFound: there is no such model.
             Conflict: there is nothing to roll back to.
         """
         current = self.promoted(model)
+        if current is None and not self.versions(model):
+            raise NotFound(f"no model {model!r:.80} in the registry")
         if current is None or current.pointer.replaced is None:
             raise Conflict(f"{model}: nothing to roll back to; promote a version by its number")
         return current.number, current.pointer.replaced

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -9,7 +10,7 @@ from grpc.aio import ServicerContext
 from pydantic import ValidationError
 
 from registry.candidates import candidate_of, check_percent
-from registry.errors import BadRequest, BundleError, Conflict, NotFound
+from registry.errors import BadRequest, BundleError, Conflict, NotFound, Unavailable
 from registry.jobs import JobRequest
 from registry.pointers import Candidate, Pointer
 from registry.record import explain
@@ -79,8 +80,16 @@ class Admin(pb_grpc.AdminServicer):
             )
         except ValidationError as error:
             raise BadRequest(explain(error)) from error
+        await self._check_writable(wanted.model)
         job, existing = await jobs.start_job(wanted)
         return pb.StartTrainingResponse(job=job_message(job), existing=existing)
+
+    async def _check_writable(self, model: str) -> None:
+        """Raises: Conflict, now rather than after hours of training, if nothing could be published.
+        A registry that is out of reach now may be back when the job begins."""
+        with suppress(Unavailable):
+            if problem := await in_registry(self._registry.write_problem, model):
+                raise Conflict(problem)
 
     async def GetJob(self, request: pb.GetJobRequest, context: Context) -> pb.Job:
         return job_message(await self._jobs.get(request.job_id))

@@ -13,7 +13,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
 from functools import partial
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import grpc
 from grpc.aio import AbortError
@@ -33,6 +33,7 @@ from service.status import (
     message_of,
 )
 from service.streams import Incoming
+from service.tracebacks import drop_tracebacks
 
 log = logging.getLogger(__name__)
 
@@ -99,6 +100,7 @@ class Calls:
                 message, refusal = None, leaving
             except asyncio.CancelledError as gone:  # no message came, but the call counts
                 await self._failed(gone, self._enter(counts, context), context, codes)
+                raise
             call = self._enter(counts, context)
             try:
                 if refusal:
@@ -108,12 +110,15 @@ class Calls:
                 response = await inner(parse(message), context)
                 return_id(context)
             except BaseException as error:
+                message = None  # gRPC keeps the error that ends the call, and with it this frame
                 await self._failed(error, call, context, codes)
+                raise
             self._leave(call, OK)
             return response
 
         async def stream(_: object, context: Context) -> AsyncIterator[Any]:
             call = self._enter(counts, context)
+            request: Any = None
             try:
                 self._check_limit()
                 return_id(context)
@@ -124,7 +129,9 @@ class Calls:
                 async for response in inner(request, context):
                     yield response
             except BaseException as error:
+                request = response = None  # as in `unary`
                 await self._failed(error, call, context, codes)
+                raise
             self._leave(call, OK)
 
         return unread(stream if handler.response_streaming else unary, handler)
@@ -155,14 +162,18 @@ class Calls:
 
     async def _failed(
         self, error: BaseException, call: "Call", context: Context, codes: Codes
-    ) -> NoReturn:
-        """Counts the call, then sends its status, so that a client that has it finds it counted."""
+    ) -> None:
+        """Counts the call, then sends its status, so that a client that has it finds it counted.
+
+        Returns only if there is no status to send; then the error is to be raised again. Not here:
+        this frame has it as an argument, and its traceback would have this frame.
+        """
         if isinstance(error, AbortError):
             self._leave(call, context.code())
-            raise error
+            return
         if isinstance(error, asyncio.CancelledError | GeneratorExit):
             self._leave(call, DEADLINE_EXCEEDED if is_over(context) else CANCELLED)
-            raise error
+            return
         request_id = request_id_of(context)
         if isinstance(error, UnfreezeError):
             public = error
@@ -179,8 +190,7 @@ class Calls:
         if isinstance(error, Overloaded):
             trailers.append((PUSHBACK, str(retry_after_ms(error))))
         self._leave(call, code)
-        # gRPC keeps the last abort, whose traceback would keep frames and so versions in memory
-        error.__traceback__ = None
+        drop_tracebacks(error)  # the abort keeps it as its context
         try:
             await context.abort(code, message, tuple(trailers))
         except AbortError:

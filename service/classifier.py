@@ -18,6 +18,7 @@ from service.models.model_manager import ModelManager
 from service.predict import Predictor, top
 from service.status import message_of, number_of
 from service.streams import IN_FLIGHT, in_order
+from service.tracebacks import drop_tracebacks
 from unfreeze.v1 import classifier_pb2 as pb
 from unfreeze.v1 import classifier_pb2_grpc as pb_grpc
 
@@ -58,6 +59,7 @@ class Classifier(pb_grpc.ClassifierServicer):
             response = await self._classify(request)
         except Exception as error:
             public = public_error(error, "ClassifyStream")
+            drop_tracebacks(error)
             return pb.ClassifyStreamResponse(error=_error(public), request_id=request_id)
         return pb.ClassifyStreamResponse(response=response, request_id=request_id)
 

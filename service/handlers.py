@@ -12,6 +12,7 @@ from registry.errors import BadRequest, UnfreezeError
 from service.message_limits import SMALL_BYTES, check_fields, inner_of
 from service.status import code_of, message_of
 from service.streams import Incoming
+from service.tracebacks import drop_tracebacks
 
 Handlers = Mapping[str, Any]
 
@@ -83,6 +84,7 @@ def plain(service: str, name: str, handler: Any, incoming: Incoming) -> Any:
         try:
             return await inner(await request(context), context)
         except UnfreezeError as error:
+            drop_tracebacks(error)  # gRPC keeps the abort, whose context it is
             await context.abort(code_of(error), message_of(error))
 
     async def stream(_: object, context: Any) -> AsyncIterator[Any]:
@@ -90,6 +92,7 @@ def plain(service: str, name: str, handler: Any, incoming: Incoming) -> Any:
             async for response in inner(await request(context), context):
                 yield response
         except UnfreezeError as error:
+            drop_tracebacks(error)
             await context.abort(code_of(error), message_of(error))
 
     return unread(stream if handler.response_streaming else unary, handler)

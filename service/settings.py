@@ -22,6 +22,7 @@ from registry.record import Record, explain
 from service.execution.providers import ActiveProvider
 
 PREFIX = "UNFREEZE_"
+MIN_AGE_S = 0.1  # clients of younger connections would hardly do more than connect
 OF_CLIENTS = ("address", "admin_address", "ca")  # variables that `unfreeze predict` and others read
 
 
@@ -53,6 +54,12 @@ def _as_plan(text: str) -> str:
     if not re.fullmatch(r"[1-9]\d{0,3}x[1-9]\d{0,3}x[1-9]\d{0,3}", text, re.ASCII):
         raise ValueError("write it as THREADSxRUNSxBATCH, such as 1x2x1")
     return text
+
+
+def _age(seconds: float) -> float:
+    if 0 < seconds < MIN_AGE_S:
+        raise ValueError(f"it must be 0, which means never, or at least {MIN_AGE_S}")
+    return seconds
 
 
 # A type's or a field's title stands for the value in the help.
@@ -135,7 +142,7 @@ class Settings(Record):
     grace_seconds: Seconds = Field(
         default=20, description="how long requests in flight may still take after that"
     )
-    max_connection_age_seconds: Seconds = Field(
+    max_connection_age_seconds: Annotated[Seconds, AfterValidator(_age)] = Field(
         default=1800, description="make clients reconnect after this time; 0: never"
     )
 
@@ -164,10 +171,9 @@ class Settings(Record):
         ge=1,
         description="most megabytes of images queued or running per loaded version",
     )
-    max_queue_seconds: float = Field(
+    max_queue_seconds: Seconds = Field(
         default=5,
         gt=0,
-        title="S",
         description="expected queueing time above which requests are refused",
     )
     max_model_requests: int = Field(
@@ -189,10 +195,9 @@ class Settings(Record):
         description="most RPCs in flight, separately for predictions and administration",
     )
 
-    slo_seconds: float = Field(
+    slo_seconds: Seconds = Field(
         default=0.25,
         gt=0,
-        title="S",
         description="latency objective; becomes a bucket boundary of the latency histograms",
     )
     otlp_endpoint: str | None = Field(

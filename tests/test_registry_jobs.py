@@ -57,8 +57,12 @@ def test_the_same_key_is_the_same_job(store: JobStore) -> None:
 
 def test_a_key_is_refused_to_another_request(store: JobStore) -> None:
     first, _ = store.create(request("k"))
-    with pytest.raises(Conflict, match=rf"'k' belongs to job {first.id}, .* with another model; "):
+    told = rf"'k' belongs to job {first.id}, which differs in its model; "
+    with pytest.raises(Conflict, match=told):
         store.create(request("k", model="other"))
+    others = {"data": "/elsewhere", "settings": {"size": "80"}}
+    with pytest.raises(Conflict, match="which differs in its data and settings; "):
+        store.create(request("k").model_copy(update=others))
     assert store.jobs() == [first]
 
 

@@ -3,6 +3,8 @@
 import os
 import resource
 import shutil
+import subprocess
+import sys
 import tracemalloc
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -213,6 +215,30 @@ def test_what_is_promoted_twice_is_rolled_back_to_what_was_before_and_prune_keep
         promote(registry, version)
     assert registry.rollback_target("colours") == (3, 1)
     assert prune(registry, "colours", keep=1) == [2]
+
+
+def test_a_registry_that_can_be_written_to_has_no_problem(registry: Registry, root: Path) -> None:
+    tiny.publish(root, promote=True)
+    assert registry.write_problem("colours") == registry.write_problem("other") == ""
+
+
+@pytest.mark.parametrize("model", ["colours", "other"])
+def test_a_registry_that_is_mounted_read_only_says_that_it_cannot_be_written_to(
+    root: Path, model: str
+) -> None:
+    tiny.publish(root, promote=True)
+    alone = ("unshare", "--user", "--map-root-user", "--mount", "sh", "-e", "-c")
+    mount = 'mount --bind "$0" "$0"; mount -o remount,bind,ro "$0"; exec "$@"'
+    if subprocess.run([*alone, mount, root, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("only who may mount can try")
+    ask = (
+        "from pathlib import Path; from registry.store import Registry; "
+        f"print(Registry(Path({str(root)!r})).write_problem({model!r}))"
+    )
+    command = [*alone, mount, root, sys.executable, "-c", ask]
+    here = Path(__file__).parents[1]
+    told = subprocess.run(command, capture_output=True, text=True, check=True, cwd=here).stdout
+    assert told.startswith("the registry cannot be written to")
 
 
 def test_rollback_needs_something_to_go_back_to(registry: Registry, root: Path) -> None:

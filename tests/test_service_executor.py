@@ -492,6 +492,24 @@ async def test_what_was_cancelled_takes_neither_memory_nor_a_place_in_the_queue(
     await first
 
 
+@pytest.mark.parametrize("batch", [1, 4])
+async def test_what_was_answered_takes_no_memory_while_nothing_runs(
+    start: Start, batch: int
+) -> None:
+    executor = start(sums, batch=batch)
+    pixels = np.ones((1, 2, 2, 3), np.uint8)
+    freed = [weakref.ref(pixels)]
+    await executor.run(1, lambda i: image(i), PLAIN, pixels)
+    del pixels
+    images = np.ones((1, 2, 2, 3), np.uint8)
+    freed.append(weakref.ref(images))
+    await executor.run(1, lambda i, images=images: images, PLAIN)
+    del images
+    async with asyncio.timeout(20):
+        while any(one() is not None for one in freed):
+            await asyncio.sleep(0.001)
+
+
 async def test_what_is_cancelled_while_it_is_drawn_does_not_wait_afterwards(start: Start) -> None:
     gate = Gate()
     decodes, decoded, added = threading.Event(), threading.Event(), threading.Event()
@@ -564,6 +582,36 @@ async def test_what_has_waited_too_long_is_refused_and_does_not_run(
     await first
     assert gate.batches == [[1]]
     assert notes.drops == [("expired", 3)]
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+async def test_what_has_waited_too_long_makes_room_before_its_turn_comes(
+    start: Start, batch: int
+) -> None:
+    gate, notes = Gate(), Notes()
+    executor = start(gate, batch=batch, observer=notes, max_queue=3)
+    first = await queued(executor, 1)
+    await gate.is_busy()
+    late = await queued(executor, 2, 3, terms=Terms(queue_s=0.02))
+    with pytest.raises(Expired, match="Request timeout expired"):
+        async with asyncio.timeout(20):
+            await late
+    assert executor.depth == 0
+    assert notes.drops == [("expired", 2)]
+    second = await queued(executor, 4, 5)
+    gate.open()
+    assert [value(answer) for answer in (*await first, *await second)] == [12, 48, 60]
+
+
+async def test_what_runs_when_its_time_in_the_queue_is_over_is_answered(start: Start) -> None:
+    gate = Gate()
+    executor = start(gate)
+    asked = await queued(executor, 1, terms=Terms(queue_s=1))
+    await gate.is_busy()
+    await asyncio.sleep(1.1)
+    gate.open()
+    (answer,) = await asked
+    assert value(answer) == 12
 
 
 @pytest.mark.parametrize("quick", [False, True])

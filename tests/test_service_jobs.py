@@ -39,6 +39,7 @@ from registry.store import Registry
 from service.jobs.attempt import MAX_ATTEMPTS
 from service.jobs.gate import decide
 from service.jobs.job_records import JobRecords
+from service.jobs.preparation import find_promoted
 from service.jobs.publication import published_before
 from service.jobs.trainer import Trainer, tail
 from service.jobs.trainer_output import MAX_LINE, lines_of
@@ -366,7 +367,7 @@ def test_the_key_of_one_model_does_not_pass_for_a_training_of_another(
     code, details = refusal(server, model="other", idempotency_key="nightly")
     assert code == "FAILED_PRECONDITION"
     assert f"belongs to job {first.id}" in details
-    assert "another model and settings; give each request its own key" in details
+    assert "differs in its model and settings; give each request its own key" in details
 
 
 def running(server: RunningServer, job: pb.Job) -> bool:
@@ -745,6 +746,22 @@ def test_a_server_whose_disk_is_full_can_be_stopped(
     wait_until(lambda: "jobs_failed" in caplog.text)
     server.end()
     wait_until(lambda: server.has_ended)
+
+
+def test_training_for_a_registry_that_cannot_be_written_to_is_refused_at_once(
+    server: RunningServer, root: Path
+) -> None:
+    (root / "other").write_bytes(b"where its folder would be")
+    code, details = refusal(server, model="other")
+    assert code == "FAILED_PRECONDITION"
+    assert details.startswith("other cannot be written to, so no version of other could be")
+    assert not server.admin.ListJobs(pb.ListJobsRequest(), timeout=20).jobs
+
+
+def test_what_could_not_be_published_is_not_trained_yet(root: Path) -> None:
+    (root / "other").write_bytes(b"where its folder would be")
+    with pytest.raises(Unavailable, match="no version of other could be published"):
+        find_promoted(Registry(root), "other")
 
 
 def test_a_second_server_on_the_same_state_is_refused(

@@ -128,6 +128,14 @@ def test_rollback_without_history_is_refused(server: RunningServer) -> None:
     assert details == "colours: nothing to roll back to; promote a version by its number"
 
 
+def test_rollback_of_an_unknown_model_says_that_there_is_none(server: RunningServer) -> None:
+    request = pb.RollbackRequest(model="nobody")
+    assert refusal(server.admin.Rollback, request) == (
+        "NOT_FOUND",
+        "no model 'nobody' in the registry",
+    )
+
+
 def broken(root: Path, how: str) -> int:
     version = tiny.publish(root, bias=BLUE, golden_shift=0.1 if how == "golden" else 0)
     folder = root / "colours" / str(version)
@@ -162,6 +170,38 @@ def test_promoting_a_broken_version_changes_nothing(
     assert BROKEN[how] in details
     assert server.registry.promoted("colours").pointer.version == 1
     assert server.classify(tiny.picture("red")).version == 1
+
+
+def test_a_promotion_that_is_refused_is_logged_with_who_asked_for_it(
+    server: RunningServer, root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    request = pb.PromoteRequest(model="colours", version=broken(root, "golden"))
+    refusal(server.admin.Promote, request)
+    (record,) = [one for one in caplog.records if one.message == "promotion_refused"]
+    assert (record.levelname, record.model, record.version, record.by) == (
+        "WARNING",
+        "colours",
+        2,
+        "admin",
+    )
+    assert BROKEN["golden"] in record.problem
+
+
+def test_a_version_that_cannot_be_served_is_logged_once_and_not_with_every_request(
+    server: RunningServer, root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    version = broken(root, "golden")
+    for _ in range(3):
+        with pytest.raises(grpc.RpcError, match="version 2 of colours cannot be served"):
+            server.classify(tiny.picture(), version=version)
+    request = pb.SetCandidateRequest(
+        model="colours", version=version, mode=pb.CANDIDATE_MODE_SHADOW, percent=100
+    )
+    assert BROKEN["golden"] in refusal(server.admin.SetCandidate, request)[1]
+    (record,) = caplog.records
+    assert (record.message, record.levelname) == ("version_unusable", "WARNING")
+    assert (record.model, record.version) == ("colours", 2)
+    assert BROKEN["golden"] in record.problem
 
 
 @pytest.mark.parametrize("how", ["flipped byte", "missing file", "golden"])
@@ -522,7 +562,7 @@ def test_prune_keeps_what_is_needed(server: RunningServer, root: Path) -> None:
     [
         ("Promote", pb.PromoteRequest(model="colours", version=7), "NOT_FOUND"),
         ("Promote", pb.PromoteRequest(model="../x", version=1), "INVALID_ARGUMENT"),
-        ("Rollback", pb.RollbackRequest(model="nothing"), "FAILED_PRECONDITION"),
+        ("Rollback", pb.RollbackRequest(model="nothing"), "NOT_FOUND"),
         ("ListVersions", pb.ListVersionsRequest(model="nothing"), "NOT_FOUND"),
         ("ListVersions", pb.ListVersionsRequest(model="a/b"), "INVALID_ARGUMENT"),
     ],

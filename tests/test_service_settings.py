@@ -167,11 +167,28 @@ def test_the_log_can_be_told_to_hold_errors_alone(root: Path, tmp_path: Path) ->
     assert process.log.read_text() == ""
 
 
-@pytest.mark.parametrize("name", ["drain", "grace", "cancel", "poll", "max_connection_age"])
+TIMES = ["drain", "grace", "cancel", "poll", "max_connection_age", "max_queue", "slo"]
+
+
+@pytest.mark.parametrize("name", TIMES)
 def test_a_time_without_end_is_refused(name: str) -> None:
     """Timers overflow, and the server would not end any more."""
     with pytest.raises(BadRequest, match=f"{name}_seconds: .* less than or equal to 86400"):
         read_settings({"registry": "models", f"{name}_seconds": "inf"})
+
+
+@pytest.mark.parametrize("name", TIMES)
+def test_a_time_that_is_not_a_number_is_refused(name: str) -> None:
+    with pytest.raises(BadRequest, match=f"{name}_seconds: "):
+        read_settings({"registry": "models", f"{name}_seconds": "nan"})
+
+
+def test_connections_live_long_enough_to_be_used() -> None:
+    for seconds in (0, 0.1):
+        given = {"registry": "models", "max_connection_age_seconds": seconds}
+        assert read_settings(given).max_connection_age_seconds == seconds
+    with pytest.raises(BadRequest, match=r"it must be 0, which means never, or at least 0\.1"):
+        read_settings({"registry": "models", "max_connection_age_seconds": "0.0001"})
 
 
 @pytest.mark.parametrize("name", ["registry", "state", "data_roots"])

@@ -23,9 +23,11 @@ PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\x00\x00\x00\x04\x00\x00\x00\x
 # Announces an HTTP/2 frame of 16,384 bytes of headers, which never comes.
 HALF_A_FRAME = b"\x00\x40\x00\x01\x04\x00\x00\x00\x01" + b"\x82"
 HOLD_S = 2.0
-NOT_AN_IMAGE = "text for an image"
+NOT_AN_IMAGE = "zeros for an image"
 SIZE = SPEC.size
 MAX_MESSAGE_MB = 4  # what a server under this load accepts
+# So large that memory grows visibly if refused requests stay in it; the rest of a message fits too.
+LARGE_BYTES = (MAX_MESSAGE_MB << 20) - (1 << 19)
 INVALID_ARGUMENT = 3
 
 
@@ -151,6 +153,7 @@ UNUSABLE = {
     "empty": b"",
     "text": b"GIF89a, or so they say",
     "random": random.Random(0).randbytes(5000),
+    "large": bytes(LARGE_BYTES),
     "half a PNG": pictures()[3].encoded[: len(pictures()[3].encoded) // 2],
 }
 Refusals = dict[str, tuple[Callable[[], bytes], set[grpc.StatusCode]]]
@@ -161,6 +164,10 @@ REFUSED: Refusals = {
     "no model": (lambda: _request(model=""), {Code.NOT_FOUND, Code.INVALID_ARGUMENT}),
     "an unknown model": (
         lambda: _request(model=f"m{random.random()}"),
+        {Code.NOT_FOUND},
+    ),
+    "a large image for an unknown model": (
+        lambda: _request(model=f"m{random.random()}", images=[bytes(LARGE_BYTES)]),
         {Code.NOT_FOUND},
     ),
     "a path": (lambda: _request(model="../../etc"), {Code.NOT_FOUND, Code.INVALID_ARGUMENT}),
@@ -183,7 +190,7 @@ REFUSED_BY_PROTOCOL: Refusals = {
     "an input twice": (lambda: _infer(n_inputs=2), {Code.INVALID_ARGUMENT}),
     "no input": (lambda: _infer(n_inputs=0), {Code.INVALID_ARGUMENT}),
     NOT_AN_IMAGE: (
-        lambda: _infer(BAD, "BYTES", (1, 1), struct.pack("<I", 4) + b"text"),
+        lambda: _infer(BAD, "BYTES", (1, 1), struct.pack("<I", LARGE_BYTES) + bytes(LARGE_BYTES)),
         {Code.INVALID_ARGUMENT},
     ),
 }

@@ -7,6 +7,7 @@ from registry.errors import BadImage
 from service.execution.observer import Observer
 from service.execution.queue import Queue, View, is_wanted
 from service.execution.work import Answer, Image, finish
+from service.tracebacks import drop_tracebacks
 
 
 class Decoder:
@@ -56,6 +57,7 @@ class Decoder:
                 yield View(image, number, pixels[None], ended, waited_s)
                 began = time.perf_counter()
         except BadImage as error:
+            drop_tracebacks(error)  # they lead to the image, which leads to its answer
             finish([(image, Answer(error=error))])
         except Exception as error:
             image.work.fail(error)

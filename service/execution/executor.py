@@ -7,6 +7,7 @@ network's batch sizes make it worthwhile.
 
 import asyncio
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -141,6 +142,9 @@ class Executor:
             raise
         work = Work(n_images, decode, terms, asyncio.get_running_loop().create_future())
         images = [Image(work, i, n_views=max(1, terms.n_views)) for i in range(n_images)]
+        timer = None
+        if terms.queue_s < math.inf:  # or it would take room until its turn comes
+            timer = work.done.get_loop().call_later(terms.queue_s, self._expire, work)
         try:
             self._submit(images, pixels)
             return await work.done
@@ -148,6 +152,8 @@ class Executor:
             self._give_up(work, images, error)
             raise
         finally:
+            if timer:
+                timer.cancel()
             self._admission.leave(n_views, terms, n_bytes)
 
     def _run_at_once(self, pixels: UInt8Array) -> list[Answer]:
@@ -183,6 +189,12 @@ class Executor:
             assert self._batch == 1, "batches of encoded images need a pool"
         self._ready.push(views)
 
+    def _expire(self, work: Work) -> None:
+        """Gives the caller the error if its time in the queue is over and any view is still there;
+        what has left the queue may run."""
+        if any(queue.holds(work) for queue in self._queues):
+            work.expire(time.perf_counter())
+
     def _give_up(self, work: Work, images: Sequence[Image], error: BaseException) -> None:
         work.abandon()
         for queue in self._queues:
@@ -196,15 +208,24 @@ class Executor:
     # Running
 
     def _work(self) -> None:
-        while taken := self._ready.take(self._batch, self._max_wait_s, self._worth):
-            if self._decode_pool:
-                self._decode_pool.resume(len(taken))
-            views = [view for view in taken if is_wanted(view)]
-            if views and views[0].pixels is None:  # batch size 1: decode here
-                decoded = self._decoder.decode_here(views[0])
-                views = [view for view in decoded if not view.image.work.abandoned]
-            if views:
-                self._run_batch(views)
+        while self._run_next():
+            pass
+
+    def _run_next(self) -> bool:
+        """Waits for views and runs them; False if there are none because the queue is closed.
+
+        A function of its own, so that a thread that waits holds nothing of what it ran before.
+        """
+        taken = self._ready.take(self._batch, self._max_wait_s, self._worth)
+        if taken and self._decode_pool:
+            self._decode_pool.resume(len(taken))
+        views = [view for view in taken if is_wanted(view)]
+        if views and views[0].pixels is None:  # batch size 1: decode here
+            decoded = self._decoder.decode_here(views[0])
+            views = [view for view in decoded if not view.image.work.abandoned]
+        if views:
+            self._run_batch(views)
+        return bool(taken)
 
     def _run_batch(self, views: list[View]) -> None:
         started = time.perf_counter()

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from registry.errors import Expired, Unavailable
+from registry.errors import Unavailable
 from registry.images import UInt8Array
 from service.execution.work import Image, Work
 
@@ -81,6 +81,11 @@ class Queue:
         with self._changed:
             return self._pop() if self._heap else None
 
+    def holds(self, work: Work) -> bool:
+        """Whether any of its views is queued."""
+        with self._changed:
+            return any(view.image.work is work for _, _, view in self._heap)
+
     def remove(self, work: Work) -> None:
         """Removes all of its views, and with them their pixels."""
         with self._changed:
@@ -140,7 +145,6 @@ def is_wanted(view: View) -> bool:
         return False
     now = time.perf_counter()
     if work.expired(now):
-        waited = f"{now - work.queued_at:.2g} s in the queue"
-        work.fail(Expired(f"Request timeout expired: {waited}"))
+        work.expire(now)
         return False
     return True

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from registry.errors import BadImage
+from registry.errors import BadImage, Expired
 from registry.images import Float32Array, UInt8Array
 
 # Triton's priority levels: 1 is the highest, 0 means the default.
@@ -85,6 +85,11 @@ class Work:
         """Whether it was queued for too long, or its caller's deadline has passed, which the event
         loop may not have noticed yet."""
         return now - self.queued_at > min(self.terms.queue_s, self.terms.answer_s)
+
+    def expire(self, now: float) -> None:
+        """Abandons the work because it was queued for too long."""
+        waited = f"{now - self.queued_at:.2g} s in the queue"
+        self.fail(Expired(f"Request timeout expired: {waited}"))
 
     def abandon(self) -> None:
         """Gives up what has not begun, and frees what it holds."""

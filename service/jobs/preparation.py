@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from registry.errors import Unavailable
 from registry.files import write_durably
 from registry.jobs import Assignment, Job
 from registry.store import Registry
@@ -23,7 +24,10 @@ def find_promoted(registry: Registry, model: str) -> PromotedBundle | None:
 
     Raises:
         BundleError: a pointer of the model is damaged, so that nothing could be published.
+        Unavailable: nothing could be published because the registry cannot be written to.
     """
+    if problem := registry.write_problem(model):
+        raise Unavailable(problem)
     registry.next_version(model)  # raises such errors now, rather than after hours of training
     promoted = registry.promoted(model)
     if promoted is None:

@@ -1,6 +1,7 @@
 """Loads versions into memory: one load per version at a time, in a bounded number of threads."""
 
 import asyncio
+import logging
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,8 @@ from service.models.loaded_version import LoadedVersion
 from service.models.loader import Loader
 from service.models.model_state import LoadFailure, ModelState
 from service.models.registry_calls import unusable
+
+log = logging.getLogger(__name__)
 
 # Loading from slow storage occupies a thread. Versions that are to go live have threads of their
 # own, so that they do not wait for candidates or for versions requested by number.
@@ -90,7 +93,7 @@ class LoadScheduler:
             try:
                 await self._load_in(self._other, state, version)
             except BundleError as error:
-                state.failures.setdefault(version, LoadFailure()).note(version, str(error))
+                _note(state, version, str(error))
                 raise
             state.failures.pop(version, None)
             state.drop_oldest_pinned(self._pinned_versions)
@@ -126,6 +129,15 @@ class LoadScheduler:
         for threads in (self._live, self._other):
             await asyncio.to_thread(threads.shutdown, cancel_futures=True)
         await asyncio.gather(*self._under_way.values(), return_exceptions=True)
+
+
+def _note(state: ModelState, version: int, problem: str) -> None:
+    """Notes why a version cannot be loaded; the log has it once, however many callers ask."""
+    failure = state.failures.setdefault(version, LoadFailure())
+    if problem != failure.problem:
+        facts = {"model": state.name, "version": version, "problem": problem}
+        log.warning("version_unusable", extra=facts)
+    failure.note(version, problem)
 
 
 def _check_wanted(state: ModelState) -> None:

@@ -4,8 +4,10 @@ A version is loaded first, then the registry is written, then requests are switc
 that does not load changes nothing.
 """
 
+import logging
+
 from registry.candidates import clear_candidate, set_candidate
-from registry.errors import NotFound
+from registry.errors import NotFound, UnfreezeError
 from registry.pointers import Candidate, Mode, Numbered
 from registry.prune import prune
 from registry.store import Registry, check_name
@@ -14,6 +16,8 @@ from service.models.model_state import ModelState, Promoted, restored_conflict
 from service.models.registry_calls import in_registry
 from service.models.swaps import Swaps
 from service.shielded import ShieldedTasks
+
+log = logging.getLogger(__name__)
 
 
 class Operations:
@@ -54,9 +58,14 @@ class Operations:
             self._check_onward(model, followed)
             return self._registry.promote(model, version, by=by, reason=reason, expected=expected)
 
-        async with self._scheduler.lease(state, version, live=True) as loaded, state.writing:
-            promoted = await in_registry(write, state.follows)
-            self._swaps.go_live(state, promoted, loaded)
+        try:
+            async with self._scheduler.lease(state, version, live=True) as loaded, state.writing:
+                promoted = await in_registry(write, state.follows)
+                self._swaps.go_live(state, promoted, loaded)
+        except UnfreezeError as error:
+            facts = {"model": model, "version": version, "by": by, "problem": str(error)}
+            log.warning("promotion_refused", extra=facts)
+            raise
         return promoted
 
     def _check_onward(self, model: str, followed: Promoted | None) -> None:
@@ -68,6 +77,7 @@ class Operations:
         """Promotes the version that the promoted one replaced.
 
         Raises:
+            NotFound: there is no such model.
             Conflict: there is nothing to roll back to.
         """
         number, version = await in_registry(self._registry.rollback_target, model)

@@ -16,6 +16,7 @@ from registry.images import UInt8Array
 from service.execution.work import LOWEST, Answer, Terms
 from service.models.comparison import Comparison
 from service.models.loaded_version import LoadedVersion
+from service.tracebacks import drop_tracebacks
 
 log = logging.getLogger(__name__)
 
@@ -59,10 +60,12 @@ class Shadow:
                 tried = await candidate.executor.run(
                     len(taken), lambda i: sample.for_candidate(taken[i]), terms
                 )
-        except Overloaded:
+        except Overloaded as error:
             self._comparison.dropped(len(taken))
+            drop_tracebacks(error)
         except Exception as error:  # whatever it is, callers have their answers
             self._failed(len(taken), error)
+            drop_tracebacks(error)
         else:
             for live, answer in zip(answers, tried, strict=True):
                 self._count(live, answer)

@@ -20,6 +20,7 @@ from service.oip.messages import config_message, metadata_message, statistics_me
 from service.oip.names import both_names, find, read_version, split_name
 from service.status import message_of
 from service.streams import IN_FLIGHT, in_order
+from service.tracebacks import drop_tracebacks
 
 PROTOCOL = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
 NAME = "unfreeze"
@@ -155,6 +156,7 @@ class Protocol(pb_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
             if isinstance(error, Overloaded):
                 answer.parameters[RETRY].int64_param = retry_after_ms(error)
             message = message_of(public_error(error, "ModelStreamInfer"))
+            drop_tracebacks(error)
             return pb.ModelStreamInferResponse(error_message=message, infer_response=answer)
 
     # What is not supported

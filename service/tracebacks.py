@@ -1,0 +1,16 @@
+"""Lets go of what the tracebacks of handled errors keep in memory."""
+
+
+def drop_tracebacks(error: BaseException) -> None:
+    """Removes the traceback of an error, and the errors that it came from with theirs.
+
+    A traceback holds the frames that the error went through, and so a request and its images. If
+    one of those frames leads back to the error, as it does wherever an error is stored with the
+    request that it answers, only Python's cyclic garbage collector would free them: perhaps many
+    requests later.
+    """
+    left = [error]
+    while left:
+        one = left.pop()
+        left += [cause for cause in (one.__cause__, one.__context__) if cause]
+        one.__traceback__ = one.__cause__ = one.__context__ = None
