@@ -253,7 +253,9 @@ def test_a_version_with_other_labels_is_not_compared(trained: Trained, tmp_path:
     answers = np.full((len(dataset.rows("valid")), 2), 0.5, np.float32)
     scored = score(dataset, other, answers, against, Stages(heard.append, 1))
     assert (scored.promoted, scored.promoted_version, scored.images) == (None, None, len(answers))
-    assert "version 1 has other labels: it cannot be compared" in str(heard.of("note"))
+    (note,) = heard.of("note")
+    changes = "new 'cat', 'dog'; gone 'dark', 'light'"
+    assert note.text == f"version 1 has other labels ({changes}): it cannot be compared"
     assert score(dataset, bundle, answers, against, Stages(heard.append, 1)).promoted is not None
 
 
