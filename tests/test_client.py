@@ -16,13 +16,14 @@ from opentelemetry.sdk.trace import TracerProvider
 
 import unfreeze
 from unfreeze import AdminClient, AsyncClient, Client, Prediction
-from unfreeze.channel import OPTIONS, RetryPolicy, target
+from unfreeze.channel import LONGEST_PAUSE_S, OPTIONS, RetryPolicy, target
 from unfreeze.errors import call_error
 from unfreeze.predictions import MAX_REQUEST_BYTES, MAX_REQUEST_IMAGES, chunks
 from unfreeze.v1 import admin_pb2, admin_pb2_grpc, classifier_pb2, classifier_pb2_grpc
 
 Code = grpc.StatusCode
 Ask = Callable[..., list[Prediction]]
+LOST = "Socket closed"  # as gRPC says it of a connection
 
 
 class Echo(classifier_pb2_grpc.ClassifierServicer):
@@ -81,15 +82,16 @@ class Slow(Echo):
 class Admin(admin_pb2_grpc.AdminServicer):
     """One job with three events; the connection breaks once after the second."""
 
-    def __init__(self, *failures: grpc.StatusCode) -> None:
+    def __init__(self, *failures: grpc.StatusCode, details: str = "as told") -> None:
         self.failures = list(failures)
+        self.details = details
         self.requests: list[object] = []
         self.breaks = 1
 
     def _called(self, request, context):
         self.requests.append(request)
         if self.failures:
-            context.abort(self.failures.pop(0), "as told")
+            context.abort(self.failures.pop(0), self.details)
 
     def StartTraining(self, request, context):
         self._called(request, context)
@@ -101,6 +103,14 @@ class Admin(admin_pb2_grpc.AdminServicer):
     def Rollback(self, request, context):
         self._called(request, context)
         return admin_pb2.PromoteResponse(model=request.model, version=1)
+
+    def ClearCandidate(self, request, context):
+        self._called(request, context)
+        return admin_pb2.ClearCandidateResponse()
+
+    def PruneVersions(self, request, context):
+        self._called(request, context)
+        return admin_pb2.PruneVersionsResponse()
 
     def WatchJob(self, request, context):
         self._called(request, context)
@@ -366,7 +376,7 @@ def test_closing_the_client_ends_a_call_for_good(start):
 
 
 def test_closing_the_client_ends_its_wait_for_a_server(start):
-    echo = Echo()
+    echo = Echo(details=LOST)
     client = Client(start(echo))
     client.classify(b"one", model="m")
     echo.failures = [Code.UNAVAILABLE] * 1000
@@ -374,8 +384,22 @@ def test_closing_the_client_ends_its_wait_for_a_server(start):
         target=lambda: (wait_until(lambda: len(echo.requests) > 4), client.close())
     )
     closing.start()
-    with pytest.raises(unfreeze.Unavailable, match="as told"):
+    with pytest.raises(unfreeze.Unavailable, match="the connection to the server was lost"):
         client.classify(b"two", model="m")
+    closing.join()
+
+
+def test_closing_the_client_ends_its_wait_for_the_admin_listener(start):
+    admin = Admin(details=LOST)
+    client = AdminClient(start(admin=admin))
+    client.start_training("m", "photos")
+    admin.failures = [Code.UNAVAILABLE] * 1000
+    closing = threading.Thread(
+        target=lambda: (wait_until(lambda: len(admin.requests) > 4), client.close())
+    )
+    closing.start()
+    with pytest.raises(unfreeze.Unavailable, match="the connection to the server was lost"):
+        client.start_training("m", "photos")
     closing.join()
 
 
@@ -422,7 +446,7 @@ def test_a_server_that_is_draining_is_asked_where_there_is_no_other(ask: Ask, st
 
 
 def test_a_server_that_has_answered_before_is_waited_for(start):
-    echo, admin = Echo(), Admin()
+    echo, admin = Echo(details=LOST), Admin(details=LOST)
     address = start(echo, admin)
     with Client(address, attempts=1) as client, AdminClient(address, attempts=1) as administrator:
         client.classify(b"one", model="m")
@@ -435,12 +459,30 @@ def test_a_server_that_has_answered_before_is_waited_for(start):
 
 
 async def test_a_server_that_has_answered_before_is_waited_for_asynchronously(start):
-    echo = Echo()
+    echo = Echo(details=LOST)
     async with AsyncClient(start(echo), attempts=1) as client:
         await client.classify(b"one", model="m")
         echo.failures = [Code.UNAVAILABLE] * 3
         (answer,) = await client.classify(b"two", model="m")
     assert answer.label.name == "two"
+
+
+def test_a_server_that_says_why_it_cannot_answer_is_not_asked_until_the_deadline(start):
+    echo = Echo(details="m cannot be served: its file is damaged")
+    address = start(echo)
+    with Client(address, attempts=3) as client:
+        client.classify(b"one", model="m")
+        echo.failures = [Code.UNAVAILABLE] * 100
+        with pytest.raises(unfreeze.Unavailable, match="m cannot be served"):
+            client.classify(b"two", model="m", timeout_s=1000)
+    assert len(echo.requests) == 1 + 3
+
+
+def test_a_server_may_be_waited_for_for_hours():
+    hours = RetryPolicy("h:1", timeout_s=86_400, attempts=1, now=lambda: 0)
+    lost = Failed(Code.UNAVAILABLE, details=LOST)
+    pauses = [hours.pause_s(lost, answered_before=True) for _ in range(2000)]
+    assert max(pauses) <= LONGEST_PAUSE_S
 
 
 @both
@@ -620,10 +662,18 @@ def test_any_number_of_images_is_taken_a_few_requests_ahead(start):
         assert [answer.label.name for answer in answers] == [str(n) for n in range(1, 10_000)]
 
 
-def test_a_rollback_is_sent_once(start):
+ONCE = {
+    "rollback": lambda client: client.rollback("m"),
+    "clear_candidate": lambda client: client.clear_candidate("m"),
+    "prune": lambda client: client.prune("m", keep=1),
+}
+
+
+@pytest.mark.parametrize("call", ONCE)
+def test_what_means_something_else_the_second_time_is_sent_once(start, call: str):
     admin = Admin(Code.UNAVAILABLE)
     with AdminClient(start(admin=admin)) as client, pytest.raises(unfreeze.Unavailable):
-        client.rollback("m")
+        ONCE[call](client)
     assert len(admin.requests) == 1
 
 

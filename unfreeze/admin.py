@@ -36,8 +36,9 @@ Response = TypeVar("Response")
 class AdminClient:
     """A connection to a server's admin listener. Close it after use.
 
-    Idempotent calls are retried when the server cannot be reached or goes away; `promote`,
-    `rollback` and `set_candidate` are sent once.
+    Calls are retried when the server cannot be reached or goes away, except for those that mean
+    something else the second time: `promote`, `rollback`, `set_candidate`, `clear_candidate` and
+    `prune` are sent once.
     """
 
     def __init__(
@@ -124,7 +125,7 @@ class AdminClient:
                 if time.monotonic() - asked_at > CONNECTED_S:  # a job may send nothing for hours
                     retries = self._retries_of_watch()
                 if failed.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:
-                    time.sleep(retries.pause_s(failed, cancelled_here=self._closed))
+                    self._pause(retries.pause_s(failed, cancelled_here=self._closed), failed)
 
     def wait(self, job_id: str) -> Job:
         """Waits until the job has ended, successfully or not, and returns it."""
@@ -175,7 +176,7 @@ class AdminClient:
     def clear_candidate(self, model: str, *, reason: str = "") -> int | None:
         """Stops trying a version; returns the one that was tried, if any."""
         request = admin_pb2.ClearCandidateRequest(model=model, reason=reason)
-        return self._call(self._stub.ClearCandidate, request).version or None
+        return self._call_once(self._stub.ClearCandidate, request).version or None
 
     def prune(self, model: str, *, keep: int) -> list[int]:
         """Deletes all but the newest `keep` versions; returns those that it deleted.
@@ -184,7 +185,7 @@ class AdminClient:
         """
         check_whole("keep", keep, 1, MOST_32)
         request = admin_pb2.PruneVersionsRequest(model=model, keep=keep)
-        return list(self._call(self._stub.PruneVersions, request).deleted)
+        return list(self._call_once(self._stub.PruneVersions, request).deleted)
 
     def close(self) -> None:
         """Closes the connection; calls in flight fail."""
@@ -213,7 +214,13 @@ class AdminClient:
                 pause_s = retries.pause_s(
                     failed, answered_before=self._answered, cancelled_here=self._closed
                 )
-                time.sleep(pause_s)
+                self._pause(pause_s, failed)
+
+    def _pause(self, pause_s: float, failed: grpc.RpcError) -> None:
+        """Waits before a retry; raises the failure if the client was closed meanwhile."""
+        time.sleep(pause_s)
+        if self._closed:
+            raise call_error(failed, self.address) from failed
 
     def _call_once(
         self, method: "grpc.UnaryUnaryMultiCallable[Request, Response]", request: Request

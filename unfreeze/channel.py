@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 
 from unfreeze.bounds import bounded_s
-from unfreeze.errors import TOO_LARGE, InvalidRequest, call_error
+from unfreeze.errors import MEANING, TOO_LARGE, InvalidRequest, call_error
 
 # Round-robin over all addresses of the name, leaving out those that report not serving (draining,
 # say). Not gRPC's own retryPolicy: it does not retry a request larger than its buffer (256 KiB,
@@ -34,6 +34,8 @@ OPTIONS = [*COMMON, ("grpc.service_config", json.dumps(HEALTHY_IN_TURN))]
 # same address share their connections.
 UNCHECKED_OPTIONS = [*COMMON, ("grpc.service_config", json.dumps(IN_TURN))]
 NONE_HEALTHY = "connections to all backends failing"
+# In the words of gRPC, which gives such failures the same codes as a server.
+CONNECTION_FAILURES = (*MEANING, NONE_HEALTHY, "GOAWAY", "Stream removed", "Connection reset")
 SAFE_TO_REPEAT = {
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.CANCELLED,  # what a stopping server answers late streams with
@@ -41,6 +43,7 @@ SAFE_TO_REPEAT = {
 }
 PUSHBACK = "grpc-retry-pushback-ms"  # gRPC proposal A6: when the server wants a retry
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 2.0
+MOST_DOUBLINGS = 10  # of the pause; a float overflows after a thousand
 
 
 def target(address: str) -> str:
@@ -85,12 +88,18 @@ def no_server_is_healthy(failed: grpc.RpcError) -> bool:
     return unavailable and NONE_HEALTHY in (failed.details() or "")
 
 
+def is_unreachable(failed: grpc.RpcError) -> bool:
+    """Whether gRPC itself ended the call, because it lost or did not get a connection; not the
+    server, with a reason of its own."""
+    return any(said in (failed.details() or "") for said in CONNECTION_FAILURES)
+
+
 @dataclass
 class RetryPolicy:
     """The retry policy of one call: up to a deadline and a number of attempts.
 
-    If the server is merely overloaded, or has answered before and so may be restarting, the call is
-    retried until the deadline, however often.
+    If the server is merely overloaded, or cannot be reached any more and so may be restarting, the
+    call is retried until the deadline, however often.
 
     Raises:
         InvalidRequest: the timeout is not a number above 0.
@@ -105,7 +114,8 @@ class RetryPolicy:
     def __post_init__(self) -> None:
         self.timeout_s = bounded_s("timeout_s", self.timeout_s)
         self.started = self.now()
-        self.failures = 0
+        self.failures = 0  # since the call began; and those of them that use up attempts
+        self.attempts_used = 0
 
     def remaining_s(self) -> float:
         """The time left for the next attempt; never quite 0, so that gRPC reports the deadline."""
@@ -125,10 +135,13 @@ class RetryPolicy:
             UnfreezeClientError: another attempt is pointless, not allowed or too late.
         """
         self.failures += 1
-        longest = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** (self.failures - 1))
+        doublings = min(self.failures - 1, MOST_DOUBLINGS)
+        longest = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0**doublings)
         pause = max(longest * random.uniform(0.5, 1), _pushback_s(failed) * random.uniform(1, 1.5))
         busy = failed.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-        worn_out = self.failures >= self.attempts and not (busy or answered_before)
+        restarting = answered_before and is_unreachable(failed)
+        self.attempts_used += not (busy or restarting)
+        worn_out = self.attempts_used >= self.attempts
         too_late = pause >= self.remaining_s()
         if cancelled_here or worn_out or too_late or not is_retryable(failed):
             raise call_error(failed, self.address) from failed

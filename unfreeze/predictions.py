@@ -125,7 +125,7 @@ class RequestLimits:
 
     def lower(self, n_images: int, n_bytes: int, refusal: RequestTooLarge) -> None:
         """To half of a request that was refused, in images or in bytes."""
-        if TOO_MANY in str(refusal):
+        if TOO_MANY in str(refusal) or not n_bytes:
             self.n_images = min(self.n_images, n_images // 2)
         else:
             self.n_bytes = min(self.n_bytes, n_bytes // 2)
