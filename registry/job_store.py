@@ -56,10 +56,8 @@ class JobStore:
             Conflict: the key was used for a different request.
         """
         with self._transaction() as db:
-            key = request.idempotency_key or None
-            row = db.execute("SELECT record FROM jobs WHERE idempotency_key = ?", [key]).fetchone()
-            if row:
-                return _same(_read(JOBS, row[0]), request), True
+            if existing := _find(db, request):
+                return existing, True
             job = Job(
                 id=uuid.uuid4().hex,
                 request=request,
@@ -71,7 +69,7 @@ class JobStore:
                 [
                     job.id,
                     request.model,
-                    key,
+                    request.idempotency_key or None,
                     job.state,
                     job.created_at.isoformat(),
                     job.model_dump_json(),
@@ -79,6 +77,15 @@ class JobStore:
             )
             _append(db, job.id, StateChanged(state=job.state))
             return job, False
+
+    def find(self, request: JobRequest) -> Job | None:
+        """The job with the request's idempotency key.
+
+        Raises:
+            Conflict: the key was used for a different request.
+        """
+        with self._transaction() as db:
+            return _find(db, request)
 
     def get(self, job_id: str) -> Job:
         """Raises: NotFound."""
@@ -172,8 +179,13 @@ def _read(kind: TypeAdapter[T], record: str) -> T:
         ) from error
 
 
-def _same(job: Job, request: JobRequest) -> Job:
-    """`job`, after checking that its request was the same."""
+def _find(db: sqlite3.Connection, request: JobRequest) -> Job | None:
+    """The job with the request's key, after checking that its request was the same."""
+    key = request.idempotency_key or None  # NULL equals nothing
+    row = db.execute("SELECT record FROM jobs WHERE idempotency_key = ?", [key]).fetchone()
+    if row is None:
+        return None
+    job = _read(JOBS, row[0])
     others = [name for name, value in request if value != getattr(job.request, name)]
     if others:
         raise Conflict(

@@ -110,7 +110,8 @@ class Registry:
         prevent it. Writes nothing."""
         folder = self.root / check_name(model)
         aliases = folder / "aliases"
-        for one in (self.root, folder, aliases, aliases / "promoted"):
+        outermost = folder if folder.exists() else self.root
+        for one in (outermost, aliases, aliases / "promoted"):
             if one.exists() and not (one.is_dir() and os.access(one, os.W_OK | os.X_OK)):
                 shown = "the registry" if one == self.root else one.relative_to(self.root)
                 return (

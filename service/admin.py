@@ -33,6 +33,7 @@ from unfreeze.v1 import admin_pb2_grpc as pb_grpc
 DEFAULT_LIMIT = 100
 MAX_LIMIT = 1_000
 BY = "admin"
+CHECKING_S = 5.0  # for a registry to say whether it can be written to; a hung disk never does
 
 # generic only in the stubs
 Context: TypeAlias = "ServicerContext[Any, Any]"
@@ -80,6 +81,8 @@ class Admin(pb_grpc.AdminServicer):
             )
         except ValidationError as error:
             raise BadRequest(explain(error)) from error
+        if started := await jobs.find(wanted):  # whatever has changed since, it was accepted
+            return pb.StartTrainingResponse(job=job_message(started), existing=True)
         await self._check_writable(wanted.model)
         job, existing = await jobs.start_job(wanted)
         return pb.StartTrainingResponse(job=job_message(job), existing=existing)
@@ -87,9 +90,10 @@ class Admin(pb_grpc.AdminServicer):
     async def _check_writable(self, model: str) -> None:
         """Raises: Conflict, now rather than after hours of training, if nothing could be published.
         A registry that is out of reach now may be back when the job begins."""
-        with suppress(Unavailable):
-            if problem := await in_registry(self._registry.write_problem, model):
-                raise Conflict(problem)
+        with suppress(Unavailable, TimeoutError):
+            async with asyncio.timeout(CHECKING_S):
+                if problem := await in_registry(self._registry.write_problem, model):
+                    raise Conflict(problem)
 
     async def GetJob(self, request: pb.GetJobRequest, context: Context) -> pb.Job:
         return job_message(await self._jobs.get(request.job_id))

@@ -222,13 +222,11 @@ def test_a_registry_that_can_be_written_to_has_no_problem(registry: Registry, ro
     assert registry.write_problem("colours") == registry.write_problem("other") == ""
 
 
-@pytest.mark.parametrize("model", ["colours", "other"])
-def test_a_registry_that_is_mounted_read_only_says_that_it_cannot_be_written_to(
-    root: Path, model: str
-) -> None:
-    tiny.publish(root, promote=True)
+def write_problem(root: Path, model: str, mount_below: str = "true") -> str:
+    """What the registry says of itself where `root` is mounted read-only, but for what
+    `mount_below` mounts in it."""
     alone = ("unshare", "--user", "--map-root-user", "--mount", "sh", "-e", "-c")
-    mount = 'mount --bind "$0" "$0"; mount -o remount,bind,ro "$0"; exec "$@"'
+    mount = f'mount --bind "$0" "$0"; {mount_below}; mount -o remount,bind,ro "$0"; exec "$@"'
     if subprocess.run([*alone, mount, root, "true"], capture_output=True, check=False).returncode:
         pytest.skip("only who may mount can try")
     ask = (
@@ -237,8 +235,23 @@ def test_a_registry_that_is_mounted_read_only_says_that_it_cannot_be_written_to(
     )
     command = [*alone, mount, root, sys.executable, "-c", ask]
     here = Path(__file__).parents[1]
-    told = subprocess.run(command, capture_output=True, text=True, check=True, cwd=here).stdout
-    assert told.startswith("the registry cannot be written to")
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=here)
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize("model", ["colours", "other"])
+def test_a_registry_that_is_mounted_read_only_says_that_it_cannot_be_written_to(
+    root: Path, model: str
+) -> None:
+    tiny.publish(root, promote=True)
+    told = write_problem(root, model)
+    place = "colours" if model == "colours" else "the registry"
+    assert told.startswith(f"{place} cannot be written to")
+
+
+def test_a_model_may_be_published_to_below_a_registry_that_is_read_only(root: Path) -> None:
+    tiny.publish(root, promote=True)
+    assert write_problem(root, "colours", 'mount --bind "$0/colours" "$0/colours"') == ""
 
 
 def test_rollback_needs_something_to_go_back_to(registry: Registry, root: Path) -> None:

@@ -758,6 +758,16 @@ def test_training_for_a_registry_that_cannot_be_written_to_is_refused_at_once(
     assert not server.admin.ListJobs(pb.ListJobsRequest(), timeout=20).jobs
 
 
+def test_a_job_that_was_accepted_is_returned_again_whatever_the_registry_is_now(
+    server: RunningServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = finished(server, begin(server, key="k1", bias="0,9,0", accuracy="0.9", champion="0.8"))
+    monkeypatch.setattr(Registry, "write_problem", lambda *_: "the registry cannot be written to")
+    settings = {"bias": "0,9,0", "accuracy": "0.9", "champion": "0.8"}
+    assert begin(server, key="k1", **settings).id == job.id
+    assert refusal(server, idempotency_key="k2")[0] == "FAILED_PRECONDITION"
+
+
 def test_what_could_not_be_published_is_not_trained_yet(root: Path) -> None:
     (root / "other").write_bytes(b"where its folder would be")
     with pytest.raises(Unavailable, match="no version of other could be published"):

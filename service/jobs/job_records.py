@@ -78,6 +78,10 @@ class JobRecords:
         async with self._changed:
             await self._changed.wait_for(lambda: self.n_changes != seen)
 
+    async def find(self, request: JobRequest) -> Job | None:
+        """The job with the request's idempotency key."""
+        return await asyncio.to_thread(self._store.find, request)
+
     # Writing
 
     async def create(self, request: JobRequest) -> tuple[Job, bool]:

@@ -37,6 +37,14 @@ class Jobs:
 
     # What callers can do
 
+    async def find(self, request: JobRequest) -> Job | None:
+        """The job that was started before with the request's idempotency key.
+
+        Raises:
+            Conflict: the key was used for a different request.
+        """
+        return await self._records.find(request)
+
     async def start_job(self, request: JobRequest) -> tuple[Job, bool]:
         """A queued job, stored durably; True if a job with its idempotency key existed.
 
