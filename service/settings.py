@@ -152,7 +152,7 @@ class Settings(Record):
     max_images: int = Field(
         default=128,
         ge=1,
-        le=10_000,  # fewer than `wire.MAX_FIELDS`
+        le=10_000,  # fewer than `message_limits.MAX_FIELDS`
         description="most images in a request",
     )
     max_pixels: int = Field(

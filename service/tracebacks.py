@@ -2,15 +2,19 @@
 
 
 def drop_tracebacks(error: BaseException) -> None:
-    """Removes the traceback of an error, and the errors that it came from with theirs.
+    """Removes the traceback of an error, and those of the errors that it came from. The errors
+    themselves stay: several callers may be given the same one, and each logs it.
 
     A traceback holds the frames that the error went through, and so a request and its images. If
     one of those frames leads back to the error, as it does wherever an error is stored with the
     request that it answers, only Python's cyclic garbage collector would free them: perhaps many
     requests later.
     """
-    left = [error]
+    left, seen = [error], {id(error)}
     while left:
         one = left.pop()
-        left += [cause for cause in (one.__cause__, one.__context__) if cause]
-        one.__traceback__ = one.__cause__ = one.__context__ = None
+        one.__traceback__ = None
+        for cause in (one.__cause__, one.__context__):
+            if cause and id(cause) not in seen:
+                seen.add(id(cause))
+                left.append(cause)

@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import re
 import threading
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import uvloop
 
 from registry.errors import BadImage, Expired, Overloaded, Unavailable
 from registry.images import Float32Array, UInt8Array
@@ -601,6 +603,24 @@ async def test_what_has_waited_too_long_makes_room_before_its_turn_comes(
     second = await queued(executor, 4, 5)
     gate.open()
     assert [value(answer) for answer in (*await first, *await second)] == [12, 48, 60]
+
+
+def test_nothing_expires_before_its_time_in_the_queue_is_over(start: Start) -> None:
+    async def waited_s(queue_s: float) -> float:
+        gate = Gate()
+        executor = start(gate)
+        first = await queued(executor, 1)
+        await gate.is_busy()
+        late = await queued(executor, 2, terms=Terms(queue_s=queue_s))
+        with pytest.raises(Expired) as expired:
+            await late
+        gate.open()
+        await first
+        (waited,) = re.findall(r"expired: (\S+) s in the queue", str(expired.value))
+        return float(waited)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:  # as in a server
+        assert runner.run(waited_s(0.0004)) >= 0.0004
 
 
 async def test_what_runs_when_its_time_in_the_queue_is_over_is_answered(start: Start) -> None:

@@ -33,6 +33,7 @@ DROPPED: dict[type[BaseException], str] = {
     asyncio.CancelledError: "cancelled",
     Expired: "expired",
 }
+TIMER_S = 0.001  # by which timers may fire early: uvloop counts whole milliseconds
 MOST_AT_ONCE = 8  # images that a quick network runs in the event loop, blocking it
 AHEAD = 4  # batches to decode ahead per run; more would only take memory
 
@@ -144,7 +145,8 @@ class Executor:
         images = [Image(work, i, n_views=max(1, terms.n_views)) for i in range(n_images)]
         timer = None
         if terms.queue_s < math.inf:  # or it would take room until its turn comes
-            timer = work.done.get_loop().call_later(terms.queue_s, self._expire, work)
+            after_s = terms.queue_s + TIMER_S
+            timer = work.done.get_loop().call_later(after_s, self._expire, work, images)
         try:
             self._submit(images, pixels)
             return await work.done
@@ -189,10 +191,10 @@ class Executor:
             assert self._batch == 1, "batches of encoded images need a pool"
         self._ready.push(views)
 
-    def _expire(self, work: Work) -> None:
-        """Gives the caller the error if its time in the queue is over and any view is still there;
-        what has left the queue may run."""
-        if any(queue.holds(work) for queue in self._queues):
+    def _expire(self, work: Work, images: Sequence[Image]) -> None:
+        """Gives the caller the error if its time in the queue is over and an image of it has not
+        been taken yet, to be decoded or run."""
+        if not all(image.decode_at or image.has_begun for image in images):
             work.expire(time.perf_counter())
 
     def _give_up(self, work: Work, images: Sequence[Image], error: BaseException) -> None:

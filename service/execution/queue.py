@@ -81,11 +81,6 @@ class Queue:
         with self._changed:
             return self._pop() if self._heap else None
 
-    def holds(self, work: Work) -> bool:
-        """Whether any of its views is queued."""
-        with self._changed:
-            return any(view.image.work is work for _, _, view in self._heap)
-
     def remove(self, work: Work) -> None:
         """Removes all of its views, and with them their pixels."""
         with self._changed:

@@ -104,9 +104,9 @@ class Work:
 
     def fail(self, error: Exception) -> None:
         """Abandons the work and gives the caller the error."""
-        self.abandon()
         with suppress(RuntimeError):  # the loop has closed: nobody waits any more
             self.done.get_loop().call_soon_threadsafe(self._fail, error)
+        self.abandon()  # last: a thread that decodes it now fails, and the first error counts
 
     def _fail(self, error: Exception) -> None:
         if not self.done.done():

@@ -22,8 +22,7 @@ P = TypeVar("P")
 
 @dataclass(frozen=True)
 class Aliases:
-    """A model's pointers in force, or why they cannot be read; None: there is
-    none."""
+    """A model's pointers in force, or why they cannot be read; None if there is none."""
 
     promoted: Promoted | BundleError | None
     candidate: Numbered[Candidate | Cleared] | BundleError | None

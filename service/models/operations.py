@@ -128,7 +128,7 @@ class Operations:
         Raises:
             NotFound, BundleError, Unavailable: it cannot be served.
             BadRequest: as `registry.candidates.set_candidate`.
-            Conflict: as there, or the registry was put back.
+            Conflict: as there, or the registry was restored.
         """
         await in_registry(self._registry.folder, model, version)
         work = self._set_candidate(model, version, mode, percent, by, reason)
