@@ -73,6 +73,11 @@ CHANGES: dict[str, dict[str, str]] = {
     "balanced sampling": {"balance": "sampling"},
     "a temperature": {"calibrate": "true"},
     "the recipe of 2018": {"recipe": "fastai2018", "backbone": "efficientnet_lite0"},
+    "the recipe of 2018, batch norm frozen": {
+        "recipe": "fastai2018",
+        "backbone": "efficientnet_lite0",
+        "freeze_batchnorm": "true",
+    },
 }
 
 # How the tables name a change, where that is not its name in the record.
