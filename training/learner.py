@@ -174,9 +174,13 @@ class Learner:
         Raises:
             BadRequest: there is no such file, or it is for another network or other labels.
         """
-        path, suffix = Path(saved), ".safetensors"
-        if path.suffix != suffix or not path.is_file():
-            path = self.bench.run / (path if path.suffix == suffix else f"{saved}{suffix}")
+        given, suffix = Path(saved), ".safetensors"
+        is_file_name = given.suffix == suffix
+        path = self.bench.run / (given if is_file_name else f"{saved}{suffix}")
+        # without a folder it is the run's own file, even if the current folder has one, too
+        has_folder = given.name != str(saved)
+        if is_file_name and given.is_file() and (has_folder or not path.is_file()):
+            path = given
         restore(self.bench.network, path, self.labels)
 
     # Predicting
