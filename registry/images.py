@@ -45,6 +45,7 @@ MAX_SCANS = 20  # of a JPEG with the most pixels; a smaller one may have more; a
 
 # Pillow's names for samples that it brings to 8 bits, though not the transparent one
 DEPTHS = {"L;2": 2, "L;4": 4, "RGB;16B": 16}
+CLEAR_MODES = ("RGB", "L", "I;16")  # Pillow's, of PNGs in which tRNS names a single colour
 
 ORIENTATION = 0x0112  # the Exif tag
 UPRIGHT = {
@@ -95,8 +96,8 @@ def prepare(
     """
     image, by_line = _open(encoded, max_pixels, admit)
     with image, _turn(image, by_line):
-        if "transparency" in image.info and image.mode in ("RGB", "L", "I;16"):
-            _set_clear(image, spec)
+        if spec.preparation > 1 and "transparency" in image.info and image.mode in CLEAR_MODES:
+            _set_clear(image)
         orientation = _orientation(image)
         try:
             full = image.size
@@ -104,6 +105,9 @@ def prepare(
             image.load()
         except (OSError, SyntaxError, ValueError, EOFError) as error:
             raise BadImage(f"truncated or damaged {image.format}: {error}") from error
+        if spec.preparation == 1 and image.mode in CLEAR_MODES:
+            # only now: Pillow also reads a tRNS chunk that follows the pixels
+            image.info.pop("transparency", None)
         plain = _eight_bits(image)
         box = _crop_box(plain.size, spec)
         small = plain.resize((spec.size, spec.size), Image.Resampling.BILINEAR, box=box)
@@ -203,13 +207,12 @@ def _turn(image: Image.Image, by_line: bool) -> AbstractContextManager[object]:
     return ONE_LARGE if large else nullcontext()
 
 
-def _set_clear(image: ImageFile.ImageFile, spec: ImageSpec) -> None:
+def _set_clear(image: ImageFile.ImageFile) -> None:
     """Before a PNG is decoded: its one transparent colour becomes that of the decoded pixels. Of 16
     bits in RGB, Pillow leaves the upper 8 to compare."""
-    clear = image.info.pop("transparency")
-    if spec.preparation == 1:
-        return
-    depth = DEPTHS.get(str(image.tile[0].args), 8)
+    clear = image.info["transparency"]
+    # without pixels there is no tile, and decoding will say what is missing
+    depth = DEPTHS.get(str(image.tile[0].args), 8) if image.tile else 8
     if image.mode == "RGB":
         clear = tuple(level >> (depth - 8) & 255 for level in clear)
     elif image.mode == "L":

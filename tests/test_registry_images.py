@@ -7,6 +7,7 @@ import sys
 import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from typing import Literal
 
 import golden_pixels
 import numpy as np
@@ -17,6 +18,7 @@ from PIL import Image
 from registry.errors import BadImage
 from registry.images import ONE_LARGE, ImageSpec, image_info, prepare
 from registry.jpeg import count_scans
+from registry.png import SIGNATURE
 from registry.tta import SYMMETRIES, TtaSpec, tta_views
 
 SPEC = ImageSpec(size=32)
@@ -136,6 +138,40 @@ def test_a_colour_that_is_transparent_is_white_except_for_models_trained_without
     assert tuple(as_trained[0, 0]) == before
     another = 1 if kind != "RGB" else (1, 2, 3)
     assert tuple(prepare(tiny.encode(image, "PNG", transparency=another), SPEC)[0, 0]) == before
+
+
+@pytest.mark.parametrize("kind", CLEAR)
+@pytest.mark.parametrize("preparation", [1, 2])
+def test_a_png_that_names_a_transparent_colour_but_has_no_pixels_is_a_bad_image(
+    kind: str, preparation: Literal[1, 2]
+) -> None:
+    """It raised an IndexError, for which every image of the request was refused."""
+    image, colour, _ = CLEAR[kind]
+    chunks = png_chunks(tiny.encode(image, "PNG", transparency=colour))
+    emptied = SIGNATURE + b"".join(each for each in chunks if each[4:8] != b"IDAT")
+    with pytest.raises(BadImage, match="truncated or damaged PNG"):
+        prepare(emptied, ImageSpec(size=32, preparation=preparation))
+
+
+@pytest.mark.parametrize("kind", CLEAR)
+def test_models_trained_without_transparent_colours_also_ignore_one_named_after_the_pixels(
+    kind: str,
+) -> None:
+    image, colour, before = CLEAR[kind]
+    chunks = png_chunks(tiny.encode(image, "PNG", transparency=colour))
+    order = [b"IHDR", b"IDAT", b"tRNS", b"IEND"]
+    late = SIGNATURE + b"".join(sorted(chunks, key=lambda each: order.index(each[4:8])))
+    assert tuple(prepare(late, ImageSpec(size=32, preparation=1))[0, 0]) == before
+
+
+def png_chunks(encoded: bytes) -> list[bytes]:
+    """Each with its length, type and checksum."""
+    chunks, place = [], len(SIGNATURE)
+    while place < len(encoded):
+        (length,) = struct.unpack_from(">I", encoded, place)
+        chunks.append(encoded[place : place + 12 + length])
+        place += 12 + length
+    return chunks
 
 
 def test_an_animation_gives_its_first_picture() -> None:

@@ -243,6 +243,25 @@ def test_a_network_saved_to_a_relative_folder_is_loaded_from_its_path(
     learner.load(file)
 
 
+def test_a_file_name_without_a_folder_is_first_looked_for_in_the_runs_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    learner = photos.learner(tmp_path, 4)
+    before = copy_state(learner.bench.network)
+    learner.save("now")
+    monkeypatch.chdir(tmp_path)
+    Path("now.safetensors").write_bytes(b"of something else")
+    with torch.no_grad():
+        learner.bench.network.head[-1].bias.add_(1)
+    learner.load("now.safetensors")
+    after = learner.bench.network.state_dict()
+    assert all(torch.equal(after[name], before[name]) for name in before)
+    with pytest.raises(BadRequest, match=r"now\.safetensors: not a saved network"):
+        learner.load("./now.safetensors")
+    (learner.bench.run / "now.safetensors").rename("then.safetensors")
+    learner.load("then.safetensors")
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [

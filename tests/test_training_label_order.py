@@ -8,14 +8,19 @@ import numpy as np
 import photos
 import pytest
 import tiny
+import torch
 from photos import Heard
 
-from registry.bundle import Bundle, Task, seal
+from registry.bundle import MODEL, Bundle, Task, read_bundle, seal
 from registry.errors import Conflict
 from registry.jobs import Assignment, Scored
+from registry.store import Registry
+from training import Learner
 from training.data.dataset import Dataset, read_dataset
 from training.data.labels import in_known_order
 from training.evaluation.compare import keep_label_order, score
+from training.export.runtime import answer_all
+from training.fit.keeping import copy_state
 from training.opening import keep_checkpoint
 from training.recipe import train
 from training.run.progress import Stages
@@ -60,6 +65,53 @@ def test_a_retraining_keeps_the_order_of_an_imported_version_and_is_compared_wit
     notes = str(heard.of("note"))
     assert "the labels differ" not in notes
     assert "cannot be compared" not in notes
+
+
+def turned(learner: Learner) -> Learner:
+    """The same network and images, with the labels in another order and nothing else changed."""
+    dataset = replace(learner.bench.dataset, labels=learner.labels[::-1])
+    return replace(learner, bench=replace(learner.bench, dataset=dataset))
+
+
+def test_a_network_saved_with_its_labels_in_another_order_is_loaded_by_their_names(tmp_path: Path):
+    """As a set they are equal: each image was then answered with another's label."""
+    learner = photos.learner(tmp_path, 4)
+    with torch.no_grad():
+        learner.bench.network.head[-1].bias.copy_(torch.tensor([0.0, 1.0]))
+    image = tmp_path / "data" / "light" / "00.png"
+    answered = learner.classify(image)
+    file, before = learner.save("sorted"), copy_state(learner.bench.network)
+    other = turned(learner)
+    other.load(file)
+    assert other.labels == BRIGHT_FIRST
+    assert other.classify(image) == pytest.approx(answered)
+    assert torch.equal(other.bench.network.head[-1].bias, torch.tensor([1.0, 0.0]))
+    other.save("turned")
+    learner.load("turned")
+    after = copy_state(learner.bench.network)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_a_notebook_publishes_with_the_labels_in_the_order_of_the_promoted_version(tmp_path: Path):
+    registry = Registry(tmp_path / "models")
+    tiny.publish(registry.root, model="photos", promote=True, labels=BRIGHT_FIRST, bias=(0.0, 0.0))
+    learner = photos.learner(tmp_path, cycles=0, augmented_epochs=0)
+    learner.fit()
+    before, evaluated = copy_state(learner.bench.network), learner.evaluate().plain_measures
+    version = learner.publish(registry.root, "photos", promote=True)
+    bundle = read_bundle(version)
+    assert bundle.labels == BRIGHT_FIRST
+    assert bundle.metrics["accuracy"] == pytest.approx(evaluated.value)
+    pixels = np.array(learner.bench.decoded.pixels[learner.bench.rows("valid")])
+    expected = learner._answer(pixels)[:, ::-1]
+    assert np.abs(answer_all(version / MODEL, pixels) - expected).max() < 1e-4
+    assert learner.labels == ("dark", "light")
+    after = copy_state(learner.bench.network)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    learner.load("network")  # as published, in the other order
+    after = copy_state(learner.bench.network)
+    assert all(torch.equal(before[name], after[name]) for name in before)
 
 
 @pytest.mark.parametrize("task", ["single", "multi"])

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,10 @@ import photos
 import pytest
 import torch
 
+from registry.errors import TrainingError
 from training.evaluation.learning_curve import curve_sizes, describe_curve, stratified_order
+from training.fit.keeping import copy_state
+from training.fit.lr_finder import RateSearch
 from training.recipe import train
 
 quiet = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -102,3 +106,27 @@ def test_the_report_shows_it_when_a_setting_asks(tmp_path: Path):
     assert f"from {round(n_train / 2)} to {n_train} images" in bundle.provenance["learning_curve"]
     stages = heard.of("stage_started")
     assert {stage.of for stage in stages} == {len(stages)}
+
+
+@pytest.mark.parametrize(
+    ("learning_rate", "rate", "advice"),
+    [
+        (1e36, 1e36, "set a lower learning_rate"),
+        (
+            None,
+            1e36,
+            "the learning-rate finder suggested 1.0e+36; set learning_rate to a lower rate",
+        ),
+        (None, 2e36, "pass a lower rate"),
+    ],
+)
+def test_one_that_diverges_says_what_to_lower_and_leaves_the_network_as_it_was(
+    tmp_path: Path, learning_rate: float | None, rate: float, advice: str
+):
+    learner = photos.learner(tmp_path, learning_rate=learning_rate, clip_norm=None)
+    learner.bench.results.searches["head"] = RateSearch([1.0], [1.0], 1e36, "in this test")
+    before = copy_state(learner.bench.network)
+    with pytest.raises(TrainingError, match=f"learning rate of .*; {re.escape(advice)}$"):
+        learner.learning_curve(learner.precompute(), rate, draws=1)
+    after = copy_state(learner.bench.network)
+    assert all(torch.equal(before[name], after[name]) for name in before)

@@ -107,11 +107,11 @@ def test_a_quantised_model_answers_nearly_the_same_and_takes_the_same_pixels(
     model: Path, tmp_path: Path
 ):
     path = tmp_path / "model.int8.onnx"
-    story = quantize(model, pictures(48), path)
+    how = quantize(model, pictures(48), path)
     pixels = pictures(20, seed=3)
     assert {"QuantizeLinear", "DequantizeLinear", "Cast"} <= kinds(path)
     assert shift(answer_all(path, pixels), answer_all(model, pixels)) < quantizing.CLOSE
-    assert "ranges by minmax" in story
+    assert "ranges by minmax" in how
     assert {prop.key: prop.value for prop in onnx.load(path).metadata_props} == METADATA
 
 
@@ -164,8 +164,8 @@ def test_layers_that_lose_most_are_left_in_float_until_answers_are_close(
     for close in (1.0, 0.0):
         monkeypatch.setattr(quantizing, "CLOSE", close)
         path = tmp_path / f"{close}.onnx"
-        story = quantize(model, pictures(48), path)
-        kept.append(int(story.split()[-4]))
+        how = quantize(model, pictures(48), path)
+        kept.append(int(how.split()[-4]))
         shifts.append(shift(answer_all(path, pixels), truth))
     assert kept[0] < kept[1]
     assert shifts[1] < shifts[0]
@@ -187,8 +187,8 @@ def test_a_variant_states_what_it_costs(model: Path, tmp_path: Path):
     assert made.variant is not None
     assert (made.variant.metric, made.variant.metric_change) == ("accuracy", 0)
     assert (made.variant.images, made.variant.speedup) == (40, None)
-    assert made.story.startswith("fp16: accuracy +0.00 points on 40 images, outputs shift 0.00")
-    assert "speed not measured: no GPU here" in made.story
+    assert made.outcome.startswith("fp16: accuracy +0.00 points on 40 images, outputs shift 0.00")
+    assert "speed not measured: no GPU here" in made.outcome
     graph = onnx.load(path).graph
     assert graph.input[0].type.tensor_type.elem_type == TensorProto.UINT8
     assert graph.output[0].type.tensor_type.elem_type == TensorProto.FLOAT
@@ -213,7 +213,7 @@ def test_a_variant_that_answers_worse_is_refused_and_not_left_behind(model: Path
     path = tmp_path / "model.fp16.onnx"
     made = make_variant("fp16", model, pictures(8), always_right, path)
     assert made.variant is None
-    assert made.story.startswith("fp16 was refused: accuracy -50.00 points on 40 images")
+    assert made.outcome.startswith("fp16 was refused: accuracy -50.00 points on 40 images")
     assert not path.exists()
 
 
@@ -225,7 +225,7 @@ def test_a_variant_is_judged_by_the_thresholds_that_are_served(model: Path, tmp_
     strict = replace(proof, answers=proof.targets * np.float32(2), thresholds=least)
     made = make_variant("fp16", model, pictures(8), strict, tmp_path / "model.fp16.onnx")
     assert plain.variant is not None
-    assert made.story.startswith("fp16 was refused: f2 -100.00 points")
+    assert made.outcome.startswith("fp16 was refused: f2 -100.00 points")
 
 
 @pytest.mark.parametrize(("n_images", "accepted"), [(200, True), (199, False)])
@@ -245,7 +245,7 @@ def test_half_a_point_is_the_most_that_a_variant_may_cost(
     targets[0] = np.roll(targets[0], 1)
     always_right = replace(proof, targets=targets, answers=targets)
     made = make_variant("int8", model, pictures(1), always_right, tmp_path / "model.int8.onnx")
-    assert (made.variant is not None) is accepted, made.story
+    assert (made.variant is not None) is accepted, made.outcome
 
 
 @pytest.mark.parametrize(("speedup", "accepted"), [(1.0, False), (1.6, True)])
@@ -256,7 +256,7 @@ def test_a_variant_that_is_no_faster_is_refused(
     path = tmp_path / "model.int8.onnx"
     made = make_variant("int8", model, pictures(32), proof_of(model), path)
     assert (made.variant is not None, path.exists()) == (accepted, accepted)
-    assert f"{speedup:.2f} times as fast on one thread" in made.story
+    assert f"{speedup:.2f} times as fast on one thread" in made.outcome
 
 
 @pytest.mark.parametrize(("speedup", "accepted"), [(1.0, False), (1.6, True)])
@@ -268,14 +268,14 @@ def test_sixteen_bits_have_to_be_faster_where_a_gpu_can_tell(
     path = tmp_path / "model.fp16.onnx"
     made = make_variant("fp16", model, pictures(8), proof_of(model), path)
     assert (made.variant is not None, path.exists()) == (accepted, accepted)
-    assert f"{speedup:.2f} times as fast on the GPU" in made.story
+    assert f"{speedup:.2f} times as fast on the GPU" in made.outcome
 
 
 def test_a_model_that_cannot_be_converted_is_served_as_it_is(tmp_path: Path, model: Path):
     proof = proof_of(model)
     (tmp_path / "broken.onnx").write_bytes(b"no graph")
     made = make_variant("int8", tmp_path / "broken.onnx", pictures(8), proof, tmp_path / "x.onnx")
-    assert (made.variant, made.story[:17]) == (None, "int8 was refused:")
+    assert (made.variant, made.outcome[:17]) == (None, "int8 was refused:")
 
 
 def test_a_model_is_as_fast_as_itself(model: Path):

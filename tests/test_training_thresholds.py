@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import photos
 import pytest
+import tiny
 import torch
 from benches import opened
 from sklearn.metrics import fbeta_score
@@ -102,6 +103,15 @@ def test_a_notebook_evaluates_with_the_thresholds_that_it_publishes(tmp_path: Pa
     bundle = read_bundle(learner.publish(tmp_path / "models", "photos"))
     assert bundle.thresholds == thresholds
     assert bundle.metrics["f2"] == pytest.approx(evaluated.value)
+    # beside a version whose labels have another order, they are fitted and published in that one
+    known = bundle.labels[::-1]
+    tiny.publish(
+        tmp_path / "models", model="turned", promote=True, labels=known, bias=[0.0] * len(known)
+    )
+    turned = read_bundle(learner.publish(tmp_path / "models", "turned"))
+    assert (turned.labels, turned.thresholds) == (known, thresholds[::-1])
+    assert turned.metrics["f2"] == pytest.approx(evaluated.value)
+    assert learner.bench.label_thresholds == thresholds
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")

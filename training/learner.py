@@ -16,6 +16,7 @@ from registry.store import Registry
 from training import evaluation_steps, steps
 from training.bench import Bench
 from training.classify_file import ask
+from training.evaluation.compare import keep_label_order
 from training.evaluation.evaluate import Evaluation, predict
 from training.evaluation.learning_curve import Curve, measure_learning_curve
 from training.export.publishing import assign, publish
@@ -26,6 +27,7 @@ from training.fit.keeping import copy_state
 from training.fit.lr_finder import RateSearch
 from training.fit.resizing import at_size
 from training.network.backbone import Backbone
+from training.network.head import reorder_outputs
 from training.network.saving import restore
 from training.network.weights import weights_digest
 from training.overrides import refuse_none, use_rate, with_settings
@@ -166,14 +168,19 @@ class Learner:
 
         Args:
             saved: the name that was given to `save`, or the path of a file that it wrote, also one
-                of another learner: of another size, for example.
+                of another learner: of another size, for example, or with its labels in another
+                order, which are matched by name.
 
         Raises:
             BadRequest: there is no such file, or it is for another network or other labels.
         """
-        path, suffix = Path(saved), ".safetensors"
-        if path.suffix != suffix or not path.is_file():
-            path = self.bench.run / (path if path.suffix == suffix else f"{saved}{suffix}")
+        given, suffix = Path(saved), ".safetensors"
+        is_file_name = given.suffix == suffix
+        path = self.bench.run / (given if is_file_name else f"{saved}{suffix}")
+        # without a folder it is the run's own file, even if the current folder has one, too
+        has_folder = given.name != str(saved)
+        if is_file_name and given.is_file() and (has_folder or not path.is_file()):
+            path = given
         restore(self.bench.network, path, self.labels)
 
     # Predicting
@@ -207,6 +214,7 @@ class Learner:
     def publish(self, registry: str | Path, model: str, *, promote: bool = False) -> Path:
         """Publishes a new version of `model`: exported to ONNX, verified against the network, with
         its report; returns its folder. The first version of a model is promoted; others on request.
+        Labels that the promoted version knows come in its order, as in a retraining.
 
         The network is on the CPU afterwards, with the weights that it had: the setting `calibrate`
         changes the published version only, so that training can go on and be published again.
@@ -216,11 +224,16 @@ class Learner:
         """
         store, bench = Registry(Path(registry)), self.bench
         assignment, pointer = assign(store, model, self.source, {}, self.cache, bench.run)
-        learnt = copy_state(bench.network)
+        learnt, thresholds = copy_state(bench.network), bench.results.thresholds
+        ordered = keep_label_order(bench.dataset, assignment, bench.stages.note)
+        network, order = bench.network, ordered.labels
         try:
-            bundle, _ = make_bundle(bench, assignment, self.backbone)
+            network.load_state_dict(reorder_outputs(network.head, learnt, self.labels, order))
+            bundle, _ = make_bundle(replace(bench, dataset=ordered), assignment, self.backbone)
         finally:
-            bench.network.load_state_dict(learnt)
+            network.load_state_dict(learnt)
+            if order != self.labels:
+                bench.results.thresholds = thresholds
         version, _ = publish(
             store, assignment.stage, bundle, pointer=pointer, promote=promote, by="notebook"
         )

@@ -51,6 +51,20 @@ def use_rate(bench: Bench, stage: str, rate: float) -> None:
         bench.results.searches[stage] = replace(search, suggestion=rate, reason=BY_HAND)
 
 
+def advice_on_rate(bench: Bench, stage: str, rate: float) -> str:
+    """What to do if the stage diverges at `rate`, by where that comes from."""
+    settings, search = bench.settings, bench.results.searches.get(stage)
+    if stage == "head":
+        name, given = "learning_rate", settings.learning_rate
+    else:
+        name, given = "unfrozen_learning_rate", settings.unfrozen_learning_rate
+    if rate == given:
+        return f"set a lower {name}"
+    if search and search.reason != BY_HAND and search.suggestion == rate:
+        return f"the learning-rate finder suggested {rate:.1e}; set {name} to a lower rate"
+    return "pass a lower rate"
+
+
 def refuse_none(number: int, name: str) -> None:
     """Raises BadRequest if there would be nothing to train."""
     if not number:

@@ -18,7 +18,7 @@ from training.fit.plan import plan_cycles, plan_head
 from training.fit.rates import RateGroups, rate_groups
 from training.fit.sam import Sam
 from training.fit.stage import fit_stage
-from training.overrides import BY_HAND
+from training.overrides import advice_on_rate
 
 SETTLING_BATCHES_HEAD = 64  # a small data set in full; saves a third of the time with a large one
 UNFROZEN_SEARCH_STEPS = 30  # where a step costs a backward pass through everything
@@ -72,7 +72,7 @@ def fit_head(bench: Bench, activations: Parts, rate: float) -> None:
 
     plan = plan_head(bench.settings, len(batches))
     loss = bench.training_loss()
-    advice = _advice(bench, "head", rate)
+    advice = advice_on_rate(bench, "head", rate)
     head = bench.network.head
     stage = Stage("head on activations", head, loss, batches, [rate], plan, advice=advice)
     fit_stage(bench, stage, [list(bench.network.head.parameters())], validate)
@@ -100,7 +100,7 @@ def fit_augmented_head(bench: Bench, activations: Parts, rate: float) -> None:
 
     plan = plan_cycles(bench.settings, len(batches), [1] * bench.phase.head_epochs)
     name, loss = "head with augmentation" + bench.phase.suffix, bench.training_loss()
-    advice = _advice(bench, "head", rate)
+    advice = advice_on_rate(bench, "head", rate)
     stage = Stage(name, forward, loss, batches, [rate], plan, advice=advice)
     fit_stage(bench, stage, [list(bench.network.head.parameters())], validate)
 
@@ -144,7 +144,7 @@ def fit_unfrozen(bench: Bench, rate: float) -> None:
     learning = rates_of(bench)
     rates = [rate * share for share in learning.shares]
     name, forward, loss = "all layers" + bench.phase.suffix, whole(bench), bench.training_loss()
-    advice = _advice(bench, "unfrozen", rate)
+    advice = advice_on_rate(bench, "unfrozen", rate)
     stage = Stage(name, forward, loss, batches, rates, plan, make_sam(bench), advice)
     with folding(bench):
         if not fit_stage(bench, stage, learning.groups, validate, keeper, ema):
@@ -167,20 +167,6 @@ def make_sam(bench: Bench) -> Sam | None:
 def _held_out_features(bench: Bench) -> Tensor:
     """With the backbone as it is now."""
     return compute(bench.network, bench.decoded, bench.dataset.rows("valid"))
-
-
-def _advice(bench: Bench, stage: str, rate: float) -> str:
-    """What to do if the stage diverges at `rate`, by where that comes from."""
-    settings, search = bench.settings, bench.results.searches.get(stage)
-    if stage == "head":
-        name, given = "learning_rate", settings.learning_rate
-    else:
-        name, given = "unfrozen_learning_rate", settings.unfrozen_learning_rate
-    if rate == given:
-        return f"set a lower {name}"
-    if search and search.reason != BY_HAND:
-        return f"the learning-rate finder suggested {rate:.1e}; set {name} to a lower rate"
-    return "pass a lower rate"
 
 
 def _chosen(bench: Bench, stage: str, search: RateSearch, given: float | None = None) -> float:

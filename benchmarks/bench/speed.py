@@ -153,10 +153,10 @@ def gpu_epoch() -> Measures:
     network.freeze_to(0)
     network.train_unfrozen(freeze_batchnorm=settings.freeze_batchnorm)
     n_images = 32 * settings.batch_size
-    roomy = open_cells(n_images, larger(spec(), None).size)
+    enlarged = open_cells(n_images, larger(spec(), None).size)
     targets = torch.eye(N_CLASSES)[torch.arange(n_images) % N_CLASSES]
     batches = ImageBatches(
-        decoded=roomy,
+        decoded=enlarged,
         rows=np.arange(n_images),
         targets=targets,
         size=SIZE,
@@ -169,7 +169,7 @@ def gpu_epoch() -> Measures:
     )
     loss = nn.CrossEntropyLoss()
     dataset = Dataset(Path(), (), ("cat", "dog"), "single")
-    forward = whole(open_bench(settings, dataset, network, roomy))
+    forward = whole(open_bench(settings, dataset, network, enlarged))
     stage = Stage(
         "all", forward, loss, batches, [1e-4] * 3, Plan(constant(len(batches), 2), None, None, (2,))
     )

@@ -7,18 +7,20 @@ import torch
 from torch import Tensor
 
 from registry.bundle import Task
+from registry.errors import TrainingError
 from registry.images import Float32Array
 from training.bench import Bench
 from training.data.dataset import Rows
 from training.fit.activations import Activations, Parts
 from training.fit.balance import draw_shares
 from training.fit.batches import ActivationBatches
-from training.fit.epoch import Stage, Tally, train_epoch
+from training.fit.epoch import Diverged, Stage, Tally, train_epoch
 from training.fit.lr_finder import untouched
 from training.fit.optimizer import Optimizer
 from training.fit.passes import settle, validate_head
 from training.fit.plan import plan_head
 from training.network.head import make_head
+from training.overrides import advice_on_rate
 
 SHARES = (1 / 8, 1 / 4, 1 / 2, 1)  # of the training images
 MOST_STEPS = 500  # of one fit, however many images there are
@@ -35,9 +37,20 @@ def measure_learning_curve(bench: Bench, activations: Parts, rate: float, n_draw
     The backbone is frozen: what fine-tuning gains from more images is another question.
 
     Raises:
-        TrainingError: the loss is not finite; says at which learning rate.
+        TrainingError: the loss is not finite; says at which learning rate, and what to lower.
     """
     bench.stages.begin("learning curve", 0)
+    try:
+        curve = _measure(bench, activations, rate, n_draws)
+    except Diverged as error:
+        raise TrainingError(f"{error}; {advice_on_rate(bench, 'head', rate)}") from error
+    if curve:
+        bench.note("learning_curve", describe_curve(curve))
+    bench.results.learning_curve = curve
+    return curve
+
+
+def _measure(bench: Bench, activations: Parts, rate: float, n_draws: int) -> dict[int, list[float]]:
     settings, targets = bench.settings, bench.targets("train")
     weighted = bench.learning_targets()
     n_features, n_classes = activations.train.features.shape[1], targets.shape[1]
@@ -58,9 +71,6 @@ def measure_learning_curve(bench: Bench, activations: Parts, rate: float, n_draw
                 _fit(bench, batches, rate, min(n_steps, MOST_STEPS))
                 _, value = validate_head(bench, activations.valid.features)
                 curve.setdefault(size, []).append(value)
-    if curve:
-        bench.note("learning_curve", describe_curve(curve))
-    bench.results.learning_curve = curve
     return curve
 
 

@@ -41,7 +41,7 @@ class Exported:
     draft: Bundle
     exporter: str
     difference: float  # largest of any probability from torch's
-    stories: dict[str, str] = field(default_factory=dict)  # the outcome of each variant
+    outcomes: dict[str, str] = field(default_factory=dict)  # of the variants, for the provenance
 
 
 def export_and_verify(assignment: Assignment, bench: Bench) -> Exported:
@@ -91,7 +91,7 @@ def seal_bundle(
     report = stage / "report"
     report.mkdir(exist_ok=True)
     write_golden_answers(bench, exported.path, stage)
-    facts = _provenance(bench, backbone, exported) | exported.stories | bench.results.facts
+    facts = _provenance(bench, backbone, exported) | exported.outcomes | bench.results.facts
     write_split(bench.dataset.items, bench.dataset.root, stage / SPLIT)
     if evaluation.tests is not None and bench.dataset.tests:
         limits = bench.label_thresholds

@@ -182,7 +182,8 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The quantiser prints, and logs what is of no use to anybody, also where events are told."""
+    """Suppresses what the quantiser prints and logs: it is of no use, and a retraining's standard
+    output is for its events alone."""
     root = logging.getLogger()
     handlers, disabled = root.handlers[:], root.manager.disable
     logging.disable(logging.WARNING)

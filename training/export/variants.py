@@ -38,11 +38,11 @@ PROVIDERS = ("cpu", "openvino", "cuda", "tensorrt")
 
 @dataclass(frozen=True)
 class Made:
-    """The outcome for a variant: its manifest entry, or None if it was rejected, and why."""
+    """What became of a variant: its manifest entry, or None if it was rejected, and why."""
 
     precision: Reduced
     variant: Variant | None
-    story: str
+    outcome: str
 
 
 @dataclass(frozen=True)
@@ -75,17 +75,17 @@ def add_variants(bench: Bench, exported: Exported, evaluation: Evaluation) -> Ex
         bench.label_thresholds,
         bench.settings.beta,
     )
-    variants, tolerated, stories = {}, dict(exported.draft.tolerances), {}
+    variants, tolerated, outcomes = {}, dict(exported.draft.tolerances), {}
     for precision in bench.settings.variants:
         path = exported.path.with_name(FILES[precision])
         made = make_variant(precision, exported.path, shown, proof, path)
-        bench.stages.note(made.story)
-        stories[f"variant_{precision}"] = made.story
+        bench.stages.note(made.outcome)
+        outcomes[f"variant_{precision}"] = made.outcome
         if made.variant:
             variants[precision] = made.variant
             tolerated |= tolerances(exported.path, path, golden_pixels(bench))
     draft = with_variants(exported.draft, variants, tolerated)
-    return replace(exported, draft=draft, stories=stories)
+    return replace(exported, draft=draft, outcomes=outcomes)
 
 
 def make_variant(

@@ -22,5 +22,5 @@ def average_snapshots(bench: Bench) -> None:
     bench.network.load_state_dict(kept)
     mean = np.stack(answers).mean(axis=0)
     measures = measure(mean, dataset.targets[rows], dataset.task, beta=bench.settings.beta)
-    story = f"{len(answers)} answers averaged: {measures.metric} {measures.value:.4f}"
-    bench.note("snapshots", f"{story}, log loss {measures.log_loss:.4f}")
+    scored = f"{len(answers)} answers averaged: {measures.metric} {measures.value:.4f}"
+    bench.note("snapshots", f"{scored}, log loss {measures.log_loss:.4f}")

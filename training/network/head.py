@@ -4,7 +4,7 @@ As the 2018 library has it: average and maximum pooling side by side, then batch
 dropout and a linear layer, once or several times.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -43,3 +43,14 @@ def make_head(
         norm = nn.BatchNorm1d(wide, eps=1e-5 if layers else epsilon)
         layers += [norm, nn.Dropout(share), linear, nn.ReLU()]
     return nn.Sequential(*layers[:-1])
+
+
+def reorder_outputs(
+    head: nn.Sequential, tensors: Mapping[str, Tensor], labels: Sequence[str], order: Sequence[str]
+) -> dict[str, Tensor]:
+    """The tensors of a network with this head, whose outputs are for `labels`, with its outputs in
+    another order: `order` has the same labels."""
+    places = [labels.index(label) for label in order]
+    last = len(head) - 1
+    outputs = (f"head.{last}.weight", f"head.{last}.bias")
+    return {name: tensor[places] if name in outputs else tensor for name, tensor in tensors.items()}

@@ -12,6 +12,7 @@ from registry.bundle import Task
 from registry.errors import BadRequest
 from training.network.backbone import load_backbone
 from training.network.classifier import Network, build_network
+from training.network.head import reorder_outputs
 from training.run.tensor_file import write_tensors
 
 NETWORK = "network.safetensors"  # in the folder of a training
@@ -61,7 +62,7 @@ def load_network(path: Path) -> tuple[Network, Task]:
 
 def restore(network: Network, path: Path, labels: Sequence[str]) -> None:
     """The network, which is for `labels`, has the weights that `save_network` wrote to `path`, bit
-    for bit.
+    for bit. Labels that were saved in another order, as a retraining's can be, are matched by name.
 
     Raises:
         BadRequest: there are none, or they are of another network or for other labels.
@@ -72,7 +73,8 @@ def restore(network: Network, path: Path, labels: Sequence[str]) -> None:
         saved = load_file(path)
     except (OSError, SafetensorError) as error:
         raise BadRequest(f"{path}: not a saved network: {error}") from error
-    unshared = sorted(set(labels) ^ set(shape.get("labels", labels)))  # older files do not say
+    saved_labels = shape.get("labels", list(labels))  # older files do not say
+    unshared = sorted(set(labels) ^ set(saved_labels))
     if unshared:
         raise BadRequest(
             f"{path}: this network is for other labels; {unshared[0]!r} is the first of "
@@ -90,4 +92,4 @@ def restore(network: Network, path: Path, labels: Sequence[str]) -> None:
             f"{path}: these are weights of another network, or for other labels; {differing[0]} is "
             f"the first of {len(differing)} that differ"
         )
-    network.load_state_dict(saved)
+    network.load_state_dict(reorder_outputs(network.head, saved, saved_labels, labels))

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from training import plots
 from training.data.decoded import Decoded
 from training.report import answer_sections as answers
-from training.report import training_sections as story
+from training.report import training_sections
 from training.report.as_json import to_json
 from training.report.audit_pictures import draw_audit
 from training.report.findings import Findings
@@ -55,10 +55,10 @@ def to_page(
         answers.calibration(findings, pictures),
         answers.sets(findings),
         answers.views(findings, shown),
-        story.training(findings, pictures),
-        story.data(findings, pictures, shown),
-        story.doubts(findings, shown),
-        story.provenance(findings),
+        training_sections.training(findings, pictures),
+        training_sections.data(findings, pictures, shown),
+        training_sections.doubts(findings, shown),
+        training_sections.provenance(findings),
     ]
     lead = [_origin(findings), _lead(findings)]
     return document(findings.model, lead, [each for each in sections if each])
@@ -67,7 +67,7 @@ def to_page(
 def draw(findings: Findings, shown: Mapping[str, Sequence[Tile]]) -> dict[str, Figure]:
     """Every picture by its file name."""
     pictures: dict[str, Figure] = {
-        story.rate_picture(stage): plots.learning_rate(search, stage)
+        training_sections.rate_picture(stage): plots.learning_rate(search, stage)
         for stage, search in findings.searches.items()
     }
     overfit_from = findings.overfit.epoch if findings.overfit else None

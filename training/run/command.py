@@ -77,15 +77,15 @@ def learn_along(assignment: Assignment, world: World) -> None:
 
 
 def _summarise(folder: Path, version: int, scored: Scored, *, promoted: bool) -> None:
-    mine, rival = scored.candidate, scored.promoted
+    mine, reference = scored.candidate, scored.promoted
     print(
         f"version {version}: {mine.metric} {mine.value:.4f}, log loss {mine.log_loss:.4f} "
         f"on {scored.images} held-out images"
     )
-    if rival:
+    if reference:
         print(
             f"version {scored.promoted_version} on the same images: "
-            f"{rival.metric} {rival.value:.4f}, log loss {rival.log_loss:.4f}"
+            f"{reference.metric} {reference.value:.4f}, log loss {reference.log_loss:.4f}"
         )
     print(f"report: {folder / 'report' / 'index.html'}")
     model, registry = folder.parent.name, folder.parents[1]
