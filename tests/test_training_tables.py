@@ -542,7 +542,8 @@ def test_a_column_that_contradicts_a_packed_files_name_is_refused(tmp_path: Path
     [
         ("Train", "VAL", "Test"),
         ("dataset_train", "dataset_valid", "dataset_test"),
-        ("train_of_test_2", "my-validation-00000", "0-testing"),
+        ("2-training", "my-validation-00000", "0-testing"),
+        ("crash_test-train-0", "crash_test-validation-0", "crash_test-test-0"),
     ],
 )
 def test_a_part_is_a_word_of_a_packed_files_name_whatever_its_capitals(
@@ -552,8 +553,8 @@ def test_a_part_is_a_word_of_a_packed_files_name_whatever_its_capitals(
     assert counts(read_dataset(data, cache=tmp_path / "cache")) == (6, 6, 6)
 
 
-def test_it_is_told_that_no_packed_file_is_named_after_a_part(tmp_path: Path):
-    note = "no packed file is named train, valid or test, so held-out images are drawn from all"
+def test_it_is_told_that_the_names_of_packed_files_tell_no_parts_apart(tmp_path: Path):
+    note = "tell no train, valid and test apart, so held-out images are drawn from all"
     data = pack(tmp_path, "fitting", "restrained")
     assert note in read_dataset(data, cache=tmp_path / "cache").summary()
     one = read_dataset(data / "fitting.parquet", cache=tmp_path / "cache")
@@ -563,15 +564,22 @@ def test_it_is_told_that_no_packed_file_is_named_after_a_part(tmp_path: Path):
     assert note not in read_dataset(data, cache=tmp_path / "cache").summary()
 
 
-def test_a_single_packed_file_may_have_any_name(tmp_path: Path):
-    data = pack(tmp_path, "crash_test")
-    assert sum(counts(read_dataset(data, cache=tmp_path / "cache"))[:2]) == 6
+@pytest.mark.parametrize("name", ["crash_test", "photos_train_test", "data-val-test"])
+@pytest.mark.parametrize("as_folder", [True, False])
+def test_a_single_packed_file_may_have_any_name(tmp_path: Path, name: str, as_folder: bool):
+    data = pack(tmp_path, name)
+    source = data if as_folder else data / f"{name}.parquet"
+    dataset = read_dataset(source, cache=tmp_path / "cache")
+    assert sum(counts(dataset)[:2]) == 6
+    assert not dataset.note
 
 
-def test_a_packed_file_named_after_several_parts_is_refused(tmp_path: Path):
-    data = pack(tmp_path, "all-train-valid", "test")
-    with pytest.raises(DataError, match=r"valid\.parquet: named after several parts; rename it"):
-        read_dataset(data, cache=tmp_path / "cache")
+@pytest.mark.parametrize("word", ["test", "validation", "train"])
+def test_a_word_in_the_names_of_all_packed_files_tells_no_parts_apart(tmp_path: Path, word: str):
+    data = pack(tmp_path, f"crash_{word}-00000-of-00002", f"crash_{word}-00001-of-00002")
+    n_learnt, n_held, n_tests = counts(read_dataset(data, cache=tmp_path / "cache"))
+    assert (n_learnt + n_held, n_tests) == (12, 0)
+    assert n_held >= 2
 
 
 def test_what_is_held_out_is_drawn_where_packed_images_are_train_and_test(tmp_path: Path):

@@ -29,11 +29,14 @@ from training.data.items import (
     list_folder,
 )
 from training.data.labels import AskedTask, check_labels, check_spaces, detect_task, label_tests
-from training.data.parquet import SEPARATOR, named_part, packed_files, unpack
+from training.data.parquet import SEPARATOR, named_parts, packed_files, unpack
 from training.data.split import check_parts, count_kept, split, unit_names
 from training.data.table import list_table
 
-NO_PART = "no packed file is named train, valid or test, so held-out images are drawn from all"
+NO_PART = (
+    "the names of the packed files tell no train, valid and test apart, so held-out images are "
+    "drawn from all"
+)
 Rows = npt.NDArray[np.int64]
 
 
@@ -196,7 +199,7 @@ def assemble(
     check_parts(items, labels)
     tests = label_tests((item for item in audited if item.part == "test"), labels)
     packed = packed_files(source)
-    apart = any(item.part for item in audited) or any(map(named_part, packed))
+    apart = any(item.part for item in audited) or any(named_parts(packed))
     note = NO_PART if len(packed) > 1 and not apart else ""
     return Dataset(root, tuple(items), labels, kind, tuple(left_out), tuple(tests), *kept, note)
 
