@@ -92,6 +92,17 @@ def test_a_table_may_have_no_header(breeds: Path):
     assert len(read_dataset(breeds, layout=layout).items) == 20
 
 
+def test_a_table_without_a_header_is_as_wide_as_its_first_row(breeds: Path):
+    layout = Layout(images="train", suffix=".jpg", header=False)
+    rows = [f"{row},{n},extra" for n, row in enumerate(breeds.read_text().splitlines()[1:])]
+    write(breeds, *rows)
+    assert read_dataset(breeds, layout=layout).labels == ("basset", "beagle")
+    for row, wrong in ((f"{rows[-1]},more", "too many cells, 5"), ("dog0,basset", "too few cells")):
+        write(breeds, *rows[:-1], row)
+        with pytest.raises(DataError, match=f"line 20: {wrong}.* for 4 columns"):
+            read_dataset(breeds, layout=layout)
+
+
 def test_a_split_column_wins(tmp_path: Path):
     photos.folder(tmp_path, per_class=6)
     files = sorted(tmp_path.rglob("*.*"))

@@ -81,7 +81,7 @@ def _read(path: Path, layout: Layout) -> Table:
     lines = _lines(path)
     header = lines[0][1] if lines else []
     columns = _columns(path, header, layout) if lines else {}
-    n_columns = len(header) if layout.header else len(columns)
+    n_columns = len(header)
     rows = lines[1:] if layout.header else lines
     if not rows:
         raise DataError(f"{path}: no rows")
