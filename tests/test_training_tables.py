@@ -147,6 +147,9 @@ HEADERS = {
     "breed,image,split": "{label},{file},{part}",
     ",id,breed,split": "7,{file},{label},{part}",
     "file,category,label,split": "{file},other,{label},{part}",
+    "file,species,target,split": "{file},{label},7,{part}",
+    "id,breed,file,split": "{file},{label},7,{part}",
+    "image,species,label,path,split": "{file},{label},7,8,{part}",
     "part,file,label,split": "wing,{file},{label},{part}",
 }
 
@@ -165,6 +168,55 @@ def test_a_header_says_which_column_has_the_files_the_labels_and_the_split(
     dataset = read_dataset(write(tmp_path / "labels.csv", header, *rows))
     assert dataset.labels == ("dark", "light")
     assert [item.part for item in dataset.items] == [part.casefold() for part in parts]
+
+
+@pytest.mark.parametrize(
+    ("header", "row"),
+    [
+        ("file,breed,category", "{file},{label},{group}"),
+        ("scan,diagnosis,image_id", "{file},{label},{group}"),
+        ("category,image,class", "{group},{file},{label}"),
+    ],
+)
+def test_a_column_of_groups_with_a_usual_name_is_neither_file_nor_label(
+    tmp_path: Path, header: str, row: str
+):
+    files = sorted(photos.folder(tmp_path, per_class=6).rglob("*.*"))
+    rows = [
+        row.format(file=file, label=file.parent.name, group=f"g{number % 3}")
+        for number, file in enumerate(files)
+    ]
+    (group,) = {"category", "image_id"} & set(header.split(","))
+    table = write(tmp_path / "labels.csv", header, *rows)
+    dataset = read_dataset(table, layout=Layout(group=group))
+    assert dataset.labels == ("dark", "light")
+    assert {item.group for item in dataset.items} == {"g0", "g1", "g2"}
+
+
+def test_an_unnamed_column_may_have_the_files_where_only_the_labels_are_beside_it(tmp_path: Path):
+    """As pandas writes a series of labels whose index is the file names."""
+    files = sorted(photos.folder(tmp_path, per_class=6).rglob("*.*"))
+    rows = [f"{file},{file.parent.name}" for file in files]
+    dataset = read_dataset(write(tmp_path / "labels.csv", ",breed", *rows))
+    assert dataset.labels == ("dark", "light")
+
+
+@pytest.mark.parametrize(
+    ("header", "told"),
+    [
+        ("image,species", "; the column 'image' is read as file, and 'species' as label"),
+        ("file, Class", "; the column 'file' is read as file, and 'Class' as label"),
+        ("File,label", ""),
+    ],
+)
+def test_it_is_told_which_columns_are_read_as_file_and_label_unless_they_are_called_so(
+    tmp_path: Path, header: str, told: str
+):
+    files = sorted(photos.folder(tmp_path, per_class=6).rglob("*.*"))
+    rows = [f"{file},{file.parent.name}" for file in files]
+    summary = read_dataset(write(tmp_path / "labels.csv", header, *rows)).summary()
+    assert ("is read as" in summary) == bool(told)
+    assert summary.endswith(told)
 
 
 def test_a_separator_at_the_end_of_a_row_is_no_trouble(breeds: Path):
@@ -307,7 +359,8 @@ WRONG = {
     "missing file": (["id,breed", "cat,basset"], "line 2: no such file: cat.jpg; looked in"),
     "missing files": (
         ["id,breed", "dog0,basset", "cat,basset", "cow,beagle"],
-        "line 3: no such file: cat.jpg; looked in .*train; 2 of 3 files are missing. Set",
+        "line 3: no such file: cat.jpg; looked in .*train; 2 of 3 files are missing. Set "
+        "images=FOLDER or suffix=.jpg to complete the names in the column 'id'",
     ),
     "not in UTF-8": (["id,breed", "dog0,basset\udce4"], "not UTF-8 text; save it as CSV in UTF-8"),
     "is_valid": (
