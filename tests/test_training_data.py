@@ -199,18 +199,43 @@ def test_parts_without_one_to_train_on_are_no_classes(tmp_path: Path, names: tup
         read_dataset(tmp_path / "data")
 
 
-def test_folders_that_hold_the_same_folders_are_parts_unless_they_are_put_into_train(
-    tmp_path: Path,
+@pytest.mark.parametrize("names", [("Train_images", "holdout"), ("training", "validation", "more")])
+def test_folders_named_like_parts_that_hold_the_same_folders_are_no_classes(
+    tmp_path: Path, names: tuple[str, ...]
 ):
-    """Two folders of classes: parts with names of their own, or classes sorted by something."""
+    """Unless they are put into train/."""
     data = tmp_path / "data"
-    photos.folder(data / "fitting", per_class=4)
-    photos.folder(data / "holdout", per_class=4, classes={"dark": 70, "light": 180})
-    message = "fitting/, holdout/ hold the same folders, such as dark/; call them train and valid"
+    for number, name in enumerate(names):
+        classes = {"dark": 60 + number, "light": 180 + number}
+        photos.folder(data / name, per_class=4, classes=classes)
+    message = f"{names[0]}/, {names[1]}/ hold the same folders, such as dark/; call them train and"
     with pytest.raises(DataError, match=message):
         read_dataset(data)
     data.rename(tmp_path / "train")
-    assert read_dataset(tmp_path).labels == ("fitting", "holdout")
+    assert read_dataset(tmp_path).labels == tuple(sorted(names))
+
+
+def test_classes_may_be_sorted_by_the_same_thing(tmp_path: Path):
+    for number, name in enumerate(["robin", "tit", "test"]):
+        classes = {"female": 60 + number, "male": 190 + number}
+        photos.folder(tmp_path / name, per_class=4, classes=classes)
+    assert read_dataset(tmp_path).labels == ("robin", "test", "tit")
+
+
+@pytest.mark.parametrize(
+    "folders",
+    [
+        ("gaming", "training", "testing"),
+        ("bus", "train", "testing"),
+        ("bus", "car", "training/red", "training/blue"),
+    ],
+)
+def test_classes_may_be_called_training_and_testing_beside_others(
+    tmp_path: Path, folders: tuple[str, ...]
+):
+    photos.folder(tmp_path, 4, {name: 60 + 40 * n for n, name in enumerate(folders)})
+    labels = {folder.split("/")[0] for folder in folders}
+    assert read_dataset(tmp_path).labels == tuple(sorted(labels))
 
 
 def test_classes_may_each_have_a_folder_of_the_same_name(tmp_path: Path):

@@ -92,6 +92,17 @@ def test_a_table_may_have_no_header(breeds: Path):
     assert len(read_dataset(breeds, layout=layout).items) == 20
 
 
+def test_a_table_without_a_header_is_as_wide_as_its_first_row(breeds: Path):
+    layout = Layout(images="train", suffix=".jpg", header=False)
+    rows = [f"{row},{n},extra" for n, row in enumerate(breeds.read_text().splitlines()[1:])]
+    write(breeds, *rows)
+    assert read_dataset(breeds, layout=layout).labels == ("basset", "beagle")
+    for row, wrong in ((f"{rows[-1]},more", "too many cells, 5"), ("dog0,basset", "too few cells")):
+        write(breeds, *rows[:-1], row)
+        with pytest.raises(DataError, match=f"line 20: {wrong}.* for 4 columns"):
+            read_dataset(breeds, layout=layout)
+
+
 def test_a_split_column_wins(tmp_path: Path):
     photos.folder(tmp_path, per_class=6)
     files = sorted(tmp_path.rglob("*.*"))
@@ -136,6 +147,9 @@ HEADERS = {
     "breed,image,split": "{label},{file},{part}",
     ",id,breed,split": "7,{file},{label},{part}",
     "file,category,label,split": "{file},other,{label},{part}",
+    "file,species,target,split": "{file},{label},7,{part}",
+    "id,breed,file,split": "{file},{label},7,{part}",
+    "image,species,label,path,split": "{file},{label},7,8,{part}",
     "part,file,label,split": "wing,{file},{label},{part}",
 }
 
@@ -154,6 +168,55 @@ def test_a_header_says_which_column_has_the_files_the_labels_and_the_split(
     dataset = read_dataset(write(tmp_path / "labels.csv", header, *rows))
     assert dataset.labels == ("dark", "light")
     assert [item.part for item in dataset.items] == [part.casefold() for part in parts]
+
+
+@pytest.mark.parametrize(
+    ("header", "row"),
+    [
+        ("file,breed,category", "{file},{label},{group}"),
+        ("scan,diagnosis,image_id", "{file},{label},{group}"),
+        ("category,image,class", "{group},{file},{label}"),
+    ],
+)
+def test_a_column_of_groups_with_a_usual_name_is_neither_file_nor_label(
+    tmp_path: Path, header: str, row: str
+):
+    files = sorted(photos.folder(tmp_path, per_class=6).rglob("*.*"))
+    rows = [
+        row.format(file=file, label=file.parent.name, group=f"g{number % 3}")
+        for number, file in enumerate(files)
+    ]
+    (group,) = {"category", "image_id"} & set(header.split(","))
+    table = write(tmp_path / "labels.csv", header, *rows)
+    dataset = read_dataset(table, layout=Layout(group=group))
+    assert dataset.labels == ("dark", "light")
+    assert {item.group for item in dataset.items} == {"g0", "g1", "g2"}
+
+
+def test_an_unnamed_column_may_have_the_files_where_only_the_labels_are_beside_it(tmp_path: Path):
+    """As pandas writes a series of labels whose index is the file names."""
+    files = sorted(photos.folder(tmp_path, per_class=6).rglob("*.*"))
+    rows = [f"{file},{file.parent.name}" for file in files]
+    dataset = read_dataset(write(tmp_path / "labels.csv", ",breed", *rows))
+    assert dataset.labels == ("dark", "light")
+
+
+@pytest.mark.parametrize(
+    ("header", "told"),
+    [
+        ("image,species", "; the column 'image' is read as file, and 'species' as label"),
+        ("file, Class", "; the column 'file' is read as file, and 'Class' as label"),
+        ("File,label", ""),
+    ],
+)
+def test_it_is_told_which_columns_are_read_as_file_and_label_unless_they_are_called_so(
+    tmp_path: Path, header: str, told: str
+):
+    files = sorted(photos.folder(tmp_path, per_class=6).rglob("*.*"))
+    rows = [f"{file},{file.parent.name}" for file in files]
+    summary = read_dataset(write(tmp_path / "labels.csv", header, *rows)).summary()
+    assert ("is read as" in summary) == bool(told)
+    assert summary.endswith(told)
 
 
 def test_a_separator_at_the_end_of_a_row_is_no_trouble(breeds: Path):
@@ -296,7 +359,8 @@ WRONG = {
     "missing file": (["id,breed", "cat,basset"], "line 2: no such file: cat.jpg; looked in"),
     "missing files": (
         ["id,breed", "dog0,basset", "cat,basset", "cow,beagle"],
-        "line 3: no such file: cat.jpg; looked in .*train; 2 of 3 files are missing. Set",
+        "line 3: no such file: cat.jpg; looked in .*train; 2 of 3 files are missing. Set "
+        "images=FOLDER or suffix=.jpg to complete the names in the column 'id'",
     ),
     "not in UTF-8": (["id,breed", "dog0,basset\udce4"], "not UTF-8 text; save it as CSV in UTF-8"),
     "is_valid": (
@@ -542,7 +606,8 @@ def test_a_column_that_contradicts_a_packed_files_name_is_refused(tmp_path: Path
     [
         ("Train", "VAL", "Test"),
         ("dataset_train", "dataset_valid", "dataset_test"),
-        ("train_of_test_2", "my-validation-00000", "0-testing"),
+        ("2-training", "my-validation-00000", "0-testing"),
+        ("crash_test-train-0", "crash_test-validation-0", "crash_test-test-0"),
     ],
 )
 def test_a_part_is_a_word_of_a_packed_files_name_whatever_its_capitals(
@@ -552,8 +617,8 @@ def test_a_part_is_a_word_of_a_packed_files_name_whatever_its_capitals(
     assert counts(read_dataset(data, cache=tmp_path / "cache")) == (6, 6, 6)
 
 
-def test_it_is_told_that_no_packed_file_is_named_after_a_part(tmp_path: Path):
-    note = "no packed file is named train, valid or test, so held-out images are drawn from all"
+def test_it_is_told_that_the_names_of_packed_files_tell_no_parts_apart(tmp_path: Path):
+    note = "tell no train, valid and test apart, so held-out images are drawn from all"
     data = pack(tmp_path, "fitting", "restrained")
     assert note in read_dataset(data, cache=tmp_path / "cache").summary()
     one = read_dataset(data / "fitting.parquet", cache=tmp_path / "cache")
@@ -563,15 +628,22 @@ def test_it_is_told_that_no_packed_file_is_named_after_a_part(tmp_path: Path):
     assert note not in read_dataset(data, cache=tmp_path / "cache").summary()
 
 
-def test_a_single_packed_file_may_have_any_name(tmp_path: Path):
-    data = pack(tmp_path, "crash_test")
-    assert sum(counts(read_dataset(data, cache=tmp_path / "cache"))[:2]) == 6
+@pytest.mark.parametrize("name", ["crash_test", "photos_train_test", "data-val-test"])
+@pytest.mark.parametrize("as_folder", [True, False])
+def test_a_single_packed_file_may_have_any_name(tmp_path: Path, name: str, as_folder: bool):
+    data = pack(tmp_path, name)
+    source = data if as_folder else data / f"{name}.parquet"
+    dataset = read_dataset(source, cache=tmp_path / "cache")
+    assert sum(counts(dataset)[:2]) == 6
+    assert not dataset.note
 
 
-def test_a_packed_file_named_after_several_parts_is_refused(tmp_path: Path):
-    data = pack(tmp_path, "all-train-valid", "test")
-    with pytest.raises(DataError, match=r"valid\.parquet: named after several parts; rename it"):
-        read_dataset(data, cache=tmp_path / "cache")
+@pytest.mark.parametrize("word", ["test", "validation", "train"])
+def test_a_word_in_the_names_of_all_packed_files_tells_no_parts_apart(tmp_path: Path, word: str):
+    data = pack(tmp_path, f"crash_{word}-00000-of-00002", f"crash_{word}-00001-of-00002")
+    n_learnt, n_held, n_tests = counts(read_dataset(data, cache=tmp_path / "cache"))
+    assert (n_learnt + n_held, n_tests) == (12, 0)
+    assert n_held >= 2
 
 
 def test_what_is_held_out_is_drawn_where_packed_images_are_train_and_test(tmp_path: Path):

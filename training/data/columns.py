@@ -13,7 +13,8 @@ FILE, LABEL, SPLIT, IS_VALID, WEIGHT, GROUP = (
     "weight",
     "group",
 )
-# of several names of one column, the first that a table has is taken
+# of several names of one column, the first that a table has is taken; those of file and label
+# beside their own only where the first two columns are something else
 NAMES = {
     FILE: (FILE, "filename", "file_name", "path", "image", "image_id"),
     LABEL: (LABEL, "labels", "class", "category", "target"),
@@ -28,8 +29,8 @@ NEITHER = {name for column in (SPLIT, IS_VALID, WEIGHT) for name in NAMES[column
 def find_columns(table: Path, header: Sequence[str], group: str = "") -> dict[str, int]:
     """The place of the file, of the label, and of those of the others that `header` has.
 
-    A missing file is the first column that has no other use; a missing label the first of these
-    behind the file, or else before it.
+    File and label are the columns called so; else the first two, unless the name of one of these
+    says that it is something else; then those with a usual name, or else the first others.
 
     Args:
         group: the name of the column of groups, which may be in the table.
@@ -38,18 +39,48 @@ def find_columns(table: Path, header: Sequence[str], group: str = "") -> dict[st
         DataError: there is no file or label, or two columns have one name.
     """
     names = [name.strip().casefold() for name in header]
-    places = {
-        column: place for column in NAMES if (place := _place(table, names, column)) is not None
+    found = {
+        column: place
+        for column in (SPLIT, IS_VALID, WEIGHT)
+        if (place := _place(table, names, NAMES[column])) is not None
     }
-    if group.casefold() in names and group:
+    if group and group.casefold() in names:
         stripped = [name.strip() for name in header]
-        places[GROUP] = (
-            stripped.index(group) if group in stripped else names.index(group.casefold())
-        )
+        found[GROUP] = stripped.index(group) if group in stripped else names.index(group.casefold())
+    file, label = (_place(table, names, (column,)) for column in (FILE, LABEL))
+    free = [
+        place
+        for place, name in enumerate(names)
+        if name not in NEITHER and (place != found.get(GROUP) or name in (FILE, LABEL))
+    ]
+    if sum(bool(names[place]) for place in free) >= 2:  # pandas leaves its index unnamed
+        free = [place for place in free if names[place]]
+    if file is not None and label is not None:
+        return found | {FILE: file, LABEL: label}
+    if free[:2] == [0, 1] and names[0] not in NAMES[LABEL] and names[1] not in NAMES[FILE]:
+        return found | {FILE: 0, LABEL: 1}
+    return found | _by_usual_names(table, header, free)
+
+
+def _by_usual_names(table: Path, header: Sequence[str], free: Sequence[int]) -> dict[str, int]:
+    """The places of file and label among the `free` ones. A label without a usual name is the
+    first behind the file, or else before it."""
+    names = [header[place].strip().casefold() for place in free]
+    found = {
+        column: free[place]
+        for column in (FILE, LABEL)
+        if (place := _place(table, names, NAMES[column])) is not None
+    }
     for column in (FILE, LABEL):
-        if column not in places:
-            places[column] = _spare(table, header, places, column)
-    return places
+        spare = [place for place in free if place not in found.values()]
+        if column not in found and not spare:
+            raise DataError(
+                f"{table}: which column has {MEANT[column]}? It has {', '.join(header)}; call "
+                f"that column {column}"
+            )
+        if column not in found:
+            found[column] = min(spare, key=lambda place: place < found.get(FILE, 0))
+    return found
 
 
 def find_name(names: Sequence[str], column: str) -> str | None:
@@ -58,26 +89,11 @@ def find_name(names: Sequence[str], column: str) -> str | None:
     return next((spelt[name] for name in NAMES[column] if name in spelt), None)
 
 
-def _place(table: Path, names: Sequence[str], column: str) -> int | None:
-    name = find_name(names, column)
+def _place(table: Path, names: Sequence[str], known: Sequence[str]) -> int | None:
+    """That of the first of the `known` names that is among `names`."""
+    name = next((name for name in known if name in names), None)
     if name is None:
         return None
     if names.count(name) > 1:
         raise DataError(f"{table}: two columns are called {name}; rename or remove one of them")
     return names.index(name)
-
-
-def _spare(table: Path, header: Sequence[str], places: dict[str, int], column: str) -> int:
-    """The place of the first column without a use, from the file on; unnamed ones come last, as
-    pandas leaves its index unnamed."""
-    spare = [
-        place
-        for place, name in enumerate(header)
-        if place not in places.values() and name.strip().casefold() not in NEITHER
-    ]
-    if not spare:
-        raise DataError(
-            f"{table}: which column has {MEANT[column]}? It has {', '.join(header)}; call that "
-            f"column {column}"
-        )
-    return min(spare, key=lambda place: (not header[place].strip(), place < places.get(FILE, 0)))

@@ -3,7 +3,7 @@
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -29,11 +29,14 @@ from training.data.items import (
     list_folder,
 )
 from training.data.labels import AskedTask, check_labels, check_spaces, detect_task, label_tests
-from training.data.parquet import SEPARATOR, named_part, packed_files, unpack
+from training.data.parquet import SEPARATOR, named_parts, packed_files, unpack
 from training.data.split import check_parts, count_kept, split, unit_names
-from training.data.table import list_table
+from training.data.table import columns_note, list_table
 
-NO_PART = "no packed file is named train, valid or test, so held-out images are drawn from all"
+NO_PART = (
+    "the names of the packed files tell no train, valid and test apart, so held-out images are "
+    "drawn from all"
+)
 Rows = npt.NDArray[np.int64]
 
 
@@ -50,7 +53,7 @@ class Dataset:
     tests: tuple[Item, ...] = ()  # predicted once, at the end; only audited before
     n_kept: int = 0  # items in the part that an earlier split gave them
     n_elsewhere: int = 0  # of those, how many a new split would put into the other part
-    note: str = ""  # on the parts of packed files
+    note: str = ""  # on the columns of a table, or the parts of packed files
 
     @cached_property
     def targets(self) -> Float32Array:
@@ -168,7 +171,10 @@ def read_dataset(
             f"{'; '.join(left_out[:5])}{more}. Repair or remove them, or allow it with "
             f"--set max_unreadable={len(left_out)}"
         )
-    return assemble(root, source, audited, left_out, task, rule, known_parts or {})
+    dataset = assemble(root, source, audited, left_out, task, rule, known_parts or {})
+    if source.suffix.lower() in TABLES:
+        return replace(dataset, note=columns_note(source, layout))
+    return dataset
 
 
 def assemble(
@@ -196,7 +202,7 @@ def assemble(
     check_parts(items, labels)
     tests = label_tests((item for item in audited if item.part == "test"), labels)
     packed = packed_files(source)
-    apart = any(item.part for item in audited) or any(map(named_part, packed))
+    apart = any(item.part for item in audited) or any(named_parts(packed))
     note = NO_PART if len(packed) > 1 and not apart else ""
     return Dataset(root, tuple(items), labels, kind, tuple(left_out), tuple(tests), *kept, note)
 

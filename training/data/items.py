@@ -33,6 +33,8 @@ PARTS: dict[str, Part] = {
     "test": "test",
     "testing": "test",
 }
+ALSO_CLASSES = {"training", "testing"}  # where other class folders stand beside them
+LIKE_PARTS = {*PARTS, "holdout", "dev", "eval", "evaluation"}  # as a word of a folder's name
 
 
 @dataclass(frozen=True)
@@ -119,8 +121,8 @@ def list_folder(root: Path, layout: Layout = PLAIN) -> list[Item]:
 
 
 def _part_folders(root: Path) -> dict[Part, Path]:
-    """The folders of the parts in `root`, case-insensitively; none if it has class folders, one of
-    which may be called train, like the vehicle."""
+    """The folders of the parts in `root`, case-insensitively; none if it has class folders, some of
+    which may be called train, like the vehicle, or training and testing."""
     folders = _folders(root)
     found: dict[Part, list[Path]] = {}
     for folder in folders:
@@ -130,8 +132,11 @@ def _part_folders(root: Path) -> dict[Part, Path]:
         return {}
     others = [folder.name for folder in folders if folder.name.casefold() not in PARTS]
     train = found["train"][0]
+    names = {folder.name.casefold() for both in found.values() for folder in both}
+    if others and "train" not in names:
+        return {}
     if not any(_folders(folder) for folder in found["train"]):
-        if others and len(found) == 1:
+        if others and names <= {"train", *ALSO_CLASSES}:
             return {}
         raise DataError(
             f"{train}: no class folders; put the images of each class into one, or name "
@@ -159,9 +164,15 @@ def _check_classes(root: Path, folders: list[Path]) -> None:
             f"{root}: has only {names}, which by name are parts of a data set, and no train/; call "
             f"the part to train on train; or, if each is a class, put them into {root / 'train'}/"
         )
-    if len(folders) < 2 or len(inner := _classes_within(folders[0])) < 2:
+    parts = [
+        folder
+        for folder in folders
+        if LIKE_PARTS & set(re.findall(r"[a-z]+", folder.name.casefold()))
+    ]
+    if len(parts) < 2 or len(inner := _classes_within(parts[0])) < 2:
         return
-    if all(_classes_within(folder) == inner for folder in folders[1:]):
+    if all(_classes_within(folder) == inner for folder in parts[1:]):
+        names = ", ".join(f"{folder.name}/" for folder in parts[:3])
         raise DataError(
             f"{root}: {names} hold the same folders, such as {inner[0]}/; call them train and "
             f"valid if they are parts of the data set; or, if each is a class, put them into "

@@ -24,7 +24,7 @@ from registry.files import sha256_file
 from training.data.columns import FILE, IS_VALID, LABEL, SPLIT, find_name
 from training.data.items import PARTS, Part
 
-UNPACKED = "1: with all columns"  # how; changed with it, as what was unpacked before is kept
+UNPACKED = "2: part by last word"  # how; changed with it, as what was unpacked before is kept
 LONGEST = 1000  # characters of a cell in another column: captions may be of any length
 SEPARATOR = "\x1f"  # between labels in the table: names may have any character people type
 SUFFIXES = {".parquet", ".arrow"}
@@ -57,11 +57,9 @@ def unpack(files: list[Path], cache: Path) -> Path:
     if not table.is_file():
         shutil.rmtree(folder, ignore_errors=True)  # what an interrupted run left
         folder.mkdir(parents=True)
-        # of a single file, crash_test.parquet, the name says no part
-        parts = [named_part(file) if len(files) > 1 else None for file in files]
         rows = [
             row
-            for (file, name), part in zip(named, parts, strict=True)
+            for (file, name), part in zip(named, named_parts(files), strict=True)
             for row in _unpack_file(file, name, folder, part)
         ]
         partial = folder / "labels.partial"
@@ -74,19 +72,18 @@ def unpack(files: list[Path], cache: Path) -> Path:
     return table
 
 
-def named_part(file: Path) -> Part | None:
-    """The part that the first word of a file's name says, or else another, whatever its capitals.
+def named_parts(files: list[Path]) -> list[Part | None]:
+    """The part that each file's name says, whatever its capitals: by the last word that is one, as
+    `datasets` writes NAME-SPLIT-00000-of-00002.
 
-    Raises:
-        DataError: its words are names of several parts, and the first is not.
+    None for all where no part is told from another: the data set may be called crash_test.
     """
-    words = [PARTS.get(word) for word in re.findall(r"[a-z]+", file.stem.casefold())]
-    if words and words[0]:
-        return words[0]
-    found = {part for part in words if part}
-    if len(found) > 1:
-        raise DataError(f"{file}: named after several parts; rename it to begin with its own")
-    return found.pop() if found else None
+    parts = []
+    for file in files:
+        words = re.findall(r"[a-z]+", file.stem.casefold())
+        parts.append(next((PARTS[word] for word in reversed(words) if word in PARTS), None))
+    apart = len(files) > 1 and set(parts) not in ({"valid"}, {"test"})
+    return parts if apart else [None] * len(files)
 
 
 def _names(files: list[Path]) -> list[Path]:

@@ -1,7 +1,7 @@
 """Tables of images: CSV, as in most competitions, with commas, semicolons or tabs.
 
-file                 or filename, file_name, path, image, image_id
-label                or labels, class, category, target
+file                 the image's path, relative to the table
+label                one class, or several
 split (or part)      train, valid or test; in every row or in none; without valid, held-out images
                      are drawn at random, as from a folder train/
 is_valid             the same in fastai's way: True for held-out images, False for the others; it
@@ -9,8 +9,9 @@ is_valid             the same in fastai's way: True for held-out images, False f
 weight               of the image in the training loss, 1 if empty: 0.5 for a doubtful label
 any other column     may be the setting `group`
 
-Capitals do not matter. Without a file or a label by name, the first other columns are taken, as
-those of id,breed are: see `training/data/columns.py`.
+Capitals do not matter. Without columns called file and label, the first two are taken, as those
+of id,breed are, unless the name of one of them says that it is something else, as in
+filename,split,class; then those with a usual name: see `training/data/columns.py`.
 """
 
 import csv
@@ -43,7 +44,7 @@ class Table:
     """A CSV as read: each row's line number, and its cells by what their columns are for."""
 
     path: Path
-    columns: frozenset[str]
+    columns: dict[str, str]  # what each is for, and what the header calls it
     rows: tuple[tuple[int, dict[str, str]], ...]
 
 
@@ -77,11 +78,24 @@ def list_table(path: Path, layout: Layout = PLAIN, within: Sequence[Path] = ()) 
     return items
 
 
+def columns_note(path: Path, layout: Layout) -> str:
+    """Which columns of a table are read as file and label, for people; empty if they say so."""
+    lines = _lines(path)
+    if not layout.header or not lines:
+        return ""
+    header = lines[0][1]
+    places = _columns(path, header, layout)
+    file, label = (header[places[column]].strip() for column in (FILE, LABEL))
+    if (file.casefold(), label.casefold()) == (FILE, LABEL):
+        return ""
+    return f"the column {file!r} is read as {FILE}, and {label!r} as {LABEL}"
+
+
 def _read(path: Path, layout: Layout) -> Table:
     lines = _lines(path)
     header = lines[0][1] if lines else []
     columns = _columns(path, header, layout) if lines else {}
-    n_columns = len(header) if layout.header else len(columns)
+    n_columns = len(header)
     rows = lines[1:] if layout.header else lines
     if not rows:
         raise DataError(f"{path}: no rows")
@@ -98,7 +112,7 @@ def _read(path: Path, layout: Layout) -> Table:
             )
     return Table(
         path,
-        frozenset(columns),
+        {name: header[place].strip() for name, place in columns.items()} if layout.header else {},
         tuple((n, {name: row[place] for name, place in columns.items()}) for n, row in rows),
     )
 
@@ -152,10 +166,11 @@ def _check_files(table: Table, layout: Layout) -> None:
     ]
     if missing:
         number, file = missing[0]
+        names = f"the names in the column {table.columns[FILE]!r}" if table.columns else "the names"
         raise DataError(
             f"{table.path}, line {number}: no such file: {file.name}; looked in {file.parent}; "
             f"{len(missing)} of {len(table.rows)} files are missing. Set images=FOLDER or "
-            "suffix=.jpg to complete the names"
+            f"suffix=.jpg to complete {names}"
         )
 
 
