@@ -384,7 +384,7 @@ def test_closing_the_client_ends_its_wait_for_a_server(start):
         target=lambda: (wait_until(lambda: len(echo.requests) > 4), client.close())
     )
     closing.start()
-    with pytest.raises(unfreeze.Unavailable, match="the connection to the server was lost"):
+    with pytest.raises(unfreeze.Unavailable):  # the last failure, or that the channel is closed
         client.classify(b"two", model="m")
     closing.join()
 
@@ -398,7 +398,7 @@ def test_closing_the_client_ends_its_wait_for_the_admin_listener(start):
         target=lambda: (wait_until(lambda: len(admin.requests) > 4), client.close())
     )
     closing.start()
-    with pytest.raises(unfreeze.Unavailable, match="the connection to the server was lost"):
+    with pytest.raises(unfreeze.Unavailable):  # the last failure, or that the channel is closed
         client.start_training("m", "photos")
     closing.join()
 
