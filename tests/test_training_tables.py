@@ -148,8 +148,8 @@ HEADERS = {
     ",id,breed,split": "7,{file},{label},{part}",
     "file,category,label,split": "{file},other,{label},{part}",
     "file,species,target,split": "{file},{label},7,{part}",
-    "id,breed,file,split": "{file},{label},7,{part}",
-    "image,species,label,path,split": "{file},{label},7,8,{part}",
+    "id,breed,file,split": "7,{label},{file},{part}",
+    "image,species,label,path,split": "{file},other,{label},8,{part}",
     "part,file,label,split": "wing,{file},{label},{part}",
 }
 

@@ -13,8 +13,8 @@ FILE, LABEL, SPLIT, IS_VALID, WEIGHT, GROUP = (
     "weight",
     "group",
 )
-# of several names of one column, the first that a table has is taken; those of file and label
-# beside their own only where the first two columns are something else
+# of several names of one column, the first that a table has is taken; the other names of file and
+# label only where the first two columns are something else
 NAMES = {
     FILE: (FILE, "filename", "file_name", "path", "image", "image_id"),
     LABEL: (LABEL, "labels", "class", "category", "target"),
@@ -29,8 +29,8 @@ NEITHER = {name for column in (SPLIT, IS_VALID, WEIGHT) for name in NAMES[column
 def find_columns(table: Path, header: Sequence[str], group: str = "") -> dict[str, int]:
     """The place of the file, of the label, and of those of the others that `header` has.
 
-    File and label are the columns called so; else the first two, unless the name of one of these
-    says that it is something else; then those with a usual name, or else the first others.
+    File and label are the columns called so; else the first and the second, unless the name of one
+    of these says that it is something else; then those with a usual name, or else the first others.
 
     Args:
         group: the name of the column of groups, which may be in the table.
@@ -55,10 +55,10 @@ def find_columns(table: Path, header: Sequence[str], group: str = "") -> dict[st
     ]
     if sum(bool(names[place]) for place in free) >= 2:  # pandas leaves its index unnamed
         free = [place for place in free if names[place]]
-    if file is not None and label is not None:
+    fit = free[:2] == [0, 1] and names[0] not in NAMES[LABEL] and names[1] not in NAMES[FILE]
+    if fit or (file is not None and label is not None):
+        file, label = 0 if file is None else file, 1 if label is None else label
         return found | {FILE: file, LABEL: label}
-    if free[:2] == [0, 1] and names[0] not in NAMES[LABEL] and names[1] not in NAMES[FILE]:
-        return found | {FILE: 0, LABEL: 1}
     return found | _by_usual_names(table, header, free)
 
 
