@@ -15,7 +15,7 @@ from conftest import wait_until
 
 from registry.errors import DataError
 from registry.images import ImageSpec, prepare
-from training.data import cache_eviction as cache_room
+from training.data import cache_eviction
 from training.data.cache_eviction import remove_oldest
 from training.data.dataset import Dataset, read_dataset
 from training.data.decoded import decode
@@ -39,6 +39,12 @@ class Counter:
 
     def __call__(self, n: int) -> None:
         self.n += n
+
+
+@pytest.fixture(autouse=True)
+def a_volume_with_free_space(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However full the one below the temporary folder is."""
+    monkeypatch.setattr(cache_eviction, "FREE_SHARE", 0)
 
 
 @pytest.fixture
@@ -171,8 +177,8 @@ def test_pixels_and_activations_make_room_for_themselves_on_a_full_volume(
     old = pixel_file(dataset, 16, tmp_path)
     assert pixel_file(dataset, 24, tmp_path).exists()
     assert old.exists()
-    monkeypatch.setattr(cache_room, "FREE_SHARE", 1)  # as if it were
-    monkeypatch.setattr(cache_room, "MOST_FREE", 1 << 60)
+    monkeypatch.setattr(cache_eviction, "FREE_SHARE", 1)  # as if it were
+    monkeypatch.setattr(cache_eviction, "MOST_FREE", 1 << 60)
     notes: list[str] = []
     decoded = decode(dataset.items, SPEC, tmp_path, Counter(), notes.append)
     rows = dataset.rows("train")

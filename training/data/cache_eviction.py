@@ -23,7 +23,7 @@ TEMPORARY = re.compile(r"(\.decoded-[0-9a-f]{64}\.u8|activations-[0-9a-f]{64})\.
 ABANDONED_S = 86_400.0
 # To stay free for others on the same volume: jobs, checkpoints, versions.
 FREE_SHARE = 0.1
-MOST_FREE = 20 << 30
+MOST_FREE = 5 << 30
 
 
 def make_room(cache: Path, n_bytes: int, note: Callable[[str], None] = lambda text: None) -> None:
