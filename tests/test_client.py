@@ -485,6 +485,22 @@ def test_a_server_may_be_waited_for_for_hours():
     assert max(pauses) <= LONGEST_PAUSE_S
 
 
+def test_a_restart_behind_a_proxy_is_waited_for():
+    """The proxy answers meanwhile, so no connection is lost."""
+    minutes = RetryPolicy("h:1", timeout_s=600, attempts=2, now=lambda: 0)
+    gone = Failed(Code.UNAVAILABLE, details="Received http2 header with status: 502")
+    pauses = [minutes.pause_s(gone, answered_before=True) for _ in range(100)]
+    assert max(pauses) <= LONGEST_PAUSE_S
+
+
+def test_images_too_large_together_for_a_proxy_are_sent_in_several_requests(start):
+    echo = Echo(Code.UNKNOWN, details="Received http2 header with status: 413")
+    with Client(start(echo)) as client:
+        answers = client.classify([b"one", b"two"], model="m")
+    assert [answer.label.name for answer in answers] == ["one", "two"]
+    assert [len(request.images) for request in echo.requests] == [2, 1, 1]
+
+
 @both
 def test_the_servers_spans_belong_to_the_callers_trace(ask: Ask, start):
     server = Echo()
