@@ -1,6 +1,7 @@
 """The client against small real servers that fail on cue."""
 
 import asyncio
+import re
 import subprocess
 import sys
 import threading
@@ -499,6 +500,18 @@ def test_images_too_large_together_for_a_proxy_are_sent_in_several_requests(star
         answers = client.classify([b"one", b"two"], model="m")
     assert [answer.label.name for answer in answers] == ["one", "two"]
     assert [len(request.images) for request in echo.requests] == [2, 1, 1]
+
+
+def test_the_service_config_for_other_languages_repeats_what_is_safe_to_repeat(start):
+    page = Path(__file__).parent.parent / "docs" / "clients.md"
+    config = re.search(r"```json\n(.+?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    echo = Echo(Code.UNAVAILABLE, Code.RESOURCE_EXHAUSTED, Code.CANCELLED)
+    options = [("grpc.service_config", config[1]), ("grpc.per_rpc_retry_buffer_size", 1 << 20)]
+    request = classifier_pb2.ClassifyRequest(model="m", images=[b"one"])
+    with grpc.insecure_channel(start(echo), options) as channel:
+        response = classifier_pb2_grpc.ClassifierStub(channel).Classify(request, timeout=60)
+    assert response.version == 7
+    assert len(echo.requests) == 4
 
 
 @both
