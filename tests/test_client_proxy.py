@@ -4,6 +4,8 @@ import socketserver
 import struct
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler
 
 import pytest
 
@@ -38,31 +40,45 @@ class Proxy(socketserver.ThreadingTCPServer):
     status: bytes
 
 
-@pytest.fixture
-def proxy() -> Iterator[Callable[[int], str]]:
-    """The address of one that answers with this status."""
-    with Proxy(("127.0.0.1", 0), Refusing) as server:
-        serving = threading.Thread(target=server.serve_forever, args=(0.01,))
-        serving.start()
-
-        def answering(status: int) -> str:
-            server.status = str(status).encode()
-            return f"127.0.0.1:{server.server_address[1]}"
-
-        yield answering
-        server.shutdown()
-        serving.join()
+@contextmanager
+def serving(handler: Callable[..., object], status: int = 0) -> Iterator[str]:
+    """Yields the address of one that answers so."""
+    with Proxy(("127.0.0.1", 0), handler) as server:
+        server.status = str(status).encode()
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield f"127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()
+            thread.join()
 
 
-def test_a_proxy_without_its_server_is_told_from_no_server(proxy: Callable[[int], str]) -> None:
-    with unfreeze.Client(proxy(502), attempts=2) as client:
-        told = "a proxy answered instead of the server, with HTTP status 502$"
-        with pytest.raises(unfreeze.Unavailable, match=told):
-            client.classify(b"one", model="m")
+def refusal(address: str) -> str:
+    asked = unfreeze.Client(address, attempts=2)
+    with asked as client, pytest.raises(unfreeze.Unavailable) as refused:
+        client.classify(b"one", model="m")
+    return str(refused.value)
 
 
-def test_an_image_too_large_for_a_proxy_is_told_so(proxy: Callable[[int], str]) -> None:
-    with unfreeze.Client(proxy(413)) as client:
+def test_a_proxy_without_its_server_is_told_from_no_server() -> None:
+    with serving(Refusing, 502) as at:
+        assert refusal(at).endswith("a proxy answered instead of the server, with HTTP status 502")
+
+
+def test_an_image_too_large_for_a_proxy_is_told_so() -> None:
+    with serving(Refusing, 413) as at, unfreeze.Client(at) as client:
         (prediction,) = client.classify(b"one", model="m")
     assert isinstance(prediction.error, unfreeze.ImageError)
     assert "a proxy refuses requests of this size (HTTP status 413)" in str(prediction.error)
+
+
+def test_a_proxy_of_the_environment_that_does_not_connect_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """gRPC obeys `http_proxy` for servers on this machine as well."""
+    for name in ("grpc_proxy", "https_proxy", "no_grpc_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    with serving(BaseHTTPRequestHandler) as at:  # which has no CONNECT
+        monkeypatch.setenv("http_proxy", f"http://{at}")
+        assert "add it to no_proxy" in refusal("127.0.0.1:8001")

@@ -108,6 +108,10 @@ WRONG_TLS = {
 HTTP_STATUS = "Received http2 header with status: "
 HTTP_TOO_LARGE = f"{HTTP_STATUS}413"
 MEANING = WRONG_TLS | {
+    "HTTP proxy returned": (
+        "the HTTP proxy of this environment (http_proxy or https_proxy) does not connect to this "
+        "address; add it to no_proxy"
+    ),
     "Failed parsing HTTP/2": OTHER_PROTOCOL,
     "Connection refused": NOBODY,
     "failed to connect": NOBODY,

@@ -47,7 +47,7 @@ class ClassifierStub:
     (up to 128 letters, digits and ._:/-) comes back as trailing metadata.
 
     Limits followed by a flag can be changed by whoever starts the server; the values here are its
-    defaults. Keepalives may be sent every ten seconds, not more often.
+    defaults. Keepalives may be sent every ten seconds; a connection with more of them is closed.
     """
 
     def __init__(self, channel):
@@ -90,7 +90,7 @@ class ClassifierServicer:
     (up to 128 letters, digits and ._:/-) comes back as trailing metadata.
 
     Limits followed by a flag can be changed by whoever starts the server; the values here are its
-    defaults. Keepalives may be sent every ten seconds, not more often.
+    defaults. Keepalives may be sent every ten seconds; a connection with more of them is closed.
     """
 
     def Classify(self, request, context):
@@ -152,7 +152,7 @@ class Classifier:
     (up to 128 letters, digits and ._:/-) comes back as trailing metadata.
 
     Limits followed by a flag can be changed by whoever starts the server; the values here are its
-    defaults. Keepalives may be sent every ten seconds, not more often.
+    defaults. Keepalives may be sent every ten seconds; a connection with more of them is closed.
     """
 
     @staticmethod

@@ -48,7 +48,7 @@ class ClassifierStub:
     (up to 128 letters, digits and ._:/-) comes back as trailing metadata.
 
     Limits followed by a flag can be changed by whoever starts the server; the values here are its
-    defaults. Keepalives may be sent every ten seconds, not more often.
+    defaults. Keepalives may be sent every ten seconds; a connection with more of them is closed.
     """
 
     @_typing.overload
@@ -87,7 +87,7 @@ class ClassifierAsyncStub(ClassifierStub):
     (up to 128 letters, digits and ._:/-) comes back as trailing metadata.
 
     Limits followed by a flag can be changed by whoever starts the server; the values here are its
-    defaults. Keepalives may be sent every ten seconds, not more often.
+    defaults. Keepalives may be sent every ten seconds; a connection with more of them is closed.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -122,7 +122,7 @@ class ClassifierServicer(metaclass=_abc_1.ABCMeta):
     (up to 128 letters, digits and ._:/-) comes back as trailing metadata.
 
     Limits followed by a flag can be changed by whoever starts the server; the values here are its
-    defaults. Keepalives may be sent every ten seconds, not more often.
+    defaults. Keepalives may be sent every ten seconds; a connection with more of them is closed.
     """
 
     @_abc_1.abstractmethod
