@@ -1,6 +1,7 @@
 """The client against small real servers that fail on cue."""
 
 import asyncio
+import re
 import subprocess
 import sys
 import threading
@@ -483,6 +484,34 @@ def test_a_server_may_be_waited_for_for_hours():
     lost = Failed(Code.UNAVAILABLE, details=LOST)
     pauses = [hours.pause_s(lost, answered_before=True) for _ in range(2000)]
     assert max(pauses) <= LONGEST_PAUSE_S
+
+
+def test_a_restart_behind_a_proxy_is_waited_for():
+    """The proxy answers meanwhile, so no connection is lost."""
+    minutes = RetryPolicy("h:1", timeout_s=600, attempts=2, now=lambda: 0)
+    gone = Failed(Code.UNAVAILABLE, details="Received http2 header with status: 502")
+    pauses = [minutes.pause_s(gone, answered_before=True) for _ in range(100)]
+    assert max(pauses) <= LONGEST_PAUSE_S
+
+
+def test_images_too_large_together_for_a_proxy_are_sent_in_several_requests(start):
+    echo = Echo(Code.UNKNOWN, details="Received http2 header with status: 413")
+    with Client(start(echo)) as client:
+        answers = client.classify([b"one", b"two"], model="m")
+    assert [answer.label.name for answer in answers] == ["one", "two"]
+    assert [len(request.images) for request in echo.requests] == [2, 1, 1]
+
+
+def test_the_service_config_for_other_languages_repeats_what_is_safe_to_repeat(start):
+    page = Path(__file__).parent.parent / "docs" / "clients.md"
+    config = re.search(r"```json\n(.+?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    echo = Echo(Code.UNAVAILABLE, Code.RESOURCE_EXHAUSTED, Code.CANCELLED)
+    options = [("grpc.service_config", config[1]), ("grpc.per_rpc_retry_buffer_size", 1 << 20)]
+    request = classifier_pb2.ClassifyRequest(model="m", images=[b"one"])
+    with grpc.insecure_channel(start(echo), options) as channel:
+        response = classifier_pb2_grpc.ClassifierStub(channel).Classify(request, timeout=60)
+    assert response.version == 7
+    assert len(echo.requests) == 4
 
 
 @both

@@ -21,10 +21,14 @@ from unfreeze.cli import main
 @pytest.fixture
 def certificate(tmp_path: Path) -> Path:
     """Of localhost, signed by itself; the file holds its key as well."""
+    return new_certificate(tmp_path / "certificate.pem")
+
+
+def new_certificate(file: Path) -> Path:
     openssl = shutil.which("openssl")
     if not openssl:
         pytest.skip("openssl is not here")
-    key, file = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    key = file.with_suffix(".key")
     made = ["-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", file, "-subj", "/CN=localhost"]
     valid = ["-days", "2", "-addext", "subjectAltName=DNS:localhost"]
     subprocess.run([openssl, "req", "-x509", *made, *valid], check=True, capture_output=True)
@@ -85,6 +89,42 @@ def test_the_command_trusts_the_authority_that_it_is_given(
     assert main([*command, "--ca", str(certificate)]) == 0
     assert "red" in capsys.readouterr().out
     assert main([*command, "--timeout", "1"]) == 4  # unencrypted, it is not understood
+
+
+def test_a_certificate_that_is_not_trusted_is_said(encrypted: str, tmp_path: Path) -> None:
+    other = new_certificate(tmp_path / "other.pem")
+    assert "the server's certificate is not trusted" in refusal(at(encrypted), other)
+
+
+def test_a_certificate_of_another_host_is_said(encrypted: str, certificate: Path) -> None:
+    assert "certificate is for another host name" in refusal(at(encrypted), certificate)
+
+
+def test_a_port_that_is_not_encrypted_is_said(server: RunningServer, certificate: Path) -> None:
+    assert "this port does not speak TLS" in refusal(server.address, certificate)
+
+
+def at(encrypted: str) -> str:
+    """The same by number: of `localhost`, which may have two, gRPC reports either one."""
+    return encrypted.replace("localhost", "127.0.0.1")
+
+
+def refusal(address: str, authorities: Path) -> str:
+    credentials = grpc.ssl_channel_credentials(authorities.read_bytes())
+    asked = unfreeze.Client(address, credentials=credentials)
+    with asked as client, pytest.raises(unfreeze.Unavailable) as refused:
+        client.classify([tiny.picture("red")], model="colours")
+    return str(refused.value)
+
+
+def test_an_authority_without_a_certificate_is_said(
+    certificate: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """gRPC would try to connect, and say only that no server answers."""
+    image, key = tmp_path / "red.jpg", certificate.with_suffix(".key")
+    image.touch()
+    assert main(["predict", str(image), "--model", "colours", "--ca", str(key)]) == 2
+    assert f"--ca {key}: no certificate in PEM form" in capsys.readouterr().err
 
 
 def test_an_authority_that_is_not_there_is_said(

@@ -12,6 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "recipe.md").read_text(encoding="utf-8")
 ROWS = re.findall(r"^\| (\d+) \| (.+?) \| (.+) \|$", PAGE, flags=re.MULTILINE)
+CLIENTS = (ROOT / "docs" / "clients.md").read_text(encoding="utf-8")
 FROM_TRITON = (ROOT / "docs" / "from-triton.md").read_text(encoding="utf-8")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```sh\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
@@ -157,6 +158,25 @@ def test_every_page_that_the_readme_links_to_exists():
     linked = set(re.findall(r"\]\(([^)#:]+)\)", README))
     assert {"docs/recipe.md", "benchmarks/RESULTS.md"} <= linked
     assert not [name for name in linked if not (ROOT / name).exists()]
+
+
+def test_the_fields_that_other_languages_are_shown_exist():
+    """proto-loader drops a field that it does not know, without an error."""
+    from unfreeze.v1 import classifier_pb2 as pb
+
+    shown = re.search(r"const request = \{ (.+) \}$", CLIENTS, flags=re.MULTILINE)
+    assert shown
+    asked = re.findall(r"(?:^|, )(\w+):", shown[1])
+    assert asked == ["model", "images", "ttaViews"]
+    assert set(asked) <= set(pb.ClassifyRequest.DESCRIPTOR.fields_by_camelcase_name)
+    assert "classify(request" in CLIENTS
+    assert "Classify" in pb.DESCRIPTOR.services_by_name["Classifier"].methods_by_name
+
+
+def test_every_page_that_other_languages_are_sent_to_exists():
+    linked = [link.partition("#")[0] for link in re.findall(r"\]\((.+?)\)", CLIENTS)]
+    assert linked
+    assert not [link for link in linked if not (ROOT / "docs" / link).exists()]
 
 
 def told_by_the_page_for_triton() -> list[str]:

@@ -10,7 +10,14 @@ from typing import Any
 import grpc
 
 from unfreeze.bounds import bounded_s
-from unfreeze.errors import MEANING, TOO_LARGE, InvalidRequest, call_error
+from unfreeze.errors import (
+    HTTP_STATUS,
+    MEANING,
+    TOO_LARGE,
+    WRONG_TLS,
+    InvalidRequest,
+    call_error,
+)
 
 # Round-robin over all addresses of the name, leaving out those that report not serving (draining,
 # say). Not gRPC's own retryPolicy: it does not retry a request larger than its buffer (256 KiB,
@@ -35,7 +42,15 @@ OPTIONS = [*COMMON, ("grpc.service_config", json.dumps(HEALTHY_IN_TURN))]
 UNCHECKED_OPTIONS = [*COMMON, ("grpc.service_config", json.dumps(IN_TURN))]
 NONE_HEALTHY = "connections to all backends failing"
 # In the words of gRPC, which gives such failures the same codes as a server.
-CONNECTION_FAILURES = (*MEANING, NONE_HEALTHY, "GOAWAY", "Stream removed", "Connection reset")
+CONNECTION_FAILURES = (
+    *MEANING,
+    NONE_HEALTHY,
+    HTTP_STATUS,  # of a proxy that does not reach the server, if it is to be retried at all
+    "GOAWAY",
+    "Stream removed",
+    "Connection reset",
+)
+PERMANENT = (TOO_LARGE, *WRONG_TLS)
 SAFE_TO_REPEAT = {
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.CANCELLED,  # what a stopping server answers late streams with
@@ -78,8 +93,8 @@ def connect_async(
 
 def is_retryable(failed: grpc.RpcError) -> bool:
     """Whether an idempotent call may succeed when it is retried."""
-    too_large = TOO_LARGE in (failed.details() or "")  # RESOURCE_EXHAUSTED, but permanent
-    return failed.code() in SAFE_TO_REPEAT and not too_large
+    is_permanent = any(said in (failed.details() or "") for said in PERMANENT)
+    return failed.code() in SAFE_TO_REPEAT and not is_permanent
 
 
 def no_server_is_healthy(failed: grpc.RpcError) -> bool:

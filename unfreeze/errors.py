@@ -86,8 +86,32 @@ ELSEWHERE = (
     "this port does not answer that; predictions are on 8001 and administration on 8003, unless "
     "the server was told otherwise"
 )
-OTHER_PROTOCOL = "no gRPC server answers at this address; is the port right?"
-MEANING = {
+OTHER_PROTOCOL = (
+    "no gRPC server answers at this address; is the port right? For TLS, credentials are needed "
+    "(`unfreeze predict --ca`)"
+)
+# A client that connects again as it is will not succeed.
+WRONG_TLS = {
+    "CERTIFICATE_VERIFY_FAILED": (
+        "the server's certificate is not trusted; is it still valid, and signed by one of the "
+        "authorities given (--ca)?"
+    ),
+    "Hostname Verification Check failed": (
+        "the server's certificate is for another host name; connect to the one that it names"
+    ),
+    "WRONG_VERSION_NUMBER": (
+        "this port does not speak TLS; connect without credentials (--ca), if the port is right"
+    ),
+    "NO_APPLICATION_PROTOCOL": "this port speaks TLS, but not HTTP/2, which gRPC needs",
+}
+# An answer of HTTP and not of gRPC, so from a proxy; its status follows.
+HTTP_STATUS = "Received http2 header with status: "
+HTTP_TOO_LARGE = f"{HTTP_STATUS}413"
+MEANING = WRONG_TLS | {
+    "HTTP proxy returned": (
+        "the HTTP proxy of this environment (http_proxy or https_proxy) does not connect to this "
+        "address; add it to no_proxy"
+    ),
     "Failed parsing HTTP/2": OTHER_PROTOCOL,
     "Connection refused": NOBODY,
     "failed to connect": NOBODY,
@@ -101,6 +125,8 @@ MEANING = {
 def call_error(failed: grpc.RpcError, address: str) -> UnfreezeClientError:
     """The exception for a failed call."""
     code, details = failed.code(), failed.details() or ""
+    if HTTP_STATUS in details:
+        return _proxy_error(code, details, address)
     if code is grpc.StatusCode.UNAVAILABLE:
         meaning = (meant for said, meant in MEANING.items() if said in details)
         return Unavailable(f"{address}: {next(meaning, details)}")
@@ -111,6 +137,18 @@ def call_error(failed: grpc.RpcError, address: str) -> UnfreezeClientError:
     if TOO_LARGE in details or TOO_MANY in details:
         return RequestTooLarge(details)
     return BY_CODE.get(code, ServerError)(details or code.name)
+
+
+def _proxy_error(code: grpc.StatusCode, details: str, address: str) -> UnfreezeClientError:
+    if HTTP_TOO_LARGE in details:
+        return RequestTooLarge(
+            f"{address}: a proxy refuses requests of this size (HTTP status 413); raise its limit, "
+            "in nginx client_max_body_size"
+        )
+    status = details.partition(HTTP_STATUS)[2]
+    return BY_CODE.get(code, ServerError)(
+        f"{address}: a proxy answered instead of the server, with HTTP status {status}"
+    )
 
 
 def image_error(number: int, message: str) -> UnfreezeClientError:

@@ -102,9 +102,12 @@ def _credentials(authorities: Path | None) -> grpc.ChannelCredentials | None:
     if authorities is None:
         return None
     try:
-        return grpc.ssl_channel_credentials(authorities.read_bytes())
+        content = authorities.read_bytes()
     except OSError as error:
         raise UsageError(f"--ca {authorities}: {error.strerror}") from error
+    if b"BEGIN CERTIFICATE" not in content:  # gRPC would not connect, and not say why
+        raise UsageError(f"--ca {authorities}: no certificate in PEM form in this file")
+    return grpc.ssl_channel_credentials(content)
 
 
 def _images(given: Iterable[Path]) -> Iterator[Path]:

@@ -26,7 +26,10 @@ if _version_not_supported:
 
 
 class AdminStub:
-    """Missing associated documentation comment in .proto file."""
+    """On a listener of its own, port 8003 by default, which only the server's own machine can reach.
+    Statuses mean the same as in classifier.proto, and FAILED_PRECONDITION also that something is not
+    possible now, such as a rollback where nothing was promoted before.
+    """
 
     def __init__(self, channel):
         """Constructor.
@@ -97,10 +100,14 @@ class AdminStub:
 
 
 class AdminServicer:
-    """Missing associated documentation comment in .proto file."""
+    """On a listener of its own, port 8003 by default, which only the server's own machine can reach.
+    Statuses mean the same as in classifier.proto, and FAILED_PRECONDITION also that something is not
+    possible now, such as a rollback where nothing was promoted before.
+    """
 
     def StartTraining(self, request, context):
-        """Queues a training job and returns at once; the job survives a restart of the server.
+        """Queues a training job and returns at once; the job survives a restart of the server. To repeat
+        a call without starting two jobs, give it an `idempotency_key`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -256,7 +263,10 @@ def add_AdminServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Admin:
-    """Missing associated documentation comment in .proto file."""
+    """On a listener of its own, port 8003 by default, which only the server's own machine can reach.
+    Statuses mean the same as in classifier.proto, and FAILED_PRECONDITION also that something is not
+    possible now, such as a rollback where nothing was promoted before.
+    """
 
     @staticmethod
     def StartTraining(request,

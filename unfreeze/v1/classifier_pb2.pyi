@@ -20,6 +20,8 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class ClassifyRequest(_message.Message):
+    """At most 64 MB (--max-message-mb)."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     MODEL_FIELD_NUMBER: _builtins.int
@@ -30,15 +32,19 @@ class ClassifyRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
     model: _builtins.str
+    """Required."""
     version: _builtins.int
     """Unset: the version that is promoted when the request arrives, or a candidate that answers a
     share of such requests; the same images always get the same one of the two.
     """
     top_k: _builtins.int
-    """How many labels to return, most probable first. Unset: 5, or all if there are fewer."""
+    """How many labels to return, most probable first: 1 to the number of classes. Unset: 5, or all if
+    there are fewer. All of many labels of many images may exceed 4 MB, which is the largest
+    response that most clients take by default.
+    """
     tta_views: _builtins.int
     """Test-time augmentation: the number of views whose probabilities are averaged, the plain image
-    being the first. 0 and 1: off. Unset: the bundle's default.
+    being the first; at most 32. 0 and 1: off. Unset: the bundle's default.
     """
     request_id: _builtins.str
     """Echoed in the response, for the caller's own use."""
@@ -48,7 +54,10 @@ class ClassifyRequest(_message.Message):
     """
     @_builtins.property
     def images(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
-        """JPEG, PNG or WebP files, still encoded."""
+        """JPEG, PNG or WebP files, still encoded: 1 to 128 (--max-images). Each may have 100 megapixels
+        (--max-pixels), a WebP 25. Images that come after 400 megapixels of others are refused, with
+        `send_in_another_request`.
+        """
 
     def __init__(
         self,
@@ -234,8 +243,11 @@ class Error(_message.Message):
     RETRY_AFTER_MS_FIELD_NUMBER: _builtins.int
     SEND_IN_ANOTHER_REQUEST_FIELD_NUMBER: _builtins.int
     code: _builtins.int
-    """A google.rpc.Code, the same numbers as gRPC's status codes (3 is INVALID_ARGUMENT)."""
+    """A google.rpc.Code, the same numbers as gRPC's status codes (3 is INVALID_ARGUMENT, for an image
+    that cannot be used).
+    """
     message: _builtins.str
+    """In English, for people."""
     retry_after_ms: _builtins.int
     """When to send the request again, in milliseconds from now, where that may help: the server is at
     one of its limits. 0: no hint. Only in streams; a unary call that fails has the same in its

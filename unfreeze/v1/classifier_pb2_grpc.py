@@ -26,7 +26,29 @@ if _version_not_supported:
 
 
 class ClassifierStub:
-    """Missing associated documentation comment in .proto file."""
+    """On port 8001 by default, without TLS, which a proxy adds. Examples: docs/clients.md.
+
+    Nothing is stored, so every call may be repeated. What a call's status means:
+
+    INVALID_ARGUMENT      The request is wrong; do not repeat it.
+    NOT_FOUND             There is no such model or version.
+    FAILED_PRECONDITION   The version's files are damaged.
+    RESOURCE_EXHAUSTED    The server is at one of its limits, or could not answer before the call's
+    deadline. Repeat it after the milliseconds in its trailing metadata,
+    `grpc-retry-pushback-ms`. Without these, the request is too large.
+    UNAVAILABLE           There is no connection, the server is stopping, or the model cannot be
+    served now. Repeat it, at another server if there is one.
+    CANCELLED             Unless you cancelled it, it reached a server that was just stopping. Repeat
+    it.
+    DEADLINE_EXCEEDED     The deadline that you set has passed. Without one a call may wait for long.
+    INTERNAL              The server failed; its log has the request id that the message gives.
+
+    Messages are in English, for people; there are no `google.rpc` details. Metadata `x-request-id`
+    (up to 128 letters, digits and ._:/-) comes back as trailing metadata.
+
+    Limits followed by a flag can be changed by whoever starts the server; the values here are its
+    defaults. Keepalives may be sent every ten seconds; a connection with more of them is closed.
+    """
 
     def __init__(self, channel):
         """Constructor.
@@ -47,7 +69,29 @@ class ClassifierStub:
 
 
 class ClassifierServicer:
-    """Missing associated documentation comment in .proto file."""
+    """On port 8001 by default, without TLS, which a proxy adds. Examples: docs/clients.md.
+
+    Nothing is stored, so every call may be repeated. What a call's status means:
+
+    INVALID_ARGUMENT      The request is wrong; do not repeat it.
+    NOT_FOUND             There is no such model or version.
+    FAILED_PRECONDITION   The version's files are damaged.
+    RESOURCE_EXHAUSTED    The server is at one of its limits, or could not answer before the call's
+    deadline. Repeat it after the milliseconds in its trailing metadata,
+    `grpc-retry-pushback-ms`. Without these, the request is too large.
+    UNAVAILABLE           There is no connection, the server is stopping, or the model cannot be
+    served now. Repeat it, at another server if there is one.
+    CANCELLED             Unless you cancelled it, it reached a server that was just stopping. Repeat
+    it.
+    DEADLINE_EXCEEDED     The deadline that you set has passed. Without one a call may wait for long.
+    INTERNAL              The server failed; its log has the request id that the message gives.
+
+    Messages are in English, for people; there are no `google.rpc` details. Metadata `x-request-id`
+    (up to 128 letters, digits and ._:/-) comes back as trailing metadata.
+
+    Limits followed by a flag can be changed by whoever starts the server; the values here are its
+    defaults. Keepalives may be sent every ten seconds; a connection with more of them is closed.
+    """
 
     def Classify(self, request, context):
         """Classifies one or more images with one version of one model. Images succeed or fail
@@ -87,7 +131,29 @@ def add_ClassifierServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Classifier:
-    """Missing associated documentation comment in .proto file."""
+    """On port 8001 by default, without TLS, which a proxy adds. Examples: docs/clients.md.
+
+    Nothing is stored, so every call may be repeated. What a call's status means:
+
+    INVALID_ARGUMENT      The request is wrong; do not repeat it.
+    NOT_FOUND             There is no such model or version.
+    FAILED_PRECONDITION   The version's files are damaged.
+    RESOURCE_EXHAUSTED    The server is at one of its limits, or could not answer before the call's
+    deadline. Repeat it after the milliseconds in its trailing metadata,
+    `grpc-retry-pushback-ms`. Without these, the request is too large.
+    UNAVAILABLE           There is no connection, the server is stopping, or the model cannot be
+    served now. Repeat it, at another server if there is one.
+    CANCELLED             Unless you cancelled it, it reached a server that was just stopping. Repeat
+    it.
+    DEADLINE_EXCEEDED     The deadline that you set has passed. Without one a call may wait for long.
+    INTERNAL              The server failed; its log has the request id that the message gives.
+
+    Messages are in English, for people; there are no `google.rpc` details. Metadata `x-request-id`
+    (up to 128 letters, digits and ._:/-) comes back as trailing metadata.
+
+    Limits followed by a flag can be changed by whoever starts the server; the values here are its
+    defaults. Keepalives may be sent every ten seconds; a connection with more of them is closed.
+    """
 
     @staticmethod
     def Classify(request,

@@ -27,6 +27,30 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ClassifierStub:
+    """On port 8001 by default, without TLS, which a proxy adds. Examples: docs/clients.md.
+
+    Nothing is stored, so every call may be repeated. What a call's status means:
+
+    INVALID_ARGUMENT      The request is wrong; do not repeat it.
+    NOT_FOUND             There is no such model or version.
+    FAILED_PRECONDITION   The version's files are damaged.
+    RESOURCE_EXHAUSTED    The server is at one of its limits, or could not answer before the call's
+                          deadline. Repeat it after the milliseconds in its trailing metadata,
+                          `grpc-retry-pushback-ms`. Without these, the request is too large.
+    UNAVAILABLE           There is no connection, the server is stopping, or the model cannot be
+                          served now. Repeat it, at another server if there is one.
+    CANCELLED             Unless you cancelled it, it reached a server that was just stopping. Repeat
+                          it.
+    DEADLINE_EXCEEDED     The deadline that you set has passed. Without one a call may wait for long.
+    INTERNAL              The server failed; its log has the request id that the message gives.
+
+    Messages are in English, for people; there are no `google.rpc` details. Metadata `x-request-id`
+    (up to 128 letters, digits and ._:/-) comes back as trailing metadata.
+
+    Limits followed by a flag can be changed by whoever starts the server; the values here are its
+    defaults. Keepalives may be sent every ten seconds; a connection with more of them is closed.
+    """
+
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
@@ -42,6 +66,30 @@ class ClassifierStub:
 
 @_typing.type_check_only
 class ClassifierAsyncStub(ClassifierStub):
+    """On port 8001 by default, without TLS, which a proxy adds. Examples: docs/clients.md.
+
+    Nothing is stored, so every call may be repeated. What a call's status means:
+
+    INVALID_ARGUMENT      The request is wrong; do not repeat it.
+    NOT_FOUND             There is no such model or version.
+    FAILED_PRECONDITION   The version's files are damaged.
+    RESOURCE_EXHAUSTED    The server is at one of its limits, or could not answer before the call's
+                          deadline. Repeat it after the milliseconds in its trailing metadata,
+                          `grpc-retry-pushback-ms`. Without these, the request is too large.
+    UNAVAILABLE           There is no connection, the server is stopping, or the model cannot be
+                          served now. Repeat it, at another server if there is one.
+    CANCELLED             Unless you cancelled it, it reached a server that was just stopping. Repeat
+                          it.
+    DEADLINE_EXCEEDED     The deadline that you set has passed. Without one a call may wait for long.
+    INTERNAL              The server failed; its log has the request id that the message gives.
+
+    Messages are in English, for people; there are no `google.rpc` details. Metadata `x-request-id`
+    (up to 128 letters, digits and ._:/-) comes back as trailing metadata.
+
+    Limits followed by a flag can be changed by whoever starts the server; the values here are its
+    defaults. Keepalives may be sent every ten seconds; a connection with more of them is closed.
+    """
+
     def __init__(self, channel: _aio.Channel) -> None: ...
     Classify: _aio.UnaryUnaryMultiCallable[_classifier_pb2.ClassifyRequest, _classifier_pb2.ClassifyResponse]  # type: ignore[assignment]
     """Classifies one or more images with one version of one model. Images succeed or fail
@@ -53,6 +101,30 @@ class ClassifierAsyncStub(ClassifierStub):
     """
 
 class ClassifierServicer(metaclass=_abc_1.ABCMeta):
+    """On port 8001 by default, without TLS, which a proxy adds. Examples: docs/clients.md.
+
+    Nothing is stored, so every call may be repeated. What a call's status means:
+
+    INVALID_ARGUMENT      The request is wrong; do not repeat it.
+    NOT_FOUND             There is no such model or version.
+    FAILED_PRECONDITION   The version's files are damaged.
+    RESOURCE_EXHAUSTED    The server is at one of its limits, or could not answer before the call's
+                          deadline. Repeat it after the milliseconds in its trailing metadata,
+                          `grpc-retry-pushback-ms`. Without these, the request is too large.
+    UNAVAILABLE           There is no connection, the server is stopping, or the model cannot be
+                          served now. Repeat it, at another server if there is one.
+    CANCELLED             Unless you cancelled it, it reached a server that was just stopping. Repeat
+                          it.
+    DEADLINE_EXCEEDED     The deadline that you set has passed. Without one a call may wait for long.
+    INTERNAL              The server failed; its log has the request id that the message gives.
+
+    Messages are in English, for people; there are no `google.rpc` details. Metadata `x-request-id`
+    (up to 128 letters, digits and ._:/-) comes back as trailing metadata.
+
+    Limits followed by a flag can be changed by whoever starts the server; the values here are its
+    defaults. Keepalives may be sent every ten seconds; a connection with more of them is closed.
+    """
+
     @_abc_1.abstractmethod
     def Classify(
         self,
