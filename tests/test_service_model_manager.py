@@ -122,6 +122,49 @@ def test_rollback_needs_no_disk(server: RunningServer, root: Path) -> None:
     assert server.classify(tiny.picture("red")).version == 1
 
 
+def restarted(start: Start, root: Path) -> RunningServer:
+    """A server that has never had version 1 live, which version 2 has replaced."""
+    tiny.publish(root, promote=True)
+    tiny.publish(root, bias=BLUE, promote=True)
+    return start()
+
+
+def test_rollback_needs_no_disk_after_a_restart_either(start: Start, root: Path) -> None:
+    server = restarted(start, root)
+    wait_until(lambda: len(server.service.models.in_memory("colours")) == 2)
+    (root / "colours" / "1" / "model.onnx").write_bytes(b"gone")
+    server.admin.Rollback(pb.RollbackRequest(model="colours"), timeout=20)
+    assert server.classify(tiny.picture("red")).version == 1
+
+
+def test_what_a_rollback_would_return_to_is_kept_after_an_unload_too(
+    start: Start, root: Path
+) -> None:
+    server = restarted(start, root)
+    model_control = triton_grpc.GRPCInferenceServiceStub(server.admin_channel)
+    model_control.RepositoryModelUnload(
+        triton_pb.RepositoryModelUnloadRequest(model_name="colours"), timeout=20
+    )
+    assert server.service.models.in_memory("colours") == []
+    model_control.RepositoryModelLoad(
+        triton_pb.RepositoryModelLoadRequest(model_name="colours"), timeout=20
+    )
+    wait_until(lambda: len(server.service.models.in_memory("colours")) == 2)
+
+
+def test_a_damaged_version_to_roll_back_to_is_told_once_and_holds_up_nothing(
+    start: Start, root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tiny.publish(root, promote=True)
+    (root / "colours" / "1" / "model.onnx").write_bytes(b"gone")
+    tiny.publish(root, bias=BLUE, promote=True)
+    server = start(poll_seconds=0.01)
+    wait_until(lambda: "previous_not_loaded" in caplog.messages)
+    tiny.publish(root, bias=GREEN, promote=True)
+    wait_until(lambda: answers(server) == "green")
+    assert caplog.messages.count("previous_not_loaded") == 1
+
+
 def test_rollback_without_history_is_refused(server: RunningServer) -> None:
     code, details = refusal(server.admin.Rollback, pb.RollbackRequest(model="colours"))
     assert code == "FAILED_PRECONDITION"

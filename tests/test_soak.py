@@ -39,12 +39,12 @@ def soak(folder: Path, *flags: str) -> tuple[int, dict[str, str], str]:
 def test_good_clients_are_served_among_bad_ones_while_versions_change(tmp_path: Path) -> None:
     results = tmp_path / "RESULTS.md"
     results.write_text("# Results\n\n## Serving\n\nas it was\n")
-    code, failed, told = soak(tmp_path, "--seconds", "15", "--pace", "2", "--write", str(results))
+    code, failed, told = soak(tmp_path, "--seconds", "60", "--pace", "2", "--write", str(results))
     assert failed == {}, told
     assert code == 0
     before, _, section = results.read_text().partition("\n## Soak\n")
     assert before == "# Results\n\n## Serving\n\nas it was\n"
-    assert "asked for 15 s by 18 well-behaved clients, 12 misbehaving ones" in section
+    assert "asked for 60 s by 18 well-behaved clients, 12 misbehaving ones" in section
     assert section.count("| pass |") == told.count("\nok ")
     assert "fail**" not in section
 

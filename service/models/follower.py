@@ -72,6 +72,7 @@ class Follower:
         """Applies every change until cancelled; a slow load delays only its own pointer.
 
         A newer pointer overtakes a slow one, so that a version rolled back meanwhile never goes
+        live. After a restart, what a rollback would return to is loaded here, behind all that is
         live.
         """
         while True:
@@ -85,6 +86,7 @@ class Follower:
                 promoted, candidate = _number(aliases.promoted), _number(aliases.candidate)
                 self._begin(("promoted", name, promoted), self._follow_promoted, aliases)
                 self._begin(("candidate", name, candidate), self._follow_candidate, aliases)
+                self._begin(("previous", name, promoted), self._load_previous, aliases)
             if not self._unreadable:
                 self._metrics.registry_read.set_to_current_time()
 
@@ -148,6 +150,22 @@ class Follower:
                 self._swaps.go_live(state, aliases.promoted, loaded)
         except Exception as error:  # whatever it is, other models must not suffer
             self._swaps.set_problem(state, number, error)
+
+    async def _load_previous(self, name: str, aliases: Aliases) -> None:
+        """Loads what a rollback would return to, unless it was live here before; tried once."""
+        state = self._states.get(name)
+        if state is None or state.follows is None or state.follows != aliases.promoted:
+            return
+        number, pointer = state.follows
+        if pointer.replaced is None or state.previous or state.previous_sought == number:
+            return
+        state.previous_sought = number
+        try:
+            async with self._scheduler.lease(state, pointer.replaced, live=False) as loaded:
+                self._swaps.keep_previous(state, number, loaded)
+        except Exception as error:  # a rollback will say it again
+            facts = {"model": name, "version": pointer.replaced, "problem": str(error)}
+            log.warning("previous_not_loaded", extra=facts)
 
     async def _follow_candidate(self, name: str, aliases: Aliases) -> None:
         state = self._states.get(name)

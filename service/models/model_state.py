@@ -56,6 +56,7 @@ class ModelState:
     name: str
     live: LoadedVersion | None = None
     previous: LoadedVersion | None = None  # what it replaced, kept for an instant rollback
+    previous_sought: int = 0  # the pointer for which it was last loaded, or failed to, on its own
     # in memory only because they were requested by number
     pinned: OrderedDict[int, LoadedVersion] = field(default_factory=OrderedDict)
     # why versions requested by number cannot be loaded

@@ -49,6 +49,13 @@ class Swaps:
         self._count_swap(old, loaded)
         self._on_ready(state.name)
 
+    def keep_previous(self, state: ModelState, number: int, loaded: LoadedVersion) -> None:
+        """Keeps `loaded` as what to roll back to, if pointer `number` is still the one followed."""
+        if state.pointer == number and not state.previous:
+            loaded.keep()
+            state.previous = loaded
+            state.release(state.pinned.pop(loaded.version, None))
+
     def unload(self, state: ModelState) -> None:
         """Stops answering for the model and following its pointers, until it is loaded again."""
         if state.trial:
@@ -62,7 +69,7 @@ class Swaps:
         state.unloaded = True
         state.live = state.previous = None
         state.pinned.clear()
-        state.follows, state.candidate_pointer = None, 0
+        state.follows, state.previous_sought, state.candidate_pointer = None, 0, 0
         state.release(*let_go)
         log.info("model_unloaded", extra={"model": state.name})
         self._on_gone(state.name)
