@@ -78,7 +78,7 @@ class Assignment(Record):
 
 # JSON has no NaN or infinity, such as a loss that has overflowed: null is written instead, and read
 # as NaN.
-Number = Annotated[float, BeforeValidator(lambda told: math.nan if told is None else told)]
+Number = Annotated[float, BeforeValidator(lambda given: math.nan if given is None else given)]
 
 
 class StateChanged(Record):

@@ -19,9 +19,9 @@ from conftest import TESTS, RunningServer, Start, wait_until
 
 from registry.jobs import CHECKPOINT
 from unfreeze.cli import main
+from unfreeze.commands.job_output import in_words
 from unfreeze.commands.jobs import new_model, only
 from unfreeze.commands.shared import UsageError, settings_of
-from unfreeze.commands.story import in_words
 from unfreeze.events import Unknown
 
 COMMANDS = [

@@ -77,8 +77,8 @@ def ablate(place: Place, wanted: list[Run]) -> list[str]:
 
 
 def protocol_runs(names: list[str], name: str, seeds: int, base: Mapping[str, str]) -> list[Run]:
-    told = QUIET | dict(base)
-    return [Run(row, name, seed, told) for seed in range(seeds) for row in names]
+    settings = QUIET | dict(base)
+    return [Run(row, name, seed, settings) for seed in range(seeds) for row in names]
 
 
 def score_protocols(place: Place, wanted: list[Run]) -> list[str]:

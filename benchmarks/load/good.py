@@ -149,6 +149,6 @@ def _right(numbers: list[int], version: int, answers: list[list[float]], n_views
         raise WrongAnswer(problem)
 
 
-def _serving(told: health_pb2.HealthCheckResponse) -> None:
-    if told.status != health_pb2.HealthCheckResponse.SERVING:
-        raise WrongAnswer(f"health says {told.status}")
+def _serving(reply: health_pb2.HealthCheckResponse) -> None:
+    if reply.status != health_pb2.HealthCheckResponse.SERVING:
+        raise WrongAnswer(f"health says {reply.status}")
