@@ -70,7 +70,9 @@ class Assignment(Record):
     cache: Path  # decoded images and activations, shared by all jobs
     run: Path  # this job's own folder: weights, report
     stage: Path  # where to put the finished bundle; only the service writes to the registry
-    champion: Path | None = None  # bundle of the promoted version, to be scored too
+    # bundle of the promoted version, to be scored too; the name stays, because files of unfinished
+    # jobs have it, and other people's trainers read it
+    champion: Path | None = None
     champion_version: int | None = None
 
 

@@ -120,16 +120,16 @@ def parser(name: str) -> Callable[[list[str]], object]:
     from training.__main__ import _parser as training_parser
     from unfreeze.cli import _parser as client_parser
 
-    rooms = {"train": training_parser().parse_args, "serve": read_flags}
-    return rooms.get(name, client_parser().parse_args)
+    parsers = {"train": training_parser().parse_args, "serve": read_flags}
+    return parsers.get(name, client_parser().parse_args)
 
 
 def test_every_command_of_the_readme_is_understood():
     found = commands()
     assert {each[0] for each in found} >= {"train", "serve", "predict", "retrain", "rollback"}
     for name, *arguments in found:
-        room = name in ("train", "serve")
-        parser(name)(arguments if room else [name, *arguments])  # SystemExit if not
+        is_program = name in ("train", "serve")
+        parser(name)(arguments if is_program else [name, *arguments])  # SystemExit if not
 
 
 def test_the_readmes_server_finds_what_its_reader_retrains_on(

@@ -318,7 +318,7 @@ def test_weights_are_read_from_a_plain_file_beside_the_model_alone(
 
 def test_weights_beyond_protobuf_are_refused_unread(tmp_path: Path, import_onnx: ImportOnnx):
     path = keep_apart(tmp_path / "net.onnx", "net.data")
-    os.truncate(tmp_path / "net.data", 2**31)  # takes no room
+    os.truncate(tmp_path / "net.data", 2**31)  # takes no disk space
     told_otherwise(path, length=str(2**31))
     code, _, err = import_onnx(path, *LOGITS)
     assert code == 2
@@ -352,7 +352,7 @@ def test_weights_of_a_branch_in_a_function_are_found_in_another_file_too(
 def test_a_file_beyond_protobuf_is_refused_unread(tmp_path: Path, import_onnx: ImportOnnx):
     path = tmp_path / "net.onnx"
     path.touch()
-    os.truncate(path, 2**31)  # takes no room
+    os.truncate(path, 2**31)  # takes no disk space
     code, _, err = import_onnx(path, *LOGITS)
     assert code == 2
     assert "2.0 GiB, and an ONNX file ends at 2 GiB" in err

@@ -314,7 +314,7 @@ def test_a_trainer_that_has_ended_is_heard_out_however_long_its_events_take_to_w
 def test_of_a_long_log_the_end_alone_is_read(tmp_path: Path) -> None:
     log = tmp_path / "log.txt"
     log.touch()
-    os.truncate(log, 1 << 40)  # takes no room: nothing is written there
+    os.truncate(log, 1 << 40)  # takes no disk space: nothing is written there
     with log.open("ab") as file:
         file.write(b"the end")
     assert tail(log).endswith("the end")

@@ -54,7 +54,7 @@ def fit_stage(
             "optimizer": optimizer,
             "keeper": keeper,
             "ema": ema,
-            "room": bench.splitter,
+            "room": bench.splitter,  # its name in checkpoints that must still be read
         }
     )
     report_resumed(bench, stage, tally)
