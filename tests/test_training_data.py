@@ -13,7 +13,8 @@ import pytest
 
 from registry.errors import DataError
 from training.data.dataset import Dataset, check_listed, read_dataset
-from training.data.items import Layout, SplitRule, passed_over
+from training.data.folders import passed_over
+from training.data.items import Layout, SplitRule
 from training.data.split import read_split, write_split
 from training.reading_settings import read_settings
 

@@ -156,7 +156,7 @@ def _work_for_person(arguments: argparse.Namespace) -> None:
 
 def _request(arguments: argparse.Namespace) -> "Request":
     """What to train, as the arguments say or as the folder to resume from does."""
-    from training.data.items import check_there
+    from training.data.paths import check_there
     from training.distributed.parallel import launch_name
     from training.run.request import find_request, make_request
 
