@@ -77,7 +77,7 @@ def test_every_setting_that_is_named_exists():
     assert named <= set(Settings.model_fields)
 
 
-def test_whoever_comes_from_fastai_is_told_of_what_exists():
+def test_the_page_for_fastai_names_only_what_exists():
     import training
     from training import looking, plots, tiles
     from training.settings import Settings
@@ -98,7 +98,7 @@ def test_whoever_comes_from_fastai_is_told_of_what_exists():
     assert not [link for link in linked if not (ROOT / "docs" / link).exists()]
 
 
-def test_what_fastais_users_are_told_to_set_can_be_set():
+def test_settings_named_on_the_page_for_fastai_can_be_set():
     from training.reading_settings import read_settings
 
     page = (ROOT / "docs" / "from-fastai.md").read_text(encoding="utf-8")

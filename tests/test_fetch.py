@@ -158,7 +158,7 @@ def test_what_is_there_with_its_digest_is_not_fetched_again(server: Files, tmp_p
     assert server.offsets == [0, 0]
 
 
-def test_progress_is_told_in_bytes(server: Files, tmp_path: Path):
+def test_progress_is_reported_in_bytes(server: Files, tmp_path: Path):
     told: list[tuple[int, int | None]] = []
     get(server, tmp_path, advance=lambda done, total: told.append((done, total)))
     assert told == sorted(told)

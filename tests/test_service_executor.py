@@ -332,7 +332,7 @@ async def test_the_rest_of_a_batch_does_not_wait_for_the_first_part(start: Start
     assert sorted(map(len, gate.batches)) == [1, 8]
 
 
-async def test_a_batch_waits_for_others_when_told_to(start: Start) -> None:
+async def test_a_batch_waits_for_others_when_it_is_set_to(start: Start) -> None:
     gate = Gate()
     gate.open()
     executor = start(gate, batch=2, max_wait_s=20)

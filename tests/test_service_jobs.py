@@ -132,7 +132,7 @@ def test_a_model_whose_golden_answers_fail_keeps_the_old_one_live(server: Runnin
     assert server.classify(tiny.picture("red")).version == 1
 
 
-def test_the_story_of_a_job_is_told_in_order(server: RunningServer) -> None:
+def test_the_events_of_a_job_come_in_order(server: RunningServer) -> None:
     job = begin(server)
     told = events(server, job)
     assert [event.sequence for event in told] == list(range(1, len(told) + 1))
@@ -417,7 +417,7 @@ def test_a_stopped_server_queues_its_job_for_the_next(start, root, state, data) 
     assert "goes on" in notes(second, job)
 
 
-def test_servers_that_were_told_to_stop_take_no_attempt_away(start, state, data) -> None:
+def test_servers_that_were_stopped_take_no_attempt_away(start, state, data) -> None:
     server = start(state=state, data_roots=(data,))
     job = begin(server, mode="hang")
     for _ in range(MAX_ATTEMPTS):

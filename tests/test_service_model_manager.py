@@ -333,7 +333,7 @@ def test_a_registry_that_cannot_be_read_any_more_holds_up_nothing_that_is_in_mem
     assert refusal(server.classifier.Classify, other) == UNUSABLE
 
 
-def test_a_registry_that_cannot_be_read_is_told_once_and_seen_in_the_metrics(
+def test_a_registry_that_cannot_be_read_is_logged_once_and_seen_in_the_metrics(
     start: Start, root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     server = start(poll_seconds=0.01)
@@ -468,7 +468,7 @@ def told(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.message for record in caplog.records if record.name == "service.models.follower"]
 
 
-def test_an_administrator_is_told_that_the_registry_cannot_be_used(
+def test_an_administrator_gets_the_error_that_the_registry_cannot_be_used(
     server: RunningServer, root: Path
 ) -> None:
     load = triton_grpc.GRPCInferenceServiceStub(server.admin_channel).RepositoryModelLoad
@@ -522,7 +522,7 @@ def workers() -> int:
     return sum(thread.name.startswith("run-") for thread in threading.enumerate())
 
 
-def test_list_versions_tells_newest_first(server: RunningServer, root: Path) -> None:
+def test_list_versions_answers_newest_first(server: RunningServer, root: Path) -> None:
     tiny.publish(root, metrics={"accuracy": 0.75}, provenance={"backbone": "x"})
     request = pb.ListVersionsRequest(model="colours")
     second, first = server.admin.ListVersions(request).versions

@@ -181,7 +181,7 @@ def test_a_process_that_torchrun_did_not_start_is_alone():
         assert world.main_first(lambda: "done") == world.broadcast("done")
 
 
-def test_what_goes_wrong_between_processes_is_told_as_such():
+def test_what_goes_wrong_between_processes_is_reported_as_such():
     with (
         pytest.raises(Unavailable, match="another process of this training has ended"),
         explained(),

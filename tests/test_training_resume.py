@@ -150,7 +150,7 @@ def journal(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines if line.endswith("}")]
 
 
-def test_a_journal_tells_how_long_each_stage_took_and_how_it_ended(tmp_path: Path):
+def test_a_journal_says_how_long_each_stage_took_and_how_it_ended(tmp_path: Path):
     assignment = photos.assignment(tmp_path, tmp_path / "nowhere")
     with pytest.raises(DataError, match="nowhere: no such folder"):
         train(assignment, lambda event: None)
@@ -371,7 +371,7 @@ def test_a_checkpoint_is_read_as_it_was_written(tmp_path: Path):
     assert [path.name for path in tmp_path.iterdir()] == [CHECKPOINT]
 
 
-def test_what_cannot_be_told_without_code_is_not_written(tmp_path: Path):
+def test_what_could_not_be_read_without_running_code_is_not_written(tmp_path: Path):
     with pytest.raises(TypeError, match="Linear cannot be put into a checkpoint"):
         write_state(tmp_path / CHECKPOINT, {"network": nn.Linear(1, 1)})
     assert not list(tmp_path.iterdir())
