@@ -103,7 +103,9 @@ def test_settings_named_on_the_page_for_fastai_can_be_set():
 
     page = (ROOT / "docs" / "from-fastai.md").read_text(encoding="utf-8")
     right = re.findall(r"^\| .+? \| (.+) \|$", page, flags=re.MULTILINE)
-    for name, value in re.findall(r"`(\w+)=([^`]+)`", " ".join(right)):
+    named = re.findall(r"`(\w+)=([^`]+)`", " ".join(right))
+    assert len(named) > 30
+    for name, value in named:
         size = {"size": "224"} if name == "sizes" else {}
         read_settings({name: value} | size)
 
@@ -159,14 +161,14 @@ def test_every_page_that_the_readme_links_to_exists():
     assert not [name for name in linked if not (ROOT / name).exists()]
 
 
-def told_by_the_page_for_triton() -> list[str]:
+def code_on_the_page_for_triton() -> list[str]:
     """What its last columns have in code: ours."""
     rows = [line.split(" | ")[1] for line in FROM_TRITON.splitlines() if line.startswith("| ")]
     return [code for row in rows for code in re.findall(r"`([^`]+)`", row)]
 
 
 def test_every_command_of_the_page_for_triton_is_understood():
-    commands = [shlex.split(code)[1:] for code in told_by_the_page_for_triton()]
+    commands = [shlex.split(code)[1:] for code in code_on_the_page_for_triton()]
     commands = [words for words in commands if words and words[0] in ("promote", "candidate")]
     assert {name for name, *_ in commands} == {"promote", "candidate"}
     for words in commands:
@@ -177,10 +179,10 @@ def test_every_flag_of_the_page_for_triton_exists(capsys: pytest.CaptureFixture[
     with pytest.raises(SystemExit):
         parser("serve")(["--help"])
     known = set(re.findall(r"--[a-z-]+", capsys.readouterr().out))
-    told = [code.split()[0] for code in told_by_the_page_for_triton() if code[:2] == "--"]
+    flags = [code.split()[0] for code in code_on_the_page_for_triton() if code[:2] == "--"]
     of_the_candidate = {"--shadow"}
-    assert len(set(told) & known) > 7
-    assert set(told) <= known | of_the_candidate
+    assert len(set(flags) & known) > 7
+    assert set(flags) <= known | of_the_candidate
 
 
 def test_every_metric_of_the_page_for_triton_is_exposed():

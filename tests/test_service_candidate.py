@@ -633,15 +633,18 @@ async def test_no_more_than_a_few_images_wait_to_be_compared(scene: Scene) -> No
 async def test_a_comparison_says_how_many_images_it_passed_over(scene: Scene) -> None:
     scene.live_goes.set()
     await scene.ask(*[tiny.picture()] * (MAX_IN_FLIGHT + 4))
-    assert told(scene) == "version 2 shadows 100 %; 4 images passed over while the server was busy"
+    assert (
+        candidate_in_words(scene)
+        == "version 2 shadows 100 %; 4 images passed over while the server was busy"
+    )
     scene.candidate_goes.set()
     await until(lambda: scene.comparison.compared == MAX_IN_FLIGHT)
-    assert told(scene).endswith(
+    assert candidate_in_words(scene).endswith(
         f" of {MAX_IN_FLIGHT} images; 4 more passed over while the server was busy"
     )
 
 
-def told(scene: Scene) -> str:
+def candidate_in_words(scene: Scene) -> str:
     """What a client says of the candidate."""
     at = datetime.now(UTC)
     wanted = Candidate(version=2, mode="shadow", percent=100, beside=1, at=at, by="test", reason="")

@@ -342,12 +342,12 @@ def test_a_registry_that_cannot_be_read_is_logged_once_and_seen_in_the_metrics(
     wait_until(read)
     root.rmdir()
     root.symlink_to("x" * 999)
-    wait_until(lambda: told(caplog))
+    wait_until(lambda: follower_log(caplog))
     last = read()
     server.refresh()  # another look says no more
-    assert (told(caplog), read()) == (["registry_unreadable"], last)
+    assert (follower_log(caplog), read()) == (["registry_unreadable"], last)
     root.unlink()
-    wait_until(lambda: told(caplog)[1:] == ["registry_readable"] and read() > last)
+    wait_until(lambda: follower_log(caplog)[1:] == ["registry_readable"] and read() > last)
 
 
 def test_an_empty_folder_in_the_registrys_place_is_a_problem_of_every_model_that_answers(
@@ -464,7 +464,7 @@ def test_a_first_promotion_while_the_registry_is_looked_at_is_not_reported_as_lo
     assert "load_failed" not in caplog.messages
 
 
-def told(caplog: pytest.LogCaptureFixture) -> list[str]:
+def follower_log(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.message for record in caplog.records if record.name == "service.models.follower"]
 
 

@@ -103,6 +103,7 @@ def report_resumed(bench: Bench, stage: Stage, tally: Tally) -> None:
 
 
 def report_epoch(bench: Bench, number: int, n_epochs: int, epoch: Epoch) -> None:
+    """Reports an epoch, the `number`-th of its stage, counted from 1."""
     bench.stages.tell(
         EpochFinished(
             stage=epoch.stage,

@@ -12,7 +12,7 @@ from rich.progress import Progress as Bars
 
 from registry.jobs import EpochFinished, Event, Note, Progress, StageStarted
 
-Tell = Callable[[Event], None]
+Tell = Callable[[Event], None]  # takes each event of a training: to print, write or send it
 SECONDS_BETWEEN = 1.0  # progress events of a stage; each is a row in the service's database
 SECONDS_QUIET = 10.0  # of a stage, before a notebook reports its progress
 
