@@ -540,7 +540,8 @@ def test_a_limit_that_is_no_number_of_gigabytes_is_wrong_usage(tmp_path: Path, c
     command = ["data", "fetch", "https://example.org/x.zip", "--into", str(tmp_path / "birds")]
     with pytest.raises(SystemExit, match="2"):
         main([*command, f"--max-gigabytes={limit}"])
-    assert f"--max-gigabytes: '{limit}' is not a number above 0" in capsys.readouterr().err
+    reason = "a finite number" if limit == "inf" else "a number above 0"
+    assert f"--max-gigabytes: {limit} is not {reason}" in capsys.readouterr().err
 
 
 def test_the_command_names_the_url_that_is_no_archive(tmp_path: Path, capsys):
