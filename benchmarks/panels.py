@@ -120,8 +120,10 @@ def administer(address: str, seconds: float) -> None:
     """Sets a candidate, and starts jobs that succeed and fail."""
     with grpc.insecure_channel(address) as channel:
         admin = pb_grpc.AdminStub(channel)
-        shadow = {"mode": pb.CANDIDATE_MODE_SHADOW, "percent": 50.0}
-        admin.SetCandidate(pb.SetCandidateRequest(model=TRIED, version=2, **shadow), timeout=20)
+        shadow = pb.SetCandidateRequest(
+            model=TRIED, version=2, mode=pb.CANDIDATE_MODE_SHADOW, percent=50
+        )
+        admin.SetCandidate(shadow, timeout=20)
         for settings in jobs(seconds):
             never = pb.PROMOTION_POLICY_NEVER
             request = pb.StartTrainingRequest(

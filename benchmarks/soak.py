@@ -23,9 +23,9 @@ from bench.results import write_section
 from load.bad import MAX_MESSAGE_MB
 from load.crowds import Crowd, Killed, add_up, begun
 from load.flat import WARM_UP, Usage
+from load.measurements import Measurements, as_json, report
 from load.section import RESULTS, section
 from load.server import SERVICE, ServerProcess
-from load.story import Story, as_json, report
 from load.swapper import Swapper
 from load.tally import Tally, since, total
 from load.truth import publish_models
@@ -84,22 +84,22 @@ def main() -> int:
         program = (*PLANTED, options.plant) if options.plant else SERVICE
         server = ServerProcess(registry, folder, FLAGS, program)
         try:
-            story, checks = soak(server, folder, options)
+            measured, checks = soak(server, folder, options)
         finally:
             server.process.kill()
     finally:
         if options.keep_log:
             shutil.copy(folder / "server.log", options.keep_log)
         shutil.rmtree(folder)
-    report(story, checks)
+    report(measured, checks)
     if options.write:
-        write_section(options.write, "Soak", section(what_ran(story, options), checks))
+        write_section(options.write, "Soak", section(what_ran(measured, options), checks))
     if options.json:
-        options.json.write_text(json.dumps(as_json(story, checks), indent=1))
+        options.json.write_text(json.dumps(as_json(measured, checks), indent=1))
     if options.png:
         from load.picture import draw
 
-        draw(options.png, story.samples, story.latencies)
+        draw(options.png, measured.samples, measured.latencies)
     return 0 if all(check.holds for check in checks) else 1
 
 
@@ -131,31 +131,35 @@ def read_options() -> argparse.Namespace:
 
 def soak(
     server: ServerProcess, folder: Path, options: argparse.Namespace
-) -> tuple[Story, list[Check]]:
+) -> tuple[Measurements, list[Check]]:
     """Runs the load and waits for quiet after it; returns the measurements and the checks."""
-    story = Story(server.ready_s, server.usage())
+    measured = Measurements(server.ready_s, server.usage())
     errors = folder / "clients.log"
     crowds = [Crowd(server.address, options.pace, some, errors) for some in (*halves(GOOD), BAD)]
     killed = Killed(server.address, options.pace, options.kill_seconds, errors)
     swapper = Swapper(server.admin_address, options.swap_seconds)
     try:
-        watch(server, story, crowds, swapper, options.seconds)
+        watch(server, measured, crowds, swapper, options.seconds)
     finally:
         killed.stop()
         swapper.stop()
         codes = [crowd.send_home() for crowd in crowds]
-    story.tallies = add_up(crowds)
-    story.kills, story.swaps, story.rollbacks = killed.kills, swapper.swaps, swapper.rollbacks
+    measured.tallies = add_up(crowds)
+    measured.kills, measured.swaps, measured.rollbacks = (
+        killed.kills,
+        swapper.swaps,
+        swapper.rollbacks,
+    )
     n_swaps = swapper.swaps + swapper.rollbacks
-    after = quiet(server, story.idle)
+    after = quiet(server, measured.idle)
     page = server.metrics()
     exit_code = server.stop()
     gone = f"exit codes {codes}: {errors.read_text()[-1000:]}"
     swapped = f"{swapper.swaps} swaps, {swapper.rollbacks} rollbacks, slowest "
     swapped += f"{swapper.slowest_s:.2f} s {'; '.join(swapper.problems[:5])}"
     checks = [
-        *check_good(story.tallies, GOOD),
-        *check_bad(story.tallies, BAD),
+        *check_good(measured.tallies, GOOD),
+        *check_bad(measured.tallies, BAD),
         Check(
             "bad: killed",
             killed.kills > 0,
@@ -174,26 +178,26 @@ def soak(
             swapped,
             "more than 1 swap, none failed",
         ),
-        Check("scraped", story.scrapes > 1, f"{story.scrapes} times", "more than once"),
-        *check_flat(story.samples),
-        check_returned(story.idle, after),
-        *check_metrics(page, story.tallies, GOOD, n_swaps),
+        Check("scraped", measured.scrapes > 1, f"{measured.scrapes} times", "more than once"),
+        *check_flat(measured.samples),
+        check_returned(measured.idle, after),
+        *check_metrics(page, measured.tallies, GOOD, n_swaps),
         check_log(server.events()),
         Check("ended well", exit_code == 0, f"exit code {exit_code}", EXIT_0),
     ]
-    return story, checks
+    return measured, checks
 
 
-def what_ran(story: Story, options: argparse.Namespace) -> str:
+def what_ran(measured: Measurements, options: argparse.Namespace) -> str:
     """The clients, the time and the server's usage, for RESULTS.md."""
-    last = story.samples[-1]
+    last = measured.samples[-1]
     return (
         f"One server with two tiny models, asked for {options.seconds:g} s by "
         f"{sum(GOOD.values())} well-behaved clients, {sum(BAD.values())} misbehaving ones and "
         "others that were killed in the middle of a request, while versions were swapped and "
         "rolled back. Every answer was compared with NumPy's. The clients are processes of their "
-        f"own on the same cores. The server was ready in {story.ready_s:.2f} s, took "
-        f"{story.idle.memory_mb:.0f} MB when idle, and used {last.cpu_s:.0f} s of CPU in "
+        f"own on the same cores. The server was ready in {measured.ready_s:.2f} s, took "
+        f"{measured.idle.memory_mb:.0f} MB when idle, and used {last.cpu_s:.0f} s of CPU in "
         f"{last.at_s:.0f} s. Growth is measured after a warm-up, which is the first "
         f"{100 * WARM_UP:.0f} % of the samples. Written by `benchmarks/soak.py --write`."
     )
@@ -206,24 +210,30 @@ def halves(weights: dict[str, int]) -> tuple[dict[str, int], dict[str, int]]:
 
 
 def watch(
-    server: ServerProcess, story: Story, crowds: list[Crowd], swapper: Swapper, seconds: float
+    server: ServerProcess,
+    measured: Measurements,
+    crowds: list[Crowd],
+    swapper: Swapper,
+    seconds: float,
 ) -> None:
     """Samples and scrapes the server until the time is up, and prints progress."""
     ended = threading.Event()
-    scraper = threading.Thread(target=scrape, args=(server, story, ended))
+    scraper = threading.Thread(target=scrape, args=(server, measured, ended))
     scraper.start()
     wait_until_begun(server, crowds)
     begin = time.monotonic()
-    tell_every_s = max(2.0, seconds / 60)
-    told_at, before = begin, Tally()
+    print_every_s = max(2.0, seconds / 60)
+    printed_at, before = begin, Tally()
     try:
         while (now := time.monotonic()) < begin + seconds:
             if server.process.poll() is not None:
                 raise SystemExit(f"the server has exited: {server.log.read_text()[-2000:]}")
-            story.samples.append(server.usage())
-            if now - told_at >= tell_every_s:
-                before = tell(story, crowds, swapper, now - begin, now - told_at, before)
-                told_at = now
+            measured.samples.append(server.usage())
+            if now - printed_at >= print_every_s:
+                before = print_progress(
+                    measured, crowds, swapper, now - begin, now - printed_at, before
+                )
+                printed_at = now
             time.sleep(LOOK_EVERY_S)
     finally:
         ended.set()
@@ -237,13 +247,18 @@ def wait_until_begun(server: ServerProcess, crowds: list[Crowd]) -> None:
         time.sleep(LOOK_EVERY_S)
 
 
-def scrape(server: ServerProcess, story: Story, ended: threading.Event) -> None:
+def scrape(server: ServerProcess, measured: Measurements, ended: threading.Event) -> None:
     while not ended.wait(SCRAPE_EVERY_S):
-        story.scrapes += "unfreeze_live_version" in server.metrics()
+        measured.scrapes += "unfreeze_live_version" in server.metrics()
 
 
-def tell(
-    story: Story, crowds: list[Crowd], swapper: Swapper, at_s: float, for_s: float, before: Tally
+def print_progress(
+    measured: Measurements,
+    crowds: list[Crowd],
+    swapper: Swapper,
+    at_s: float,
+    for_s: float,
+    before: Tally,
 ) -> Tally:
     """Prints a line of progress; returns the good clients' counts so far."""
     tallies = add_up(crowds)
@@ -251,8 +266,8 @@ def tell(
     asking = total(tallies[kind] for kind in ("unary", "many", "tta", "pinned") if kind in tallies)
     lately = since(asking, before)
     rate, p50, p99 = lately.answered / for_s, lately.latency_ms(0.5), lately.latency_ms(0.99)
-    story.latencies.append((at_s, rate, p50, p99))
-    usage = story.samples[-1]
+    measured.latencies.append((at_s, rate, p50, p99))
+    usage = measured.samples[-1]
     print(
         f"{int(at_s) // 60:02}:{int(at_s) % 60:02}  {now.answered} answered, {now.failed} failed  "
         f"{rate:.0f}/s p50 {p50:.1f} ms p99 {p99:.1f} ms  {usage.memory_mb:.0f} MB "

@@ -70,7 +70,9 @@ class Assignment(Record):
     cache: Path  # decoded images and activations, shared by all jobs
     run: Path  # this job's own folder: weights, report
     stage: Path  # where to put the finished bundle; only the service writes to the registry
-    champion: Path | None = None  # bundle of the promoted version, to be scored too
+    # bundle of the promoted version, to be scored too; the name stays, because files of unfinished
+    # jobs have it, and other people's trainers read it
+    champion: Path | None = None
     champion_version: int | None = None
 
 
@@ -78,7 +80,7 @@ class Assignment(Record):
 
 # JSON has no NaN or infinity, such as a loss that has overflowed: null is written instead, and read
 # as NaN.
-Number = Annotated[float, BeforeValidator(lambda told: math.nan if told is None else told)]
+Number = Annotated[float, BeforeValidator(lambda given: math.nan if given is None else given)]
 
 
 class StateChanged(Record):

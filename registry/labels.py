@@ -16,8 +16,8 @@ def label_changes(before: Sequence[str], after: Sequence[str]) -> str:
     moved = any(places.get(label, place) != place for place, label in enumerate(after))
     if not new and not gone:
         return "the same labels in another order" if moved else ""
-    told = [f"new {_named(new)}"] * bool(new) + [f"gone {_named(gone)}"] * bool(gone)
-    return "; ".join(told + ["others have moved"] * moved)
+    changes = [f"new {_named(new)}"] * bool(new) + [f"gone {_named(gone)}"] * bool(gone)
+    return "; ".join(changes + ["others have moved"] * moved)
 
 
 def _named(labels: Sequence[str]) -> str:

@@ -24,7 +24,7 @@ PIXELS = b"pixels"
 MAX_REQUEST_PIXELS = 4 * MAX_PIXELS
 
 
-class Decoded:
+class PixelBudget:
     """Limits the pixels that are decoded for one request. Thread-safe."""
 
     def __init__(self) -> None:
@@ -87,7 +87,7 @@ class Predictor:
             Overloaded: the queue is full, or it was queued for too long.
         """
 
-        admit = Decoded().admit if len(images) > 1 else None
+        admit = PixelBudget().admit if len(images) > 1 else None
 
         def decode(bundle: Bundle, i: int) -> Iterator[UInt8Array]:
             admit_this = partial(admit, i) if admit else None

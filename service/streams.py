@@ -75,7 +75,7 @@ class _Waiting:
             raise _leaving()
         loop = asyncio.get_running_loop()
         has_read: asyncio.Future[asyncio.Task[Any]] = loop.create_future()
-        loop.create_task(read()).add_done_callback(partial(_tell, has_read))
+        loop.create_task(read()).add_done_callback(partial(_hand_over, has_read))
         self._waiting.add(has_read)
         try:
             message = (await has_read).result()
@@ -86,7 +86,7 @@ class _Waiting:
         return message
 
 
-def _tell(has_read: asyncio.Future[asyncio.Task[Any]], reading: asyncio.Task[Any]) -> None:
+def _hand_over(has_read: asyncio.Future[asyncio.Task[Any]], reading: asyncio.Task[Any]) -> None:
     if not has_read.done():
         has_read.set_result(reading)
     elif not reading.cancelled():

@@ -88,7 +88,7 @@ def test_what_systems_leave_upper_case_endings_and_blanks_are_no_trouble(data: P
     assert audit.counts["dark"].total() == 12
 
 
-def test_pictures_in_other_formats_are_told_and_not_passed_over_in_silence(data: Path):
+def test_pictures_in_other_formats_are_reported_and_not_passed_over_in_silence(data: Path):
     for name in ("scan.TIFF", "old.bmp"):
         Image.new("L", (40, 40)).save(data / "dark" / name)
     (data / "notes.txt").write_text("not a picture")
@@ -204,7 +204,7 @@ def test_what_test_images_alone_are_called_is_no_class(tmp_path: Path):
     assert not audit.problems
 
 
-def test_why_a_training_would_not_begin_is_told(data: Path):
+def test_the_audit_says_why_a_training_would_not_begin(data: Path):
     shutil.rmtree(data / "light")
     (refused,) = audit_source(data, Settings()).problems
     assert "a training would be refused" in refused.text
@@ -279,7 +279,7 @@ def audited(*arguments: object) -> int:
     return main(["data", "audit", *map(str, arguments)])
 
 
-def test_the_command_tells_and_writes_a_page_that_needs_nothing_else(
+def test_the_command_prints_the_findings_and_writes_a_page_that_needs_nothing_else(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     shutil.copy(data / "dark" / "00.png", data / "light" / "copy<b>.png")
@@ -324,7 +324,7 @@ def test_strict_fails_on_problems_and_not_on_remarks(data: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize("below", ["", "out"])
-def test_a_file_in_the_place_of_the_report_is_told(
+def test_a_file_in_the_place_of_the_report_is_an_error_that_names_it(
     data: Path, capsys: pytest.CaptureFixture[str], below: str
 ):
     report = photos.photo(data.parent / "report.png", 100, 0) / below

@@ -304,7 +304,7 @@ def test_further_runs_of_fastai_have_other_seeds_than_the_timed_one() -> None:
     assert [run.seed for run in timed if run.name == FASTAI] == [0]
 
 
-def test_what_was_not_timed_is_told_in_points_and_not_in_seconds(tmp_path: Path) -> None:
+def test_what_was_not_timed_is_compared_in_points_and_not_in_seconds(tmp_path: Path) -> None:
     runs = Runs(tmp_path / "runs.jsonl")
     fastai = compared(1800, 0.80, 0.82) | {"seconds": 1810.0, "epochs": []}
     runs.add(Run("beside fastai", FASTAI, 0), fastai, MACHINE)

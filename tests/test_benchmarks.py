@@ -144,7 +144,7 @@ def test_memory_that_grows_from_round_to_round_fails(record: Record) -> None:
     ]
 
 
-def test_a_peer_that_its_user_has_rewritten_is_told_of_and_fails_nothing(record: Record) -> None:
+def test_a_peer_that_its_user_has_rewritten_is_reported_and_fails_nothing(record: Record) -> None:
     better = fill(record, {(IMAGES, "kserve, tuned"): {"per_s": 1000}})
     assert failing(better) == []
     told = [one for one in conditions(better) if one.what.endswith("(kserve, tuned)")]

@@ -19,9 +19,9 @@ from conftest import TESTS, RunningServer, Start, wait_until
 
 from registry.jobs import CHECKPOINT
 from unfreeze.cli import main
+from unfreeze.commands.job_output import in_words
 from unfreeze.commands.jobs import new_model, only
 from unfreeze.commands.shared import UsageError, settings_of
-from unfreeze.commands.story import in_words
 from unfreeze.events import Unknown
 
 COMMANDS = [
@@ -335,7 +335,7 @@ def test_retrain_prints_the_id_of_the_job(at, data: Path, capsys):
     assert shown["idempotency_key"]
 
 
-def test_retrain_tells_of_a_model_that_is_new_because_its_name_may_be_misspelt(at, data, capsys):
+def test_retrain_says_that_a_model_is_new_because_its_name_may_be_misspelt(at, data, capsys):
     tiny.publish(at.settings.registry, model="birds")
     code, out, err = run(capsys, "retrain", "color", "--data", data / "colours")
     first, second = err.splitlines()
@@ -352,7 +352,7 @@ def test_of_many_models_a_remark_names_a_few():
     assert new_model("birds", []) == "birds is a new model, the first one here"
 
 
-def test_retrain_watched_tells_the_story_to_its_end(at, data: Path, capsys):
+def test_retrain_watched_prints_every_event_to_the_end(at, data: Path, capsys):
     code, out, _ = run(capsys, "retrain", "colours", "--data", data / "colours", "--watch")
     told = out.splitlines()
     assert code == 0

@@ -337,7 +337,7 @@ def test_no_answer_in_time_is_an_error_of_its_own(ask: Ask, start):
 
 
 @both
-def test_no_server_is_told_within_seconds(ask: Ask):
+def test_no_server_is_reported_within_seconds(ask: Ask):
     with pytest.raises(unfreeze.Unavailable) as caught:
         ask("127.0.0.1:1", b"one")
     nobody = "no server answers at this address; is it running, and is the address right?"

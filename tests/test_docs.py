@@ -78,7 +78,7 @@ def test_every_setting_that_is_named_exists():
     assert named <= set(Settings.model_fields)
 
 
-def test_whoever_comes_from_fastai_is_told_of_what_exists():
+def test_the_page_for_fastai_names_only_what_exists():
     import training
     from training import looking, plots, tiles
     from training.settings import Settings
@@ -99,12 +99,14 @@ def test_whoever_comes_from_fastai_is_told_of_what_exists():
     assert not [link for link in linked if not (ROOT / "docs" / link).exists()]
 
 
-def test_what_fastais_users_are_told_to_set_can_be_set():
+def test_settings_named_on_the_page_for_fastai_can_be_set():
     from training.reading_settings import read_settings
 
     page = (ROOT / "docs" / "from-fastai.md").read_text(encoding="utf-8")
     right = re.findall(r"^\| .+? \| (.+) \|$", page, flags=re.MULTILINE)
-    for name, value in re.findall(r"`(\w+)=([^`]+)`", " ".join(right)):
+    named = re.findall(r"`(\w+)=([^`]+)`", " ".join(right))
+    assert len(named) > 30
+    for name, value in named:
         size = {"size": "224"} if name == "sizes" else {}
         read_settings({name: value} | size)
 
@@ -121,16 +123,16 @@ def parser(name: str) -> Callable[[list[str]], object]:
     from training.__main__ import _parser as training_parser
     from unfreeze.cli import _parser as client_parser
 
-    rooms = {"train": training_parser().parse_args, "serve": read_flags}
-    return rooms.get(name, client_parser().parse_args)
+    parsers = {"train": training_parser().parse_args, "serve": read_flags}
+    return parsers.get(name, client_parser().parse_args)
 
 
 def test_every_command_of_the_readme_is_understood():
     found = commands()
     assert {each[0] for each in found} >= {"train", "serve", "predict", "retrain", "rollback"}
     for name, *arguments in found:
-        room = name in ("train", "serve")
-        parser(name)(arguments if room else [name, *arguments])  # SystemExit if not
+        is_program = name in ("train", "serve")
+        parser(name)(arguments if is_program else [name, *arguments])  # SystemExit if not
 
 
 def test_the_readmes_server_finds_what_its_reader_retrains_on(
@@ -179,14 +181,14 @@ def test_every_page_that_other_languages_are_sent_to_exists():
     assert not [link for link in linked if not (ROOT / "docs" / link).exists()]
 
 
-def told_by_the_page_for_triton() -> list[str]:
+def code_on_the_page_for_triton() -> list[str]:
     """What its last columns have in code: ours."""
     rows = [line.split(" | ")[1] for line in FROM_TRITON.splitlines() if line.startswith("| ")]
     return [code for row in rows for code in re.findall(r"`([^`]+)`", row)]
 
 
 def test_every_command_of_the_page_for_triton_is_understood():
-    commands = [shlex.split(code)[1:] for code in told_by_the_page_for_triton()]
+    commands = [shlex.split(code)[1:] for code in code_on_the_page_for_triton()]
     commands = [words for words in commands if words and words[0] in ("promote", "candidate")]
     assert {name for name, *_ in commands} == {"promote", "candidate"}
     for words in commands:
@@ -197,10 +199,10 @@ def test_every_flag_of_the_page_for_triton_exists(capsys: pytest.CaptureFixture[
     with pytest.raises(SystemExit):
         parser("serve")(["--help"])
     known = set(re.findall(r"--[a-z-]+", capsys.readouterr().out))
-    told = [code.split()[0] for code in told_by_the_page_for_triton() if code[:2] == "--"]
+    flags = [code.split()[0] for code in code_on_the_page_for_triton() if code[:2] == "--"]
     of_the_candidate = {"--shadow"}
-    assert len(set(told) & known) > 7
-    assert set(told) <= known | of_the_candidate
+    assert len(set(flags) & known) > 7
+    assert set(flags) <= known | of_the_candidate
 
 
 def test_every_metric_of_the_page_for_triton_is_exposed():

@@ -58,7 +58,7 @@ def test_the_lesson_is_kept_without_outputs():
     assert sum(shows_a_picture(cell.source) for cell in cells) >= 12
 
 
-def test_the_lesson_tells_all_eight_steps_in_order():
+def test_the_lesson_has_all_eight_steps_in_order():
     text = "\n".join(cell.source for cell in read_lesson().cells if cell.cell_type == "markdown")
     steps = ("## 1. ", "## 2. ", "## 3. ", "## 4. ", "## 5 and 6. ", "## 7. ", "## 8. ")
     places = [text.index(step) for step in steps]
@@ -84,7 +84,9 @@ def test_every_step_of_the_lesson_leaves_its_picture(
     assert (tmp_path / "models" / "lesson" / "1" / "report" / "index.html").is_file()
 
 
-def test_a_plotted_signal_is_learnt_and_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_plotted_signal_is_learnt_and_classified(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     spec = importlib.util.spec_from_file_location("plotted_signal", EXAMPLES / "plotted_signal.py")
     assert spec is not None
     assert spec.loader is not None

@@ -158,7 +158,7 @@ def test_what_is_there_with_its_digest_is_not_fetched_again(server: Files, tmp_p
     assert server.offsets == [0, 0]
 
 
-def test_progress_is_told_in_bytes(server: Files, tmp_path: Path):
+def test_progress_is_reported_in_bytes(server: Files, tmp_path: Path):
     told: list[tuple[int, int | None]] = []
     get(server, tmp_path, advance=lambda done, total: told.append((done, total)))
     assert told == sorted(told)
@@ -540,7 +540,8 @@ def test_a_limit_that_is_no_number_of_gigabytes_is_wrong_usage(tmp_path: Path, c
     command = ["data", "fetch", "https://example.org/x.zip", "--into", str(tmp_path / "birds")]
     with pytest.raises(SystemExit, match="2"):
         main([*command, f"--max-gigabytes={limit}"])
-    assert f"--max-gigabytes: '{limit}' is not a number above 0" in capsys.readouterr().err
+    reason = "a finite number" if limit == "inf" else "a number above 0"
+    assert f"--max-gigabytes: {limit} is not {reason}" in capsys.readouterr().err
 
 
 def test_the_command_names_the_url_that_is_no_archive(tmp_path: Path, capsys):

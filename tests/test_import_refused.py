@@ -253,11 +253,11 @@ def keep_apart(path: Path, location: str) -> Path:
     return path
 
 
-def told_otherwise(path: Path, **told: str) -> None:
+def move_weights(path: Path, **entries: str) -> None:
     """The model in `path` says something else of where its weights are."""
     proto = onnx.load(path, load_external_data=False)
     tensor = proto.graph.initializer[0]
-    known = {entry.key: entry.value for entry in tensor.external_data} | told
+    known = {entry.key: entry.value for entry in tensor.external_data} | entries
     del tensor.external_data[:]
     for key, value in known.items():
         tensor.external_data.add(key=key, value=value)
@@ -310,7 +310,7 @@ def test_weights_are_read_from_a_plain_file_beside_the_model_alone(
     (folder / "link").symlink_to("net.data")
     (folder / "folder").mkdir()
     os.mkfifo(folder / "pipe")
-    told_otherwise(path, **told)
+    move_weights(path, **told)
     code, _, err = import_onnx(path, *LOGITS)
     assert message in err
     assert (code, Registry(root).versions("net")) == (2, [])
@@ -318,8 +318,8 @@ def test_weights_are_read_from_a_plain_file_beside_the_model_alone(
 
 def test_weights_beyond_protobuf_are_refused_unread(tmp_path: Path, import_onnx: ImportOnnx):
     path = keep_apart(tmp_path / "net.onnx", "net.data")
-    os.truncate(tmp_path / "net.data", 2**31)  # takes no room
-    told_otherwise(path, length=str(2**31))
+    os.truncate(tmp_path / "net.data", 2**31)  # takes no disk space
+    move_weights(path, length=str(2**31))
     code, _, err = import_onnx(path, *LOGITS)
     assert code == 2
     assert "2.0 GiB with its weights, and an ONNX file ends at 2 GiB" in err
@@ -352,7 +352,7 @@ def test_weights_of_a_branch_in_a_function_are_found_in_another_file_too(
 def test_a_file_beyond_protobuf_is_refused_unread(tmp_path: Path, import_onnx: ImportOnnx):
     path = tmp_path / "net.onnx"
     path.touch()
-    os.truncate(path, 2**31)  # takes no room
+    os.truncate(path, 2**31)  # takes no disk space
     code, _, err = import_onnx(path, *LOGITS)
     assert code == 2
     assert "2.0 GiB, and an ONNX file ends at 2 GiB" in err

@@ -244,7 +244,7 @@ def test_scans_go_through_no_more_pixels_than_those_of_large_images() -> None:
         prepare(with_scans(2_001, size=8), SPEC)
 
 
-def test_whoever_admits_pixels_is_told_of_many_scans_too() -> None:
+def test_many_scans_are_admitted_as_more_pixels() -> None:
     told: list[int] = []
     for encoded in (tiny.encode(scene(64, 64), "PNG"), with_scans(40, size=64)):
         prepare(encoded, SPEC, admit=told.append)

@@ -194,7 +194,7 @@ def test_what_is_no_number_is_read_back_as_such_and_its_job_goes_on(
     assert read.event.candidate.value == 0.9
 
 
-def test_what_a_trainer_tells_is_json_and_understood_also_where_it_is_no_number() -> None:
+def test_what_a_trainer_reports_is_json_and_understood_also_where_it_is_no_number() -> None:
     event = Progress(stage="fit", done=1, total=2, images_per_second=math.nan, seconds_left=4)
     line = event.model_dump_json()
     assert json.loads(line, parse_constant=pytest.fail)["images_per_second"] is None

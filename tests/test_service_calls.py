@@ -54,6 +54,6 @@ async def test_a_status_that_cannot_be_sent_is_no_error_of_the_server() -> None:
     assert await counted(Gone()) == ["UNAVAILABLE"]
 
 
-async def test_a_call_whose_deadline_is_over_is_not_told_to_try_again() -> None:
+async def test_a_call_whose_deadline_is_over_gets_no_hint_to_try_again() -> None:
     assert await counted(Gone(left_s=2)) == ["UNAVAILABLE"]
     assert await counted(Gone(left_s=0)) == ["DEADLINE_EXCEEDED"]

@@ -277,7 +277,7 @@ def test_a_promotion_says_that_the_labels_have_moved(
         ("ab", "vwxyz", "new 'v', 'w', 'x' and 2 more; gone 'a', 'b'"),
     ],
 )
-def test_changes_of_labels_are_told_in_words(before: str, after: str, told: str) -> None:
+def test_changes_of_labels_are_put_into_words(before: str, after: str, told: str) -> None:
     assert label_changes(tuple(before), tuple(after)) == told
 
 
@@ -451,7 +451,7 @@ def tiny_spec(server: RunningServer) -> Any:
     return server.registry.bundle("colours", 1).image
 
 
-def test_nothing_tells_of_a_candidate_that_is_one_no_longer(green: RunningServer) -> None:
+def test_nothing_speaks_of_a_candidate_that_is_one_no_longer(green: RunningServer) -> None:
     try_(green, 2, SHADOW)
     green.classify(tiny.picture())
     wait_until(lambda: listed(green).candidate.compared)
@@ -594,7 +594,7 @@ async def test_a_candidate_that_hangs_delays_no_answer(scene: Scene) -> None:
     await until(lambda: scene.comparison.compared == 5)
 
 
-async def test_a_candidate_that_fails_is_counted_and_told_of_once(
+async def test_a_candidate_that_fails_is_counted_and_logged_once(
     scene: Scene, caplog: pytest.LogCaptureFixture
 ) -> None:
     scene.fails = True
@@ -630,18 +630,21 @@ async def test_no_more_than_a_few_images_wait_to_be_compared(scene: Scene) -> No
     await until(lambda: scene.comparison.compared == MAX_IN_FLIGHT + 1)
 
 
-async def test_a_comparison_tells_how_many_images_it_passed_over(scene: Scene) -> None:
+async def test_a_comparison_says_how_many_images_it_passed_over(scene: Scene) -> None:
     scene.live_goes.set()
     await scene.ask(*[tiny.picture()] * (MAX_IN_FLIGHT + 4))
-    assert told(scene) == "version 2 shadows 100 %; 4 images passed over while the server was busy"
+    assert (
+        candidate_in_words(scene)
+        == "version 2 shadows 100 %; 4 images passed over while the server was busy"
+    )
     scene.candidate_goes.set()
     await until(lambda: scene.comparison.compared == MAX_IN_FLIGHT)
-    assert told(scene).endswith(
+    assert candidate_in_words(scene).endswith(
         f" of {MAX_IN_FLIGHT} images; 4 more passed over while the server was busy"
     )
 
 
-def told(scene: Scene) -> str:
+def candidate_in_words(scene: Scene) -> str:
     """What a client says of the candidate."""
     at = datetime.now(UTC)
     wanted = Candidate(version=2, mode="shadow", percent=100, beside=1, at=at, by="test", reason="")

@@ -15,7 +15,7 @@ from PIL import Image
 from registry.errors import RequestFull
 from registry.images import ImageSpec, prepare
 from registry.tta import TtaSpec, tta_views
-from service.predict import MAX_REQUEST_PIXELS, Decoded
+from service.predict import MAX_REQUEST_PIXELS, PixelBudget
 from unfreeze import AsyncClient, Client, Prediction
 from unfreeze.v1 import classifier_pb2 as pb
 
@@ -145,11 +145,11 @@ def test_the_clients_send_images_beyond_the_pixels_of_a_request_again(
 
 
 def test_an_image_that_is_drawn_for_two_versions_counts_once() -> None:
-    decoded = Decoded()
+    budget = PixelBudget()
     for image, n_pixels in ((0, MAX_REQUEST_PIXELS), (0, MAX_REQUEST_PIXELS), (1, 1), (1, 1)):
-        decoded.admit(image, n_pixels)
+        budget.admit(image, n_pixels)
     with pytest.raises(RequestFull, match="send this one in another"):
-        decoded.admit(2, 1)
+        budget.admit(2, 1)
 
 
 def test_unusual_images_are_answered(server: RunningServer) -> None:

@@ -59,7 +59,7 @@ def test_a_quota_counts_for_fewer_processors(tmp_path: Path, case: str) -> None:
     assert usable_cpus(system(tmp_path, cgroup, files)) == expected
 
 
-def test_a_machine_that_tells_nothing_has_its_affinity_mask(tmp_path: Path) -> None:
+def test_a_machine_without_a_quota_has_its_affinity_mask(tmp_path: Path) -> None:
     assert usable_cpus(tmp_path) == 16
 
 

@@ -257,7 +257,7 @@ async def test_what_was_deferred_is_decoded_also_if_what_came_before_is_bad(star
     assert [i for i, answer in enumerate(answers) if answer.error] == list(range(20, 60))
 
 
-def telling(decoded: threading.Event) -> Callable[[int], Iterator[UInt8Array]]:
+def signalling(decoded: threading.Event) -> Callable[[int], Iterator[UInt8Array]]:
     """Decodes as `image` does, and sets the event then."""
 
     def decode(i: int) -> Iterator[UInt8Array]:
@@ -273,7 +273,7 @@ async def test_what_was_deferred_is_decoded_when_those_before_it_are_given_up(st
     first = asyncio.create_task(executor.run(50, image, PLAIN))
     await gate.is_busy()
     decoded = threading.Event()
-    second = asyncio.create_task(executor.run(1, telling(decoded), PLAIN))
+    second = asyncio.create_task(executor.run(1, signalling(decoded), PLAIN))
     await asyncio.sleep(0)
     await all_had_a_turn(executor)
     assert not decoded.is_set()
@@ -289,7 +289,7 @@ async def test_pixels_that_were_sent_defer_no_image(start: Start) -> None:
     sent = [await queued(executor, *range(50))]
     await gate.is_busy()
     decoded = threading.Event()
-    asked = asyncio.create_task(executor.run(1, telling(decoded), PLAIN))
+    asked = asyncio.create_task(executor.run(1, signalling(decoded), PLAIN))
     assert await asyncio.to_thread(decoded.wait, 20)
     gate.open()
     await asyncio.gather(asked, *sent)
@@ -332,7 +332,7 @@ async def test_the_rest_of_a_batch_does_not_wait_for_the_first_part(start: Start
     assert sorted(map(len, gate.batches)) == [1, 8]
 
 
-async def test_a_batch_waits_for_others_when_told_to(start: Start) -> None:
+async def test_a_batch_waits_for_others_when_it_is_set_to(start: Start) -> None:
     gate = Gate()
     gate.open()
     executor = start(gate, batch=2, max_wait_s=20)

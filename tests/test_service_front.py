@@ -232,7 +232,7 @@ UNKNOWN, SERVING, NOT_SERVING = (
 )
 
 
-def test_those_who_watch_are_told_of_a_model_once_it_is_there(
+def test_watchers_of_the_health_hear_of_a_model_once_it_is_there(
     server: RunningServer, root: Path
 ) -> None:
     told = watch(server, "later")

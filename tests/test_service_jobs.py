@@ -132,7 +132,7 @@ def test_a_model_whose_golden_answers_fail_keeps_the_old_one_live(server: Runnin
     assert server.classify(tiny.picture("red")).version == 1
 
 
-def test_the_story_of_a_job_is_told_in_order(server: RunningServer) -> None:
+def test_the_events_of_a_job_come_in_order(server: RunningServer) -> None:
     job = begin(server)
     told = events(server, job)
     assert [event.sequence for event in told] == list(range(1, len(told) + 1))
@@ -314,7 +314,7 @@ def test_a_trainer_that_has_ended_is_heard_out_however_long_its_events_take_to_w
 def test_of_a_long_log_the_end_alone_is_read(tmp_path: Path) -> None:
     log = tmp_path / "log.txt"
     log.touch()
-    os.truncate(log, 1 << 40)  # takes no room: nothing is written there
+    os.truncate(log, 1 << 40)  # takes no disk space: nothing is written there
     with log.open("ab") as file:
         file.write(b"the end")
     assert tail(log).endswith("the end")
@@ -417,7 +417,7 @@ def test_a_stopped_server_queues_its_job_for_the_next(start, root, state, data) 
     assert "goes on" in notes(second, job)
 
 
-def test_servers_that_were_told_to_stop_take_no_attempt_away(start, state, data) -> None:
+def test_servers_that_were_stopped_take_no_attempt_away(start, state, data) -> None:
     server = start(state=state, data_roots=(data,))
     job = begin(server, mode="hang")
     for _ in range(MAX_ATTEMPTS):

@@ -150,9 +150,7 @@ def test_calls_over_the_limit_are_turned_away(start: Start, root: Path) -> None:
     assert first.result().version == 1
 
 
-def test_a_full_server_is_still_administered_and_tells_that_it_lives(
-    start: Start, root: Path
-) -> None:
+def test_a_full_server_is_still_administered_and_reports_live(start: Start, root: Path) -> None:
     tiny.publish(root, promote=True)
     tiny.publish(root, promote=True)
     server = start(max_rpcs=1)
@@ -254,7 +252,7 @@ def test_the_views_of_an_image_are_one_batch_where_one_run_takes_all_cores(
     assert 'unfreeze_batch_size_count{model="colours"} 1.0' in server.metrics()
 
 
-def test_a_deadline_that_cannot_be_met_is_told_so_at_once(start: Start, root: Path) -> None:
+def test_a_deadline_that_cannot_be_met_is_refused_at_once(start: Start, root: Path) -> None:
     server = slow(start, root, work=0, max_queue_seconds=100)
     with held(server) as executor:
         executor._admission.times.learn(1, 30.0)  # seconds for an image

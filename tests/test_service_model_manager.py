@@ -376,7 +376,7 @@ def test_a_registry_that_cannot_be_read_any_more_holds_up_nothing_that_is_in_mem
     assert refusal(server.classifier.Classify, other) == UNUSABLE
 
 
-def test_a_registry_that_cannot_be_read_is_told_once_and_seen_in_the_metrics(
+def test_a_registry_that_cannot_be_read_is_logged_once_and_seen_in_the_metrics(
     start: Start, root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     server = start(poll_seconds=0.01)
@@ -385,12 +385,12 @@ def test_a_registry_that_cannot_be_read_is_told_once_and_seen_in_the_metrics(
     wait_until(read)
     root.rmdir()
     root.symlink_to("x" * 999)
-    wait_until(lambda: told(caplog))
+    wait_until(lambda: follower_log(caplog))
     last = read()
     server.refresh()  # another look says no more
-    assert (told(caplog), read()) == (["registry_unreadable"], last)
+    assert (follower_log(caplog), read()) == (["registry_unreadable"], last)
     root.unlink()
-    wait_until(lambda: told(caplog)[1:] == ["registry_readable"] and read() > last)
+    wait_until(lambda: follower_log(caplog)[1:] == ["registry_readable"] and read() > last)
 
 
 def test_an_empty_folder_in_the_registrys_place_is_a_problem_of_every_model_that_answers(
@@ -507,11 +507,11 @@ def test_a_first_promotion_while_the_registry_is_looked_at_is_not_reported_as_lo
     assert "load_failed" not in caplog.messages
 
 
-def told(caplog: pytest.LogCaptureFixture) -> list[str]:
+def follower_log(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.message for record in caplog.records if record.name == "service.models.follower"]
 
 
-def test_an_administrator_is_told_that_the_registry_cannot_be_used(
+def test_an_administrator_gets_the_error_that_the_registry_cannot_be_used(
     server: RunningServer, root: Path
 ) -> None:
     load = triton_grpc.GRPCInferenceServiceStub(server.admin_channel).RepositoryModelLoad
@@ -565,7 +565,7 @@ def workers() -> int:
     return sum(thread.name.startswith("run-") for thread in threading.enumerate())
 
 
-def test_list_versions_tells_newest_first(server: RunningServer, root: Path) -> None:
+def test_list_versions_answers_newest_first(server: RunningServer, root: Path) -> None:
     tiny.publish(root, metrics={"accuracy": 0.75}, provenance={"backbone": "x"})
     request = pb.ListVersionsRequest(model="colours")
     second, first = server.admin.ListVersions(request).versions

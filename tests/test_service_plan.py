@@ -132,7 +132,7 @@ def test_no_batch_is_tried_that_is_larger_than_the_largest_wanted(max_batch: int
     assert max(tried) == max_batch
 
 
-def test_a_server_plans_no_larger_batch_than_it_is_told(
+def test_a_server_plans_no_larger_batch_than_is_set(
     start: Start, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("service.execution.plan.choose", lambda trials: trials[-1].plan)

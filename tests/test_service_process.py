@@ -179,7 +179,7 @@ def caught(pointer: Path) -> int:
     return found[0]
 
 
-def test_a_signal_ends_a_start_and_nobody_is_told_of_a_ready_server(
+def test_a_signal_ends_a_start_and_no_ready_server_is_announced(
     root: Path, start_process: StartProcess
 ) -> None:
     tiny.publish(root, promote=True)
@@ -258,12 +258,14 @@ def test_the_log_is_json_and_says_where_the_server_is(
     assert {name: ready[name] for name in ports(process)} == ports(process)
 
 
-def test_a_registry_without_models_is_told(root: Path, start_process: StartProcess) -> None:
+def test_a_registry_without_models_is_logged(root: Path, start_process: StartProcess) -> None:
     told = [line for line in log_lines(start_process()) if line["event"] == "registry_empty"]
     assert [(line["registry"], line["problem"]) for line in told] == [(str(root), "no model in it")]
 
 
-def test_a_registry_that_is_no_folder_yet_is_told(root: Path, start_process: StartProcess) -> None:
+def test_a_registry_that_is_no_folder_yet_is_logged(
+    root: Path, start_process: StartProcess
+) -> None:
     root.rmdir()
     told = [line for line in log_lines(start_process()) if line["event"] == "registry_empty"]
     assert [line["problem"] for line in told] == ["no such folder"]
@@ -440,7 +442,7 @@ def test_what_cannot_be_written_ends_the_start_in_one_line_of_json(
         assert problem in last["problem"]
 
 
-def test_a_variable_that_sets_nothing_is_told(
+def test_a_variable_that_sets_nothing_is_logged(
     root: Path, start_process: StartProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("UNFREEZE_MAX_QUEU", "5")

@@ -33,29 +33,29 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     server.stop()
 
 
-Told = dict[str, Any]
+Replies = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
-def told(served: RunningServer) -> Told:
-    """What each case of `protocol_cases.py` told, which is a process of its own."""
+def replies(served: RunningServer) -> Replies:
+    """What each case of `protocol_cases.py` got, which is a process of its own."""
     return ask(served)
 
 
-def ask(server: RunningServer, *cases: str) -> Told:
-    """What these cases told, or all those of a server that answers."""
+def ask(server: RunningServer, *cases: str) -> Replies:
+    """What these cases got, or all those of a server that answers."""
     script = str(TESTS / "protocol_cases.py")
     command = [sys.executable, script, server.address, server.admin_address, *cases]
-    found: Told = json.loads(subprocess.check_output(command))
+    found: Replies = json.loads(subprocess.check_output(command))
     return found
 
 
-def test_a_server_is_live_and_ready(told: Told) -> None:
-    assert told["server_is_live"] is told["server_is_ready"] is True
+def test_a_server_is_live_and_ready(replies: Replies) -> None:
+    assert replies["server_is_live"] is replies["server_is_ready"] is True
 
 
-def test_only_extensions_that_work_are_listed(told: Told) -> None:
-    metadata = told["server_metadata"]
+def test_only_extensions_that_work_are_listed(replies: Replies) -> None:
+    metadata = replies["server_metadata"]
     assert metadata["name"] == "unfreeze"
     assert sorted(metadata["extensions"]) == [
         "binary_tensor_data",
@@ -68,23 +68,23 @@ def test_only_extensions_that_work_are_listed(told: Told) -> None:
     ]
 
 
-def test_an_unknown_model_is_not_ready_which_is_no_error(told: Told) -> None:
+def test_an_unknown_model_is_not_ready_which_is_no_error(replies: Replies) -> None:
     ready = {"colours": True, "colours-tensor": True, "1": True}
     not_ready = {"unknown": False, "": False, "../etc": False, "9": False}
-    assert told["models_ready"] == ready | not_ready
+    assert replies["models_ready"] == ready | not_ready
 
 
-def test_images_and_pixels_are_two_names_of_a_model(told: Told) -> None:
+def test_images_and_pixels_are_two_names_of_a_model(replies: Replies) -> None:
     output = [{"name": "probabilities", "datatype": "FP32", "shape": ["-1", "3"]}]
     facts = {"versions": ["1"], "platform": "onnxruntime_onnx", "outputs": output}
     images = {"name": "image", "datatype": "BYTES", "shape": ["-1", "1"]}
-    assert told["metadata"] == facts | {"name": "colours", "inputs": [images]}
+    assert replies["metadata"] == facts | {"name": "colours", "inputs": [images]}
     pixels = {"name": "image", "datatype": "UINT8", "shape": ["-1", "8", "8", "3"]}
-    assert told["metadata_of_tensors"] == facts | {"name": "colours-tensor", "inputs": [pixels]}
+    assert replies["metadata_of_tensors"] == facts | {"name": "colours-tensor", "inputs": [pixels]}
 
 
-def test_the_configuration_leaves_the_batch_out_of_the_dimensions(told: Told) -> None:
-    config = told["config_of_tensors"]
+def test_the_configuration_leaves_the_batch_out_of_the_dimensions(replies: Replies) -> None:
+    config = replies["config_of_tensors"]
     (input,), (output,) = config["input"], config["output"]
     assert (input["data_type"], input["format"]) == ("TYPE_UINT8", "FORMAT_NHWC")
     assert (input["dims"], output["dims"]) == (["8", "8", "3"], ["3"])
@@ -92,87 +92,89 @@ def test_the_configuration_leaves_the_batch_out_of_the_dimensions(told: Told) ->
     assert (config["platform"], config["backend"]) == ("onnxruntime_onnx", "onnxruntime")
     assert output["label_filename"]
     assert "dynamic_batching" in config
-    (image,) = told["config"]["input"]
+    (image,) = replies["config"]["input"]
     assert (image["data_type"], image["dims"]) == ("TYPE_STRING", ["1"])
 
 
-def test_the_configuration_shows_the_execution_plan(told: Told) -> None:
-    parameters = told["config"]["parameters"]
+def test_the_configuration_shows_the_execution_plan(replies: Replies) -> None:
+    parameters = replies["config"]["parameters"]
     assert parameters["execution_plan"] == {"string_value": "1x2x4"}
     assert parameters["execution_provider"] == {"string_value": "cpu"}
-    (group,) = told["config"]["instance_group"]
+    (group,) = replies["config"]["instance_group"]
     assert (group["count"], group["kind"]) == (2, "KIND_CPU")
 
 
-def test_the_configuration_has_the_levels_and_timeouts_of_the_schedule_policy(told: Told) -> None:
-    batching = told["config"]["dynamic_batching"]
+def test_the_configuration_has_the_levels_and_timeouts_of_the_schedule_policy(
+    replies: Replies,
+) -> None:
+    batching = replies["config"]["dynamic_batching"]
     assert (batching["priority_levels"], batching["default_priority_level"]) == ("3", "2")
     queue = batching["default_queue_policy"]
     assert (queue["allow_timeout_override"], queue["max_queue_size"]) == (True, 1024)
 
 
-def test_what_would_change_a_load_generator_is_left_unset(told: Told) -> None:
+def test_what_would_change_a_load_generator_is_left_unset(replies: Replies) -> None:
     unset = {"model_transaction_policy", "response_cache", "sequence_batching"}
-    assert not unset & (set(told["config"]) | set(told["config_of_tensors"]))
+    assert not unset & (set(replies["config"]) | set(replies["config_of_tensors"]))
 
 
-def test_an_image_is_answered_with_its_id_and_raw_output(told: Told) -> None:
-    answer = told["one_image"]
+def test_an_image_is_answered_with_its_id_and_raw_output(replies: Replies) -> None:
+    answer = replies["one_image"]
     assert (answer["id"], answer["model"], answer["version"]) == ("mine", "colours", "1")
     assert (answer["shape"], answer["raw"]) == ([1, 3], 1)
     assert answer["values"][0] == pytest.approx(tiny.answer(RED)[0].tolist(), abs=1e-6)
 
 
-def test_images_of_all_formats_are_answered_in_order(told: Told) -> None:
-    assert np.argmax(told["several_images"]["values"], axis=1).tolist() == [0, 1, 2]
+def test_images_of_all_formats_are_answered_in_order(replies: Replies) -> None:
+    assert np.argmax(replies["several_images"]["values"], axis=1).tolist() == [0, 1, 2]
 
 
-def test_pixels_are_answered_like_the_image_that_they_are_of(told: Told) -> None:
-    answer = told["some_pixels"]
+def test_pixels_are_answered_like_the_image_that_they_are_of(replies: Replies) -> None:
+    answer = replies["some_pixels"]
     assert (answer["model"], answer["shape"]) == ("colours-tensor", [2, 3])
-    assert answer["values"][0] == pytest.approx(told["one_image"]["values"][0], abs=1e-6)
+    assert answer["values"][0] == pytest.approx(replies["one_image"]["values"][0], abs=1e-6)
 
 
-def test_classification_names_the_likeliest_classes(told: Told) -> None:
-    answer = told["two_classes"]
+def test_classification_names_the_likeliest_classes(replies: Replies) -> None:
+    answer = replies["two_classes"]
     assert answer["shape"] == [2, 2]
     value, index, label = answer["values"][0][0].split(":")
-    assert float(value) == pytest.approx(told["several_images"]["values"][1][1], abs=0.01)
+    assert float(value) == pytest.approx(replies["several_images"]["values"][1][1], abs=0.01)
     assert (index, label) == ("1", "green")
     assert answer["values"][1][0].endswith(":2:blue")
 
 
-def test_more_classes_than_there_are_means_all(told: Told) -> None:
-    assert told["more_classes_than_there_are"]["shape"] == [1, 3]
+def test_more_classes_than_there_are_means_all(replies: Replies) -> None:
+    assert replies["more_classes_than_there_are"]["shape"] == [1, 3]
 
 
-def test_fewer_classes_than_one_are_refused(told: Told) -> None:
-    assert told["no_classes"]["status"] == "StatusCode.INVALID_ARGUMENT"
-    assert "classification" in told["no_classes"]["message"]
+def test_fewer_classes_than_one_are_refused(replies: Replies) -> None:
+    assert replies["no_classes"]["status"] == "StatusCode.INVALID_ARGUMENT"
+    assert "classification" in replies["no_classes"]["message"]
 
 
-def test_views_are_drawn_when_the_request_says_so(told: Told) -> None:
-    plain = told["one_image"]["values"][0]
+def test_views_are_drawn_when_the_request_says_so(replies: Replies) -> None:
+    plain = replies["one_image"]["values"][0]
     for case in ("views", "views_of_pixels"):
-        assert told[case]["values"][0] != plain
-        assert told[case]["values"][0] == pytest.approx(plain, abs=0.05)
-    assert told["too_many_views"]["status"] == "StatusCode.INVALID_ARGUMENT"
+        assert replies[case]["values"][0] != plain
+        assert replies[case]["values"][0] == pytest.approx(plain, abs=0.05)
+    assert replies["too_many_views"]["status"] == "StatusCode.INVALID_ARGUMENT"
 
 
 @pytest.mark.parametrize(
     "case",
     ["priority_and_timeout", "a_priority_beyond_the_levels", "a_sequence", "custom_parameters"],
 )
-def test_parameters_are_taken(told: Told, case: str) -> None:
-    assert told[case]["values"] == told["one_image"]["values"]
+def test_parameters_are_taken(replies: Replies, case: str) -> None:
+    assert replies[case]["values"] == replies["one_image"]["values"]
 
 
-def test_compressed_requests_are_answered(told: Told) -> None:
-    assert np.argmax(told["compressed"]["values"]) == 0
+def test_compressed_requests_are_answered(replies: Replies) -> None:
+    assert np.argmax(replies["compressed"]["values"]) == 0
 
 
-def test_requests_may_be_larger_than_the_default_of_grpc(told: Told) -> None:
-    assert told["large_pixels"]["shape"] == [100, 3]
+def test_requests_may_be_larger_than_the_default_of_grpc(replies: Replies) -> None:
+    assert replies["large_pixels"]["shape"] == [100, 3]
 
 
 @pytest.mark.parametrize(
@@ -184,22 +186,22 @@ def test_requests_may_be_larger_than_the_default_of_grpc(told: Told) -> None:
     ],
 )
 def test_a_model_or_version_that_is_not_there_is_named(
-    told: Told, case: str, status: str, message: str
+    replies: Replies, case: str, status: str, message: str
 ) -> None:
-    assert told[case]["status"] == f"StatusCode.{status}"
-    assert message in told[case]["message"]
+    assert replies[case]["status"] == f"StatusCode.{status}"
+    assert message in replies[case]["message"]
 
 
-def test_a_bad_image_fails_its_whole_request_and_is_named(told: Told) -> None:
-    error = told["bad_image"]
+def test_a_bad_image_fails_its_whole_request_and_is_named(replies: Replies) -> None:
+    error = replies["bad_image"]
     assert error["status"] == "StatusCode.INVALID_ARGUMENT"
     assert "image 1: " in error["message"]
     assert "image 3: " in error["message"]
 
 
-def test_asynchronous_calls_are_answered_with_their_ids(told: Told) -> None:
-    assert told["asynchronous"] == ["0", "1", "2", "3"]
-    live, ids = told["asyncio_client"]
+def test_asynchronous_calls_are_answered_with_their_ids(replies: Replies) -> None:
+    assert replies["asynchronous"] == ["0", "1", "2", "3"]
+    live, ids = replies["asyncio_client"]
     assert live
     assert ids == [str(i) for i in range(8)]
 
@@ -207,31 +209,31 @@ def test_asynchronous_calls_are_answered_with_their_ids(told: Told) -> None:
 # Streams
 
 
-def test_a_stream_answers_in_order_and_survives_errors(told: Told) -> None:
-    first, bad_image, unknown, last = told["a_stream"]
+def test_a_stream_answers_in_order_and_survives_errors(replies: Replies) -> None:
+    first, bad_image, unknown, last = replies["a_stream"]
     assert (first["id"], last["id"]) == ("0", "3")
     assert "image 0" in bad_image["message"]
     assert "unknown model" in unknown["message"]
     assert last["outputs"][0]["shape"] == ["2", "3"]
 
 
-def test_errors_end_a_stream_when_its_header_says_so(told: Told) -> None:
-    first, error = told["a_stream_with_errors_as_status"]
+def test_errors_end_a_stream_when_its_header_says_so(replies: Replies) -> None:
+    first, error = replies["a_stream_with_errors_as_status"]
     assert first["id"] == "0"
     assert error["status"] == "StatusCode.INVALID_ARGUMENT"
 
 
-def test_a_streamed_response_says_that_it_is_the_last(told: Told) -> None:
-    for response in (told["a_stream"][0], *told["a_stream_that_asks_for_ends"]):
+def test_a_streamed_response_says_that_it_is_the_last(replies: Replies) -> None:
+    for response in (replies["a_stream"][0], *replies["a_stream_that_asks_for_ends"]):
         assert response["parameters"] == {"triton_final_response": {"bool_param": True}}
 
 
-def test_a_stream_takes_more_requests_than_it_works_on_at_a_time(told: Told) -> None:
-    assert told["a_long_stream"] == [str(i) for i in range(40)]
+def test_a_stream_takes_more_requests_than_it_works_on_at_a_time(replies: Replies) -> None:
+    assert replies["a_long_stream"] == [str(i) for i in range(40)]
 
 
-def test_a_stream_of_asyncio_is_the_same(told: Told) -> None:
-    ids = told["an_asyncio_stream"]
+def test_a_stream_of_asyncio_is_the_same(replies: Replies) -> None:
+    ids = replies["an_asyncio_stream"]
     assert [error for _, error in ids] == [False, False, True, False, False]
     assert [id for id, error in ids if not error] == ["0", "1", "3", "4"]
 
@@ -239,8 +241,8 @@ def test_a_stream_of_asyncio_is_the_same(told: Told) -> None:
 # Statistics
 
 
-def test_statistics_count_requests_images_and_runs(told: Told) -> None:
-    (before,), (after,) = told["statistics"]
+def test_statistics_count_requests_images_and_runs(replies: Replies) -> None:
+    (before,), (after,) = replies["statistics"]
     assert "inference_count" not in before
     assert (after["version"], after["inference_count"]) == ("1", "4")
     stats = after["inference_stats"]
@@ -251,8 +253,8 @@ def test_statistics_count_requests_images_and_runs(told: Told) -> None:
     assert int(after["last_inference"]) > 1.7e12
 
 
-def test_statistics_of_runs_add_up(told: Told) -> None:
-    _, (after,) = told["statistics"]
+def test_statistics_of_runs_add_up(replies: Replies) -> None:
+    _, (after,) = replies["statistics"]
     runs = [(int(one.get("batch_size", 0)), one) for one in after["batch_stats"]]
     counts = [int(one["compute_infer"]["count"]) for _, one in runs]
     assert int(after["execution_count"]) == sum(counts)
@@ -262,11 +264,11 @@ def test_statistics_of_runs_add_up(told: Told) -> None:
         assert len({one[name]["count"] for name in names}) == 1
 
 
-def test_statistics_of_no_name_are_those_of_all(told: Told) -> None:
-    found = told["statistics_of_all"]
+def test_statistics_of_no_name_are_those_of_all(replies: Replies) -> None:
+    found = replies["statistics_of_all"]
     assert ["colours", "1"] in found
     assert ["colours-tensor", "1"] in found
-    assert told["statistics_of_an_unknown_model"]["status"] == "StatusCode.NOT_FOUND"
+    assert replies["statistics_of_an_unknown_model"]["status"] == "StatusCode.NOT_FOUND"
 
 
 def test_statistics_of_no_name_have_what_the_index_shows_ready_without_a_promotion(
@@ -285,20 +287,20 @@ def test_statistics_of_no_name_have_what_the_index_shows_ready_without_a_promoti
 # Loading and unloading
 
 
-def test_the_public_port_neither_loads_nor_unloads(told: Told) -> None:
-    for error in told["loading_on_the_public_port"]:
+def test_the_public_port_neither_loads_nor_unloads(replies: Replies) -> None:
+    for error in replies["loading_on_the_public_port"]:
         assert error["status"] == "StatusCode.UNAVAILABLE"
         assert "admin" in error["message"]
 
 
-def test_the_administrative_port_answers_nothing_but_control(told: Told) -> None:
-    for error in told["inference_on_the_administrative_port"]:
+def test_the_administrative_port_answers_nothing_but_control(replies: Replies) -> None:
+    for error in replies["inference_on_the_administrative_port"]:
         assert error["status"] == "StatusCode.UNIMPLEMENTED"
         assert "public port" in error["message"]
 
 
-def test_an_unloaded_model_is_gone_until_it_is_loaded(told: Told) -> None:
-    steps = told["unloading"]
+def test_an_unloaded_model_is_gone_until_it_is_loaded(replies: Replies) -> None:
+    steps = replies["unloading"]
     gone = {"version": "1", "state": "UNAVAILABLE", "reason": "unloaded"}
     both = [{"name": name} | gone for name in ("spare", "spare-tensor")]
     assert steps["unloaded"] == {"ready": False, "rows": both}
@@ -325,12 +327,12 @@ def test_following_the_registry_does_not_bring_an_unloaded_model_back(
 
 
 @pytest.mark.parametrize("case", ["loading_with_a_configuration", "loading_with_files"])
-def test_versions_are_not_changed_while_they_are_loaded(told: Told, case: str) -> None:
-    assert told[case]["status"] == "StatusCode.INVALID_ARGUMENT"
+def test_versions_are_not_changed_while_they_are_loaded(replies: Replies, case: str) -> None:
+    assert replies[case]["status"] == "StatusCode.INVALID_ARGUMENT"
 
 
-def test_what_cannot_be_loaded_says_why(told: Told) -> None:
-    found = {name: error["status"] for name, error in told["loading_what_is_not_there"].items()}
+def test_what_cannot_be_loaded_says_why(replies: Replies) -> None:
+    found = {name: error["status"] for name, error in replies["loading_what_is_not_there"].items()}
     missing, wrong = "StatusCode.NOT_FOUND", "StatusCode.INVALID_ARGUMENT"
     assert found == {
         "unknown": missing,
@@ -341,14 +343,14 @@ def test_what_cannot_be_loaded_says_why(told: Told) -> None:
     }
 
 
-def test_unloading_an_unknown_model_succeeds(told: Told) -> None:
-    unknown, traversal = told["unloading_what_is_not_there"]
+def test_unloading_an_unknown_model_succeeds(replies: Replies) -> None:
+    unknown, traversal = replies["unloading_what_is_not_there"]
     assert unknown is None
     assert traversal["status"] == "StatusCode.INVALID_ARGUMENT"
 
 
-def test_a_version_that_does_not_load_is_unavailable_with_its_reason(told: Told) -> None:
-    error, rows = told["loading_what_is_broken"]
+def test_a_version_that_does_not_load_is_unavailable_with_its_reason(replies: Replies) -> None:
+    error, rows = replies["loading_what_is_broken"]
     assert error["status"] == "StatusCode.INTERNAL"
     assert "golden answers" in error["message"]
     (row,) = rows
@@ -383,22 +385,22 @@ def test_a_version_is_ready_once_its_metadata_were_asked_for(server: RunningServ
     assert {row.version for row in index} == {"1", "2"}
 
 
-def test_thirty_two_threads_may_load_and_unload_a_model_and_ask_it(told: Told) -> None:
-    outcomes, answer = told["loading_and_unloading_from_many_threads"]
+def test_thirty_two_threads_may_load_and_unload_a_model_and_ask_it(replies: Replies) -> None:
+    outcomes, answer = replies["loading_and_unloading_from_many_threads"]
     gone = {"StatusCode.NOT_FOUND", "StatusCode.UNAVAILABLE"}
     assert {one and one["status"] for one in outcomes} <= {None, *gone}
     assert answer["shape"] == [1, 3]
 
 
-def test_the_index_has_a_row_for_each_version_of_each_name(told: Told) -> None:
-    rows = {row["name"]: row for row in told["index"]}
+def test_the_index_has_a_row_for_each_version_of_each_name(replies: Replies) -> None:
+    rows = {row["name"]: row for row in replies["index"]}
     assert rows["colours"] == {"name": "colours", "version": "1", "state": "READY"}
     assert rows["colours-tensor"]["state"] == "READY"
     assert rows["never-promoted"] == {"name": "never-promoted"}
 
 
-def test_what_is_not_offered_says_so(told: Told) -> None:
-    for error in told["what_is_not_offered"]:
+def test_what_is_not_offered_says_so(replies: Replies) -> None:
+    for error in replies["what_is_not_offered"]:
         assert error["status"] == "StatusCode.UNIMPLEMENTED"
         assert "is not supported" in error["message"] or "server starts" in error["message"]
 
@@ -410,10 +412,10 @@ def test_what_a_client_gives_up_fails_and_the_server_goes_on(start: Start, root:
     tiny.publish(root, promote=True)
     server = start(plan="1x1x1")
     with held(server):
-        told = ask(server, "a_timeout_that_passes", "a_request_that_is_cancelled")
+        replies = ask(server, "a_timeout_that_passes", "a_request_that_is_cancelled")
         wait_until(lambda: in_flight(server, 0))
-    assert told["a_timeout_that_passes"]["status"] == "StatusCode.DEADLINE_EXCEEDED"
-    assert told["a_request_that_is_cancelled"] == [None, "StatusCode.CANCELLED"]
+    assert replies["a_timeout_that_passes"]["status"] == "StatusCode.DEADLINE_EXCEEDED"
+    assert replies["a_request_that_is_cancelled"] == [None, "StatusCode.CANCELLED"]
     statistics = server.service.models.in_memory(tiny.MODEL_NAME)[0].counts.statistics
     assert (statistics.success.count, statistics.fail.count) == (0, 2)
     assert ask(server, "one_image")["one_image"]["version"] == "1"

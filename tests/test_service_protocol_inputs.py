@@ -218,7 +218,7 @@ def test_encoded_images_are_refused_that_have(served: RunningServer, what: str) 
     check(served, images(raw=raw, n_images=n_images), INVALID, text)
 
 
-def test_pixels_for_the_name_that_takes_images_are_told_the_other_name(
+def test_pixels_for_the_name_that_takes_images_are_refused_with_the_other_name(
     served: RunningServer,
 ) -> None:
     request = pixels()

@@ -178,7 +178,7 @@ def test_bound_runs_take_the_places_that_earlier_ones_took(
     assert made == [(1, 8, 8, 3), (4, 8, 8, 3)]
 
 
-def test_a_gpu_is_told_its_limit_and_an_engine_is_kept(tmp_path: Path) -> None:
+def test_a_gpu_gets_its_limit_and_an_engine_is_kept(tmp_path: Path) -> None:
     placement = Placement("tensorrt", gpu_memory_mb=512, engines=tmp_path / "engines")
     cuda = provider_options("cuda", placement, "fp32", threads=1)
     tensorrt = provider_options("tensorrt", placement, "fp16", threads=1)
@@ -227,7 +227,7 @@ def test_every_node_of_a_graph_is_counted_where_it_runs(tmp_path: Path) -> None:
     assert session.elsewhere == {}
 
 
-def test_nodes_that_the_provider_does_not_take_are_told(
+def test_nodes_that_the_provider_does_not_take_are_logged(
     start: Start, root: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     tiny.publish(root, promote=True)

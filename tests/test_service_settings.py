@@ -119,7 +119,7 @@ def test_the_promised_latency_is_an_edge_of_the_buckets(start: Start) -> None:
     assert re.search(r'handling_seconds_bucket\{\S*le="0.125"', server.metrics())
 
 
-def test_a_connection_that_is_old_is_told_to_connect_anew(start: Start) -> None:
+def test_an_old_connection_is_asked_to_connect_anew(start: Start) -> None:
     server = start(max_connection_age_seconds=0.2)
     seen: list[grpc.ChannelConnectivity] = []
     server.channel.subscribe(seen.append)
@@ -154,14 +154,14 @@ def at(host: str) -> str:
     return "[::1]" if ":" in host else host
 
 
-def test_a_network_is_told_where_to_run_and_what_it_may_take(start: Start, state: Path) -> None:
+def test_a_network_gets_where_to_run_and_what_it_may_take(start: Start, state: Path) -> None:
     server = start(gpu_memory_mb=100, state=state, provider="cpu")
     placement = server.service.models._scheduler._loader.placement
     assert (placement.provider, placement.gpu_memory_mb) == ("cpu", 100)
     assert placement.engines == state / "engines"
 
 
-def test_the_log_can_be_told_to_hold_errors_alone(root: Path, tmp_path: Path) -> None:
+def test_the_log_can_be_set_to_hold_errors_alone(root: Path, tmp_path: Path) -> None:
     process = ServerProcess(root, tmp_path, "--log-level", "ERROR")
     process.stop()
     assert process.log.read_text() == ""
@@ -209,7 +209,7 @@ def test_a_url_is_not_taken_for_a_folder(name: str) -> None:
 
 
 @pytest.mark.parametrize("plan", ["fast", "1x2", "0x1x1", "1x2x99999"])
-def test_a_plan_that_is_none_is_told_how_to_write_one(plan: str) -> None:
+def test_a_malformed_plan_is_answered_with_how_to_write_one(plan: str) -> None:
     with pytest.raises(BadRequest, match=r"^plan: write it as THREADSxRUNSxBATCH, such as 1x2x1 "):
         read_settings({"registry": "models", "plan": plan})
 

@@ -140,7 +140,7 @@ def traced(start: Start, root: Path, collector: Collector, **changes: Any) -> Ru
 
 
 @pytest.mark.parametrize("plan", ["1x1x1", "1x1x4"], ids=["decodes where it runs", "in a pool"])
-def test_a_request_is_told_stage_by_stage(
+def test_a_trace_shows_a_request_stage_by_stage(
     start: Start, root: Path, collector: Collector, plan: str
 ):
     server = traced(start, root, collector, plan=plan)
@@ -160,7 +160,7 @@ def test_a_request_is_told_stage_by_stage(
     assert facts["unfreeze.version"].int_value == 1
 
 
-def test_a_server_sends_the_ratio_of_traces_that_it_is_told(
+def test_a_server_sends_the_ratio_of_traces_that_is_set(
     start: Start, root: Path, collector: Collector
 ):
     server = traced(start, root, collector, trace_ratio=0)

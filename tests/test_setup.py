@@ -18,16 +18,16 @@ from unfreeze.v1 import admin_pb2
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
 PROTOS = ["unfreeze/v1/classifier.proto", "unfreeze/v1/admin.proto"]
-ROOMS = ("registry", "training", "service", "unfreeze")
+PACKAGES = ("registry", "training", "service", "unfreeze")
 
-# What a room may import of ours when it is loaded; DESIGN's `training -> registry <- service`.
+# What a package may import of ours when it is loaded; DESIGN's `training -> registry <- service`.
 ARROWS = {
     "registry": {"registry"},
     "training": {"training", "registry"},
     "service": {"service", "registry", "unfreeze.v1"},
     "unfreeze": {"unfreeze"},
 }
-# A command may start any room, but only when it is called.
+# A command may start any package, but only when it is called.
 LAZILY = ARROWS | {"unfreeze": {"unfreeze", "service", "training", "registry"}}
 GENERATED = ROOT / "unfreeze" / "v1"
 
@@ -74,19 +74,19 @@ def bare_client(generated: Path, server: RunningServer, image: bytes, data: Path
     return json.loads(subprocess.check_output([sys.executable, *arguments], cwd=generated))
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_imports_keep_to_their_arrows(room: str):
+@pytest.mark.parametrize("package", PACKAGES)
+def test_imports_keep_to_their_arrows(package: str):
     strays = []
-    for path in sorted((ROOT / room).rglob("*.py")):
+    for path in sorted((ROOT / package).rglob("*.py")):
         for name, is_lazy in imports(path):
-            allowed = (LAZILY if is_lazy else ARROWS)[room]
-            if name.split(".")[0] in ROOMS and not within(name, allowed):
+            allowed = (LAZILY if is_lazy else ARROWS)[package]
+            if name.split(".")[0] in PACKAGES and not within(name, allowed):
                 strays.append(f"{path.relative_to(ROOT)} imports {name}")
     assert not strays
 
 
 def test_every_room_has_files():
-    assert all(list((ROOT / room).glob("*.py")) for room in ROOMS)
+    assert all(list((ROOT / package).glob("*.py")) for package in PACKAGES)
 
 
 def test_imports_are_found_wherever_they_hide(tmp_path: Path):

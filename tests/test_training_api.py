@@ -192,7 +192,7 @@ def test_a_step_that_would_learn_nothing_says_so(tmp_path: Path):
 
 
 @pytest.mark.parametrize("rate", [slice(1e-5, 1e-3), [1e-4, 1e-3, 1e-2], "1e-3", 0, float("nan")])
-def test_a_rate_that_is_none_is_told_with_how_layers_get_theirs(tmp_path: Path, rate: Any):
+def test_an_impossible_rate_is_refused_with_how_layers_get_theirs(tmp_path: Path, rate: Any):
     learner = photos.learner(tmp_path, 4)
     with pytest.raises(BadRequest, match=r"one number above 0.* group_rates=\(0.01, 0.1, 1\) sets"):
         learner.fit_unfrozen(rate)
@@ -304,7 +304,7 @@ def test_images_and_learner_are_shown_in_a_line(tmp_path: Path):
     assert repr(learner) == "<test_efficientnet for dark, light; 0 epochs so far>"
 
 
-def test_what_happens_is_printed_unless_it_is_told_elsewhere(
+def test_what_happens_is_printed_unless_it_is_reported_elsewhere(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     photos.folder(tmp_path / "data")

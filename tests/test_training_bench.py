@@ -31,7 +31,7 @@ def bench_of(tmp_path: Path, **told: str) -> Bench:
     return opened(tmp_path, photos.folder(tmp_path / "data"), photos.QUICK | told)
 
 
-def test_how_files_are_read_and_drawn_is_told():
+def test_settings_say_how_files_are_read_and_drawn():
     told = {"images": "train", "suffix": ".jpg", "header": "false", "label_separator": "|"}
     told |= {"group": "patient", "test": "later", "split": "blocks", "valid_fraction": "0.25"}
     settings = read_settings(told | {"seed": "7", "fold": "2"})
@@ -40,13 +40,13 @@ def test_how_files_are_read_and_drawn_is_told():
     assert read_settings(told | {"task": "single"}).layout().separator == ""
 
 
-def test_how_the_optimizer_steps_is_told():
+def test_settings_say_how_the_optimizer_steps():
     told = {"optimizer": "adamw", "momentum": "0.8", "weight_decay": "0.3", "clip_norm": "2"}
     spec = read_settings(told | {"decay_biases": "false"}).optimizer_spec()
     assert spec == OptimizerSpec("adamw", 0.8, 0.3, decay_biases=False, clip_norm=2)
 
 
-def test_the_head_is_as_wide_and_drops_as_much_as_is_told(tmp_path: Path):
+def test_the_head_is_as_wide_and_drops_as_much_as_is_set(tmp_path: Path):
     bench = bench_of(tmp_path, hidden="8,4", dropout="0.1,0.2,0.3", epsilon="0.5")
     head = bench.network.head
     widths = [layer.out_features for layer in head if isinstance(layer, nn.Linear)]
@@ -54,7 +54,7 @@ def test_the_head_is_as_wide_and_drops_as_much_as_is_told(tmp_path: Path):
     assert (widths, dropouts, head[0].eps) == ([8, 4, 2], [0.1, 0.2, 0.3], 0.5)
 
 
-def test_what_training_sees_of_an_image_is_told(tmp_path: Path):
+def test_settings_say_what_training_sees_of_an_image(tmp_path: Path):
     told = {"augmentation": "flips", "max_rotate": "3", "max_zoom": "1.3", "batch_size": "5"}
     told |= {"train_crop": "googlenet", "policy": "rand", "erasing": "0.1", "mixup": "0.2"}
     bench = bench_of(tmp_path, **told, cutmix="0.3", seed="9")
@@ -78,7 +78,7 @@ def test_labels_are_smoothed_in_training_alone(tmp_path: Path):
     assert bench.loss()(logits, targets) == loss_function("single")(logits, targets)
 
 
-def test_what_is_kept_of_the_unfrozen_epochs_is_told(tmp_path: Path):
+def test_settings_say_what_is_kept_of_the_unfrozen_epochs(tmp_path: Path):
     told = {"keep": "best", "judge_by": "metric", "patience": "4", "snapshots": "true"}
     told |= {"cycles": "6", "judge_share": "0.3"}
     bench = bench_of(tmp_path, **told, sam="0.05", sam_every="2")

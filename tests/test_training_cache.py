@@ -98,7 +98,7 @@ def test_a_file_damaged_behind_its_header_is_named(dataset: Dataset, tmp_path: P
 def test_a_full_disk_is_an_error_that_leaves_nothing(
     dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """And no signal, as where pixels are written into a file that has no room on the disk."""
+    """And no signal, as where pixels are written into a file for which the disk is full."""
 
     def full(descriptor: int, offset: int, length: int) -> None:
         assert length == 12 * photos.SIZE * photos.SIZE * 3

@@ -64,7 +64,7 @@ def test_answers_as_sure_as_they_are_right_are_mostly_left_alone(task: Task):
     assert sum(each == 1 for each in found) >= 34  # 38 are expected
 
 
-def test_each_label_of_an_image_tells_how_sure_answers_may_be():
+def test_each_label_of_an_image_says_how_sure_answers_may_be():
     """Four labels each of 100 images tell what 400 images would, not what 100 would."""
     found = [fit_temperature(*answers("multi", 100, 1.3, seed), "multi") for seed in range(6)]
     assert found == pytest.approx([1.3] * 6, rel=0.2)

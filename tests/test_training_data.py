@@ -13,7 +13,8 @@ import pytest
 
 from registry.errors import DataError
 from training.data.dataset import Dataset, check_listed, read_dataset
-from training.data.items import Layout, SplitRule, passed_over
+from training.data.folders import passed_over
+from training.data.items import Layout, SplitRule
 from training.data.split import read_split, write_split
 from training.reading_settings import read_settings
 
@@ -106,7 +107,7 @@ def test_labels_with_a_separator_of_their_own_are_several_however_they_occur(tmp
     )
 
 
-def test_the_task_can_be_told_instead_of_found(tmp_path: Path):
+def test_the_task_can_be_set_instead_of_found(tmp_path: Path):
     photos.folder(tmp_path / "images", per_class=5)
     table = write_csv(tmp_path / "labels.csv", tmp_path / "images")
     assert read_dataset(table, task="multi").task == "multi"
@@ -143,7 +144,7 @@ def test_a_class_with_one_image_learns_from_it(tmp_path: Path):
     assert only.part == "train"
 
 
-def test_a_class_missing_from_valid_keeps_its_place_and_is_told(tmp_path: Path):
+def test_a_class_missing_from_valid_keeps_its_place_and_is_reported(tmp_path: Path):
     photos.folder(tmp_path / "train", classes={"dark": 60, "grey": 120, "light": 190})
     photos.folder(tmp_path / "valid", per_class=13)
     for name in ("dark", "light"):
@@ -155,7 +156,7 @@ def test_a_class_missing_from_valid_keeps_its_place_and_is_told(tmp_path: Path):
     assert "'grey' has no held-out images, so the scores ignore them" in dataset.summary()
 
 
-def test_several_classes_missing_from_valid_are_told_in_one_sentence(tmp_path: Path):
+def test_several_classes_missing_from_valid_are_reported_in_one_sentence(tmp_path: Path):
     photos.folder(tmp_path / "train", classes={"dark": 60, "grey": 120, "light": 190})
     photos.photo(tmp_path / "valid" / "dark" / "new.png", 60, seed=999)
     summary = read_dataset(tmp_path).summary()

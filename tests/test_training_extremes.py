@@ -44,7 +44,7 @@ def colours(root: Path, n_classes: int, per_class: int, size: int = 16) -> Path:
 
 
 @each_optimizer
-def test_seven_images_of_each_class_and_a_class_of_one_train_and_it_is_told(
+def test_seven_images_of_each_class_and_a_class_of_one_train_and_it_is_reported(
     tmp_path: Path, steps: dict[str, str]
 ):
     data = photos.folder(tmp_path / "data", per_class=7)

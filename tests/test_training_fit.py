@@ -184,7 +184,7 @@ def test_the_search_suggests_a_rate_that_trains():
     assert found.losses[-1] > min(found.losses)
 
 
-def told(values: Sequence[float]) -> RateSearch:
+def search_of(values: Sequence[float]) -> RateSearch:
     """What is found where the batches' losses are these, whatever the rate."""
     model, losses = network().train(), iter(values)
     return find_rate(
@@ -200,7 +200,7 @@ def told(values: Sequence[float]) -> RateSearch:
 
 def test_the_search_raises_the_rate_and_smooths_the_loss_as_in_2018():
     values = np.random.default_rng(0).uniform(0.9, 1.1, 100)
-    found, mean, smooth = told(values), 0.0, []
+    found, mean, smooth = search_of(values), 0.0, []
     for number, value in enumerate(values, start=1):
         mean = 0.98 * mean + 0.02 * value
         smooth.append(mean / (1 - 0.98**number))
@@ -219,7 +219,7 @@ def test_the_search_raises_the_rate_and_smooths_the_loss_as_in_2018():
 def test_the_search_stops_at_four_times_the_best_loss_or_at_no_number(
     values: list[float], n_rates: int
 ):
-    assert len(told(values).rates) == n_rates
+    assert len(search_of(values).rates) == n_rates
 
 
 def test_an_epochs_loss_is_the_mean_over_its_images():

@@ -37,7 +37,7 @@ def drawn(data: Path, **told: str) -> dict[str, Part]:
     return {item.sha256: item.part for item in dataset.items if item.part}
 
 
-def test_settings_that_draw_other_parts_are_told_to_count_for_new_images_alone(data: Path):
+def test_settings_that_draw_other_parts_are_said_to_count_for_new_images_alone(data: Path):
     known = drawn(data)
     photos.folder(data, per_class=16)
     heard, unsaid = photos.Heard(), photos.Heard()
@@ -153,7 +153,7 @@ def test_a_test_image_that_breaks_off_is_named_in_the_beginning_and_not_in_the_e
         opened(tested, photos.Heard())
 
 
-def test_pictures_that_a_training_passes_over_are_told(data: Path):
+def test_pictures_that_a_training_passes_over_are_reported(data: Path):
     (data / "dark" / "scan.tif").write_bytes(b"")
     heard = photos.Heard()
     opened(data, heard)
@@ -161,7 +161,7 @@ def test_pictures_that_a_training_passes_over_are_told(data: Path):
     assert "which ones: unfreeze data audit " in str(heard)
 
 
-def test_the_command_that_is_told_finds_what_the_training_found(
+def test_the_command_that_is_named_finds_what_the_training_found(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     """Two images that differ only beside the square that a training with these settings sees."""
@@ -183,7 +183,7 @@ def test_the_command_that_is_told_finds_what_the_training_found(
     assert re.sub(r".*(near-dup[^']*?: \d+).*", r"\1", said) in printed
 
 
-def test_what_is_learnt_from_and_tested_by_is_told(tested: Path):
+def test_what_is_learnt_from_and_tested_by_is_reported(tested: Path):
     shutil.copy(tested / "train" / "dark" / "00.png", tested / "test" / "dark" / "again.png")
     heard = photos.Heard()
     opened(tested, heard)
@@ -208,7 +208,7 @@ def test_nothing_that_is_learnt_or_scored_depends_on_the_test_part(tested: Path,
 
 
 @pytest.mark.parametrize("told", [{"size": "8"}, {"size": "32", "sizes": "8,32"}])
-def test_a_size_that_the_network_does_not_take_is_told_before_images_are_read(
+def test_a_size_that_the_network_does_not_take_is_refused_before_images_are_read(
     tmp_path: Path, told: dict[str, str]
 ):
     heard = photos.Heard()

@@ -114,7 +114,7 @@ def test_each_label_of_a_multi_label_task_is_doubted_by_itself():
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 @pytest.mark.parametrize("most", ["MOST_ANSWERS", "MOST_FEATURES"])
-def test_more_labels_than_time_or_memory_allow_are_left_alone_and_it_is_told(
+def test_more_labels_than_time_or_memory_allow_are_left_alone_and_it_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: str
 ):
     bench = photos.learner(tmp_path).bench

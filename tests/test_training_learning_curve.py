@@ -61,7 +61,7 @@ def test_sizes_too_small_to_tell_anything_are_left_out(
     assert curve_sizes(n_images, n_classes) == sizes
 
 
-def test_it_is_told_with_its_spread_and_without_a_promise():
+def test_it_is_reported_with_its_spread_and_without_a_promise():
     told = describe_curve({10: [0.5, 0.6], 20: [0.8, 0.7], 5: [0.4, 0.4]})
     assert "trained on 5 images 0.400 ± 0.000, 10 images 0.550 ± 0.071, 20 images 0.750" in told
     assert told.endswith("from 10 to 20 images, changed it by +0.200")

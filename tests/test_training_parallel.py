@@ -58,7 +58,7 @@ def failures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return {path.name: path.read_text() for path in folder.glob("*-*")}
 
 
-def told(failures: dict[str, str], part: str) -> list[str]:
+def failures_of(failures: dict[str, str], part: str) -> list[str]:
     return [text for name, text in failures.items() if name.startswith(part)]
 
 
@@ -86,7 +86,7 @@ def divide_a_step(world: World, folder: Path) -> None:
 
 
 def test_a_divided_step_is_that_of_one_process_batch_statistics_included(failures: dict[str, str]):
-    assert told(failures, "divide_a_step") == []
+    assert failures_of(failures, "divide_a_step") == []
 
 
 def agree(world: World, folder: Path) -> None:
@@ -107,7 +107,7 @@ def agree(world: World, folder: Path) -> None:
 
 
 def test_processes_agree_on_what_the_main_one_has_and_let_it_go_first(failures: dict[str, str]):
-    assert told(failures, "agree") == []
+    assert failures_of(failures, "agree") == []
 
 
 def draw_in_step(world: World, folder: Path) -> None:
@@ -123,7 +123,7 @@ def draw_in_step(world: World, folder: Path) -> None:
 
 
 def test_processes_that_draw_for_themselves_draw_alike_afterwards(failures: dict[str, str]):
-    assert told(failures, "draw_in_step") == []
+    assert failures_of(failures, "draw_in_step") == []
 
 
 class Places(nn.Module):
@@ -155,7 +155,7 @@ def divide_too_few(world: World, folder: Path) -> None:
 def test_a_batch_of_fewer_images_than_processes_is_taken_as_one_process_does(
     failures: dict[str, str],
 ):
-    assert told(failures, "divide_too_few") == []
+    assert failures_of(failures, "divide_too_few") == []
 
 
 def test_random_numbers_are_those_of_one_process_if_the_backbone_draws_none():
@@ -181,7 +181,7 @@ def test_a_process_that_torchrun_did_not_start_is_alone():
         assert world.main_first(lambda: "done") == world.broadcast("done")
 
 
-def test_what_goes_wrong_between_processes_is_told_as_such():
+def test_what_goes_wrong_between_processes_is_reported_as_such():
     with (
         pytest.raises(Unavailable, match="another process of this training has ended"),
         explained(),

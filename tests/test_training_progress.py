@@ -35,7 +35,7 @@ def test_stages_are_numbered_and_progress_counts_images():
     assert (done.stage, done.done, done.total, done.seconds_left) == ("decode", 10, 10, 0)
 
 
-def test_progress_is_told_once_a_second_at_most():
+def test_progress_is_reported_once_a_second_at_most():
     heard, began = Heard(), time.monotonic()
     stages = Stages(heard.append, n_stages=1)
     stages.begin("decode", total=10_000)
@@ -44,7 +44,7 @@ def test_progress_is_told_once_a_second_at_most():
     assert len(heard.of("progress")) <= time.monotonic() - began  # however slow the machine is
 
 
-def test_more_than_was_expected_is_no_reason_to_tell_every_image():
+def test_more_than_was_expected_is_no_reason_to_report_every_image():
     heard, began = Heard(), time.monotonic()
     stages = Stages(heard.append, n_stages=1)
     stages.begin("decode", total=100)
@@ -53,7 +53,7 @@ def test_more_than_was_expected_is_no_reason_to_tell_every_image():
     assert len(heard.of("progress")) <= 1 + time.monotonic() - began
 
 
-def test_a_service_reads_back_what_was_told():
+def test_a_service_reads_back_the_events_that_were_written():
     stream = io.StringIO()
     json_lines(stream)(EPOCH)
     (line,) = stream.getvalue().splitlines()
@@ -72,7 +72,7 @@ def test_a_person_sees_a_line_for_each_stage_epoch_and_note():
     assert "suggested learning rate 1e-2" in shown
 
 
-def test_lines_are_told_as_they_are_whatever_is_in_them():
+def test_lines_are_printed_as_they_are_whatever_is_in_them():
     stream = io.StringIO()
     path = "/" + "a long folder/" * 20 + "run"
     with Terminal(stream) as tell:
@@ -87,7 +87,7 @@ def test_lines_are_told_as_they_are_whatever_is_in_them():
         (SECONDS_QUIET / 2, ["decode", "fit"]),
     ],
 )
-def test_a_notebook_is_told_of_each_quarter_of_a_long_stage(
+def test_a_notebook_shows_each_quarter_of_a_long_stage(
     capsys: pytest.CaptureFixture[str], seconds: float, told: list[str]
 ):
     tell = Lines()

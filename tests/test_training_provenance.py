@@ -75,7 +75,7 @@ def test_the_hardware_names_a_processor():
     assert re.match(r".+, \d+ of \d+ cores, ", hardware(torch.device("cpu")))
 
 
-def test_durations_are_told_stage_by_stage():
+def test_durations_are_reported_stage_by_stage():
     assert (
         seconds_each({"decode the images": 1.23, "head": 0.0})
         == "decode the images 1.2 s, head 0.0 s"

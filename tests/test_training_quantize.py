@@ -171,7 +171,7 @@ def test_layers_that_lose_most_are_left_in_float_until_answers_are_close(
     assert shifts[1] < shifts[0]
 
 
-def test_nothing_is_printed_where_events_are_told(
+def test_nothing_is_printed_where_events_are_reported(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     before = sys.stdout

@@ -76,7 +76,7 @@ def test_settings_are_read_from_text():
         ({"variants": "int4"}, "int8"),
     ],
 )
-def test_what_is_misspelt_is_told_what_was_meant(settings: dict[str, str], meant: str):
+def test_a_misspelt_setting_is_answered_with_the_nearest_name(settings: dict[str, str], meant: str):
     with pytest.raises(BadRequest) as refusal:
         read_settings(settings)
     assert str(refusal.value).endswith(f"; did you mean {meant}?")
@@ -129,7 +129,7 @@ MISSPELT = [
 
 
 @pytest.mark.parametrize(("argument", "message"), MISSPELT)
-def test_a_command_tells_that_alone_and_leaves_nothing(
+def test_a_command_reports_that_alone_and_leaves_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], argument: str, message: str
 ):
     data = photos.folder(tmp_path / "data", per_class=1)
@@ -144,14 +144,14 @@ def test_a_command_tells_that_alone_and_leaves_nothing(
 
 
 @pytest.mark.parametrize("settings", [{"learning_rat": "1"}, {"backbone": "resnet35"}])
-def test_a_services_child_tells_nothing_before(tmp_path: Path, settings: dict[str, str]):
+def test_a_services_child_reports_nothing_before(tmp_path: Path, settings: dict[str, str]):
     heard = photos.Heard()
     with pytest.raises(BadRequest, match=r"is called '.*'; did you mean .*\?"):
         train(photos.assignment(tmp_path, tmp_path / "data", **settings), heard.append)
     assert not heard
 
 
-def test_python_is_told_before_an_image_is_read(tmp_path: Path):
+def test_in_python_the_error_comes_before_an_image_is_read(tmp_path: Path):
     with pytest.raises(BadRequest, match=r"'learning_rat'; did you mean learning_rate\?"):
         read_images(tmp_path / "nowhere", settings={"learning_rat": 1e-3}, cache=tmp_path / "cache")
     assert not list(tmp_path.iterdir())

@@ -335,7 +335,7 @@ NO_DATA: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize("name", NO_DATA)
-def test_that_there_is_nothing_to_learn_from_is_all_that_is_told(
+def test_that_there_is_nothing_to_learn_from_is_all_that_is_said(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
 ):
     data, (make, message) = tmp_path / name, NO_DATA[name]
@@ -352,7 +352,7 @@ def test_that_there_is_nothing_to_learn_from_is_all_that_is_told(
     ("folder", "code", "reason"),
     [("data", 2, "no such folder"), ("cache", 1, "Not a directory: '/dev/null/nowhere'")],
 )
-def test_a_child_tells_why_it_failed(tmp_path: Path, folder: str, code: int, reason: str):
+def test_a_child_says_why_it_failed(tmp_path: Path, folder: str, code: int, reason: str):
     assignment = photos.assignment(tmp_path, photos.folder(tmp_path / "data"))
     assignment = assignment.model_copy(update={folder: Path("/dev/null/nowhere")})
     (tmp_path / "assignment.json").write_text(assignment.model_dump_json())

@@ -237,7 +237,7 @@ def test_a_page_of_many_classes_and_noise_stays_below_three_megabytes(tmp_path: 
     assert 1_000_000 < (tmp_path / "index.html").stat().st_size < 3_000_000
 
 
-def test_thresholds_and_what_several_labels_do_are_told(written: Written):
+def test_thresholds_and_what_several_labels_do_are_reported(written: Written):
     page, told = written["several"]
     assert "<h2>False positives</h2>" in page
     assert "the label that it is most wrong about" in page
@@ -270,7 +270,7 @@ def words(**changed: object) -> dict[str, tuple[str, bool]]:
     return {remark.topic: (remark.text, remark.concern) for remark in in_words(found)}
 
 
-def test_words_tell_how_good_it_is_and_what_it_confuses():
+def test_words_say_how_good_it_is_and_what_it_confuses():
     told = words()
     found, _ = made.findings(3, 300)
     right = found.plain.value
@@ -291,7 +291,7 @@ def test_words_are_concerned_about_overfitting_and_nothing_learnt():
     assert not words()["Accuracy"][1]
 
 
-def test_words_tell_when_the_last_stage_made_it_worse():
+def test_words_say_when_the_last_stage_made_it_worse():
     worse = [Epoch("head", 0.9, 0.5, 0.5, 1, 1), Epoch("all layers", 0.8, 0.7, 0.5, 1, 1)]
     text, concern = words(history=worse)["Overfitting"]
     assert "was 0.500 after epoch 1 (head) and 0.700 at the end" in text
@@ -302,7 +302,7 @@ def epochs(stage: str, *losses: tuple[float, float]) -> list[Epoch]:
     return [Epoch(stage, train, valid, 0.5, 1, 1) for train, valid in losses]
 
 
-def test_words_tell_when_both_losses_rose_in_the_last_stage():
+def test_words_say_when_both_losses_rose_in_the_last_stage():
     rising = epochs("head", (0.9, 0.8)) + epochs("all layers", (0.6, 0.5), (0.7, 0.9))
     text, concern = words(history=rising)["Overfitting"]
     assert text.startswith("none, as the training loss has not fallen either; but the network was")
@@ -357,7 +357,7 @@ def test_words_say_that_no_label_is_doubted():
     assert "Labels" not in words(noise=LabelNoise(0, 0, (), (), ()))
 
 
-def test_doubts_of_which_hardly_any_is_right_are_told_as_such():
+def test_doubts_of_which_hardly_any_is_right_are_reported_as_such():
     found, _ = made.findings()
     one, two = found.labels
     noise = LabelNoise(

@@ -152,7 +152,7 @@ def test_a_learner_goes_on_at_another_size_with_activations_of_what_it_has_learn
     assert large.bench.results.facts["by_hand"] == "size=32"
 
 
-def told_epochs(heard: photos.Heard) -> list[str]:
+def stages_of_epochs(heard: photos.Heard) -> list[str]:
     """The stage of every epoch, in order."""
     return [event.stage for event in heard if isinstance(event, EpochFinished)]
 
@@ -181,7 +181,7 @@ def test_the_recipe_of_2018_trains_at_each_size(tmp_path: Path):
         "head with augmentation at 32 pixels",
         "all layers at 32 pixels",
     ]
-    assert told_epochs(heard)[4:] == sized
+    assert stages_of_epochs(heard)[4:] == sized
     assert [known[stage] for stage in sized] == [0, 0, 0, 0]
     assert bundle.image.size == 32
 

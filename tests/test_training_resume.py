@@ -31,7 +31,7 @@ from training.recipe import train
 from training.run.checkpoint import Checkpoint
 from training.run.command import train_and_publish
 from training.run.journal import JOURNAL, journaled
-from training.run.orders import ORDER, Order, find_order, fulfil, order
+from training.run.request import REQUEST, Request, find_request, fulfil, make_request
 from training.run.state_file import read_state, write_state
 from training.settings import OptimizerSpec
 
@@ -103,7 +103,7 @@ def test_a_command_that_is_killed_and_resumed_leaves_the_same_weights(
     published = {"kind": "published", "model": "photos", "version": 1, "promoted": True}
     assert events[-1] == published
     with pytest.raises(BadRequest, match="this training has finished"):
-        find_order(run)
+        find_request(run)
 
 
 def test_an_interrupted_command_says_how_to_resume(tmp_path: Path):
@@ -150,7 +150,7 @@ def journal(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines if line.endswith("}")]
 
 
-def test_a_journal_tells_how_long_each_stage_took_and_how_it_ended(tmp_path: Path):
+def test_a_journal_says_how_long_each_stage_took_and_how_it_ended(tmp_path: Path):
     assignment = photos.assignment(tmp_path, tmp_path / "nowhere")
     with pytest.raises(DataError, match="nowhere: no such folder"):
         train(assignment, lambda event: None)
@@ -170,8 +170,8 @@ def test_two_processes_do_not_train_in_one_folder(tmp_path: Path):
         train(assignment, lambda event: None)
 
 
-def given(tmp_path: Path, **settings: str) -> Order:
-    return order(
+def given(tmp_path: Path, **settings: str) -> Request:
+    return make_request(
         tmp_path / "models",
         "photos",
         photos.folder(tmp_path / "data", per_class=1),
@@ -182,7 +182,7 @@ def given(tmp_path: Path, **settings: str) -> Order:
     )
 
 
-def test_an_order_that_is_given_again_is_the_same_and_another_is_refused(tmp_path: Path):
+def test_a_request_that_is_given_again_is_the_same_and_another_is_refused(tmp_path: Path):
     assert given(tmp_path, size="32") == given(tmp_path, size="32")
     with pytest.raises(
         Conflict, match="an unfinished training with other settings; resume it with the same"
@@ -190,17 +190,17 @@ def test_an_order_that_is_given_again_is_the_same_and_another_is_refused(tmp_pat
         given(tmp_path, size="64")
 
 
-def test_an_order_means_the_same_file_of_weights_wherever_it_is_gone_on_with(
+def test_a_request_means_the_same_file_of_weights_wherever_it_is_resumed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "some.safetensors").touch()
     begun = given(tmp_path, weights="some.safetensors")
     assert begun.assignment.settings == {"weights": str(tmp_path / "some.safetensors")}
-    assert find_order(begun.assignment.run) == begun
+    assert find_request(begun.assignment.run) == begun
 
 
-def test_a_folder_without_an_order_cannot_be_resumed(
+def test_a_folder_without_a_request_cannot_be_resumed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     assert main(["--resume", str(tmp_path)]) == 2
@@ -225,12 +225,12 @@ def test_what_resume_would_pass_over_is_refused(
     assert capsys.readouterr().err.endswith(said)
 
 
-def test_an_order_that_cannot_work_leaves_its_folder_free(tmp_path: Path):
+def test_a_request_that_cannot_work_leaves_its_folder_free(tmp_path: Path):
     data = photos.folder(tmp_path / "data", per_class=1)
     (data / "dark" / "00.png").write_bytes(b"nothing")  # which only reading it shows
     folders = ["--run", str(tmp_path / "run"), "--registry", str(tmp_path / "models")]
     assert main(["--data", str(data), "--model", "photos", "--json", *folders]) == 2
-    assert not (tmp_path / "run" / ORDER).exists()
+    assert not (tmp_path / "run" / REQUEST).exists()
     assert (tmp_path / "run" / JOURNAL).exists()
 
 
@@ -243,7 +243,7 @@ def test_a_training_that_cannot_write_leaves_its_folder_free(
     settings = [f"--set={name}={text}" for name, text in photos.QUICK.items()]
     assert main(["--data", str(data), "--model=photos", "--json", *folders, *settings]) == 1
     assert str(tmp_path / "cache") in capsys.readouterr().err
-    assert not (tmp_path / "run" / ORDER).exists()
+    assert not (tmp_path / "run" / REQUEST).exists()
 
 
 def test_a_setting_may_be_a_blank(tmp_path: Path):
@@ -262,7 +262,7 @@ def test_who_asks_for_a_training_that_is_under_way_disturbs_nothing(
     with journaled(begun.assignment, lambda event: None):
         assert main(["--resume", str(begun.assignment.run), "--json"]) == 1
     assert "wait until it has ended" in capsys.readouterr().err
-    assert (begun.assignment.run / ORDER).exists()
+    assert (begun.assignment.run / REQUEST).exists()
     assert fulfil(begun, staged) == (1, True)
 
 
@@ -288,19 +288,19 @@ def test_nobody_goes_on_with_a_training_that_is_being_published(
     assert Registry(tmp_path / "registry").versions("photos") == [1]
 
 
-def test_an_order_that_was_fulfilled_in_the_meantime_is_not_trained_again(tmp_path: Path):
+def test_a_request_that_was_fulfilled_in_the_meantime_is_not_trained_again(tmp_path: Path):
     begun = given(tmp_path)
     fulfil(begun, tiny.stage(begun.assignment.stage, model="photos"))
     with pytest.raises(BadRequest, match="no unfinished training"):
         train_and_publish(begun, ALONE, as_json=True)
 
 
-def test_an_order_is_published_and_promoted_once(tmp_path: Path):
+def test_a_request_is_published_and_promoted_once(tmp_path: Path):
     """Whatever moment its publication was killed at."""
     once = given(tmp_path)
     for _ in range(2):
         bundle = tiny.stage(once.assignment.stage, model="photos")
-        (once.assignment.run / ORDER).write_text("{}")
+        (once.assignment.run / REQUEST).write_text("{}")
         assert fulfil(once, bundle) == (1, True)
     assert len(Registry(once.registry).history("photos")) == 1
     assert not list(once.assignment.run.iterdir())
@@ -313,8 +313,8 @@ def test_a_first_version_that_is_no_longer_the_first_is_published_and_not_promot
     """Of two trainings into one new model at once, the second."""
     data = photos.folder(tmp_path / "data", per_class=8)
     told = photos.QUICK | {"cycles": "0", "augmented_epochs": "0", "label_noise": "false"}
-    orders = [
-        order(
+    requests = [
+        make_request(
             tmp_path / "models",
             "photos",
             data,
@@ -325,8 +325,8 @@ def test_a_first_version_that_is_no_longer_the_first_is_published_and_not_promot
         )
         for run in ("first", "second")
     ]
-    bundle = tiny.stage(orders[0].assignment.stage, model="photos")
-    assert fulfil(orders[0], bundle) == (1, True)
+    bundle = tiny.stage(requests[0].assignment.stage, model="photos")
+    assert fulfil(requests[0], bundle) == (1, True)
     assert main(["--resume", str(tmp_path / "second")]) == int(promote)
     out, error = capsys.readouterr()
     assert "version 2: accuracy" in out
@@ -371,7 +371,7 @@ def test_a_checkpoint_is_read_as_it_was_written(tmp_path: Path):
     assert [path.name for path in tmp_path.iterdir()] == [CHECKPOINT]
 
 
-def test_what_cannot_be_told_without_code_is_not_written(tmp_path: Path):
+def test_what_could_not_be_read_without_running_code_is_not_written(tmp_path: Path):
     with pytest.raises(TypeError, match="Linear cannot be put into a checkpoint"):
         write_state(tmp_path / CHECKPOINT, {"network": nn.Linear(1, 1)})
     assert not list(tmp_path.iterdir())

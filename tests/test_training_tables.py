@@ -209,7 +209,7 @@ def test_an_unnamed_column_may_have_the_files_where_only_the_labels_are_beside_i
         ("File,label", ""),
     ],
 )
-def test_it_is_told_which_columns_are_read_as_file_and_label_unless_they_are_called_so(
+def test_a_note_says_which_columns_are_read_as_file_and_label_unless_they_are_called_so(
     tmp_path: Path, header: str, told: str
 ):
     files = sorted(photos.folder(tmp_path, per_class=6).rglob("*.*"))
@@ -275,7 +275,7 @@ def test_a_test_folder_beside_train_may_have_labels_or_none(tmp_path: Path):
     ("name", "why"),
     [("grey/a.png", "'grey' is not a class"), ("who knows.png", "it has no label")],
 )
-def test_a_test_image_of_no_known_class_is_not_scored_and_it_is_told(
+def test_a_test_image_of_no_known_class_is_not_scored_and_it_is_reported(
     tmp_path: Path, name: str, why: str
 ):
     photos.folder(tmp_path / "train", per_class=6)
@@ -617,7 +617,7 @@ def test_a_part_is_a_word_of_a_packed_files_name_whatever_its_capitals(
     assert counts(read_dataset(data, cache=tmp_path / "cache")) == (6, 6, 6)
 
 
-def test_it_is_told_that_the_names_of_packed_files_tell_no_parts_apart(tmp_path: Path):
+def test_a_note_says_that_the_names_of_packed_files_tell_no_parts_apart(tmp_path: Path):
     note = "tell no train, valid and test apart, so held-out images are drawn from all"
     data = pack(tmp_path, "fitting", "restrained")
     assert note in read_dataset(data, cache=tmp_path / "cache").summary()

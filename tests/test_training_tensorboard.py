@@ -107,7 +107,7 @@ def test_a_network_that_learns_once_more_draws_on_where_it_was(tmp_path: Path):
     assert sorted(losses) == list(range(learner.bench.results.n_batches))
 
 
-def test_a_training_told_not_to_draws_nothing(tmp_path: Path):
+def test_a_training_that_is_set_not_to_draws_nothing(tmp_path: Path):
     told = {"cycles": "0", "augmented_epochs": "0", "tensorboard": "false"}
     assignment = photos.assignment(tmp_path, photos.folder(tmp_path / "data"), **told)
     heard = photos.Heard()

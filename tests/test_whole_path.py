@@ -1,4 +1,4 @@
-"""Train, publish, serve, compare with torch, retrain, swap: every room at its real work."""
+"""Train, publish, serve, compare with torch, retrain, swap: every package at its real work."""
 
 import sys
 import threading

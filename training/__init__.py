@@ -1,4 +1,4 @@
-"""Fine-tunes an image classifier. Begin with `training/recipe.py`: it tells the story in order.
+"""Fine-tunes an image classifier. Begin with `training/recipe.py`: every step, in order.
 
 From Python, three calls train a folder of images; see `training/api.py`:
 

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING
 from registry.errors import BadRequest, UnfreezeError
 
 if TYPE_CHECKING:
-    from training.distributed.parallel import World
-    from training.run.orders import Order
+    from training.run.request import Request
 
 EXAMPLES = """examples:
   unfreeze train --data photos/ --model birds
@@ -147,22 +146,22 @@ def _work_for_person(arguments: argparse.Namespace) -> None:
     from training.run.command import learn_along, train_and_publish
 
     with joined() as world:
-        order = world.broadcast(_order(arguments, world) if world.is_main else None)
-        assert order is not None
+        request = world.broadcast(_request(arguments) if world.is_main else None)
+        assert request is not None
         if world.is_main:
-            train_and_publish(order, world, as_json=arguments.json)
+            train_and_publish(request, world, as_json=arguments.json)
         else:
-            learn_along(order.assignment, world)
+            learn_along(request.assignment, world)
 
 
-def _order(arguments: argparse.Namespace, world: "World") -> "Order":
+def _request(arguments: argparse.Namespace) -> "Request":
     """What to train, as the arguments say or as the folder to resume from does."""
-    from training.data.items import check_there
+    from training.data.paths import check_there
     from training.distributed.parallel import launch_name
-    from training.run.orders import find_order, order
+    from training.run.request import find_request, make_request
 
     if arguments.resume:
-        found = find_order(arguments.resume)
+        found = find_request(arguments.resume)
         check_there(found.assignment.data)
         return found
     given = dict(_key_value(text) for text in arguments.settings)
@@ -170,7 +169,7 @@ def _order(arguments: argparse.Namespace, world: "World") -> "Order":
         if getattr(arguments, name) is not None:
             given[name] = getattr(arguments, name)
     name = launch_name() or f"{datetime.now():%Y%m%d-%H%M%S}"
-    return order(
+    return make_request(
         arguments.registry,
         arguments.model,
         arguments.data,

@@ -117,6 +117,7 @@ class Bench:
         return path
 
     def targets(self, part: Part) -> Tensor:
+        """[n,classes], 1 for each label that an image has."""
         return torch.from_numpy(self.dataset.targets[self.rows(part)])
 
     def learning_targets(self) -> Tensor:
@@ -149,6 +150,7 @@ class Bench:
         return draw_shares(self.learning_targets().numpy()) if balanced else None
 
     def image_batches(self) -> ImageBatches:
+        """The training images, augmented as the settings say."""
         chosen = self.settings
         as_served = chosen.augmentation == "none" and chosen.train_crop == "window"
         return ImageBatches(
@@ -169,6 +171,7 @@ class Bench:
         )
 
     def activation_batches(self, activations: Activations) -> ActivationBatches:
+        """The training images as the features of the frozen backbone."""
         return ActivationBatches(
             activations,
             self.learning_targets(),

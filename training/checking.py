@@ -21,9 +21,8 @@ def check_settings(given: dict[str, str]) -> Settings:
     """
     settings = read_settings(given)
     if given.keys() & {"backbone", "weights"}:
-        from training.network.backbone import (
-            check_backbone,  # imports torch and timm, which takes seconds
-        )
+        # here, because it imports torch and timm, which takes seconds
+        from training.network.backbone import check_backbone
 
         check_backbone(settings.backbone, settings.weights)
     return settings

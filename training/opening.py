@@ -7,7 +7,7 @@ from pathlib import Path
 from registry.errors import BadRequest
 from registry.jobs import CHECKPOINT
 from training.bench import Bench
-from training.data.items import is_within
+from training.data.paths import is_within
 from training.fit.device import pick_device
 from training.fit.malloc import keep_freed_memory
 from training.images import Images

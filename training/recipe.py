@@ -1,4 +1,4 @@
-"""The story of a training, in the order in which things happen.
+"""A training from beginning to end, in the order in which things happen.
 
 `train` leads from a folder of images to a sealed bundle and its score beside the promoted version:
 
@@ -6,7 +6,7 @@
     learn           activations, learning rate, head; then all layers, each group at its own rate
     make_bundle     the network exported, verified, evaluated, sealed, compared
 
-Both recipes, `modern` (the default) and `fastai2018`, are this story with other settings
+Both recipes, `modern` (the default) and `fastai2018`, take these steps, with other settings
 (training/presets.py). Every step works on a `Bench` (training/bench.py): settings, images and
 network, and the results that the steps collect for the report. The steps that train are in
 `training/steps.py`, those that evaluate in `training/evaluation_steps.py`, and their details in the

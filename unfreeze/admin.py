@@ -25,9 +25,8 @@ WATCH_ATTEMPTS = 36
 WATCH_RETRY_S = 90.0
 # A stream is reopened after this long, so that a dead connection is noticed.
 WATCH_STREAM_S = 300.0
-CONNECTED_S = (
-    30.0  # a stream that lasted longer had reached a server: connecting takes 20 s at most
-)
+# A stream that lasted longer had reached a server: connecting takes 20 s at most.
+CONNECTED_S = 30.0
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")

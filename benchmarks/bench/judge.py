@@ -41,14 +41,18 @@ def conditions(record: Record) -> list[Condition]:
             record.ratios(IMAGES, OURS, LIMIT),
             0.88,
         ),
-        _told("images: throughput over that of a bare server", record.ratios(IMAGES, OURS, BARE)),
+        _for_comparison(
+            "images: throughput over that of a bare server", record.ratios(IMAGES, OURS, BARE)
+        ),
         *_over_peers(record, IMAGES, 1.45),
         _at_least(
             "tensors: throughput over that of the in-process limit",
             record.ratios(TENSORS, OURS, LIMIT),
             0.85,
         ),
-        _told("tensors: throughput over that of a bare server", record.ratios(TENSORS, OURS, BARE)),
+        _for_comparison(
+            "tensors: throughput over that of a bare server", record.ratios(TENSORS, OURS, BARE)
+        ),
         *_over_peers(record, TENSORS, 1.4),
         *_over_peers(record, PROTOCOL, 1.5),
         _at_most("images: p99 over p50", _p99_over_p50(record), 1.5),
@@ -126,7 +130,7 @@ def _over_peers(record: Record, row: str, wanted: float) -> list[Condition]:
         form = "tuned or not" if tuned else "as documented"
         what = f"{row}: throughput over that of the better peer, {form} ({peer})"
         ratios = record.ratios(row, OURS, peer) if peer else []
-        judged.append(_told(what, ratios) if tuned else _at_least(what, ratios, wanted))
+        judged.append(_for_comparison(what, ratios) if tuned else _at_least(what, ratios, wanted))
     return judged
 
 
@@ -177,7 +181,7 @@ def _at_least(what: str, values: Sequence[float], bound: float) -> Condition:
     return Condition(what, f"at least {bound:g}", _shown(values), holds)
 
 
-def _told(what: str, values: Sequence[float]) -> Condition:
+def _for_comparison(what: str, values: Sequence[float]) -> Condition:
     """Reported only, without a condition."""
     return Condition(what, COMPARED, _shown(values), True)
 

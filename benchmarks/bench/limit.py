@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from registry.images import ImageSpec, prepare
+from registry.images import ImageSpec, UInt8Array, prepare
 
 CPU = "CPUExecutionProvider"
 
@@ -64,9 +64,10 @@ def measure(load: Load) -> dict[str, Any]:
     spec = ImageSpec(size=session.get_inputs()[0].shape[1])
     counts, stopped = [0] * load.runs, threading.Event()
 
-    def pixels(i: int) -> np.ndarray:
+    def pixels(i: int) -> UInt8Array:
         if not images:
-            return tensors[i % len(tensors)]
+            one: UInt8Array = tensors[i % len(tensors)]
+            return one
         return prepare(images[i % len(images)].tobytes(), spec)
 
     def run(i: int) -> None:

@@ -22,8 +22,8 @@ def verdicts(judged: Sequence[Condition]) -> str:
     lines = [["", "wanted", "measured", ""]]
     for one in judged:
         verdict = "pass" if one.holds else "**fail**"
-        judged = "" if one.wanted == COMPARED else verdict
-        lines.append([one.what, one.wanted, one.measured, judged])
+        shown = "" if one.wanted == COMPARED else verdict
+        lines.append([one.what, one.wanted, one.measured, shown])
     return markdown(lines)
 
 

@@ -159,7 +159,6 @@ def gpu(bench: Bench) -> None:
     registry = bench.work / "registry-gpu"
     with servers.unfreeze(registry, "--provider", "cuda") as server:
         providers(bench, server)
-        opened = partial(nullcontext, server)
         contestants: dict[str, Contestant] = {}
         for name, bundle in BUNDLES_GPU.items():
             more = {"in_flight": IN_FLIGHT_GPU}
@@ -169,7 +168,9 @@ def gpu(bench: Bench) -> None:
                 )
                 contestants[f"{LIMIT} of {name}, batches of {n}"] = limited
             inputs = bench.inputs("pixels")
-            contestants[name] = Asked("cuda", opened, f"{bundle}-tensor", inputs, more)
+            contestants[name] = Asked(
+                "cuda", lambda: nullcontext(server), f"{bundle}-tensor", inputs, more
+            )
         contest(GPU, contestants, bench.pace, bench.record)
 
 
@@ -198,8 +199,9 @@ def _views(n: int) -> str:
 
 
 def _ours(bench: Bench, model: str, inputs: str, **more: Any) -> Asked:
-    assert bench.server
-    return Asked(OURS, partial(nullcontext, bench.server), model, bench.inputs(inputs), more)
+    server = bench.server
+    assert server
+    return Asked(OURS, lambda: nullcontext(server), model, bench.inputs(inputs), more)
 
 
 def _bare(bench: Bench, inputs: str) -> Asked:

@@ -101,16 +101,16 @@ def carry_out(runs: Runs, wanted: list[Run], measure: Callable[[Run], Measures])
     for number, run in enumerate(wanted, start=1):
         if runs.has(run):
             continue
-        told = f"{number}/{len(wanted)} {run.row}, {run.name}, seed {run.seed}"
+        name = f"{number}/{len(wanted)} {run.row}, {run.name}, seed {run.seed}"
         try:
             measures = measure(run)
         except RunFailed as error:
-            failed.append(f"{told}: {error}")
+            failed.append(f"{name}: {error}")
             print(failed[-1], flush=True)
             continue
         runs.add(run, measures, machine())
         shown = ", ".join(f"{k} {v:.4g}" for k, v in measures.items() if isinstance(v, float))
-        print(f"{told}: {shown}", flush=True)
+        print(f"{name}: {shown}", flush=True)
     return failed
 
 

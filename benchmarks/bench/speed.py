@@ -23,7 +23,7 @@ from training.bench import Bench
 from training.data.audit import Audit
 from training.data.dataset import Dataset
 from training.data.decoded import Decoded, larger
-from training.data.items import Item
+from training.data.items import Item, Part
 from training.fit.activations import BATCH, Activations, Parts, compute, compute_folded, to_device
 from training.fit.batches import ActivationBatches, ImageBatches
 from training.fit.device import has_fast_bf16, pick_device
@@ -100,9 +100,10 @@ def lesson_head(recipe: str) -> Measures:
         epsilon=settings.epsilon,
     )
     network.freeze_to(2)
+    n_images: dict[Part, int] = {"train": LESSON_TRAIN, "valid": LESSON_VALID}
     items = [
         Item(Path(f"{number}.jpg"), (("cat", "dog")[number % 2],), part)
-        for part, n in (("train", LESSON_TRAIN), ("valid", LESSON_VALID))
+        for part, n in n_images.items()
         for number in range(n)
     ]
     dataset = Dataset(Path(), tuple(items), ("cat", "dog"), "single")

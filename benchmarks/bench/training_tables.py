@@ -112,12 +112,17 @@ def beside_fastai(runs: Runs) -> str:
     if len(lines) == 1:
         return ""
     judged = verdict(fastai, found, runs_of_fastai(runs, UNTIMED)) if fastai else []
-    told = [
-        f"{VERSUS_TITLES.get(name, name)}: {_told(settings)}."
+    notes = [
+        f"{VERSUS_TITLES.get(name, name)}: {_in_words(settings)}."
         for name, settings, _ in runs.series(VERSUS)
     ]
     where = processors(runs, _series(runs, VERSUS))
-    parts = [markdown(lines), verdicts(judged) if judged else "", where, "\n".join(told)]
+    parts = [
+        markdown(lines),
+        verdicts(judged) if judged else "",
+        where,
+        "\n".join(notes),
+    ]
     return "\n\n".join(filter(None, [*parts, untimed(runs)]))
 
 
@@ -135,7 +140,7 @@ def untimed(runs: Runs) -> str:
     """Accuracies of the same comparison, run while the machine was not quiet enough for timing."""
     fastai = [one for row in (VERSUS, UNTIMED) for one in runs_of_fastai(runs, row)]
     lines = [["", "seeds", "accuracy", "with TTA", "points over fastai", "with TTA"]]
-    told = []
+    notes = []
     for name, settings, seeds in runs.series(UNTIMED):
         ran, measures = list(seeds.values()), ("accuracy", "accuracy_tta")
         shares = [_share(ran, measure, HELD_OUT) for measure in measures]
@@ -145,9 +150,9 @@ def untimed(runs: Runs) -> str:
         ]
         title = VERSUS_TITLES.get(name, name)
         lines.append([title, str(len(ran)), *shares, *(gains if fastai else ["", ""])])
-        told.append(f"{title}: {_told(settings)}.")
+        notes.append(f"{title}: {_in_words(settings)}.")
     where = processors(runs, _series(runs, UNTIMED))
-    return "\n\n".join([UNTIMED_TEXT, markdown(lines), where, "\n".join(told)]) if told else ""
+    return "\n\n".join([UNTIMED_TEXT, markdown(lines), where, "\n".join(notes)]) if notes else ""
 
 
 def versions(runs: Runs) -> str:
@@ -234,7 +239,12 @@ def ablation(runs: Runs, row: str, base: Mapping[str, str], seeds: Seeds) -> str
         ]
         lines.append([title, str(len(both)), *cells])
     where = processors(runs, {BASE: of_base, **changes})
-    parts = [f"Base: {_told(base)}.", markdown(lines), where, other_commits(runs, of_base, changes)]
+    parts = [
+        f"Base: {_in_words(base)}.",
+        markdown(lines),
+        where,
+        other_commits(runs, of_base, changes),
+    ]
     return "\n\n".join(filter(None, parts))
 
 
@@ -301,5 +311,5 @@ def _processor(machine: Machine) -> str:
     return f"{machine['cpu']}, {machine['cores']} core{'s' * (machine['cores'] > 1)}{gpu}"
 
 
-def _told(settings: Mapping[str, str]) -> str:
+def _in_words(settings: Mapping[str, str]) -> str:
     return ", ".join(f"{name}={value}" for name, value in settings.items() if value) or "defaults"

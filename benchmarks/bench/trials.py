@@ -50,13 +50,14 @@ def ablation_runs(size: int, seeds: int, base: Mapping[str, str], names: list[st
 
     A change that makes no difference to the base is left out.
     """
-    told = {"size": str(size)} | QUIET | dict(base)
-    changes = {BASE: {}} | {name: CHANGES[name] for name in names}
+    common = {"size": str(size)} | QUIET | dict(base)
+    changes: dict[str, dict[str, str]] = {BASE: {}}
+    changes |= {name: CHANGES[name] for name in names}
     return [
-        Run(ablation_row(size), name, seed, told | change)
+        Run(ablation_row(size), name, seed, common | change)
         for seed in range(seeds)
         for name, change in changes.items()
-        if name == BASE or read_settings(told | change) != read_settings(told)
+        if name == BASE or read_settings(common | change) != read_settings(common)
     ]
 
 
@@ -76,8 +77,8 @@ def ablate(place: Place, wanted: list[Run]) -> list[str]:
 
 
 def protocol_runs(names: list[str], name: str, seeds: int, base: Mapping[str, str]) -> list[Run]:
-    told = QUIET | dict(base)
-    return [Run(row, name, seed, told) for seed in range(seeds) for row in names]
+    settings = QUIET | dict(base)
+    return [Run(row, name, seed, settings) for seed in range(seeds) for row in names]
 
 
 def score_protocols(place: Place, wanted: list[Run]) -> list[str]:

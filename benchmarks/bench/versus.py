@@ -62,11 +62,11 @@ def versus_runs(
 ) -> list[Run]:
     """Our runs and one of fastai; if nothing is timed, more of fastai with other seeds."""
     row = (ROW if timed else UNTIMED) if scale == Scale() else f"{ROW}, rehearsed"
-    told = {"size": str(scale.size)} | QUIET | dict(base)
-    head = {name: value for name, value in told.items() if name not in UNFROZEN} | HEAD_ALONE
-    full = SMALL_FIRST if "sizes" in told else FULL
+    settings = {"size": str(scale.size)} | QUIET | dict(base)
+    head = {name: value for name, value in settings.items() if name not in UNFROZEN} | HEAD_ALONE
+    full = SMALL_FIRST if "sizes" in settings else FULL
     ours = [Run(row, QUICK, seed, head) for seed in range(seeds)]
-    ours += [Run(row, full, seed, told) for seed in range(seeds)]
+    ours += [Run(row, full, seed, settings) for seed in range(seeds)]
     theirs = [0] if timed else range(1, seeds)
     return ours + [Run(row, FASTAI, seed, scale.settings) for seed in theirs if fastai]
 
@@ -116,11 +116,11 @@ def verdict(
             continue
         for how, (our_way, its_way) in (JUDGED[name] | SAME_WAY).items():
             gain = points_over([fastai, *more], runs, our_way, its_way)
-            told = f"{what}: points over fastai, {how}"
+            title = f"{what}: points over fastai, {how}"
             judged.append(
-                _at_least(told, gain, points, 1)
+                _at_least(title, gain, points, 1)
                 if how in JUDGED[name]
-                else Condition(told, FOR_COMPARISON, gain.show(1, sign=True), holds=True)
+                else Condition(title, FOR_COMPARISON, gain.show(1, sign=True), holds=True)
             )
         shares = [one["fitted_s"] / fastai["fitted_s"] for one in runs]
         judged.append(_at_most(f"{what}: share of fastai's training time", shares, share))

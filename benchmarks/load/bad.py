@@ -6,6 +6,7 @@ import random
 import struct
 import zlib
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import grpc
 from tritonclient.grpc import service_pb2 as oip
@@ -51,7 +52,7 @@ class Bad:
         method, refused = random.choice([(CLASSIFY, REFUSED), (INFER, REFUSED_BY_PROTOCOL)])
         name = random.choice(list(refused))
         make, codes = refused[name]
-        call = self.channel.unary_unary(method)
+        call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = self.channel.unary_unary(method)
         try:
             await call(make(), timeout=TIMEOUT_S)
         except grpc.RpcError as error:
@@ -129,8 +130,8 @@ def bomb() -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels)
 
 
-def _request(**fields: object) -> bytes:
-    one = {"model": BAD, "images": [pictures()[0].encoded]}
+def _request(**fields: Any) -> bytes:
+    one: dict[str, Any] = {"model": BAD, "images": [pictures()[0].encoded]}
     return pb.ClassifyRequest(**(one | fields)).SerializeToString()
 
 

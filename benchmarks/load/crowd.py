@@ -17,7 +17,7 @@ from load.good import Good
 from load.protocol import Protocol
 from load.tally import Tally
 
-TELL_EVERY_S = 1.0
+PRINT_EVERY_S = 1.0
 # Seconds between two requests of a client, so that the clients do not starve the server of CPU.
 PAUSE_S = {"half_open": 0.5, "crash": 0.02}
 USUAL_PAUSE_S = 0.1
@@ -75,19 +75,19 @@ async def crowd(address: str, pace: float, weights: dict[str, int]) -> None:
     tallies = {kind: Tally() for kind in weights}
     ended = asyncio.Event()
 
-    def tell() -> None:
+    def print_counts() -> None:
         counted = {kind: tally.as_json() for kind, tally in tallies.items()}
         print(json.dumps(counted), flush=True)
 
-    async def tell_each_second() -> None:
+    async def print_each_second() -> None:
         while True:
-            tell()
-            await asyncio.sleep(TELL_EVERY_S)
+            print_counts()
+            await asyncio.sleep(PRINT_EVERY_S)
 
     def pause_s(kind: str) -> float:
         return pace * PAUSE_S.get(kind, USUAL_PAUSE_S)
 
-    telling = asyncio.create_task(tell_each_second())
+    printing = asyncio.create_task(print_each_second())
     clients = [
         asyncio.create_task(
             repeat(kinds[kind], pause_s(kind), kind not in PIXELS, tallies[kind], ended)
@@ -98,10 +98,10 @@ async def crowd(address: str, pace: float, weights: dict[str, int]) -> None:
     await asyncio.to_thread(sys.stdin.read)
     ended.set()
     await asyncio.gather(*clients)
-    telling.cancel()
+    printing.cancel()
     for connection in connections:
         await connection.close()
-    tell()
+    print_counts()
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ anything is wrong.
 import random
 from collections import Counter
 from collections.abc import Iterable
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -33,7 +34,7 @@ class Good:
         self.address = address
         self.channel = grpc.aio.insecure_channel(address)
         self.stub = pb_grpc.ClassifierStub(self.channel)
-        self.health = health_pb2_grpc.HealthStub(self.channel)
+        self.health: Any = health_pb2_grpc.HealthStub(self.channel)
         self.client = AsyncClient(address)
 
     async def close(self) -> None:
@@ -85,6 +86,8 @@ class Good:
         for number, found in zip(
             numbers, await self.client.classify(given, model=GOOD), strict=True
         ):
+            if found.version is None:
+                raise WrongAnswer(f"image {number} was not answered: {found.error}")
             by_name = {label.name: label.probability for label in found.labels}
             _right([number], found.version, [[by_name[name] for name in LABELS]])
             answered[found.version] += 1
@@ -99,8 +102,8 @@ class Good:
         """Watches the health for a while; the server must never report not serving."""
         watch = self.health.Watch(health_pb2.HealthCheckRequest(), timeout=random.uniform(1, 5))
         try:
-            async for told in watch:
-                _serving(told)
+            async for status in watch:
+                _serving(status)
         except grpc.RpcError as error:
             # at the deadline the server ends the watch too, and perhaps an aged connection with it
             if error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED and not has_aged(error):
@@ -146,6 +149,6 @@ def _right(numbers: list[int], version: int, answers: list[list[float]], n_views
         raise WrongAnswer(problem)
 
 
-def _serving(told: health_pb2.HealthCheckResponse) -> None:
-    if told.status != health_pb2.HealthCheckResponse.SERVING:
-        raise WrongAnswer(f"health says {told.status}")
+def _serving(reply: health_pb2.HealthCheckResponse) -> None:
+    if reply.status != health_pb2.HealthCheckResponse.SERVING:
+        raise WrongAnswer(f"health says {reply.status}")

@@ -25,9 +25,9 @@ def draw(
     middle.plot(minutes, [one.threads for one in samples], label="threads")
     middle.set(ylim=(0, None))
     middle.legend()
-    told = [at_s / 60 for at_s, *_ in latencies]
-    bottom.plot(told, [p99 for *_, p99 in latencies], label="p99")
-    bottom.plot(told, [p50 for _, _, p50, _ in latencies], label="p50")
+    at_minutes = [at_s / 60 for at_s, *_ in latencies]
+    bottom.plot(at_minutes, [p99 for *_, p99 in latencies], label="p99")
+    bottom.plot(at_minutes, [p50 for _, _, p50, _ in latencies], label="p50")
     bottom.set(ylabel="latency (ms)", xlabel="minutes", ylim=(0, None))
     bottom.legend()
     figure.tight_layout()

@@ -46,7 +46,7 @@ def leak(*names: str) -> None:
             LEAKS[name]()
         return load(self, *arguments)
 
-    Loader.load = load_and_leak  # type: ignore[method-assign]
+    Loader.load = load_and_leak  # type: ignore[method-assign, assignment]
 
 
 def answer_wrong() -> None:

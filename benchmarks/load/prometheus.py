@@ -49,7 +49,7 @@ class Prometheus:
         (folder / "prometheus.yml").write_text(json.dumps(config))
         self._address = f"127.0.0.1:{free_port()}"
         self._log = (folder / "prometheus.log").open("wb")
-        command = [program(), f"--config.file={folder / 'prometheus.yml'}"]
+        command = [str(program()), f"--config.file={folder / 'prometheus.yml'}"]
         command += [f"--storage.tsdb.path={folder / 'tsdb'}"]
         self._process = subprocess.Popen(
             [*command, f"--web.listen-address={self._address}"], stderr=self._log

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from registry.images import Float32Array, ImageSpec, UInt8Array, prepare
+from registry.store import Registry
 from registry.tta import TtaSpec, tta_views
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
-import tiny
+import tiny as tiny  # also for others, who need no path of their own
 
 GOOD = "good"  # for the well-behaved clients, whose counts must agree with the server's
 BAD = "bad"  # for the misbehaving ones
@@ -36,7 +37,7 @@ def publish_models(root: Path, work: int = 0) -> None:
         for bias in BIASES:
             version = tiny.publish(root, model=name, bias=bias, work=work)
             if version == 1:
-                tiny.Registry(root).promote(name, 1, by="soak", reason="the first")
+                Registry(root).promote(name, 1, by="soak", reason="the first")
 
 
 @cache

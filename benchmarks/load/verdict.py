@@ -39,7 +39,7 @@ def check_good(tallies: dict[str, Tally], kinds: Iterable[str]) -> list[Check]:
     checks = []
     for kind in kinds:
         tally = tallies.get(kind, Tally())
-        found = f"{tally.answered} answered, {tally.failed} failed {_told(tally)}"
+        found = f"{tally.answered} answered, {tally.failed} failed {_problems(tally)}"
         checks.append(
             Check(f"good: {kind}", tally.answered > 0 and not tally.failed, found, NONE_FAILED)
         )
@@ -51,14 +51,14 @@ def check_bad(tallies: dict[str, Tally], kinds: Iterable[str]) -> list[Check]:
     checks = []
     for kind in kinds:
         tally = tallies.get(kind, Tally())
-        found = f"{tally.answered} times, {tally.failed} not as expected {_told(tally)}"
+        found = f"{tally.answered} times, {tally.failed} not as expected {_problems(tally)}"
         checks.append(
             Check(f"bad: {kind}", tally.answered > 0 and not tally.failed, found, AS_EXPECTED)
         )
     return checks
 
 
-def _told(tally: Tally) -> str:
+def _problems(tally: Tally) -> str:
     return "; ".join(dict.fromkeys(tally.problems))
 
 
@@ -100,8 +100,8 @@ def check_returned(before: Usage, after: Usage) -> Check:
 def check_log(events: Sequence[dict[str, object]]) -> Check:
     """Nothing went wrong inside the server."""
     bad = [one for one in events if one.get("level") not in LEVELS or "trace" in one]
-    told = "; ".join(dict.fromkeys(str(one)[:600] for one in bad[:5]))
-    found = f"{len(events)} lines, {len(bad)} with an error {told}"
+    shown = "; ".join(dict.fromkeys(str(one)[:600] for one in bad[:5]))
+    found = f"{len(events)} lines, {len(bad)} with an error {shown}"
     return Check("log free of errors", bool(events) and not bad, found, "no error or traceback")
 
 

@@ -43,7 +43,7 @@ def elapsed_s() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME) - started
 
 
-class Told(Callback):
+class EpochRecord(Callback):
     """Seconds since the start and accuracy of each epoch."""
 
     order = 100  # after the callbacks that compute it
@@ -54,8 +54,8 @@ class Told(Callback):
     def after_epoch(self) -> None:
         seconds = elapsed_s()
         train_loss, valid_loss, metric_value, *_ = self.learn.recorder.values[-1]
-        told = {"train_loss": train_loss, "valid_loss": valid_loss, "metric_value": metric_value}
-        self.epochs.append({**told, "seconds": seconds})
+        values = {"train_loss": train_loss, "valid_loss": valid_loss, "metric_value": metric_value}
+        self.epochs.append({**values, "seconds": seconds})
         print(
             f"epoch {len(self.epochs)}: {metric_value:.4f} after {seconds:.0f} s", file=sys.stderr
         )
@@ -73,11 +73,11 @@ def main() -> None:
     with tempfile.NamedTemporaryFile(suffix=".safetensors") as weights:
         write_weights(weights.name)
         learner = open_learner(options.table, options.size, weights.name)
-    told = Told()
-    learner.add_cb(told)
+    record = EpochRecord()
+    learner.add_cb(record)
     learner.fine_tune(options.unfrozen, freeze_epochs=options.frozen)
     seconds = elapsed_s()
-    learner.remove_cb(told)
+    learner.remove_cb(record)
     plain = measure(*learner.get_preds())
     averaged = measure(*learner.tta())
     measures = {
@@ -86,7 +86,7 @@ def main() -> None:
         "accuracy": plain,
         "accuracy_tta": averaged,
         "held_out": len(learner.dls.valid_ds),
-        "epochs": told.epochs,
+        "epochs": record.epochs,
     }
     print("\n" + json.dumps(measures))  # on a line of its own, after the progress bars
 

@@ -6,9 +6,7 @@ from service.execution.work import HEAD_START_S, LOWEST, Terms
 
 MEGABYTE = 1 << 20
 OF_THE_QUEUE = ("queue_full", "queue_bytes", "expected_wait")  # their messages begin as Triton's
-MARGIN = (
-    0.7  # share of a deadline to use; all of it, by these averages, would miss it half the time
-)
+MARGIN = 0.7  # share of a deadline to use: all of it, by averages, would miss it half the time
 
 
 class Admission:

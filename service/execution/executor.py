@@ -144,7 +144,7 @@ class Executor:
         work = Work(n_images, decode, terms, asyncio.get_running_loop().create_future())
         images = [Image(work, i, n_views=max(1, terms.n_views)) for i in range(n_images)]
         timer = None
-        if terms.queue_s < math.inf:  # or it would take room until its turn comes
+        if terms.queue_s < math.inf:  # or it would fill the queue until its turn comes
             after_s = terms.queue_s + TIMER_S
             timer = work.done.get_loop().call_later(after_s, self._expire, work, images)
         try:

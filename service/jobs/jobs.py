@@ -77,7 +77,7 @@ class Jobs:
             await self._records.end(job_id, JobState.CANCELLED, "cancelled before it began")
             await self._runner.cancel(job_id)  # it may have begun just then
 
-    # The life cycle of the supervisor
+    # The life cycle
 
     async def start(self) -> None:
         """Queues jobs again that a dead server left behind, and starts working."""

@@ -36,7 +36,7 @@ class Shadow:
         self._candidate = candidate
         self._comparison = comparison
         self._in_flight: dict[asyncio.Task[None], int] = {}
-        self._told = False
+        self._has_logged = False
 
     def sample(self, decode: DecodeViewsFor, n_views: int) -> "Sample":
         """A sample of a request, to be compared once it is answered."""
@@ -83,10 +83,10 @@ class Shadow:
 
     def _failed(self, n_images: int, error: Exception | None) -> None:
         self._comparison.failed(n_images)
-        if not self._told:  # once is enough: every request may fail
+        if not self._has_logged:  # once is enough: every request may fail
             facts = {"model": self._live.model, "version": self._candidate.version}
             log.warning("shadow_failed", extra=facts | {"problem": str(error)})
-            self._told = True
+            self._has_logged = True
 
 
 class Sample:

@@ -26,7 +26,7 @@ class CandidateMetrics:
         self.images = Counter(
             "unfreeze_shadow_images",
             "Images sampled for the candidate in shadow mode. Compared: agreed (both versions "
-            "label them alike) or differed. Not compared: dropped (no room) or failed.",
+            "label them alike) or differed. Not compared: dropped (the server was busy) or failed.",
             (*one, "outcome"),
             registry=registry,
         )

@@ -12,8 +12,9 @@ from registry.errors import BadImage, DataError
 from registry.images import ImageSpec, UInt8Array, prepare
 from training.data.dataset import Dataset, assemble, list_items
 from training.data.decoded import Decoded
+from training.data.folders import empty_classes, passed_over
 from training.data.inspecting import THREADS, identify
-from training.data.items import Item, empty_classes, passed_over
+from training.data.items import Item
 from training.data.labels import check_spaces
 from training.data.near_duplicates import look_at
 from training.data.parquet import packed_files

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from registry.bundle import Task
 from registry.errors import DataError
 from registry.images import Float32Array
+from training.data.folders import list_folder
 from training.data.grouping import group_by_path
 from training.data.inspecting import find_damaged, inspect
 from training.data.items import (
@@ -24,12 +25,10 @@ from training.data.items import (
     Layout,
     Part,
     SplitRule,
-    check_there,
-    check_within,
-    list_folder,
 )
 from training.data.labels import AskedTask, check_labels, check_spaces, detect_task, label_tests
 from training.data.parquet import SEPARATOR, named_parts, packed_files, unpack
+from training.data.paths import check_there, check_within
 from training.data.split import check_parts, count_kept, split, unit_names
 from training.data.table import columns_note, list_table
 

@@ -113,8 +113,8 @@ def _alike(items: Sequence[Item], looks: Sequence[UInt8Array]) -> Repeats:
         repeat = ~(conflict | leak)
         for relation, those in (("conflict", conflict), ("leak", leak), ("repeat", repeat)):
             counts[relation] += int(those.sum())
-            room = LISTED - len(listed[relation])
-            listed[relation] += [(row, int(other)) for other in others[those][:room]]
+            free = LISTED - len(listed[relation])
+            listed[relation] += [(row, int(other)) for other in others[those][:free]]
     return +counts, listed
 
 

@@ -24,7 +24,8 @@ def split(items: Sequence[Item], rule: SplitRule, known: Mapping[str, Part]) -> 
     names = unit_names(items)
     parts: dict[str, Part] = {}
     for item in items:
-        if item.sha256 in known:  # new images of a group that was split before are for training
+        if item.sha256 in known:
+            # "train" < "valid": new images of a group that was split before are for training
             parts[names[item.sha256]] = min(
                 parts.get(names[item.sha256], "valid"), known[item.sha256]
             )

@@ -32,8 +32,10 @@ from training.data.columns import (
     WEIGHT,
     find_columns,
 )
+from training.data.folders import list_test
 from training.data.grouping import group_by_path
-from training.data.items import PARTS, PLAIN, Item, Layout, Part, check_within, list_test
+from training.data.items import PARTS, PLAIN, Item, Layout, Part
+from training.data.paths import check_within
 
 ANSWERS: dict[str, Part] = {"true": "valid", "1": "valid", "false": "train", "0": "train"}
 SEPARATORS = (",", ";", "\t")  # of columns; the first that yields at least two is used

@@ -119,9 +119,7 @@ def _comparable(
     version = assignment.champion_version
     try:
         promoted = verify_bundle(assignment.champion)
-    except (
-        BundleError
-    ) as error:  # pruned meanwhile, or damaged; the candidate is still worth having
+    except BundleError as error:  # pruned meanwhile, or damaged: then the candidate alone is scored
         note(f"version {version} cannot be compared: {error}")
         return None
     changes = label_changes(promoted.labels, bundle.labels)

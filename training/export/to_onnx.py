@@ -85,7 +85,7 @@ def check_parity(model: bytes, pixels: UInt8Array, truth: Float32Array) -> float
     return difference
 
 
-def _by_dynamo(servable: Servable, example: Tensor) -> bytes:
+def _by_dynamo(servable: nn.Module, example: Tensor) -> bytes:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's own deprecations, not ours
         program = torch.onnx.export(
@@ -103,7 +103,7 @@ def _by_dynamo(servable: Servable, example: Tensor) -> bytes:
     return content
 
 
-def _by_torchscript(servable: Servable, example: Tensor) -> bytes:
+def _by_torchscript(servable: nn.Module, example: Tensor) -> bytes:
     content = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

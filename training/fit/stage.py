@@ -54,7 +54,7 @@ def fit_stage(
             "optimizer": optimizer,
             "keeper": keeper,
             "ema": ema,
-            "room": bench.splitter,
+            "room": bench.splitter,  # its name in checkpoints that must still be read
         }
     )
     report_resumed(bench, stage, tally)
@@ -103,6 +103,7 @@ def report_resumed(bench: Bench, stage: Stage, tally: Tally) -> None:
 
 
 def report_epoch(bench: Bench, number: int, n_epochs: int, epoch: Epoch) -> None:
+    """Reports an epoch, the `number`-th of its stage, counted from 1."""
     bench.stages.tell(
         EpochFinished(
             stage=epoch.stage,

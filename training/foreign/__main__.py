@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     except BadRequest as error:
         print(f"unfreeze import: {error}", file=sys.stderr)
         return 2
-    except (UnfreezeError, OSError) as error:  # no room, no right to write
+    except (UnfreezeError, OSError) as error:  # a full disk, no right to write
         print(f"unfreeze import: {error}", file=sys.stderr)
         return 1
 

@@ -32,7 +32,7 @@ def merge_external(proto: ModelProto, path: Path, max_bytes: int) -> tuple[Path,
         tensor for tensor in all_tensors(proto) if tensor.data_location == TensorProto.EXTERNAL
     ]
     files: dict[str, IO[bytes]] = {}
-    room = max_bytes - path.stat().st_size
+    left = max_bytes - path.stat().st_size
     try:
         for tensor in outside:
             at = {entry.key: entry.value for entry in tensor.external_data}
@@ -40,8 +40,8 @@ def merge_external(proto: ModelProto, path: Path, max_bytes: int) -> tuple[Path,
             if name not in files:
                 files[name] = _open_beside(path, name)
             start, length = _extent(tensor.name, at, files[name], path)
-            room -= length
-            if room < 0:
+            left -= length
+            if left < 0:
                 raise BadRequest(
                     f"{path}: more than {max_bytes / 2**30:.1f} GiB with its weights, and an ONNX "
                     "file ends at 2 GiB; export the model in float16"

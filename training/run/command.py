@@ -16,41 +16,41 @@ from registry.store import Registry
 from training.distributed.parallel import World
 from training.recipe import train_and_bundle, train_network
 from training.run.journal import journaled
-from training.run.orders import Order, find_order, fulfil, withdraw
 from training.run.progress import Terminal, json_lines
+from training.run.request import Request, find_request, fulfil, withdraw
 
 
-def train_and_publish(order: Order, world: World, *, as_json: bool) -> None:
-    """Trains and publishes what was ordered, in the only process or the main one of several.
+def train_and_publish(request: Request, world: World, *, as_json: bool) -> None:
+    """Trains and publishes what was requested, in the only process or the main one of several.
 
     Raises:
         UnfreezeError, OSError: it failed; without a checkpoint, the run folder can be reused.
-        Conflict: the version is published, but not promoted, though the order says so.
+        Conflict: the version is published, but not promoted, though it was requested.
     """
-    assignment = order.assignment
+    assignment = request.assignment
     with (
         nullcontext(json_lines(sys.stdout)) if as_json else Terminal() as tell,
         journaled(assignment, tell) as tell_and_write,
     ):
-        find_order(assignment.run)  # another process may have fulfilled it since
+        find_request(assignment.run)  # another process may have fulfilled it since
         resumed = shlex.quote(str(assignment.run))
         tell(Note(text=f"to resume if interrupted: unfreeze train --resume {resumed}"))
         try:
             bundle, scored = train_and_bundle(assignment, tell_and_write, world)
         except (UnfreezeError, OSError):  # so that the folder can be reused
-            withdraw(order)
+            withdraw(request)
             raise
         except KeyboardInterrupt:
             tell(Note(text=f"interrupted; resume with: unfreeze train --resume {resumed}"))
             raise
-        version, promoted = fulfil(order, bundle)
+        version, promoted = fulfil(request, bundle)
     if as_json:
         said = {"kind": "published", "model": assignment.model, "version": version}
         print(json.dumps(said | {"promoted": promoted}), flush=True)
     else:
-        folder = Registry(order.registry).folder(assignment.model, version)
+        folder = Registry(request.registry).folder(assignment.model, version)
         _summarise(folder, version, scored, promoted=promoted)
-    if order.promote and not promoted:
+    if request.promote and not promoted:
         raise Conflict(
             f"version {version} is published, but --promote has not promoted it: another version "
             "was promoted in the meantime"

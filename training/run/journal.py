@@ -43,7 +43,7 @@ def journaled(assignment: Assignment, tell: Tell) -> Iterator[Tell]:
         Busy: another process is training there.
     """
     assignment.run.mkdir(parents=True, exist_ok=True)
-    # unbuffered, so that closing it writes nothing that found no room before
+    # unbuffered, so that closing it writes nothing for which the disk was full before
     with (assignment.run / JOURNAL).open("ab+", buffering=0) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -12,9 +12,9 @@ from rich.progress import Progress as Bars
 
 from registry.jobs import EpochFinished, Event, Note, Progress, StageStarted
 
-Tell = Callable[[Event], None]
+Tell = Callable[[Event], None]  # takes each event of a training: to print, write or send it
 SECONDS_BETWEEN = 1.0  # progress events of a stage; each is a row in the service's database
-SECONDS_QUIET = 10.0  # of a stage, before a notebook is told its progress
+SECONDS_QUIET = 10.0  # of a stage, before a notebook reports its progress
 
 
 class Stages:
@@ -26,7 +26,7 @@ class Stages:
         self._number = 0
         self._lock = threading.Lock()
         self._name, self._total, self._done = "", 0, 0
-        self._began = self._told = time.monotonic()
+        self._began = self._reported = time.monotonic()
         self._ended: dict[str, float] = {}
 
     @property
@@ -47,7 +47,7 @@ class Stages:
             self._ended |= self._under_way()
             self._number += 1
             self._name, self._total, self._done = name, total, 0
-            self._began = self._told = time.monotonic()
+            self._began = self._reported = time.monotonic()
         self.tell(StageStarted(stage=name, number=self._number, of=self._n_stages))
 
     def advance(self, n: int) -> None:
@@ -56,9 +56,9 @@ class Stages:
             over = self._done < self._total <= self._done + n
             self._done += n
             now = time.monotonic()
-            if now - self._told < SECONDS_BETWEEN and not over:
+            if now - self._reported < SECONDS_BETWEEN and not over:
                 return
-            self._told = now
+            self._reported = now
             rate = self._done / max(now - self._began, 1e-9)
             left = max(self._total - self._done, 0) / rate
             self.tell(
@@ -143,12 +143,12 @@ class Terminal:
 
     def __enter__(self) -> Tell:
         self._bars.start()
-        return self._tell
+        return self._show
 
     def __exit__(self, *_: object) -> None:
         self._bars.stop()
 
-    def _tell(self, event: Event) -> None:
+    def _show(self, event: Event) -> None:
         match event:
             case StageStarted():
                 self._print(f"{event.number}/{event.of} {event.stage}", style="bold")

@@ -24,6 +24,7 @@ from unfreeze.commands.shared import (
     OK,
     Commands,
     UsageError,
+    above_zero,
     add_command,
     add_json,
     add_settings,
@@ -79,12 +80,8 @@ def _add_fetch(commands: Commands) -> None:
 
 
 def _gigabytes(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not 0 < number < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    if math.isinf(number := above_zero(text)):
+        raise argparse.ArgumentTypeError(f"{text} is not a finite number")
     return number
 
 

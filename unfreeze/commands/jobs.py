@@ -6,6 +6,7 @@ from difflib import get_close_matches
 
 from unfreeze.admin import AdminClient
 from unfreeze.bounds import MOST_32
+from unfreeze.commands.job_output import JobOutput
 from unfreeze.commands.shared import (
     FAILED,
     INTERRUPTED,
@@ -22,7 +23,6 @@ from unfreeze.commands.shared import (
     when,
     whole,
 )
-from unfreeze.commands.story import Story
 from unfreeze.jobs import PROMOTIONS, Job
 
 GROUP = ("list", "show", "watch", "cancel")
@@ -182,12 +182,12 @@ def _follow(admin: AdminClient, job_id: str, *, as_json: bool) -> int:
     """Prints the job's events as they happen, of which the last is its outcome; the exit code tells
     how the job ended."""
     try:
-        with Story(quiet=as_json) as story:
+        with JobOutput(quiet=as_json) as output:
             for event in admin.watch(job_id):
                 if as_json:
                     show_json(event)
                 else:
-                    story.tell(event.event)
+                    output.show(event.event)
         job = admin.get_job(job_id)
     except KeyboardInterrupt:
         say(f"the job goes on; to follow it again: unfreeze jobs watch {job_id}")

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from unfreeze.admin import AdminClient
 from unfreeze.client import Client
-from unfreeze.commands.story import Story
+from unfreeze.commands.job_output import JobOutput
 from unfreeze.demo.comparison import Comparison, ask_and_compare
 from unfreeze.demo.errors import DemoError
 from unfreeze.demo.photographs import lay_out
@@ -126,10 +126,10 @@ def train_first(data: Path, out: Path) -> float:
 def retrain(admin_address: str, data: Path, out: Path) -> tuple[float, Path]:
     """Trains, publishes and promotes version 2; returns the seconds and the run's folder."""
     began = time.monotonic()
-    with AdminClient(admin_address) as admin, Story() as story:
+    with AdminClient(admin_address) as admin, JobOutput() as output:
         job = admin.start_training(MODEL, str(data), settings=SECOND, promotion="if_better")
         for event in admin.watch(job.id):
-            story.tell(event.event)
+            output.show(event.event)
         job = admin.get_job(job.id)
     if not job.promoted:
         raise DemoError(f"the second version did not go live: {job.state}, {job.message}")

@@ -10,8 +10,8 @@ from unfreeze import events
 from unfreeze.events import Event
 
 
-class Story:
-    """A context manager that `tell` passes each event to."""
+class JobOutput:
+    """A context manager; `show` prints one event."""
 
     def __init__(self, *, quiet: bool = False) -> None:
         """`quiet`: no progress bar."""
@@ -28,7 +28,7 @@ class Story:
         )
         self._task = self._bar.add_task("", total=None, visible=False, rate="")
 
-    def tell(self, event: Event) -> None:
+    def show(self, event: Event) -> None:
         if isinstance(event, events.Progress):
             self._bar.update(
                 self._task,

@@ -1,4 +1,4 @@
-"""The measurements of a soak, and its report."""
+"""What a soak measures, and its report."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -9,8 +9,8 @@ from load.verdict import Check
 
 
 @dataclass
-class Story:
-    """All measurements, from start to end."""
+class Measurements:
+    """Of a whole soak."""
 
     ready_s: float
     idle: Usage
@@ -24,10 +24,11 @@ class Story:
     scrapes: int = 0
 
 
-def report(story: Story, checks: Sequence[Check]) -> None:
-    last = story.samples[-1]
+def report(measured: Measurements, checks: Sequence[Check]) -> None:
+    last = measured.samples[-1]
     print(
-        f"\nready in {story.ready_s:.2f} s, idle with two models at {story.idle.memory_mb:.0f} MB"
+        f"\nready in {measured.ready_s:.2f} s, "
+        f"idle with two models at {measured.idle.memory_mb:.0f} MB"
     )
     print(f"{last.cpu_s:.0f} s of the server's CPU in {last.at_s:.0f} s\n")
     width = max(len(check.name) for check in checks)
@@ -37,6 +38,6 @@ def report(story: Story, checks: Sequence[Check]) -> None:
     print(f"\n{failed} of {len(checks)} checks failed" if failed else "\nall checks hold")
 
 
-def as_json(story: Story, checks: Sequence[Check]) -> dict[str, object]:
-    tallies = {kind: tally.as_json() for kind, tally in story.tallies.items()}
-    return asdict(story) | {"tallies": tallies, "checks": [asdict(check) for check in checks]}
+def as_json(measured: Measurements, checks: Sequence[Check]) -> dict[str, object]:
+    tallies = {kind: tally.as_json() for kind, tally in measured.tallies.items()}
+    return asdict(measured) | {"tallies": tallies, "checks": [asdict(check) for check in checks]}

@@ -1,4 +1,4 @@
-"""A training as a person ordered it, kept in its run folder until its version is published."""
+"""A training that a person asked for, kept in its run folder until its version is published."""
 
 import shutil
 import uuid
@@ -17,23 +17,24 @@ from training.data.dataset import check_listed
 from training.export.publishing import assign
 from training.run.journal import check_same, has_finished
 
-ORDER = "order.json"  # in the folder of a training whose version is not yet published
-TOKEN = "run"  # in a bundle's provenance: the order that it fulfils
+# in the folder of a training whose version is not yet published; the name stays, so that those that
+# an earlier Unfreeze began still resume
+REQUEST = "order.json"
+TOKEN = "run"  # in a bundle's provenance: of the request that it fulfils
 
 
-class Order(Record):
+class Request(Record):
     """What to train, and where to publish it."""
 
     assignment: Assignment
     registry: Path
-    pointer: (
-        int  # current when the order was given, 0: none; only a first version goes live by itself
-    )
+    # current when the request was made, 0: none; only a first version goes live by itself
+    pointer: int
     promote: bool
     token: str
 
 
-def order(
+def make_request(
     registry: Path,
     model: str,
     data: Path,
@@ -42,13 +43,13 @@ def order(
     run: Path,
     *,
     promote: bool,
-) -> Order:
-    """Writes the order to `run`, with absolute paths. If the same order is there already, returns
-    that one, which compares with the version that was promoted when it was first given.
+) -> Request:
+    """Writes the request to `run`, with absolute paths. If the same one is there already, returns
+    that one, which compares with the version that was promoted when it was first made.
 
     Raises:
         BadRequest: `model` is not a valid name, or the settings or the data are unusable.
-        Conflict: another order is in `run`.
+        Conflict: another request is in `run`.
     """
     if settings.get("weights"):
         settings = settings | {"weights": str(Path(settings["weights"]).resolve())}
@@ -62,33 +63,33 @@ def order(
     )
     read = check_settings(settings)
     check_listed(data, read.layout(), read.task)
-    given = Order(
+    request = Request(
         assignment=assignment,
         registry=registry.resolve(),
         pointer=pointer,
         promote=promote,
         token=uuid.uuid4().hex,
     )
-    if not (run / ORDER).exists():
+    if not (run / REQUEST).exists():
         run.mkdir(parents=True, exist_ok=True)
-        write_durably(run / ORDER, given.model_dump_json(indent=2).encode())
-        return given
-    found = find_order(run)
+        write_durably(run / REQUEST, request.model_dump_json(indent=2).encode())
+        return request
+    found = find_request(run)
     differing = [
-        name for name, value in _requested(found).items() if value != _requested(given)[name]
+        name for name, value in _asked_for(found).items() if value != _asked_for(request)[name]
     ]
     check_same(run, differing)
     return found
 
 
-def find_order(run: Path) -> Order:
-    """The order that was given in `run`.
+def find_request(run: Path) -> Request:
+    """The request in `run`.
 
     Raises:
         BadRequest: there is none.
     """
     try:
-        return Order.model_validate_json((run / ORDER).read_bytes())
+        return Request.model_validate_json((run / REQUEST).read_bytes())
     except (OSError, ValidationError) as error:
         if has_finished(run):
             raise BadRequest(
@@ -96,41 +97,41 @@ def find_order(run: Path) -> Order:
                 "and --model to start another"
             ) from error
         raise BadRequest(
-            f"{run}: no unfinished training (no {ORDER}); give the folder of an interrupted "
+            f"{run}: no unfinished training (no {REQUEST}); give the folder of an interrupted "
             "one, or --data and --model to start one"
         ) from error
 
 
-def withdraw(given: Order) -> None:
-    """Removes the order, unless there is a checkpoint to resume from."""
-    run = given.assignment.run
+def withdraw(request: Request) -> None:
+    """Removes the request, unless there is a checkpoint to resume from."""
+    run = request.assignment.run
     if not (run / CHECKPOINT).exists():
-        (run / ORDER).unlink(missing_ok=True)
+        (run / REQUEST).unlink(missing_ok=True)
 
 
-def fulfil(given: Order, bundle: Bundle) -> tuple[int, bool]:
+def fulfil(request: Request, bundle: Bundle) -> tuple[int, bool]:
     """Publishes the staged bundle, idempotently, and removes what a resumed training would need.
     Returns the version's number and whether it is promoted, which it is not if somebody else has
-    promoted a version since the order was given.
+    promoted a version since it was requested.
 
     The caller must hold the run, see `journaled`: whoever resumed it would replace the stage.
     """
-    registry, assignment, model = Registry(given.registry), given.assignment, bundle.model
-    version = _published(registry, model, given.token)
+    registry, assignment, model = Registry(request.registry), request.assignment, bundle.model
+    version = _published(registry, model, request.token)
     if version is None:
-        provenance = bundle.provenance | {TOKEN: given.token}
+        provenance = bundle.provenance | {TOKEN: request.token}
         named = bundle.model_copy(update={"provenance": provenance})
         version = registry.publish(assignment.stage, named)
-    promoted = given.promote or not given.pointer
+    promoted = request.promote or not request.pointer
     in_force = registry.promoted(model)
     try:
         if promoted and not (in_force and in_force[1].version == version):
             reason = "unfreeze train"
-            registry.promote(model, version, by="train", reason=reason, expected=given.pointer)
+            registry.promote(model, version, by="train", reason=reason, expected=request.pointer)
     except Conflict:
         promoted = False
     finally:
-        (assignment.run / ORDER).unlink(missing_ok=True)
+        (assignment.run / REQUEST).unlink(missing_ok=True)
         (assignment.run / CHECKPOINT).unlink(missing_ok=True)
         shutil.rmtree(assignment.stage)
     return version, promoted
@@ -146,13 +147,13 @@ def _published(registry: Registry, model: str, token: str) -> int | None:
     return None
 
 
-def _requested(given: Order) -> dict[str, object]:
+def _asked_for(request: Request) -> dict[str, object]:
     """What a person asked for, by name."""
-    assignment = given.assignment
+    assignment = request.assignment
     return {
         "data": assignment.data,
         "model": assignment.model,
         "settings": assignment.settings,
-        "registry": given.registry,
-        "promotion": given.promote,
+        "registry": request.registry,
+        "promotion": request.promote,
     }
