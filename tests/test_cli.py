@@ -254,6 +254,13 @@ def test_versions_are_listed_newest_first(at, capsys):
     assert (newest["version"], oldest["labels"]) == (2, ["red", "green", "blue"])
 
 
+def test_versions_show_the_f_score_of_any_beta(at, capsys):
+    scores = {"f0.5": 0.75, "f0.5_tta": 0.5, "label_accuracy": 0.9, "log_loss": 0.25}
+    tiny.publish(at.settings.registry, metrics=scores)
+    newest, _ = run(capsys, "versions", "colours")[1].splitlines()
+    assert newest.endswith("\tf0.5 0.75  log_loss 0.25")
+
+
 def test_promote_and_roll_back(at, photos: Path, capsys):
     tiny.publish(at.settings.registry, bias=(0, 0, 9))
     told = run(capsys, "promote", "colours", 2, "--reason", "looks better")
