@@ -96,6 +96,20 @@ def test_predict_as_json_is_a_line_an_image(at, photos: Path, capsys):
     assert len(second["labels"]) == 2
 
 
+def test_predict_prints_every_label_that_a_multi_label_model_assigns(at, photos: Path, capsys):
+    tiny.publish(at.settings.registry, model="tags", promote=True, task="multi", bias=(99, 98, -99))
+    tiny.publish(
+        at.settings.registry, model="none", promote=True, task="multi", bias=(-99, -99, -99)
+    )
+    wait_until(lambda: len(json.loads(run(capsys, "models", "--json")[1])) == 3)
+    _, tags, _ = run(capsys, "predict", photos / "a.jpg", "--model", "tags")
+    _, none, _ = run(capsys, "predict", photos / "a.jpg", "--model", "none")
+    _, one, _ = run(capsys, "predict", photos / "a.jpg", "--model", "tags", "--top-k", 1)
+    assert {text.split()[0] for text in tags.split("\t")[1:]} == {"red", "green"}
+    assert none == f"{photos}/a.jpg\tno label\n"
+    assert len(one.split("\t")) == 2
+
+
 def test_predict_fails_when_one_image_does_and_shows_the_others(at, photos: Path, capsys):
     files = (photos / "notes.txt", photos / "a.jpg")
     code, out, err = run(capsys, "predict", *files, "--model", "colours")

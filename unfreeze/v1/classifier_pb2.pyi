@@ -35,7 +35,9 @@ class ClassifyRequest(_message.Message):
     share of such requests; the same images always get the same one of the two.
     """
     top_k: _builtins.int
-    """How many labels to return, most probable first. Unset: 5, or all if there are fewer."""
+    """How many labels to return, most probable first. Unset: 5, or all if there are fewer; and of a
+    multi-label model every other label that is chosen.
+    """
     tta_views: _builtins.int
     """Test-time augmentation: the number of views whose probabilities are averaged, the plain image
     being the first. 0 and 1: off. Unset: the bundle's default.
@@ -178,7 +180,7 @@ class Prediction(_message.Message):
     LABELS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def labels(self) -> _containers.RepeatedCompositeFieldContainer[Global___Label]:
-        """At most top_k, most probable first."""
+        """top_k of them, most probable first."""
 
     def __init__(
         self,
