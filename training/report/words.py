@@ -7,6 +7,7 @@ from training.evaluation.intervals import sign_test
 from training.evaluation.overfitting import has_risen, last_stage, lowest
 from training.fit.epoch import Epoch
 from training.fit.keeping import KEPT
+from training.learnt_before import FACT
 from training.report.findings import Findings
 
 FEW = 20  # a class with fewer held-out images has figures that say little
@@ -26,6 +27,7 @@ def in_words(findings: Findings) -> list[Remark]:
     """The findings in the order in which an engineer asks for them."""
     remarks = [
         _score(findings),
+        _learnt_before(findings),
         _confusions(findings),
         _weakest(findings),
         _overfitting(findings),
@@ -55,6 +57,11 @@ def _score(findings: Findings) -> Remark:
     elif low <= share:
         text += " The interval does not rule out that the model is no better."
     return Remark(plain.metric.capitalize(), text, concern=low <= share)
+
+
+def _learnt_before(findings: Findings) -> Remark | None:
+    text = findings.facts.get(FACT)
+    return Remark("Not held out", f"{text}.", concern=True) if text else None
 
 
 def _confusions(findings: Findings) -> Remark | None:

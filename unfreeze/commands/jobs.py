@@ -50,7 +50,11 @@ def add_to(commands: Commands) -> None:
     retrain_parser.add_argument(
         "--data", required=True, metavar="PATH", help="a path below one of the server's data roots"
     )
-    add_settings(retrain_parser, "a setting of the recipe")
+    add_settings(
+        retrain_parser,
+        "a setting of the recipe; those of the live version are not taken over, but what differs "
+        "from them is reported",
+    )
     retrain_parser.add_argument(
         "--promotion",
         choices=sorted(PROMOTIONS),
