@@ -1,5 +1,6 @@
 """The summary at the top of a report: how good the model is, where it fails, what to look at."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -32,6 +33,7 @@ def in_words(findings: Findings) -> list[Remark]:
         _weakest(findings),
         _overfitting(findings),
         _views(findings),
+        _served(findings),
         _calibration(findings),
         _doubts(findings),
         _data(findings),
@@ -145,6 +147,17 @@ def _views(findings: Findings) -> Remark | None:
         return Remark("Views", f"{text} (p = {chance:.2g}): it helps, at {findings.n_views} times "
                       "the work.")  # fmt: skip
     return Remark("Views", f"{text} (p = {chance:.2g}): it does harm, use one.", concern=True)
+
+
+def _served(findings: Findings) -> Remark | None:
+    """Which of the figures are those of a service, if not those of one view."""
+    n = json.loads(findings.facts.get("settings", "{}")).get("serve_tta_views", 1)
+    if n < 2:
+        return None
+    text = f"a service averages {n} views unless a request says otherwise"
+    if n == findings.n_views:
+        return Remark("Served", f"{text}: its figures are those of {n} views, not of one.")
+    return Remark("Served", f"{text}, which was not measured; tta_views={n} measures it.")
 
 
 def _calibration(findings: Findings) -> Remark:
