@@ -459,6 +459,14 @@ def test_a_job_is_listed_shown_cancelled_and_watched(at, data: Path, capsys):
     assert "state\tcancelled\n" in shown
 
 
+def test_the_settings_of_a_job_are_shown_sorted_and_as_a_shell_takes_them(at, data: Path, capsys):
+    options = ("--data", data / "colours", "--set", "mode=hang", "--set", "label_separator= ")
+    job = run(capsys, "retrain", "colours", *options, "--set", "a=1")[1].strip()
+    shown = run(capsys, "jobs", "show", job)[1]
+    run(capsys, "jobs", "cancel", job)
+    assert "settings\ta=1 'label_separator= ' mode=hang\n" in shown
+
+
 def test_a_job_answers_to_the_first_letters_of_its_id(at, data: Path, capsys):
     job = run(capsys, "retrain", "colours", "--data", data / "colours")[1].strip()
     assert f"job\t{job}\n" in run(capsys, "jobs", "show", job[:6])[1]

@@ -1,6 +1,7 @@
 """`unfreeze retrain` and `unfreeze jobs`: training jobs on a server."""
 
 import argparse
+import shlex
 from collections.abc import Sequence
 from difflib import get_close_matches
 
@@ -213,7 +214,7 @@ def _show(job: Job, *, as_json: bool) -> int:
         "job": job.id,
         "model": job.model,
         "data": job.data,
-        "settings": " ".join(f"{key}={value}" for key, value in job.settings.items()),
+        "settings": shlex.join(f"{key}={value}" for key, value in sorted(job.settings.items())),
         "promotion": job.promotion,
         "state": job.state,
         "message": job.message,
