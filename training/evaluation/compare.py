@@ -17,6 +17,7 @@ from training.changed_settings import settings_of
 from training.data.dataset import Dataset, Rows
 from training.data.items import Part, SplitRule
 from training.data.labels import in_known_order
+from training.data.read_again import read_again
 from training.data.split import read_split
 from training.evaluation.evaluate import BETA, measure, right
 from training.export.runtime import answering
@@ -180,7 +181,7 @@ def _answers_of(
     columns = [places[label] for label in dataset.labels]
     answers = []
     for row in rows:
-        pixels = prepare(dataset.items[row].path.read_bytes(), spec)
+        pixels = prepare(read_again(dataset.items[row]), spec)
         answers.append(answer(pixels[None])[0])
         advance(1)
     return np.stack(answers)[:, columns]
