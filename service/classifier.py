@@ -6,10 +6,12 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from typing import TypeAlias
 
+import numpy as np
 from grpc.aio import ServicerContext
 
 from registry.bundle import Bundle
 from registry.errors import BadRequest, Overloaded, RequestFull, UnfreezeError
+from registry.images import Float32Array
 from registry.tta import MAX_VIEWS
 from service.calls import public_error, retry_after_ms, time_left_s
 from service.execution.work import LOW, Answer, Terms
@@ -110,10 +112,11 @@ class Classifier(pb_grpc.ClassifierServicer):
             raise BadRequest(f"priority is {request.priority}; use 1 (highest) to {LOW} (lowest)")
 
 
-def _top_k(request: pb.ClassifyRequest, loaded: LoadedVersion) -> int:
+def _top_k(request: pb.ClassifyRequest, loaded: LoadedVersion) -> int | None:
+    """How many labels the request asks for; None if it does not say."""
     n_classes = len(loaded.bundle.labels)
     if not request.HasField("top_k"):
-        return min(DEFAULT_TOP, n_classes)
+        return None
     if not 1 <= request.top_k <= n_classes:
         raise BadRequest(
             f"top_k is {request.top_k}, but {request.model} has {n_classes} classes; "
@@ -123,23 +126,24 @@ def _top_k(request: pb.ClassifyRequest, loaded: LoadedVersion) -> int:
 
 
 async def add_results(
-    response: pb.ClassifyResponse, answers: Sequence[Answer], bundle: Bundle, k: int
+    response: pb.ClassifyResponse, answers: Sequence[Answer], bundle: Bundle, k: int | None
 ) -> None:
     n_labels = 0  # since it last yielded
     for answer in answers:
         if n_labels >= LABELS_AT_ONCE:
             await asyncio.sleep(0)
             n_labels = 0
-        response.results.append(_result(answer, bundle, k))
-        n_labels += k
+        result = _result(answer, bundle, k)
+        response.results.append(result)
+        n_labels += len(result.prediction.labels)
 
 
-def _result(answer: Answer, bundle: Bundle, k: int) -> pb.ImageResult:
+def _result(answer: Answer, bundle: Bundle, k: int | None) -> pb.ImageResult:
     if answer.error is not None:
         return pb.ImageResult(error=_error(answer.error))
     assert answer.probabilities is not None
     probabilities = answer.probabilities
-    best = top(probabilities, k)
+    best = _returned(probabilities, bundle, k)
     labels = []
     for i in best:
         chosen = probabilities[i] >= bundle.thresholds[i] if bundle.thresholds else i == best[0]
@@ -152,6 +156,16 @@ def _result(answer: Answer, bundle: Bundle, k: int) -> pb.ImageResult:
             )
         )
     return pb.ImageResult(prediction=pb.Prediction(labels=labels))
+
+
+def _returned(probabilities: Float32Array, bundle: Bundle, k: int | None) -> list[int]:
+    """Indices of the labels to return, most probable first. Whoever does not say how many gets
+    every label that is chosen, however many these are."""
+    best = top(probabilities, k or DEFAULT_TOP)
+    if k is not None or not bundle.thresholds:
+        return best
+    chosen = np.flatnonzero(probabilities >= np.array(bundle.thresholds, np.float32)).tolist()
+    return best + sorted(set(chosen) - set(best), key=lambda i: -probabilities[i])
 
 
 def _timings(answers: Sequence[Answer], total_s: float) -> pb.Timings:

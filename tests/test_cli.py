@@ -96,6 +96,20 @@ def test_predict_as_json_is_a_line_an_image(at, photos: Path, capsys):
     assert len(second["labels"]) == 2
 
 
+def test_predict_prints_every_label_that_a_multi_label_model_assigns(at, photos: Path, capsys):
+    tiny.publish(at.settings.registry, model="tags", promote=True, task="multi", bias=(99, 98, -99))
+    tiny.publish(
+        at.settings.registry, model="none", promote=True, task="multi", bias=(-99, -99, -99)
+    )
+    wait_until(lambda: len(json.loads(run(capsys, "models", "--json")[1])) == 3)
+    _, tags, _ = run(capsys, "predict", photos / "a.jpg", "--model", "tags")
+    _, none, _ = run(capsys, "predict", photos / "a.jpg", "--model", "none")
+    _, one, _ = run(capsys, "predict", photos / "a.jpg", "--model", "tags", "--top-k", 1)
+    assert {text.split()[0] for text in tags.split("\t")[1:]} == {"red", "green"}
+    assert none == f"{photos}/a.jpg\tno label\n"
+    assert len(one.split("\t")) == 2
+
+
 def test_predict_fails_when_one_image_does_and_shows_the_others(at, photos: Path, capsys):
     files = (photos / "notes.txt", photos / "a.jpg")
     code, out, err = run(capsys, "predict", *files, "--model", "colours")
@@ -252,6 +266,13 @@ def test_versions_are_listed_newest_first(at, capsys):
     assert lines[0].endswith("\taccuracy 0.875  log_loss 0.5")
     assert newest["metrics"]["ece"] == 0.1
     assert (newest["version"], oldest["labels"]) == (2, ["red", "green", "blue"])
+
+
+def test_versions_show_the_f_score_of_any_beta(at, capsys):
+    scores = {"f0.5": 0.75, "f0.5_tta": 0.5, "label_accuracy": 0.9, "log_loss": 0.25}
+    tiny.publish(at.settings.registry, metrics=scores)
+    newest, _ = run(capsys, "versions", "colours")[1].splitlines()
+    assert newest.endswith("\tf0.5 0.75  log_loss 0.25")
 
 
 def test_promote_and_roll_back(at, photos: Path, capsys):
@@ -436,6 +457,14 @@ def test_a_job_is_listed_shown_cancelled_and_watched(at, data: Path, capsys):
     assert watched[0] == 1
     assert watched[1].splitlines()[-1].startswith("cancelled")
     assert "state\tcancelled\n" in shown
+
+
+def test_the_settings_of_a_job_are_shown_sorted_and_as_a_shell_takes_them(at, data: Path, capsys):
+    options = ("--data", data / "colours", "--set", "mode=hang", "--set", "label_separator= ")
+    job = run(capsys, "retrain", "colours", *options, "--set", "a=1")[1].strip()
+    shown = run(capsys, "jobs", "show", job)[1]
+    run(capsys, "jobs", "cancel", job)
+    assert "settings\ta=1 'label_separator= ' mode=hang\n" in shown
 
 
 def test_a_job_answers_to_the_first_letters_of_its_id(at, data: Path, capsys):

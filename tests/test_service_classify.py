@@ -85,6 +85,21 @@ def test_multi_label_models_choose_by_threshold(start: Start, root) -> None:
     assert [label.chosen for label in labels] == [True, True, True]
 
 
+def test_every_label_that_is_chosen_is_returned_unless_fewer_are_asked_for(
+    start: Start, root
+) -> None:
+    names = tuple(f"kind {number}" for number in range(8))
+    tiny.publish(root, promote=True, task="multi", labels=names, bias=(3.0,) * 7 + (-99.0,))
+    server = start()
+    labels = server.classify(tiny.picture("white")).results[0].prediction.labels
+    assert sorted(label.index for label in labels) == list(range(7))
+    assert all(label.chosen for label in labels)
+    assert [label.probability for label in labels] == sorted(
+        (label.probability for label in labels), reverse=True
+    )
+    assert len(server.classify(tiny.noise(1), top_k=2).results[0].prediction.labels) == 2
+
+
 def png_header(width: int, height: int) -> bytes:
     header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     chunk = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))

@@ -412,6 +412,14 @@ def test_words_say_whether_views_pay():
     assert "Views" not in words(n_views=1)
 
 
+def test_words_say_which_figures_are_those_of_a_service_that_averages_views():
+    four = words(facts={"settings": '{"serve_tta_views": 4}'})["Served"][0]
+    assert four.endswith("its figures are those of 4 views, not of one.")
+    three = words(facts={"settings": '{"serve_tta_views": 3}'})["Served"][0]
+    assert three.endswith("which was not measured; tta_views=3 measures it.")
+    assert "Served" not in words(facts={"settings": '{"serve_tta_views": 1}'})
+
+
 def test_words_say_which_way_probabilities_are_wrong():
     found, _ = made.findings(3, 300)
     sure = (0.97 * np.eye(3) + 0.01)[found.probabilities.argmax(axis=1)].astype(np.float32)

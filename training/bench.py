@@ -113,6 +113,7 @@ class Bench:
             labels=data.labels,
             size=self.settings.size,
             task=data.task,
+            learnt=[item.sha256 for item in data.items if item.part == "train"],
         )
         return path
 

@@ -26,6 +26,7 @@ from training.fit.epoch import Epoch
 from training.fit.keeping import copy_state
 from training.fit.lr_finder import RateSearch
 from training.fit.resizing import at_size
+from training.learnt_before import begin_with
 from training.network.backbone import Backbone
 from training.network.head import reorder_outputs
 from training.network.saving import restore
@@ -182,6 +183,7 @@ class Learner:
         if is_file_name and given.is_file() and (has_folder or not path.is_file()):
             path = given
         restore(self.bench.network, path, self.labels)
+        begin_with(self.bench, path)
 
     # Predicting
 

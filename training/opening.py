@@ -11,6 +11,7 @@ from training.data.paths import is_within
 from training.fit.device import pick_device
 from training.fit.malloc import keep_freed_memory
 from training.images import Images
+from training.learnt_before import begin_with
 from training.network.backbone import Backbone, load_backbone
 from training.network.classifier import build_network, try_size
 from training.run.event_files import FOLDER, EventFile, tensorboard_wanted
@@ -60,7 +61,7 @@ def open_bench(
         epsilon=settings.epsilon,
     )
     network.precision = settings.precision
-    return Bench(
+    bench = Bench(
         settings,
         images.dataset,
         images.decoded,
@@ -72,6 +73,9 @@ def open_bench(
         settings.size_phases()[-1],
         event_file=EventFile(run / FOLDER if tensorboard_wanted(settings.tensorboard) else None),
     )
+    if settings.weights:
+        begin_with(bench, settings.weights)
+    return bench
 
 
 def keep_checkpoint(bench: Bench, weights_digest: str) -> None:

@@ -23,6 +23,7 @@ from registry.bundle import Bundle
 from registry.errors import BadRequest
 from registry.jobs import Assignment, Scored
 from training.bench import Bench
+from training.changed_settings import describe_changed
 from training.distributed.parallel import ALONE, World
 from training.evaluation.compare import keep_label_order, known_parts, known_rule, score
 from training.evaluation.learning_curve import measure_learning_curve
@@ -120,6 +121,8 @@ def open_training(assignment: Assignment, tell: Tell, world: World) -> tuple[Ben
 
     backbone, images = world.main_first(load), world.main_first(read)
     bench = open_bench(settings, images, backbone, stages, assignment.run)
+    if changed := describe_changed(settings, assignment.champion, assignment.champion_version):
+        bench.note("changed_settings", changed)
     if tensorboard_wanted(settings.tensorboard):
         stages.note(f"curves: tensorboard --logdir {assignment.run / FOLDER}")
     if world.size > 1:
@@ -185,7 +188,14 @@ def make_bundle(bench: Bench, assignment: Assignment, backbone: Backbone) -> tup
     trust = measure_trust(bench, calibrated, evaluation)
     bundle = seal_bundle(assignment, bench, exported, evaluation, trust, backbone)
 
-    beta = bench.settings.beta
-    scored = score(bench.dataset, bundle, evaluation.plain, assignment, bench.stages, beta)
+    scored = score(
+        bench.dataset,
+        bundle,
+        evaluation.plain,
+        assignment,
+        bench.stages,
+        bench.settings.beta,
+        bench.network.learnt_before,
+    )
     bench.stages.tell(scored)
     return bundle, scored

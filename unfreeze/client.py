@@ -93,7 +93,8 @@ class Client:
                 that it refuses because those before them had too many pixels in another; each
                 request is answered by a single version.
             version: None: the version that is promoted when a request arrives.
-            top_k: how many labels to return per image; None: 5.
+            top_k: how many labels to return per image; None: 5, and of a multi-label model every
+                other label that is chosen.
             tta_views: views to average (test-time augmentation), 0 or 1 for none; None: the model's
                 default.
             priority: 1 is answered before 2, and 2 before 3; 0 means 2.

@@ -54,7 +54,8 @@ class Prediction:
 
     @property
     def chosen(self) -> tuple[Label, ...]:
-        """The labels that the model assigns; none for an image that failed."""
+        """The labels that the model assigns, of those returned (`top_k`); none for an image that
+        failed."""
         return tuple(label for label in self.labels if label.chosen)
 
 

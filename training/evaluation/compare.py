@@ -1,9 +1,9 @@
 """Compares candidate and promoted version, both as ONNX, on the same held-out images."""
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,12 +13,15 @@ from registry.errors import BundleError
 from registry.images import Float32Array, prepare
 from registry.jobs import Assignment, Score, Scored
 from registry.labels import label_changes
+from training.changed_settings import settings_of
 from training.data.dataset import Dataset, Rows
 from training.data.items import Part, SplitRule
 from training.data.labels import in_known_order
+from training.data.read_again import read_again
 from training.data.split import read_split
 from training.evaluation.evaluate import BETA, measure, right
 from training.export.runtime import answering
+from training.learnt_before import learnt
 from training.run.progress import Stages
 
 SPLIT = "report/split.csv"  # in every bundle: its training and held-out images, by content
@@ -31,18 +34,24 @@ def score(
     assignment: Assignment,
     stages: Stages,
     beta: float = BETA,
+    learnt_before: frozenset[str] = frozenset(),
 ) -> Scored:
-    """Scores both on the held-out images that the promoted version was not trained on; if they
-    cannot be compared, the candidate alone on all held-out images.
+    """Scores both on the held-out images that neither has learnt from; if they cannot be compared,
+    the candidate alone on all held-out images.
 
     Args:
         answers: the candidate's outputs, for all held-out rows in order.
+        learnt_before: what the candidate's initial weights had learnt from; see
+            training/learnt_before.py.
         beta: of the F score of multi-label answers, the candidate's for both.
     """
     rows = dataset.rows("valid")
     stages.begin("compare with the promoted version", len(rows))
     folder, promoted = assignment.champion, _comparable(assignment, bundle, stages.note)
-    unseen = _unseen(dataset, rows, assignment, stages.note) if promoted else np.zeros(0, bool)
+    unseen = np.zeros(len(rows), bool)
+    if promoted:
+        unseen = _unseen(dataset, rows, assignment, stages.note)
+        unseen &= _new_to_candidate(dataset, rows, learnt_before, stages.note)
     if folder is None or promoted is None or not unseen.any():
         return Scored(
             candidate=_score(answers, dataset.targets[rows], bundle, beta),
@@ -79,12 +88,10 @@ def known_parts(promoted: Path | None) -> dict[str, Part]:
 def known_rule(promoted: Path | None) -> SplitRule | None:
     """The settings by which the promoted version's images were split; None if there is none, or if
     it does not record them."""
-    if promoted is None:
-        return None
+    settings: dict[str, Any] = settings_of(promoted)
     try:
-        settings = json.loads(read_bundle(promoted).provenance["settings"])
         return SplitRule(*(settings[name] for name in ("split", "valid_fraction", "seed", "fold")))
-    except (BundleError, ValueError, KeyError, TypeError):  # imported, damaged, or an older one
+    except (ValueError, KeyError, TypeError):  # imported, damaged, or an older one
         return None
 
 
@@ -148,6 +155,19 @@ def _unseen(
     return unseen
 
 
+def _new_to_candidate(
+    dataset: Dataset, rows: Rows, before: frozenset[str], note: Callable[[str], None]
+) -> npt.NDArray[np.bool_]:
+    """[rows]: which of them the candidate's initial weights had not learnt from."""
+    seen = learnt([dataset.items[row] for row in rows], before)
+    if seen.any():
+        note(
+            f"{seen.sum()} of {len(rows)} held-out images are left out of the comparison: the new "
+            "version's initial weights had learnt from them"
+        )
+    return ~seen
+
+
 def _answers_of(
     folder: Path, dataset: Dataset, rows: Rows, advance: Callable[[int], None]
 ) -> Float32Array:
@@ -159,7 +179,7 @@ def _answers_of(
     columns = [places[label] for label in dataset.labels]
     answers = []
     for row in rows:
-        pixels = prepare(dataset.items[row].path.read_bytes(), spec)
+        pixels = prepare(read_again(dataset.items[row]), spec)
         answers.append(answer(pixels[None])[0])
         advance(1)
     return np.stack(answers)[:, columns]

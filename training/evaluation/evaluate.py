@@ -14,6 +14,7 @@ from registry.images import Float32Array, UInt8Array
 from registry.tta import TtaSpec, tta_views
 from training.data.dataset import Dataset, Rows
 from training.data.decoded import Decoded
+from training.data.read_again import read_again
 from training.export.runtime import Answer
 from training.fit.activations import BATCH, to_device
 from training.fit.out_of_memory import BatchSplitter, in_parts
@@ -86,7 +87,7 @@ def predict_rows(
     for row in rows:
         views = decoded.pixels[[row]]
         if n_views > 1:
-            views = tta_views(views[0], dataset.items[row].path.read_bytes(), tta, n_views)
+            views = tta_views(views[0], read_again(dataset.items[row]), tta, n_views)
         results.append(answer(views).mean(axis=0))
         advance(len(views))
     return np.stack(results)

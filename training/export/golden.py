@@ -9,6 +9,7 @@ from registry.golden import write_golden
 from registry.images import UInt8Array
 from training.bench import Bench
 from training.data.dataset import Rows
+from training.data.read_again import read_again
 from training.export.runtime import answering
 
 GOLDEN_IMAGES = 8
@@ -17,7 +18,7 @@ GOLDEN_IMAGES = 8
 def write_golden_answers(bench: Bench, model: Path, stage: Path) -> None:
     """`stage` has the images, as they were encoded, and the answers of the ONNX model `model`."""
     items = bench.dataset.items
-    encoded = [items[row].path.read_bytes() for row in _golden_rows(bench)]
+    encoded = [read_again(items[row]) for row in _golden_rows(bench)]
     write_golden(stage / GOLDEN, encoded, answering(model)(golden_pixels(bench)))
 
 

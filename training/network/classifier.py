@@ -30,6 +30,7 @@ class Network(nn.Module):
         self.channel_axis = channel_axis
         self.world = ALONE  # see `divided`
         self.precision: Precision = "auto"  # of `autocast`
+        self.learnt_before: frozenset[str] = frozenset()  # see training/learnt_before.py
         self.register_buffer("mean", torch.tensor(backbone.mean).view(1, 3, 1, 1) * 255)
         self.register_buffer("std", torch.tensor(backbone.std).view(1, 3, 1, 1) * 255)
         early, late = split_groups(backbone.body)

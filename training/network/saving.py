@@ -1,7 +1,7 @@
 """A network as a file: its weights and what it takes to build it again, in safetensors."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -16,13 +16,23 @@ from training.network.head import reorder_outputs
 from training.run.tensor_file import write_tensors
 
 NETWORK = "network.safetensors"  # in the folder of a training
+DIGITS = 16  # of an image's SHA-256 by which a saved network knows what it has learnt from
 
 
 def save_network(
-    network: Network, path: Path, *, labels: Sequence[str], size: int, task: Task
+    network: Network,
+    path: Path,
+    *,
+    labels: Sequence[str],
+    size: int,
+    task: Task,
+    learnt: Collection[str] = (),
 ) -> None:
     """`path` holds the weights, what they are for, and what is needed to build the network again;
     no pickle.
+
+    Args:
+        learnt: the images that it has learnt from, by SHA-256, besides `network.learnt_before`.
 
     Raises:
         OSError: it cannot be written, as when the disk is full; what was there stays.
@@ -36,6 +46,7 @@ def save_network(
         "hidden": hidden,
         "epsilon": network.head[0].eps,
         "task": task,
+        "learnt": sorted(network.learnt_before | {sha256[:DIGITS] for sha256 in learnt}),
     }
     tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
     write_tensors(path, tensors, {"network": json.dumps(shape)})
@@ -58,6 +69,17 @@ def load_network(path: Path) -> tuple[Network, Task]:
     network.load_state_dict(load_file(path))
     task: Task = "multi" if shape["task"] == "multi" else "single"
     return network.eval(), task
+
+
+def images_learnt(path: Path) -> frozenset[str]:
+    """The images that the weights in `path` have learnt from, by the first `DIGITS` of their
+    SHA-256; none if it does not say, as a file from elsewhere."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            shape = json.loads((file.metadata() or {}).get("network", "{}"))
+    except (OSError, SafetensorError):
+        return frozenset()
+    return frozenset(shape.get("learnt", ()))
 
 
 def restore(network: Network, path: Path, labels: Sequence[str]) -> None:

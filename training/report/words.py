@@ -1,5 +1,6 @@
 """The summary at the top of a report: how good the model is, where it fails, what to look at."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -7,6 +8,7 @@ from training.evaluation.intervals import sign_test
 from training.evaluation.overfitting import has_risen, last_stage, lowest
 from training.fit.epoch import Epoch
 from training.fit.keeping import KEPT
+from training.learnt_before import FACT
 from training.report.findings import Findings
 
 FEW = 20  # a class with fewer held-out images has figures that say little
@@ -26,10 +28,12 @@ def in_words(findings: Findings) -> list[Remark]:
     """The findings in the order in which an engineer asks for them."""
     remarks = [
         _score(findings),
+        _learnt_before(findings),
         _confusions(findings),
         _weakest(findings),
         _overfitting(findings),
         _views(findings),
+        _served(findings),
         _calibration(findings),
         _doubts(findings),
         _data(findings),
@@ -55,6 +59,11 @@ def _score(findings: Findings) -> Remark:
     elif low <= share:
         text += " The interval does not rule out that the model is no better."
     return Remark(plain.metric.capitalize(), text, concern=low <= share)
+
+
+def _learnt_before(findings: Findings) -> Remark | None:
+    text = findings.facts.get(FACT)
+    return Remark("Not held out", f"{text}.", concern=True) if text else None
 
 
 def _confusions(findings: Findings) -> Remark | None:
@@ -138,6 +147,17 @@ def _views(findings: Findings) -> Remark | None:
         return Remark("Views", f"{text} (p = {chance:.2g}): it helps, at {findings.n_views} times "
                       "the work.")  # fmt: skip
     return Remark("Views", f"{text} (p = {chance:.2g}): it does harm, use one.", concern=True)
+
+
+def _served(findings: Findings) -> Remark | None:
+    """Which of the figures are those of a service, if not those of one view."""
+    n = json.loads(findings.facts.get("settings", "{}")).get("serve_tta_views", 1)
+    if n < 2:
+        return None
+    text = f"a service averages {n} views unless a request says otherwise"
+    if n == findings.n_views:
+        return Remark("Served", f"{text}: its figures are those of {n} views, not of one.")
+    return Remark("Served", f"{text}, which was not measured; tta_views={n} measures it.")
 
 
 def _calibration(findings: Findings) -> Remark:

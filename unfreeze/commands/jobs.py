@@ -1,6 +1,7 @@
 """`unfreeze retrain` and `unfreeze jobs`: training jobs on a server."""
 
 import argparse
+import shlex
 from collections.abc import Sequence
 from difflib import get_close_matches
 
@@ -50,7 +51,11 @@ def add_to(commands: Commands) -> None:
     retrain_parser.add_argument(
         "--data", required=True, metavar="PATH", help="a path below one of the server's data roots"
     )
-    add_settings(retrain_parser, "a setting of the recipe")
+    add_settings(
+        retrain_parser,
+        "a setting of the recipe; those of the live version are not taken over, but what differs "
+        "from them is reported",
+    )
     retrain_parser.add_argument(
         "--promotion",
         choices=sorted(PROMOTIONS),
@@ -209,7 +214,7 @@ def _show(job: Job, *, as_json: bool) -> int:
         "job": job.id,
         "model": job.model,
         "data": job.data,
-        "settings": " ".join(f"{key}={value}" for key, value in job.settings.items()),
+        "settings": shlex.join(f"{key}={value}" for key, value in sorted(job.settings.items())),
         "promotion": job.promotion,
         "state": job.state,
         "message": job.message,

@@ -3,6 +3,7 @@
 import argparse
 import os
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from stat import S_ISREG
 
@@ -51,9 +52,9 @@ def add_to(commands: Commands) -> None:
     parser.add_argument(
         "--top-k",
         type=whole(1, MOST_32),
-        default=1,
         metavar="K",
-        help="labels to print per image (1)",
+        help="labels to print per image (those chosen: the most probable one, or of a multi-label "
+        "model each that reaches its threshold)",
     )
     parser.add_argument(
         "--tta-views",
@@ -92,6 +93,8 @@ def run(options: argparse.Namespace) -> int:
             tta_views=options.tta_views,
             timeout_s=options.timeout,
         )
+        if options.top_k is None:
+            answers = (replace(answer, labels=answer.chosen) for answer in answers)
         n_failed = _show(answers, as_json=options.json)
     if n_failed:
         say(f"{n_failed} of {len(images)} images could not be classified")
@@ -152,4 +155,4 @@ def _show(answers: Iterable[Prediction], *, as_json: bool) -> int:
 def _in_words(answer: Prediction) -> list[str]:
     if answer.error is not None:
         return [f"error: {answer.error}"]
-    return [f"{label.name} {label.probability:.3f}" for label in answer.labels]
+    return [f"{label.name} {label.probability:.3f}" for label in answer.labels] or ["no label"]

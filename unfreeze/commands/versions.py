@@ -1,6 +1,7 @@
 """`unfreeze models`, `versions`, `promote` and `rollback`: what is published, and what is live."""
 
 import argparse
+import re
 
 from unfreeze.admin import AdminClient
 from unfreeze.bounds import MOST_32, MOST_64
@@ -18,7 +19,8 @@ from unfreeze.commands.shared import (
 )
 from unfreeze.versions import Model, Promoted, Version
 
-MAIN_METRICS = ("accuracy", "f2", "log_loss")  # in a table; --json has the others
+# In a table: accuracy or an F score, whatever its beta, and the log loss; --json has the others.
+MAIN_METRIC = re.compile(r"accuracy|f\d[\d.e+-]*|log_loss")
 
 GROUP = ("list", "prune")
 
@@ -143,7 +145,8 @@ def _state(model: Model) -> str:
 
 
 def _version_row(version: Version) -> list[object]:
-    shown = [name for name in MAIN_METRICS if name in version.metrics] or sorted(version.metrics)
+    names = sorted(version.metrics)
+    shown = [name for name in names if MAIN_METRIC.fullmatch(name)] or names
     metrics = "  ".join(f"{name} {version.metrics[name]:.4g}" for name in shown)
     live = "live" if version.promoted else ""
     return [version.version, live, when(version.created_at), len(version.labels), metrics]

@@ -142,7 +142,9 @@ class StartTrainingRequest(_message.Message):
     promotion: Global___PromotionPolicy.ValueType
     @_builtins.property
     def settings(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Recipe settings by name, e.g. {"size": "160"}."""
+        """Recipe settings by name, e.g. {"size": "160"}; what is left out is as in the recipe, not as it
+        was for the promoted version.
+        """
 
     def __init__(
         self,

@@ -39,8 +39,8 @@ class ClassifyRequest(_message.Message):
     """
     top_k: _builtins.int
     """How many labels to return, most probable first: 1 to the number of classes. Unset: 5, or all if
-    there are fewer. All of many labels of many images may exceed 4 MB, which is the largest
-    response that most clients take by default.
+    there are fewer; and of a multi-label model every other label that is chosen. All of many labels
+    of many images may exceed 4 MB, which is the largest response that most clients take by default.
     """
     tta_views: _builtins.int
     """Test-time augmentation: the number of views whose probabilities are averaged, the plain image
@@ -187,7 +187,7 @@ class Prediction(_message.Message):
     LABELS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def labels(self) -> _containers.RepeatedCompositeFieldContainer[Global___Label]:
-        """At most top_k, most probable first."""
+        """top_k of them, most probable first."""
 
     def __init__(
         self,
