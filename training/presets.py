@@ -53,7 +53,8 @@ FASTAI2018 = {
     "group_rates": "0.01,0.1,1",
     "layer_decay": "1",
     "frozen_groups": "0",
-    "freeze_batchnorm": "false",
+    # as lessons 1 and 2 have it with a ResNet-34; with other networks, bn_freeze(True)
+    "freeze_batchnorm": "family",
     # neither existed
     "label_noise": "false",
     "calibrate": "false",
