@@ -52,6 +52,11 @@ def test_as_in_2018_only_small_resnets_update_their_batch_statistics(backbone: s
     assert not read_settings(given | {"freeze_batchnorm": "false"}).keeps_statistics
 
 
+def test_rare_features_are_no_louder_in_the_recipe_of_2018():
+    """Its steps are not scaled to the gradients as AdamW's are, so it needs the floor more."""
+    assert read_settings({"recipe": "fastai2018"}).epsilon == Settings().epsilon == 0.01
+
+
 def test_a_server_averages_as_many_views_as_the_settings_say_if_a_request_does_not():
     assert read_settings({"serve_tta_views": "3"}).tta_spec().default_views == 3
 

@@ -28,7 +28,6 @@ FASTAI2018 = {
     "backbone": "resnet34",
     "hidden": "512",
     "dropout": "",  # 0.25, and 0.5 before the last, for any number of layers
-    "epsilon": "0.00001",
     # half() was optional
     "precision": "float32",
     "batch_size": "64",
