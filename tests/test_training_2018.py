@@ -52,6 +52,26 @@ def test_the_recipe_of_2018_trains_with_snapshots_and_the_best_epoch(tmp_path: P
     )
 
 
+@pytest.mark.parametrize(
+    ("backbone", "follow"), [("resnet18", True), ("efficientnet_lite0", False)]
+)
+def test_unfrozen_as_in_2018_statistics_follow_the_images_in_small_resnets_alone(
+    tmp_path: Path, backbone: str, follow: bool
+):
+    data = photos.folder(tmp_path / "data", per_class=8)
+    told = {"backbone": backbone, "freeze_batchnorm": FASTAI2018["freeze_batchnorm"]}
+    bench = opened(tmp_path, data, photos.QUICK | told)
+
+    def means() -> list[float]:
+        named = bench.network.body.named_buffers()
+        return [float(value.sum()) for name, value in named if name.endswith("running_mean")]
+
+    before = means()
+    fit_unfrozen(bench, 1e-3)
+    assert before
+    assert (means() != before) is follow
+
+
 def test_one_cycle_with_decay_per_cycle_and_averaged_weights_trains(tmp_path: Path):
     data = photos.folder(tmp_path / "data", per_class=12)
     told = {"schedule": "one_cycle", "decay": "per_cycle", "keep": "swa", "cycle_len": "2"}

@@ -27,12 +27,34 @@ def test_a_preset_sets_what_it_says_and_nothing_else():
     assert differing <= {*FASTAI2018, "recipe"}
     assert (chosen.backbone, chosen.weight_decay, chosen.clip_norm) == ("resnet34", 0, None)
     assert (chosen.optimizer, chosen.momentum, chosen.batch_size) == ("sgd", 0.9, 64)
-    assert not chosen.freeze_batchnorm
+    assert not chosen.keeps_statistics
 
 
 def test_what_is_set_goes_before_the_preset():
     settings = read_settings({"recipe": "fastai2018", "cycles": "1", "backbone": "resnet18"})
     assert (settings.cycles, settings.backbone, settings.split) == (1, "resnet18", "cv")
+
+
+@pytest.mark.parametrize(
+    ("backbone", "kept"),
+    [
+        ("resnet34", False),
+        ("resnet18", False),
+        ("resnet50", True),
+        ("resnext50_32x4d", True),
+        ("efficientnet_lite0", True),
+    ],
+)
+def test_as_in_2018_only_small_resnets_update_their_batch_statistics(backbone: str, kept: bool):
+    given = {"recipe": "fastai2018", "backbone": backbone}
+    assert read_settings(given).keeps_statistics is kept
+    assert read_settings(given | {"freeze_batchnorm": "true"}).keeps_statistics
+    assert not read_settings(given | {"freeze_batchnorm": "false"}).keeps_statistics
+
+
+def test_rare_features_are_no_louder_in_the_recipe_of_2018():
+    """Its steps are not scaled to the gradients as AdamW's are, so it needs the floor more."""
+    assert read_settings({"recipe": "fastai2018"}).epsilon == Settings().epsilon == 0.01
 
 
 def test_a_server_averages_as_many_views_as_the_settings_say_if_a_request_does_not():

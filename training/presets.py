@@ -28,7 +28,6 @@ FASTAI2018 = {
     "backbone": "resnet34",
     "hidden": "512",
     "dropout": "",  # 0.25, and 0.5 before the last, for any number of layers
-    "epsilon": "0.00001",
     # half() was optional
     "precision": "float32",
     "batch_size": "64",
@@ -53,7 +52,8 @@ FASTAI2018 = {
     "group_rates": "0.01,0.1,1",
     "layer_decay": "1",
     "frozen_groups": "0",
-    "freeze_batchnorm": "false",
+    # as lessons 1 and 2 have it with a ResNet-34; with other networks, bn_freeze(True)
+    "freeze_batchnorm": "family",
     # neither existed
     "label_noise": "false",
     "calibrate": "false",

@@ -4,6 +4,7 @@
 """
 
 import os
+import re
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -27,6 +28,9 @@ Precision = Literal["auto", "float32"]
 Width = Annotated[int, Field(ge=1, le=2**14)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 RateShare = Annotated[float, Field(ge=0)]
+# Layers of the largest ResNet whose batch statistics the course of 2018 updated. Updating them made
+# others "fall apart" once unfrozen: hence its bn_freeze(True) (forums.fast.ai/t/8738).
+UPDATED_UP_TO = 34
 MOST_EPOCHS = 10_000  # of a stage: requests come over a network
 
 # What training has shown the network, its views at test time may show it too.
@@ -220,9 +224,9 @@ class Settings(Record):
     off."""
     frozen_groups: int = Field(default=0, ge=0, le=2)
     """Layer groups that stay frozen when the rest is unfrozen."""
-    freeze_batchnorm: bool = True
+    freeze_batchnorm: bool | Literal["family"] = True
     """Keep the backbone's running batch statistics as they are; its scales learn with their layers
-    either way."""
+    either way. family: unless the backbone is a ResNet of at most 34 layers."""
     keep: Keep = "last"
     """Which weights of the unfrozen epochs are kept: the last, the best, or their mean (swa)."""
     ema: float = Field(default=0, ge=0, lt=1)
@@ -323,6 +327,14 @@ class Settings(Record):
             decay_biases=self.decay_biases,
             clip_norm=self.clip_norm,
         )
+
+    @property
+    def keeps_statistics(self) -> bool:
+        """Whether the backbone's batch statistics stay as they are while all layers learn."""
+        if self.freeze_batchnorm != "family":
+            return self.freeze_batchnorm
+        resnet = re.match(r"resnet(\d+)", self.backbone)
+        return resnet is None or int(resnet[1]) > UPDATED_UP_TO
 
     @property
     def unfrozen_cycles(self) -> list[int]:

@@ -111,7 +111,7 @@ def search_unfrozen(bench: Bench) -> float:
     bench.network.freeze_to(bench.settings.frozen_groups)
     if not bench.checkpoint.begin("find the unfrozen rate"):
         return bench.results.searches["unfrozen"].suggestion
-    bench.network.train_unfrozen(freeze_batchnorm=bench.settings.freeze_batchnorm)
+    bench.network.train_unfrozen(freeze_batchnorm=bench.settings.keeps_statistics)
     learning = rates_of(bench)
     with folding(bench):
         search = find_rate(

@@ -72,11 +72,23 @@ CHANGES: dict[str, dict[str, str]] = {
     "class weights": {"balance": "weights"},
     "balanced sampling": {"balance": "sampling"},
     "a temperature": {"calibrate": "true"},
-    "the recipe of 2018": {"recipe": "fastai2018", "backbone": "efficientnet_lite0"},
+    "the recipe of 2018": {
+        "recipe": "fastai2018",
+        "backbone": "efficientnet_lite0",
+        "freeze_batchnorm": "false",
+        "epsilon": "0.00001",
+    },
     "the recipe of 2018, batch norm frozen": {
         "recipe": "fastai2018",
         "backbone": "efficientnet_lite0",
         "freeze_batchnorm": "true",
+        "epsilon": "0.00001",
+    },
+    "the recipe of 2018, batch norm frozen, floor under the variance": {
+        "recipe": "fastai2018",
+        "backbone": "efficientnet_lite0",
+        "freeze_batchnorm": "true",
+        "epsilon": "0.01",
     },
 }
 
@@ -123,4 +135,11 @@ TITLES = {
     "mean of the epochs (SWA)": "stochastic weight averaging (SWA)",
     "best epoch": "best epoch kept",
     "a temperature": "temperature scaling",
+    "the recipe of 2018": (
+        "the recipe of 2018, batch norm statistics updated, no floor under the variance"
+    ),
+    "the recipe of 2018, batch norm frozen": (
+        "the recipe of 2018, no floor under the variance (epsilon 1e-5)"
+    ),
+    "the recipe of 2018, batch norm frozen, floor under the variance": "the recipe of 2018",
 }

@@ -152,7 +152,7 @@ def gpu_epoch() -> Measures:
     settings = read_settings({"backbone": "resnet34", "batch_size": "256", "frozen_groups": "0"})
     network = open_network("resnet34", pretrained=False).to(device)
     network.freeze_to(0)
-    network.train_unfrozen(freeze_batchnorm=settings.freeze_batchnorm)
+    network.train_unfrozen(freeze_batchnorm=settings.keeps_statistics)
     n_images = 32 * settings.batch_size
     enlarged = open_cells(n_images, larger(spec(), None).size)
     targets = torch.eye(N_CLASSES)[torch.arange(n_images) % N_CLASSES]

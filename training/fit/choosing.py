@@ -49,7 +49,7 @@ def keep_chosen(bench: Bench, keeper: Keeper, batches: ImageBatches) -> None:
             f"{len(bench.selection_rows)} images set apart{kept}",
         )
     if keeper.keep == "swa":
-        if not bench.settings.freeze_batchnorm:
+        if not bench.settings.keeps_statistics:
             bench.network.train_unfrozen(freeze_batchnorm=False)
             pixels = (pixels for pixels, _ in batches.epoch(0))
             recompute_statistics(bench.network, whole(bench), pixels)

@@ -39,7 +39,7 @@ def whole(bench: Bench) -> Callable[[Tensor], Tensor]:
 @contextmanager
 def folding(bench: Bench) -> Iterator[None]:
     """Inside, frozen normalisation is almost free on a CPU; see `training/network/folding.py`."""
-    if bench.device.type != "cpu" or not bench.settings.freeze_batchnorm:
+    if bench.device.type != "cpu" or not bench.settings.keeps_statistics:
         yield
         return
     size = bench.settings.size

@@ -69,7 +69,7 @@ def fit_stage(
     while tally.epoch < n_epochs:
         network.world.broadcast_state(network)
         good = copy_state(network)
-        network.train_unfrozen(freeze_batchnorm=bench.settings.freeze_batchnorm)
+        network.train_unfrozen(freeze_batchnorm=bench.settings.keeps_statistics)
         try:
             train_epoch(stage, optimizer, tally, stepped=stepped, splitter=bench.splitter)
             epoch = tally.row(stage.name, *validate())
