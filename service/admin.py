@@ -135,7 +135,10 @@ class Admin(pb_grpc.AdminServicer):
 
     def _published(self, name: str) -> tuple[pb.Model, Candidate | None]:
         """A model and its candidate, as in the registry."""
-        versions = self._registry.versions(name)
+        try:
+            versions = self._registry.versions(name)
+        except OSError as error:  # the other models are listed all the same
+            return pb.Model(name=name, problem=f"it cannot be read: {error.strerror}"), None
         model = pb.Model(name=name, newest_version=max(versions, default=0), versions=len(versions))
         wanted = None
         try:

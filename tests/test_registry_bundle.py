@@ -86,6 +86,18 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda folder: (folder / "bundle.json").write_text('{"schema_version": 1,'),
         "colours/7: bundle.json cannot be read",
     ),
+    "an endless manifest": (
+        lambda folder: os.truncate(folder / "bundle.json", 1 << 40),
+        "colours/7: bundle.json cannot be read: 1099511627776 bytes, and at most",
+    ),
+    "a manifest that nests deeper than Python does": (
+        lambda folder: (folder / "bundle.json").write_text("[" * 100_000),
+        "colours/7: bundle.json cannot be read: recursion limit exceeded",
+    ),
+    "a label that is not Unicode": (
+        edit(labels=["\ud800", "green", "blue"]),
+        "colours/7: bundle.json cannot be read: unexpected end of hex escape",
+    ),
     "a manifest of another kind": (
         lambda folder: (folder / "bundle.json").write_text("[1]"),
         "colours/7: bundle.json is not valid",

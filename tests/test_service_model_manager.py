@@ -220,6 +220,30 @@ def test_a_broken_version_promoted_elsewhere_keeps_the_old_one_live(
     assert 'unfreeze_load_problem{model="colours"} 1.0' in server.metrics()
 
 
+UNREADABLE: dict[str, Callable[[Path], object]] = {
+    "a pipe for a pointer": lambda odd: os.mkfifo(odd / "aliases" / "promoted" / "000002.json"),
+    "a folder for a pointer": lambda odd: (odd / "aliases" / "promoted" / "2.json").mkdir(),
+    "a link for a model": lambda odd: (shutil.rmtree(odd), odd.symlink_to("x" * 300)),
+    "the longest number of a version": lambda odd: shutil.copytree(odd / "1", odd / ("9" * 30)),
+}
+
+
+@pytest.mark.parametrize("what", UNREADABLE)
+def test_a_model_whose_folder_is_odd_keeps_no_other_from_being_listed_and_promoted(
+    server: RunningServer, root: Path, what: str
+) -> None:
+    tiny.publish(root, model="odd", promote=True)
+    UNREADABLE[what](root / "odd")
+    version = tiny.publish(root, bias=GREEN, promote=True)
+    server.refresh()
+    assert answers(server) == "green"
+    models = server.admin.ListModels(pb.ListModelsRequest(), timeout=20).models
+    assert {model.name: model.live_version for model in models}["colours"] == version
+    protocol = triton_grpc.GRPCInferenceServiceStub(server.channel)
+    index = protocol.RepositoryIndex(triton_pb.RepositoryIndexRequest(ready=True), timeout=20)
+    assert "colours" in [row.name for row in index.models]
+
+
 def test_models_in_memory_are_looked_at_by_the_event_loop_alone(
     server: RunningServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
