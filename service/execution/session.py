@@ -192,7 +192,8 @@ def _options(threads: int) -> Any:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = 3  # errors; a warning is not JSON
+    # no lines of its own: they are not JSON, quote the graph, and say no more than its exceptions
+    options.log_severity_level = 4
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     _share_memory()
     options.add_session_config_entry("session.use_env_allocators", "1")
