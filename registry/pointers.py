@@ -15,12 +15,12 @@ from typing import Annotated, Generic, Literal, NamedTuple, TypeVar
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from registry.errors import BundleError, Conflict
+from registry.errors import BadRequest, BundleError, Conflict
 from registry.files import create_exclusively, read_plain
 from registry.record import Record, explain
 
 NUMBER = re.compile(r"[0-9]{1,18}")  # clients have signed integers of 64 bits for it
-MAX_POINTER = 128 << 20  # bytes; the reason in it may be as long as a request
+MAX_POINTER = 1 << 20  # bytes; servers read it every second
 Mode = Literal["split", "shadow"]
 Version = Annotated[int, Field(ge=1, lt=10**18)]
 P = TypeVar("P", bound=Record)
@@ -119,13 +119,17 @@ class Pointers(Generic[P]):
         The number follows the last one listed, so a writer that came in between has taken it.
 
         Raises:
+            BadRequest: the reason in it is too long.
             Conflict: another writer came in between.
         """
+        content = pointer.model_dump_json().encode()
+        if len(content) > MAX_POINTER:
+            raise BadRequest(f"the reason is too long: {len(content)} bytes; use a few words")
         number = _number(self._names[-1]) + 1 if self._names else 1
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / f"{number:06d}{SUFFIX}"
         try:
-            create_exclusively(path, pointer.model_dump_json().encode())
+            create_exclusively(path, content)
         except FileExistsError as error:
             model, alias = self._folder.parent.parent.name, self._folder.name
             raise Conflict(

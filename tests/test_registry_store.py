@@ -167,6 +167,13 @@ def test_what_is_no_pointer_is_named(registry: Registry, root: Path, what: str) 
         registry.promoted("colours")
 
 
+def test_a_reason_that_no_reader_would_take_is_refused(registry: Registry, root: Path) -> None:
+    tiny.publish(root, promote=True)
+    with pytest.raises(BadRequest, match="the reason is too long"):
+        registry.promote("colours", 1, by="me", reason="x" * 2_000_000)
+    assert promote(registry, 1) == 2
+
+
 def test_a_folder_whose_number_is_beyond_all_versions_is_none(
     registry: Registry, root: Path
 ) -> None:
