@@ -45,7 +45,7 @@ def check_name(model: str) -> str:
     """
     if not is_name(model):
         raise BadRequest(
-            f"{model!r:.80} is not a valid model name: use 1 to 128 letters, digits, '.', '_' and "
+            f"{model[:80]!r} is not a valid model name: use 1 to 128 letters, digits, '.', '_' and "
             f"'-', beginning with a letter or digit and not ending in '{TENSOR_SUFFIX}'"
         )
     return model
@@ -228,7 +228,7 @@ class Registry:
         """
         current = self.promoted(model)
         if current is None and not self.versions(model):
-            raise NotFound(f"no model {model!r:.80} in the registry")
+            raise NotFound(f"no model {model[:80]!r} in the registry")
         if current is None or current.pointer.replaced is None:
             raise Conflict(f"{model}: nothing to roll back to; promote a version by its number")
         return current.number, current.pointer.replaced
