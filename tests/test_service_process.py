@@ -463,3 +463,20 @@ def test_a_model_published_by_another_process_is_taken_up(
             return False
 
     wait_until(answered)
+
+
+def test_a_trainer_takes_no_module_from_the_folder_that_the_server_was_started_in(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "training.py").write_text("print('taken from here')")
+    start = "import subprocess, service.server as s; subprocess.run([*s.TRAINER, '--help'])"
+    ran = subprocess.run(
+        [sys.executable, "-P", "-c", start],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    assert "taken from here" not in ran.stdout
+    assert "--model" in ran.stdout
