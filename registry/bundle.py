@@ -13,15 +13,17 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError, model_validator
+from pydantic_core import from_json
 
 from registry.errors import BundleError
-from registry.files import sha256_file, write_durably
+from registry.files import read_plain, sha256_file, write_durably
 from registry.images import ImageSpec
 from registry.record import Record, explain
 from registry.tta import TtaSpec
 
 SCHEMA = 2
 MANIFEST = "bundle.json"
+MAX_MANIFEST = 16 << 20  # bytes; a hundred thousand labels take 2 MB
 MODEL = "model.onnx"
 GOLDEN = "golden.npz"
 
@@ -117,7 +119,8 @@ def read_bundle(folder: Path) -> Bundle:
     """
     where = _where(folder)
     try:
-        content = json.loads((folder / MANIFEST).read_bytes())
+        # refuses text that is not Unicode, which neither a message nor the metrics could hold
+        content = from_json(read_plain(folder / MANIFEST, MAX_MANIFEST))
     except FileNotFoundError as error:
         raise BundleError(f"{where}: no {MANIFEST}; this version was never published") from error
     except (PermissionError, ValueError) as error:

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+import stat
 import uuid
 from pathlib import Path
 from typing import Literal
@@ -19,6 +20,20 @@ def sha256_file(path: Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_plain(path: Path, most: int) -> bytes:
+    """The content of a plain file of at most `most` bytes; reading a pipe would never end.
+
+    Raises:
+        ValueError: it is something else, or larger.
+    """
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise ValueError("not a plain file")
+    if found.st_size > most:
+        raise ValueError(f"{found.st_size} bytes, and at most {most} are read")
+    return path.read_bytes()
 
 
 def sync(path: Path) -> None:

@@ -6,6 +6,7 @@ They are part of the bundle. A version does not go live on a server that cannot 
 import io
 import itertools
 import threading
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +14,13 @@ from pathlib import Path
 import numpy as np
 
 from registry.errors import BundleError
-from registry.files import write_durably
+from registry.files import read_plain, write_durably
 from registry.images import Float32Array
 
 # NumPy parses array headers with `ast.literal_eval`, which in Python 3.11 occasionally fails when
 # two threads use it at once: https://github.com/python/cpython/issues/106905
 PARSING = threading.Lock()
+MAX_BYTES = 1 << 29  # unpacked; there are a few images, none larger than a request
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,10 @@ def read_golden(path: Path) -> Golden:
         BundleError: the file is damaged or of another format.
     """
     try:
-        content = io.BytesIO(path.read_bytes())
+        content = io.BytesIO(read_plain(path, MAX_BYTES))
+        with zipfile.ZipFile(content) as archive:
+            if sum(one.file_size for one in archive.infolist()) > MAX_BYTES:
+                raise ValueError(f"it unpacks to more than {MAX_BYTES} bytes")
         with PARSING, np.load(content, allow_pickle=False) as arrays:
             buffer = arrays["images"].tobytes()
             offsets = arrays["offsets"].tolist()

@@ -34,6 +34,9 @@ BRANDS = {  # of ISO media files, in their bytes 8 to 12
 }
 MAX_PIXELS = 100_000_000  # 300 MB of RGB; a request's limit may be lower
 WEBP_SHARE = 4  # its decoder holds four copies, so a WebP may have a quarter of the pixels
+# A row counts as no fewer, since Pillow has a pointer to each: a PNG of one column and 99 million
+# rows took 2.3 GB.
+ROW_PIXELS = 16
 BAND_PIXELS = 1 << 20  # converted to 8 bits at a time; whole, each step would hold another copy
 # Only one image with more pixels is decoded at a time, since a file of a few hundred kilobytes can
 # hold that many. A JPEG is exempt, being decoded at reduced size, unless its decoder has to hold
@@ -98,13 +101,13 @@ def prepare(
     with image, _turn(image, by_line):
         if spec.preparation > 1 and "transparency" in image.info and image.mode in CLEAR_MODES:
             _set_clear(image)
-        orientation = _orientation(image)
         try:
-            full = image.size
-            image.draft(image.mode, _needed(full, spec))
+            image.draft(image.mode, _needed(image.size, spec))
             image.load()
         except (OSError, SyntaxError, ValueError, EOFError) as error:
             raise BadImage(f"truncated or damaged {image.format}: {error}") from error
+        # only now: for a PNG, Pillow would decode it here, and not report damage
+        orientation = _orientation(image)
         if spec.preparation == 1 and image.mode in CLEAR_MODES:
             # only now: Pillow also reads a tRNS chunk that follows the pixels
             image.info.pop("transparency", None)
@@ -155,11 +158,12 @@ def _open(
         raise BadImage(f"damaged image header: {error}") from error
     if image.format == "WEBP":
         max_pixels //= WEBP_SHARE
-    n_pixels = image.width * image.height
+    n_pixels = _n_pixels(image)
     if n_pixels > max_pixels:
+        narrow = f", whose rows count as {ROW_PIXELS} each" if image.width < ROW_PIXELS else ""
         raise BadImage(
             f"{image.width} x {image.height} pixels is above the limit of {max_pixels} for a "
-            f"{image.format}; use a smaller image"
+            f"{image.format}{narrow}; use a smaller image"
         )
     if n_pixels * n_scans > max_pixels * MAX_SCANS:
         raise BadImage(
@@ -169,6 +173,10 @@ def _open(
     if admit:
         admit(max(n_pixels, n_pixels * n_scans // MAX_SCANS))
     return image, by_line
+
+
+def _n_pixels(image: Image.Image) -> int:
+    return max(image.width, ROW_PIXELS) * image.height
 
 
 def _orientation(image: Image.Image) -> int:
@@ -203,7 +211,7 @@ def _crop_box(size: tuple[int, int], spec: ImageSpec) -> tuple[float, float, flo
 
 
 def _turn(image: Image.Image, by_line: bool) -> AbstractContextManager[object]:
-    large = not by_line and image.width * image.height > LARGE_PIXELS
+    large = not by_line and _n_pixels(image) > LARGE_PIXELS
     return ONE_LARGE if large else nullcontext()
 
 

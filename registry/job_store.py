@@ -189,7 +189,7 @@ def _find(db: sqlite3.Connection, request: JobRequest) -> Job | None:
     others = [name for name, value in request if value != getattr(job.request, name)]
     if others:
         raise Conflict(
-            f"the idempotency key {request.idempotency_key!r:.80} belongs to job {job.id}, which "
+            f"the idempotency key {request.idempotency_key[:80]!r} belongs to job {job.id}, which "
             f"differs in its {' and '.join(others)}; give each request its own key"
         )
     return job
@@ -198,7 +198,7 @@ def _find(db: sqlite3.Connection, request: JobRequest) -> Job | None:
 def _get(db: sqlite3.Connection, job_id: str) -> Job:
     row = db.execute("SELECT record FROM jobs WHERE id = ?", [job_id]).fetchone()
     if row is None:
-        raise NotFound(f"no job {job_id!r:.80}")
+        raise NotFound(f"no job {job_id[:80]!r}")
     return _read(JOBS, row[0])
 
 

@@ -7,26 +7,35 @@ Nothing is ever overwritten, so readers need no lock and two writers cannot both
 """
 
 import os
+import re
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Generic, Literal, NamedTuple, TypeVar
+from typing import Annotated, Generic, Literal, NamedTuple, TypeVar
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from registry.errors import BundleError, Conflict
-from registry.files import create_exclusively
+from registry.errors import BadRequest, BundleError, Conflict
+from registry.files import create_exclusively, read_plain
 from registry.record import Record, explain
 
+NUMBER = re.compile(r"[0-9]{1,18}")  # clients have signed integers of 64 bits for it
+MAX_POINTER = 1 << 20  # bytes; servers read it every second
 Mode = Literal["split", "shadow"]
+Version = Annotated[int, Field(ge=1, lt=10**18)]
 P = TypeVar("P", bound=Record)
+
+
+def is_number(name: str) -> bool:
+    """Whether a file or folder of this name may be a pointer or a version."""
+    return bool(NUMBER.fullmatch(name))
 
 
 class Pointer(Record):
     """One entry of the promotion history: from `at` on, `version` was the promoted one."""
 
-    version: int = Field(ge=1)
-    replaced: int | None  # the last other version that was promoted; a rollback returns to it
+    version: Version
+    replaced: Version | None  # the last other version that was promoted; a rollback returns to it
     at: datetime
     by: str
     reason: str
@@ -36,7 +45,7 @@ class Candidate(Record):
     """From `at` on, `version` was tried on `percent` of the requests, until it was cleared or a
     promotion pointer after number `beside` came into force."""
 
-    version: int = Field(ge=1)
+    version: Version
     mode: Mode  # split: it answers them; shadow: it also runs, and its answers are compared
     percent: float = Field(gt=0, le=100)
     beside: int = Field(ge=1)
@@ -110,13 +119,17 @@ class Pointers(Generic[P]):
         The number follows the last one listed, so a writer that came in between has taken it.
 
         Raises:
+            BadRequest: the reason in it is too long.
             Conflict: another writer came in between.
         """
+        content = pointer.model_dump_json().encode()
+        if len(content) > MAX_POINTER:
+            raise BadRequest(f"the reason is too long: {len(content)} bytes; use a few words")
         number = _number(self._names[-1]) + 1 if self._names else 1
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / f"{number:06d}{SUFFIX}"
         try:
-            create_exclusively(path, pointer.model_dump_json().encode())
+            create_exclusively(path, content)
         except FileExistsError as error:
             model, alias = self._folder.parent.parent.name, self._folder.name
             raise Conflict(
@@ -127,19 +140,21 @@ class Pointers(Generic[P]):
 
     def _read(self, name: str) -> P | None:
         path = self._folder / name
-        content = path.read_bytes()
-        if not content:  # being written, or its writer died: it never took effect
-            return None
         try:
+            content = read_plain(path, MAX_POINTER)
+            if not content:  # being written, or its writer died: it never took effect
+                return None
             return self._kind.validate_json(content)
         except ValidationError as error:
             raise BundleError(
                 f"{path}: not a pointer: {explain(error)}; remove the file"
             ) from error
+        except (FileNotFoundError, ValueError) as error:  # the first of a link that leads nowhere
+            raise BundleError(f"{path}: not a pointer: {error}; remove it") from error
 
 
 def _is_pointer(name: str) -> bool:
-    return name.endswith(SUFFIX) and name.removesuffix(SUFFIX).isdecimal()
+    return name.endswith(SUFFIX) and is_number(name.removesuffix(SUFFIX))
 
 
 def _number(name: str) -> int:

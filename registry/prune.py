@@ -7,6 +7,7 @@ from pathlib import Path
 from registry.bundle import MANIFEST
 from registry.candidates import candidate_of
 from registry.errors import BadRequest
+from registry.pointers import is_number
 from registry.store import Registry, remove
 
 ABANDONED_S = 24 * 3600.0  # no publication takes that long
@@ -37,7 +38,7 @@ def prune(registry: Registry, model: str, keep: int) -> list[int]:
 def _unpublished(parent: Path) -> list[Path]:
     """Numbered folders that are not versions, or no longer."""
     found = parent.iterdir() if parent.is_dir() else ()
-    numbered = (path for path in found if path.name.isdecimal() and not path.is_symlink())
+    numbered = (path for path in found if is_number(path.name) and not path.is_symlink())
     return [path for path in numbered if path.is_dir() and not (path / MANIFEST).exists()]
 
 

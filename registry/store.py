@@ -10,13 +10,23 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 from registry.bundle import MANIFEST, Bundle, files_of, read_bundle, seal
 from registry.errors import BadRequest, BundleError, Conflict, NotFound
 from registry.files import MOUNT, is_url, sha256_file, sync
-from registry.pointers import CANDIDATE, PROMOTED, Candidate, Cleared, Numbered, Pointer, Pointers
+from registry.pointers import (
+    CANDIDATE,
+    PROMOTED,
+    Candidate,
+    Cleared,
+    Numbered,
+    Pointer,
+    Pointers,
+    is_number,
+)
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 TENSOR_SUFFIX = "-tensor"  # in the Open Inference Protocol, NAME-tensor is NAME fed with pixels
@@ -35,7 +45,7 @@ def check_name(model: str) -> str:
     """
     if not is_name(model):
         raise BadRequest(
-            f"{model!r:.80} is not a valid model name: use 1 to 128 letters, digits, '.', '_' and "
+            f"{model[:80]!r} is not a valid model name: use 1 to 128 letters, digits, '.', '_' and "
             f"'-', beginning with a letter or digit and not ending in '{TENSOR_SUFFIX}'"
         )
     return model
@@ -59,15 +69,21 @@ class Registry:
         return sorted(path.name for path in found if is_name(path.name))
 
     def models(self) -> list[str]:
-        """Names of all models that have a version, sorted."""
-        return [name for name in self.names() if self.versions(name)]
+        """Names of all models that have a version, sorted; those that cannot be read have none."""
+
+        def versions(name: str) -> list[int]:
+            with suppress(OSError):
+                return self.versions(name)
+            return []
+
+        return [name for name in self.names() if versions(name)]
 
     def versions(self, model: str) -> list[int]:
         """Published versions, oldest first; empty for an unknown model."""
         folder = self.root / check_name(model)
         if not folder.is_dir():
             return []
-        found = (path for path in folder.iterdir() if path.name.isdecimal())
+        found = (path for path in folder.iterdir() if is_number(path.name))
         return sorted(int(path.name) for path in found if (path / MANIFEST).is_file())
 
     def folder(self, model: str, version: int) -> Path:
@@ -128,7 +144,7 @@ class Registry:
         """
         folder = self.root / check_name(model)
         names = os.listdir(folder) if folder.is_dir() else ()
-        taken = (int(name) for name in names if name.isdecimal())
+        taken = (int(name) for name in names if is_number(name))
         return max((*taken, *self._ever_promoted(model), *self._ever_tried(model)), default=0) + 1
 
     def _claim(self, model: str) -> Path:
@@ -212,7 +228,7 @@ class Registry:
         """
         current = self.promoted(model)
         if current is None and not self.versions(model):
-            raise NotFound(f"no model {model!r:.80} in the registry")
+            raise NotFound(f"no model {model[:80]!r} in the registry")
         if current is None or current.pointer.replaced is None:
             raise Conflict(f"{model}: nothing to roll back to; promote a version by its number")
         return current.number, current.pointer.replaced

@@ -135,7 +135,10 @@ class Admin(pb_grpc.AdminServicer):
 
     def _published(self, name: str) -> tuple[pb.Model, Candidate | None]:
         """A model and its candidate, as in the registry."""
-        versions = self._registry.versions(name)
+        try:
+            versions = self._registry.versions(name)
+        except OSError as error:  # the other models are listed all the same
+            return pb.Model(name=name, problem=f"it cannot be read: {error.strerror}"), None
         model = pb.Model(name=name, newest_version=max(versions, default=0), versions=len(versions))
         wanted = None
         try:
@@ -158,7 +161,7 @@ class Admin(pb_grpc.AdminServicer):
     def _versions(self, model: str) -> list[pb.Version]:
         numbers = self._registry.versions(model)
         if not numbers:
-            raise NotFound(f"no model {model!r:.80} in the registry")
+            raise NotFound(f"no model {model[:80]!r} in the registry")
         promoted = self._registry.promoted(model)
         live = promoted.pointer.version if promoted else None
         messages = []

@@ -35,7 +35,8 @@ from service.state import lock_state
 
 log = logging.getLogger(__name__)
 
-TRAINER = (sys.executable, "-m", "training")
+# like this process, with or without modules of the current folder, which may hold anything
+TRAINER = (sys.executable, *["-P"] * sys.flags.safe_path, "-m", "training")
 ADMIN_GRACE_S = 1.0
 MIN_STREAMS = 100  # per connection; HTTP/2 recommends no fewer
 

@@ -493,6 +493,12 @@ def test_ids_are_whole_on_a_terminal_however_narrow(columns: int):
     assert all("succeeded" in line for line in lines if "birds" in line)
 
 
+def test_a_table_does_not_command_the_terminal():
+    lines = on_a_terminal(80, r"show_table(['id', 'message'], [['1', 'a\x1b[2Jb']])")
+    assert r"a\x1b[2Jb" in lines
+    assert "\x1b[2J" not in lines
+
+
 def on_a_terminal(columns: int, call: str) -> str:
     """What a function of `shared` prints on a terminal of that width."""
     ours, theirs = pty.openpty()

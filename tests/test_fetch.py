@@ -75,6 +75,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
             offset = 0
         if mood.startswith("to "):
             self.answer(302, {"Location": mood[3:]})
+        elif mood.startswith("says "):
+            self.send_response(404, mood[5:])
+            self.end_headers()
         elif mood.isdigit():
             self.answer(int(mood), {"Content-Length": "0"})
         elif offset >= len(self.server.content):
@@ -260,6 +263,31 @@ def test_redirects_to_other_schemes_are_refused(server: Files, tmp_path: Path, t
     server.moods = [f"to {to}"]
     with pytest.raises(FetchError, match=r"redirects to|Redirection to"):
         get(server, tmp_path)
+
+
+@pytest.mark.parametrize("length", ["ten", "9" * 5_000])
+def test_a_length_that_is_no_number_is_an_error_of_the_server(
+    server: Files, tmp_path: Path, length: str
+):
+    server.name = lambda _: {"Content-Length": length}
+    with pytest.raises(FetchError, match="the server's answer is malformed"):
+        get(server, tmp_path)
+
+
+def test_a_redirect_to_what_is_no_address_is_an_error_of_the_server(server: Files, tmp_path: Path):
+    server.moods = ["to http://[::1/"]
+    with pytest.raises(FetchError, match="the server's answer is malformed"):
+        get(server, tmp_path)
+
+
+def test_what_a_server_says_does_not_command_the_terminal(
+    server: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    server.moods = ["says \x1b[2J"]
+    assert main(["data", "fetch", server.url, "--into", str(tmp_path / "photos")]) == 1
+    told = capsys.readouterr().err
+    assert r"404 \x1b[2J" in told
+    assert "\x1b" not in told
 
 
 def test_redirects_within_http_are_followed(server: Files, tmp_path: Path):

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 import tiny
 from pydantic import ValidationError
 
+from registry import golden
 from registry.bundle import Bundle, files_of, read_bundle, seal, verify_bundle
 from registry.errors import BundleError
 from registry.files import create_exclusively, sha256_file, write_durably
@@ -85,6 +87,18 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "half a manifest": (
         lambda folder: (folder / "bundle.json").write_text('{"schema_version": 1,'),
         "colours/7: bundle.json cannot be read",
+    ),
+    "an endless manifest": (
+        lambda folder: os.truncate(folder / "bundle.json", 1 << 40),
+        "colours/7: bundle.json cannot be read: 1099511627776 bytes, and at most",
+    ),
+    "a manifest that nests deeper than Python does": (
+        lambda folder: (folder / "bundle.json").write_text("[" * 100_000),
+        "colours/7: bundle.json cannot be read: recursion limit exceeded",
+    ),
+    "a label that is not Unicode": (
+        edit(labels=["\ud800", "green", "blue"]),
+        "colours/7: bundle.json cannot be read: unexpected end of hex escape",
     ),
     "a manifest of another kind": (
         lambda folder: (folder / "bundle.json").write_text("[1]"),
@@ -197,6 +211,18 @@ def test_damaged_golden_answers_are_refused(tmp_path: Path, content: bytes) -> N
     (tmp_path / "golden.npz").write_bytes(content)
     with pytest.raises(BundleError, match="golden answers cannot be read"):
         read_golden(tmp_path / "golden.npz")
+
+
+def test_golden_answers_are_not_unpacked_beyond_a_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(golden, "MAX_BYTES", 50_000)
+    path, answers = tmp_path / "golden.npz", np.zeros((1, 3), np.float32)
+    for n_bytes, larger in ((40_000, False), (60_000, True)):
+        images, offsets = np.zeros(n_bytes, np.uint8), np.array([0, n_bytes])
+        np.savez_compressed(path, images=images, offsets=offsets, probabilities=answers)
+        with pytest.raises(BundleError, match="unpacks to more than") if larger else nullcontext():
+            assert len(read_golden(path).images[0]) == n_bytes
 
 
 def test_as_many_answers_as_images(tmp_path: Path) -> None:

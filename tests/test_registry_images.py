@@ -213,6 +213,33 @@ BAD = {
 }
 
 
+def interlaced_png() -> bytes:
+    """One of 8 x 8 grey pixels, black, in its seven passes."""
+    header = struct.pack(">IIBBBBB", 8, 8, 8, 0, 0, 0, 1)
+    passes = b"".join(bytes(1 + n) * rows for n, rows in INTERLACED)
+    pixels = zlib.compress(passes)
+    return SIGNATURE + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND")
+
+
+INTERLACED = ((1, 1), (1, 1), (2, 1), (2, 2), (4, 2), (4, 4), (8, 4))  # pixels of a row, and rows
+
+
+def test_an_interlaced_png_is_read_and_a_truncated_one_is_a_bad_image() -> None:
+    whole = interlaced_png()
+    assert prepare(whole, SPEC).max() == 0
+    with pytest.raises(BadImage, match="truncated or damaged PNG"):
+        prepare(whole[:-24], SPEC)
+
+
+def test_every_row_of_an_image_counts_as_several_pixels() -> None:
+    narrow = tiny.encode(Image.new("L", (1, 100)), "PNG")
+    assert prepare(narrow, SPEC, max_pixels=1_600).shape == (32, 32, 3)
+    with pytest.raises(
+        BadImage, match="1 x 100 pixels is above the limit of 1599 for a PNG, whose rows count"
+    ):
+        prepare(narrow, SPEC, max_pixels=1_599)
+
+
 @pytest.mark.parametrize("name", BAD)
 def test_what_is_no_image_is_explained(name: str) -> None:
     content, message = BAD[name]

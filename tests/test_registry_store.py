@@ -1,5 +1,6 @@
 """Versions and pointers, also when many write at once or one dies half-way."""
 
+import json
 import os
 import resource
 import shutil
@@ -145,6 +146,42 @@ def test_a_damaged_pointer_is_named(registry: Registry, root: Path) -> None:
     (root / "colours" / "aliases" / "promoted" / "000002.json").write_text("{}")
     with pytest.raises(BundleError, match=r"000002\.json: not a pointer: version: Field required"):
         registry.promoted("colours")
+
+
+NO_POINTERS: dict[str, Callable[[Path], object]] = {
+    "a folder": Path.mkdir,
+    "a pipe, which nobody writes to": os.mkfifo,
+    "a link that leads nowhere": lambda path: path.symlink_to("nowhere"),
+    "a version that no message can hold": lambda path: path.write_text(
+        json.dumps(dict(version=10**30, replaced=None, at="2026-01-01T00:00Z", by="", reason=""))
+    ),
+    "a file of a terabyte": lambda path: (path.touch(), os.truncate(path, 1 << 40)),
+}
+
+
+@pytest.mark.parametrize("what", NO_POINTERS)
+def test_what_is_no_pointer_is_named(registry: Registry, root: Path, what: str) -> None:
+    tiny.publish(root, promote=True)
+    NO_POINTERS[what](root / "colours" / "aliases" / "promoted" / "000002.json")
+    with pytest.raises(BundleError, match=r"000002\.json: not a pointer"):
+        registry.promoted("colours")
+
+
+def test_a_reason_that_no_reader_would_take_is_refused(registry: Registry, root: Path) -> None:
+    tiny.publish(root, promote=True)
+    with pytest.raises(BadRequest, match="the reason is too long"):
+        registry.promote("colours", 1, by="me", reason="x" * 2_000_000)
+    assert promote(registry, 1) == 2
+
+
+def test_a_folder_whose_number_is_beyond_all_versions_is_none(
+    registry: Registry, root: Path
+) -> None:
+    tiny.publish(root)
+    for name in ("9" * 19, "٣"):
+        shutil.copytree(root / "colours" / "1", root / "colours" / name)
+    assert registry.versions("colours") == [1]
+    assert tiny.publish(root) == 2
 
 
 def test_a_look_at_many_pointers_takes_little_memory(registry: Registry, root: Path) -> None:

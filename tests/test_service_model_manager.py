@@ -16,6 +16,7 @@ from tritonclient.grpc import service_pb2 as triton_pb
 from tritonclient.grpc import service_pb2_grpc as triton_grpc
 
 from registry.store import Registry
+from service.models import proof
 from service.models.follower import Aliases, read_aliases
 from service.models.model_state import LoadFailure
 from unfreeze.v1 import admin_pb2 as pb
@@ -261,6 +262,44 @@ def test_a_broken_version_promoted_elsewhere_keeps_the_old_one_live(
     assert (model.promoted_version, model.live_version, model.ready) == (2, 1, True)
     assert BROKEN[how] in model.problem
     assert 'unfreeze_load_problem{model="colours"} 1.0' in server.metrics()
+
+
+@pytest.mark.parametrize("plan", [None, "1x2x4"], ids=["measured", "pinned"])
+def test_a_network_that_never_ends_keeps_no_other_from_going_live(
+    start: Start, root: Path, monkeypatch: pytest.MonkeyPatch, plan: str | None
+) -> None:
+    monkeypatch.setattr(proof, "LONGEST_S", 1.0)
+    tiny.publish(root, model="a-loop", work=10**12, promote=True)  # it is measured first
+    tiny.publish(root, promote=True)
+    server = start(plan=plan)
+    assert best(server.classify(tiny.picture("green"))) == ["green"]
+    loop, _ = server.admin.ListModels(pb.ListModelsRequest(), timeout=20).models
+    assert not loop.ready
+    assert "a-loop/1: it cannot run 1 images at a time: no end after 1 s" in loop.problem
+
+
+UNREADABLE: dict[str, Callable[[Path], object]] = {
+    "a pipe for a pointer": lambda odd: os.mkfifo(odd / "aliases" / "promoted" / "000002.json"),
+    "a folder for a pointer": lambda odd: (odd / "aliases" / "promoted" / "2.json").mkdir(),
+    "a link for a model": lambda odd: (shutil.rmtree(odd), odd.symlink_to("x" * 300)),
+    "the longest number of a version": lambda odd: shutil.copytree(odd / "1", odd / ("9" * 30)),
+}
+
+
+@pytest.mark.parametrize("what", UNREADABLE)
+def test_a_model_whose_folder_is_odd_keeps_no_other_from_being_listed_and_promoted(
+    server: RunningServer, root: Path, what: str
+) -> None:
+    tiny.publish(root, model="odd", promote=True)
+    UNREADABLE[what](root / "odd")
+    version = tiny.publish(root, bias=GREEN, promote=True)
+    server.refresh()
+    assert answers(server) == "green"
+    models = server.admin.ListModels(pb.ListModelsRequest(), timeout=20).models
+    assert {model.name: model.live_version for model in models}["colours"] == version
+    protocol = triton_grpc.GRPCInferenceServiceStub(server.channel)
+    index = protocol.RepositoryIndex(triton_pb.RepositoryIndexRequest(ready=True), timeout=20)
+    assert "colours" in [row.name for row in index.models]
 
 
 def test_models_in_memory_are_looked_at_by_the_event_loop_alone(

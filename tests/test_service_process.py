@@ -1,9 +1,11 @@
 """What only a server process of its own can show: signals, kills, modules, flags."""
 
+import fcntl
 import json
 import os
 import re
 import resource
+import shutil
 import signal
 import struct
 import subprocess
@@ -11,7 +13,6 @@ import sys
 import threading
 import urllib.request
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import grpc
@@ -159,33 +160,32 @@ def test_a_second_signal_ends_at_once(root: Path, start_process: StartProcess) -
     assert process.process.wait(30) == 128 + signal.SIGTERM
 
 
-def hang(root: Path) -> Path:
-    """Whoever reads what is promoted hangs, as on a disk that does not answer."""
-    pointer = root / "colours" / "aliases" / "promoted" / "000099.json"
-    os.mkfifo(pointer)
-    return pointer
+def hang(root: Path) -> int:
+    """Whoever reads what is promoted hangs, as on a disk that does not answer, until the file
+    descriptor that this gives is closed: it has a lease, which the kernel breaks after 45 s."""
+    signal.signal(signal.SIGIO, signal.SIG_IGN)  # the kernel's word that somebody hangs
+    promoted = root / "colours" / "aliases" / "promoted"
+    leased = promoted / "leased"
+    shutil.copy(promoted / "000001.json", leased)
+    lease = os.open(leased, os.O_RDWR)
+    fcntl.fcntl(lease, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+    leased.rename(promoted / "000099.json")
+    return lease
 
 
-def caught(pointer: Path) -> int:
-    """Somebody hangs, until the file descriptor that this gives is closed."""
-    found: list[int] = []
-
-    def somebody_reads() -> bool:
-        with suppress(OSError):
-            found.append(os.open(pointer, os.O_WRONLY | os.O_NONBLOCK))
-        return bool(found)
-
-    wait_until(somebody_reads)
-    return found[0]
+def caught(lease: int) -> int:
+    """Somebody hangs, until this file descriptor is closed."""
+    wait_until(lambda: fcntl.fcntl(lease, fcntl.F_GETLEASE) != fcntl.F_WRLCK)
+    return lease
 
 
 def test_a_signal_ends_a_start_and_no_ready_server_is_announced(
     root: Path, start_process: StartProcess
 ) -> None:
     tiny.publish(root, promote=True)
-    pointer = hang(root)
+    lease = hang(root)
     process = start_process("--drain-seconds", "60", awaited=False)
-    hanging = caught(pointer)
+    hanging = caught(lease)
     process.process.send_signal(signal.SIGTERM)
     wait_until(lambda: "SIGTERM" in process.log.read_text())
     os.close(hanging)
@@ -465,3 +465,20 @@ def test_a_model_published_by_another_process_is_taken_up(
             return False
 
     wait_until(answered)
+
+
+def test_a_trainer_takes_no_module_from_the_folder_that_the_server_was_started_in(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "training.py").write_text("print('taken from here')")
+    start = "import subprocess, service.server as s; subprocess.run([*s.TRAINER, '--help'])"
+    ran = subprocess.run(
+        [sys.executable, "-P", "-c", start],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    assert "taken from here" not in ran.stdout
+    assert "--model" in ran.stdout

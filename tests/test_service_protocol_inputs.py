@@ -1,7 +1,9 @@
 """Requests of the Open Inference Protocol that no well-made client sends: each gets its status."""
 
 import struct
+import tracemalloc
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import grpc
@@ -12,7 +14,11 @@ from conftest import RunningServer, Start, held, settings, wait_until
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc as pb_grpc
 
+from registry.errors import BadRequest
+from registry.store import check_name
 from registry.tta import TtaSpec
+from service.oip.names import read_version
+from service.oip.parameters import read_wanted
 
 S = tiny.SIZE
 INVALID, MISSING = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND
@@ -488,3 +494,27 @@ def test_metrics_name_the_protocol(served: RunningServer) -> None:
     page = served.metrics()
     rpc = 'grpc_method="ModelInfer",grpc_service="inference.GRPCInferenceService"'
     assert f'grpc_server_handled_total{{grpc_code="OK",{rpc},grpc_type="unary"}}' in page
+
+
+LONG = "\x01" * 4_000_000
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        partial(check_name, LONG),
+        partial(read_version, LONG),
+        partial(read_wanted, pb.ModelInferRequest(outputs=[{"name": LONG}]), 0),
+        partial(read_wanted, pb.ModelInferRequest(parameters={f"triton_{LONG}": {}}), 0),
+    ],
+    ids=["model", "version", "output", "parameter"],
+)
+def test_of_a_long_name_no_more_is_escaped_than_is_shown(name: Callable[[], object]) -> None:
+    tracemalloc.start()
+    try:
+        with pytest.raises(BadRequest, match=r"\\x01"):
+            name()
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 3 * len(LONG)  # escaped, it would be four times as long

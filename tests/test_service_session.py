@@ -92,6 +92,41 @@ def test_weights_outside_of_the_bundle_are_not_read(tmp_path: Path, where: str) 
         Session(folder / "model.onnx", bundle, placement=CPU, threads=1)
 
 
+RUN_BUNDLE = """
+import sys, pathlib, numpy
+from registry.bundle import read_bundle
+from service.execution.providers import Placement
+from service.execution.session import Session
+
+folder = pathlib.Path(sys.argv[1])
+network = folder / "model.onnx"
+session = Session(network, read_bundle(folder), placement=Placement("cpu"), threads=1)
+try:
+    session.run(numpy.zeros((1, 8, 8, 3), numpy.uint8))
+except Exception as error:
+    print(error)
+"""
+
+
+def test_a_graph_whose_node_fails_writes_no_line_of_its_own_to_the_log(tmp_path: Path) -> None:
+    tiny.stage(tmp_path)
+    graph = onnx.load(tmp_path / "model.onnx")
+    (gather,) = [node for node in graph.graph.node if node.op_type == "Gather"]
+    gather.name = 'a node\n{"event": "forged"}'
+    (channels,) = [one for one in graph.graph.initializer if one.name == "channels"]
+    channels.CopyFrom(onnx.numpy_helper.from_array(np.array([0, 1, 99]), "channels"))
+    onnx.save(graph, tmp_path / "model.onnx")
+    # in a process of its own, which flushes everything at its end
+    ran = subprocess.run(
+        [sys.executable, "-c", RUN_BUNDLE, str(tmp_path)],
+        cwd=Path(__file__).parent.parent,
+        capture_output=True,
+        text=True,
+    )
+    assert "forged" in ran.stdout
+    assert ran.stderr == ""
+
+
 def test_a_provider_that_is_not_installed_is_no_silent_fall_back() -> None:
     assert choose_provider("cpu") == "cpu"
     with pytest.raises(Unavailable, match="tensorrt"):

@@ -16,6 +16,7 @@ from unfreeze.commands.shared import (
     UNREACHABLE,
     USAGE,
     UsageError,
+    say,
 )
 from unfreeze.errors import (
     DeadlineExceeded,
@@ -67,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OUTPUT_CLOSED
     except (UnfreezeClientError, UsageError) as error:
-        print(f"unfreeze: {error}", file=sys.stderr)
+        say(f"unfreeze: {error}")
         return _exit_code(error)
 
 

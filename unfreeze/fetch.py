@@ -126,6 +126,8 @@ def _complete(
             problem = str(error) or type(error).__name__
             if not _size(partial) and type(error) is urllib.error.URLError:  # no such server
                 raise FetchError(f"{url}: {error.reason}") from error
+        except ValueError as error:  # a length that is no number, a redirect to what is no address
+            raise FetchError(f"{url}: the server's answer is malformed: {error}") from error
         failures = 1 if _size(partial) > furthest else failures + 1
         furthest = max(furthest, _size(partial))
         if failures < ATTEMPTS:

@@ -69,7 +69,7 @@ class Session:
 
     def run(self, images: UInt8Array) -> Float32Array:  # [n,s,s,3] -> [n,classes]
         if self._bound:
-            return self._bound.run(images)
+            return self._bound.run(images, self._usual)
         return self._run(images, self._usual)
 
     def run_and_shrink(self, images: UInt8Array) -> Float32Array:
@@ -77,6 +77,10 @@ class Session:
         options = ort.RunOptions()
         options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         return self._run(images, options)
+
+    def end_runs(self) -> None:
+        """Ends the runs in progress before their next node; they and all later ones fail."""
+        self._usual.terminate = True
 
     def _run(self, images: UInt8Array, options: Any) -> Float32Array:
         answers = self._session.run(["probabilities"], {"image": images}, options)
@@ -97,13 +101,13 @@ class Bound:
         self._free: dict[tuple[int, ...], list[tuple[Any, Any, Any]]] = {}
         self._lock = threading.Lock()
 
-    def run(self, images: UInt8Array) -> Float32Array:  # [n,s,s,3] -> [n,classes]
+    def run(self, images: UInt8Array, options: Any = None) -> Float32Array:
         with self._lock:
             free = self._free.setdefault(images.shape, [])
             bound = free.pop() if free else None
         binding, image, probabilities = bound or self._bind(images.shape)
         image.update_inplace(images)
-        self._session.run_with_iobinding(binding)
+        self._session.run_with_iobinding(binding, options)
         answers = np.array(probabilities.numpy())  # a copy: on a CPU, `numpy` is the buffer itself
         with self._lock:
             free.append((binding, image, probabilities))
@@ -192,7 +196,8 @@ def _options(threads: int) -> Any:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = 3  # errors; a warning is not JSON
+    # no lines of its own: they are not JSON, quote the graph, and say no more than its exceptions
+    options.log_severity_level = 4
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     _share_memory()
     options.add_session_config_entry("session.use_env_allocators", "1")

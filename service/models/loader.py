@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Executor as Pool
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -26,6 +27,7 @@ from service.execution.session import Session
 from service.execution.shapes import Run, batch_sizes, shaped
 from service.models.golden_check import check_golden, proving, warm
 from service.models.loaded_version import LoadedVersion
+from service.models.proof import Proof
 from service.observability.metrics import Metrics
 from service.observability.version_counts import VersionCounts
 
@@ -86,11 +88,14 @@ class Loader:
         if bundle.model != folder.parent.name:  # the folder was copied or renamed
             bundle = bundle.model_copy(update={"model": folder.parent.name})
         kind = kind_of(folder, bundle, self.placement.provider, self._precision)
-        plan, origin, session = self._open(folder, bundle, kind)
-        sizes = batch_sizes(kind.provider, plan.batch, bundle.fixed_batch)
+        with ExitStack() as proofs:
+            plan, origin, proof = self._open(folder, bundle, kind, proofs)
+            sizes = batch_sizes(kind.provider, plan.batch, bundle.fixed_batch)
+            proven = shaped(proof.run, sizes)
+            check_golden(folder, bundle, kind, proven)
+            warm(folder, proven, bundle.image.size, sizes, plan.runs)
+        session = proof.session
         run = shaped(session.run, sizes)
-        check_golden(folder, bundle, kind, run)
-        warm(folder, run, bundle.image.size, sizes, plan.runs)
         if origin != "inherited":
             self._planned.pop((bundle.model, kind), None)  # an equal key would keep its old n_bytes
             self._planned[bundle.model, kind] = plan
@@ -114,26 +119,31 @@ class Loader:
         release_freed_memory()  # of the file as read, and of networks opened only for measuring
         return LoadedVersion(version, bundle, kind, plan, executor, counts)
 
-    def _open(self, folder: Path, bundle: Bundle, kind: Kind) -> tuple[Plan, str, Session]:
-        """The plan, where it comes from, and the network opened for it."""
-        opened: dict[int, Session] = {}
+    def _open(
+        self, folder: Path, bundle: Bundle, kind: Kind, proofs: ExitStack
+    ) -> tuple[Plan, str, Proof]:
+        """The plan, where it comes from, and the network opened for it; its runs are watched until
+        `proofs` is closed."""
+        opened: dict[int, Proof] = {}
         file = FILES[kind.precision]
         digest, hardware = bundle.files[file], processors(kind.provider)
         placement = self.placement.of(digest, hardware)
 
-        def session(threads: int) -> Session:
+        def opened_with(threads: int) -> Proof:
             if threads not in opened:
-                opened[threads] = Session(
+                session = Session(
                     folder / file,
                     bundle,
                     placement=placement,
                     threads=threads,
                     precision=kind.precision,
                 )
+                opened[threads] = Proof(session, kind.provider)
+                proofs.enter_context(opened[threads].watched())
             return opened[threads]
 
         def open_run(threads: int) -> Run:
-            run = proving(f"{bundle.model}/{folder.name}", session(threads).run)
+            run = proving(f"{bundle.model}/{folder.name}", opened_with(threads).run)
             return shaped(run, (kind.fixed_batch,)) if kind.fixed_batch else run
 
         key = f"{digest} {kind.provider} {hardware}"
@@ -152,11 +162,11 @@ class Loader:
                 plan = measure_plan(open_run, kind.provider, cpus, size, *batches)
             # concurrent trial batches took more memory than the chosen plan ever will
             smallest = np.zeros((kind.fixed_batch or 1, size, size, 3), np.uint8)
-            session(plan.threads).run_and_shrink(smallest)
+            opened_with(plan.threads).session.run_and_shrink(smallest)
             if hardware:
                 self._plans.put(key, plan)
             origin = "measured"
-        return plan, origin, session(plan.threads)
+        return plan, origin, opened_with(plan.threads)
 
     def _inherited(self, model: str, kind: Kind) -> Plan | None:
         """The plan of a network of this kind that was loaded here before. Another model's counts

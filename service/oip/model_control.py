@@ -48,7 +48,7 @@ class ModelControl(pb_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
         model = _model(request)
         for name, parameter in request.parameters.items():
             if parameter.WhichOneof("parameter_choice") != UNLOAD_PARAMETERS.get(name):
-                raise BadRequest(f"unload parameter {name!r:.80} is unknown or of the wrong type")
+                raise BadRequest(f"unload parameter {name[:80]!r} is unknown or of the wrong type")
         self._models.operations.unload(model)
         return pb.RepositoryModelUnloadResponse()
 

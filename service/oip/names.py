@@ -32,7 +32,7 @@ def read_version(text: str) -> int | None:
     if not text:
         return None
     if not (text.isascii() and text.isdecimal() and len(text) <= MAX_DIGITS):
-        raise BadRequest(f"model_version {text!r:.40} is not a positive integer")
+        raise BadRequest(f"model_version {text[:40]!r} is not a positive integer")
     return int(text)
 
 

@@ -28,6 +28,7 @@ from unfreeze.commands.shared import (
     add_command,
     add_json,
     add_settings,
+    harmless,
     say,
     settings_of,
     show_json,
@@ -180,7 +181,7 @@ def _audit(options: argparse.Namespace) -> int:
     if options.json:
         show_json(figures(audit))
     else:
-        print("\n".join([*summary(audit), f"page: {out / 'audit.html'}"]))
+        print(harmless("\n".join([*summary(audit), f"page: {out / 'audit.html'}"])))
     return FAILED if options.strict and any(p.severe for p in audit.problems) else OK
 
 

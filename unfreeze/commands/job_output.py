@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from unfreeze import events
+from unfreeze.commands.shared import harmless
 from unfreeze.events import Event
 
 
@@ -43,7 +44,7 @@ class JobOutput:
             self._bar.update(self._task, visible=False)
         if line := in_words(event):
             # not `print`: on a terminal the progress bar has to make way
-            self._bar.console.print(line)
+            self._bar.console.print(harmless(line))
             sys.stdout.flush()
 
     def __enter__(self) -> Self:

@@ -19,6 +19,7 @@ READABLE = 10  # characters: a column with as many breaks only very long words
 
 ESCAPES = {i: f"\\x{i:02x}" for i in (*range(32), *range(127, 160))}
 ESCAPES |= {ord("\\"): r"\\", ord("\t"): r"\t", ord("\n"): r"\n", ord("\r"): r"\r"}
+FOR_PEOPLE = {sign: shown for sign, shown in ESCAPES.items() if chr(sign) not in "\\\n"}
 
 Commands = Any  # argparse's type for this is private
 Run = Callable[[argparse.Namespace], int]  # returns the exit code
@@ -160,6 +161,7 @@ def show_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None
         for row in cells:
             show_fields(row)
         return
+    cells = [[harmless(cell) for cell in row] for row in cells]
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
@@ -196,7 +198,13 @@ def _widths(lines: Sequence[Sequence[str]], available: int) -> list[int]:
 
 def say(text: str) -> None:
     """Prints a remark to standard error; standard output is for results."""
-    print(text, file=sys.stderr, flush=True)
+    print(harmless(text), file=sys.stderr, flush=True)
+
+
+def harmless(text: str) -> str:
+    """`text` with backslash escapes for control characters except line breaks: what a server wrote
+    into it must not command the terminal."""
+    return text.translate(FOR_PEOPLE)
 
 
 def when(moment: datetime | None) -> str:
