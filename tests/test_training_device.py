@@ -1,5 +1,6 @@
 """Trainings beside a GPU: in what precision, from where, and that nothing is mixed up."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -53,3 +54,21 @@ def test_pixels_that_cannot_be_read_are_an_error_where_they_are_used() -> None:
     assert next(read).shape == (1, 2, 2, 3)
     with pytest.raises(IndexError):
         next(read)
+
+
+@pytest.mark.parametrize(
+    ("policy", "turns"), [({}, "10000"), ({"OMP_WAIT_POLICY": "PASSIVE"}, "0")]
+)
+def test_threads_that_wait_spin_briefly_and_those_of_a_services_trainer_not_at_all(
+    policy: dict[str, str], turns: str
+) -> None:
+    said = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+    environment = {name: value for name, value in os.environ.items() if name not in said}
+    done = subprocess.run(
+        [sys.executable, "-c", "import training, torch"],
+        env=environment | policy | {"OMP_DISPLAY_ENV": "verbose"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert f"GOMP_SPINCOUNT = '{turns}'" in done.stderr

@@ -9,6 +9,9 @@ From Python, three calls train a folder of images; see `training/api.py`:
     learner.fit()
 """
 
+import training.short_spins  # noqa: F401  # before torch
+
+# isort: split
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
