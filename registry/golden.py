@@ -51,6 +51,7 @@ def read_golden(path: Path) -> Golden:
         with zipfile.ZipFile(content) as archive:
             if sum(one.file_size for one in archive.infolist()) > MAX_BYTES:
                 raise ValueError(f"it unpacks to more than {MAX_BYTES} bytes")
+        content.seek(0)
         with PARSING, np.load(content, allow_pickle=False) as arrays:
             buffer = arrays["images"].tobytes()
             offsets = arrays["offsets"].tolist()

@@ -120,12 +120,16 @@ class Pointers(Generic[P]):
 
         Raises:
             BadRequest: the reason in it is too long.
+            BundleError: the numbers are used up.
             Conflict: another writer came in between.
         """
         content = pointer.model_dump_json().encode()
         if len(content) > MAX_POINTER:
             raise BadRequest(f"the reason is too long: {len(content)} bytes; use a few words")
         number = _number(self._names[-1]) + 1 if self._names else 1
+        if not is_number(str(number)):
+            last = self._folder / self._names[-1]
+            raise BundleError(f"{last}: no pointer can follow this number; remove the file")
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / f"{number:06d}{SUFFIX}"
         try:
@@ -149,7 +153,13 @@ class Pointers(Generic[P]):
             raise BundleError(
                 f"{path}: not a pointer: {explain(error)}; remove the file"
             ) from error
-        except (FileNotFoundError, ValueError) as error:  # the first of a link that leads nowhere
+        except FileNotFoundError as error:
+            if not path.is_symlink():  # removed since it was listed
+                raise
+            raise BundleError(
+                f"{path}: not a pointer: a link that leads nowhere; remove it"
+            ) from error
+        except ValueError as error:
             raise BundleError(f"{path}: not a pointer: {error}; remove it") from error
 
 

@@ -45,8 +45,8 @@ def check_name(model: str) -> str:
     """
     if not is_name(model):
         raise BadRequest(
-            f"{model[:80]!r} is not a valid model name: use 1 to 128 letters, digits, '.', '_' and "
-            f"'-', beginning with a letter or digit and not ending in '{TENSOR_SUFFIX}'"
+            f"{model[:128]!r} is not a valid model name: use 1 to 128 letters, digits, '.', '_' "
+            f"and '-', beginning with a letter or digit and not ending in '{TENSOR_SUFFIX}'"
         )
     return model
 
@@ -140,12 +140,15 @@ class Registry:
         """The next version number; that of a pruned version is never reused.
 
         Raises:
-            BundleError: a damaged pointer hides which version it named.
+            BundleError: a damaged pointer hides which version it named, or the numbers are used up.
         """
         folder = self.root / check_name(model)
         names = os.listdir(folder) if folder.is_dir() else ()
         taken = (int(name) for name in names if is_number(name))
-        return max((*taken, *self._ever_promoted(model), *self._ever_tried(model)), default=0) + 1
+        last = max((*taken, *self._ever_promoted(model), *self._ever_tried(model)), default=0)
+        if not is_number(str(last + 1)):
+            raise BundleError(f"{model}: no version can follow number {last}; remove what has it")
+        return last + 1
 
     def _claim(self, model: str) -> Path:
         parent = self.root / model
@@ -228,7 +231,7 @@ class Registry:
         """
         current = self.promoted(model)
         if current is None and not self.versions(model):
-            raise NotFound(f"no model {model[:80]!r} in the registry")
+            raise NotFound(f"no model {model[:128]!r} in the registry")
         if current is None or current.pointer.replaced is None:
             raise Conflict(f"{model}: nothing to roll back to; promote a version by its number")
         return current.number, current.pointer.replaced

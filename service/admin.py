@@ -161,7 +161,7 @@ class Admin(pb_grpc.AdminServicer):
     def _versions(self, model: str) -> list[pb.Version]:
         numbers = self._registry.versions(model)
         if not numbers:
-            raise NotFound(f"no model {model[:80]!r} in the registry")
+            raise NotFound(f"no model {model[:128]!r} in the registry")
         promoted = self._registry.promoted(model)
         live = promoted.pointer.version if promoted else None
         messages = []

@@ -77,7 +77,7 @@ class Health(health_pb2_grpc.HealthServicer):
         self, request: health_pb2.HealthCheckRequest, context: Any
     ) -> health_pb2.HealthCheckResponse:
         if request.service not in self._status:
-            problem = f"no service or model is called {request.service[:80]!r}"
+            problem = f"no service or model is called {request.service[:128]!r}"
             await context.abort(grpc.StatusCode.NOT_FOUND, problem)
         return health_pb2.HealthCheckResponse(status=self._status[request.service])
 

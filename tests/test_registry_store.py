@@ -429,3 +429,10 @@ def test_what_is_not_a_model_is_passed_over(registry: Registry, root: Path) -> N
     (root / "empty").mkdir()
     shutil.copytree(root / "colours", root / "colours-tensor")
     assert registry.models() == ["colours"]
+
+
+def test_numbers_that_are_used_up_are_an_error_and_no_endless_search(tmp_path: Path) -> None:
+    last = "9" * 18
+    (tmp_path / "colours" / last).mkdir(parents=True)
+    with pytest.raises(BundleError, match=f"no version can follow number {last}"):
+        Registry(tmp_path).next_version("colours")

@@ -124,7 +124,7 @@ def test_a_graph_whose_node_fails_writes_no_line_of_its_own_to_the_log(tmp_path:
         text=True,
     )
     assert "forged" in ran.stdout
-    assert ran.stderr == ""
+    assert "forged" not in ran.stderr
 
 
 def test_a_provider_that_is_not_installed_is_no_silent_fall_back() -> None:

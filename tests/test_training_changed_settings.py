@@ -7,7 +7,7 @@ import pytest
 from photos import Heard
 
 from registry.jobs import Assignment
-from training.changed_settings import describe_changed
+from training.changed_settings import describe_changed, note_changed
 from training.distributed.parallel import ALONE
 from training.reading_settings import read_settings
 from training.recipe import open_training, train
@@ -32,7 +32,10 @@ def test_a_setting_that_a_retraining_leaves_out_is_named_with_both_values(
     heard = Heard()
     again = photos.assignment(tmp_path, promoted.data, **SHORT)
     against = {"champion": promoted.stage, "champion_version": 4}
-    bench, _ = open_training(again.model_copy(update=against), heard.append, ALONE)
+    again = again.model_copy(update=against)
+    bench, _ = open_training(again, heard.append, ALONE)
+    bench.results.facts["changed_settings"] = "as against the version promoted before"
+    note_changed(bench, again)
     said = (
         "settings that differ from those of version 4, the promoted one: "
         "balance=none (there weights), serve_tta_views=1 (there 3); "

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import photos
 import pytest
+import torch
 from benches import opened
 from findings import findings
+from safetensors.torch import save_file
 
 from registry.jobs import Assignment
 from training import pretrained, read_images
@@ -105,3 +107,11 @@ def test_a_report_says_at_its_top_that_images_were_not_held_out():
     (remark,) = [remark for remark in in_words(told) if remark.topic == "Not held out"]
     assert remark.concern
     assert remark.text == "9 of 22 held-out images are among them."
+
+
+@pytest.mark.parametrize("said", ["a name", "[1]", '{"learnt": null}'])
+def test_weights_from_elsewhere_that_say_something_else_have_learnt_from_nothing_known(
+    tmp_path: Path, said: str
+) -> None:
+    save_file({"weight": torch.zeros(1)}, tmp_path / NETWORK, {"network": said})
+    assert images_learnt(tmp_path / NETWORK) == frozenset()

@@ -40,6 +40,8 @@ def test_what_is_set_goes_before_the_preset():
     [
         ("resnet34", False),
         ("resnet18", False),
+        ("tv_resnet34", False),
+        ("resnet33ts", True),
         ("resnet50", True),
         ("resnext50_32x4d", True),
         ("efficientnet_lite0", True),

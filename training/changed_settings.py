@@ -7,8 +7,21 @@ from typing import Any
 
 from registry.bundle import read_bundle
 from registry.errors import BundleError
+from registry.jobs import Assignment
+from training.bench import Bench
 from training.reading_settings import write_setting
 from training.settings import Settings
+
+FACT = "changed_settings"  # in the provenance
+
+
+def note_changed(bench: Bench, assignment: Assignment) -> None:
+    """Reports them and keeps them in the provenance, in place of what was there: an interrupted
+    training may be resumed after another version was promoted."""
+    bench.results.facts.pop(FACT, None)
+    settings, version = bench.settings, assignment.champion_version
+    if changed := describe_changed(settings, assignment.champion, version):
+        bench.note(FACT, changed)
 
 
 def describe_changed(settings: Settings, promoted: Path | None, version: int | None) -> str:

@@ -23,7 +23,7 @@ from registry.bundle import Bundle
 from registry.errors import BadRequest
 from registry.jobs import Assignment, Scored
 from training.bench import Bench
-from training.changed_settings import describe_changed
+from training.changed_settings import note_changed
 from training.distributed.parallel import ALONE, World
 from training.evaluation.compare import keep_label_order, known_parts, known_rule, score
 from training.evaluation.learning_curve import measure_learning_curve
@@ -87,6 +87,7 @@ def train_network(assignment: Assignment, tell: Tell, world: World) -> tuple[Ben
     bench, backbone = open_training(assignment, tell, world)
     with divided(bench.network, world):
         keep_checkpoint(bench, backbone.digest)
+        note_changed(bench, assignment)
         learn(bench, backbone.digest, assignment.cache)
     return bench, backbone
 
@@ -121,8 +122,6 @@ def open_training(assignment: Assignment, tell: Tell, world: World) -> tuple[Ben
 
     backbone, images = world.main_first(load), world.main_first(read)
     bench = open_bench(settings, images, backbone, stages, assignment.run)
-    if changed := describe_changed(settings, assignment.champion, assignment.champion_version):
-        bench.note("changed_settings", changed)
     if tensorboard_wanted(settings.tensorboard):
         stages.note(f"curves: tensorboard --logdir {assignment.run / FOLDER}")
     if world.size > 1:

@@ -333,7 +333,7 @@ class Settings(Record):
         """Whether the backbone's batch statistics stay as they are while all layers learn."""
         if self.freeze_batchnorm != "family":
             return self.freeze_batchnorm
-        resnet = re.match(r"resnet(\d+)", self.backbone)
+        resnet = re.match(r"(?:tv_)?resnet(\d+)(?!\d*ts)", self.backbone)
         return resnet is None or int(resnet[1]) > UPDATED_UP_TO
 
     @property

@@ -6,7 +6,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from registry.errors import BundleError, UnfreezeError
+from registry.errors import BundleError, Unavailable, UnfreezeError
 from registry.pointers import Candidate, Cleared, Numbered
 from registry.store import Registry
 from service.models.load_scheduler import LoadScheduler
@@ -50,6 +50,8 @@ class Follower:
         self._scheduler = scheduler
         self._swaps = swaps
         self._under_way: dict[tuple[str, str, int], asyncio.Task[None]] = {}
+        # nobody waits for a previous version, so loading these leaves a thread to other loads
+        self._one_previous = asyncio.Semaphore(1)
 
     async def start(self, every_s: float) -> None:
         """Loads every promoted version, or notes why it cannot. Waits for a registry that cannot be
@@ -161,8 +163,13 @@ class Follower:
             return
         state.previous_sought = number
         try:
-            async with self._scheduler.lease(state, pointer.replaced, live=False) as loaded:
+            async with (
+                self._one_previous,
+                self._scheduler.lease(state, pointer.replaced, live=False) as loaded,
+            ):
                 self._swaps.keep_previous(state, number, loaded)
+        except Unavailable:  # the model was unloaded meanwhile, or the server stops
+            pass
         except Exception as error:  # a rollback will say it again
             facts = {"model": name, "version": pointer.replaced, "problem": str(error)}
             log.warning("previous_not_loaded", extra=facts)

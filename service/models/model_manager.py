@@ -201,4 +201,4 @@ def _explain_missing(name: str, state: ModelState | None, served: set[str]) -> N
     if state and state.n_going_live:
         raise Unavailable(f"{name} is being loaded; try again in a moment")
     known = ", ".join(sorted(served)[:5]) or "none"
-    raise NotFound(f"no promoted version of a model {name[:80]!r}; models served: {known}")
+    raise NotFound(f"no promoted version of a model {name[:128]!r}; models served: {known}")

@@ -117,7 +117,7 @@ class Protocol(pb_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
             if version in (None, loaded.version)
         ]
         if request.name and not found:
-            wanted = f"{request.name[:80]!r} {request.version}".strip()
+            wanted = f"{request.name[:128]!r} {request.version}".strip()
             raise NotFound(f"Request for unknown model: {wanted} is not in memory")
         return pb.ModelStatisticsResponse(model_stats=found)
 

@@ -23,6 +23,6 @@ def read_again(item: Item) -> bytes:
 
 def _what_to_do(item: Item, what: str) -> str:
     return (
-        f"{item.path}: this image {what}; leave images as they are until a training has ended: put "
-        "it back and resume the training, or start another"
+        f"{item.path}: this image {what}; leave images as they are until a training has ended; put "
+        "it back, or start another training without it"
     )

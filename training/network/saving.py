@@ -77,9 +77,9 @@ def images_learnt(path: Path) -> frozenset[str]:
     try:
         with safe_open(path, framework="pt") as file:
             shape = json.loads((file.metadata() or {}).get("network", "{}"))
-    except (OSError, SafetensorError):
+    except (OSError, SafetensorError, ValueError):
         return frozenset()
-    return frozenset(shape.get("learnt", ()))
+    return frozenset((shape.get("learnt") if isinstance(shape, dict) else None) or ())
 
 
 def restore(network: Network, path: Path, labels: Sequence[str]) -> None:

@@ -18,7 +18,7 @@ class JobOutput:
         """`quiet`: no progress bar."""
         console = Console(markup=False, highlight=False, soft_wrap=True)
         self._bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             TaskProgressColumn(),
             TextColumn("{task.fields[rate]}"),
@@ -33,7 +33,7 @@ class JobOutput:
         if isinstance(event, events.Progress):
             self._bar.update(
                 self._task,
-                description=event.stage,
+                description=harmless(event.stage),
                 total=event.total,
                 completed=event.done,
                 rate=f"{event.images_per_second:.0f} img/s",

@@ -187,7 +187,7 @@ class Prediction(_message.Message):
     LABELS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def labels(self) -> _containers.RepeatedCompositeFieldContainer[Global___Label]:
-        """top_k of them, most probable first."""
+        """As many as `top_k` says, most probable first."""
 
     def __init__(
         self,
