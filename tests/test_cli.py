@@ -101,7 +101,7 @@ def test_predict_prints_every_label_that_a_multi_label_model_assigns(at, photos:
     tiny.publish(
         at.settings.registry, model="none", promote=True, task="multi", bias=(-99, -99, -99)
     )
-    wait_until(lambda: len(json.loads(run(capsys, "models", "--json")[1])) == 3)
+    at.refresh()
     _, tags, _ = run(capsys, "predict", photos / "a.jpg", "--model", "tags")
     _, none, _ = run(capsys, "predict", photos / "a.jpg", "--model", "none")
     _, one, _ = run(capsys, "predict", photos / "a.jpg", "--model", "tags", "--top-k", 1)
