@@ -13,7 +13,6 @@ from registry.errors import BundleError
 from registry.images import Float32Array, prepare
 from registry.jobs import Assignment, Score, Scored
 from registry.labels import label_changes
-from training.changed_settings import settings_of
 from training.data.dataset import Dataset, Rows
 from training.data.items import Part, SplitRule
 from training.data.labels import in_known_order
@@ -23,6 +22,7 @@ from training.evaluation.evaluate import BETA, measure, right
 from training.export.runtime import answering
 from training.learnt_before import learnt
 from training.run.progress import Stages
+from training.same_settings import settings_of
 
 SPLIT = "report/split.csv"  # in every bundle: its training and held-out images, by content
 
