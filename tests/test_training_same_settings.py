@@ -86,8 +86,12 @@ def test_a_version_that_was_imported_is_refused(tmp_path: Path):
 
 
 def test_a_version_that_was_trained_step_by_step_is_refused(tmp_path: Path):
-    promoted = version(tmp_path / "4", {"size": 288}, by_hand="cycles=2")
-    with pytest.raises(BadRequest, match="step by step from Python with cycles=2"):
+    learner = photos.learner(tmp_path, 4)
+    learner.fit_head(learner.precompute(), 0.5)
+    promoted = version(tmp_path / "4", {"size": 32}, **learner.bench.results.facts)
+    with pytest.raises(
+        BadRequest, match="step by step from Python, and its settings do not say all"
+    ):
         with_settings_of(promoted, {})
 
 
