@@ -61,7 +61,7 @@ def gradients(
 ) -> tuple[float, list[Tensor]]:
     weights = torch.tensor([1.0, 3.0])
     loss = add_gradients(network, nn.CrossEntropyLoss(weight=weights), *batch(n), splitter)
-    return loss, [one.grad for one in network.parameters() if one.grad is not None]
+    return loss.item(), [one.grad for one in network.parameters() if one.grad is not None]
 
 
 @pytest.mark.parametrize("kind", REFUSALS)

@@ -120,9 +120,9 @@ def _normalise(norm: _BatchNorm, features: Tensor) -> Tensor:
     axes = [axis for axis in range(features.dim()) if axis != 1]
     shape = [1, -1] + [1] * (features.dim() - 2)
     values = features.float()
-    n = all_reduce(
-        torch.tensor(float(features.numel() // features.shape[1]), device=features.device)
-    )
+    n_here = float(features.numel() // features.shape[1])
+    # filled on the device: `torch.tensor` would copy the number there, and wait for it
+    n = all_reduce(torch.full((), n_here, device=features.device))
     mean = _sum(values.sum(axes)) / n
     centred = values - mean.view(shape)
     variance = _sum(centred.square().sum(axes)) / n

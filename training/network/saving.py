@@ -48,7 +48,7 @@ def save_network(
         "task": task,
         "learnt": sorted(network.learnt_before | {sha256[:DIGITS] for sha256 in learnt}),
     }
-    tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    tensors = {name: one.cpu().contiguous() for name, one in network.state_dict().items()}
     write_tensors(path, tensors, {"network": json.dumps(shape)})
 
 
