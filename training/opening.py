@@ -8,7 +8,7 @@ from registry.errors import BadRequest
 from registry.jobs import CHECKPOINT
 from training.bench import Bench
 from training.data.paths import is_within
-from training.fit.device import pick_device
+from training.fit.device import pick_device, unused_gpu
 from training.fit.malloc import keep_freed_memory
 from training.images import Images
 from training.learnt_before import begin_with
@@ -73,6 +73,10 @@ def open_bench(
         settings.size_phases()[-1],
         event_file=EventFile(run / FOLDER if tensorboard_wanted(settings.tensorboard) else None),
     )
+    if why := unused_gpu():
+        bench.note(
+            "gpu", f"training on the CPU, as PyTorch cannot use the GPU of this machine: {why}"
+        )
     if settings.weights:
         begin_with(bench, settings.weights)
     return bench
