@@ -7,6 +7,7 @@ batches.
 
 import json
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from registry.errors import BundleError
 from registry.files import write_durably
 from registry.images import UInt8Array
 from service.execution.providers import GPUS, ActiveProvider
@@ -29,6 +31,8 @@ SLOWEST = 1.5  # acceptable latency of a single image, as a multiple of the best
 QUICK_S = 0.0001
 QUICK_TRIALS = 5
 BATCH_GAIN = 1.05  # throughput gain that a larger batch needs, since it makes others wait
+# By a GPU's arena, by CUDA, and by the libraries that allocate on their own.
+SAID_OF_MEMORY = ("memory", "ALLOC")
 
 
 @dataclass(frozen=True)
@@ -102,8 +106,9 @@ def measure_plan(
 def _rates(
     plans: list[Plan], runs: dict[int, Run], latencies: dict[int, float], size: int
 ) -> dict[Plan, float]:
-    """Images per second: measured as far as the time allows, otherwise estimated from latency."""
-    smallest = plans[0].batch
+    """Images per second: measured as far as the time allows, otherwise estimated from latency. A
+    batch for which there is too little memory is none to choose."""
+    smallest, too_large = plans[0].batch, math.inf
     hoped = {
         plan: plan.runs * (smallest / latencies[plan.threads])
         for plan in plans
@@ -114,11 +119,18 @@ def _rates(
     measured: dict[Plan, float] = {}
     for plan in plans * ROUNDS:
         one_s = latencies[plan.threads] * plan.batch / smallest
-        if max(share_s, one_s) > left_s:
+        if max(share_s, one_s) > left_s or plan.batch >= too_large:
             continue
-        if plan not in measured:  # warm-up: allocates memory, and selects a GPU's kernels
-            runs[plan.threads](np.zeros((plan.batch, size, size, 3), np.uint8))
-        n_images, seconds = _throughput(runs[plan.threads], plan, size, share_s)
+        try:
+            if plan not in measured:  # warm-up: allocates memory, and selects a GPU's kernels
+                runs[plan.threads](np.zeros((plan.batch, size, size, 3), np.uint8))
+            n_images, seconds = _throughput(runs[plan.threads], plan, size, share_s)
+        except BundleError as error:
+            if plan.batch == smallest or not any(said in str(error) for said in SAID_OF_MEMORY):
+                raise
+            log.warning("batch_too_large", extra={"plan": str(plan), "problem": str(error)})
+            too_large = plan.batch
+            continue
         left_s -= seconds
         measured[plan] = max(n_images / seconds, measured.get(plan, 0))
     return hoped | measured
