@@ -24,7 +24,7 @@ OTHER = torch.device("meta")  # neither
 
 
 def on_a_device_that_poses(tmp_path: Path, what: str) -> dict[str, Any]:
-    script = [sys.executable, str(Path(__file__).with_name("posed.py")), str(tmp_path), what]
+    script = [sys.executable, str(Path(__file__).with_name("on_posed.py")), str(tmp_path), what]
     done = subprocess.run(script, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -51,6 +51,11 @@ def test_a_training_that_diverges_on_a_gpu_says_when_and_keeps_the_last_good_wei
     found = on_a_device_that_poses(tmp_path, "diverges")
     assert re.search(r"the loss became \S+ in batch 2 at a learning rate of", found["error"])
     assert found["good"]
+
+
+def test_a_network_learns_on_where_it_was_after_it_was_published(tmp_path: Path) -> None:
+    found = on_a_device_that_poses(tmp_path, "publishes")
+    assert found["before"] == found["after"] == "posed:0"
 
 
 def test_a_gpu_that_pytorch_cannot_use_is_not_passed_over_in_silence(tmp_path: Path) -> None:
