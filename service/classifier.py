@@ -47,11 +47,11 @@ class Classifier(pb_grpc.ClassifierServicer):
     async def ClassifyStream(
         self, request_iterator: AsyncIterator[pb.ClassifyRequest], context: StreamContext
     ) -> AsyncIterator[pb.ClassifyStreamResponse]:
-        async with in_order(request_iterator, self._outcome, self._most) as responses:
+        async with in_order(request_iterator, self._outcome, self._window) as responses:
             async for response in responses:
                 yield response
 
-    def _most(self, request: pb.ClassifyRequest) -> int:
+    def _window(self, request: pb.ClassifyRequest) -> int:
         return max(IN_FLIGHT, self._models.stream_window(request.model))
 
     async def _outcome(self, request: pb.ClassifyRequest) -> pb.ClassifyStreamResponse:
