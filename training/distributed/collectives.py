@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from registry.errors import Unavailable
-from training.network.folding import own_activation
+from training.network.folding import forwards_restored, own_activation
 
 
 @contextmanager
@@ -92,17 +92,10 @@ class _Sum(torch.autograd.Function):
 def synchronised_statistics(body: nn.Module) -> Iterator[None]:
     """Within it, normalisations in training mode have the statistics of all processes' shares."""
     norms = [one for one in body.modules() if isinstance(one, _BatchNorm) and one.training]
-    before = [vars(norm).get("forward") for norm in norms]  # that of `folded`, if any
-    for norm in norms:
-        vars(norm)["forward"] = _normalising(norm)
-    try:
+    with forwards_restored(norms):
+        for norm in norms:
+            vars(norm)["forward"] = _normalising(norm)
         yield
-    finally:
-        for norm, forward in zip(norms, before, strict=True):
-            if forward is None:
-                del vars(norm)["forward"]
-            else:
-                vars(norm)["forward"] = forward
 
 
 def _normalising(norm: _BatchNorm) -> Callable[[Tensor], Tensor]:
