@@ -188,7 +188,7 @@ def _findings(
         beta=bench.settings.beta,
         looked=partial(heat_maps, bench.network),
         temperature=trust.calibrated.temperature if trust.calibrated else None,
-        uncooled=trust.before,
+        uncalibrated=trust.before,
         sets=trust.sets,
         sets_from=trust.sets_from,
         abstention=trust.abstention,

@@ -43,7 +43,7 @@ def to_json(findings: Findings) -> dict[str, Any]:
         "calibration": asdict(findings.reliability)
         | {
             "temperature": findings.temperature,
-            "before": asdict(findings.uncooled) if findings.uncooled else None,
+            "before": asdict(findings.uncalibrated) if findings.uncalibrated else None,
         },
         "conformal": _conformal(findings),
         "label_noise": noise_figures(findings.noise, findings.dataset) if findings.noise else None,
