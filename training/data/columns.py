@@ -26,7 +26,7 @@ MEANT = {FILE: "the file names", LABEL: "the labels"}
 NEITHER = {name for column in (SPLIT, IS_VALID, WEIGHT) for name in NAMES[column]}
 
 
-def find_columns(table: Path, header: Sequence[str], group: str = "") -> dict[str, int]:
+def find_columns(table: Path, header: Sequence[str], group: str) -> dict[str, int]:
     """The place of the file, of the label, and of those of the others that `header` has.
 
     File and label are the columns called so; else the first and the second, unless the name of one

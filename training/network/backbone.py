@@ -73,7 +73,7 @@ def load_backbone(name: str, *, pretrained: bool = True, weights: Path | None = 
     return Backbone(name, body.eval(), mean, std, origin, weights_digest(body))
 
 
-def check_backbone(name: str, weights: Path | None = None) -> None:
+def check_backbone(name: str, weights: Path | None) -> None:
     """Raises BadRequest if no network is called `name`, or it has no features to train on, or there
     is no file `weights`: what can be known before anything is loaded."""
     if not timm.is_model(INSTALLED.get(name, name)) and name not in _torchvisions():
