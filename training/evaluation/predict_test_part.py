@@ -1,4 +1,4 @@
-"""The test set: predicted once, at the end, by the model that will be served."""
+"""The test part: predicted once, at the end, by the model that will be served."""
 
 import csv
 from pathlib import Path
