@@ -219,7 +219,7 @@ SIZES = {
 
 
 @pytest.mark.parametrize("case", SIZES)
-def test_batches_that_can_come(case: str) -> None:
+def test_a_run_has_one_of_the_sizes_of_its_plan(case: str) -> None:
     arguments, expected = SIZES[case]
     assert batch_sizes(*arguments) == expected
 
