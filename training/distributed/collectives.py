@@ -16,7 +16,11 @@ from training.network.folding import forwards_restored, own_activation
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """What goes wrong between processes is an error that says so, and ends this one."""
+    """Within it, a failure between processes raises an error that says what has happened.
+
+    Raises:
+        Unavailable: another process has ended or stopped answering.
+    """
     try:
         yield
     except RuntimeError as error:
@@ -133,7 +137,7 @@ def _sum(tensor: Tensor) -> Tensor:
 
 
 def _follow(norm: _BatchNorm, mean: Tensor, variance: Tensor) -> None:
-    """The running statistics move as those of `norm` do."""
+    """Updates the running statistics as `norm` itself would."""
     if norm.running_mean is None or norm.running_var is None:
         return
     share = norm.momentum

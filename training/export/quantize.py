@@ -65,7 +65,7 @@ class Attempt:
 
 
 def quantize(model: Path, images: UInt8Array, path: Path) -> str:
-    """`path` is the ONNX model `model` in 8 bits; gives how it came about, for people.
+    """Writes the ONNX model `model` in 8 bits to `path`; returns how it was made, for people.
 
     The range of a tensor is its lowest and highest value. While answers shift by more than `CLOSE`,
     up to six layers are left in float32; if that is not enough, ranges are chosen by entropy, which
