@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import grpc
 
 from registry.errors import Unavailable
+from service.shielded import retrieve_error
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
@@ -89,8 +90,8 @@ class _Waiting:
 def _hand_over(has_read: asyncio.Future[asyncio.Task[Any]], reading: asyncio.Task[Any]) -> None:
     if not has_read.done():
         has_read.set_result(reading)
-    elif not reading.cancelled():
-        reading.exception()  # nobody waits any more; asyncio warns of unretrieved exceptions
+    else:  # nobody waits any more
+        retrieve_error(reading)
 
 
 def _leaving() -> Unavailable:

@@ -65,7 +65,8 @@ class Executor:
         """
         self._run = run
         self._batch = batch
-        self._worth = sizes and [worth_running(n, sizes) for n in range(batch + 1)]
+        # by how many views wait; None: all of them
+        self._worth = [worth_running(n, sizes) for n in range(batch + 1)] if sizes else None
         self._admission = admission
         self._max_wait_s = max_wait_s
         self._observer = observer
