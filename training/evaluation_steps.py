@@ -59,12 +59,13 @@ def choose_thresholds(bench: Bench) -> None:
 
 
 def evaluate(bench: Bench, answer: Answer) -> Evaluation:
-    """Evaluates the model that will be served on the held-out images, with one view and with
-    several."""
+    """Evaluates the model that will be served on the held-out images, with one view, with
+    several, and with as many as it will be served with."""
     settings, dataset = bench.settings, bench.dataset
-    rows, averages = dataset.rows("valid"), settings.tta_views > 1
-    n_answers = len(rows) * (1 + settings.tta_views if averages else 1)
-    bench.stages.begin("evaluate with and without views", n_answers)
+    rows = dataset.rows("valid")
+    n_tta, n_served = max(1, settings.tta_views), max(1, settings.serve_tta_views)
+    wanted = {1, n_tta, n_served}
+    bench.stages.begin("evaluate with and without views", len(rows) * sum(wanted))
 
     def answers(n_views: int) -> Float32Array:
         return predict_rows(
@@ -77,14 +78,15 @@ def evaluate(bench: Bench, answer: Answer) -> Evaluation:
             advance=bench.stages.advance,
         )
 
-    plain = answers(1)
-    tta = answers(settings.tta_views) if averages else plain
+    by_views = {n_views: answers(n_views) for n_views in sorted(wanted)}
+    plain, tta = by_views[1], by_views[n_tta]
     targets = dataset.targets[rows]
     gained, lost = flips(plain, tta, targets, dataset.task, bench.label_thresholds)
     return Evaluation(
         rows,
         plain,
         tta,
+        by_views[n_served],
         measure(plain, targets, dataset.task, bench.label_thresholds, settings.beta),
         measure(tta, targets, dataset.task, bench.label_thresholds, settings.beta),
         gained=gained,

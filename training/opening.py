@@ -35,7 +35,7 @@ def open_backbone(settings: Settings, *, within: Sequence[Path] = ()) -> Backbon
     if weights and within and not is_within(weights, within):
         raise BadRequest(
             f"settings: weights={weights} lies outside the folders that may be trained on; move "
-            "it below one of them, or leave weights out"
+            "it below one of them, or start without it (weights=)"
         )
     backbone = load_backbone(settings.backbone, pretrained=settings.pretrained, weights=weights)
     for size in {settings.size, *settings.sizes}:  # before images are decoded at a wrong size

@@ -190,7 +190,7 @@ def make_bundle(bench: Bench, assignment: Assignment, backbone: Backbone) -> tup
     scored = score(
         bench.dataset,
         bundle,
-        evaluation.plain,
+        evaluation.served,
         assignment,
         bench.stages,
         bench.settings.beta,

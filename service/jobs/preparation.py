@@ -59,7 +59,7 @@ def prepare_folder(
     assignment = Assignment(
         model=job.request.model,
         data=Path(job.request.data),
-        settings=job.request.settings,
+        settings=job.settings,
         within=tuple(data_roots),
         cache=cache,
         run=folder / "run",

@@ -37,11 +37,12 @@ class Measures:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Predictions for the held-out rows, [n,classes] each: one view, and the mean over several."""
+    """Predictions for the held-out rows, [n,classes] each: one view, and means over several."""
 
     rows: Rows = field(repr=False)
     plain: Float32Array = field(repr=False)
     tta: Float32Array = field(repr=False)
+    served: Float32Array = field(repr=False)  # with as many views as a service uses unless told
     plain_measures: Measures
     tta_measures: Measures
     gained: int  # predictions that the views corrected
