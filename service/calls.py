@@ -19,7 +19,7 @@ import grpc
 from grpc.aio import AbortError
 
 from registry.errors import InternalError, Overloaded, Unavailable, UnfreezeError
-from service.handlers import Registrar, kind_and_function, parser, reading_itself, reporting_errors
+from service.handlers import Registrar, kind_and_function, parser, plain, reading_itself
 from service.observability.metrics import Metrics
 from service.observability.rpc_counts import RpcCounts
 from service.observability.tracing import CURRENT, Span, Tracer, trace_id_of
@@ -79,7 +79,7 @@ class Calls:
 
     def uncounted(self, server: grpc.aio.Server) -> Any:
         """The same for health and reflection, which are neither counted nor limited."""
-        return Registrar(server, partial(reporting_errors, incoming=self._incoming))
+        return Registrar(server, partial(plain, incoming=self._incoming))
 
     def wrapped(
         self, service: str, name: str, handler: Any, codes: Codes, checks: Checks = NO_CHECKS

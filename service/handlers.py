@@ -70,8 +70,8 @@ def parser(parse: Callable[[bytes], Any], service: str, name: str) -> Callable[[
     return read
 
 
-def reporting_errors(service: str, name: str, handler: Any, incoming: Incoming) -> Any:
-    """The handler, with its errors reported to the caller, and neither counted nor limited."""
+def plain(service: str, name: str, handler: Any, incoming: Incoming) -> Any:
+    """The handler, with errors in messages reported to the caller."""
     _, inner = kind_and_function(handler)
     parse = parser(handler.request_deserializer, service, name)
 

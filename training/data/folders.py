@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from registry.errors import DataError
-from training.data.items import PARTS, Item, Layout, Part
+from training.data.items import PARTS, PLAIN, Item, Layout, Part
 from training.data.paths import check_there
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
@@ -24,7 +24,7 @@ ALSO_CLASSES = {"training", "testing"}  # where other class folders stand beside
 LIKE_PARTS = {*PARTS, "holdout", "dev", "eval", "evaluation"}  # as a word of a folder's name
 
 
-def list_folder(root: Path, layout: Layout) -> list[Item]:
+def list_folder(root: Path, layout: Layout = PLAIN) -> list[Item]:
     """Every image in class folders, and in the test folder if there is one; none is opened.
 
     Images to be split are ordered by file name, whatever their class; others by path.

@@ -34,7 +34,7 @@ from training.data.columns import (
 )
 from training.data.folders import list_test
 from training.data.grouping import group_by_path
-from training.data.items import PARTS, Item, Layout, Part
+from training.data.items import PARTS, PLAIN, Item, Layout, Part
 from training.data.paths import check_within
 
 ANSWERS: dict[str, Part] = {"true": "valid", "1": "valid", "false": "train", "0": "train"}
@@ -50,7 +50,7 @@ class Table:
     rows: tuple[tuple[int, dict[str, str]], ...]
 
 
-def list_table(path: Path, layout: Layout, within: Sequence[Path] = ()) -> list[Item]:
+def list_table(path: Path, layout: Layout = PLAIN, within: Sequence[Path] = ()) -> list[Item]:
     """Every row's image, in the order of the rows; the images are not opened.
 
     Args:
