@@ -37,7 +37,8 @@ All of them need the same folders. If a process dies, all restart from the last 
 
 
 def main(argv: list[str] | None = None) -> int:
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments = parser.parse_args(argv)
     if arguments.assignment:
         from training.run.job import work_for_service
 
@@ -50,11 +51,12 @@ def main(argv: list[str] | None = None) -> int:
         from training.checking import resolve_for_service
 
         return resolve_for_service(arguments.settings_of)
-    missing = [name for name in ("data", "model") if getattr(arguments, name) is None]
     if arguments.resume:
         _check_nothing_else(argv)
-    elif missing:
-        _parser().error(f"--{missing[0]} is required")
+    elif arguments.data is None:
+        parser.error("--data is required")
+    elif arguments.model is None:
+        parser.error("--model is required")
     try:
         _work_for_person(arguments)
     except BadRequest as error:

@@ -9,7 +9,7 @@ from registry.images import Float32Array
 from training.bench import Bench
 from training.evaluation.evaluate import Evaluation, flips, measure, predict, predict_rows
 from training.evaluation.label_noise import find_suspects, too_many
-from training.evaluation.predict_test import answer_tests
+from training.evaluation.predict_test_part import answer_tests
 from training.evaluation.reads import describe_reads, note_read
 from training.evaluation.suspects import describe
 from training.evaluation.thresholds import fit_thresholds

@@ -14,7 +14,7 @@ from training.images import Images
 from training.learnt_before import begin_with
 from training.network.backbone import Backbone, load_backbone
 from training.network.classifier import build_network, try_size
-from training.run.event_files import FOLDER, EventFile, tensorboard_wanted
+from training.run.event_files import EVENTS_FOLDER, EventFile, tensorboard_wanted
 from training.run.progress import Stages
 from training.settings import Settings
 
@@ -71,7 +71,9 @@ def open_bench(
         images.audit,
         run,
         settings.size_phases()[-1],
-        event_file=EventFile(run / FOLDER if tensorboard_wanted(settings.tensorboard) else None),
+        event_file=EventFile(
+            run / EVENTS_FOLDER if tensorboard_wanted(settings.tensorboard) else None
+        ),
     )
     if why := unused_gpu():
         bench.note(

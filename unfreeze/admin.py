@@ -8,7 +8,7 @@ from typing import Self, TypeVar
 import grpc
 
 from unfreeze import candidates, events, jobs, versions
-from unfreeze.bounds import MOST_32, MOST_64, bounded_s, check_whole
+from unfreeze.bounds import MOST_32, MOST_64, bounded, check_whole
 from unfreeze.candidates import Candidate, CandidateMode
 from unfreeze.channel import FIRST_PAUSE_S, UNCHECKED_OPTIONS, RetryPolicy, connect
 from unfreeze.errors import call_error
@@ -52,7 +52,7 @@ class AdminClient:
         day at most."""
         self.address = address
         self._attempts = attempts
-        self._timeout_s = bounded_s("timeout_s", timeout_s)
+        self._timeout_s = bounded(timeout_s)
         self._answered = False
         self._closed = False
         self._channel = connect(address, credentials, UNCHECKED_OPTIONS)

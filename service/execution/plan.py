@@ -58,8 +58,8 @@ def parse_plan(text: str) -> Plan:
     return Plan(threads, runs, batch)
 
 
-def candidates(provider: ActiveProvider, cpus: int) -> list[tuple[int, int]]:
-    """(threads, runs) worth trying: the cores split evenly; on a GPU, one run or two at once."""
+def tried_splits(provider: ActiveProvider, cpus: int) -> list[tuple[int, int]]:
+    """The (threads, runs) to measure: the cores split evenly; on a GPU, one run or two at once."""
     if provider in GPUS:
         return [(1, 1), (1, 2)]
     return [(cpus // runs, runs) for runs in range(cpus, 0, -1) if cpus % runs == 0][:6]
@@ -80,7 +80,7 @@ def measure_plan(
         fixed_batch: the only batch size that the network accepts; None: any.
         max_batch: the largest batch to try; None: the provider's default.
     """
-    splits = candidates(provider, cpus)
+    splits = tried_splits(provider, cpus)
     runs = {threads: open_run(threads) for threads, _ in splits}
     batches = tried_batches(provider, max_batch, fixed_batch)
     if provider == "tensorrt":  # it recompiles, for minutes, for every new largest batch
@@ -95,9 +95,8 @@ def measure_plan(
         if latencies[threads] <= SLOWEST * min(latencies.values())
     ]
     rates = _rates(plans, runs, latencies, size)
-    chosen = choose(
-        [Measurement(plan, latencies[plan.threads], rate) for plan, rate in rates.items()]
-    )
+    measured = [Measurement(plan, latencies[plan.threads], rate) for plan, rate in rates.items()]
+    chosen = choose(measured)
     shown = {str(plan): round(rate, 1) for plan, rate in rates.items()}
     log.info("plan_measured", extra={"plan": str(chosen), "images_per_s": shown})
     return chosen
@@ -150,16 +149,16 @@ def is_quick(run: Run, size: int) -> bool:
     return False
 
 
-def choose(trials: list[Measurement]) -> Plan:
+def choose(measured: list[Measurement]) -> Plan:
     """The highest throughput among plans whose latency is at most SLOWEST times the best; a larger
     batch must gain BATCH_GAIN."""
-    fastest_s = min(trial.latency_s for trial in trials)
-    fit = [trial for trial in trials if trial.latency_s <= SLOWEST * fastest_s]
-    best = max(fit, key=lambda trial: trial.images_per_s)
-    close = [trial for trial in fit if trial.images_per_s * BATCH_GAIN >= best.images_per_s]
-    smallest = min(trial.plan.batch for trial in close)
-    close = [trial for trial in close if trial.plan.batch == smallest]
-    return max(close, key=lambda trial: trial.images_per_s).plan
+    fastest_s = min(one.latency_s for one in measured)
+    fit = [one for one in measured if one.latency_s <= SLOWEST * fastest_s]
+    best = max(fit, key=lambda one: one.images_per_s)
+    close = [one for one in fit if one.images_per_s * BATCH_GAIN >= best.images_per_s]
+    smallest = min(one.plan.batch for one in close)
+    close = [one for one in close if one.plan.batch == smallest]
+    return max(close, key=lambda one: one.images_per_s).plan
 
 
 def _latency(run: Run, size: int, for_s: float) -> float:

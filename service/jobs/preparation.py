@@ -36,7 +36,7 @@ def find_promoted(registry: Registry, model: str) -> PromotedBundle | None:
     return PromotedBundle(version, registry.folder(model, version))
 
 
-def prepare(
+def prepare_folder(
     folder: Path,
     job: Job,
     promoted: PromotedBundle | None,

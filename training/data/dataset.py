@@ -1,6 +1,7 @@
 """A data set: audited images, their labels, and the part that each belongs to."""
 
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -74,6 +75,10 @@ class Dataset:
         """What is split as a whole, by item: its group, or else all copies of the image."""
         names = unit_names(self.items)
         return tuple(names[item.sha256] for item in self.items)
+
+    def name(self, item: Item) -> str:
+        """The path of an image relative to the data set's folder."""
+        return os.path.relpath(item.path, self.root)
 
     def rows(self, part: Part) -> Rows:
         """Row numbers of a part, ascending."""

@@ -87,8 +87,8 @@ def named_parts(files: list[Path]) -> list[Part | None]:
 
 
 def _names(files: list[Path]) -> list[Path]:
-    """What each file's images are called by: its own name, below the number of its place where
-    another has the same stem."""
+    """The path that the names of each file's images begin with: the file's own name, in a folder
+    called by its number if another file has the same stem."""
     n_of = Counter(file.stem for file in files)
     return [
         Path(str(place), file.name) if n_of[file.stem] > 1 else Path(file.name)

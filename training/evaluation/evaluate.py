@@ -94,7 +94,7 @@ def predict_rows(
     return np.stack(results)
 
 
-def metric_of(task: Task, beta: float = BETA) -> str:
+def metric_of(task: Task, beta: float) -> str:
     """The name of what `measure` measures: accuracy, or f2 and the like."""
     return "accuracy" if task == "single" else f"f{beta:g}"
 

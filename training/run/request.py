@@ -143,7 +143,7 @@ def fulfil(request: Request, bundle: Bundle) -> tuple[int, bool]:
     promoted = request.promote or not request.pointer
     in_force = registry.promoted(model)
     try:
-        if promoted and not (in_force and in_force[1].version == version):
+        if promoted and not (in_force and in_force.pointer.version == version):
             reason = "unfreeze train"
             registry.promote(model, version, by="train", reason=reason, expected=request.pointer)
     except Conflict:
