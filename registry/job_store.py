@@ -47,8 +47,9 @@ class JobStore:
         with self._lock:
             self._db.close()
 
-    def create(self, request: JobRequest) -> tuple[Job, bool]:
-        """A new queued job, or the existing one with the request's idempotency key.
+    def create(self, request: JobRequest, note: Event | None = None) -> tuple[Job, bool]:
+        """A new queued job, with a note in its history, or the existing one with the request's
+        idempotency key.
 
         The second value is True if the job existed.
 
@@ -76,6 +77,8 @@ class JobStore:
                 ],
             )
             _append(db, job.id, StateChanged(state=job.state))
+            if note:
+                _append(db, job.id, note)
             return job, False
 
     def find(self, request: JobRequest) -> Job | None:

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 
 from registry.job_store import NumberedEvent
-from registry.jobs import Job, JobRequest, JobState
+from registry.jobs import Job, JobRequest, JobState, Note
 from service.jobs.attempt import MAX_ATTEMPTS
 from service.jobs.job_records import JobRecords
 from service.jobs.job_runner import JobRunner
@@ -52,8 +52,9 @@ class Jobs:
             BadRequest: its settings are invalid.
             Conflict: the key was used for a different request.
         """
-        await self._settings.check(request.settings)
-        return await self._shielded.run(self._records.create(request))
+        problem = await self._settings.check(request.settings)
+        note = Note(text=f"the settings were not checked: {problem}") if problem else None
+        return await self._shielded.run(self._records.create(request, note))
 
     async def get(self, job_id: str) -> Job:
         return await self._records.get(job_id)
