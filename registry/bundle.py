@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError, model_validator
 from pydantic_core import from_json
 
 from registry.errors import BundleError
-from registry.files import read_plain, sha256_file, write_durably
+from registry.files import read_json, sha256_file, write_durably
 from registry.images import ImageSpec
 from registry.record import Record, explain
 from registry.tta import TtaSpec
@@ -104,10 +104,19 @@ class Bundle(Record):
 
 
 def seal(folder: Path, bundle: Bundle) -> None:
-    """Makes `folder` a bundle by writing its manifest; from then on the version exists."""
+    """Makes `folder` a bundle by writing its manifest; from then on the version exists.
+
+    Raises:
+        BundleError: the manifest is larger than any that is read.
+    """
     unset = {name for name in SINCE_2 if not getattr(bundle, name)}
-    content = bundle.model_dump_json(indent=2, exclude=unset)
-    write_durably(folder / MANIFEST, content.encode() + b"\n")
+    content = bundle.model_dump_json(indent=2, exclude=unset).encode() + b"\n"
+    if len(content) > MAX_MANIFEST:
+        raise BundleError(
+            f"{_where(folder)}: {MANIFEST} would have {len(content)} bytes, and at most "
+            f"{MAX_MANIFEST} are read; use shorter labels, or fewer"
+        )
+    write_durably(folder / MANIFEST, content)
 
 
 def read_bundle(folder: Path) -> Bundle:
@@ -120,7 +129,7 @@ def read_bundle(folder: Path) -> Bundle:
     where = _where(folder)
     try:
         # refuses text that is not Unicode, which neither a message nor the metrics could hold
-        content = from_json(read_plain(folder / MANIFEST, MAX_MANIFEST))
+        content = from_json(read_json(folder / MANIFEST, MAX_MANIFEST))
     except FileNotFoundError as error:
         raise BundleError(f"{where}: no {MANIFEST}; this version was never published") from error
     except (PermissionError, ValueError) as error:

@@ -1,5 +1,6 @@
 """Files that survive a crash: complete or absent, never partial."""
 
+import codecs
 import hashlib
 import os
 import re
@@ -34,6 +35,12 @@ def read_plain(path: Path, most: int) -> bytes:
     if found.st_size > most:
         raise ValueError(f"{found.st_size} bytes, and at most {most} are read")
     return path.read_bytes()
+
+
+def read_json(path: Path, most: int) -> bytes:
+    """As `read_plain`, without the byte order mark that some editors write first, and that parsers
+    of JSON refuse."""
+    return read_plain(path, most).removeprefix(codecs.BOM_UTF8)
 
 
 def sync(path: Path) -> None:

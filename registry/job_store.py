@@ -48,9 +48,13 @@ class JobStore:
             self._db.close()
 
     def create(
-        self, request: JobRequest, resolved: dict[str, str] | None = None
+        self,
+        request: JobRequest,
+        resolved: dict[str, str] | None = None,
+        note: Event | None = None,
     ) -> tuple[Job, bool]:
-        """A new queued job, or the existing one with the request's idempotency key.
+        """A new queued job, with a note in its history, or the existing one with the request's
+        idempotency key.
 
         The second value is True if the job existed. For `resolved` see `Job`.
 
@@ -79,6 +83,8 @@ class JobStore:
                 ],
             )
             _append(db, job.id, StateChanged(state=job.state))
+            if note:
+                _append(db, job.id, note)
             return job, False
 
     def find(self, request: JobRequest) -> Job | None:

@@ -16,7 +16,7 @@ from typing import Annotated, Generic, Literal, NamedTuple, TypeVar
 from pydantic import Field, TypeAdapter, ValidationError
 
 from registry.errors import BadRequest, BundleError, Conflict
-from registry.files import create_exclusively, read_plain
+from registry.files import create_exclusively, read_json
 from registry.record import Record, explain
 
 NUMBER = re.compile(r"[0-9]{1,18}")  # clients have signed integers of 64 bits for it
@@ -145,7 +145,7 @@ class Pointers(Generic[P]):
     def _read(self, name: str) -> P | None:
         path = self._folder / name
         try:
-            content = read_plain(path, MAX_POINTER)
+            content = read_json(path, MAX_POINTER)
             if not content:  # being written, or its writer died: it never took effect
                 return None
             return self._kind.validate_json(content)

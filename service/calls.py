@@ -23,6 +23,7 @@ from service.handlers import Registrar, kind_and_function, parser, plain, readin
 from service.observability.metrics import Metrics
 from service.observability.rpc_counts import RpcCounts
 from service.observability.tracing import CURRENT, Span, Tracer, trace_id_of
+from service.open_streams import OpenStreams
 from service.request_id import REQUEST_ID, request_id_of, return_id
 from service.status import (
     CANCELLED,
@@ -31,13 +32,13 @@ from service.status import (
     Codes,
     code_of,
     message_of,
+    retry_trailer,
 )
 from service.streams import Incoming
 from service.tracebacks import drop_tracebacks
 
 log = logging.getLogger(__name__)
 
-PUSHBACK = "grpc-retry-pushback-ms"  # gRPC proposal A6: when a client may try again
 # Health checks: they must not take a full server for a dead one.
 NEVER_FULL = frozenset({"ServerLive", "ServerReady", "ModelReady"})
 DEADLINE_STEP_S = 0.001  # gRPC's resolution of deadlines
@@ -57,6 +58,7 @@ class Calls:
         self._max_calls = max_calls
         self._under_way = 0
         self._incoming = Incoming()
+        self._open_streams = OpenStreams(max_calls)
 
     def end_waiting(self) -> None:
         """Ends calls that are still waiting for a message from their client."""
@@ -78,8 +80,10 @@ class Calls:
         return Registrar(server, partial(self.wrapped, codes=codes, checks=checks))
 
     def uncounted(self, server: grpc.aio.Server) -> Any:
-        """The same for health and reflection, which are neither counted nor limited."""
-        return Registrar(server, partial(plain, incoming=self._incoming))
+        """The same for health and reflection, which are not counted, and whose streams have a limit
+        of their own."""
+        wrap = partial(plain, incoming=self._incoming, streams=self._open_streams)
+        return Registrar(server, wrap)
 
     def wrapped(
         self, service: str, name: str, handler: Any, codes: Codes, checks: Checks = NO_CHECKS
@@ -96,8 +100,8 @@ class Calls:
             refusal: UnfreezeError | None = check(time_left_s(context)) if check else None
             try:
                 message = None if refusal else await incoming.only(context.read)
-            except Unavailable as leaving:
-                message, refusal = None, leaving
+            except UnfreezeError as problem:
+                message, refusal = None, problem
             except asyncio.CancelledError as gone:  # no message came, but the call counts
                 await self._failed(gone, self._enter(counts, context), context, codes)
                 raise
@@ -186,13 +190,13 @@ class Calls:
         code, message = code_of(public, codes), message_of(public)
         if isinstance(error, Overloaded | Unavailable) and is_over(context):
             code = DEADLINE_EXCEEDED  # the other codes would invite a retry
-        trailers = [(REQUEST_ID, request_id)] if request_id else []
-        if isinstance(error, Overloaded):
-            trailers.append((PUSHBACK, str(retry_after_ms(error))))
+        trailers = retry_trailer(error)
+        if request_id:
+            trailers = (*trailers, (REQUEST_ID, request_id))
         self._leave(call, code)
         drop_tracebacks(error)  # the abort keeps it as its context
         try:
-            await context.abort(code, message, tuple(trailers))
+            await context.abort(code, message, trailers)
         except AbortError:
             raise
         except Exception as unsent:  # the client has gone
@@ -215,11 +219,6 @@ def public_error(error: Exception, method: str) -> UnfreezeError:
         return error
     span = CURRENT.get()
     return unexpected(error, method, uuid.uuid4().hex, span.trace_id if span else "")
-
-
-def retry_after_ms(error: Overloaded) -> int:
-    """When a client should try again, in milliseconds; at least 1, since 0 means no hint."""
-    return max(1, round(1000 * error.retry_after_s))
 
 
 def unexpected(error: BaseException, method: str, request_id: str, trace_id: str) -> InternalError:

@@ -13,12 +13,12 @@ from registry.bundle import Bundle
 from registry.errors import BadRequest, Overloaded, RequestFull, UnfreezeError
 from registry.images import Float32Array
 from registry.tta import MAX_VIEWS
-from service.calls import public_error, retry_after_ms, time_left_s
+from service.calls import public_error, time_left_s
 from service.execution.work import LOW, Answer, Terms
 from service.models.loaded_version import LoadedVersion
 from service.models.model_manager import ModelManager
 from service.predict import Predictor, top
-from service.status import message_of, number_of
+from service.status import message_of, number_of, retry_after_ms
 from service.streams import IN_FLIGHT, in_order
 from service.tracebacks import drop_tracebacks
 from unfreeze.v1 import classifier_pb2 as pb

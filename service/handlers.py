@@ -10,7 +10,8 @@ from google.protobuf.message import DecodeError
 
 from registry.errors import BadRequest, UnfreezeError
 from service.message_limits import SMALL_BYTES, check_fields, inner_of
-from service.status import code_of, message_of
+from service.open_streams import OpenStreams
+from service.status import code_of, message_of, retry_trailer
 from service.streams import Incoming
 from service.tracebacks import drop_tracebacks
 
@@ -70,8 +71,8 @@ def parser(parse: Callable[[bytes], Any], service: str, name: str) -> Callable[[
     return read
 
 
-def plain(service: str, name: str, handler: Any, incoming: Incoming) -> Any:
-    """The handler, with errors in messages reported to the caller."""
+def plain(service: str, name: str, handler: Any, incoming: Incoming, streams: OpenStreams) -> Any:
+    """The handler, with errors in messages reported to the caller, and with its streams limited."""
     _, inner = kind_and_function(handler)
     parse = parser(handler.request_deserializer, service, name)
 
@@ -85,15 +86,16 @@ def plain(service: str, name: str, handler: Any, incoming: Incoming) -> Any:
             return await inner(await request(context), context)
         except UnfreezeError as error:
             drop_tracebacks(error)  # gRPC keeps the abort, whose context it is
-            await context.abort(code_of(error), message_of(error))
+            await context.abort(code_of(error), message_of(error), retry_trailer(error))
 
     async def stream(_: object, context: Any) -> AsyncIterator[Any]:
         try:
-            async for response in inner(await request(context), context):
-                yield response
+            with streams.another(context.peer()):
+                async for response in inner(await request(context), context):
+                    yield response
         except UnfreezeError as error:
             drop_tracebacks(error)
-            await context.abort(code_of(error), message_of(error))
+            await context.abort(code_of(error), message_of(error), retry_trailer(error))
 
     return reading_itself(stream if handler.response_streaming else unary, handler)
 

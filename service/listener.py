@@ -1,13 +1,10 @@
 """gRPC servers: their options and ports."""
 
 import resource
-from collections.abc import Iterable
 
 import grpc
-from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from registry.errors import Unavailable
-from service.calls import Calls
 
 MEGABYTE = 1 << 20
 MAX_METADATA_BYTES = 16_384
@@ -68,13 +65,6 @@ def max_connections() -> int:
     """Half of the limit on open files; the rest is for models, jobs and metrics."""
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return INT_MAX if files == resource.RLIM_INFINITY else min(files // 2, INT_MAX)
-
-
-def describe(server: grpc.aio.Server, calls: Calls, services: Iterable[str]) -> None:
-    """Adds server reflection: clients can list the services and their message types."""
-    servicer = reflection.aio.ReflectionServicer([*services, reflection.SERVICE_NAME])
-    add_reflection = reflection_pb2_grpc.add_ServerReflectionServicer_to_server
-    add_reflection(servicer, calls.uncounted(server))  # type: ignore[no-untyped-call]
 
 
 async def listen(server: grpc.aio.Server, host: str, port: int, flag: str) -> int:

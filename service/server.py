@@ -22,13 +22,14 @@ from service.jobs.job_records import JobRecords
 from service.jobs.job_runner import JobRunner
 from service.jobs.jobs import Jobs
 from service.jobs.settings_check import SettingsCheck
-from service.listener import MEGABYTE, describe, listen, new_server
+from service.listener import MEGABYTE, listen, new_server
 from service.models.loader import Limits, Loader
 from service.models.model_manager import ModelManager
 from service.observability.metrics import Metrics
 from service.observability.metrics_server import serve_metrics
 from service.observability.tracing import Tracer
 from service.oip.servicer import PROTOCOL
+from service.reflection import describe
 from service.services import ADMIN_NAMES, CLASSIFIER, PUBLIC_NAMES, add_admin, add_public
 from service.settings import Settings
 from service.state import lock_state

@@ -192,7 +192,8 @@ class Settings(Record):
     max_rpcs: int = Field(
         default=1024,
         ge=1,
-        description="most RPCs in flight, separately for predictions and administration",
+        description="most RPCs in flight, separately for predictions, administration, and "
+        "streams of health and reflection",
     )
 
     slo_seconds: Seconds = Field(

@@ -47,6 +47,7 @@ DEADLINE_EXCEEDED = grpc.StatusCode.DEADLINE_EXCEEDED
 
 # A status message travels as a header, and clients accept 8 KB of headers by default.
 MAX_MESSAGE = 1_000
+PUSHBACK = "grpc-retry-pushback-ms"  # gRPC proposal A6: when a client may try again
 
 
 def code_of(error: UnfreezeError, codes: Codes = CODES) -> grpc.StatusCode:
@@ -62,3 +63,15 @@ def number_of(error: UnfreezeError) -> int:
 
 def message_of(error: UnfreezeError) -> str:
     return str(error)[:MAX_MESSAGE]
+
+
+def retry_after_ms(error: Overloaded) -> int:
+    """When a client should try again, in milliseconds; at least 1, since 0 means no hint."""
+    return max(1, round(1000 * error.retry_after_s))
+
+
+def retry_trailer(error: BaseException) -> tuple[tuple[str, str], ...]:
+    """The same as a trailer; empty for an error that a retry would not change."""
+    if isinstance(error, Overloaded):
+        return ((PUSHBACK, str(retry_after_ms(error))),)
+    return ()

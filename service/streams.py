@@ -1,6 +1,7 @@
 """Incoming messages: how waiting for them ends, and how streams are answered in order."""
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from functools import partial
@@ -8,7 +9,7 @@ from typing import Any, TypeVar
 
 import grpc
 
-from registry.errors import Unavailable
+from registry.errors import Overloaded, Unavailable
 from service.shielded import retrieve_error
 
 Request = TypeVar("Request")
@@ -16,6 +17,9 @@ Response = TypeVar("Response")
 
 IN_FLIGHT = 8  # concurrent requests of one stream; more if the model needs them to fill batches
 ON_ITS_WAY_S = 2.0  # how long a unary call that came before the stop may take to send its message
+# Unary calls that may wait for their message. Each takes some 20 kB, and a client may begin any
+# number of them, over many connections, without ever sending one.
+MOST_WAITING = 8192
 # When a client goes, its messages end, and a moment later gRPC cancels the call. gRPC leaks a
 # status that is sent in between (1.85, grpc/grpc#43360), and a read that is cancelled.
 GOING_S = 0.001
@@ -41,8 +45,10 @@ class Incoming:
 
         Raises:
             Unavailable: it has not come, and the server is stopping.
+            Overloaded: it has not come, and of too many that wait for theirs, this call has waited
+                longest. If new calls were refused instead, silent ones could shut all others out.
         """
-        return await self._of_others.next(read)
+        return await self._of_others.next(read, MOST_WAITING)
 
     async def requests(
         self, parse: Callable[[bytes], Request], read: Read
@@ -61,7 +67,7 @@ class _Waiting:
 
     def __init__(self) -> None:
         self._ended = False
-        self._waiting: set[asyncio.Future[asyncio.Task[Any]]] = set()
+        self._waiting: dict[asyncio.Future[asyncio.Task[Any]], None] = {}  # in order of arrival
 
     def end(self) -> None:
         self._ended = True
@@ -69,22 +75,35 @@ class _Waiting:
             if not one.done():
                 one.set_exception(_leaving())
 
-    async def next(self, read: Read) -> Any:
+    async def next(self, read: Read, most: float = math.inf) -> Any:
         """The next message or EOF. When the client goes, the call is cancelled before EOF is
-        returned. The read itself is never cancelled; it ends with the call."""
+        returned. The read itself is never cancelled; it ends with the call.
+
+        Args:
+            most: calls that may wait at a time; the one that has waited longest makes room.
+        """
         if self._ended:
             raise _leaving()
+        if len(self._waiting) >= most:
+            self._end_oldest()
         loop = asyncio.get_running_loop()
         has_read: asyncio.Future[asyncio.Task[Any]] = loop.create_future()
         loop.create_task(read()).add_done_callback(partial(_hand_over, has_read))
-        self._waiting.add(has_read)
+        self._waiting[has_read] = None
         try:
             message = (await has_read).result()
         finally:
-            self._waiting.discard(has_read)
+            self._waiting.pop(has_read, None)
         if message is grpc.aio.EOF:
             await asyncio.sleep(GOING_S)
         return message
+
+    def _end_oldest(self) -> None:
+        oldest = next(iter(self._waiting))
+        del self._waiting[oldest]
+        if not oldest.done():  # else its message has just come
+            problem = "too many calls wait for their message, and this one has waited longest"
+            oldest.set_exception(Overloaded(problem))
 
 
 def _hand_over(has_read: asyncio.Future[asyncio.Task[Any]], reading: asyncio.Task[Any]) -> None:

@@ -376,6 +376,18 @@ def test_closing_the_client_ends_a_call_for_good(start):
     assert len(slow.requests) == 1
 
 
+async def test_closing_the_asynchronous_client_ends_a_call_and_cancels_nobody(start):
+    slow = Slow()
+    client = AsyncClient(start(slow))
+    asking = asyncio.create_task(client.classify(b"one", model="m"))
+    await asyncio.to_thread(wait_until, lambda: slow.requests)
+    await client.close()
+    with pytest.raises(unfreeze.Unavailable, match="this client was closed"):
+        await asking
+    slow.go.set()
+    assert len(slow.requests) == 1
+
+
 def test_closing_the_client_ends_its_wait_for_a_server(start):
     echo = Echo(details=LOST)
     client = Client(start(echo))

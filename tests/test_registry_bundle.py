@@ -1,5 +1,6 @@
 """Bundles, golden answers and files: what is damaged is refused, and says why."""
 
+import codecs
 import errno
 import io
 import json
@@ -16,7 +17,7 @@ import tiny
 from pydantic import ValidationError
 
 from registry import golden
-from registry.bundle import Bundle, files_of, read_bundle, seal, verify_bundle
+from registry.bundle import MAX_MANIFEST, Bundle, files_of, read_bundle, seal, verify_bundle
 from registry.errors import BundleError
 from registry.files import create_exclusively, sha256_file, write_durably
 from registry.golden import read_golden, write_golden
@@ -129,6 +130,20 @@ def test_a_manifest_cannot_point_outside_its_folder(folder: Path) -> None:
     edit(files=files)(folder)
     with pytest.raises(BundleError, match="outside is missing"):
         verify_bundle(folder)
+
+
+def test_a_manifest_that_an_editor_saved_with_a_byte_order_mark_is_read(folder: Path) -> None:
+    manifest = folder / "bundle.json"
+    manifest.write_bytes(codecs.BOM_UTF8 + manifest.read_bytes())
+    assert verify_bundle(folder).labels == tiny.LABELS
+
+
+def test_a_manifest_that_no_reader_would_take_is_not_written(folder: Path) -> None:
+    bundle = read_bundle(folder)
+    large = bundle.model_copy(update={"labels": ("a", "b" * MAX_MANIFEST)})
+    with pytest.raises(BundleError, match=r"colours/7: bundle.json would have 167\d{5} bytes"):
+        seal(folder, large)
+    assert read_bundle(folder) == bundle
 
 
 def test_bundles_do_not_change(folder: Path) -> None:

@@ -1,5 +1,6 @@
 """Versions and pointers, also when many write at once or one dies half-way."""
 
+import codecs
 import json
 import os
 import resource
@@ -139,6 +140,15 @@ def test_a_pointer_whose_writer_died_never_took_effect(registry: Registry, root:
     (pointers / "000002.json").touch()
     assert registry.promoted("colours").number == 1
     assert promote(registry, 1) == 3
+
+
+def test_a_pointer_that_an_editor_saved_with_a_byte_order_mark_is_in_force(
+    registry: Registry, root: Path
+) -> None:
+    tiny.publish(root, promote=True)
+    pointer = root / "colours" / "aliases" / "promoted" / "000001.json"
+    pointer.write_bytes(codecs.BOM_UTF8 + pointer.read_bytes())
+    assert registry.promoted("colours").pointer.version == 1
 
 
 def test_a_damaged_pointer_is_named(registry: Registry, root: Path) -> None:

@@ -462,6 +462,31 @@ async def test_what_was_cancelled_in_the_queue_does_not_run(start: Start) -> Non
     assert notes.drops == [("cancelled", 2)]
 
 
+async def test_requests_that_are_given_up_together_are_sought_in_the_queue_once(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a client that goes with a thousand of them takes up the event loop for half a second."""
+    gate = Gate()
+    executor = start(gate)
+    first = await queued(executor, 1)
+    await gate.is_busy()
+    others = [await queued(executor, i) for i in range(5)]
+    n_sought, drop = 0, executor._ready.drop_abandoned
+
+    def noted() -> int:
+        nonlocal n_sought
+        n_sought += 1
+        return drop()
+
+    monkeypatch.setattr(executor._ready, "drop_abandoned", noted)
+    for one in others:
+        one.cancel()
+    await asyncio.wait(others)
+    assert (executor.depth, n_sought) == (0, 1)
+    gate.open()
+    await first
+
+
 async def test_what_was_cancelled_takes_neither_memory_nor_a_place_in_the_queue(
     start: Start,
 ) -> None:

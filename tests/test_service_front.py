@@ -8,6 +8,7 @@ import grpc
 import pytest
 import tiny
 from conftest import RunningServer, Start, best, held, in_flight, wait_until
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
@@ -267,16 +268,35 @@ def services(channel: grpc.Channel) -> set[str]:
 
 
 def test_reflection_describes_what_each_listener_has(server: RunningServer) -> None:
-    own = "grpc.reflection.v1alpha.ServerReflection"
+    own = {f"grpc.reflection.{one}.ServerReflection" for one in ("v1", "v1alpha")}
     public = {
         "unfreeze.v1.Classifier",
         "inference.GRPCInferenceService",
         "grpc.health.v1.Health",
-        own,
-    }
+    } | own
     assert services(server.channel) == public
-    private = {"unfreeze.v1.Admin", "inference.GRPCInferenceService", own}
+    private = {"unfreeze.v1.Admin", "inference.GRPCInferenceService"} | own
     assert services(server.admin_channel) == private
+
+
+def test_reflection_answers_newer_clients_by_its_present_name(server: RunningServer) -> None:
+    reflect = server.channel.stream_stream(
+        "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+        reflection_pb2.ServerReflectionRequest.SerializeToString,
+        reflection_pb2.ServerReflectionResponse.FromString,
+    )
+    asked = ("grpc.reflection.v1.ServerReflection", "unfreeze.v1.Classifier")
+    requests = [reflection_pb2.ServerReflectionRequest(file_containing_symbol=one) for one in asked]
+    answers = reflect(iter(requests), timeout=20)
+    files = [
+        FileDescriptorProto.FromString(answer.file_descriptor_response.file_descriptor_proto[0])
+        for answer in answers
+    ]
+    assert [(file.package, file.service[0].name) for file in files] == [
+        ("grpc.reflection.v1", "ServerReflection"),
+        ("unfreeze.v1", "Classifier"),
+    ]
+    assert "v1alpha" not in str(files[0])
 
 
 def test_reflection_can_be_switched_off(start: Start) -> None:

@@ -15,12 +15,13 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc as pb_grpc
 
-from service import listener
+from service import listener, streams
 from service.server import MIN_STREAMS
 from unfreeze.v1 import classifier_pb2, classifier_pb2_grpc
 
 OF_ITS_OWN = [("grpc.use_local_subchannel_pool", 1)]  # a connection
 REQUEST = classifier_pb2.ClassifyRequest(model="colours", images=[tiny.picture("red")])
+SERVING = health_pb2.HealthCheckResponse.SERVING
 
 
 def status(channel: grpc.Channel, timeout: float = 20) -> str:
@@ -64,6 +65,46 @@ def test_one_connection_cannot_fill_the_memory_with_calls_that_say_nothing(
         assert status(server.channel) == "OK"
         over.set()
         assert {one.code() for one in silent} == {grpc.StatusCode.INVALID_ARGUMENT}
+
+
+def test_of_too_many_calls_that_say_nothing_the_oldest_makes_room(
+    start: Start, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams, "MOST_WAITING", 3)
+    tiny.publish(root, promote=True)
+    server, over = start(), threading.Event()
+    waiting = server.service._calls._incoming._of_others._waiting
+
+    def nothing() -> Iterator[bytes]:
+        over.wait()
+        yield from ()
+
+    classify = server.channel.stream_unary("/unfreeze.v1.Classifier/Classify")
+    silent = []
+    for n_waiting in (1, 2, 3):
+        silent.append(classify.future(nothing(), timeout=60))
+        wait_until(lambda: len(waiting) == n_waiting)  # noqa: B023
+    assert status(server.channel) == "OK"
+    assert silent[0].code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert "this one has waited longest" in silent[0].details()
+    assert not any(one.done() for one in silent[1:])
+    over.set()
+
+
+def test_who_watches_too_much_is_refused_and_keeps_no_other_from_watching(start: Start) -> None:
+    server, request = start(max_rpcs=20), health_pb2.HealthCheckRequest()
+    with grpc.insecure_channel(server.address, OF_ITS_OWN) as greedy:
+        stub = health_pb2_grpc.HealthStub(greedy)
+        watches = [stub.Watch(request, timeout=60) for _ in range(20)]
+        assert {next(one).status for one in watches} == {SERVING}
+        with pytest.raises(grpc.RpcError) as caught:
+            next(stub.Watch(request, timeout=60))
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "20 streams of health and reflection are open" in caught.value.details()
+        assert dict(caught.value.trailing_metadata())["grpc-retry-pushback-ms"] == "1000"
+        other = health_pb2_grpc.HealthStub(server.channel)
+        assert next(other.Watch(request, timeout=60)).status == SERVING
+    wait_until(lambda: server.service._calls._open_streams._n_open == 0)
 
 
 def test_calls_that_come_while_the_event_loop_is_behind_are_answered_and_not_cancelled(

@@ -13,7 +13,7 @@ import grpc
 import pytest
 import tiny
 from conftest import RunningServer, Start, best, wait_until
-from test_service_jobs import begin, finished, refusal, shown
+from test_service_jobs import begin, finished, notes, refusal, shown
 
 from service.jobs import settings_check
 from service.jobs.settings_check import SettingsCheck
@@ -63,7 +63,9 @@ def test_a_trainer_that_does_not_know_the_question_gets_the_job(
     older.write_text("import argparse; argparse.ArgumentParser().parse_args()")
     command = (sys.executable, str(older))
     server = start(state=state, data_roots=(data,), trainer_command=command)
-    assert finished(server, begin(server, size="160")).state == pb.JOB_STATE_FAILED
+    job = begin(server, size="160")
+    assert finished(server, job).state == pb.JOB_STATE_FAILED
+    assert "the trainer that was asked ended with exit code 2" in notes(server, job)[0]
     assert "settings_unchecked" in caplog.text
 
 
@@ -89,11 +91,15 @@ def test_a_question_that_is_given_up_while_its_process_starts_leaves_none_behind
     assert (started[0].returncode, started[0].stdout.closed) == (-signal.SIGKILL, True)
 
 
-def test_a_trainer_that_does_not_answer_gets_the_job(
+def test_a_trainer_that_does_not_answer_gets_the_job_which_says_so(
     server: RunningServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("service.jobs.settings_check.LONGEST_S", 0.1)
-    assert finished(server, begin(server, silent="yes")).state == pb.JOB_STATE_SUCCEEDED
+    job = begin(server, silent="yes")
+    assert finished(server, job).state == pb.JOB_STATE_SUCCEEDED
+    assert notes(server, job) == [
+        "the settings were not checked: the trainer did not answer within 0.1 s"
+    ]
 
 
 def test_a_caller_who_goes_away_leaves_no_trainer_behind(server: RunningServer) -> None:

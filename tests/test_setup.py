@@ -66,12 +66,13 @@ def test_a_client_made_from_the_protos_alone_can_do_what_the_command_can(
 
 
 def bare_client(generated: Path, server: RunningServer, image: bytes, data: Path) -> Any:
-    """What `bare_client.py` saw with the generated modules, and without this repository."""
+    """What `bare_client.py` saw with the generated modules, and without this repository, wherever
+    PYTHONPATH leads."""
     picture = generated / "picture.jpg"
     picture.write_bytes(image)
     script = shutil.copy(ROOT / "tests" / "bare_client.py", generated)
     arguments = [script, server.address, server.admin_address, picture, data]
-    return json.loads(subprocess.check_output([sys.executable, *arguments], cwd=generated))
+    return json.loads(subprocess.check_output([sys.executable, "-E", *arguments], cwd=generated))
 
 
 @pytest.mark.parametrize("package", PACKAGES)

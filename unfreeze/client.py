@@ -17,7 +17,7 @@ from unfreeze.channel import (
     connect_async,
     no_server_is_healthy,
 )
-from unfreeze.errors import RequestTooLarge, call_error
+from unfreeze.errors import RequestTooLarge, Unavailable, call_error
 from unfreeze.predictions import (
     Chunk,
     Image,
@@ -261,6 +261,11 @@ class AsyncClient:
                 response = await stub.Classify(request, timeout=left_s, metadata=trace_metadata())
                 self._answered = True
                 return response
+            except asyncio.CancelledError:  # also when `close` ends the call
+                task = asyncio.current_task()
+                if self._closed and task and not task.cancelling():
+                    raise Unavailable(f"{self.address}: this client was closed") from None
+                raise
             except grpc.RpcError as failed:
                 if stub is self._stub and no_server_is_healthy(failed):
                     stub = self._unchecked_stub

@@ -80,6 +80,7 @@ class Executor:
             self._decode_pool = DecodePool(pool, self._decoder, self._ready, max_decoded)
             self._queues.insert(0, self._decode_pool.queue)
         self._closed = False
+        self._dropping = False
         self._threads = [
             threading.Thread(target=self._work, name=f"run-{i}", daemon=True) for i in range(runs)
         ]
@@ -199,13 +200,18 @@ class Executor:
 
     def _give_up(self, work: Work, images: Sequence[Image], error: BaseException) -> None:
         work.abandon()
-        for queue in self._queues:
-            queue.remove(work)
-        if self._decode_pool:
-            self._decode_pool.resume(self._batch)
+        if not self._dropping:  # once for all that are given up now, perhaps a thousand requests
+            self._dropping = True
+            asyncio.get_running_loop().call_soon(self._drop_abandoned)
         n_images = sum(not image.has_begun for image in images)
         if n_images and (reason := DROPPED.get(type(error))):
             self._observer.dropped(reason, n_images)
+
+    def _drop_abandoned(self) -> None:
+        self._dropping = False
+        n_dropped = sum(queue.drop_abandoned() for queue in self._queues)
+        if self._decode_pool:
+            self._decode_pool.resume(max(n_dropped, self._batch))
 
     # Running
 

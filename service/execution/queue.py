@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from registry.errors import Unavailable
 from registry.images import UInt8Array
-from service.execution.work import Image, Work
+from service.execution.work import Image
 
 
 @dataclass(slots=True, eq=False)
@@ -72,7 +72,7 @@ class Queue:
         with self._changed:
             for view in views:
                 work = view.image.work
-                if not work.abandoned:  # if it is abandoned later, `remove` takes them out
+                if not work.abandoned:  # if it is abandoned later, `drop_abandoned` takes them out
                     self._push(view, -math.inf if first else work.urgency)
             self._changed.notify(len(views))
 
@@ -81,14 +81,16 @@ class Queue:
         with self._changed:
             return self._pop() if self._heap else None
 
-    def remove(self, work: Work) -> None:
-        """Removes all of its views, and with them their pixels."""
+    def drop_abandoned(self) -> int:
+        """Removes all views of abandoned work, and with them their pixels; returns how many."""
         with self._changed:
-            kept = [entry for entry in self._heap if entry[2].image.work is not work]
-            if len(kept) < len(self._heap):
+            kept = [entry for entry in self._heap if not entry[2].image.work.abandoned]
+            n_dropped = len(self._heap) - len(kept)
+            if n_dropped:
                 heapq.heapify(kept)
                 self._heap = kept
                 self._n_decoded = sum(view.decoded_here for _, _, view in kept)
+            return n_dropped
 
     def take(self, most: int, max_wait_s: float, worth: Sequence[int] | None = None) -> list[View]:
         """Waits for views and takes the `most` most urgent ones; none when closed and empty.

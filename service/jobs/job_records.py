@@ -85,14 +85,19 @@ class JobRecords:
     # Writing
 
     async def create(
-        self, request: JobRequest, resolved: dict[str, str] | None = None
+        self,
+        request: JobRequest,
+        resolved: dict[str, str] | None = None,
+        note: Event | None = None,
     ) -> tuple[Job, bool]:
-        """A queued job, for `resolved` see `Job`; True if a job with its idempotency key existed.
+        """A queued job, with a note in its history; True if a job with its idempotency key existed.
+
+        For `resolved` see `Job`.
 
         Raises:
             Conflict: the key was used for a different request.
         """
-        job, existing = await asyncio.to_thread(self._store.create, request, resolved)
+        job, existing = await asyncio.to_thread(self._store.create, request, resolved, note)
         if not existing:
             self._metrics.jobs_started.inc()
             await self.count()

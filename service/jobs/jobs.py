@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from registry.job_store import NumberedEvent
-from registry.jobs import Job, JobRequest, JobState
+from registry.jobs import Job, JobRequest, JobState, Note
 from service.jobs.attempt import MAX_ATTEMPTS
 from service.jobs.job_records import JobRecords
 from service.jobs.job_runner import JobRunner
@@ -63,8 +63,9 @@ class Jobs:
         resolved = None
         if as_trained:
             resolved = await self._settings.resolve(request.settings, as_trained)
-        await self._settings.check(request.settings if resolved is None else resolved)
-        return await self._shielded.run(self._records.create(request, resolved))
+        problem = await self._settings.check(request.settings if resolved is None else resolved)
+        note = Note(text=f"the settings were not checked: {problem}") if problem else None
+        return await self._shielded.run(self._records.create(request, resolved, note))
 
     async def get(self, job_id: str) -> Job:
         return await self._records.get(job_id)

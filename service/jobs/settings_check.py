@@ -33,23 +33,32 @@ class SettingsCheck:
         self._command = command
         self._one = asyncio.Lock()
 
-    async def check(self, settings: Mapping[str, str]) -> None:
-        """Returns if the trainer does not object. No verdict is no objection: the trainer may not
-        support the check, or not be installed here, and then the job itself will fail.
+    async def check(self, settings: Mapping[str, str]) -> str:
+        """Why there is no verdict; empty if the trainer does not object. No verdict is no
+        objection: the trainer may not support the check, or not be installed here, and then the
+        job itself will fail.
 
         Raises:
             BadRequest: it objects.
         """
         if not settings:
-            return
+            return ""
+        problem = await self._problem(settings)
+        if problem:
+            log.warning("settings_unchecked", extra={"problem": problem})
+        return problem
+
+    async def _problem(self, settings: Mapping[str, str]) -> str:
         try:
             async with asyncio.timeout(LONGEST_S), self._one:
                 code, _ = await self._ask(settings, "--check-settings")
-        except (OSError, TimeoutError) as error:
-            log.warning("settings_unchecked", extra={"problem": repr(error)})
-            return
+        except TimeoutError:
+            return f"the trainer did not answer within {LONGEST_S:g} s"
+        except OSError as error:
+            return f"the trainer could not be asked: {error}"
         if code:
-            log.warning("settings_unchecked", extra={"problem": f"exit code {code}"})
+            return f"the trainer that was asked ended with exit code {code}"
+        return ""
 
     async def resolve(self, settings: Mapping[str, str], bundle: Path) -> dict[str, str]:
         """The settings that `bundle` was trained with, overridden by `settings`; to be checked.

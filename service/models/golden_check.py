@@ -24,6 +24,10 @@ UNSTATED_TOLERANCES: dict[ActiveProvider, float] = {
 }
 
 
+class NeverEnds(BundleError):
+    """A run of the network was ended, because it took too long: it would probably never end."""
+
+
 def check_golden(folder: Path, bundle: Bundle, kind: Kind, run: Run) -> None:
     """Checks that `run` reproduces the answers that the bundle was published with.
 
@@ -76,7 +80,8 @@ def _answers(where: str, run: Run, images: UInt8Array) -> Float32Array:
         answers = run(images)
     except Exception as error:  # ONNX Runtime has a dozen exception types for this
         problem = f"{where}: it cannot run {len(images)} images at a time: {error}"
-        raise BundleError(problem) from error
+        kind = NeverEnds if isinstance(error, TimeoutError) else BundleError
+        raise kind(problem) from error
     if len(answers) != len(images):
         raise BundleError(f"{where}: it gives {len(answers)} answers for {len(images)} images")
     return answers

@@ -56,15 +56,18 @@ class LoadScheduler:
 
     @asynccontextmanager
     async def lease(
-        self, state: ModelState, version: int, *, live: bool
+        self, state: ModelState, version: int, *, live: bool, anew: bool = False
     ) -> AsyncIterator[LoadedVersion]:
         """Loads the version if necessary, and keeps it in memory while the caller gives it its
         place in `state`.
 
         Args:
             live: it is to go live, so other loads must not delay it.
+            anew: it is tried again even if its network did not end its run before.
         """
         state.n_going_live += live
+        if anew:
+            self._loader.forget(state.name, version)
         try:
             while not (found := state.find(version)):
                 await self._load(state, version, live=live)

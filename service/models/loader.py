@@ -25,7 +25,7 @@ from service.execution.providers import GPUS, Placement
 from service.execution.run_times import RunTimes
 from service.execution.session import Session
 from service.execution.shapes import Run, batch_sizes, shaped
-from service.models.golden_check import check_golden, proving, warm
+from service.models.golden_check import NeverEnds, check_golden, proving, warm
 from service.models.loaded_version import LoadedVersion
 from service.models.proof import Proof
 from service.observability.metrics import Metrics
@@ -75,6 +75,10 @@ class Loader:
         self._metrics = metrics
         self._measuring = threading.Lock()  # concurrent measurements would disturb each other
         self._planned: dict[tuple[str, Kind], Plan] = {}  # by model; without inherited ones
+        # by model and version: a network that did not end its run, by its digest, and the error.
+        # Whoever follows the registry, or requests a version by number, would otherwise have it
+        # take a core for a minute, again and again.
+        self._endless: dict[tuple[str, int], tuple[str, str]] = {}
 
     def load(self, folder: Path, version: int) -> LoadedVersion:
         """The version, ready to answer: files verified, golden answers reproduced, warmed up.
@@ -88,13 +92,15 @@ class Loader:
         if bundle.model != folder.parent.name:  # the folder was copied or renamed
             bundle = bundle.model_copy(update={"model": folder.parent.name})
         kind = kind_of(folder, bundle, self.placement.provider, self._precision)
-        with ExitStack() as proofs:
-            plan, origin, proof = self._open(folder, bundle, kind, proofs)
-            sizes = batch_sizes(kind.provider, plan.batch, bundle.fixed_batch)
-            proven = shaped(proof.run, sizes)
-            check_golden(folder, bundle, kind, proven)
-            warm(folder, proven, bundle.image.size, sizes, plan.runs)
-        session = proof.session
+        digest = bundle.files[FILES[kind.precision]]
+        known, problem = self._endless.get((bundle.model, version), ("", ""))
+        if known == digest:
+            raise NeverEnds(problem)
+        try:
+            plan, origin, session, sizes = self._prove(folder, bundle, kind)
+        except NeverEnds as error:
+            self._endless[bundle.model, version] = digest, str(error)
+            raise
         run = shaped(session.run, sizes)
         if origin != "inherited":
             self._planned.pop((bundle.model, kind), None)  # an equal key would keep its old n_bytes
@@ -118,6 +124,22 @@ class Loader:
             log.warning("nodes_elsewhere", extra=facts | {"nodes": session.elsewhere})
         release_freed_memory()  # of the file as read, and of networks opened only for measuring
         return LoadedVersion(version, bundle, kind, plan, executor, counts)
+
+    def forget(self, model: str, version: int) -> None:
+        """The version is tried again, even if its network did not end its run before."""
+        self._endless.pop((model, version), None)
+
+    def _prove(
+        self, folder: Path, bundle: Bundle, kind: Kind
+    ) -> tuple[Plan, str, Session, Sequence[int]]:
+        """The plan, where it comes from, the proven network, and the batch sizes of its runs."""
+        with ExitStack() as proofs:
+            plan, origin, proof = self._open(folder, bundle, kind, proofs)
+            sizes = batch_sizes(kind.provider, plan.batch, bundle.fixed_batch)
+            proven = shaped(proof.run, sizes)
+            check_golden(folder, bundle, kind, proven)
+            warm(folder, proven, bundle.image.size, sizes, plan.runs)
+        return plan, origin, proof.session, sizes
 
     def _open(
         self, folder: Path, bundle: Bundle, kind: Kind, proofs: ExitStack

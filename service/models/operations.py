@@ -59,7 +59,10 @@ class Operations:
             return self._registry.promote(model, version, by=by, reason=reason, expected=expected)
 
         try:
-            async with self._scheduler.lease(state, version, live=True) as loaded, state.writing:
+            async with (
+                self._scheduler.lease(state, version, live=True, anew=True) as loaded,
+                state.writing,
+            ):
                 promoted = await in_registry(write, state.follows)
                 self._swaps.go_live(state, promoted, loaded)
         except UnfreezeError as error:
@@ -108,7 +111,9 @@ class Operations:
         state = self._states.setdefault(model, ModelState(model))
         state.unloaded = False
         try:
-            async with self._scheduler.lease(state, pointer.version, live=True) as loaded:
+            async with self._scheduler.lease(
+                state, pointer.version, live=True, anew=True
+            ) as loaded:
                 self._swaps.go_live(state, promoted, loaded)
         except Exception as error:
             self._swaps.set_problem(state, number, error)
@@ -145,7 +150,10 @@ class Operations:
                 self._registry, model, version, mode, percent, by=by, reason=reason
             )
 
-        async with self._scheduler.lease(state, version, live=False) as loaded, state.writing:
+        async with (
+            self._scheduler.lease(state, version, live=False, anew=True) as loaded,
+            state.writing,
+        ):
             number, wanted = await in_registry(write, state.follows)
             self._swaps.try_out(state, number, wanted, loaded)
         return wanted

@@ -43,7 +43,9 @@ class Proof:
             return self.session.run(images)
         except Exception as error:
             if self._overran:
-                raise TimeoutError(f"no end after {self._longest_s:g} s") from error
+                raise TimeoutError(
+                    f"no end after {self._longest_s:g} s; load or promote it to try again"
+                ) from error
             raise
         finally:
             del self._began[this]

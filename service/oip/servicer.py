@@ -12,13 +12,13 @@ from tritonclient.grpc import service_pb2_grpc as pb_grpc
 
 from registry.errors import NotFound, NotOffered, Overloaded, Unavailable
 from registry.store import Registry
-from service.calls import public_error, retry_after_ms, time_left_s
+from service.calls import public_error, time_left_s
 from service.models.model_manager import ModelManager
 from service.oip.index import index_message
 from service.oip.inference import Inference
 from service.oip.messages import config_message, metadata_message, statistics_message
 from service.oip.names import both_names, find, read_version, split_name
-from service.status import message_of
+from service.status import message_of, retry_after_ms
 from service.streams import IN_FLIGHT, in_order
 from service.tracebacks import drop_tracebacks
 
