@@ -38,7 +38,8 @@ def detect_task(items: Sequence[Item], source: Path) -> Task:
     if names and without:
         examples = ", ".join(str(item.path) for item in without[:3])
         raise DataError(
-            f"{source}: {len(without)} of {len(items)} images have no label, such as {examples}, "
+            f"{source}: {len(without)} of {len(items)} images "
+            f"{'has' if len(without) == 1 else 'have'} no label, such as {examples}, "
             "and none has several; label or remove them, or give --set task=multi if an image may "
             "have none of the labels"
         )

@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from registry.counted import are, counted
 from registry.errors import DataError
 from training.data.columns import (
     FILE,
@@ -171,7 +172,8 @@ def _check_files(table: Table, layout: Layout) -> None:
         names = f"the names in the column {table.columns[FILE]!r}" if table.columns else "the names"
         raise DataError(
             f"{table.path}, line {number}: no such file: {file.name}; looked in {file.parent}; "
-            f"{len(missing)} of {len(table.rows)} files are missing. Set images=FOLDER or "
+            f"{len(missing)} of {counted(len(table.rows), 'file')} {are(len(missing))} missing. "
+            "Set images=FOLDER or "
             f"suffix=.jpg to complete {names}"
         )
 

@@ -12,6 +12,7 @@ import torch
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from registry.bundle import FILES, Reduced, Task, Variant
+from registry.counted import counted
 from registry.images import Float32Array, UInt8Array
 from training.bench import Bench
 from training.evaluation.evaluate import BETA, THRESHOLD, Evaluation, Thresholds, measure
@@ -122,7 +123,8 @@ def _judge(precision: Reduced, model: Path, path: Path, proof: Proof, how: str) 
     off = shift(answers, proof.answers)
     speedup, speed = _speed(precision, model, path, proof.pixels)
     facts = (
-        f"{before.metric} {points:+.2f} points on {len(answers)} images, outputs shift {off:.3f}, "
+        f"{before.metric} {points:+.2f} points on {counted(len(answers), 'image')}, outputs shift "
+        f"{off:.3f}, "
         f"{speed} ({how})"
     )
     if not points >= -MOST_POINTS:

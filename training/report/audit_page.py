@@ -10,6 +10,7 @@ from typing import Any
 
 from PIL import Image
 
+from registry.counted import counted
 from registry.images import ImageSpec, prepare
 from training.data.audit import Audit
 from training.data.problems import Problem
@@ -76,8 +77,10 @@ def summary(audit: Audit) -> list[str]:
 
 def _size(data: dict[str, Any]) -> str:
     n = len(data["classes"])
-    classes = "class" if n == 1 else "classes"
-    return f"{data['images']} images of {n} {classes}, {data['bytes'] / 1e6:.1f} MB"
+    return (
+        f"{counted(data['images'], 'image')} of {counted(n, 'class', 'classes')}, "
+        f"{data['bytes'] / 1e6:.1f} MB"
+    )
 
 
 def _most(counts: dict[str, int]) -> str:
