@@ -338,7 +338,9 @@ WRONG = {
             (data / before).rename(data / after)
             for before, after in (("dark", "train"), ("light", "test"))
         ],
-        "train: no class folders; .* name them in a CSV of file,label, with .* images=train",
+        "train: no class folders; .* name them in a CSV of file,label, with .* images=train; or, "
+        "if "
+        "train is a class itself, put all class folders into one called train",
     ),
 }
 

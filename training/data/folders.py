@@ -14,6 +14,7 @@ import re
 from pathlib import Path
 from typing import NoReturn
 
+from registry.counted import counted
 from registry.errors import DataError
 from training.data.items import PARTS, PLAIN, Item, Layout, Part
 from training.data.paths import check_there
@@ -65,9 +66,10 @@ def _part_folders(root: Path) -> dict[Part, Path]:
     if not any(_folders(folder) for folder in found["train"]):
         if others and names <= {"train", *ALSO_CLASSES}:
             return {}
+        itself = "; or, if train is a class itself, put all class folders into one called train"
         raise DataError(
             f"{train}: no class folders; put the images of each class into one, or name "
-            f"them in a CSV of file,label, with the setting images={train.name}"
+            f"them in a CSV of file,label, with the setting images={train.name}{itself}"
         )
     if "valid" not in found and others:
         raise DataError(
@@ -144,7 +146,7 @@ def _list_classes(root: Path, part: Part | None, without: Path | None = None) ->
     items = [Item(path, (folder.name,), part) for folder in folders for path in _images(folder)]
     if not items:
         beside = sum(path.suffix.lower() in SUFFIXES for path in root.iterdir())
-        there = f"{beside} images, but none in a class folder" if beside else "no images"
+        there = f"{counted(beside, 'image')}, but none in a class folder" if beside else "no images"
         raise DataError(
             f"{root}: {there}; put JPEG, PNG or WebP files into one folder for each class, or name "
             "them in a CSV of file,label"
