@@ -12,8 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from registry.bundle import Task
+from registry.counted import counted
 from registry.errors import DataError
 from registry.images import Float32Array
+from training.data.cache_eviction import UNPACKED_TABLE, hold
 from training.data.folders import list_folder
 from training.data.grouping import group_by_path
 from training.data.inspecting import find_damaged, inspect
@@ -53,6 +55,7 @@ class Dataset:
     n_kept: int = 0  # items in the part that an earlier split gave them
     n_elsewhere: int = 0  # of those, how many a new split would put into the other part
     note: str = ""  # on the columns of a table, or the parts of packed files
+    held: object = None  # what keeps the images of packed files from being evicted, while it lives
 
     @cached_property
     def targets(self) -> Float32Array:
@@ -108,9 +111,10 @@ class Dataset:
         counts = Counter((label, item.part) for item in self.items for label in item.labels)
         shown = [f"{name} {counts[name, 'train']}+{counts[name, 'valid']}" for name in self.labels]
         more = f", and {len(shown) - 10} more" if len(shown) > 10 else ""
-        files = "file" if len(self.left_out) == 1 else "files"
-        left_out = f"; {len(self.left_out)} unreadable {files} left out" if self.left_out else ""
-        left_out += f"; {len(self.tests)} test images for the end" if self.tests else ""
+        left_out = (
+            f"; {counted(len(self.left_out), 'unreadable file')} left out" if self.left_out else ""
+        )
+        left_out += f"; {counted(len(self.tests), 'test image')} for the end" if self.tests else ""
         left_out += f", {self.unscored_tests}" if self.unscored_tests else ""
         left_out += f"; {self.note}" if self.note else ""
         unheld = [name for name in self.labels if not counts[name, "valid"]]
@@ -119,7 +123,8 @@ class Dataset:
             others = f" and {n} {'other' if n == 1 else 'others'} have" if n else " has"
             left_out += f"; {unheld[0]!r}{others} no held-out images, so the scores ignore them"
         return (
-            f"{len(self.rows('train'))} training images + {len(self.rows('valid'))} held out, "
+            f"{counted(len(self.rows('train')), 'training image')} + {len(self.rows('valid'))} "
+            "held out, "
             f"{self.task}-label: {', '.join(shown[:10])}{more}{left_out}"
         )
 
@@ -160,20 +165,21 @@ def read_dataset(
         DataError: nothing to train on; says which file or class, and what to do.
     """
     root, listed = list_items(source, layout, cache=cache, within=within)
+    held = hold(root / UNPACKED_TABLE) if packed_files(source) else None
     check_spaces(listed, source, task, layout)
     audited, left_out = inspect(listed, advance, damaged)
     if len(left_out) > max_unreadable:
         left_out += find_damaged(audited)  # so that this tells of all at once
         more = f"; and {len(left_out) - 5} more" if len(left_out) > 5 else ""
         raise DataError(
-            f"{len(left_out)} of {len(listed)} files cannot be read: "
+            f"{len(left_out)} of {counted(len(listed), 'file')} cannot be read: "
             f"{'; '.join(left_out[:5])}{more}. Repair or remove them, or allow it with "
             f"--set max_unreadable={len(left_out)}"
         )
     dataset = assemble(root, source, audited, left_out, task, rule, known_parts or {})
     if source.suffix.lower() in TABLES:
         return replace(dataset, note=columns_note(source, layout))
-    return dataset
+    return replace(dataset, held=held)
 
 
 def assemble(

@@ -4,15 +4,15 @@
     label    a name, a number with its name in the file's metadata, or a list of either
     others   of single values, as in a table: split, is_valid, weight, or the setting `group`
 
-They are unpacked once into files and a table, which then is read like any other. Where no column
-says which part an image belongs to, the names of several files may: train-00000-of-00001.parquet.
+They are unpacked once into files and a table, which then is read like any other; a full cache may
+lose them, but not while they are used. Where no column says which part an image belongs to, the
+names of several files may: train-00000-of-00001.parquet.
 """
 
 import csv
 import hashlib
 import json
 import re
-import shutil
 from collections import Counter
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -21,16 +21,18 @@ from typing import Any
 
 from registry.errors import DataError
 from registry.files import sha256_file
+from registry.quoted import quoted
+from training.data.arrow_batches import batches_of
+from training.data.cache_eviction import UNPACKED_TABLE, hold, make_room
 from training.data.columns import FILE, IS_VALID, LABEL, SPLIT, find_name
 from training.data.items import PARTS, Part
+from training.run.whole_files import written_whole
 
-UNPACKED = "2: part by last word"  # how; changed with it, as what was unpacked before is kept
+UNPACKED = "3: whole or not at all"  # how; changed with it, as what was unpacked before is kept
 LONGEST = 1000  # characters of a cell in another column: captions may be of any length
 SEPARATOR = "\x1f"  # between labels in the table: names may have any character people type
 SUFFIXES = {".parquet", ".arrow"}
 KINDS = {b"\xff\xd8\xff": ".jpg", b"\x89PNG": ".png", b"RIFF": ".webp"}
-ARROW_FILE = b"ARROW1"  # how Arrow's files begin, and its streams do not
-BATCH = 256  # rows in memory at once
 
 
 def packed_files(source: Path) -> list[Path]:
@@ -53,23 +55,32 @@ def unpack(files: list[Path], cache: Path) -> Path:
     contents = (f"{name} {sha256_file(file)}" for file, name in named)
     digest = hashlib.sha256("\n".join([UNPACKED, *contents]).encode())
     folder = cache / f"unpacked-{digest.hexdigest()}"
-    table = folder / "labels.csv"
-    if not table.is_file():
-        shutil.rmtree(folder, ignore_errors=True)  # what an interrupted run left
-        folder.mkdir(parents=True)
-        rows = [
-            row
-            for (file, name), part in zip(named, named_parts(files), strict=True)
-            for row in _unpack_file(file, name, folder, part)
-        ]
-        partial = folder / "labels.partial"
-        with partial.open("w", newline="", encoding="utf-8") as out:
-            header = dict.fromkeys(name for row in rows for name in row)
-            writer = csv.DictWriter(out, header or (FILE, LABEL), restval="")
-            writer.writeheader()
-            writer.writerows(rows)
-        partial.replace(table)
+    table = folder / UNPACKED_TABLE
+    while hold(table) is None:  # again, if another removed it meanwhile
+        make_room(cache, sum(file.stat().st_size for file in files))
+        try:
+            with written_whole(folder) as fresh:
+                fresh.mkdir()
+                _unpack_into(fresh, named)
+        except OSError:
+            if not table.exists():  # else another has unpacked them meanwhile
+                raise
     return table
+
+
+def _unpack_into(folder: Path, named: list[tuple[Path, Path]]) -> None:
+    """`folder` has the images, and the table of them."""
+    files = [file for file, _ in named]
+    rows = [
+        row
+        for (file, name), part in zip(named, named_parts(files), strict=True)
+        for row in _unpack_file(file, name, folder, part)
+    ]
+    with (folder / UNPACKED_TABLE).open("w", newline="", encoding="utf-8") as out:
+        header = dict.fromkeys(name for row in rows for name in row)
+        writer = csv.DictWriter(out, header or (FILE, LABEL), restval="")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def named_parts(files: list[Path]) -> list[Part | None]:
@@ -105,7 +116,7 @@ def _unpack_file(
     number = 0
     (folder / called).parent.mkdir(exist_ok=True)
     try:
-        for batch in _batches(file):
+        for batch in batches_of(file):
             columns = set(batch.schema.names)
             if not {"image", "label"} <= columns:
                 raise DataError(
@@ -118,7 +129,9 @@ def _unpack_file(
             for image, label, other in zip(images, labels, others, strict=True):
                 encoded = image.get("bytes") if isinstance(image, dict) else image
                 if not isinstance(encoded, bytes):
-                    raise DataError(f"{file}, row {number}: no encoded image, but {encoded!r:.60}")
+                    raise DataError(
+                        f"{file}, row {number}: no encoded image, but {quoted(encoded, 60)}"
+                    )
                 name = f"{called.with_suffix('')}-{number:07d}{_suffix(encoded)}"
                 (folder / name).write_bytes(encoded)
                 row = {FILE: name, LABEL: _labels(label, names), SPLIT: ""}
@@ -175,30 +188,6 @@ def _split(file: Path, number: int, row: dict[str, str], part: Part | None) -> s
     if not given and part == "train" and says is not None and row[says]:
         return ""
     return given or part or ""
-
-
-def _batches(file: Path) -> Iterator[Any]:
-    if file.suffix.lower() == ".parquet":
-        import pyarrow.parquet
-
-        yield from pyarrow.parquet.ParquetFile(file).iter_batches(BATCH)
-    else:
-        import pyarrow
-
-        with pyarrow.memory_map(str(file)) as source:
-            for batch in _arrow_batches(source):
-                yield from (batch[row : row + BATCH] for row in range(0, len(batch), BATCH))
-
-
-def _arrow_batches(source: Any) -> Iterator[Any]:
-    """Of Arrow's stream, which `datasets` writes, or of its file, as pyarrow.feather does."""
-    import pyarrow.ipc
-
-    if source.read_at(len(ARROW_FILE), 0) == ARROW_FILE:
-        file = pyarrow.ipc.open_file(source)
-        yield from map(file.get_batch, range(file.num_record_batches))
-    else:
-        yield from pyarrow.ipc.open_stream(source)
 
 
 def _class_names(metadata: dict[bytes, bytes], column: str) -> list[str]:
