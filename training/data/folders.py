@@ -16,7 +16,7 @@ from typing import NoReturn
 
 from registry.counted import counted
 from registry.errors import DataError
-from training.data.items import PARTS, PLAIN, Item, Layout, Part
+from training.data.items import PARTS, PLAIN, TABLES, Item, Layout, Part
 from training.data.paths import check_there
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
@@ -149,9 +149,16 @@ def _list_classes(root: Path, part: Part | None, without: Path | None = None) ->
         there = f"{counted(beside, 'image')}, but none in a class folder" if beside else "no images"
         raise DataError(
             f"{root}: {there}; put JPEG, PNG or WebP files into one folder for each class, or name "
-            "them in a CSV of file,label"
+            f"them in a CSV of file,label{table_hint(root)}"
         )
     return items
+
+
+def table_hint(folder: Path) -> str:
+    """What may be meant by a folder that has a table in it."""
+    found = folder.iterdir() if folder.is_dir() else ()
+    tables = sorted(each for each in found if each.suffix.lower() in TABLES and each.name[0] != ".")
+    return f"; if {tables[0].name} names the images, give {tables[0]}" if tables else ""
 
 
 def _folders(root: Path) -> list[Path]:

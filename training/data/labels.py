@@ -9,6 +9,7 @@ from typing import Literal
 
 from registry.bundle import Task
 from registry.errors import DataError
+from training.data.folders import table_hint
 from training.data.items import PLAIN, TABLES, Item, Layout
 
 AskedTask = Literal["auto", "single", "multi"]
@@ -108,6 +109,7 @@ def check_labels(items: Sequence[Item], task: Task, source: Path) -> tuple[str, 
         inner = source / labels[0] if labels else source
         if labels and inner.is_dir() and any(path.is_dir() for path in inner.iterdir()):
             found += f"; if its folders are the classes, give {inner}"
+        found += table_hint(source)
         raise DataError(f"{source}: a classifier needs at least two classes; found {found}")
     if task == "single":
         for item in items:

@@ -17,6 +17,7 @@ filename,split,class; then those with a usual name: see `training/data/columns.p
 import csv
 import io
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -132,9 +133,11 @@ def _lines(path: Path) -> list[tuple[int, list[str]]]:
     for separator in SEPARATORS:
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
         try:
-            lines = [(reader.line_num, cells) for cells in reader if any(cells)]
+            lines = [(reader.line_num, cells) for cells in reader if any(map(str.strip, cells))]
         except csv.Error as error:
             raise DataError(f"{path}, line {reader.line_num}: cannot be read: {error}") from error
+        if lines and re.fullmatch("sep=.?", lines[0][1][0], re.IGNORECASE):  # to a spreadsheet
+            del lines[0]
         found = found or lines
         if lines and len(lines[0][1]) > 1:
             return lines
@@ -158,7 +161,11 @@ def _columns(path: Path, first: list[str], layout: Layout) -> dict[str, int]:
 
 
 def _file(path: Path, name: str, layout: Layout) -> Path:
-    return path.parent / layout.images / f"{name}{layout.suffix}"
+    """The file of that name; without blanks around it and with slashes for backslashes, as Windows
+    and spreadsheets write them, unless there is one with them."""
+    folder, plain = path.parent / layout.images, name.strip().replace("\\", "/")
+    given = folder / f"{name}{layout.suffix}"
+    return given if plain == name or given.is_file() else folder / f"{plain}{layout.suffix}"
 
 
 def _check_files(table: Table, layout: Layout) -> None:
