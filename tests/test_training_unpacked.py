@@ -81,3 +81,19 @@ def test_an_unpacking_that_fails_leaves_nothing(tmp_path: Path):
     with pytest.raises(DataError, match="row 1: no encoded image, but None"):
         read(source, cache)
     assert not list(cache.iterdir())
+
+
+@pytest.mark.parametrize("label", ["labels", "class", "Label"])
+@pytest.mark.parametrize("image", ["img", "Image"])
+def test_the_columns_may_have_their_other_usual_names(tmp_path: Path, image: str, label: str):
+    """As those of CIFAR and many other data sets of the Hub."""
+    source = packed(tmp_path)
+    pq.write_table(pq.read_table(source).rename_columns([image, label]), source)
+    assert read(source, tmp_path / "cache").labels == ("dark", "light")
+
+
+def test_names_in_place_of_images_are_refused_with_what_to_do(tmp_path: Path):
+    source = tmp_path / "photos.parquet"
+    pq.write_table(pa.table({"image": ["a.jpg"], "label": ["a"]}), source)
+    with pytest.raises(DataError, match=r"row 0: no encoded image, but 'a\.jpg'; put the image f"):
+        read(source, tmp_path / "cache")

@@ -1,7 +1,8 @@
 """Parquet and Arrow files of encoded images, as Hugging Face's `datasets` writes them.
 
-    image    bytes, or a struct {bytes, path}
-    label    a name, a number with its name in the file's metadata, or a list of either
+    image    bytes, or a struct {bytes, path}; also called img
+    label    a name, a number with its name in the file's metadata, or a list of either; also called
+             labels, class, category or target
     others   of single values, as in a table: split, is_valid, weight, or the setting `group`
 
 They are unpacked once into files and a table, which then is read like any other; a full cache may
@@ -24,7 +25,7 @@ from registry.files import sha256_file
 from registry.quoted import quoted
 from training.data.arrow_batches import batches_of
 from training.data.cache_eviction import UNPACKED_TABLE, hold, make_room
-from training.data.columns import FILE, IS_VALID, LABEL, SPLIT, find_name
+from training.data.columns import FILE, IMAGE, IS_VALID, LABEL, SPLIT, find_name
 from training.data.items import PARTS, Part
 from training.run.whole_files import written_whole
 
@@ -117,20 +118,23 @@ def _unpack_file(
     (folder / called).parent.mkdir(exist_ok=True)
     try:
         for batch in batches_of(file):
-            columns = set(batch.schema.names)
-            if not {"image", "label"} <= columns:
+            columns = batch.schema.names
+            image_column, label_column = (find_name(columns, name) for name in (IMAGE, LABEL))
+            if image_column is None or label_column is None:
                 raise DataError(
                     f"{file}: has the columns {', '.join(sorted(columns))}; "
                     "there have to be image and label"
                 )
-            names = _class_names(batch.schema.metadata or {}, LABEL)
-            images, labels = (batch.column(name).to_pylist() for name in ("image", "label"))
-            others = _others(batch)
+            names = _class_names(batch.schema.metadata or {}, label_column)
+            images = batch.column(image_column).to_pylist()
+            labels = batch.column(label_column).to_pylist()
+            others = _others(batch, {image_column, label_column})
             for image, label, other in zip(images, labels, others, strict=True):
                 encoded = image.get("bytes") if isinstance(image, dict) else image
                 if not isinstance(encoded, bytes):
                     raise DataError(
-                        f"{file}, row {number}: no encoded image, but {quoted(encoded, 60)}"
+                        f"{file}, row {number}: no encoded image, but {quoted(encoded, 60)}; put "
+                        "the image files themselves into the column, or name them in a CSV"
                     )
                 name = f"{called.with_suffix('')}-{number:07d}{_suffix(encoded)}"
                 (folder / name).write_bytes(encoded)
@@ -141,13 +145,14 @@ def _unpack_file(
         raise DataError(f"{file}: cannot be read: {error}") from error
 
 
-def _others(batch: Any) -> list[dict[str, str]]:
-    """Each row's cells in the columns of single values beside image and label; the one of parts is
-    called split."""
+def _others(batch: Any, known: set[str]) -> list[dict[str, str]]:
+    """Each row's cells in the columns of single values beside the `known` ones of image and label;
+    the one of parts is called split."""
     split = find_name(batch.schema.names, SPLIT)
     others: list[dict[str, str]] = [{} for _ in range(batch.num_rows)]
     for place, field in enumerate(batch.schema):
-        if field.name.strip().casefold() in (FILE, LABEL, "image") or not _is_single(field.type):
+        known_name = field.name in known or field.name.strip().casefold() in (FILE, LABEL)
+        if known_name or not _is_single(field.type):
             continue
         names = _class_names(batch.schema.metadata or {}, field.name)
         column = batch.column(place) if names else batch.column(place).cast("string")
