@@ -15,7 +15,8 @@ from registry.images import ImageSpec, prepare
 from training.data.audit import Audit
 from training.data.problems import Problem
 from training.report.audit_pictures import AUDIT_PICTURES, COLOURS, draw_audit
-from training.report.page import DPI, breakable, chart, charts, page, picture, table
+from training.report.page import breakable, chart, charts, page, picture, table
+from training.report.picture import save
 
 SHOWN = 12  # examples of each problem
 TOGETHER = 4  # images shown of a group of duplicates
@@ -26,7 +27,7 @@ def write_audit(audit: Audit, folder: Path) -> None:
     """Writes audit.html (self-contained), audit.json and two charts into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, figure in draw_audit(audit).items():
-        figure.savefig(folder / name, dpi=DPI)
+        save(figure, folder / name)
     text = json.dumps(figures(audit), indent=2)
     (folder / "audit.json").write_text(text, encoding="utf-8")
     (folder / "audit.html").write_text(_page(audit, folder), encoding="utf-8")
