@@ -421,3 +421,24 @@ def write_csv(table: Path, images: Path) -> Path:
         for path in sorted(images.rglob("*.*")):
             writer.writerow([path.relative_to(table.parent), path.parent.name])
     return table
+
+
+def test_images_may_be_called_as_browsers_call_some_jpegs(tmp_path: Path):
+    for path in photos.folder(tmp_path, per_class=6).rglob("*.jpg"):
+        path.rename(path.with_suffix(".jfif" if path.parent.name == "dark" else ".JPE"))
+    assert len(read_dataset(tmp_path).items) == 12
+
+
+def test_files_that_are_no_images_by_their_names_are_told_of(tmp_path: Path):
+    for path in photos.folder(tmp_path, per_class=2).rglob("*.*"):
+        path.rename(path.with_suffix(""))
+    with pytest.raises(
+        DataError, match=r"no images: .*/dark/00 is none by the end of its name; pu"
+    ):
+        read_dataset(tmp_path)
+
+
+def test_an_archive_is_refused_with_how_to_unpack_it(tmp_path: Path):
+    (tmp_path / "photos.zip").touch()
+    with pytest.raises(DataError, match="has to be unpacked first: unfreeze data fetch FILE --in"):
+        read_dataset(tmp_path / "photos.zip")

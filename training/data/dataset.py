@@ -38,6 +38,7 @@ NO_PART = (
     "the names of the packed files tell no train, valid and test apart, so held-out images are "
     "drawn from all"
 )
+ARCHIVES = {".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz"}
 Rows = npt.NDArray[np.int64]
 
 
@@ -252,9 +253,11 @@ def list_items(
     if source.suffix.lower() in TABLES:
         root, items = source.parent, list_table(source, layout, within)
     elif source.is_file():
+        is_archive = source.suffix.lower() in ARCHIVES
+        first = "; an archive has to be unpacked first: unfreeze data fetch FILE --into FOLDER"
         raise DataError(
             f"{source}: not a table; give a folder of class folders, a CSV or TSV of file,label, "
-            "or Parquet files"
+            f"or Parquet files{first * is_archive}"
         )
     else:
         if within:

@@ -19,8 +19,8 @@ from registry.errors import DataError
 from training.data.items import PARTS, PLAIN, TABLES, Item, Layout, Part
 from training.data.paths import check_there
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
-OTHERS = {".avif", ".bmp", ".dcm", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".tif", ".tiff"}
+SUFFIXES = {".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".webp"}
+OTHERS = {".avif", ".bmp", ".dcm", ".gif", ".heic", ".heif", ".jp2", ".tif", ".tiff"}
 ALSO_CLASSES = {"training", "testing"}  # where other class folders stand beside them
 LIKE_PARTS = {*PARTS, "holdout", "dev", "eval", "evaluation"}  # as a word of a folder's name
 
@@ -147,6 +147,8 @@ def _list_classes(root: Path, part: Part | None, without: Path | None = None) ->
     if not items:
         beside = sum(path.suffix.lower() in SUFFIXES for path in root.iterdir())
         there = f"{counted(beside, 'image')}, but none in a class folder" if beside else "no images"
+        if other := next((path for folder in folders for path in _files(folder)), None):
+            there += f": {other} is none by the end of its name"
         raise DataError(
             f"{root}: {there}; put JPEG, PNG or WebP files into one folder for each class, or name "
             f"them in a CSV of file,label{table_hint(root)}"
@@ -169,9 +171,9 @@ def _images(folder: Path) -> list[Path]:
     return _files(folder, SUFFIXES, links=True)
 
 
-def _files(folder: Path, suffixes: set[str], *, links: bool) -> list[Path]:
-    """Files with one of the suffixes, sorted; with `links` also in linked folders, each folder
-    once. Hidden files and folders are skipped.
+def _files(folder: Path, suffixes: set[str] | None = None, *, links: bool = False) -> list[Path]:
+    """Files with one of the suffixes, or all, sorted; with `links` also in linked folders, each
+    folder once. Hidden files and folders are skipped.
 
     Raises:
         DataError: a folder cannot be listed.
@@ -185,7 +187,7 @@ def _files(folder: Path, suffixes: set[str], *, links: bool) -> list[Path]:
         seen.add(real)
         folders[:] = sorted(name for name in folders if name[0] != ".")
         paths = (Path(where, name) for name in names if name[0] != ".")
-        found += [path for path in paths if path.suffix.lower() in suffixes]
+        found += [path for path in paths if suffixes is None or path.suffix.lower() in suffixes]
     return sorted(found)
 
 

@@ -27,7 +27,7 @@ from unfreeze.commands.shared import (
 )
 from unfreeze.predictions import Prediction
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
+SUFFIXES = {".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".webp"}
 
 EXAMPLES = """\
   unfreeze predict cell.png --model solar
