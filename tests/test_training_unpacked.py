@@ -97,3 +97,18 @@ def test_names_in_place_of_images_are_refused_with_what_to_do(tmp_path: Path):
     pq.write_table(pa.table({"image": ["a.jpg"], "label": ["a"]}), source)
     with pytest.raises(DataError, match=r"row 0: no encoded image, but 'a\.jpg'; put the image f"):
         read(source, tmp_path / "cache")
+
+
+def test_a_label_that_is_no_number_is_none(tmp_path: Path):
+    source = packed(tmp_path)
+    labels = pa.array([1.0, 2.0, float("nan")] * 2)
+    pq.write_table(pq.read_table(source).set_column(1, "label", labels), source)
+    with pytest.raises(DataError, match="2 of 6 images have no label"):
+        read(source, tmp_path / "cache")
+
+
+def test_a_file_without_rows_is_refused_by_its_name(tmp_path: Path):
+    source = packed(tmp_path)
+    pq.write_table(pq.read_table(source).slice(0, 0), source)
+    with pytest.raises(DataError, match=r"photos\.parquet: no rows"):
+        read(source, tmp_path / "cache")

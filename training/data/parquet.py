@@ -77,9 +77,11 @@ def _unpack_into(folder: Path, named: list[tuple[Path, Path]]) -> None:
         for (file, name), part in zip(named, named_parts(files), strict=True)
         for row in _unpack_file(file, name, folder, part)
     ]
+    if not rows:
+        raise DataError(f"{files[0]}: no rows")
     with (folder / UNPACKED_TABLE).open("w", newline="", encoding="utf-8") as out:
         header = dict.fromkeys(name for row in rows for name in row)
-        writer = csv.DictWriter(out, header or (FILE, LABEL), restval="")
+        writer = csv.DictWriter(out, header, restval="")
         writer.writeheader()
         writer.writerows(rows)
 
@@ -208,7 +210,8 @@ def _labels(label: Any, names: list[str]) -> str:
     return SEPARATOR.join(
         names[value] if names and isinstance(value, int) and value >= 0 else str(value)
         for value in values
-        if value is not None and not (value == -1 and names)  # as `datasets` marks "no label"
+        # as `datasets` marks "no label", and as NumPy does: NaN is unlike itself
+        if value is not None and not (value == -1 and names) and value == value
     )
 
 
