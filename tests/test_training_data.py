@@ -442,3 +442,16 @@ def test_an_archive_is_refused_with_how_to_unpack_it(tmp_path: Path):
     (tmp_path / "photos.zip").touch()
     with pytest.raises(DataError, match="has to be unpacked first: unfreeze data fetch FILE --in"):
         read_dataset(tmp_path / "photos.zip")
+
+
+@pytest.mark.parametrize("odd", ["dark/b\udce4r.png", "d\udce4rk/bar.png"])
+def test_names_that_are_no_text_are_refused_before_and_not_after_the_training(
+    tmp_path: Path, odd: str
+):
+    """A report could not name them, and ended in an error."""
+    photos.folder(tmp_path, per_class=4)
+    photos.photo(tmp_path / odd, 100, 1)
+    with pytest.raises(DataError, match=r"1 of 9 file names is not in UTF-8, such as .*\\udce4r"):
+        read_dataset(tmp_path)
+    with pytest.raises(DataError, match="rename such files and folders"):
+        check_listed(tmp_path, Layout(), "auto")

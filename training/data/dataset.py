@@ -30,7 +30,7 @@ from training.data.items import (
 )
 from training.data.labels import AskedTask, check_labels, check_spaces, detect_task, label_tests
 from training.data.parquet import SEPARATOR, named_parts, packed_files, unpack
-from training.data.paths import check_there, check_within
+from training.data.paths import check_text, check_there, check_within
 from training.data.split import check_parts, count_kept, split, unit_names
 from training.data.table import columns_note, list_table
 
@@ -264,6 +264,7 @@ def list_items(
             check_within([source / layout.test], within)
         root, items = source, list_folder(source, layout)
         items = group_by_path(items, root, layout.group) if layout.group else items
+    check_text([item.path for item in items])
     if within:
         check_within([item.path for item in items], within)
     return root, items

@@ -30,7 +30,7 @@ def write_audit(audit: Audit, folder: Path) -> None:
         save(figure, folder / name)
     text = json.dumps(figures(audit), indent=2)
     (folder / "audit.json").write_text(text, encoding="utf-8")
-    (folder / "audit.html").write_text(_page(audit, folder), encoding="utf-8")
+    (folder / "audit.html").write_text(_page(audit, folder), "utf-8", "backslashreplace")
 
 
 def figures(audit: Audit) -> dict[str, Any]:

@@ -41,7 +41,9 @@ def write_report(findings: Findings, decoded: Decoded, folder: Path) -> None:
     pictures = {path.name: path.read_bytes() for path in folder.glob("*.png")}
     text = json.dumps(to_json(findings), indent=2)
     (folder / "report.json").write_text(text, encoding="utf-8")
-    (folder / "index.html").write_text(to_page(findings, pictures, shown), encoding="utf-8")
+    (folder / "index.html").write_text(
+        to_page(findings, pictures, shown), "utf-8", "backslashreplace"
+    )
 
 
 def to_page(
