@@ -47,8 +47,7 @@ def check_name(model: str) -> str:
     if not is_name(model):
         raise BadRequest(
             f"{quoted(model, 128)} is not a valid model name: use 1 to 128 letters, digits, '.', "
-            "'_' "
-            f"and '-', beginning with a letter or digit and not ending in '{TENSOR_SUFFIX}'"
+            f"'_' and '-', beginning with a letter or digit and not ending in '{TENSOR_SUFFIX}'"
         )
     return model
 

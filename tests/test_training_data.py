@@ -339,8 +339,7 @@ WRONG = {
             for before, after in (("dark", "train"), ("light", "test"))
         ],
         "train: no class folders; .* name them in a CSV of file,label, with .* images=train; or, "
-        "if "
-        "train is a class itself, put all class folders into one called train",
+        "if train is a class itself, put all class folders into one called train",
     ),
 }
 

@@ -26,9 +26,9 @@ def begin_with(bench: Bench, weights: Path) -> None:
         bench.note(
             FACT,
             f"{n} of {counted(len(scored), 'held-out image')} {are(n)} among those that the "
-            "initial weights have "
-            f"learnt from ({weights}), so the scores may be too good; begin with other weights, or "
-            "hold out what that training held out: the same split, valid_fraction, fold and seed",
+            f"initial weights have learnt from ({weights}), so the scores may be too good; begin "
+            "with other weights, or hold out what that training held out: the same split, "
+            "valid_fraction, fold and seed",
         )
 
 

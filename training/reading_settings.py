@@ -131,8 +131,7 @@ def _dropouts(settings: Settings) -> tuple[float, ...]:
         return given * (n_hidden + 1)
     if len(given) != n_hidden + 1:
         raise BadRequest(
-            f"settings: {len(given)} dropout values for "
-            f"{counted(n_hidden, 'hidden layer')}; give one for all, or {n_hidden + 1}, one before "
-            "each linear layer"
+            f"settings: {len(given)} dropout values for {counted(n_hidden, 'hidden layer')}; give "
+            f"one for all, or {n_hidden + 1}, one before each linear layer"
         )
     return given

@@ -30,6 +30,5 @@ def check_contract(session: Any, bundle: Bundle, where: str, name: str) -> None:
         if stated.get(key) != value:
             raise BundleError(
                 f"{where}: {name} says {key} is {quoted(stated.get(key), 200)}, but bundle.json "
-                "says "
-                f"{quoted(value, 200)}; publish again"
+                f"says {quoted(value, 200)}; publish again"
             )

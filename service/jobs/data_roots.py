@@ -28,15 +28,13 @@ def resolve_data(data: str, roots: Sequence[Path]) -> Path:
     if not allowed:
         raise NotAllowed(
             f"data {quoted(data, 200)} is outside the folders that this server may read; move it "
-            "below "
-            "one of them, or start the server with another --data-root"
+            "below one of them, or start the server with another --data-root"
         )
     # Path.exists would raise if a name is too long, or its folder not readable
     existing = [path for path in allowed if os.path.exists(path)]
     if not existing:
         raise NotFound(
             f"data {quoted(data, 200)} does not exist on the server; a relative path is looked up "
-            "in "
-            "each --data-root"
+            "in each --data-root"
         )
     return existing[0]

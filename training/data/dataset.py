@@ -3,7 +3,7 @@
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -56,7 +56,8 @@ class Dataset:
     n_kept: int = 0  # items in the part that an earlier split gave them
     n_elsewhere: int = 0  # of those, how many a new split would put into the other part
     note: str = ""  # on the columns of a table, or the parts of packed files
-    held: object = None  # what keeps the images of packed files from being evicted, while it lives
+    # keeps the images of packed files from being evicted, while it lives
+    held: object = field(default=None, compare=False, repr=False)
 
     @cached_property
     def targets(self) -> Float32Array:
@@ -125,8 +126,7 @@ class Dataset:
             left_out += f"; {unheld[0]!r}{others} no held-out images, so the scores ignore them"
         return (
             f"{counted(len(self.rows('train')), 'training image')} + {len(self.rows('valid'))} "
-            "held out, "
-            f"{self.task}-label: {', '.join(shown[:10])}{more}{left_out}"
+            f"held out, {self.task}-label: {', '.join(shown[:10])}{more}{left_out}"
         )
 
     @cached_property

@@ -165,8 +165,7 @@ def _check_files(table: Table, layout: Layout) -> None:
         raise DataError(
             f"{table.path}, line {number}: no such file: {file.name}; looked in {file.parent}; "
             f"{len(missing)} of {counted(len(table.rows), 'file')} {are(len(missing))} missing. "
-            "Set images=FOLDER or "
-            f"suffix=.jpg to complete {names}"
+            f"Set images=FOLDER or suffix=.jpg to complete {names}"
         )
 
 

@@ -164,8 +164,7 @@ def _new_to_candidate(
     if n := int(seen.sum()):
         note(
             f"{n} of {counted(len(rows), 'held-out image')} {are(n)} left out of the comparison: "
-            "the new "
-            "version's initial weights had learnt from them"
+            "the new version's initial weights had learnt from them"
         )
     return ~seen
 

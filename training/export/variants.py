@@ -124,8 +124,7 @@ def _judge(precision: Reduced, model: Path, path: Path, proof: Proof, how: str) 
     speedup, speed = _speed(precision, model, path, proof.pixels)
     facts = (
         f"{before.metric} {points:+.2f} points on {counted(len(answers), 'image')}, outputs shift "
-        f"{off:.3f}, "
-        f"{speed} ({how})"
+        f"{off:.3f}, {speed} ({how})"
     )
     if not points >= -MOST_POINTS:
         return Made(precision, None, f"{precision} was refused: {facts}; allowed -{MOST_POINTS}")

@@ -99,8 +99,7 @@ def keep_better(bench: Bench, ema: Ema, batches: ImageBatches) -> None:
     bench.note(
         "ema",
         f"kept the {kept}: {settings.judge_by} of {counted(len(bench.selection_rows), 'image')} "
-        "set apart "
-        f"{mean_value:.4f} with the average, {own_value:.4f} without",
+        f"set apart {mean_value:.4f} with the average, {own_value:.4f} without",
     )
 
 

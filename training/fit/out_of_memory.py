@@ -81,14 +81,12 @@ class BatchSplitter:
             others = " in one of several processes" if world.size > 1 else ""
             raise TrainingError(
                 f"out of memory with {counted(failed, 'image')} at once{others} ({reason}); set a "
-                "smaller "
-                "size or batch_size, or use a smaller backbone"
+                "smaller size or batch_size, or use a smaller backbone"
             )
         self.most = failed // 2
         self._note(
             f"out of memory with {counted(failed, 'image')} at once; batches are split into parts "
-            "of at most "
-            f"{self.most}, with gradients accumulated over the whole batch"
+            f"of at most {self.most}, with gradients accumulated over the whole batch"
         )
 
 

@@ -59,8 +59,8 @@ def _row(answer: np.ndarray, n: int, foreign: Foreign) -> Scores:
     if len(shape) < 2 or shape[0] != n or max(shape[1:]) != np.prod(shape[1:]):
         raise BadRequest(
             f"{foreign.path}: output {foreign.output} has shape {list(shape)} for "
-            f"{counted(n, 'image')}, not "
-            f"[{n},classes]; choose another with --output, or export the model with its pooling"
+            f"{counted(n, 'image')}, not [{n},classes]; choose another with --output, or export "
+            "the model with its pooling"
         )
     row: Scores = answer.reshape(n, -1)[:1].astype(np.float64)
     if not np.isfinite(row).all():

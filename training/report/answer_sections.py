@@ -157,8 +157,7 @@ def views(findings: Findings, tiles: Mapping[str, Sequence[Tile]]) -> Section | 
         return None
     said = (
         f"Averaging {findings.n_views} views corrected {counted(gained, 'prediction')} and spoiled "
-        f"{lost} "
-        f"(sign test: p = {sign_test(gained, lost):.2g})."
+        f"{lost} (sign test: p = {sign_test(gained, lost):.2g})."
     )
     parts = [paragraph(said)]
     for name, title in (("lost", "Spoiled"), ("gained", "Corrected")):

@@ -50,8 +50,7 @@ def _losses_alt(findings: Findings) -> str:
     last = findings.history[-1]
     return (
         f"Losses of {counted(len(findings.history), 'epoch')}; at the end {last.train_loss:.3f} in "
-        "training "
-        f"and {last.valid_loss:.3f} held out"
+        f"training and {last.valid_loss:.3f} held out"
     )
 
 
