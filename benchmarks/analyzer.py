@@ -27,7 +27,7 @@ import tritonclient.grpc as triton
 
 from bench.results import markdown, write_section
 from load.debian import fetched
-from load.section import RESULTS, section
+from load.section import add_write, section
 from load.server import ServerProcess
 from load.truth import tiny
 from load.verdict import Check
@@ -70,14 +70,7 @@ def main() -> int:
     parser.add_argument("--peers", type=Path, required=True, help="the DIR given to setup.sh")
     parser.add_argument("--registry", type=Path, help="to serve instead of a tiny model")
     parser.add_argument("--model", default=tiny.MODEL_NAME)
-    parser.add_argument(
-        "--write",
-        type=Path,
-        nargs="?",
-        const=RESULTS,
-        metavar="FILE",
-        help="write the section perf_analyzer of this file (benchmarks/RESULTS.md)",
-    )
+    add_write(parser, "perf_analyzer")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -24,7 +24,7 @@ from load.bad import MAX_MESSAGE_MB
 from load.crowds import Crowd, Killed, add_up, begun
 from load.flat import WARM_UP, Usage
 from load.measurements import Measurements, as_json, report
-from load.section import RESULTS, section
+from load.section import add_write, section
 from load.server import SERVICE, ServerProcess
 from load.swapper import Swapper
 from load.tally import Tally, since, total
@@ -113,14 +113,7 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--plant", help="faults to inject: any of memory,files,threads,answers")
     parser.add_argument("--json", type=Path, help="where to write all measurements")
     parser.add_argument("--png", type=Path, help="where to plot them; needs matplotlib")
-    parser.add_argument(
-        "--write",
-        type=Path,
-        nargs="?",
-        const=RESULTS,
-        metavar="FILE",
-        help="write the section Soak of this file (benchmarks/RESULTS.md)",
-    )
+    add_write(parser, "Soak")
     parser.add_argument("--keep-log", type=Path, help="where to copy the server's log")
     options = parser.parse_args()
     options.seconds = options.seconds or 60 * options.minutes

@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from bench.results import write_section
 from load.flat import Usage
 from load.loads import MOST_TIMES, Bystanders, Loads, check_latency
-from load.section import RESULTS, section
+from load.section import add_write, section
 from load.server import ServerProcess
 from load.tally import Tally
 from load.truth import GOOD, pictures, publish_models, tiny
@@ -156,14 +156,7 @@ def read_options() -> argparse.Namespace:
     add("--seconds-before", type=float, default=20, help="of load before the first swap")
     add("--registry", type=Path, help="with the model to swap; it is copied")
     add("--model", default=GOOD)
-    add(
-        "--write",
-        type=Path,
-        nargs="?",
-        const=RESULTS,
-        metavar="FILE",
-        help="write the section Hot swaps of this file (benchmarks/RESULTS.md)",
-    )
+    add_write(parser, "Hot swaps")
     options = parser.parse_args()
     if options.model == OTHER:
         parser.error(f"--model {OTHER} is the name of the model that is not swapped; use another")

@@ -98,7 +98,7 @@ def prepare(
         BadImage: empty, not a JPEG, PNG or WebP, damaged, or more than `max_pixels`.
     """
     image, by_line = _open(encoded, max_pixels, admit)
-    with image, _turn(image, by_line):
+    with image, _lock_if_large(image, by_line):
         if spec.preparation > 1 and "transparency" in image.info and image.mode in CLEAR_MODES:
             _set_clear(image)
         try:
@@ -210,7 +210,7 @@ def _crop_box(size: tuple[int, int], spec: ImageSpec) -> tuple[float, float, flo
     return left, top, left + wide, top + high
 
 
-def _turn(image: Image.Image, by_line: bool) -> AbstractContextManager[object]:
+def _lock_if_large(image: Image.Image, by_line: bool) -> AbstractContextManager[object]:
     large = not by_line and _n_pixels(image) > LARGE_PIXELS
     return ONE_LARGE if large else nullcontext()
 

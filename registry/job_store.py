@@ -48,10 +48,12 @@ class JobStore:
         with self._lock:
             self._db.close()
 
-    def create(self, request: JobRequest) -> tuple[Job, bool]:
+    def create(
+        self, request: JobRequest, resolved: dict[str, str] | None = None
+    ) -> tuple[Job, bool]:
         """A new queued job, or the existing one with the request's idempotency key.
 
-        The second value is True if the job existed.
+        The second value is True if the job existed. For `resolved` see `Job`.
 
         Raises:
             Conflict: the key was used for a different request.
@@ -64,6 +66,7 @@ class JobStore:
                 request=request,
                 state=JobState.QUEUED,
                 created_at=datetime.now(UTC),
+                resolved=resolved,
             )
             db.execute(
                 "INSERT INTO jobs VALUES (?, ?, ?, ?, ?, ?)",
@@ -73,7 +76,7 @@ class JobStore:
                     request.idempotency_key or None,
                     job.state,
                     job.created_at.isoformat(),
-                    job.model_dump_json(),
+                    _write(job),
                 ],
             )
             _append(db, job.id, StateChanged(state=job.state))
@@ -124,7 +127,7 @@ class JobStore:
             new = Job.model_validate(old.model_dump() | changes)
             db.execute(
                 "UPDATE jobs SET state = ?, record = ? WHERE id = ?",
-                [new.state, new.model_dump_json(), job_id],
+                [new.state, _write(new), job_id],
             )
             if event is None and "state" in changes:
                 event = StateChanged(state=new.state, message=new.message)
@@ -178,6 +181,11 @@ def _read(kind: TypeAdapter[T], record: str) -> T:
             f"the job database has a record that this version cannot read ({explain(error)}); it "
             "was written by a newer unfreeze: upgrade, or start with another state folder"
         ) from error
+
+
+def _write(job: Job) -> str:
+    """Without what is not set, so that earlier releases read every job that they could have had."""
+    return job.model_dump_json(exclude_defaults=True)
 
 
 def _find(db: sqlite3.Connection, request: JobRequest) -> Job | None:

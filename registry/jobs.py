@@ -43,6 +43,8 @@ class JobRequest(Record):
     settings: dict[str, str] = Field(default_factory=dict)
     idempotency_key: str = Field(default="", max_length=256)
     promotion: PromotionPolicy = PromotionPolicy.IF_BETTER
+    # train with those of the promoted version, overridden by `settings`
+    same_settings: bool = False
 
 
 class Job(Record):
@@ -58,6 +60,13 @@ class Job(Record):
     created_at: datetime
     started_at: datetime | None = None
     finished_at: datetime | None = None
+    # where the request asks for the promoted version's: those, overridden by its own
+    resolved: dict[str, str] | None = None
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """What it trains with."""
+        return self.request.settings if self.resolved is None else self.resolved
 
 
 class Assignment(Record):
@@ -153,6 +162,14 @@ class GateDecided(Record):
     reason: str
 
 
+class Resolved(Record):
+    """A trainer's answer when it is asked for the settings that a version was trained with,
+    overridden by others."""
+
+    kind: Literal["resolved"] = "resolved"
+    settings: dict[str, str]
+
+
 class Staged(Record):
     """The last event of a training process that succeeded: its bundle is complete."""
 
@@ -175,6 +192,7 @@ Event = Annotated[
     | Note
     | Scored
     | GateDecided
+    | Resolved
     | Staged
     | Failed,
     Field(discriminator="kind"),

@@ -79,13 +79,17 @@ class Admin(pb_grpc.AdminServicer):
                 settings=dict(request.settings),
                 idempotency_key=request.idempotency_key,
                 promotion=POLICY_OF[request.promotion],
+                same_settings=request.same_settings,
             )
         except ValidationError as error:
             raise BadRequest(explain(error)) from error
         if started := await jobs.find(wanted):  # whatever has changed since, it was accepted
             return pb.StartTrainingResponse(job=job_message(started), existing=True)
         await self._check_writable(wanted.model)
-        job, existing = await jobs.start_job(wanted)
+        promoted = None
+        if wanted.same_settings:
+            promoted = await in_registry(self._promoted_bundle, wanted.model)
+        job, existing = await jobs.start_job(wanted, promoted)
         return pb.StartTrainingResponse(job=job_message(job), existing=existing)
 
     async def _check_writable(self, model: str) -> None:
@@ -95,6 +99,15 @@ class Admin(pb_grpc.AdminServicer):
             async with asyncio.timeout(CHECKING_S):
                 if problem := await in_registry(self._registry.write_problem, model):
                     raise Conflict(problem)
+
+    def _promoted_bundle(self, model: str) -> Path:
+        """Raises: Conflict, if no version is promoted."""
+        if promoted := self._registry.promoted(model):
+            return self._registry.folder(model, promoted.pointer.version)
+        raise Conflict(
+            f"{model}: no version is promoted, whose settings could be taken; give the settings by "
+            "name, without same_settings"
+        )
 
     async def GetJob(self, request: pb.GetJobRequest, context: Context) -> pb.Job:
         return job_message(await self._jobs.get(request.job_id))

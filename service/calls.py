@@ -19,7 +19,7 @@ import grpc
 from grpc.aio import AbortError
 
 from registry.errors import InternalError, Overloaded, Unavailable, UnfreezeError
-from service.handlers import Registrar, parser, plain, shape, unread
+from service.handlers import Registrar, kind_and_function, parser, plain, reading_itself
 from service.observability.metrics import Metrics
 from service.observability.rpc_counts import RpcCounts
 from service.observability.tracing import CURRENT, Span, Tracer, trace_id_of
@@ -85,7 +85,7 @@ class Calls:
         self, service: str, name: str, handler: Any, codes: Codes, checks: Checks = NO_CHECKS
     ) -> Any:
         """The handler, with its calls counted and its errors translated."""
-        kind, inner = shape(handler)
+        kind, inner = kind_and_function(handler)
         counts = RpcCounts(self._metrics, kind, service, name)
         parse = parser(handler.request_deserializer, service, name)
         check = checks.get(name)
@@ -134,7 +134,7 @@ class Calls:
                 raise
             self._leave(call, OK)
 
-        return unread(stream if handler.response_streaming else unary, handler)
+        return reading_itself(stream if handler.response_streaming else unary, handler)
 
     def _enter(self, counts: RpcCounts, context: Context) -> "Call":
         counts.begin()

@@ -47,11 +47,11 @@ class Classifier(pb_grpc.ClassifierServicer):
     async def ClassifyStream(
         self, request_iterator: AsyncIterator[pb.ClassifyRequest], context: StreamContext
     ) -> AsyncIterator[pb.ClassifyStreamResponse]:
-        async with in_order(request_iterator, self._outcome, self._most) as responses:
+        async with in_order(request_iterator, self._outcome, self._window) as responses:
             async for response in responses:
                 yield response
 
-    def _most(self, request: pb.ClassifyRequest) -> int:
+    def _window(self, request: pb.ClassifyRequest) -> int:
         return max(IN_FLIGHT, self._models.stream_window(request.model))
 
     async def _outcome(self, request: pb.ClassifyRequest) -> pb.ClassifyStreamResponse:
@@ -68,7 +68,7 @@ class Classifier(pb_grpc.ClassifierServicer):
     async def _classify(
         self, request: pb.ClassifyRequest, answer_s: float = math.inf
     ) -> pb.ClassifyResponse:
-        started = time.perf_counter()
+        began = time.perf_counter()
         images = request.images
         self._check(request)
         version = request.version if request.HasField("version") else None
@@ -79,21 +79,23 @@ class Classifier(pb_grpc.ClassifierServicer):
             try:
                 k = _top_k(request, loaded)
                 answers = await self._predictor.predict(loaded, images, terms)
-                answered = time.perf_counter()
+                answered_at = time.perf_counter()
                 response = pb.ClassifyResponse(
                     model=request.model,
                     version=loaded.version,
-                    timings=_timings(answers, answered - started),
+                    timings=_timings(answers, answered_at - began),
                     request_id=request.request_id,
                 )
                 await add_results(response, answers, loaded.bundle, k)
             except BaseException as error:
-                loaded.counts.failed(error, time.perf_counter() - started)
+                loaded.counts.failed(error, time.perf_counter() - began)
                 raise
-            ended = time.perf_counter()
-            loaded.counts.replied(started, answered, ended)
-            loaded.counts.statistics.answered(
-                answers, began=started, read_at=started, answered_at=answered, ended=ended
+            loaded.counts.replied(
+                answers,
+                began=began,
+                read_at=began,
+                answered_at=answered_at,
+                ended=time.perf_counter(),
             )
             return response
 

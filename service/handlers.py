@@ -37,7 +37,7 @@ class Registrar:
         """Does nothing: these are the same handlers as `add_registered_method_handlers` got."""
 
 
-def shape(handler: Any) -> tuple[str, Callable[..., Any]]:
+def kind_and_function(handler: Any) -> tuple[str, Callable[..., Any]]:
     """The kind of RPC, as `grpc_type` in Prometheus names it, and the function that handles it."""
     match handler.request_streaming, handler.response_streaming:
         case False, False:
@@ -72,7 +72,7 @@ def parser(parse: Callable[[bytes], Any], service: str, name: str) -> Callable[[
 
 def plain(service: str, name: str, handler: Any, incoming: Incoming) -> Any:
     """The handler, with errors in messages reported to the caller."""
-    _, inner = shape(handler)
+    _, inner = kind_and_function(handler)
     parse = parser(handler.request_deserializer, service, name)
 
     async def request(context: Any) -> Any:
@@ -95,11 +95,11 @@ def plain(service: str, name: str, handler: Any, incoming: Incoming) -> Any:
             drop_tracebacks(error)
             await context.abort(code_of(error), message_of(error))
 
-    return unread(stream if handler.response_streaming else unary, handler)
+    return reading_itself(stream if handler.response_streaming else unary, handler)
 
 
-def unread(behaviour: Callable[..., Any], handler: Any) -> Any:
-    """`handler` with this behaviour, which reads its own messages.
+def reading_itself(function: Callable[..., Any], handler: Any) -> Any:
+    """A handler of the same kind by `function`, which reads its own messages.
 
     Otherwise gRPC would log a malformed message in full and report it as UNKNOWN, and would never
     answer a call that ends without a message. Declared as streaming, it reads only on request.
@@ -109,4 +109,4 @@ def unread(behaviour: Callable[..., Any], handler: Any) -> Any:
         if handler.response_streaming
         else grpc.stream_unary_rpc_method_handler
     )
-    return make(behaviour, None, handler.response_serializer)
+    return make(function, None, handler.response_serializer)

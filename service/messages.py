@@ -40,7 +40,7 @@ def job_message(job: jobs.Job) -> pb.Job:
         id=job.id,
         model=request.model,
         data=request.data,
-        settings=request.settings,
+        settings=job.settings,
         idempotency_key=request.idempotency_key,
         promotion=POLICIES[request.promotion],
         state=STATES[job.state],
@@ -62,7 +62,7 @@ def event_message(job_id: str, numbered: NumberedEvent) -> pb.JobEvent:
             message.state_changed.CopyFrom(changed)
         case jobs.Scored() as event:
             message.scored.CopyFrom(_scored(event))
-        case jobs.Staged() | jobs.Failed():  # between the trainer and the service
+        case jobs.Resolved() | jobs.Staged() | jobs.Failed():  # between the trainer and the service
             pass
         case event:  # the others have the same fields as their messages
             fields = event.model_dump(exclude={"kind"})

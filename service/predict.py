@@ -56,8 +56,8 @@ class Predictor:
     def __init__(
         self,
         max_pixels: int,
-        cache: Cache | None = None,
-        trial_beside: Callable[[LoadedVersion], Trial | None] = lambda live: None,
+        cache: Cache | None,
+        trial_beside: Callable[[LoadedVersion], Trial | None],
     ) -> None:
         """
         Args:

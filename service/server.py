@@ -36,7 +36,8 @@ from service.state import lock_state
 log = logging.getLogger(__name__)
 
 # like this process, with or without modules of the current folder, which may hold anything
-TRAINER = (sys.executable, *["-P"] * sys.flags.safe_path, "-m", "training")
+SAFE_PATH = ("-P",) if sys.flags.safe_path else ()
+TRAINER = (sys.executable, *SAFE_PATH, "-m", "training")
 ADMIN_GRACE_S = 1.0
 MIN_STREAMS = 100  # per connection; HTTP/2 recommends no fewer
 

@@ -19,7 +19,7 @@ class ShieldedTasks:
         task = asyncio.create_task(work)
         self._under_way.add(task)
         task.add_done_callback(self._under_way.discard)
-        task.add_done_callback(_look_at_error)
+        task.add_done_callback(retrieve_error)
         return await asyncio.shield(task)
 
     async def close(self) -> None:
@@ -27,7 +27,8 @@ class ShieldedTasks:
         await asyncio.gather(*self._under_way, return_exceptions=True)
 
 
-def _look_at_error(task: asyncio.Task[Any]) -> None:
-    """Marks the exception as retrieved: the caller may have gone, and asyncio would warn."""
+def retrieve_error(task: asyncio.Task[Any]) -> None:
+    """Marks the exception of a task that has ended as retrieved: if nobody waits for it any more,
+    asyncio would warn."""
     if not task.cancelled():
         task.exception()

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import grpc
 
 from registry.errors import Unavailable
+from service.shielded import retrieve_error
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
@@ -89,8 +90,8 @@ class _Waiting:
 def _hand_over(has_read: asyncio.Future[asyncio.Task[Any]], reading: asyncio.Task[Any]) -> None:
     if not has_read.done():
         has_read.set_result(reading)
-    elif not reading.cancelled():
-        reading.exception()  # nobody waits any more; asyncio warns of unretrieved exceptions
+    else:  # nobody waits any more
+        retrieve_error(reading)
 
 
 def _leaving() -> Unavailable:
@@ -101,14 +102,14 @@ def _leaving() -> Unavailable:
 async def in_order(
     requests: AsyncIterator[Request],
     answer: Callable[[Request], Coroutine[Any, Any, Response]],
-    most: Callable[[Request], int] = lambda _: IN_FLIGHT,
+    window: Callable[[Request], int],
 ) -> AsyncIterator[AsyncIterator[Response]]:
     """The answers, one per request, in order; leaving the block cancels those in progress.
 
     Backpressure: no more is read from a client that does not take its answers.
 
     Args:
-        most: concurrent requests, this one included, with which it may be worked on.
+        window: how many requests may be in progress together with this one, itself included.
     """
     tasks: asyncio.Queue[asyncio.Task[Response] | None] = asyncio.Queue()
     in_flight = 0
@@ -118,7 +119,7 @@ async def in_order(
         nonlocal in_flight
         try:
             async for request in requests:
-                while in_flight and in_flight >= most(request):
+                while in_flight and in_flight >= window(request):
                     fewer.clear()
                     await fewer.wait()
                 in_flight += 1

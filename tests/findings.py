@@ -98,7 +98,7 @@ def everything(n_classes: int, n: int) -> tuple[Findings, Decoded]:
     noise = LabelNoise(n // 2, 5, doubted, (Confusion(first, second, 20, 0.1),), ())
     more = {
         "temperature": 2.0,
-        "uncooled": measure_reliability(surer, plain.targets, "single"),
+        "uncalibrated": measure_reliability(surer, plain.targets, "single"),
         "sets_from": f"Fitted on {n} images and measured on {n} others.",
         "sets": measure_sets(quantiles, plain.probabilities, plain.targets, 0),
         "abstention": Abstention(0.95, 0.8, 0.7, 0.96),

@@ -1,24 +1,17 @@
-"""A device that poses as a GPU: `python posed.py FOLDER` has a network learn on it.
+"""A device that poses as a GPU.
 
 What it computes is computed on the CPU, but as on a GPU its tensors mix with none of the CPU's, and
 nothing gets there or back unless it is copied.
 """
 
-import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import photos
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
-
-from training import opening
-from training.distributed.parallel import ALONE
-from training.recipe import train_network
 
 _setup_privateuseone_for_python_backend("posed")  # for this process, hence one of its own
 DEVICE = torch.device("posed", 0)
@@ -29,22 +22,6 @@ MIXING = {
     torch.ops.aten._foreach_copy_.default,
     torch.ops.aten.index.Tensor,
     torch.ops.aten.index_put_.default,
-}
-# Whatever a training does on a device: each setting has steps of its own.
-EVERYTHING = {
-    "precision": "float32",
-    "label_noise": "true",
-    "learning_curve": "1",
-    "ema": "0.9",
-    "judge_share": "0.3",
-    "sam": "0.05",
-    "policy": "trivial",
-    "erasing": "0.5",
-    "mixup": "0.4",
-    "balance": "weights",
-    "freeze_batchnorm": "false",
-    "head_epochs": "1",
-    "augmented_epochs": "1",
 }
 
 
@@ -66,7 +43,7 @@ class Posed(torch.Tensor):
         self.numbers = numbers
 
     def tolist(self) -> Any:
-        return self.numbers.tolist()
+        return self.cpu().tolist()
 
     @classmethod
     def __torch_dispatch__(cls, op, types, args=(), kwargs=None):
@@ -74,7 +51,8 @@ class Posed(torch.Tensor):
 
 
 class Pose(TorchDispatchMode):
-    """Within it, what is to be made on the device is; `met` counts operations there, and copies."""
+    """Within it, what is to be made on the device is; `met` counts copies there and back,
+    and how often a GPU would be waited for."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -84,6 +62,7 @@ class Pose(TorchDispatchMode):
         answer = compute(op, args, kwargs or {})
         if op is COPIES:
             self.met["up" if isinstance(answer, Posed) else "down"] += 1
+        self.met["waits"] += waits(op, args, kwargs or {}, answer)
         return answer
 
 
@@ -120,6 +99,19 @@ def compute(op: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, An
     return tree_map(pose, answer) if there else answer
 
 
+def waits(op: Any, args: Sequence[Any], kwargs: Mapping[str, Any], answer: Any) -> bool:
+    """Whether CUDA would only return once the device has done all that it was given."""
+    if op is torch.ops.aten._local_scalar_dense.default:  # a number is read
+        return isinstance(args[0], Posed)
+    if op is COPIES:
+        crosses = isinstance(args[0], Posed) is not isinstance(answer, Posed)
+        return crosses and not kwargs.get("non_blocking")
+    if op is torch.ops.aten.copy_.default:
+        crosses = isinstance(args[0], Posed) is not isinstance(args[1], Posed)
+        return crosses and not any(args[2:])
+    return False
+
+
 def check_that_it_mixes_with_nothing() -> None:
     here = torch.ones(3)
     there = here.to(DEVICE)
@@ -129,18 +121,3 @@ def check_that_it_mixes_with_nothing() -> None:
     except RuntimeError:
         return
     raise AssertionError("a device that mixes with the CPU shows nothing")
-
-
-def main(folder: Path) -> None:
-    torch._C._set_only_lift_cpu_tensors(True)  # `torch.tensor(…, device=…)` is seen by the mode
-    torch.__future__.set_swap_module_params_on_conversion(True)  # `to` keeps parameters, as CUDA's
-    opening.pick_device = lambda: DEVICE
-    data = photos.folder(folder / "data", per_class=14)
-    with Pose() as pose:
-        check_that_it_mixes_with_nothing()
-        train_network(photos.assignment(folder, data, **EVERYTHING), lambda event: None, ALONE)
-    print(dict(pose.met))
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

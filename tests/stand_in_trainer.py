@@ -3,6 +3,7 @@
 Settings: `mode` is one of MODES; `bias` (three numbers, for tiny.stage), `accuracy`, `champion`
 (the accuracy that the promoted version is given) and `golden_shift` make the model. Asked before
 the job, it objects to `refused` with the words that are its value, and never answers `silent`.
+Asked for the settings of a bundle, it gives those of its provenance.
 """
 
 import argparse
@@ -22,6 +23,12 @@ if "--check-settings" in sys.argv:  # callers wait, so before what takes long to
     if "refused" in asked:
         print("a library says hello")
         print(json.dumps({"kind": "failed", "reason": asked["refused"]}))
+    sys.exit()
+
+if "--settings-of" in sys.argv:
+    bundle = json.loads((Path(sys.argv[-1]) / "bundle.json").read_text())
+    before = json.loads(bundle["provenance"]["settings"])
+    print(json.dumps({"kind": "resolved", "settings": before | json.load(sys.stdin)}))
     sys.exit()
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))

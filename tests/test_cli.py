@@ -412,6 +412,16 @@ def test_a_setting_may_be_a_blank():
     assert told == {"size": "128", "label_separator": " ", "suffix": ""}
 
 
+def test_retrain_with_the_same_settings_shows_them(at, data: Path, capsys):
+    recorded = {"settings": json.dumps({"accuracy": "0.7", "bias": "0,9,0"})}
+    tiny.publish(at.settings.registry, promote=True, provenance=recorded)
+    options = ("--data", data / "colours", "--same-settings", "--set", "accuracy=0.9")
+    code, out, err = run(capsys, "retrain", "colours", *options)
+    assert code == 0
+    assert err.splitlines()[0] == "settings: accuracy=0.9 bias=0,9,0"
+    assert "accuracy=0.9 bias=0,9,0" in run(capsys, "jobs", "show", out.strip())[1]
+
+
 def test_retrain_exits_with_the_outcome_of_the_job(at, data: Path, capsys):
     options = ("--watch", "--set", "mode=fail")
     code, out, _ = run(capsys, "retrain", "colours", "--data", data / "colours", *options)

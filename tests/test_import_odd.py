@@ -173,9 +173,9 @@ def test_the_first_version_is_promoted_and_later_ones_when_asked(
         (2, False),
         (3, True),
     ]
-    pointer = Registry(root).promoted("net")
-    assert pointer is not None
-    assert (pointer[1].version, pointer[1].by) == (3, "import")
+    promoted = Registry(root).promoted("net")
+    assert promoted is not None
+    assert (promoted.pointer.version, promoted.pointer.by) == (3, "import")
 
 
 def test_it_says_how_the_labels_of_a_promoted_version_differ(

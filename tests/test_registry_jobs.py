@@ -208,3 +208,23 @@ def test_what_a_trainer_reports_is_json_and_understood_also_where_it_is_no_numbe
 def test_a_misspelt_event_is_no_event() -> None:
     with pytest.raises(ValidationError):
         EVENTS.validate_json('{"kind": "note", "text": "a", "level": 1}')
+
+
+def test_a_job_shows_what_it_trains_with_also_after_a_restart(store: JobStore, path: Path) -> None:
+    plain, _ = store.create(request())
+    same, _ = store.create(request().model_copy(update={"same_settings": True}), {"size": "288"})
+    other = JobStore(path)
+    assert [other.get(job.id).settings["size"] for job in (plain, same)] == ["160", "288"]
+    other.close()
+
+
+def test_an_earlier_release_reads_the_jobs_that_it_could_have_had(
+    store: JobStore, path: Path
+) -> None:
+    """It takes a field that it does not know for an error, and then does not start."""
+    job, _ = store.create(request())
+    store.update(job.id, state=JobState.RUNNING, attempt=1)
+    with sqlite3.connect(path) as db:
+        ((record,),) = db.execute("SELECT record FROM jobs").fetchall()
+    assert "resolved" not in json.loads(record)
+    assert "same_settings" not in json.loads(record)["request"]

@@ -526,7 +526,7 @@ class Scene:
             comparison=self.comparison,
             shadow=self.shadow,
         )
-        self.predictor = Predictor(10**6, trial_beside=self._trial_beside)
+        self.predictor = Predictor(10**6, cache=None, trial_beside=self._trial_beside)
 
     def _trial_beside(self, loaded: LoadedVersion) -> Trial | None:
         return self.trial if loaded is self.live else None

@@ -248,10 +248,10 @@ def test_a_job_whose_caller_has_gone_is_run(
 ) -> None:
     create, comes, goes_on = JobStore.create, threading.Event(), threading.Event()
 
-    def create_when_the_caller_has_gone(self, request):
+    def create_when_the_caller_has_gone(self, *asked):
         comes.set()
         assert goes_on.wait(20)
-        return create(self, request)
+        return create(self, *asked)
 
     monkeypatch.setattr(JobStore, "create", create_when_the_caller_has_gone)
     request = pb.StartTrainingRequest(model="colours", data="colours")

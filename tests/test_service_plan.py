@@ -16,10 +16,10 @@ from service.execution.plan import (
     Measurement,
     Plan,
     Plans,
-    candidates,
     choose,
     measure_plan,
     parse_plan,
+    tried_splits,
 )
 from service.execution.shapes import batch_sizes, shaped, worth_running
 from service.models.golden_check import warm
@@ -34,22 +34,25 @@ def images(n_images: int) -> UInt8Array:
     return np.stack([np.full((2, 2, 3), value, np.uint8) for value in range(1, n_images + 1)])
 
 
-def trial(plan: str, latency_ms: float, rate: float) -> Measurement:
+def measured(plan: str, latency_ms: float, rate: float) -> Measurement:
     return Measurement(parse_plan(plan), latency_ms / 1000, rate)
 
 
 CHOICES = {
-    "the fastest": ([trial("1x2x1", 11, 187), trial("2x1x1", 9, 146)], "1x2x1"),
-    "not if one image waits too long": ([trial("1x8x1", 60, 400), trial("8x1x1", 9, 150)], "8x1x1"),
-    "a batch must pay": ([trial("1x2x1", 9, 100), trial("1x2x8", 9, 103)], "1x2x1"),
-    "a batch that pays": ([trial("1x1x1", 1, 100), trial("1x1x32", 1, 900)], "1x1x32"),
+    "the fastest": ([measured("1x2x1", 11, 187), measured("2x1x1", 9, 146)], "1x2x1"),
+    "not if one image waits too long": (
+        [measured("1x8x1", 60, 400), measured("8x1x1", 9, 150)],
+        "8x1x1",
+    ),
+    "a batch must pay": ([measured("1x2x1", 9, 100), measured("1x2x8", 9, 103)], "1x2x1"),
+    "a batch that pays": ([measured("1x1x1", 1, 100), measured("1x1x32", 1, 900)], "1x1x32"),
 }
 
 
 @pytest.mark.parametrize("case", CHOICES)
 def test_the_plan_is_the_highest_throughput_at_an_acceptable_latency(case: str) -> None:
-    trials, expected = CHOICES[case]
-    assert str(choose(trials)) == expected
+    plans, expected = CHOICES[case]
+    assert str(choose(plans)) == expected
 
 
 def test_measuring_stays_within_its_budget_for_a_slow_network() -> None:
@@ -63,11 +66,11 @@ def test_measuring_stays_within_its_budget_for_a_slow_network() -> None:
     assert plan.runs == 2  # this one sleeps: two runs are twice as fast, and batches no faster
 
 
-def test_candidates_split_the_cores_evenly() -> None:
-    assert candidates("cpu", 4) == [(1, 4), (2, 2), (4, 1)]
-    assert candidates("cpu", 1) == [(1, 1)]
-    assert len(candidates("cpu", 64)) <= 6
-    assert candidates("cuda", 64) == [(1, 1), (1, 2)]
+def test_what_is_measured_splits_the_cores_evenly() -> None:
+    assert tried_splits("cpu", 4) == [(1, 4), (2, 2), (4, 1)]
+    assert tried_splits("cpu", 1) == [(1, 1)]
+    assert len(tried_splits("cpu", 64)) <= 6
+    assert tried_splits("cuda", 64) == [(1, 1), (1, 2)]
 
 
 def test_plans_are_remembered_and_a_damaged_memory_is_none(tmp_path: Path) -> None:
@@ -88,6 +91,28 @@ def test_a_plan_that_cannot_be_kept_is_a_plan_all_the_same(
     plans.put("key", Plan(1, 2, 4))
     assert plans.get("key") == Plan(1, 2, 4)
     assert [record.message for record in caplog.records] == ["plans_not_kept"]
+
+
+def test_a_batch_for_which_a_gpu_has_too_little_memory_is_not_planned(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def run(batch: UInt8Array) -> Float32Array:
+        if len(batch) > 4:
+            raise BundleError("m/1: it cannot run 8 images at a time: Failed to allocate memory")
+        return sums(batch)
+
+    assert measure_plan(lambda threads: run, "cuda", 1, 2).batch <= 4
+    assert "batch_too_large" in caplog.messages
+
+
+def test_a_network_that_fails_on_a_batch_for_another_reason_is_not_planned() -> None:
+    def run(batch: UInt8Array) -> Float32Array:
+        if len(batch) > 4:
+            raise BundleError("m/1: it gives 1 answers for 8 images")
+        return sums(batch)
+
+    with pytest.raises(BundleError, match="gives 1 answers"):
+        measure_plan(lambda threads: run, "cuda", 1, 2)
 
 
 def test_a_network_that_leaves_images_of_a_batch_out_does_not_go_live(tmp_path: Path) -> None:
@@ -135,7 +160,7 @@ def test_no_batch_is_tried_that_is_larger_than_the_largest_wanted(max_batch: int
 def test_a_server_plans_no_larger_batch_than_is_set(
     start: Start, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.execution.plan.choose", lambda trials: trials[-1].plan)
+    monkeypatch.setattr("service.execution.plan.choose", lambda measured: measured[-1].plan)
     tiny.publish(root, promote=True)
     loaded = start(plan=None, max_batch=3).service.models.in_memory(tiny.MODEL_NAME)
     assert [one.plan.batch for one in loaded] == [3]
@@ -216,7 +241,7 @@ SIZES = {
 
 
 @pytest.mark.parametrize("case", SIZES)
-def test_batches_that_can_come(case: str) -> None:
+def test_a_run_has_one_of_the_sizes_of_its_plan(case: str) -> None:
     arguments, expected = SIZES[case]
     assert batch_sizes(*arguments) == expected
 

@@ -18,7 +18,12 @@ from conftest import Start, best
 
 from registry.bundle import read_bundle
 from registry.errors import BundleError, Unavailable
-from service.execution.providers import EXECUTION_PROVIDERS, Placement, provider_options
+from service.execution.providers import (
+    ARENAS,
+    EXECUTION_PROVIDERS,
+    Placement,
+    provider_options,
+)
 from service.execution.session import Bound, Session, _nodes, choose_provider
 from service.settings import Settings
 
@@ -48,6 +53,10 @@ def test_memory_that_large_batches_took_is_given_back(tmp_path: Path) -> None:
     script = [sys.executable, str(Path(__file__).with_name("shrink.py")), str(tmp_path)]
     freed = subprocess.run(script, stdout=subprocess.PIPE, check=True, text=True).stdout
     assert int(freed) > 40_000_000
+
+
+def test_memory_that_large_batches_took_on_a_gpu_is_given_back_too() -> None:
+    assert ARENAS["cuda"].split(";") == ["cpu:0", "gpu:0"]
 
 
 @pytest.mark.parametrize(

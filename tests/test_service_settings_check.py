@@ -1,6 +1,7 @@
 """Settings that cannot work are refused when a training is asked for, not when it runs."""
 
 import asyncio
+import json
 import signal
 import subprocess
 import sys
@@ -10,8 +11,9 @@ from pathlib import Path
 
 import grpc
 import pytest
-from conftest import RunningServer, Start, wait_until
-from test_service_jobs import begin, finished, refusal
+import tiny
+from conftest import RunningServer, Start, best, wait_until
+from test_service_jobs import begin, finished, refusal, shown
 
 from service.jobs import settings_check
 from service.jobs.settings_check import SettingsCheck
@@ -26,6 +28,7 @@ def training_server(
 ) -> RunningServer:
     """One whose trainer is the real one, which takes its time where the machine is busy."""
     monkeypatch.setattr("service.jobs.settings_check.LONGEST_S", 60)
+    monkeypatch.setattr("service.jobs.settings_check.RESOLVING_S", 60)
     return start(state=state, data_roots=(data,), trainer_command=TRAINER)
 
 
@@ -116,3 +119,96 @@ def read(path: Path) -> str:
         return path.read_text()
     except OSError:  # it has ended meanwhile
         return ""
+
+
+def promote(root: Path, **settings: object) -> None:
+    """A version of `colours` is promoted that was trained with these settings."""
+    tiny.publish(root, promote=True, provenance={"settings": json.dumps(settings)})
+
+
+def begin_again(server: RunningServer, key: str = "", **settings: str) -> pb.Job:
+    request = pb.StartTrainingRequest(
+        model="colours",
+        data="colours",
+        settings=settings,
+        idempotency_key=key,
+        same_settings=True,
+    )
+    return server.admin.StartTraining(request, timeout=60).job
+
+
+def test_a_job_shows_the_settings_of_the_promoted_version_that_it_trains_with(
+    training_server: RunningServer, root: Path
+) -> None:
+    promote(root, size=160, hidden=[256], optimizer="sgd")
+    job = begin_again(training_server, size="128")
+    expected = {"recipe": "modern", "size": "128", "hidden": "256", "optimizer": "sgd"}
+    assert job.settings == shown(training_server, job).settings == expected
+    training_server.admin.CancelJob(pb.CancelJobRequest(job_id=job.id))
+
+
+def test_a_trainer_gets_the_settings_that_were_shown(server: RunningServer, root: Path) -> None:
+    promote(root, bias="0,9,0", accuracy="0.7")
+    job = finished(server, begin_again(server, accuracy="0.9"))
+    assert job.message.startswith("version 3 published, promoted: accuracy 0.9000")
+    assert best(server.classify(tiny.picture("white"))) == ["green"]
+
+
+def test_a_request_that_is_repeated_is_the_same_job_whatever_is_promoted_since(
+    server: RunningServer, root: Path
+) -> None:
+    promote(root, accuracy="0.7")
+    job = begin_again(server, key="weekly")
+    promote(root, accuracy="0.6")
+    again = begin_again(server, key="weekly")
+    assert (again.id, again.settings) == (job.id, {"accuracy": "0.7"})
+    code, details = refusal(server, idempotency_key="weekly")
+    assert code == "FAILED_PRECONDITION"
+    assert "differs in its same_settings" in details
+
+
+def test_without_a_promoted_version_there_are_no_settings_to_take(server: RunningServer) -> None:
+    code, details = refusal(server, model="new", same_settings=True)
+    assert code == "FAILED_PRECONDITION"
+    assert details.startswith("new: no version is promoted, whose settings could be taken")
+
+
+def test_a_version_that_was_imported_has_no_settings_to_take(
+    training_server: RunningServer, root: Path
+) -> None:
+    tiny.publish(root, promote=True, provenance={"backbone": "imported, 123"})
+    code, details = refusal(training_server, same_settings=True)
+    assert code == "INVALID_ARGUMENT"
+    assert details.startswith("version 1 does not say which settings it was trained with")
+
+
+def test_a_trainer_that_cannot_say_what_a_version_was_trained_with_gets_no_job(
+    start: Start, state: Path, data: Path, root: Path, tmp_path: Path
+) -> None:
+    """It would train with settings that nobody asked for."""
+    older = tmp_path / "trainer.py"
+    older.write_text("")
+    promote(root, accuracy="0.7")
+    command = (sys.executable, str(older))
+    server = start(state=state, data_roots=(data,), trainer_command=command)
+    code, details = refusal(server, same_settings=True)
+    assert code == "FAILED_PRECONDITION"
+    assert "(exit code 0); give the settings by name" in details
+    assert not server.admin.ListJobs(pb.ListJobsRequest()).jobs
+
+
+def test_a_trainer_that_does_not_answer_in_time_may_be_asked_again(
+    server: RunningServer, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.jobs.settings_check.RESOLVING_S", 0.001)
+    promote(root, accuracy="0.7")
+    code, details = refusal(server, same_settings=True)
+    assert code == "UNAVAILABLE"
+    assert details.endswith("which settings the promoted version was trained with; try again")
+
+
+def test_the_settings_of_the_promoted_version_are_checked_like_others(
+    server: RunningServer, root: Path
+) -> None:
+    promote(root, refused="no such mode")
+    assert refusal(server, same_settings=True) == ("INVALID_ARGUMENT", "no such mode")

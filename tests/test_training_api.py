@@ -112,7 +112,10 @@ def test_the_eight_steps_can_be_taken_one_by_one_with_other_numbers(tmp_path: Pa
     assert f"head {rate / 2:.2e}" in facts["learning_rates"]
     promoted = registry.promoted("photos")
     assert promoted is not None
-    assert (promoted[1].version, second.name) == (1, "2")  # nobody said that it is to be promoted
+    assert (promoted.pointer.version, second.name) == (
+        1,
+        "2",
+    )  # nobody said that it is to be promoted
 
 
 def test_only_the_groups_of_a_step_learn(tmp_path: Path):

@@ -19,7 +19,7 @@ from training.data.inner_split import set_apart_for_calibration, set_apart_for_s
 from training.data.items import Item
 from training.evaluation.calibration import (
     at_temperature,
-    cool,
+    divide_logits,
     fit_temperature,
     measure_reliability,
 )
@@ -98,7 +98,7 @@ def test_a_cooled_network_says_the_same_less_surely():
     network = build_network(backbone, 3, size=photos.SIZE, hidden=(8,), dropout=(0.0, 0.0))
     pixels = np.random.default_rng(0).integers(0, 255, (9, photos.SIZE, photos.SIZE, 3), np.uint8)
     before = predict(network, pixels, "single")
-    cool(network, 2.5)
+    divide_logits(network, 2.5)
     after = predict(network, pixels, "single")
     np.testing.assert_allclose(after, at_temperature(before, 2.5, "single"), atol=1e-5)
     assert (after.argmax(1) == before.argmax(1)).all()
@@ -214,7 +214,7 @@ def test_what_is_served_is_what_was_calibrated(trained: Trained):
     np.testing.assert_allclose(served, calibrated, atol=1e-5)
     temperature = bundle.metrics["temperature"]
     assert temperature > 1.2
-    cool(network, 1 / temperature)
+    divide_logits(network, 1 / temperature)
     raw = predict(network, pixels, task)
     assert np.abs(served - raw).max() > 1e-3
     np.testing.assert_allclose(served, at_temperature(raw, temperature, task), atol=1e-5)

@@ -39,7 +39,8 @@ def test_a_setting_that_a_retraining_leaves_out_is_named_with_both_values(
     said = (
         "settings that differ from those of version 4, the promoted one: "
         "balance=none (there weights), serve_tta_views=1 (there 3); "
-        "a training takes only the settings that it is given"
+        "a training takes only the settings that it is given, unless --same-settings asks for the "
+        "promoted version's"
     )
     assert said in [note.text for note in heard.of("note")]
     assert bench.results.facts["changed_settings"] == said

@@ -14,6 +14,13 @@ from training.fit.out_of_memory import BatchSplitter, in_parts, is_out_of_memory
 
 REFUSALS: dict[str, Callable[[], Exception]] = {
     "gpu": lambda: torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    "driver": lambda: RuntimeError("CUDA driver error: out of memory"),
+    "cuBLAS": lambda: RuntimeError(
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"
+    ),
+    "cuDNN": lambda: RuntimeError(
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"
+    ),
     "cpu": lambda: RuntimeError(
         "[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: "
         "you tried to allocate 137438953472 bytes. Error code 12 (Cannot allocate memory)"
@@ -54,7 +61,7 @@ def gradients(
 ) -> tuple[float, list[Tensor]]:
     weights = torch.tensor([1.0, 3.0])
     loss = add_gradients(network, nn.CrossEntropyLoss(weight=weights), *batch(n), splitter)
-    return loss, [one.grad for one in network.parameters() if one.grad is not None]
+    return loss.item(), [one.grad for one in network.parameters() if one.grad is not None]
 
 
 @pytest.mark.parametrize("kind", REFUSALS)

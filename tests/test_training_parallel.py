@@ -26,7 +26,7 @@ from training.network.classifier import build_network, divided
 from training.network.saving import NETWORK
 from training.recipe import train, train_network
 from training.run.command import learn_along
-from training.run.event_files import FOLDER
+from training.run.event_files import EVENTS_FOLDER
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 ROOT = Path(__file__).parent.parent
@@ -253,5 +253,5 @@ def assert_close(found: Path, expected: Path) -> None:
 
 
 def read_curves(run: Path) -> list[ScalarEvent]:
-    read = EventAccumulator(str(run / FOLDER), size_guidance={"scalars": 0}).Reload()
+    read = EventAccumulator(str(run / EVENTS_FOLDER), size_guidance={"scalars": 0}).Reload()
     return read.Scalars("batch/loss")

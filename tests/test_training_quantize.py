@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import photos
 import pytest
+import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from registry.bundle import Reduced, verify_bundle
@@ -23,8 +25,16 @@ from training.export import quantize as quantizing
 from training.export import variants
 from training.export.onnx_graphs import float_nodes
 from training.export.quantize import quantize, shift
-from training.export.runtime import answer_all
-from training.export.variants import Made, Proof, make_variant, measure_speedup, tolerances
+from training.export.runtime import answer_all, open_session
+from training.export.variants import (
+    GPU,
+    Made,
+    Proof,
+    has_gpu,
+    make_variant,
+    measure_speedup,
+    tolerances,
+)
 from training.reading_settings import read_settings
 from training.recipe import train
 
@@ -257,6 +267,23 @@ def test_a_variant_that_is_no_faster_is_refused(
     made = make_variant("int8", model, pictures(32), proof_of(model), path)
     assert (made.variant is not None, path.exists()) == (accepted, accepted)
     assert f"{speedup:.2f} times as fast on one thread" in made.outcome
+
+
+def test_the_libraries_of_cuda_are_found_before_a_model_is_loaded_on_a_gpu(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+):
+    steps: list[str] = []
+
+    def load(model: Path, provider: str) -> onnxruntime.InferenceSession:
+        steps.append(f"loaded on {provider}")
+        return open_session(str(model))
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [GPU])
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: steps.append("found"))
+    monkeypatch.setattr(variants, "_one_thread", load)
+    assert not has_gpu(model)
+    assert steps == ["found", f"loaded on {GPU}"]
 
 
 @pytest.mark.parametrize(("speedup", "accepted"), [(1.0, False), (1.6, True)])

@@ -12,7 +12,7 @@ from training import Learner
 from training.data.dataset import read_dataset
 from training.data.decoded import decode
 from training.evaluation.compare import score
-from training.evaluation.predict_test import answer_tests
+from training.evaluation.predict_test_part import answer_tests
 from training.export.golden import write_golden_answers
 from training.reading_settings import read_settings
 from training.recipe import train

@@ -280,10 +280,10 @@ def test_the_command_publishes_and_promotes_a_first_version(
     assert main(command(tmp_path, data, *quick)) == 0
     assert main(command(tmp_path, data, *quick, "--set=seed=7")) == 0
     registry = Registry(tmp_path / "registry")
-    pointer = registry.promoted("photos")
+    promoted = registry.promoted("photos")
     assert registry.versions("photos") == [1, 2]
-    assert pointer is not None
-    assert pointer[1].version == 1
+    assert promoted is not None
+    assert promoted.pointer.version == 1
     assert (
         "published, not promoted: unfreeze promote photos 2 makes it live"
         in capsys.readouterr().out

@@ -416,7 +416,7 @@ def test_words_say_which_figures_are_those_of_a_service_that_averages_views():
     four = words(facts={"settings": '{"serve_tta_views": 4}'})["Served"][0]
     assert four.endswith("its figures are those of 4 views, not of one.")
     three = words(facts={"settings": '{"serve_tta_views": 3}'})["Served"][0]
-    assert three.endswith("which was not measured; tta_views=3 measures it.")
+    assert three.endswith("whose figures are not on this page; tta_views=3 shows them.")
     assert "Served" not in words(facts={"settings": '{"serve_tta_views": 1}'})
 
 

@@ -20,7 +20,7 @@ from training import classify
 from training.data.dataset import Dataset, check_listed, list_items, read_dataset
 from training.data.draws import get_cv_idxs
 from training.data.items import Item, Layout
-from training.evaluation.predict_test import measure_tests, write_answers
+from training.evaluation.predict_test_part import measure_tests, write_answers
 from training.fit.activations import Activations
 from training.fit.batches import ActivationBatches
 from training.reading_settings import read_settings

@@ -15,13 +15,13 @@ from tensorboard.plugins.hparams.metadata import (
 from registry.errors import BadRequest
 from training.fit.epoch import Step
 from training.recipe import train
-from training.run.event_files import FOLDER, EventFile, tensorboard_wanted
+from training.run.event_files import EVENTS_FOLDER, EventFile, tensorboard_wanted
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
 
 def read(run: Path) -> EventAccumulator:
-    found = EventAccumulator(str(run / FOLDER), size_guidance={"scalars": 0, "images": 0})
+    found = EventAccumulator(str(run / EVENTS_FOLDER), size_guidance={"scalars": 0, "images": 0})
     return found.Reload()
 
 
@@ -33,7 +33,7 @@ def points(found: EventAccumulator, tag: str) -> dict[int, float]:
 
 
 def test_each_batch_has_its_loss_rates_and_throughput(tmp_path: Path):
-    drawn = EventFile(tmp_path / FOLDER)
+    drawn = EventFile(tmp_path / EVENTS_FOLDER)
     drawn.batch(0, Step(0, 0.75, [0.0, 0.5], n_images=8, seconds=0.5))
     drawn.batch(1, Step(1, 0.5, [0.0, 0.25], n_images=8, seconds=0.25))
     found = read(tmp_path)
@@ -45,7 +45,7 @@ def test_each_batch_has_its_loss_rates_and_throughput(tmp_path: Path):
 def test_what_goes_on_from_a_step_replaces_what_was_drawn_beyond_it(tmp_path: Path):
     """As when a training was killed between two checkpoints and begins again at the first."""
     for begun, loss in ((0, 1.0), (3, 2.0), (5, 3.0)):
-        drawn = EventFile(tmp_path / FOLDER)
+        drawn = EventFile(tmp_path / EVENTS_FOLDER)
         for step in range(begun, begun + 4):
             drawn.scalars(step, {"batch/loss": loss})
     found = read(tmp_path)
@@ -55,7 +55,7 @@ def test_what_goes_on_from_a_step_replaces_what_was_drawn_beyond_it(tmp_path: Pa
 
 def test_pictures_are_kept_byte_for_byte(tmp_path: Path):
     Image.new("RGB", (5, 3), "red").save(tmp_path / "losses.png")
-    EventFile(tmp_path / FOLDER).picture(9, tmp_path / "losses.png")
+    EventFile(tmp_path / EVENTS_FOLDER).picture(9, tmp_path / "losses.png")
     (picture,) = read(tmp_path).Images("report/losses")
     assert picture.encoded_image_string == (tmp_path / "losses.png").read_bytes()
     assert (picture.step, picture.width, picture.height) == (9, 5, 3)
@@ -63,7 +63,7 @@ def test_pictures_are_kept_byte_for_byte(tmp_path: Path):
 
 def test_settings_stand_beside_what_they_led_to(tmp_path: Path):
     settings = {"size": 32, "hidden": (16,), "pretrained": False}
-    EventFile(tmp_path / FOLDER).outcome(7, settings, {"accuracy": 0.5})
+    EventFile(tmp_path / EVENTS_FOLDER).outcome(7, settings, {"accuracy": 0.5})
     found = read(tmp_path)
     content = found.PluginTagToContent("hparams")[SESSION_START_INFO_TAG]
     told = parse_session_start_info_plugin_data(content).hparams
@@ -96,7 +96,7 @@ def test_a_training_draws_every_batch_and_epoch_its_report_and_its_settings(tmp_
     assert max(held_out) == n_batches - 1
     assert found.Images("report/losses")[0].step == n_batches
     assert points(found, "accuracy") == pytest.approx({n_batches: bundle.metrics["accuracy"]})
-    assert f"tensorboard --logdir {assignment.run / FOLDER}" in str(heard.of("note"))
+    assert f"tensorboard --logdir {assignment.run / EVENTS_FOLDER}" in str(heard.of("note"))
 
 
 def test_a_network_that_learns_once_more_draws_on_where_it_was(tmp_path: Path):
@@ -112,7 +112,7 @@ def test_a_training_that_is_set_not_to_draws_nothing(tmp_path: Path):
     assignment = photos.assignment(tmp_path, photos.folder(tmp_path / "data"), **told)
     heard = photos.Heard()
     train(assignment, heard.append)
-    assert not (assignment.run / FOLDER).exists()
+    assert not (assignment.run / EVENTS_FOLDER).exists()
     assert "tensorboard" not in str(heard.of("note"))
 
 

@@ -62,9 +62,11 @@ def test_unpacking_makes_room_on_a_full_volume(tmp_path: Path, monkeypatch: pyte
     (old,) = cache.iterdir()
     monkeypatch.setattr(cache_eviction, "FREE_SHARE", 1)  # as if it were
     monkeypatch.setattr(cache_eviction, "MOST_FREE", EVERYTHING)
-    read(packed(tmp_path, "new", seed=1), cache)
+    notes: list[str] = []
+    read_dataset(packed(tmp_path, "new", seed=1), cache=cache, note=notes.append)
     (new,) = cache.iterdir()
     assert new != old
+    assert "least recently used cache files" in notes[0]
 
 
 def test_trainings_that_unpack_the_same_file_at_once_share_it(tmp_path: Path):

@@ -1,5 +1,6 @@
 """Train, publish, serve, compare with torch, retrain, swap: every package at its real work."""
 
+import json
 import sys
 import threading
 from pathlib import Path
@@ -106,3 +107,20 @@ def test_bad_data_fails_the_job_with_its_reason_and_the_service_goes_on(
     )
     with unfreeze.Client(server.address) as client:
         assert client.classify(next(data.rglob("*.png")), model="photos")[0].version == 1
+
+
+def test_a_retraining_with_the_same_settings_trains_as_the_promoted_version_was(
+    start: Start, root: Path, tmp_path: Path
+):
+    data = photos.folder(tmp_path / "data" / "photos")
+    publish_first(root, data, tmp_path)
+    server = start(state=tmp_path / "state", data_roots=(data.parent,), trainer_command=TRAINER)
+    with AdminClient(server.admin_address) as admin:
+        started = admin.start_training(
+            "photos", "photos", settings={"seed": "7"}, same_settings=True
+        )
+        job = admin.wait(started.id)
+    assert (job.state, job.version) == ("succeeded", 2), job.message
+    first, again = (server.registry.bundle("photos", number).provenance for number in (1, 2))
+    assert json.loads(again["settings"]) == json.loads(first["settings"]) | {"seed": 7}
+    assert job.settings["backbone"] == photos.QUICK["backbone"]

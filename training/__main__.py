@@ -1,5 +1,5 @@
 """Trains a classifier: `unfreeze train …`, or as a child process of the service with
-`--assignment FILE` or `--check-settings`.
+`--assignment FILE`, `--check-settings` or `--settings-of BUNDLE`.
 
 Exit codes: 0 a version was published (or staged, for a service), 1 training failed, 2 the data or
 the settings are unusable.
@@ -20,6 +20,7 @@ EXAMPLES = """examples:
   unfreeze train --data photos/ --model birds
   unfreeze train --data labels.csv --model birds --size 160 --set cycle_len=4 --set seed=7
   unfreeze train --data photos/ --model birds --backbone resnet34 --promote
+  unfreeze train --data photos/ --model birds --same-settings --set size=160
   unfreeze train --data photos/ --model birds --recipe fastai2018
   unfreeze train --data labels.csv --model dogs --set images=train --set suffix=.jpg --set test=test
   unfreeze train --data scans/ --model lungs --set group='patient(\\d+)' --set balance=weights
@@ -36,7 +37,8 @@ All of them need the same folders. If a process dies, all restart from the last 
 
 
 def main(argv: list[str] | None = None) -> int:
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments = parser.parse_args(argv)
     if arguments.assignment:
         from training.run.job import work_for_service
 
@@ -45,11 +47,16 @@ def main(argv: list[str] | None = None) -> int:
         from training.checking import check_for_service
 
         return check_for_service()
-    missing = [name for name in ("data", "model") if getattr(arguments, name) is None]
+    if arguments.settings_of:
+        from training.checking import resolve_for_service
+
+        return resolve_for_service(arguments.settings_of)
     if arguments.resume:
         _check_nothing_else(argv)
-    elif missing:
-        _parser().error(f"--{missing[0]} is required")
+    elif arguments.data is None:
+        parser.error("--data is required")
+    elif arguments.model is None:
+        parser.error("--model is required")
     try:
         _work_for_person(arguments)
     except BadRequest as error:
@@ -98,6 +105,12 @@ def _parser() -> argparse.ArgumentParser:
         dest="settings",
         help="one of the settings below; repeat it for more",
     )
+    parser.add_argument(
+        "--same-settings",
+        action="store_true",
+        help="the settings that the promoted version was trained with; those that are given "
+        "override them",
+    )
     parser.add_argument("--registry", type=Path, default=Path("models"), help="default: models")
     parser.add_argument("--cache", type=Path, default=default_cache(), help="default: %(default)s")
     parser.add_argument(
@@ -123,6 +136,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--assignment", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--check-settings", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--settings-of", type=Path, help=argparse.SUPPRESS)
     return parser
 
 
@@ -132,7 +146,7 @@ def _check_nothing_else(argv: list[str] | None) -> None:
     parser.set_defaults(**dict.fromkeys(vars(parser.parse_args(argv))))
     given = parser.parse_args(argv)
     flags = [
-        f"--{'set' if name == 'settings' else name}"
+        f"--{'set' if name == 'settings' else name.replace('_', '-')}"
         for name, value in vars(given).items()
         if value is not None and name not in ("resume", "json")
     ]
@@ -177,6 +191,7 @@ def _request(arguments: argparse.Namespace) -> "Request":
         arguments.cache,
         arguments.run or arguments.cache / "runs" / f"{arguments.model}-{name}",
         promote=arguments.promote,
+        same_settings=arguments.same_settings,
     )
 
 

@@ -1,15 +1,14 @@
 """Settings that differ from the promoted version's. A training takes only those that it is given,
-so one that was left out is back at the recipe's value, which should not go unnoticed."""
+so one that was left out is back at the recipe's value, unless the promoted version's were asked
+for; that should not go unnoticed."""
 
 import json
 from pathlib import Path
-from typing import Any
 
-from registry.bundle import read_bundle
-from registry.errors import BundleError
 from registry.jobs import Assignment
 from training.bench import Bench
 from training.reading_settings import write_setting
+from training.same_settings import OF_ONE_RUN, settings_of
 from training.settings import Settings
 
 FACT = "changed_settings"  # in the provenance
@@ -31,26 +30,15 @@ def describe_changed(settings: Settings, promoted: Path | None, version: int | N
     changed = [
         f"{name}={_written(now[name])} (there {_written(value)})"
         for name, value in before.items()
-        if name in now and now[name] != value
+        if name in now and now[name] != value and name not in OF_ONE_RUN
     ]
     if not changed:
         return ""
     return (
         f"settings that differ from those of version {version}, the promoted one: "
-        f"{', '.join(changed)}; a training takes only the settings that it is given"
+        f"{', '.join(changed)}; a training takes only the settings that it is given, "
+        "unless --same-settings asks for the promoted version's"
     )
-
-
-def settings_of(promoted: Path | None) -> dict[str, Any]:
-    """The settings that a bundle was trained with; none if it does not record them, as one that was
-    imported."""
-    if promoted is None:
-        return {}
-    try:
-        found = json.loads(read_bundle(promoted).provenance["settings"])
-    except (BundleError, ValueError, KeyError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _written(value: object) -> str:

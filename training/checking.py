@@ -2,12 +2,14 @@
 
 import os
 import sys
+from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from registry.errors import BadRequest
-from registry.jobs import Failed
+from registry.errors import BadRequest, UnfreezeError
+from registry.jobs import Failed, Resolved
 from training.reading_settings import read_settings
+from training.same_settings import with_settings_of
 from training.settings import Settings
 
 GIVEN = TypeAdapter(dict[str, str])
@@ -33,8 +35,26 @@ def check_for_service() -> int:
     with which a training would fail."""
     os.nice(10)  # requests go first
     try:
-        check_settings(GIVEN.validate_json(sys.stdin.buffer.read()))
+        check_settings(_given())
     except BadRequest as error:
         print(Failed(reason=str(error)).model_dump_json(), flush=True)
         return 2
     return 0
+
+
+def resolve_for_service(version: Path) -> int:
+    """Prints, as an event, the settings that the bundle in `version` was trained with, overridden
+    by those on standard input; or why there are none. Quick, because callers wait for it: what
+    takes long, `check_for_service` checks."""
+    os.nice(10)
+    try:
+        resolved = with_settings_of(version, _given())
+    except UnfreezeError as error:
+        print(Failed(reason=str(error)).model_dump_json(), flush=True)
+        return 2
+    print(Resolved(settings=resolved).model_dump_json(), flush=True)
+    return 0
+
+
+def _given() -> dict[str, str]:
+    return GIVEN.validate_json(sys.stdin.buffer.read())

@@ -10,7 +10,7 @@ from registry.images import Float32Array
 from training.bench import Bench
 from training.evaluation.evaluate import Evaluation, flips, measure, predict, predict_rows
 from training.evaluation.label_noise import find_suspects, too_many
-from training.evaluation.predict_test import answer_tests
+from training.evaluation.predict_test_part import answer_tests
 from training.evaluation.reads import describe_reads, note_read
 from training.evaluation.suspects import describe
 from training.evaluation.thresholds import fit_thresholds
@@ -62,12 +62,13 @@ def choose_thresholds(bench: Bench) -> None:
 
 
 def evaluate(bench: Bench, answer: Answer) -> Evaluation:
-    """Evaluates the model that will be served on the held-out images, with one view and with
-    several."""
+    """Evaluates the model that will be served on the held-out images, with one view, with
+    several, and with as many as it will be served with."""
     settings, dataset = bench.settings, bench.dataset
-    rows, averages = dataset.rows("valid"), settings.tta_views > 1
-    n_answers = len(rows) * (1 + settings.tta_views if averages else 1)
-    bench.stages.begin("evaluate with and without views", n_answers)
+    rows = dataset.rows("valid")
+    n_tta, n_served = max(1, settings.tta_views), max(1, settings.serve_tta_views)
+    wanted = {1, n_tta, n_served}
+    bench.stages.begin("evaluate with and without views", len(rows) * sum(wanted))
 
     def answers(n_views: int) -> Float32Array:
         return predict_rows(
@@ -80,14 +81,15 @@ def evaluate(bench: Bench, answer: Answer) -> Evaluation:
             advance=bench.stages.advance,
         )
 
-    plain = answers(1)
-    tta = answers(settings.tta_views) if averages else plain
+    by_views = {n_views: answers(n_views) for n_views in sorted(wanted)}
+    plain, tta = by_views[1], by_views[n_tta]
     targets = dataset.targets[rows]
     gained, lost = flips(plain, tta, targets, dataset.task, bench.label_thresholds)
     return Evaluation(
         rows,
         plain,
         tta,
+        by_views[n_served],
         measure(plain, targets, dataset.task, bench.label_thresholds, settings.beta),
         measure(tta, targets, dataset.task, bench.label_thresholds, settings.beta),
         gained=gained,

@@ -73,6 +73,7 @@ def open_images(
             cache=cache,
             damaged=damaged,
             advance=stages.advance,
+            note=stages.note,
         )
         stages.note(dataset.summary())
         check_kept_parts(settings, known_rule, dataset, stages.note)

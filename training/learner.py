@@ -219,8 +219,9 @@ class Learner:
         its report; returns its folder. The first version of a model is promoted; others on request.
         Labels that the promoted version knows come in its order, as in a retraining.
 
-        The network is on the CPU afterwards, with the weights that it had: the setting `calibrate`
-        changes the published version only, so that training can go on and be published again.
+        Afterwards the network is where it was, with the weights that it had: the setting
+        `calibrate` changes the published version only, so that training can go on and be published
+        again.
 
         Raises:
             TrainingError: the ONNX model's outputs differ from the network's.
@@ -228,6 +229,7 @@ class Learner:
         store, bench = Registry(Path(registry)), self.bench
         assignment, pointer = assign(store, model, self.source, {}, self.cache, bench.run)
         learnt, thresholds = copy_state(bench.network), bench.results.thresholds
+        device = bench.device  # exporting leaves the network on the CPU
         ordered = keep_label_order(bench.dataset, assignment, bench.stages.note)
         network, order = bench.network, ordered.labels
         try:
@@ -235,6 +237,7 @@ class Learner:
             bundle, _ = make_bundle(replace(bench, dataset=ordered), assignment, self.backbone)
         finally:
             network.load_state_dict(learnt)
+            network.to(device)
             if order != self.labels:
                 bench.results.thresholds = thresholds
         version, _ = publish(

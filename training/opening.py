@@ -8,13 +8,13 @@ from registry.errors import BadRequest
 from registry.jobs import CHECKPOINT
 from training.bench import Bench
 from training.data.paths import is_within
-from training.fit.device import pick_device
+from training.fit.device import pick_device, unused_gpu
 from training.fit.malloc import keep_freed_memory
 from training.images import Images
 from training.learnt_before import begin_with
 from training.network.backbone import Backbone, load_backbone
 from training.network.classifier import build_network, try_size
-from training.run.event_files import FOLDER, EventFile, tensorboard_wanted
+from training.run.event_files import EVENTS_FOLDER, EventFile, tensorboard_wanted
 from training.run.progress import Stages
 from training.settings import Settings
 
@@ -35,7 +35,7 @@ def open_backbone(settings: Settings, *, within: Sequence[Path] = ()) -> Backbon
     if weights and within and not is_within(weights, within):
         raise BadRequest(
             f"settings: weights={weights} lies outside the folders that may be trained on; move "
-            "it below one of them, or leave weights out"
+            "it below one of them, or start without it (weights=)"
         )
     backbone = load_backbone(settings.backbone, pretrained=settings.pretrained, weights=weights)
     for size in {settings.size, *settings.sizes}:  # before images are decoded at a wrong size
@@ -71,8 +71,14 @@ def open_bench(
         images.audit,
         run,
         settings.size_phases()[-1],
-        event_file=EventFile(run / FOLDER if tensorboard_wanted(settings.tensorboard) else None),
+        event_file=EventFile(
+            run / EVENTS_FOLDER if tensorboard_wanted(settings.tensorboard) else None
+        ),
     )
+    if why := unused_gpu():
+        bench.note(
+            "gpu", f"training on the CPU, as PyTorch cannot use the GPU of this machine: {why}"
+        )
     if settings.weights:
         begin_with(bench, settings.weights)
     return bench

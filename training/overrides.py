@@ -1,4 +1,5 @@
-"""Values that a notebook passes instead of the settings: checked, and noted in the provenance."""
+"""Values that a notebook passes instead of the settings, step by step: checked, and noted in the
+provenance."""
 
 import math
 from dataclasses import replace
@@ -13,12 +14,13 @@ from training.bench import Bench
 from training.reading_settings import write_setting
 from training.settings import Settings
 
+STEPS = "steps"  # in the provenance: that the settings do not say all
 BY_HAND = "chosen by hand"  # the reason for a rate that is not the one suggested
 
 
 def with_settings(bench: Bench, **changed: object) -> Bench:
-    """The same bench with these settings, except those that are None, noted in the provenance.
-    Single steps are at one size.
+    """The same bench with these settings, except those that are None, for a single step; noted in
+    the provenance. Single steps are at one size.
 
     Raises:
         BadRequest: a value is not valid.
@@ -29,6 +31,7 @@ def with_settings(bench: Bench, **changed: object) -> Bench:
         settings = Settings.model_validate(bench.settings.model_dump() | one_size | said)
     except ValidationError as error:
         raise BadRequest(f"settings: {explain(error)}") from error
+    bench.results.facts[STEPS] = "taken one by one"
     if said:
         before = [bench.results.facts["by_hand"]] if "by_hand" in bench.results.facts else []
         now = [f"{name}={write_setting(value)}" for name, value in said.items()]

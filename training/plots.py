@@ -147,12 +147,15 @@ def reliability(bins: Sequence[Bin], before: Sequence[Bin] = ()) -> Picture:
     figure = Picture(figsize=(5.2, 4.2), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     upper.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":")
-    for each, marker, label in ((before, "x", "uncalibrated"), (bins, "o", "calibrated")):
+    for each, colour, style, marker, label in (
+        (before, GREY, "--", "x", "uncalibrated"),
+        (bins, BLUE, "-", "o", "calibrated"),
+    ):
         places = [one.confidence for one in each]
-        colour = BLUE if each is bins else GREY
         shares = [one.accuracy for one in each]
-        areas = [15 + 100 * one.n / max(each, key=lambda one: one.n).n for one in each]
-        upper.plot(places, shares, "-" if each is bins else "--", color=colour, linewidth=0.8)
+        most = max((one.n for one in each), default=1)
+        areas = [15 + 100 * one.n / most for one in each]
+        upper.plot(places, shares, style, color=colour, linewidth=0.8)
         # whole also at 1.0, where the largest usually is
         upper.scatter(
             places, shares, areas, colour, marker=marker, label=label, clip_on=False, zorder=3

@@ -40,7 +40,7 @@ from training.network.classifier import divided
 from training.opening import keep_checkpoint, open_backbone, open_bench
 from training.planned_stages import planned_stages
 from training.reading_settings import read_settings
-from training.run.event_files import FOLDER, EventFile, tensorboard_wanted
+from training.run.event_files import EVENTS_FOLDER, EventFile, tensorboard_wanted
 from training.run.journal import journaled
 from training.run.progress import Stages, Tell
 from training.steps import (
@@ -123,7 +123,7 @@ def open_training(assignment: Assignment, tell: Tell, world: World) -> tuple[Ben
     backbone, images = world.main_first(load), world.main_first(read)
     bench = open_bench(settings, images, backbone, stages, assignment.run)
     if tensorboard_wanted(settings.tensorboard):
-        stages.note(f"curves: tensorboard --logdir {assignment.run / FOLDER}")
+        stages.note(f"curves: tensorboard --logdir {assignment.run / EVENTS_FOLDER}")
     if world.size > 1:
         bench.note("processes", f"{world.size} processes share the work")
     if not world.is_main:
@@ -190,7 +190,7 @@ def make_bundle(bench: Bench, assignment: Assignment, backbone: Backbone) -> tup
     scored = score(
         bench.dataset,
         bundle,
-        evaluation.plain,
+        evaluation.served,
         assignment,
         bench.stages,
         bench.settings.beta,

@@ -298,7 +298,8 @@ class Settings(Record):
 
     @property
     def wants_selection(self) -> bool:
-        """Whether they should be if there are some to spare: for the moving average."""
+        """Whether images should be set apart if there are some to spare, to decide on the moving
+        average."""
         return self.ema > 0 and self.ema_kept == "better" and self.cycles > 0
 
     def layout(self) -> Layout:

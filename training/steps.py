@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from training.bench import Bench
-from training.fit.activations import Parts, compute, precompute
+from training.data.dataset import Rows
+from training.fit.activations import Activations, Parts, compute, precompute
 from training.fit.choosing import begin_ema, keep_better, keep_chosen, make_keeper
 from training.fit.epoch import Stage
 from training.fit.lr_finder import RateSearch, find_rate
@@ -27,16 +28,19 @@ UNFROZEN_SEARCH_STEPS = 30  # where a step costs a backward pass through everyth
 def precompute_parts(bench: Bench, weights_digest: str, cache: Path) -> Parts:
     """The frozen backbone's features of both parts, from the cache if nothing has changed; also of
     the images set apart, if label errors are to be looked for."""
-    bench.stages.begin("precompute activations", len(bench.dataset.items))
-    wanted = [bench.rows("train"), bench.rows("valid")]
-    if bench.settings.label_noise and len(bench.rows_set_apart):
-        wanted.append(bench.rows_set_apart)
-    network, decoded, stages = bench.network, bench.decoded, bench.stages
-    return Parts(
-        *(
-            precompute(network, weights_digest, decoded, rows, cache, stages.advance, stages.note)
-            for rows in wanted
+    stages = bench.stages
+    stages.begin("precompute activations", len(bench.dataset.items))
+    network, decoded, apart = bench.network, bench.decoded, bench.rows_set_apart
+
+    def features_of(rows: Rows) -> Activations:
+        return precompute(
+            network, weights_digest, decoded, rows, cache, stages.advance, stages.note
         )
+
+    return Parts(
+        train=features_of(bench.rows("train")),
+        valid=features_of(bench.rows("valid")),
+        apart=features_of(apart) if bench.settings.label_noise and len(apart) else None,
     )
 
 
@@ -46,18 +50,18 @@ def search_head(bench: Bench, activations: Parts) -> float:
     bench.network.freeze_to(2)
     if not bench.checkpoint.begin("find the head's rate"):
         return bench.results.searches["head"].suggestion
-    bench.network.head.train()
+    head = bench.network.head.train()
     search = find_rate(
-        bench.network.head,
-        bench.network.head,
-        [list(bench.network.head.parameters())],
+        head,
+        head,
+        [list(head.parameters())],
         [1.0],
         bench.activation_batches(activations.train),
         bench.training_loss(),
         spec=bench.settings.optimizer_spec(),
         splitter=bench.splitter,
     )
-    return _chosen(bench, "head", search, bench.settings.learning_rate)
+    return _note_rate(bench, "head", search, bench.settings.learning_rate)
 
 
 def fit_head(bench: Bench, activations: Parts, rate: float) -> None:
@@ -75,7 +79,7 @@ def fit_head(bench: Bench, activations: Parts, rate: float) -> None:
     advice = advice_on_rate(bench, "head", rate)
     head = bench.network.head
     stage = Stage("head on activations", head, loss, batches, [rate], plan, advice=advice)
-    fit_stage(bench, stage, [list(bench.network.head.parameters())], validate)
+    fit_stage(bench, stage, [list(head.parameters())], validate)
 
 
 def fit_augmented_head(bench: Bench, activations: Parts, rate: float) -> None:
@@ -126,7 +130,7 @@ def search_unfrozen(bench: Bench) -> float:
             max_steps=UNFROZEN_SEARCH_STEPS,
             splitter=bench.splitter,
         )
-    return _chosen(bench, "unfrozen", search)
+    return _note_rate(bench, "unfrozen", search)
 
 
 def fit_unfrozen(bench: Bench, rate: float) -> None:
@@ -171,8 +175,8 @@ def _held_out_features(bench: Bench) -> Tensor:
     return compute(bench.network, bench.decoded, bench.dataset.rows("valid"))
 
 
-def _chosen(bench: Bench, stage: str, search: RateSearch, given: float | None = None) -> float:
-    """The learning rate to use; the report marks it."""
+def _note_rate(bench: Bench, stage: str, search: RateSearch, given: float | None = None) -> float:
+    """Notes the learning rate to use, which the report marks, and returns it."""
     search = bench.network.world.broadcast(search)
     bench.stages.note(f"suggested learning rate {search.suggestion:.1e}: {search.reason}")
     if given:

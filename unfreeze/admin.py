@@ -8,7 +8,7 @@ from typing import Self, TypeVar
 import grpc
 
 from unfreeze import candidates, events, jobs, versions
-from unfreeze.bounds import MOST_32, MOST_64, bounded_s, check_whole
+from unfreeze.bounds import MOST_32, MOST_64, bounded, check_whole
 from unfreeze.candidates import Candidate, CandidateMode
 from unfreeze.channel import FIRST_PAUSE_S, UNCHECKED_OPTIONS, RetryPolicy, connect
 from unfreeze.errors import call_error
@@ -52,7 +52,7 @@ class AdminClient:
         day at most."""
         self.address = address
         self._attempts = attempts
-        self._timeout_s = bounded_s("timeout_s", timeout_s)
+        self._timeout_s = bounded(timeout_s)
         self._answered = False
         self._closed = False
         self._channel = connect(address, credentials, UNCHECKED_OPTIONS)
@@ -64,6 +64,7 @@ class AdminClient:
         data: str,
         *,
         settings: Mapping[str, str] | None = None,
+        same_settings: bool = False,
         promotion: Promotion = "if_better",
         idempotency_key: str | None = None,
     ) -> Job:
@@ -73,6 +74,8 @@ class AdminClient:
         Args:
             data: a folder or CSV file below one of the server's data roots.
             settings: of the recipe, by name, e.g. `{"size": "160"}`.
+            same_settings: take those that the promoted version was trained with, overridden by
+                `settings`.
             idempotency_key: None: a random one, so that this call can be retried safely.
         """
         request = admin_pb2.StartTrainingRequest(
@@ -81,6 +84,7 @@ class AdminClient:
             settings=settings or {},
             idempotency_key=idempotency_key or str(uuid.uuid4()),
             promotion=jobs.PROMOTIONS[promotion],
+            same_settings=same_settings,
         )
         return jobs.job(self._call(self._stub.StartTraining, request).job)
 

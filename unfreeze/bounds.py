@@ -12,12 +12,12 @@ def check_whole(name: str, number: int | None, least: int, most: int) -> None:
         raise InvalidRequest(f"{name} is {number}; use {least} to {most}")
 
 
-def bounded_s(name: str, seconds: float) -> float:
-    """`seconds`, or a day if that is less.
+def bounded(timeout_s: float) -> float:
+    """`timeout_s`, or a day if that is less.
 
     Raises:
         InvalidRequest: it is no time at all, or not a number.
     """
-    if not seconds > 0:  # nor is NaN
-        raise InvalidRequest(f"{name} is {seconds}; use a number of seconds above 0")
-    return min(seconds, LONGEST_S)
+    if not timeout_s > 0:  # nor is NaN
+        raise InvalidRequest(f"timeout_s is {timeout_s}; use a number of seconds above 0")
+    return min(timeout_s, LONGEST_S)

@@ -9,7 +9,7 @@ from typing import Any
 
 import grpc
 
-from unfreeze.bounds import bounded_s
+from unfreeze.bounds import bounded
 from unfreeze.errors import (
     HTTP_STATUS,
     MEANING,
@@ -127,7 +127,7 @@ class RetryPolicy:
     started: float = field(init=False)
 
     def __post_init__(self) -> None:
-        self.timeout_s = bounded_s("timeout_s", self.timeout_s)
+        self.timeout_s = bounded(self.timeout_s)
         self.started = self.now()
         self.failures = 0  # since the call began; and those of them that use up attempts
         self.attempts_used = 0

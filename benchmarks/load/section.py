@@ -1,5 +1,6 @@
 """Checks as a section of RESULTS.md."""
 
+from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,6 +9,18 @@ from bench.table import facts
 from load.verdict import Check
 
 RESULTS = Path(__file__).parents[1] / "RESULTS.md"
+
+
+def add_write(parser: ArgumentParser, title: str) -> None:
+    """Adds the option --write, which names the file that the section `title` goes into."""
+    parser.add_argument(
+        "--write",
+        type=Path,
+        nargs="?",
+        const=RESULTS,
+        metavar="FILE",
+        help=f"write the section {title} of this file (benchmarks/RESULTS.md)",
+    )
 
 
 def section(what: str, checks: Sequence[Check]) -> str:

@@ -10,7 +10,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Executor as Pool
 
 import numpy as np
@@ -23,12 +23,11 @@ from service.execution.decode_pool import DecodePool
 from service.execution.decoding import Decoder
 from service.execution.observer import Observer
 from service.execution.queue import Queue, View, is_wanted
-from service.execution.shapes import worth_running
+from service.execution.shapes import Run, worth_running
 from service.execution.work import HIGH, Answer, DecodeViews, Image, Terms, Work, finish
 
 log = logging.getLogger(__name__)
 
-Run = Callable[[UInt8Array], Float32Array]
 # Why images were not run, by the error that ended their request.
 DROPPED: dict[type[BaseException], str] = {
     asyncio.CancelledError: "cancelled",
@@ -67,7 +66,8 @@ class Executor:
         """
         self._run = run
         self._batch = batch
-        self._worth = sizes and [worth_running(n, sizes) for n in range(batch + 1)]
+        # by how many views wait; None: all of them
+        self._worth = [worth_running(n, sizes) for n in range(batch + 1)] if sizes else None
         self._admission = admission
         self._max_wait_s = max_wait_s
         self._observer = observer

@@ -7,6 +7,7 @@ batches.
 
 import json
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from registry.errors import BundleError
 from registry.files import write_durably
 from registry.images import UInt8Array
 from service.execution.providers import GPUS, ActiveProvider
@@ -29,6 +31,8 @@ SLOWEST = 1.5  # acceptable latency of a single image, as a multiple of the best
 QUICK_S = 0.0001
 QUICK_TRIALS = 5
 BATCH_GAIN = 1.05  # throughput gain that a larger batch needs, since it makes others wait
+# By a GPU's arena, by CUDA, and by the libraries that allocate on their own.
+SAID_OF_MEMORY = ("memory", "ALLOC")
 
 
 @dataclass(frozen=True)
@@ -54,8 +58,8 @@ def parse_plan(text: str) -> Plan:
     return Plan(threads, runs, batch)
 
 
-def candidates(provider: ActiveProvider, cpus: int) -> list[tuple[int, int]]:
-    """(threads, runs) worth trying: the cores split evenly; on a GPU, one run or two at once."""
+def tried_splits(provider: ActiveProvider, cpus: int) -> list[tuple[int, int]]:
+    """The (threads, runs) to measure: the cores split evenly; on a GPU, one run or two at once."""
     if provider in GPUS:
         return [(1, 1), (1, 2)]
     return [(cpus // runs, runs) for runs in range(cpus, 0, -1) if cpus % runs == 0][:6]
@@ -76,7 +80,7 @@ def measure_plan(
         fixed_batch: the only batch size that the network accepts; None: any.
         max_batch: the largest batch to try; None: the provider's default.
     """
-    splits = candidates(provider, cpus)
+    splits = tried_splits(provider, cpus)
     runs = {threads: open_run(threads) for threads, _ in splits}
     batches = tried_batches(provider, max_batch, fixed_batch)
     if provider == "tensorrt":  # it recompiles, for minutes, for every new largest batch
@@ -91,9 +95,8 @@ def measure_plan(
         if latencies[threads] <= SLOWEST * min(latencies.values())
     ]
     rates = _rates(plans, runs, latencies, size)
-    chosen = choose(
-        [Measurement(plan, latencies[plan.threads], rate) for plan, rate in rates.items()]
-    )
+    measured = [Measurement(plan, latencies[plan.threads], rate) for plan, rate in rates.items()]
+    chosen = choose(measured)
     shown = {str(plan): round(rate, 1) for plan, rate in rates.items()}
     log.info("plan_measured", extra={"plan": str(chosen), "images_per_s": shown})
     return chosen
@@ -102,8 +105,9 @@ def measure_plan(
 def _rates(
     plans: list[Plan], runs: dict[int, Run], latencies: dict[int, float], size: int
 ) -> dict[Plan, float]:
-    """Images per second: measured as far as the time allows, otherwise estimated from latency."""
-    smallest = plans[0].batch
+    """Images per second: measured as far as the time allows, otherwise estimated from latency. A
+    batch for which there is too little memory is none to choose."""
+    smallest, too_large = plans[0].batch, math.inf
     hoped = {
         plan: plan.runs * (smallest / latencies[plan.threads])
         for plan in plans
@@ -114,11 +118,18 @@ def _rates(
     measured: dict[Plan, float] = {}
     for plan in plans * ROUNDS:
         one_s = latencies[plan.threads] * plan.batch / smallest
-        if max(share_s, one_s) > left_s:
+        if max(share_s, one_s) > left_s or plan.batch >= too_large:
             continue
-        if plan not in measured:  # warm-up: allocates memory, and selects a GPU's kernels
-            runs[plan.threads](np.zeros((plan.batch, size, size, 3), np.uint8))
-        n_images, seconds = _throughput(runs[plan.threads], plan, size, share_s)
+        try:
+            if plan not in measured:  # warm-up: allocates memory, and selects a GPU's kernels
+                runs[plan.threads](np.zeros((plan.batch, size, size, 3), np.uint8))
+            n_images, seconds = _throughput(runs[plan.threads], plan, size, share_s)
+        except BundleError as error:
+            if plan.batch == smallest or not any(said in str(error) for said in SAID_OF_MEMORY):
+                raise
+            log.warning("batch_too_large", extra={"plan": str(plan), "problem": str(error)})
+            too_large = plan.batch
+            continue
         left_s -= seconds
         measured[plan] = max(n_images / seconds, measured.get(plan, 0))
     return hoped | measured
@@ -138,16 +149,16 @@ def is_quick(run: Run, size: int) -> bool:
     return False
 
 
-def choose(trials: list[Measurement]) -> Plan:
+def choose(measured: list[Measurement]) -> Plan:
     """The highest throughput among plans whose latency is at most SLOWEST times the best; a larger
     batch must gain BATCH_GAIN."""
-    fastest_s = min(trial.latency_s for trial in trials)
-    fit = [trial for trial in trials if trial.latency_s <= SLOWEST * fastest_s]
-    best = max(fit, key=lambda trial: trial.images_per_s)
-    close = [trial for trial in fit if trial.images_per_s * BATCH_GAIN >= best.images_per_s]
-    smallest = min(trial.plan.batch for trial in close)
-    close = [trial for trial in close if trial.plan.batch == smallest]
-    return max(close, key=lambda trial: trial.images_per_s).plan
+    fastest_s = min(one.latency_s for one in measured)
+    fit = [one for one in measured if one.latency_s <= SLOWEST * fastest_s]
+    best = max(fit, key=lambda one: one.images_per_s)
+    close = [one for one in fit if one.images_per_s * BATCH_GAIN >= best.images_per_s]
+    smallest = min(one.plan.batch for one in close)
+    close = [one for one in close if one.plan.batch == smallest]
+    return max(close, key=lambda one: one.images_per_s).plan
 
 
 def _latency(run: Run, size: int, for_s: float) -> float:

@@ -35,6 +35,13 @@ PREFERRED: dict[ActiveProvider, Precision] = {
     "tensorrt": "fp16",
 }
 GPUS = ("cuda", "tensorrt")
+# The memory arenas of its networks, as ONNX Runtime names them.
+ARENAS: dict[ActiveProvider, str] = {
+    "cpu": "cpu:0",
+    "openvino": "cpu:0",
+    "cuda": "cpu:0;gpu:0",
+    "tensorrt": "cpu:0",  # its own memory may be no arena, and then a run would fail
+}
 MEGABYTE = 1 << 20
 
 

@@ -18,6 +18,7 @@ from registry.errors import BundleError, Unavailable
 from registry.images import Float32Array, UInt8Array
 from service.execution.contract import check_contract
 from service.execution.providers import (
+    ARENAS,
     EXECUTION_PROVIDERS,
     FALLBACKS,
     INSTALL,
@@ -62,6 +63,7 @@ class Session:
         check_contract(self._session, bundle, where, model.name)
         device = DEVICES.get(placement.provider)
         self._bound = Bound(self._session, device, len(bundle.labels)) if device else None
+        self._arenas = ARENAS[placement.provider]
         self._usual = ort.RunOptions()  # reused, or every run would create one
         own = EXECUTION_PROVIDERS[placement.provider]
         # nodes assigned to other providers: by provider, how many of each operator
@@ -73,9 +75,9 @@ class Session:
         return self._run(images, self._usual)
 
     def run_and_shrink(self, images: UInt8Array) -> Float32Array:
-        """As `run`, then shrinks the memory arena to what is in use."""
+        """As `run`, then shrinks the memory arenas to what is in use."""
         options = ort.RunOptions()
-        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", self._arenas)
         return self._run(images, options)
 
     def end_runs(self) -> None:

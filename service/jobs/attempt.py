@@ -16,7 +16,7 @@ from registry.errors import Unavailable
 from registry.jobs import Event, Job, JobState, Note, Progress
 from registry.store import Registry
 from service.jobs.job_records import JobRecords
-from service.jobs.preparation import PromotedBundle, find_promoted, prepare
+from service.jobs.preparation import PromotedBundle, find_promoted, prepare_folder
 from service.jobs.publication import promote_if_good, publish, published_before
 from service.jobs.trainer import Outcome, Trainer
 from service.models.model_manager import ModelManager
@@ -182,7 +182,12 @@ class Attempt:
     async def _train(self, promoted: PromotedBundle | None) -> Outcome:
         setup, folder = self._setup, self._records.folder(self.job.id)
         assignment = await asyncio.to_thread(
-            prepare, folder, self.job, promoted, cache=setup.cache, data_roots=setup.data_roots
+            prepare_folder,
+            folder,
+            self.job,
+            promoted,
+            cache=setup.cache,
+            data_roots=setup.data_roots,
         )
         trainer = await Trainer.start(setup.command, assignment, folder / "log.txt", folder / "pid")
         self._trainer = trainer

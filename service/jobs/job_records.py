@@ -84,13 +84,15 @@ class JobRecords:
 
     # Writing
 
-    async def create(self, request: JobRequest) -> tuple[Job, bool]:
-        """A queued job; True if a job with its idempotency key existed.
+    async def create(
+        self, request: JobRequest, resolved: dict[str, str] | None = None
+    ) -> tuple[Job, bool]:
+        """A queued job, for `resolved` see `Job`; True if a job with its idempotency key existed.
 
         Raises:
             Conflict: the key was used for a different request.
         """
-        job, existing = await asyncio.to_thread(self._store.create, request)
+        job, existing = await asyncio.to_thread(self._store.create, request, resolved)
         if not existing:
             self._metrics.jobs_started.inc()
             await self.count()

@@ -7,6 +7,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from pathlib import Path
 
 from registry.job_store import NumberedEvent
 from registry.jobs import Job, JobRequest, JobState
@@ -45,15 +46,25 @@ class Jobs:
         """
         return await self._records.find(request)
 
-    async def start_job(self, request: JobRequest) -> tuple[Job, bool]:
+    async def start_job(
+        self, request: JobRequest, as_trained: Path | None = None
+    ) -> tuple[Job, bool]:
         """A queued job, stored durably; True if a job with its idempotency key existed.
+
+        Args:
+            as_trained: a bundle whose settings it is to have, overridden by those of the request.
 
         Raises:
             BadRequest: its settings are invalid.
-            Conflict: the key was used for a different request.
+            Conflict: the key was used for a different request, or the trainer does not say what
+                the bundle's settings are.
+            Unavailable: it does not say so in time.
         """
-        await self._settings.check(request.settings)
-        return await self._shielded.run(self._records.create(request))
+        resolved = None
+        if as_trained:
+            resolved = await self._settings.resolve(request.settings, as_trained)
+        await self._settings.check(request.settings if resolved is None else resolved)
+        return await self._shielded.run(self._records.create(request, resolved))
 
     async def get(self, job_id: str) -> Job:
         return await self._records.get(job_id)

@@ -36,7 +36,7 @@ def find_promoted(registry: Registry, model: str) -> PromotedBundle | None:
     return PromotedBundle(version, registry.folder(model, version))
 
 
-def prepare(
+def prepare_folder(
     folder: Path,
     job: Job,
     promoted: PromotedBundle | None,
@@ -59,7 +59,7 @@ def prepare(
     assignment = Assignment(
         model=job.request.model,
         data=Path(job.request.data),
-        settings=job.request.settings,
+        settings=job.settings,
         within=tuple(data_roots),
         cache=cache,
         run=folder / "run",

@@ -2,7 +2,8 @@
 
 Only the program that would run the job knows which settings it accepts. It is started with
 `--check-settings`, reads them as a JSON object from its standard input, and rejects them with the
-event with which the job would fail.
+event with which the job would fail. Started with `--settings-of BUNDLE`, it answers with those that
+the bundle was trained with, overridden by those that it has read.
 """
 
 import asyncio
@@ -10,15 +11,18 @@ import json
 import logging
 import subprocess
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
-from registry.errors import BadRequest
-from registry.jobs import Failed
+from registry.errors import BadRequest, Conflict, Unavailable
+from registry.jobs import Failed, Resolved
 from service.jobs.trainer import discard
 from service.jobs.trainer_output import read_event
 
 log = logging.getLogger(__name__)
 
-LONGEST_S = 20.0  # the caller waits meanwhile, and clients give up after 30 s
+# The caller waits meanwhile, and clients give up after 30 s.
+LONGEST_S = 20.0
+RESOLVING_S = 8.0
 
 
 class SettingsCheck:
@@ -40,29 +44,70 @@ class SettingsCheck:
             return
         try:
             async with asyncio.timeout(LONGEST_S), self._one:
-                code, output = await self._ask(json.dumps(dict(settings)).encode())
+                code, _ = await self._ask(settings, "--check-settings")
         except (OSError, TimeoutError) as error:
             log.warning("settings_unchecked", extra={"problem": repr(error)})
             return
-        for line in output.splitlines():
-            if isinstance(event := read_event(line), Failed):
-                raise BadRequest(event.reason)
         if code:
             log.warning("settings_unchecked", extra={"problem": f"exit code {code}"})
 
-    async def _ask(self, settings: bytes) -> tuple[int, bytes]:
-        """The trainer's exit code and output. Cancelling this kills its process."""
-        starting = asyncio.ensure_future(asyncio.to_thread(_spawn, self._command))
+    async def resolve(self, settings: Mapping[str, str], bundle: Path) -> dict[str, str]:
+        """The settings that `bundle` was trained with, overridden by `settings`; to be checked.
+
+        Raises:
+            BadRequest: the trainer objects.
+            Conflict: it does not answer this.
+            Unavailable: it cannot be started now, or does not answer in time.
+        """
         try:
-            process = await asyncio.shield(starting)
-        except asyncio.CancelledError:  # the thread that starts it cannot be cancelled
-            starting.add_done_callback(_discard_started)
-            raise
-        try:
-            output, _ = await asyncio.to_thread(process.communicate, settings)
-        finally:
-            process.kill()  # a no-op if it has ended
-        return process.returncode, output
+            async with asyncio.timeout(RESOLVING_S):
+                code, resolved = await self._ask(settings, "--settings-of", str(bundle))
+        except (OSError, TimeoutError) as error:
+            raise Unavailable(
+                "the trainer has not said in time which settings the promoted version was trained "
+                "with; try again"
+            ) from error
+        if resolved is None:
+            raise Conflict(
+                "this server's trainer does not say which settings a version was trained with "
+                f"(exit code {code}); give the settings by name, without same_settings"
+            )
+        return resolved
+
+    async def _ask(
+        self, settings: Mapping[str, str], *question: str
+    ) -> tuple[int, dict[str, str] | None]:
+        """The trainer's exit code, and the settings with which it answers, if it does.
+
+        Raises:
+            BadRequest: it objects.
+        """
+        given = json.dumps(dict(settings)).encode()
+        code, output = await _run([*self._command, *question], given)
+        resolved = None
+        for line in output.splitlines():
+            event = read_event(line)
+            if isinstance(event, Failed):
+                raise BadRequest(event.reason)
+            if isinstance(event, Resolved):
+                resolved = event.settings
+        return code, resolved
+
+
+async def _run(command: Sequence[str], given: bytes) -> tuple[int, bytes]:
+    """The exit code and the output of a trainer that is given this on its standard input.
+    Cancelling this kills its process."""
+    starting = asyncio.ensure_future(asyncio.to_thread(_spawn, command))
+    try:
+        process = await asyncio.shield(starting)
+    except asyncio.CancelledError:  # the thread that starts it cannot be cancelled
+        starting.add_done_callback(_discard_started)
+        raise
+    try:
+        output, _ = await asyncio.to_thread(process.communicate, given)
+    finally:
+        process.kill()  # a no-op if it has ended
+    return process.returncode, output
 
 
 def _discard_started(starting: asyncio.Future[subprocess.Popen[bytes]]) -> None:
@@ -72,7 +117,7 @@ def _discard_started(starting: asyncio.Future[subprocess.Popen[bytes]]) -> None:
 
 def _spawn(command: Sequence[str]) -> subprocess.Popen[bytes]:
     return subprocess.Popen(  # not the event loop's own: see service/jobs/trainer.py
-        [*command, "--check-settings"],
+        command,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

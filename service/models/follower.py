@@ -186,7 +186,7 @@ class Follower:
             return
         number, wanted = aliases.candidate
         if isinstance(wanted, Cleared):
-            self._swaps.clear(state, number)
+            self._swaps.clear_candidate(state, number)
             return
         if number <= state.candidate_pointer or wanted.beside != state.pointer:
             self._swaps.clear_candidate_problem(state)

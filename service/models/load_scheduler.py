@@ -13,6 +13,7 @@ from service.models.loaded_version import LoadedVersion
 from service.models.loader import Loader
 from service.models.model_state import LoadFailure, ModelState
 from service.models.registry_calls import unusable
+from service.shielded import retrieve_error
 
 log = logging.getLogger(__name__)
 
@@ -120,8 +121,7 @@ class LoadScheduler:
     def _ended(self, key: tuple[str, int, bool], task: asyncio.Task[None]) -> None:
         if self._under_way.get(key) is task:
             del self._under_way[key]
-        if not task.cancelled():
-            task.exception()  # the caller may have gone; asyncio warns of unretrieved exceptions
+        retrieve_error(task)  # the caller may have gone
 
     async def close(self) -> None:
         """Waits for loads in progress; those that wait for a turn or a thread never begin."""

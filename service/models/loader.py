@@ -4,7 +4,7 @@ up."""
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor as Pool
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -124,7 +124,7 @@ class Loader:
     ) -> tuple[Plan, str, Proof]:
         """The plan, where it comes from, and the network opened for it; its runs are watched until
         `proofs` is closed."""
-        opened: dict[int, Proof] = {}
+        opened: dict[int, Proof] = {}  # by number of threads
         file = FILES[kind.precision]
         digest, hardware = bundle.files[file], processors(kind.provider)
         placement = self.placement.of(digest, hardware)
@@ -142,31 +142,47 @@ class Loader:
                 proofs.enter_context(opened[threads].watched())
             return opened[threads]
 
-        def open_run(threads: int) -> Run:
-            run = proving(f"{bundle.model}/{folder.name}", opened_with(threads).run)
-            return shaped(run, (kind.fixed_batch,)) if kind.fixed_batch else run
+        where = f"{bundle.model}/{folder.name}"
+        plan, origin = self._choose_plan(where, bundle.model, kind, digest, hardware, opened_with)
+        return plan, origin, opened_with(plan.threads)
 
+    def _choose_plan(
+        self,
+        where: str,
+        model: str,
+        kind: Kind,
+        digest: str,
+        hardware: str,
+        opened_with: Callable[[int], Proof],
+    ) -> tuple[Plan, str]:
+        """The plan, and where it comes from; measured only if there is no other."""
         key = f"{digest} {kind.provider} {hardware}"
         if self._max_batch:
             key += f" {self._max_batch}"
         if self._pinned:
-            plan, origin = self._pinned, "pinned"
-        elif hardware and (known := self._plans.get(key)):
-            plan, origin = known, "remembered"
-        elif inherited := self._inherited(bundle.model, kind):
-            plan, origin = inherited, "inherited"  # measuring would slow down what is live
-        else:
-            cpus, size = usable_cpus(), kind.size
-            batches = kind.fixed_batch, self._max_batch
-            with self._measuring:
-                plan = measure_plan(open_run, kind.provider, cpus, size, *batches)
-            # concurrent trial batches took more memory than the chosen plan ever will
-            smallest = np.zeros((kind.fixed_batch or 1, size, size, 3), np.uint8)
-            opened_with(plan.threads).session.run_and_shrink(smallest)
-            if hardware:
-                self._plans.put(key, plan)
-            origin = "measured"
-        return plan, origin, opened_with(plan.threads)
+            return self._pinned, "pinned"
+        if hardware and (known := self._plans.get(key)):
+            return known, "remembered"
+        if inherited := self._inherited(model, kind):
+            return inherited, "inherited"  # measuring would slow down what is live
+        plan = self._measure(where, kind, opened_with)
+        if hardware:
+            self._plans.put(key, plan)
+        return plan, "measured"
+
+    def _measure(self, where: str, kind: Kind, opened_with: Callable[[int], Proof]) -> Plan:
+        def open_run(threads: int) -> Run:
+            run = proving(where, opened_with(threads).run)
+            return shaped(run, (kind.fixed_batch,)) if kind.fixed_batch else run
+
+        cpus, size = usable_cpus(), kind.size
+        batches = kind.fixed_batch, self._max_batch
+        with self._measuring:
+            plan = measure_plan(open_run, kind.provider, cpus, size, *batches)
+        # concurrent trial batches took more memory than the chosen plan ever will
+        smallest = np.zeros((kind.fixed_batch or 1, size, size, 3), np.uint8)
+        opened_with(plan.threads).session.run_and_shrink(smallest)
+        return plan
 
     def _inherited(self, model: str, kind: Kind) -> Plan | None:
         """The plan of a network of this kind that was loaded here before. Another model's counts

@@ -25,27 +25,28 @@ LONGEST_RETRY_S = 60.0
 
 @dataclass
 class LoadFailure:
-    """Why a pointer is not followed. Retries use exponential backoff."""
+    """Why a pointer is not followed, or a version requested by number cannot be loaded; `number` is
+    that of the pointer or of the version. Retries use exponential backoff."""
 
     problem: str = ""
-    _pointer: int = 0
+    _number: int = 0
     _retry_at: float = 0
     _retry_s: float = FIRST_RETRY_S
 
-    def note(self, pointer: int, problem: str) -> None:
-        """Notes that the version of this pointer could not be loaded."""
-        if pointer != self._pointer:
+    def note(self, number: int, problem: str) -> None:
+        """Notes that its version could not be loaded."""
+        if number != self._number:
             self._retry_s = FIRST_RETRY_S
-        self.problem, self._pointer = problem, pointer
+        self.problem, self._number = problem, number
         self._retry_at = time.monotonic() + self._retry_s
         self._retry_s = min(2 * self._retry_s, LONGEST_RETRY_S)
 
     def forget(self) -> None:
-        self.problem, self._pointer, self._retry_s = "", 0, FIRST_RETRY_S
+        self.problem, self._number, self._retry_s = "", 0, FIRST_RETRY_S
 
-    def backs_off(self, pointer: int) -> bool:
-        """Whether it is too early to retry this pointer."""
-        return pointer == self._pointer and time.monotonic() < self._retry_at
+    def backs_off(self, number: int) -> bool:
+        """Whether it is too early to retry."""
+        return number == self._number and time.monotonic() < self._retry_at
 
 
 @dataclass

@@ -163,7 +163,7 @@ class Operations:
             if cleared is None:
                 return None
             number, candidate = cleared
-            self._swaps.clear(state, number)
+            self._swaps.clear_candidate(state, number)
         return candidate.version
 
     async def prune(self, model: str, keep: int) -> list[int]:

@@ -37,7 +37,9 @@ class Swaps:
             return
         state.follows = promoted
         self.clear_problem(state)
-        self._end_trial_beside_another(state)
+        self.clear_candidate_problem(state)
+        if state.trial and state.trial.beside != promoted.number:
+            self._end_trial(state, state.trial)
         old, older = state.live, state.previous
         if old and old.version == loaded.version:
             return
@@ -73,11 +75,6 @@ class Swaps:
         state.release(*let_go)
         log.info("model_unloaded", extra={"model": state.name})
         self._on_gone(state.name)
-
-    def _end_trial_beside_another(self, state: ModelState) -> None:
-        if state.trial and state.trial.beside != state.pointer:
-            self._end_trial(state, state.trial)
-        self.clear_candidate_problem(state)
 
     def _count_swap(self, old: LoadedVersion | None, new: LoadedVersion) -> None:
         self._metrics.swaps.labels(new.model).inc()
@@ -125,7 +122,7 @@ class Swaps:
         facts = {"model": state.name, "version": loaded.version, "mode": wanted.mode}
         log.info("candidate_tried", extra=facts | {"percent": wanted.percent} | _noted(trial.note))
 
-    def clear(self, state: ModelState, number: int) -> None:
+    def clear_candidate(self, state: ModelState, number: int) -> None:
         """Ends the trial of a candidate, if there is one."""
         self.clear_candidate_problem(state)
         if number <= state.candidate_pointer:

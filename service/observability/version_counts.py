@@ -68,8 +68,19 @@ class VersionCounts:
         """Images have their answers, whatever happens to the request."""
         self._defer(self._count_answers, answers)
 
-    def replied(self, began: float, answered_at: float, ended: float) -> None:
+    def replied(
+        self,
+        answers: Sequence[Answer],
+        *,
+        began: float,
+        read_at: float,
+        answered_at: float,
+        ended: float,
+    ) -> None:
         """A request got its answers and then its reply; times are of `time.perf_counter`."""
+        self.statistics.answered(
+            answers, began=began, read_at=read_at, answered_at=answered_at, ended=ended
+        )
         self._defer(self._count_reply, ended - began, ended - answered_at)
         if span := CURRENT.get():
             span.stage("encode", answered_at, ended)

@@ -5,11 +5,11 @@ from typing import Any
 
 from tritonclient.grpc import service_pb2 as pb
 
-from registry.errors import BundleError, NotOffered
+from registry.errors import BundleError
 from registry.store import Registry
 from service.models.model_manager import ModelManager
 from service.models.registry_calls import in_registry
-from service.oip.names import both_names
+from service.oip.names import both_names, check_repository
 
 READY, LOADING, UNAVAILABLE = "READY", "LOADING", "UNAVAILABLE"
 
@@ -24,8 +24,7 @@ async def index_message(models: ModelManager, registry: Registry, request: Messa
         NotOffered: the request names a repository; there is only one.
         Unavailable: the registry cannot be read.
     """
-    if request.repository_name:
-        raise NotOffered("there is one repository; leave repository_name empty")
+    check_repository(request.repository_name)
     known = await in_registry(_promoted_versions, registry)
     index, problems = pb.RepositoryIndexResponse(), models.problems()
     for model in sorted({*known, *problems}):

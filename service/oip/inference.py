@@ -59,10 +59,12 @@ class Inference:
             except BaseException as error:
                 loaded.counts.failed(error, time.perf_counter() - began)
                 raise
-            ended = time.perf_counter()
-            loaded.counts.replied(began, answered_at, ended)
-            loaded.counts.statistics.answered(
-                answers, began=began, read_at=read_at, answered_at=answered_at, ended=ended
+            loaded.counts.replied(
+                answers,
+                began=began,
+                read_at=read_at,
+                answered_at=answered_at,
+                ended=time.perf_counter(),
             )
             return response
 

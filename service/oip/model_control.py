@@ -13,7 +13,7 @@ from registry.quoted import quoted
 from registry.store import Registry, check_name
 from service.models.model_manager import ModelManager
 from service.oip.index import index_message
-from service.oip.names import split_name
+from service.oip.names import check_repository, split_name
 
 UNLOAD_PARAMETERS = {"unload_dependents": "bool_param"}  # no effect here, but every client sends it
 
@@ -70,6 +70,5 @@ class ModelControl(pb_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
 
 
 def _model(request: Message) -> str:
-    if request.repository_name:
-        raise NotOffered("there is one repository; leave repository_name empty")
+    check_repository(request.repository_name)
     return check_name(split_name(request.model_name)[0])

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from registry.errors import BadRequest, NotFound
+from registry.errors import BadRequest, NotFound, NotOffered
 from registry.quoted import quoted
 from registry.store import TENSOR_SUFFIX, check_name
 from service.models.loaded_version import LoadedVersion
@@ -22,6 +22,12 @@ def split_name(name: str) -> tuple[str, bool]:
     if name.endswith(TENSOR_SUFFIX):
         return name[: -len(TENSOR_SUFFIX)], True
     return name, False
+
+
+def check_repository(name: str) -> None:
+    """Raises NotOffered if a request names a repository: there is only one."""
+    if name:
+        raise NotOffered("there is one repository; leave repository_name empty")
 
 
 def read_version(text: str) -> int | None:

@@ -135,11 +135,11 @@ class Protocol(pb_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
     ) -> AsyncIterator[Message]:
         as_status = ERRORS_AS_STATUS in [tuple(pair) for pair in context.invocation_metadata()]
         outcome = self._infer_in_stream if as_status else self._outcome
-        async with in_order(request_iterator, outcome, self._most) as responses:
+        async with in_order(request_iterator, outcome, self._window) as responses:
             async for response in responses:
                 yield response
 
-    def _most(self, request: Message) -> int:
+    def _window(self, request: Message) -> int:
         model, _ = split_name(request.model_name)
         return max(IN_FLIGHT, self._models.stream_window(model))
 

@@ -136,9 +136,7 @@ def _look(item: Item, spec: ImageSpec) -> tuple[Item, UInt8Array] | str:
         return str(error)
 
 
-def audit_decoded(
-    source: Path, dataset: Dataset, decoded: Decoded, tests: Decoded | None = None
-) -> Audit:
+def audit_decoded(source: Path, dataset: Dataset, decoded: Decoded, tests: Decoded | None) -> Audit:
     """The same for images that are already decoded.
 
     Args:

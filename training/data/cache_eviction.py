@@ -30,7 +30,7 @@ FREE_SHARE = 0.1
 MOST_FREE = 5 << 30
 
 
-def make_room(cache: Path, n_bytes: int, note: Callable[[str], None] = lambda text: None) -> None:
+def make_room(cache: Path, n_bytes: int, note: Callable[[str], None]) -> None:
     """Evicts files from `cache` until one of `n_bytes` fits and a tenth of the volume (at most
     `MOST_FREE`) stays free, or nothing is left to evict. Reports what was removed."""
     cache.mkdir(parents=True, exist_ok=True)

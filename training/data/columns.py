@@ -28,8 +28,8 @@ MEANT = {FILE: "the file names", LABEL: "the labels"}
 NEITHER = {name for column in (SPLIT, IS_VALID, WEIGHT) for name in NAMES[column]}
 
 
-def find_columns(table: Path, header: Sequence[str], group: str = "") -> dict[str, int]:
-    """The place of the file, of the label, and of those of the others that `header` has.
+def find_columns(table: Path, header: Sequence[str], group: str) -> dict[str, int]:
+    """The places of the columns file and label, and of those others that `header` has.
 
     File and label are the columns called so; else the first and the second, unless the name of one
     of these says that it is something else; then those with a usual name, or else the first others.
@@ -86,13 +86,13 @@ def _by_usual_names(table: Path, header: Sequence[str], free: Sequence[int]) -> 
 
 
 def find_name(names: Sequence[str], column: str) -> str | None:
-    """That of `names` which is one of the column's, as it is spelt there."""
+    """The one of `names` that means `column`, as it is spelt there."""
     spelt = {name.strip().casefold(): name for name in reversed(names)}
     return next((spelt[name] for name in NAMES[column] if name in spelt), None)
 
 
 def _place(table: Path, names: Sequence[str], known: Sequence[str]) -> int | None:
-    """That of the first of the `known` names that is among `names`."""
+    """The place of the first of the `known` names that is among `names`."""
     name = next((name for name in known if name in names), None)
     if name is None:
         return None

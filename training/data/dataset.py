@@ -1,6 +1,7 @@
 """A data set: audited images, their labels, and the part that each belongs to."""
 
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -80,6 +81,10 @@ class Dataset:
         names = unit_names(self.items)
         return tuple(names[item.sha256] for item in self.items)
 
+    def name(self, item: Item) -> str:
+        """The path of an image relative to the data set's folder."""
+        return os.path.relpath(item.path, self.root)
+
     def rows(self, part: Part) -> Rows:
         """Row numbers of a part, ascending."""
         return np.array([row for row, item in enumerate(self.items) if item.part == part])
@@ -151,6 +156,7 @@ def read_dataset(
     cache: Path | None = None,
     damaged: Mapping[Path, str] = MappingProxyType({}),
     advance: Callable[[int], None] = lambda n: None,
+    note: Callable[[str], None] = lambda text: None,
 ) -> Dataset:
     """The data set at `source`, audited and split.
 
@@ -161,11 +167,12 @@ def read_dataset(
         cache: where a Parquet file's images are unpacked; none: beside it.
         damaged: files known to be damaged behind their header, with the reasons.
         advance: called with the number of files read since the last call.
+        note: called with what was evicted from the cache.
 
     Raises:
         DataError: nothing to train on; says which file or class, and what to do.
     """
-    root, listed = list_items(source, layout, cache=cache, within=within)
+    root, listed = list_items(source, layout, cache=cache, within=within, note=note)
     held = hold(root / UNPACKED_TABLE) if packed_files(source) else None
     check_spaces(listed, source, task, layout)
     audited, left_out = inspect(listed, advance, damaged)
@@ -240,6 +247,7 @@ def list_items(
     *,
     cache: Path | None = None,
     within: Sequence[Path] = (),
+    note: Callable[[str], None] = lambda text: None,
 ) -> tuple[Path, list[Item]]:
     """Every image of `source`, and the folder that their names are relative to."""
     if packed := packed_files(source):
@@ -247,7 +255,7 @@ def list_items(
         test = str(beside.absolute() / layout.test) if layout.test else ""
         if within:
             check_within([*packed, beside / test], within)
-        table = unpack(packed, cache or packed[0].parent)
+        table = unpack(packed, cache or packed[0].parent, note)
         unpacked = Layout(separator=SEPARATOR, group=layout.group, test=test)
         return table.parent, list_table(table, unpacked)
     if source.suffix.lower() in TABLES:

@@ -26,12 +26,11 @@ SIMPLE = re.compile(rf"\^?+{ROW}(?:\({ROW}\))?+{ROW}\$?+")
 
 
 def group_by_path(items: Sequence[Item], root: Path, pattern: str) -> list[Item]:
-    """Every item that is learnt from or held out with the group that `pattern` finds in its path
-    below `root`: what its parentheses match, or else all of the match. Test images, which nobody
-    draws, are as they were.
+    """The items with the group that `pattern` finds in the path of each below `root`: what its
+    parentheses match, or else all of the match. Test images, which are not split, get none.
 
     Raises:
-        DataError: it is no simple regular expression, or finds nothing in one of the paths.
+        DataError: it is not a simple regular expression, or finds nothing in one of the paths.
     """
     finder = _read(pattern)
     grouped = []

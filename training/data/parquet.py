@@ -15,7 +15,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -44,8 +44,11 @@ def packed_files(source: Path) -> list[Path]:
     return [source] if source.suffix.lower() in SUFFIXES else []
 
 
-def unpack(files: list[Path], cache: Path) -> Path:
+def unpack(files: list[Path], cache: Path, note: Callable[[str], None] = lambda text: None) -> Path:
     """A table in `cache` of the images of `files`, made once for the same content.
+
+    Args:
+        note: called with what was evicted from the cache.
 
     Raises:
         DataError: pyarrow is not installed, or the columns are not those above.
@@ -58,7 +61,7 @@ def unpack(files: list[Path], cache: Path) -> Path:
     folder = cache / f"unpacked-{digest.hexdigest()}"
     table = folder / UNPACKED_TABLE
     while hold(table) is None:  # again, if another removed it meanwhile
-        make_room(cache, sum(file.stat().st_size for file in files))
+        make_room(cache, sum(file.stat().st_size for file in files), note)
         try:
             with written_whole(folder) as fresh:
                 fresh.mkdir()
@@ -101,8 +104,8 @@ def named_parts(files: list[Path]) -> list[Part | None]:
 
 
 def _names(files: list[Path]) -> list[Path]:
-    """What each file's images are called by: its own name, below the number of its place where
-    another has the same stem."""
+    """The path that the names of each file's images begin with: the file's own name, in a folder
+    called by its number if another file has the same stem."""
     n_of = Counter(file.stem for file in files)
     return [
         Path(str(place), file.name) if n_of[file.stem] > 1 else Path(file.name)

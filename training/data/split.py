@@ -25,10 +25,9 @@ def split(items: Sequence[Item], rule: SplitRule, known: Mapping[str, Part]) -> 
     parts: dict[str, Part] = {}
     for item in items:
         if item.sha256 in known:
-            # "train" < "valid": new images of a group that was split before are for training
-            parts[names[item.sha256]] = min(
-                parts.get(names[item.sha256], "valid"), known[item.sha256]
-            )
+            name = names[item.sha256]
+            # new images of a group that was split before are for training
+            parts[name] = "train" if parts.get(name) == "train" else known[item.sha256]
     labels: dict[str, set[str]] = defaultdict(set)
     kept: dict[Part, set[str]] = {"train": set(), "valid": set()}  # labels of what keeps its part
     for item in items:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
+from training.fit.device import send
 from training.settings import Policy
 
 POLICIES = {"trivial": v2.TrivialAugmentWide, "rand": v2.RandAugment}
@@ -82,7 +83,7 @@ def erase(views: Tensor, share: float) -> Tensor:
             box = boxes.make_params([view])
             top, left, high, wide = (box[name] for name in "ijhw")
             noise = torch.rand(3, high, wide) * 255
-            view[:, top : top + high, left : left + wide] = noise
+            view[:, top : top + high, left : left + wide] = send(noise, view.device)
     return erased
 
 

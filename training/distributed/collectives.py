@@ -11,12 +11,16 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from registry.errors import Unavailable
-from training.network.folding import own_activation
+from training.network.folding import forwards_restored, own_activation
 
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """What goes wrong between processes is an error that says so, and ends this one."""
+    """Within it, a failure between processes raises an error that says what has happened.
+
+    Raises:
+        Unavailable: another process has ended or stopped answering.
+    """
     try:
         yield
     except RuntimeError as error:
@@ -92,17 +96,10 @@ class _Sum(torch.autograd.Function):
 def synchronised_statistics(body: nn.Module) -> Iterator[None]:
     """Within it, normalisations in training mode have the statistics of all processes' shares."""
     norms = [one for one in body.modules() if isinstance(one, _BatchNorm) and one.training]
-    before = [vars(norm).get("forward") for norm in norms]  # that of `folded`, if any
-    for norm in norms:
-        vars(norm)["forward"] = _normalising(norm)
-    try:
+    with forwards_restored(norms):
+        for norm in norms:
+            vars(norm)["forward"] = _normalising(norm)
         yield
-    finally:
-        for norm, forward in zip(norms, before, strict=True):
-            if forward is None:
-                del vars(norm)["forward"]
-            else:
-                vars(norm)["forward"] = forward
 
 
 def _normalising(norm: _BatchNorm) -> Callable[[Tensor], Tensor]:
@@ -120,9 +117,9 @@ def _normalise(norm: _BatchNorm, features: Tensor) -> Tensor:
     axes = [axis for axis in range(features.dim()) if axis != 1]
     shape = [1, -1] + [1] * (features.dim() - 2)
     values = features.float()
-    n = all_reduce(
-        torch.tensor(float(features.numel() // features.shape[1]), device=features.device)
-    )
+    n_here = float(features.numel() // features.shape[1])
+    # filled on the device: `torch.tensor` would copy the number there, and wait for it
+    n = all_reduce(torch.full((), n_here, device=features.device))
     mean = _sum(values.sum(axes)) / n
     centred = values - mean.view(shape)
     variance = _sum(centred.square().sum(axes)) / n
@@ -140,7 +137,7 @@ def _sum(tensor: Tensor) -> Tensor:
 
 
 def _follow(norm: _BatchNorm, mean: Tensor, variance: Tensor) -> None:
-    """The running statistics move as those of `norm` do."""
+    """Updates the running statistics as `norm` itself would."""
     if norm.running_mean is None or norm.running_var is None:
         return
     share = norm.momentum

@@ -58,8 +58,9 @@ class World:
     # Divided
 
     def dividing(self, batch: Tensor) -> "World":
-        """Who takes a batch through the backbone: all, or each alone if some had no image of it.
-        Not every network takes a batch of none, and who has none draws no random numbers."""
+        """The processes among which a batch is divided. If it has fewer images than there are
+        processes, each takes all of it: not every network takes an empty batch, and a process
+        without images would draw no random numbers."""
         return self if self.size == 1 or len(batch) >= self.size else ALONE
 
     def share(self, batch: Tensor) -> Tensor:
@@ -108,7 +109,7 @@ class World:
             all_reduce(torch.zeros(()))
 
     def broadcast(self, value: T) -> T:
-        """What the main process has for `value`."""
+        """The main process's `value`."""
         if self.size == 1:
             return value
         values = [value]
@@ -117,11 +118,11 @@ class World:
         return values[0]
 
     def all(self, true: bool) -> bool:
-        """Whether it is, in every process."""
+        """Whether `true` holds in every process."""
         return true if self.size == 1 else int(all_reduce(torch.tensor(int(true)))) == self.size
 
     def broadcast_state(self, module: nn.Module) -> None:
-        """The module is everywhere as it is in the main process, bit for bit."""
+        """Copies the main process's module to all others, bit for bit."""
         if self.size > 1:
             with explained(), torch.no_grad():
                 for tensor in module.state_dict().values():

@@ -71,7 +71,7 @@ def fit_temperature(logits: Tensor, targets: Tensor, task: Task) -> float:
     return exp(found) if unlikely(0) - unlikely(found) > CLEARLY else 1.0
 
 
-def cool(network: Network, temperature: float) -> None:
+def divide_logits(network: Network, temperature: float) -> None:
     """Divides the network's logits by `temperature`.
 
     This is done to the weight and bias of its last layer: so the temperature is part of the saved

@@ -1,4 +1,5 @@
-"""Compares candidate and promoted version, both as ONNX, on the same held-out images."""
+"""Compares candidate and promoted version, both as ONNX, on the same held-out images, and each with
+as many views of them as it is served with."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,7 +15,7 @@ from registry.errors import BundleError
 from registry.images import Float32Array, prepare
 from registry.jobs import Assignment, Score, Scored
 from registry.labels import label_changes
-from training.changed_settings import settings_of
+from registry.tta import tta_views
 from training.data.dataset import Dataset, Rows
 from training.data.items import Part, SplitRule
 from training.data.labels import in_known_order
@@ -24,6 +25,7 @@ from training.evaluation.evaluate import BETA, measure, right
 from training.export.runtime import answering
 from training.learnt_before import learnt
 from training.run.progress import Stages
+from training.same_settings import settings_of
 
 SPLIT = "report/split.csv"  # in every bundle: its training and held-out images, by content
 
@@ -41,7 +43,7 @@ def score(
     the candidate alone on all held-out images.
 
     Args:
-        answers: the candidate's outputs, for all held-out rows in order.
+        answers: the candidate's outputs as it is served, for all held-out rows in order.
         learnt_before: what the candidate's initial weights had learnt from; see
             training/learnt_before.py.
         beta: of the F score of multi-label answers, the candidate's for both.
@@ -64,6 +66,7 @@ def score(
         )
     rows, answers = rows[unseen], answers[unseen]
     targets = dataset.targets[rows]
+    _note_views(bundle, promoted, assignment, stages.note)
     promoted_answers = _answers_of(folder, dataset, rows, stages.advance)
     after = right(answers, targets, dataset.task, bundle.thresholds)
     before = right(promoted_answers, targets, dataset.task, promoted.thresholds)
@@ -169,19 +172,33 @@ def _new_to_candidate(
     return ~seen
 
 
+def _note_views(
+    bundle: Bundle, promoted: Bundle, assignment: Assignment, note: Callable[[str], None]
+) -> None:
+    """Says with how many views they are compared, unless it is one for both."""
+    mine, theirs = (max(1, each.tta.default_views) for each in (bundle, promoted))
+    if max(mine, theirs) > 1:
+        note(
+            f"views of each image, as they are served: {mine} for the new version, {theirs} for "
+            f"version {assignment.champion_version}"
+        )
+
+
 def _answers_of(
     folder: Path, dataset: Dataset, rows: Rows, advance: Callable[[int], None]
 ) -> Float32Array:
-    """A bundle's outputs, [n,classes], with that bundle's own image preprocessing, and with the
-    classes in the data set's order."""
+    """A bundle's outputs, [n,classes], with that bundle's own image preprocessing and views, and
+    with the classes in the data set's order."""
     bundle = read_bundle(folder)
-    answer, spec = answering(folder / MODEL), bundle.image
+    answer = answering(folder / MODEL)
     places = {label: place for place, label in enumerate(bundle.labels)}
     columns = [places[label] for label in dataset.labels]
     answers = []
     for row in rows:
-        pixels = prepare(read_again(dataset.items[row]), spec)
-        answers.append(answer(pixels[None])[0])
+        encoded = read_again(dataset.items[row])
+        pixels = prepare(encoded, bundle.image)
+        views = tta_views(pixels, encoded, bundle.tta, bundle.tta.default_views)
+        answers.append(answer(views).mean(axis=0))
         advance(1)
     return np.stack(answers)[:, columns]
 

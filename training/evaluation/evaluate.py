@@ -37,11 +37,12 @@ class Measures:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Predictions for the held-out rows, [n,classes] each: one view, and the mean over several."""
+    """Predictions for the held-out rows, [n,classes] each: one view, and means over several."""
 
     rows: Rows = field(repr=False)
     plain: Float32Array = field(repr=False)
     tta: Float32Array = field(repr=False)
+    served: Float32Array = field(repr=False)  # with as many views as a service uses unless told
     plain_measures: Measures
     tta_measures: Measures
     gained: int  # predictions that the views corrected
@@ -93,7 +94,7 @@ def predict_rows(
     return np.stack(results)
 
 
-def metric_of(task: Task, beta: float = BETA) -> str:
+def metric_of(task: Task, beta: float) -> str:
     """The name of what `measure` measures: accuracy, or f2 and the like."""
     return "accuracy" if task == "single" else f"f{beta:g}"
 

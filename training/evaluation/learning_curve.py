@@ -31,8 +31,8 @@ Curve = Mapping[int, Sequence[float]]  # images -> metric on the held-out part, 
 
 
 def measure_learning_curve(bench: Bench, activations: Parts, rate: float, n_draws: int) -> Curve:
-    """Measures how well heads do that are trained on an eighth, a quarter, half and all of the
-    images, `n_draws` times each; network and random-number generators are restored.
+    """The metric of heads trained on an eighth, a quarter, half and all of the images, `n_draws`
+    times each; network and random-number generators are restored.
 
     Every fit takes the same number of steps. The curve is only reported; nothing is chosen by it.
     The backbone is frozen: what fine-tuning gains from more images is another question.

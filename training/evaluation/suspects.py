@@ -1,12 +1,13 @@
 """Suspected label errors: as text for people, in a report and as a table."""
 
 import csv
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from training.data.dataset import Dataset
+
+LISTED = 50  # suspects in the JSON of a report
 
 
 @dataclass(frozen=True)
@@ -64,11 +65,11 @@ def describe(noise: LabelNoise, dataset: Dataset) -> str:
     )
 
 
-def figures(noise: LabelNoise, dataset: Dataset, most: int = 50) -> dict[str, Any]:
-    """The JSON of a report, with the `most` suspect images; the table has all."""
-    found = asdict(noise)
-    shown = noise.suspects[:most]
-    return found | {"suspects": [{"file": _name(dataset, each)} | asdict(each) for each in shown]}
+def figures(noise: LabelNoise, dataset: Dataset) -> dict[str, Any]:
+    """The JSON of a report, with the most suspect images; the table has all."""
+    shown = noise.suspects[:LISTED]
+    suspects = [{"file": _name(dataset, each)} | asdict(each) for each in shown]
+    return asdict(noise) | {"suspects": suspects}
 
 
 def write_suspects(path: Path, dataset: Dataset, noise: LabelNoise) -> None:
@@ -82,4 +83,4 @@ def write_suspects(path: Path, dataset: Dataset, noise: LabelNoise) -> None:
 
 
 def _name(dataset: Dataset, suspect: Suspect) -> str:
-    return os.path.relpath(dataset.items[suspect.row].path, dataset.root)
+    return dataset.name(dataset.items[suspect.row])

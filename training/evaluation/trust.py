@@ -17,7 +17,7 @@ from training.data.inner_split import LEAST
 from training.evaluation.calibration import (
     Reliability,
     at_temperature,
-    cool,
+    divide_logits,
     fit_temperature,
     measure_reliability,
 )
@@ -70,7 +70,7 @@ def calibrate(bench: Bench) -> Calibrated | None:
     targets = bench.dataset.targets[bench.calibration_rows]
     logits = answer_logits(bench.network, pixels, bench.stages.advance)
     temperature = fit_temperature(logits, torch.from_numpy(targets), task)
-    cool(bench.network, temperature)
+    divide_logits(bench.network, temperature)
     bench.note("calibration", f"temperature {temperature:.3f}, by {len(pixels)} images set apart")
     if task == "multi":
         return Calibrated(len(pixels), temperature, (), None)

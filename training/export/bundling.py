@@ -16,7 +16,7 @@ from training.data.split import write_split
 from training.evaluation.compare import SPLIT
 from training.evaluation.evaluate import Evaluation, Measures
 from training.evaluation.gradcam import heat_maps
-from training.evaluation.predict_test import measure_tests, write_answers
+from training.evaluation.predict_test_part import measure_tests, write_answers
 from training.evaluation.suspects import write_suspects
 from training.evaluation.trust import Trust, trust_metrics
 from training.export.golden import write_golden_answers
@@ -188,7 +188,7 @@ def _findings(
         beta=bench.settings.beta,
         looked=partial(heat_maps, bench.network),
         temperature=trust.calibrated.temperature if trust.calibrated else None,
-        uncooled=trust.before,
+        uncalibrated=trust.before,
         sets=trust.sets,
         sets_from=trust.sets_from,
         abstention=trust.abstention,

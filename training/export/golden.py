@@ -1,4 +1,4 @@
-"""The golden answers of a training: a few held-out images, and what the exported model says."""
+"""The golden answers of a training: a few held-out images, and the exported model's answers."""
 
 from pathlib import Path
 
@@ -16,7 +16,8 @@ GOLDEN_IMAGES = 8
 
 
 def write_golden_answers(bench: Bench, model: Path, stage: Path) -> None:
-    """`stage` has the images, as they were encoded, and the answers of the ONNX model `model`."""
+    """Writes the images, as they were encoded, and the answers of the ONNX model `model` to
+    `stage`."""
     items = bench.dataset.items
     encoded = [read_again(items[row]) for row in _golden_rows(bench)]
     write_golden(stage / GOLDEN, encoded, answering(model)(golden_pixels(bench)))

@@ -49,7 +49,8 @@ def assign(
         BadRequest: `model` is not a valid name.
         BundleError: one of its pointers is damaged, so that nothing could be published.
     """
-    before = registry.promoted(check_name(model))
+    promoted = registry.promoted(check_name(model))
+    version = promoted.pointer.version if promoted else None
     registry.next_version(model)  # to fail now rather than after hours of training
     assignment = Assignment(
         model=model,
@@ -58,10 +59,10 @@ def assign(
         cache=cache,
         run=run,
         stage=run / "stage",
-        champion=registry.folder(model, before[1].version) if before else None,
-        champion_version=before[1].version if before else None,
+        champion=registry.folder(model, version) if version else None,
+        champion_version=version,
     )
-    return assignment, before[0] if before else 0
+    return assignment, promoted.number if promoted else 0
 
 
 def publish(

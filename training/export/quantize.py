@@ -65,7 +65,7 @@ class Attempt:
 
 
 def quantize(model: Path, images: UInt8Array, path: Path) -> str:
-    """`path` is the ONNX model `model` in 8 bits; gives how it came about, for people.
+    """Writes the ONNX model `model` in 8 bits to `path`; returns how it was made, for people.
 
     The range of a tensor is its lowest and highest value. While answers shift by more than `CLOSE`,
     up to six layers are left in float32; if that is not enough, ranges are chosen by entropy, which
@@ -78,14 +78,14 @@ def quantize(model: Path, images: UInt8Array, path: Path) -> str:
     n_ranges = min(RANGE_IMAGES, -(-len(images) // 2))
     trial = images[n_ranges : n_ranges + TRIAL_IMAGES] if n_ranges < len(images) else images
     with tempfile.TemporaryDirectory() as folder, _quiet():
-        bench = _Bench(Path(folder), model, images[:n_ranges], trial)
-        best = attempt = bench.attempt("minmax", float_nodes(onnx.load(bench.model)))
+        attempts = _Attempts(Path(folder), model, images[:n_ranges], trial)
+        best = attempt = attempts.make("minmax", float_nodes(onnx.load(attempts.model)))
         for _ in range(ROUNDS):
             if best.shift > CLOSE:
-                attempt = bench.attempt("minmax", (*attempt.kept, *bench.worst_layers(attempt)))
+                attempt = attempts.make("minmax", (*attempt.kept, *attempts.worst_layers(attempt)))
                 best = min(best, attempt, key=lambda one: one.shift)
         if best.shift > CLOSE:
-            attempt = bench.attempt("entropy", best.kept)
+            attempt = attempts.make("entropy", best.kept)
             best = min(best, attempt, key=lambda one: one.shift)
         path.write_bytes(with_metadata_of(onnx.load(model), onnx.load(best.path)))
     return str(best)
@@ -96,8 +96,8 @@ def shift(answers: Float32Array, truth: Float32Array) -> float:
     return float(np.abs(answers - truth).sum(axis=1).mean() / 2)
 
 
-class _Bench:
-    """A folder for the attempts, and what they have in common."""
+class _Attempts:
+    """Makes the attempts, in a folder; holds what they have in common."""
 
     def __init__(self, folder: Path, model: Path, images: UInt8Array, trial: UInt8Array) -> None:
         self._folder = folder
@@ -109,7 +109,7 @@ class _Bench:
         name_nodes(self.model)
         self._truth = answer_all(self.model, trial)
 
-    def attempt(self, ranges: Ranges, kept: tuple[str, ...]) -> Attempt:
+    def make(self, ranges: Ranges, kept: tuple[str, ...]) -> Attempt:
         self._n_attempts += 1
         path = self._folder / f"{self._n_attempts}.onnx"
         method, options = CALIBRATION[ranges]

@@ -6,7 +6,7 @@ Knows nothing of torch, so that a foreign model can be imported without it.
 import registry.telemetry_off  # noqa: F401  # before onnxruntime
 
 # isort: split
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from registry.images import Float32Array, UInt8Array
 
 RUNTIME = f"onnxruntime {onnxruntime.__version__}"
 PARITY_BATCHES = (1, 2, 7)  # 1 and n take different paths through many a runtime; 7 divides nothing
+BATCH = 16  # images that `answer_all` has answered at a time
 
 Answer = Callable[[UInt8Array], Float32Array]  # pixels [n,s,s,3] -> probabilities [n,classes]
 
@@ -50,10 +51,8 @@ def answering(model: bytes | Path) -> Answer:
     return run_by_the_batch if isinstance(fixed, int) else run
 
 
-def answer_all(model: Path, images: UInt8Array, at_once: int = 16) -> Float32Array:
+def answer_all(model: Path, images: UInt8Array) -> Float32Array:
     """Probabilities of all images, [n,classes], by the ONNX model at `model`."""
     answer = answering(model)
-    parts: Sequence[UInt8Array] = [
-        images[start : start + at_once] for start in range(0, len(images), at_once)
-    ]
+    parts = [images[start : start + BATCH] for start in range(0, len(images), BATCH)]
     return np.concatenate([answer(np.ascontiguousarray(part)) for part in parts])

@@ -1,7 +1,9 @@
 """Reduced-precision variants of a model, and the decision whether they are worth having."""
 
+import sys
 import time
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -33,6 +35,8 @@ PROOF_IMAGES = 1000  # held-out images that a variant is evaluated on
 # A variant's outputs differ between processors more than those of float32 do.
 TOLERANCE_FACTOR, TOLERANCE_MARGIN = 2.0, 0.02
 CPU, GPU = "CPUExecutionProvider", "CUDAExecutionProvider"
+# as a server runs it; CUDA's default tries every algorithm of every convolution at first
+SERVED = {GPU: {"cudnn_conv_algo_search": "HEURISTIC"}}
 GPU_IMAGES = 16  # per batch; with a single image, launch overhead dominates
 PROVIDERS = ("cpu", "openvino", "cuda", "tensorrt")
 
@@ -157,6 +161,8 @@ def has_gpu(model: Path) -> bool:
     would silently fall back to the CPU."""
     if not (torch.cuda.is_available() and GPU in onnxruntime.get_available_providers()):
         return False
+    with redirect_stdout(sys.stderr):  # where it says what it misses; the other one has our events
+        onnxruntime.preload_dlls()  # PyTorch loads most of what pip installed, but not cuRAND
     return GPU in _one_thread(model, GPU).get_providers()
 
 
@@ -179,9 +185,8 @@ def _one_thread(model: Path, provider: str) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
-    return onnxruntime.InferenceSession(
-        str(model), options, providers=[provider], enable_fallback=0
-    )
+    chosen = (provider, SERVED.get(provider, {}))
+    return onnxruntime.InferenceSession(str(model), options, providers=[chosen], enable_fallback=0)
 
 
 def to_fp16(model: Path, images: UInt8Array, path: Path) -> str:

@@ -13,11 +13,12 @@ from torch import Tensor
 
 from registry.counted import counted
 from registry.errors import BadRequest
+from registry.images import UInt8Array
 from training.data.cache_eviction import make_room, mark_used
 from training.data.dataset import Rows
 from training.data.decoded import Decoded
 from training.data.prefetch import read_each
-from training.fit.device import is_half
+from training.fit.device import is_half, send
 from training.fit.out_of_memory import BatchSplitter, in_parts
 from training.network.classifier import Network, evaluating
 from training.network.folding import folded
@@ -147,11 +148,9 @@ def compute(
     return torch.cat(batches).clone()
 
 
-def to_device(
-    pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]], device: torch.device
-) -> Tensor:
+def to_device(pixels: UInt8Array | Tensor, device: torch.device) -> Tensor:
     """uint8 [n,s,s,3] -> float32 [n,3,s,s] in 0…255, laid out channels-last.
 
     Transferred as uint8: a quarter of the bytes of float32.
     """
-    return torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2).float()
+    return send(torch.as_tensor(pixels), device).permute(0, 3, 1, 2).float()

@@ -15,6 +15,7 @@ from training.data.prefetch import read_each
 from training.data.strong_augmentation import PLAIN, Stronger
 from training.fit.activations import Activations, to_device
 from training.fit.balance import Float64Array
+from training.fit.device import send
 from training.settings import Augmentation, TrainCrop
 
 CPU = torch.device("cpu")
@@ -55,8 +56,8 @@ class ActivationBatches:
             index = torch.from_numpy(places)
             # twice as fast as indexing with brackets
             yield (
-                self.activations.features.index_select(0, index).to(self.device),
-                self.targets.index_select(0, index).to(self.device),
+                send(self.activations.features.index_select(0, index), self.device),
+                send(self.targets.index_select(0, index), self.device),
             )
 
 
@@ -101,7 +102,7 @@ class ImageBatches:
                 crop=self.crop,
                 generator=generator,
             )
-            targets = self.targets[places].to(self.device)
+            targets = send(self.targets[places], self.device)
             yield self.stronger.apply(views, targets, (self.seed, number, index))
 
 

@@ -3,8 +3,10 @@
 import platform
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from training.network.depthwise import GradientsInFloat
 from training.settings import Precision
@@ -13,6 +15,30 @@ from training.settings import Precision
 def pick_device() -> torch.device:
     """The GPU when there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def unused_gpu(devices: Path = Path("/dev")) -> str:
+    """Why training is on the CPU of a machine with an NVIDIA GPU, in words of PyTorch; empty: it is
+    not, or there is no such GPU."""
+    if torch.cuda.is_available() or not any(devices.glob("nvidia[0-9]*")):
+        return ""
+    try:
+        torch.cuda.init()  # type: ignore[no-untyped-call]  # `is_available` does not say why
+    except (RuntimeError, AssertionError) as error:
+        return str(error).partition("\n")[0]
+    return "none is visible"
+
+
+def page_locked(tensor: Tensor, device: torch.device) -> Tensor:
+    """A copy of a tensor on the CPU, in memory from which a GPU takes it without anybody waiting;
+    for any other device the tensor itself."""
+    return tensor.pin_memory() if device.type == "cuda" else tensor
+
+
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on `device`. A GPU has it by the time it comes to use it; to wait for that would
+    be to wait for all that it has yet to do."""
+    return page_locked(tensor, device).to(device, non_blocking=True)
 
 
 def has_fast_bf16(device: torch.device) -> bool:

@@ -5,6 +5,10 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
 
 from registry.errors import TrainingError
 from training.fit.batches import Batches
@@ -13,6 +17,8 @@ from training.fit.optimizer import Optimizer
 from training.fit.out_of_memory import BatchSplitter
 from training.fit.plan import Plan
 from training.fit.sam import Sam, sharpen
+
+READ_EVERY = 8  # steps on a GPU, which has nothing to do while a loss is read
 
 
 class Diverged(TrainingError):
@@ -56,6 +62,15 @@ class Step:
     seconds: float
 
 
+class Begun(NamedTuple):
+    """A step whose loss has not been read yet."""
+
+    place: int
+    rates: Sequence[float]
+    n_images: int
+    loss: Tensor
+
+
 @dataclass
 class Tally:
     """The position in a stage, between two steps, and the running totals of its epoch."""
@@ -83,7 +98,8 @@ def train_epoch(
     optimizer: Optimizer,
     tally: Tally,
     *,
-    stepped: Callable[[Step], None] = lambda step: None,
+    stepped: Callable[[], None] = lambda: None,
+    counted: Callable[[Sequence[Step]], None] = lambda steps: None,
     splitter: BatchSplitter | None = None,
 ) -> None:
     """Trains for the rest of the epoch that `tally` is in, and counts its steps there.
@@ -91,29 +107,57 @@ def train_epoch(
     The caller sets the layers' modes.
 
     Args:
-        stepped: called after every step, once `tally` has counted it.
+        stepped: called after every step of the optimizer.
+        counted: called with the steps that `tally` has counted since its last call, when it has
+            counted all that were made: after every step on a CPU, and on a GPU whenever losses are
+            read.
         splitter: splits batches where memory is short; None: never.
 
     Raises:
-        Diverged: the loss is not finite; says when, and at what learning rate.
+        Diverged: the loss is not finite; says when, and at what learning rate. On a GPU, steps may
+            have been made with it: the weights are those of a training that has diverged.
     """
     began = time.perf_counter()
-    for inputs, targets in islice(stage.batches.epoch(tally.epoch), tally.n_batches, None):
-        place = tally.epoch * len(stage.batches) + tally.n_batches
+    begun: list[Begun] = []
+    first, end = (number * len(stage.batches) for number in (tally.epoch, tally.epoch + 1))
+    first += tally.n_batches
+    batches = islice(stage.batches.epoch(tally.epoch), tally.n_batches, None)
+    for place, (inputs, targets) in enumerate(batches, first):
         rates = [rate * stage.plan.shares[place] for rate in stage.rates]
         optimizer.clear()
         loss = add_gradients(stage.forward, stage.loss_of, inputs, targets, splitter)
-        if not math.isfinite(loss):
-            raise Diverged(
-                f"{stage.name}: the loss became {loss} in batch {place + 1} at a learning "
-                f"rate of {max(rates):.1e}"
-            )
+        begun.append(Begun(place, rates, len(targets), loss))
+        due = inputs.device.type == "cpu" or len(begun) == READ_EVERY or place + 1 == end
+        losses = _read(stage.name, begun) if due else []
         if stage.sam and place % stage.sam.every == 0:
             batch = (inputs, targets)
             sharpen(stage.sam, optimizer.parameters, stage.forward, stage.loss_of, *batch, splitter)
         optimizer.step(rates, momentum=stage.plan.momentum(place), decay=stage.plan.decay(place))
-        now = time.perf_counter()
-        step = Step(place, loss, rates, len(targets), now - began)
-        began = now
-        tally.add(step.loss, step.n_images, step.seconds)
-        stepped(step)
+        stepped()
+        if due:
+            now = time.perf_counter()
+            seconds = (now - began) / len(begun)
+            steps = [
+                Step(one.place, loss, one.rates, one.n_images, seconds)
+                for one, loss in zip(begun, losses, strict=True)
+            ]
+            for step in steps:
+                tally.add(step.loss, step.n_images, step.seconds)
+            counted(steps)
+            begun, began = [], now
+
+
+def _read(stage: str, begun: Sequence[Begun]) -> list[float]:
+    """Their losses, once a GPU has computed them.
+
+    Raises:
+        Diverged: one is not finite.
+    """
+    losses: list[float] = torch.stack([one.loss for one in begun]).tolist()
+    for one, loss in zip(begun, losses, strict=True):
+        if not math.isfinite(loss):
+            raise Diverged(
+                f"{stage}: the loss became {loss} in batch {one.place + 1} at a learning "
+                f"rate of {max(one.rates):.1e}"
+            )
+    return losses

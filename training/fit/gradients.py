@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from training.fit.out_of_memory import BatchSplitter
@@ -16,8 +17,9 @@ def add_gradients(
     inputs: Tensor,
     targets: Tensor,
     splitter: BatchSplitter | None = None,
-) -> float:
-    """Adds the gradient of the batch's mean loss to every parameter's; returns the loss.
+) -> Tensor:
+    """Adds the gradient of the batch's mean loss to every parameter's; returns that loss,
+    float64 [], on its device: to read it is to wait until a GPU has computed it.
 
     Args:
         splitter: where memory is short, splits the batch, each part weighted by its images. So the
@@ -25,10 +27,10 @@ def add_gradients(
             uses each part's own statistics. Gradients must be clear before.
     """
 
-    def attempt(n_parts: int) -> float:
+    def attempt(n_parts: int) -> Tensor:
         if n_parts == 1:
             return _add(loss_of(forward(inputs), targets))
-        total = 0.0
+        total = torch.zeros((), dtype=torch.float64, device=inputs.device)
         parts = zip(inputs.tensor_split(n_parts), targets.tensor_split(n_parts), strict=True)
         for part, truth in parts:
             total += _add(loss_of(forward(part), truth) * (len(truth) / len(targets)))
@@ -37,6 +39,6 @@ def add_gradients(
     return splitter.run(attempt, len(targets)) if splitter else attempt(1)
 
 
-def _add(loss: Tensor) -> float:
+def _add(loss: Tensor) -> Tensor:
     loss.backward()  # type: ignore[no-untyped-call]
-    return float(loss.item())
+    return loss.detach().double()

@@ -62,7 +62,8 @@ def find_rate(
         optimizer = Optimizer(groups, spec)
         for rate, (inputs, targets) in zip(raised, _endless(batches), strict=False):
             optimizer.clear()
-            value = smooth(add_gradients(forward, loss_of, inputs, targets, splitter))
+            loss = add_gradients(forward, loss_of, inputs, targets, splitter)
+            value = smooth(loss.item())
             if not math.isfinite(value):
                 break
             used.append(rate)

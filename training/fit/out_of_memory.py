@@ -19,7 +19,9 @@ T = TypeVar("T")
 SAID_OF_MEMORY = (
     "DefaultCPUAllocator: can't allocate memory",
     "CUDA error: out of memory",
-    "_STATUS_ALLOC_FAILED",
+    "CUDA driver error: out of memory",
+    "_STATUS_ALLOC_FAILED",  # of cuBLAS
+    "_ALLOCATION_FAILED",  # of cuDNN from 9 on
 )
 
 

@@ -60,19 +60,29 @@ def fit_stage(
     )
     report_resumed(bench, stage, tally)
 
-    def stepped(step: Step) -> None:
+    def stepped() -> None:
         if ema:
             ema.update()
+
+    def counted(steps: Sequence[Step]) -> None:
         bench.checkpoint.save_if_due(tally)
-        bench.event_file.batch(before + step.number, step)
-        bench.stages.advance(step.n_images)
+        for step in steps:
+            bench.event_file.batch(before + step.number, step)
+            bench.stages.advance(step.n_images)
 
     while tally.epoch < n_epochs:
         network.world.broadcast_state(network)
         good = copy_state(network)
         network.train_unfrozen(freeze_batchnorm=bench.settings.keeps_statistics)
         try:
-            train_epoch(stage, optimizer, tally, stepped=stepped, splitter=bench.splitter)
+            train_epoch(
+                stage,
+                optimizer,
+                tally,
+                stepped=stepped,
+                counted=counted,
+                splitter=bench.splitter,
+            )
             epoch = tally.row(stage.name, *validate())
             worth_it = keeper is None or keeper.goes_on(tally.epoch + 1)
         except TrainingError as error:

@@ -129,7 +129,7 @@ def _import(options: argparse.Namespace, flags: str) -> int:
             flags=flags,
             stage=Path(folder),
         )
-        pointer = before[0] if before else 0
+        pointer = before.number if before else 0
         version, promoted = publish(
             registry,
             Path(folder),

@@ -59,7 +59,7 @@ def adopt(
     flags: str,
     stage: Path,
 ) -> Adopted:
-    """`stage` is a bundle whose model answers as the foreign one does.
+    """Makes `stage` a bundle whose model answers as the foreign one does.
 
     Args:
         gives: "logits" or "probabilities".
@@ -67,7 +67,7 @@ def adopt(
         flags: how this was asked for; kept in the provenance.
 
     Raises:
-        BadRequest: the model is not what it is said to be, or does not keep its answers.
+        BadRequest: the model is not what it is said to be, or its answers differ once wrapped.
     """
     encoded = [_read(path, spec) for path in golden] or draw_pictures()
     images = np.stack([prepare(one, spec) for one in _enough(encoded)])

@@ -18,15 +18,15 @@ from training.foreign.graph import all_tensors
 
 
 def merge_external(proto: ModelProto, path: Path, max_bytes: int) -> tuple[Path, ...]:
-    """All weights of the model in `path` are in `proto` itself; gives the files that they came
-    from.
+    """Reads all weights of the model in `path` into `proto`; returns the other files that they
+    came from.
 
     Args:
         max_bytes: of the model with its weights.
 
     Raises:
         BadRequest: a file is not a plain one beside the model or does not hold what the model says,
-            or it is too much.
+            or the model is too large.
     """
     outside = [
         tensor for tensor in all_tensors(proto) if tensor.data_location == TensorProto.EXTERNAL

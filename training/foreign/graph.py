@@ -73,8 +73,8 @@ def all_names(graph: GraphProto) -> set[str]:
 
 
 def rename(graph: GraphProto, new: Mapping[str, str]) -> None:
-    """The tensors in `new` have other names, wherever they are used. ONNX forbids that a branch
-    reuses a name from around it, so one name means one tensor.
+    """Renames tensors wherever they are used; `new` has their new names by the old ones. ONNX
+    forbids that a branch reuses a name from around it, so one name means one tensor.
     """
     for node in nodes_within(graph):
         node.input[:] = [new.get(name, name) for name in node.input]

@@ -36,7 +36,7 @@ def read_labels(path: Path) -> tuple[str, ...]:
 
 
 def check_width(labels: tuple[str, ...], width: int, model: Path) -> None:
-    """There are as many labels as the model gives numbers for an image.
+    """Checks that there are as many labels as the model gives numbers for an image.
 
     Raises:
         BadRequest: there are more or fewer.

@@ -1,4 +1,4 @@
-"""What a foreign model says of images, and the proof that the wrapped one says the same."""
+"""A foreign model's answers to images, and the proof that the wrapped one gives the same."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,8 +139,8 @@ class Proof:
 
 
 def prove(model: bytes, truth: Scores, images: UInt8Array, allowed: float, path: Path) -> Proof:
-    """The wrapped model answers as the foreign one did: `truth`, to each image alone and in batches
-    of 2 and 7.
+    """Checks that the wrapped model answers as the foreign one did (`truth`), to each image alone
+    and in batches of 2 and 7.
 
     Raises:
         BadRequest: it does not; or an answer depends on the images beside it.

@@ -1,6 +1,7 @@
 """Pretrained networks without their classifier, by the name that torchvision or timm gives them."""
 
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import shorten
@@ -16,6 +17,7 @@ from registry.errors import BadRequest, Unavailable
 from registry.quoted import quoted
 from training.network.weights import installed_weights, load_in_order, read_weights, weights_digest
 
+Triple = tuple[float, float, float]  # of the colours red, green and blue
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)
 
@@ -42,8 +44,8 @@ class Backbone:
 
     name: str
     body: nn.Module
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: Triple
+    std: Triple
     weights: str  # where they came from, for people
     digest: str  # SHA-256 of the weights
 
@@ -72,7 +74,7 @@ def load_backbone(name: str, *, pretrained: bool = True, weights: Path | None = 
     return Backbone(name, body.eval(), mean, std, origin, weights_digest(body))
 
 
-def check_backbone(name: str, weights: Path | None = None) -> None:
+def check_backbone(name: str, weights: Path | None) -> None:
     """Raises BadRequest if no network is called `name`, or it has no features to train on, or there
     is no file `weights`: what can be known before anything is loaded."""
     if not timm.is_model(INSTALLED.get(name, name)) and name not in _torchvisions():
@@ -84,9 +86,6 @@ def check_backbone(name: str, weights: Path | None = None) -> None:
         )
     if weights is not None and not weights.is_file():
         raise BadRequest(f"{weights}: no such file of weights")
-
-
-Triple = tuple[float, float, float]
 
 
 def _build(name: str, *, pretrained: bool) -> tuple[nn.Module, Triple, Triple]:
@@ -125,10 +124,10 @@ def _meant(name: str) -> str:
     )
 
 
-def _download(name: str, build: object) -> nn.Module:
-    assert callable(build)
+def _download(name: str, build: Callable[[], nn.Module]) -> nn.Module:
+    """What `build` gives, its errors as ours."""
     try:
-        model: nn.Module = build()
+        return build()
     except AssertionError as error:  # timm's word for networks that always pool
         raise BadRequest(
             f"{name}: this network has no feature map to train on ({shorten(str(error), 80)}); "
@@ -140,7 +139,6 @@ def _download(name: str, build: object) -> nn.Module:
             f"{shorten(str(error), 160)}); connect to the network, give a file with "
             "--set weights=FILE, or use efficientnet_lite0, whose weights are installed"
         ) from error
-    return model
 
 
 def _without_classifier(model: nn.Module) -> nn.Module:

@@ -7,7 +7,7 @@ it. What exporters do for inference, this does for learning.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -31,17 +31,23 @@ def folded(body: nn.Module, sample: Tensor) -> Iterator[int]:
         sample: an input [n,…], to find out what follows what.
     """
     pairs = find_pairs(body, sample)
-    modules = [module for pair in pairs for module in pair]
-    before = [vars(module).get("forward") for module in modules]  # somebody else's, if any
-    for convolution, norm in pairs:
-        _fold(convolution, norm)
-    try:
+    with forwards_restored([module for pair in pairs for module in pair]):
+        for convolution, norm in pairs:
+            _fold(convolution, norm)
         yield len(pairs)
+
+
+@contextmanager
+def forwards_restored(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Within it, the modules may be given a `forward` of their own; afterwards each has the one
+    that it had, its class's or somebody else's."""
+    before = [vars(module).get("forward") for module in modules]
+    try:
+        yield
     finally:
         for module, forward in zip(modules, before, strict=True):
-            if forward is None:
-                del vars(module)["forward"]
-            else:
+            vars(module).pop("forward", None)
+            if forward is not None:
                 vars(module)["forward"] = forward
 
 

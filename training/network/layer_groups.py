@@ -10,10 +10,10 @@ from torch import nn
 def split_groups(body: nn.Module) -> tuple[set[str], set[str]]:
     """Names of the early and of the late parameters, which learn at different rates.
 
-    The cut is before the middle one of the numbered stages, of those that are numbered alike and
-    have most layers: layer3 of a ResNet (where the 2018 library cut), stage 3 of 4 of a ConvNeXt,
-    block 4 of 7 of an EfficientNet. A layer is never parted from the batch
-    normalisation behind it.
+    Stages whose names differ only in their number are a family. The cut is before the middle stage
+    of the largest family: layer3 of a ResNet (where the 2018 library cut), stage 3 of 4 of a
+    ConvNeXt, block 4 of 7 of an EfficientNet. A layer and the batch normalisation behind it stay
+    together.
     """
     stages = stages_of(body)
     names = [name for _, members in stages for name in members]
@@ -24,7 +24,7 @@ def split_groups(body: nn.Module) -> tuple[set[str], set[str]]:
     if families:
         largest = max(families.values(), key=lambda those: sum(len(stages[at][1]) for at in those))
         cut = largest[len(largest) // 2]
-    else:  # before the one that the middle one of the parameters is in
+    else:  # before the stage that has the middle parameter
         ends = accumulate(len(members) for _, members in stages)
         cut = next(place for place, end in enumerate(ends) if end > len(names) // 2)
     while cut + 1 < len(stages) and _is_normalisation(body, stages[cut][1]):
@@ -41,8 +41,7 @@ def _is_normalisation(body: nn.Module, names: list[str]) -> bool:
 
 
 def stages_of(body: nn.Module) -> list[tuple[str | None, list[str]]]:
-    """The stages in order, each with its parameters: what it is called apart from its number, if it
-    is one of several that are numbered alike, else None."""
+    """The stages in order: the family of each, None if it is alone, and its parameters."""
     members: dict[str, list[str]] = {}
     for name, _ in body.named_parameters():
         members.setdefault(_stage(name), []).append(name)

@@ -49,7 +49,7 @@ def save_network(
         "epsilon": network.head[0].eps,
         "task": task,
     }
-    tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    tensors = {name: one.cpu().contiguous() for name, one in network.state_dict().items()}
     if known := network.learnt_before | {sha256[:DIGITS] for sha256 in learnt}:
         tensors[LEARNT] = _packed(known)
     write_tensors(path, tensors, {"network": json.dumps(shape)})

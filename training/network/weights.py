@@ -66,8 +66,8 @@ def _backbone_of(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def load_in_order(body: nn.Module, tensors: dict[str, Tensor], origin: str) -> None:
-    """By name where the names agree, else one to one in order, as two libraries that name the same
-    network differently need; the classifier's tensors come last and are left over. Only counts of
+    """Loads the tensors by name if all names agree, else in order, because two libraries may name
+    the same network differently; those of a classifier come last and are ignored. Only counts of
     batches, which older files do not have, may be missing.
 
     Raises:

@@ -168,7 +168,7 @@ def views(findings: Findings, tiles: Mapping[str, Sequence[Tile]]) -> Section | 
 
 def calibration(findings: Findings, pictures: Mapping[str, bytes]) -> Section:
     """Whether probabilities can be believed."""
-    after, before = findings.reliability, findings.uncooled
+    after, before = findings.reliability, findings.uncalibrated
     rows = [["", "ECE", "adaptive ECE", "log loss"]]
     if before:
         rows.append(["uncalibrated", *_errors(before)])

@@ -7,7 +7,7 @@ from training.evaluation.intervals import sign_test
 from training.evaluation.suspects import figures as noise_figures
 from training.report.audit_page import figures as audit_figures
 from training.report.findings import Findings
-from training.report.galleries import Places, name_of
+from training.report.galleries import Places
 from training.report.words import in_words
 
 PAIRS = 100  # of classes that are taken for one another
@@ -43,7 +43,7 @@ def to_json(findings: Findings) -> dict[str, Any]:
         "calibration": asdict(findings.reliability)
         | {
             "temperature": findings.temperature,
-            "before": asdict(findings.uncooled) if findings.uncooled else None,
+            "before": asdict(findings.uncalibrated) if findings.uncalibrated else None,
         },
         "conformal": _conformal(findings),
         "label_noise": noise_figures(findings.noise, findings.dataset) if findings.noise else None,
@@ -89,12 +89,13 @@ def _views(findings: Findings) -> dict[str, Any]:
 
 
 def _files(findings: Findings, places: Places) -> list[str]:
-    return [name_of(findings.dataset, findings.rows[place]) for place in places]
+    dataset = findings.dataset
+    return [dataset.name(dataset.items[findings.rows[place]]) for place in places]
 
 
 def _prediction(findings: Findings, place: int) -> dict[str, Any]:
-    row, answer = findings.rows[place], findings.probabilities[place]
-    truth = findings.dataset.items[row].labels
+    item, answer = findings.dataset.items[findings.rows[place]], findings.probabilities[place]
+    truth = item.labels
     if findings.task == "single":
         said: Any = findings.labels[int(answer.argmax())]
         prediction = {"is": truth[0], "said": said, "probability": round(float(answer.max()), 6)}
@@ -107,4 +108,4 @@ def _prediction(findings: Findings, place: int) -> dict[str, Any]:
             if chosen
         }
         prediction = {"is": list(truth), "said": said}
-    return {"file": name_of(findings.dataset, row)} | prediction
+    return {"file": findings.dataset.name(item)} | prediction

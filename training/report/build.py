@@ -81,7 +81,7 @@ def draw(findings: Findings, shown: Mapping[str, Sequence[Tile]]) -> dict[str, F
         pictures["learning_curve.png"] = plots.learning_curve(findings.curve, findings.plain.metric)
     if findings.task == "single":
         pictures["confusion.png"] = plots.confusion(findings.counts, findings.labels)
-    before = findings.uncooled.bins if findings.uncooled else ()
+    before = findings.uncalibrated.bins if findings.uncalibrated else ()
     pictures["reliability.png"] = plots.reliability(findings.reliability.bins, before)
     pictures |= draw_audit(findings.audit)
     for name, each in shown.items():

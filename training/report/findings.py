@@ -59,7 +59,7 @@ class Findings:
     looked: Looked | None = None
     curve: Mapping[int, Sequence[float]] = field(default_factory=dict)  # images -> metric per draw
     temperature: float | None = None  # that the logits have been divided by
-    uncooled: Reliability | None = None  # without that temperature
+    uncalibrated: Reliability | None = None  # what it would be without that temperature
     sets: tuple[SetFigures, ...] = ()
     sets_from: str = ""  # which images these are of, or why there are none
     abstention: Abstention | None = None

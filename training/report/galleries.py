@@ -1,6 +1,5 @@
 """Which held-out images are worth looking at, and their captions."""
 
-import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -64,7 +63,7 @@ def tiles(
     pixels: UInt8Array,
     rows: Sequence[int] | npt.NDArray[np.int64],
     answers: Float32Array,
-    thresholds: Thresholds = THRESHOLD,
+    thresholds: Thresholds,
     heats: Float32Array | None = None,
 ) -> list[Tile]:
     """Images of a data set as a gallery shows them.
@@ -88,15 +87,11 @@ def tiles(
     return shown
 
 
-def name_of(dataset: Dataset, row: int) -> str:
-    """An image's path relative to the data set's folder."""
-    return os.path.relpath(dataset.items[row].path, dataset.root)
-
-
 def caption_name(dataset: Dataset, row: int) -> str:
-    """The same, but without the folder if that is the class."""
+    """An image's path relative to the data set's folder; its name alone if its folder is its
+    class."""
     item = dataset.items[row]
-    return item.path.name if item.labels == (item.path.parent.name,) else name_of(dataset, row)
+    return item.path.name if item.labels == (item.path.parent.name,) else dataset.name(item)
 
 
 def describe(answer: Float32Array, dataset: Dataset, thresholds: Thresholds) -> str:

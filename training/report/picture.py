@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from training.report.page import DPI
 
+LONGEST = 28  # letters of a name
 BLUE, RED, GREY, PALE = "#2563a8", "#b83220", "#5b6470", "#eef1f5"
 
 
@@ -35,6 +36,6 @@ def save(figure: Figure, to: Path | BinaryIO) -> None:
         figure.savefig(to, format="png", dpi=DPI)
 
 
-def short(text: str, most: int = 28) -> str:
-    """Of a label or a file's name, what fits."""
-    return text if len(text) <= most else f"{text[: most - 1]}…"
+def short(text: str) -> str:
+    """A label or a file's name, cut off where it would not fit."""
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"

@@ -161,7 +161,9 @@ def _served(findings: Findings) -> Remark | None:
     text = f"a service averages {n} views unless a request says otherwise"
     if n == findings.n_views:
         return Remark("Served", f"{text}: its figures are those of {n} views, not of one.")
-    return Remark("Served", f"{text}, which was not measured; tta_views={n} measures it.")
+    return Remark(
+        "Served", f"{text}, whose figures are not on this page; tta_views={n} shows them."
+    )
 
 
 def _calibration(findings: Findings) -> Remark:

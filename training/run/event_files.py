@@ -14,7 +14,7 @@ from PIL import Image
 from registry.errors import BadRequest
 from training.fit.epoch import Epoch, Step
 
-FOLDER = "tensorboard"  # of a run
+EVENTS_FOLDER = "tensorboard"  # of a run
 FORMAT = "brain.Event:2"  # the first record of every event file
 RGB = 3
 

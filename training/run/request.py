@@ -16,6 +16,7 @@ from training.checking import check_settings
 from training.data.dataset import check_listed
 from training.export.publishing import assign
 from training.run.journal import check_same, has_finished
+from training.same_settings import with_settings_of
 
 # in the folder of a training whose version is not yet published; the name stays, so that those that
 # an earlier Unfreeze began still resume
@@ -43,9 +44,13 @@ def make_request(
     run: Path,
     *,
     promote: bool,
+    same_settings: bool = False,
 ) -> Request:
     """Writes the request to `run`, with absolute paths. If the same one is there already, returns
     that one, which compares with the version that was promoted when it was first made.
+
+    Args:
+        same_settings: take those of the promoted version, overridden by `settings`.
 
     Raises:
         BadRequest: `model` is not a valid name, or the settings or the data are unusable.
@@ -61,6 +66,10 @@ def make_request(
         cache.resolve(),
         run.resolve(),
     )
+    found = find_request(run) if (run / REQUEST).exists() else None
+    if same_settings:
+        settings = _as_promoted(found.assignment if found else assignment, settings)
+        assignment = assignment.model_copy(update={"settings": settings})
     read = check_settings(settings)
     check_listed(data, read.layout(), read.task)
     request = Request(
@@ -70,16 +79,25 @@ def make_request(
         promote=promote,
         token=uuid.uuid4().hex,
     )
-    if not (run / REQUEST).exists():
+    if found is None:
         run.mkdir(parents=True, exist_ok=True)
         write_durably(run / REQUEST, request.model_dump_json(indent=2).encode())
         return request
-    found = find_request(run)
     differing = [
         name for name, value in _asked_for(found).items() if value != _asked_for(request)[name]
     ]
     check_same(run, differing)
     return found
+
+
+def _as_promoted(assignment: Assignment, given: dict[str, str]) -> dict[str, str]:
+    """Those of the version that the assignment compares with, overridden by those given."""
+    if assignment.champion is None:
+        raise BadRequest(
+            f"{assignment.model}: no version is promoted, whose settings could be taken; leave "
+            "--same-settings out"
+        )
+    return with_settings_of(assignment.champion, given)
 
 
 def find_request(run: Path) -> Request:
@@ -125,7 +143,7 @@ def fulfil(request: Request, bundle: Bundle) -> tuple[int, bool]:
     promoted = request.promote or not request.pointer
     in_force = registry.promoted(model)
     try:
-        if promoted and not (in_force and in_force[1].version == version):
+        if promoted and not (in_force and in_force.pointer.version == version):
             reason = "unfreeze train"
             registry.promote(model, version, by="train", reason=reason, expected=request.pointer)
     except Conflict:

@@ -14,10 +14,10 @@ from training.run.tensor_file import write_tensors
 
 
 def write_state(path: Path, state: Mapping[str, Any]) -> None:
-    """`path` holds `state`, on the disk: nested dicts and lists of tensors and plain values.
+    """Writes `state`, nested dicts and lists of tensors and plain values, durably to `path`.
 
     Raises:
-        OSError: it cannot be written, as when the disk is full; what was there stays.
+        OSError: it cannot be written, for example because the disk is full; an old file stays.
     """
     tensors: dict[str, Tensor] = {}
     shape = json.dumps(_pack(state, tensors))
@@ -25,10 +25,11 @@ def write_state(path: Path, state: Mapping[str, Any]) -> None:
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """What `write_state` wrote, tensors on their device and laid out as they were; empty: no file.
+    """What `write_state` wrote, tensors on their device and laid out as they were; empty if there
+    is no file.
 
     Raises:
-        Conflict: the file is none of ours.
+        Conflict: `write_state` did not write this file.
     """
     if not path.is_file():
         return {}

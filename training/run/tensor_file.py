@@ -13,15 +13,15 @@ from training.run.whole_files import written_whole
 def write_tensors(
     path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, str] | None = None
 ) -> None:
-    """`path` holds the tensors, and what is said `about` them, on the disk.
+    """Writes the tensors, and the metadata `about` them, durably to `path`.
 
     Raises:
-        OSError: it cannot be written, as when the disk is full; what was there stays.
+        OSError: it cannot be written, for example because the disk is full; an old file stays.
     """
     with written_whole(path) as file:
         try:
             save_file(dict(tensors), file, metadata=dict(about) if about else None)
         except SafetensorError as error:
             raise OSError(f"{path} cannot be written: {error}") from error
-        # for whom new files are; safetensors would let nobody else read it
+        # as readable as other new files; safetensors would let nobody else read it
         file.chmod(file.parent.stat().st_mode & 0o666)

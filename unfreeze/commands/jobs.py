@@ -36,6 +36,7 @@ NEWEST = 1000  # jobs among which a prefix is looked up: no server lists more
 RETRAIN_EXAMPLES = """\
   unfreeze retrain solar --data photos --watch
   unfreeze retrain solar --data photos --set size=160 --set cycle_len=4 --promotion never
+  unfreeze retrain solar --data photos --same-settings --watch      as the promoted version was
   unfreeze retrain solar --data photos --key nightly-2026-03-01     safe to repeat: runs once
 """
 
@@ -53,8 +54,13 @@ def add_to(commands: Commands) -> None:
     )
     add_settings(
         retrain_parser,
-        "a setting of the recipe; those of the live version are not taken over, but what differs "
-        "from them is reported",
+        "a setting of the recipe; what differs from the promoted version's is reported",
+    )
+    retrain_parser.add_argument(
+        "--same-settings",
+        action="store_true",
+        help="train with the settings that the promoted version was trained with; --set overrides "
+        "them, and without this flag they are not taken over",
     )
     retrain_parser.add_argument(
         "--promotion",
@@ -105,6 +111,7 @@ def retrain(options: argparse.Namespace) -> int:
             options.model,
             options.data,
             settings=settings_of(options.settings),
+            same_settings=options.same_settings,
             promotion=options.promotion,
             idempotency_key=options.key,
         )
@@ -114,6 +121,8 @@ def retrain(options: argparse.Namespace) -> int:
             print(job.id, flush=True)
         if options.model not in known:
             say(new_model(options.model, known))
+        if options.same_settings:
+            say(f"settings: {_settings(job)}")
         if options.watch:
             return _follow(admin, job.id, as_json=options.json)
         say(f"follow it: unfreeze jobs watch {job.id}")
@@ -202,6 +211,10 @@ def _follow(admin: AdminClient, job_id: str, *, as_json: bool) -> int:
     return OK if job.state == "succeeded" else FAILED
 
 
+def _settings(job: Job) -> str:
+    return shlex.join(f"{key}={value}" for key, value in sorted(job.settings.items()))
+
+
 def _row(job: Job) -> list[object]:
     return [job.id, job.model, job.state, job.version, when(job.created_at), job.message]
 
@@ -214,7 +227,7 @@ def _show(job: Job, *, as_json: bool) -> int:
         "job": job.id,
         "model": job.model,
         "data": job.data,
-        "settings": shlex.join(f"{key}={value}" for key, value in sorted(job.settings.items())),
+        "settings": _settings(job),
         "promotion": job.promotion,
         "state": job.state,
         "message": job.message,

@@ -130,6 +130,7 @@ class StartTrainingRequest(_message.Message):
     SETTINGS_FIELD_NUMBER: _builtins.int
     IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     PROMOTION_FIELD_NUMBER: _builtins.int
+    SAME_SETTINGS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     data: _builtins.str
     """A folder of class folders, a CSV or TSV file, or Parquet files, below one of the server's data
@@ -140,10 +141,15 @@ class StartTrainingRequest(_message.Message):
     deduplication.
     """
     promotion: Global___PromotionPolicy.ValueType
+    same_settings: _builtins.bool
+    """Train with the recipe and the settings of the version that is promoted now, overridden by
+    `settings`; the job shows both together. FAILED_PRECONDITION if none is promoted;
+    INVALID_ARGUMENT if it does not record its settings, as one that was imported.
+    """
     @_builtins.property
     def settings(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Recipe settings by name, e.g. {"size": "160"}; what is left out is as in the recipe, not as it
-        was for the promoted version.
+        """Recipe settings by name, e.g. {"size": "160"}; what is left out is as in the recipe, unless
+        `same_settings` is true.
         """
 
     def __init__(
@@ -154,10 +160,11 @@ class StartTrainingRequest(_message.Message):
         settings: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         idempotency_key: _builtins.str = ...,
         promotion: Global___PromotionPolicy.ValueType = ...,
+        same_settings: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "idempotency_key", b"idempotency_key", "model", b"model", "promotion", b"promotion", "settings", b"settings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "idempotency_key", b"idempotency_key", "model", b"model", "promotion", b"promotion", "same_settings", b"same_settings", "settings", b"settings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -241,7 +248,9 @@ class Job(_message.Message):
     killed. An attempt interrupted by an orderly stop of the server does not count.
     """
     @_builtins.property
-    def settings(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    def settings(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """What it trains with: with `same_settings` also those of the version that was promoted then."""
+
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -603,7 +612,7 @@ Global___Score: _TypeAlias = Score  # noqa: Y015
 @_typing.final
 class Scored(_message.Message):
     """The newly trained version (candidate) and the promoted version, both as ONNX, scored on the same
-    held-out images.
+    held-out images, each with as many views as it is served with.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

@@ -1,7 +1,6 @@
-"""The test set: predicted once, at the end, by the model that will be served."""
+"""The test part: predicted once, at the end, by the model that will be served."""
 
 import csv
-import os
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +52,6 @@ def write_answers(
         writer = csv.writer(file)
         writer.writerow(["file", "labels", "answer", *dataset.labels])
         for item, row, chosen in zip(dataset.tests, answers, said, strict=True):
-            name = os.path.relpath(item.path, dataset.root)
             answer = separator.join(np.array(dataset.labels)[chosen])
             labels = separator.join(item.labels)
-            writer.writerow([name, labels, answer, *(f"{p:.6f}" for p in row)])
+            writer.writerow([dataset.name(item), labels, answer, *(f"{p:.6f}" for p in row)])
