@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from registry.counted import counted
 from registry.errors import BundleError
 from registry.files import read_plain, write_durably
 from registry.images import Float32Array
@@ -60,5 +61,7 @@ def read_golden(path: Path) -> Golden:
         raise BundleError(f"{path}: golden answers cannot be read: {error}") from error
     images = tuple(buffer[a:b] for a, b in itertools.pairwise(offsets))
     if len(images) != len(probabilities) or not images:
-        raise BundleError(f"{path}: {len(images)} images for {len(probabilities)} answers")
+        raise BundleError(
+            f"{path}: {counted(len(images), 'image')} for {counted(len(probabilities), 'answer')}"
+        )
     return Golden(images, probabilities)

@@ -15,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from registry.errors import Conflict, NotFound, Unavailable
 from registry.job_database import open_database
 from registry.jobs import EVENTS, Event, Job, JobRequest, JobState, StateChanged
+from registry.quoted import quoted
 from registry.record import explain
 
 T = TypeVar("T")
@@ -203,7 +204,7 @@ def _find(db: sqlite3.Connection, request: JobRequest) -> Job | None:
     others = [name for name, value in request if value != getattr(job.request, name)]
     if others:
         raise Conflict(
-            f"the idempotency key {request.idempotency_key[:80]!r} belongs to job {job.id}, which "
+            f"the idempotency key {quoted(request.idempotency_key)} belongs to job {job.id}, which "
             f"differs in its {' and '.join(others)}; give each request its own key"
         )
     return job
@@ -212,7 +213,7 @@ def _find(db: sqlite3.Connection, request: JobRequest) -> Job | None:
 def _get(db: sqlite3.Connection, job_id: str) -> Job:
     row = db.execute("SELECT record FROM jobs WHERE id = ?", [job_id]).fetchone()
     if row is None:
-        raise NotFound(f"no job {job_id[:80]!r}")
+        raise NotFound(f"no job {quoted(job_id)}")
     return _read(JOBS, row[0])
 
 

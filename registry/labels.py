@@ -20,6 +20,16 @@ def label_changes(before: Sequence[str], after: Sequence[str]) -> str:
     return "; ".join(changes + ["others have moved"] * moved)
 
 
+def label_note(version: int, before: Sequence[str], after: Sequence[str]) -> str:
+    """What to say where a version with the labels `after` takes the place of `version`; empty if
+    nothing changes for whoever reads probabilities."""
+    changes = label_changes(before, after)
+    reread = "whoever reads probabilities by position must read the labels again"
+    return f"its labels differ from those of version {version} ({changes}); {reread}" * bool(
+        changes
+    )
+
+
 def _named(labels: Sequence[str]) -> str:
     more = f" and {len(labels) - SHOWN} more" if len(labels) > SHOWN else ""
     return f"{', '.join(map(repr, labels[:SHOWN]))}{more}"

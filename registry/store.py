@@ -27,6 +27,7 @@ from registry.pointers import (
     Pointers,
     is_number,
 )
+from registry.quoted import quoted
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 TENSOR_SUFFIX = "-tensor"  # in the Open Inference Protocol, NAME-tensor is NAME fed with pixels
@@ -45,8 +46,8 @@ def check_name(model: str) -> str:
     """
     if not is_name(model):
         raise BadRequest(
-            f"{model[:128]!r} is not a valid model name: use 1 to 128 letters, digits, '.', '_' "
-            f"and '-', beginning with a letter or digit and not ending in '{TENSOR_SUFFIX}'"
+            f"{quoted(model, 128)} is not a valid model name: use 1 to 128 letters, digits, '.', "
+            f"'_' and '-', beginning with a letter or digit and not ending in '{TENSOR_SUFFIX}'"
         )
     return model
 
@@ -231,7 +232,7 @@ class Registry:
         """
         current = self.promoted(model)
         if current is None and not self.versions(model):
-            raise NotFound(f"no model {model[:128]!r} in the registry")
+            raise NotFound(f"no model {quoted(model, 128)} in the registry")
         if current is None or current.pointer.replaced is None:
             raise Conflict(f"{model}: nothing to roll back to; promote a version by its number")
         return current.number, current.pointer.replaced

@@ -13,6 +13,7 @@ from registry.candidates import candidate_of, check_percent
 from registry.errors import BadRequest, BundleError, Conflict, NotFound, Unavailable
 from registry.jobs import JobRequest
 from registry.pointers import Candidate, Pointer
+from registry.quoted import quoted
 from registry.record import explain
 from registry.store import Registry, check_name
 from service.jobs.data_roots import resolve_data
@@ -174,7 +175,7 @@ class Admin(pb_grpc.AdminServicer):
     def _versions(self, model: str) -> list[pb.Version]:
         numbers = self._registry.versions(model)
         if not numbers:
-            raise NotFound(f"no model {model[:128]!r} in the registry")
+            raise NotFound(f"no model {quoted(model, 128)} in the registry")
         promoted = self._registry.promoted(model)
         live = promoted.pointer.version if promoted else None
         messages = []

@@ -12,6 +12,7 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from registry.quoted import quoted
 from service.oip.names import both_names
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -77,7 +78,7 @@ class Health(health_pb2_grpc.HealthServicer):
         self, request: health_pb2.HealthCheckRequest, context: Any
     ) -> health_pb2.HealthCheckResponse:
         if request.service not in self._status:
-            problem = f"no service or model is called {request.service[:128]!r}"
+            problem = f"no service or model is called {quoted(request.service, 128)}"
             await context.abort(grpc.StatusCode.NOT_FOUND, problem)
         return health_pb2.HealthCheckResponse(status=self._status[request.service])
 

@@ -21,7 +21,7 @@ from training.data.audit import Audit, audit_source
 from training.data.items import Item
 from training.data.near_duplicates import SIDE, alike, look_at
 from training.data.problems import LISTED, Problem, repeated
-from training.report.audit_page import figures
+from training.report.audit_page import figures, write_audit
 from training.settings import Settings
 from unfreeze.cli import main
 
@@ -370,3 +370,9 @@ def test_an_audit_does_not_load_torch():
     modules = "sys, training.data.audit, training.report.audit_page"
     code = f"import {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_letters_that_no_font_has_are_no_warning(tmp_path: Path):
+    data = photos.folder(tmp_path / "data", 3, {"日本": 60, "中国": 190})
+    write_audit(audit_source(data, Settings()), tmp_path / "out")
+    assert "日本" in (tmp_path / "out" / "audit.html").read_text(encoding="utf-8")

@@ -304,7 +304,7 @@ def test_a_candidate_is_tried_listed_and_cleared(at, photos: Path, capsys):
     tried = run(capsys, "candidate", "colours", "--version", 2, "--shadow", 100)
     assert tried == (0, "colours: version 2 shadows 100 %\n", "")
     run(capsys, "predict", photos / "a.jpg", "--model", "colours")
-    said = "version 2 shadows 100 %, agrees on 1 of 1 images"
+    said = "version 2 shadows 100 %, agrees on 1 of 1 image"
     wait_until(lambda: said in run(capsys, "models")[1])
     split = json.loads(run(capsys, "candidate", "colours", "--version=2", "--split=5", "--json")[1])
     assert (split["mode"], split["percent"], split["compared"]) == ("split", 5, 1)

@@ -178,6 +178,18 @@ def test_the_first_version_is_promoted_and_later_ones_when_asked(
     assert (promoted.pointer.version, promoted.pointer.by) == (3, "import")
 
 
+def test_it_says_how_the_labels_of_a_promoted_version_differ(
+    tmp_path: Path, root: Path, import_onnx: ImportOnnx
+):
+    path, labels = foreign.write(tmp_path / "net.onnx"), tmp_path / "labels.txt"
+    labels.write_text("\n".join(["violet", *tiny.LABELS[1:]]))
+    assert import_onnx(path, *LOGITS)[0] == 0
+    code, _, err = import_onnx(path, *LOGITS, "--promote", labels=labels)
+    assert code == 0
+    differ = f"(new 'violet'; gone {tiny.LABELS[0]!r})"
+    assert f"note: its labels differ from those of version 1 {differ}; whoever reads" in err
+
+
 def test_it_says_what_was_published_and_how_to_serve_it(
     tmp_path: Path, root: Path, import_onnx: ImportOnnx
 ):

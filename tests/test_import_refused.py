@@ -100,7 +100,7 @@ REFUSED: dict[str, tuple[dict[str, Any], tuple[str, ...], str]] = {
     "a map instead of scores": (
         {"gives": "float[n,3,8,8] y", "body": "y = Relu(x)"},
         LOGITS,
-        "has shape [1, 3, 8, 8] for 1 images, not [1,classes]; choose another with --output",
+        "has shape [1, 3, 8, 8] for 1 image, not [1,classes]; choose another with --output",
     ),
     "another number of classes": (
         {

@@ -242,7 +242,7 @@ def test_golden_answers_are_not_unpacked_beyond_a_limit(
 
 def test_as_many_answers_as_images(tmp_path: Path) -> None:
     write_golden(tmp_path / "golden.npz", [b"one"], np.zeros((2, 3), np.float32))
-    with pytest.raises(BundleError, match="1 images for 2 answers"):
+    with pytest.raises(BundleError, match="1 image for 2 answers"):
         read_golden(tmp_path / "golden.npz")
 
 

@@ -434,7 +434,7 @@ async def test_a_wrong_number_of_answers_is_an_error_and_the_next_image_is_answe
 
     executor = start(run, quick=quick)
     async with asyncio.timeout(20):
-        with pytest.raises(RuntimeError, match="gave 0 answers for 1 images"):
+        with pytest.raises(RuntimeError, match="gave 0 answers for 1 image"):
             await ask(executor, 13)
         assert [value(answer) for answer in await ask(executor, 1)] == [12]
 

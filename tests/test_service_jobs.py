@@ -802,7 +802,7 @@ def test_data_outside_the_roots_is_refused_and_not_described(
     ("fields", "code", "message"),
     [
         ({"data": "missing"}, "NOT_FOUND", "data 'missing' does not exist on the server"),
-        ({"data": "a" * 999}, "NOT_FOUND", "does not exist on the server"),
+        ({"data": "a" * 999}, "NOT_FOUND", "a...' does not exist on the server"),
         ({"data": ""}, "INVALID_ARGUMENT", "data is empty"),
         ({"data": "a\0b"}, "INVALID_ARGUMENT", "not a path"),
         ({"model": "a/b"}, "INVALID_ARGUMENT", "'a/b' is not a valid model name"),

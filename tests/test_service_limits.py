@@ -51,7 +51,7 @@ def test_a_call_is_refused_before_its_message_is_read_when_no_model_has_room(
         with pytest.raises(grpc.RpcError) as caught:
             classify(b"\xff not protobuf", timeout=20)
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert "1 views of images are in flight and the limit is 1" in caught.value.details()
+    assert "1 view of an image is in flight and the limit is 1" in caught.value.details()
     assert 'unfreeze_rejected_total{reason="queue_full"} 1.0' in server.metrics()
     stub = triton_grpc.GRPCInferenceServiceStub(server.channel)
     told = stub.ModelStatistics(triton_pb.ModelStatisticsRequest(name="colours"), timeout=20)

@@ -275,7 +275,7 @@ def test_a_network_that_never_ends_keeps_no_other_from_going_live(
     assert best(server.classify(tiny.picture("green"))) == ["green"]
     loop, _ = server.admin.ListModels(pb.ListModelsRequest(), timeout=20).models
     assert not loop.ready
-    assert "a-loop/1: it cannot run 1 images at a time: no end after 5 s" in loop.problem
+    assert "a-loop/1: it cannot run 1 image at a time: no end after 5 s" in loop.problem
 
 
 UNREADABLE: dict[str, Callable[[Path], object]] = {

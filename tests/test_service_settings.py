@@ -63,7 +63,7 @@ def test_the_expected_wait_is_limited(start: Start) -> None:
 
 def test_requests_of_a_model_are_limited(start: Start) -> None:
     server = start(max_model_requests=1)
-    assert "1 requests are in flight, which is this model's limit" in refusal_of_a_second(server)
+    assert "1 request is in flight, which is this model's limit" in refusal_of_a_second(server)
     assert 'unfreeze_rejected_total{reason="model_requests"} 1.0' in server.metrics()
 
 

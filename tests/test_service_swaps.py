@@ -424,7 +424,7 @@ def test_a_network_that_cannot_run_keeps_the_old_version(
     with pytest.raises(grpc.RpcError) as caught:
         promote(server, 2)
     assert caught.value.code().name == "FAILED_PRECONDITION"
-    assert "colours/2: it cannot run 1 images at a time" in caught.value.details()
+    assert "colours/2: it cannot run 1 image at a time" in caught.value.details()
     with pytest.raises(grpc.RpcError, match="version 2 of colours cannot be served"):
         server.classify(tiny.picture(), version=2)
     assert version_of(server) == 1

@@ -90,6 +90,7 @@ def test_images_are_decoded_once(dataset: Dataset, tmp_path: Path):
 def test_a_file_damaged_behind_its_header_is_named(dataset: Dataset, tmp_path: Path):
     path = dataset.items[0].path
     path.write_bytes(path.read_bytes()[:400])
+    dataset = read_dataset(dataset.root)
     with pytest.raises(DataError, match=rf"{path.name}: truncated or damaged PNG"):
         decode(dataset.items, SPEC, tmp_path, Counter())
     assert not list(tmp_path.glob("*.u8"))

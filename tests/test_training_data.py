@@ -338,7 +338,8 @@ WRONG = {
             (data / before).rename(data / after)
             for before, after in (("dark", "train"), ("light", "test"))
         ],
-        "train: no class folders; .* name them in a CSV of file,label, with .* images=train",
+        "train: no class folders; .* name them in a CSV of file,label, with .* images=train; or, "
+        "if train is a class itself, put all class folders into one called train",
     ),
 }
 
@@ -419,3 +420,37 @@ def write_csv(table: Path, images: Path) -> Path:
         for path in sorted(images.rglob("*.*")):
             writer.writerow([path.relative_to(table.parent), path.parent.name])
     return table
+
+
+def test_images_may_be_called_as_browsers_call_some_jpegs(tmp_path: Path):
+    for path in photos.folder(tmp_path, per_class=6).rglob("*.jpg"):
+        path.rename(path.with_suffix(".jfif" if path.parent.name == "dark" else ".JPE"))
+    assert len(read_dataset(tmp_path).items) == 12
+
+
+def test_files_that_are_no_images_by_their_names_are_told_of(tmp_path: Path):
+    for path in photos.folder(tmp_path, per_class=2).rglob("*.*"):
+        path.rename(path.with_suffix(""))
+    with pytest.raises(
+        DataError, match=r"no images: .*/dark/00 is none by the end of its name; pu"
+    ):
+        read_dataset(tmp_path)
+
+
+def test_an_archive_is_refused_with_how_to_unpack_it(tmp_path: Path):
+    (tmp_path / "photos.zip").touch()
+    with pytest.raises(DataError, match="has to be unpacked first: unfreeze data fetch FILE --in"):
+        read_dataset(tmp_path / "photos.zip")
+
+
+@pytest.mark.parametrize("odd", ["dark/b\udce4r.png", "d\udce4rk/bar.png"])
+def test_names_that_are_no_text_are_refused_before_and_not_after_the_training(
+    tmp_path: Path, odd: str
+):
+    """A report could not name them, and ended in an error."""
+    photos.folder(tmp_path, per_class=4)
+    photos.photo(tmp_path / odd, 100, 1)
+    with pytest.raises(DataError, match=r"1 of 9 file names is not in UTF-8, such as .*\\udce4r"):
+        read_dataset(tmp_path)
+    with pytest.raises(DataError, match="rename such files and folders"):
+        check_listed(tmp_path, Layout(), "auto")

@@ -16,6 +16,7 @@ from registry.errors import Conflict
 from registry.jobs import Assignment, Scored
 from registry.store import Registry
 from training import Learner
+from training.__main__ import main
 from training.data.dataset import Dataset, read_dataset
 from training.data.labels import in_known_order
 from training.evaluation.compare import keep_label_order, score
@@ -196,3 +197,20 @@ def test_a_training_does_not_go_on_with_outputs_in_another_order(tmp_path: Path)
     turned = replace(bench, dataset=replace(bench.dataset, labels=BRIGHT_FIRST))
     with pytest.raises(Conflict, match="unfinished training with other labels"):
         keep_checkpoint(turned, "weights")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_a_command_that_promotes_says_what_changes_for_whoever_reads_probabilities(
+    tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]
+):
+    """As `unfreeze promote` does."""
+    root = tmp_path / "models"
+    tiny.publish(root, model="photos", promote=True, labels=("dark", "dim"), bias=(0.0, 0.0))
+    told = photos.QUICK | {"cycles": "0", "augmented_epochs": "0"}
+    settings = [f"--set={name}={text}" for name, text in told.items()]
+    folders = [f"--registry={root}", f"--cache={tmp_path / 'cache'}"]
+    assert main([f"--data={data}", "--model=photos", "--promote", *folders, *settings]) == 0
+    assert (
+        "note: its labels differ from those of version 1 (new 'light'; gone 'dim'); whoever reads "
+        "probabilities by position must read the labels again\n"
+    ) in capsys.readouterr().out

@@ -1,5 +1,6 @@
 """Images that initial weights have learnt from do not pass for held-out ones."""
 
+import json
 from pathlib import Path
 
 import photos
@@ -14,7 +15,7 @@ from training import pretrained, read_images
 from training.bench import Bench
 from training.evaluation.compare import score
 from training.learnt_before import FACT
-from training.network.saving import NETWORK, images_learnt
+from training.network.saving import NETWORK, images_learnt, restore
 from training.recipe import train
 from training.report.words import in_words
 from training.run.progress import Stages
@@ -115,3 +116,24 @@ def test_weights_from_elsewhere_that_say_something_else_have_learnt_from_nothing
 ) -> None:
     save_file({"weight": torch.zeros(1)}, tmp_path / NETWORK, {"network": said})
     assert images_learnt(tmp_path / NETWORK) == frozenset()
+
+
+def test_a_file_that_lists_the_images_in_its_header_is_still_asked(tmp_path: Path):
+    """As earlier ones do; the longest header is read up to 4.5 million images."""
+    said = json.dumps({"learnt": ["0123456789abcdef"]})
+    save_file({"weight": torch.zeros(1)}, tmp_path / NETWORK, {"network": said})
+    assert images_learnt(tmp_path / NETWORK) == {"0123456789abcdef"}
+
+
+def test_a_saved_network_may_have_learnt_from_any_number_of_images(first: Bench):
+    """Its header, which may not be longer than 100 MB, does not grow with them."""
+
+    def header_bytes(n_images: int) -> int:
+        first.network.learnt_before = frozenset(f"{number:016x}" for number in range(n_images))
+        with first.save(NETWORK).open("rb") as file:
+            return int.from_bytes(file.read(8), "little")
+
+    few, many = header_bytes(1), header_bytes(100_000)
+    assert many - few < 100
+    assert first.network.learnt_before < images_learnt(first.run / NETWORK)
+    restore(first.network, first.run / NETWORK, first.dataset.labels)

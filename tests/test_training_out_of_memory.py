@@ -107,7 +107,7 @@ def test_a_failed_attempt_holds_no_memory():
 @pytest.mark.parametrize(("norm", "fewest"), [(True, 2), (False, 1)])
 def test_without_room_for_the_fewest_images_it_is_said_what_to_do(norm: bool, fewest: int):
     narrow = Narrow(0, REFUSALS["gpu"], norm)
-    message = rf"out of memory with {fewest} images at once \(CUDA.*set a smaller size or batch_si"
+    message = rf"out of memory with {fewest} images? at once \(CUDA.*set a smaller size or batch_si"
     with pytest.raises(TrainingError, match=message):
         gradients(narrow, 8, BatchSplitter(narrow))
 

@@ -23,7 +23,7 @@ from training.settings import Settings
         ({"size": "large"}, "size: 'large' is not a whole number"),
         (
             {"dropout": "0.5,0.5,0.5"},
-            "3 dropout values for 1 hidden layers; give one for all, or 2",
+            "3 dropout values for 1 hidden layer; give one for all, or 2",
         ),
         ({"group_rates": "0.1,1"}, r"group_rates.2: Field required"),
         ({"recipe": "fastai2017"}, "recipe: Input should be 'modern' or 'fastai2018'"),
@@ -41,6 +41,15 @@ from training.settings import Settings
         ({"learning_rate": "inf"}, "learning_rate: Input should be a finite number"),
         ({"mixup": "inf"}, "mixup: Input should be a finite number"),
         ({"augmentation": "wild"}, "augmentation: Input should be 'none', 'basic'"),
+        ({"header": "2"}, "settings: header: '2' is not true or false$"),
+        (
+            {"freeze_batchnorm": "nope"},
+            "settings: freeze_batchnorm: 'nope' is not true or false or 'family'$",
+        ),
+        (
+            {"layer_decay": "2"},
+            "settings: layer_decay: '2' is not less than or equal to 1 or 'family'$",
+        ),
     ],
 )
 def test_wrong_settings_are_named(settings: dict[str, str], message: str):
@@ -74,6 +83,10 @@ def test_settings_are_read_from_text():
         ({"split": "stratifed"}, "stratified"),
         ({"schedule": "onecycle"}, "one_cycle"),
         ({"variants": "int4"}, "int8"),
+        ({"header": "ture"}, "true"),
+        ({"freeze_batchnorm": "ture"}, "true"),
+        ({"freeze_batchnorm": "famly"}, "family"),
+        ({"layer_decay": "famly"}, "family"),
     ],
 )
 def test_a_misspelt_setting_is_answered_with_the_nearest_name(settings: dict[str, str], meant: str):

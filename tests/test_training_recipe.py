@@ -230,7 +230,7 @@ def test_the_champion_is_scored_only_on_images_it_never_learnt_from(
     n_fresh = sum(part == "valid" for part in files.values())
     assert scored.images == n_fresh
     assert scored.promoted is not None
-    told = f"1 of {n_fresh + 1} held-out images are left out of the comparison"
+    told = f"1 of {n_fresh + 1} held-out images is left out of the comparison"
     assert told in str(heard.of("note"))
 
 

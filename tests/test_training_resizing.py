@@ -1,5 +1,6 @@
 """Progressive resizing: small first, then the size that is served."""
 
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from training.planned_stages import planned_stages
 from training.reading_settings import read_settings
 from training.recipe import learn, train
 from training.run.progress import Stages
-from training.steps import fit_augmented_head, precompute_parts
+from training.steps import fit_augmented_head, fit_unfrozen, precompute_parts
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
@@ -89,10 +90,23 @@ def test_a_divided_schedule_is_the_whole_one_in_parts(schedule: str):
 
 def test_a_divided_schedule_goes_on_with_the_batches_of_its_epochs(tmp_path: Path):
     bench = opened(tmp_path, sizes="16,32", size_epochs="2,1", cycle_len="3")
-    small, large = (sized.image_batches() for sized in at_each_size(bench, tmp_path / "cache"))
-    (pixels, targets), (others, other_targets) = next(small.epoch(2)), next(large.epoch(0))
+    small, large = at_each_size(bench, tmp_path / "cache")
+    pixels, targets = next(small.image_batches().epoch(2))
+    fit_unfrozen(small, 0.01)
+    others, other_targets = next(large.image_batches().epoch(0))
     assert (pixels.shape[2:], others.shape[2:]) == ((16, 16), (32, 32))
     assert torch.equal(targets, other_targets)
+
+
+def test_every_stage_meets_augmented_views_of_its_own(tmp_path: Path):
+    bench = opened(tmp_path, augmented_epochs="2", cycle_len="2")
+    met = [bench.image_batches()]
+    fit_augmented_head(bench, precompute_parts(bench, "weights", tmp_path / "cache"), 0.1)
+    met.append(bench.image_batches())
+    fit_unfrozen(bench, 0.01)
+    met.append(bench.image_batches())
+    views = [next(batches.epoch(number))[0] for batches in met for number in range(2)]
+    assert not any(torch.equal(one, other) for one, other in combinations(views, 2))
 
 
 def test_the_backbone_is_frozen_anew_at_each_size_and_its_weights_are_kept(tmp_path: Path):

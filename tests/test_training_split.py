@@ -169,7 +169,7 @@ def test_blocks_go_by_file_names_and_not_by_class(tmp_path: Path):
 
 
 def test_a_fold_that_is_not_there_is_refused():
-    with pytest.raises(DataError, match=r"fold=5: .*there are 5 folds, 0 to 4"):
+    with pytest.raises(DataError, match=r"fold=5: .*the folds are 0 to 4"):
         split(some(50), SplitRule("cv", fold=5), {})
 
 

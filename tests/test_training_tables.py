@@ -267,7 +267,7 @@ def test_a_test_folder_beside_train_may_have_labels_or_none(tmp_path: Path):
     dataset = read_dataset(tmp_path)
     assert [item.labels for item in dataset.tests] == [()]
     assert dataset.summary().endswith(
-        "1 test images for the end, none of them labelled with one of these classes"
+        "1 test image for the end, none of them labelled with one of these classes"
     )
 
 
@@ -340,7 +340,7 @@ def test_a_packed_image_without_a_label_makes_no_task_multi_label(tmp_path: Path
     table = pq.read_table(data / "images.parquet")
     labels = ["dark", "dark", None, "light", "light", "light"]
     pq.write_table(table.set_column(1, "label", [labels]), data / "images.parquet")
-    with pytest.raises(DataError, match=r"1 of 6 images have no label, such as .*images-0000002\."):
+    with pytest.raises(DataError, match=r"1 of 6 images has no label, such as .*images-0000002\."):
         read_dataset(data, cache=tmp_path / "cache")
 
 

@@ -151,7 +151,7 @@ class Bench:
         return draw_shares(self.learning_targets().numpy()) if balanced else None
 
     def image_batches(self) -> ImageBatches:
-        """The training images, augmented as the settings say."""
+        """The training images, augmented as the settings say, by draws that no stage before had."""
         chosen = self.settings
         as_served = chosen.augmentation == "none" and chosen.train_crop == "window"
         return ImageBatches(
@@ -166,7 +166,7 @@ class Bench:
             seed=chosen.seed,
             device=self.device,
             shares=self.draw_shares(),
-            first_epoch=self.phase.epochs.start,
+            first_epoch=self.results.n_augmented_epochs,
             crop=chosen.train_crop,
             stronger=Stronger(chosen.policy, chosen.erasing, chosen.mixup, chosen.cutmix),
         )

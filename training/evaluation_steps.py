@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from registry.counted import counted
 from registry.images import Float32Array
 from training.bench import Bench
 from training.evaluation.evaluate import Evaluation, flips, measure, predict, predict_rows
@@ -55,7 +56,9 @@ def choose_thresholds(bench: Bench) -> None:
     fitted = fit_thresholds(answers, bench.dataset.targets[rows], beta)
     bench.results.thresholds = fitted
     shown = ", ".join(f"{value:.2f}" for value in fitted[:10])
-    bench.note("thresholds", f"fitted for F{beta:g} on {len(rows)} images set apart: {shown}")
+    bench.note(
+        "thresholds", f"fitted for F{beta:g} on {counted(len(rows), 'image')} set apart: {shown}"
+    )
 
 
 def evaluate(bench: Bench, answer: Answer) -> Evaluation:

@@ -73,6 +73,7 @@ def open_images(
             cache=cache,
             damaged=damaged,
             advance=stages.advance,
+            note=stages.note,
         )
         stages.note(dataset.summary())
         check_kept_parts(settings, known_rule, dataset, stages.note)
@@ -120,8 +121,8 @@ def check_kept_parts(
     if not dataset.n_elsewhere:
         return
     kept = (
-        f"{dataset.n_kept} of {len(dataset.items)} images keep the part that the promoted version "
-        "gave them"
+        f"{dataset.n_kept} of {len(dataset.items)} images "
+        f"{'keeps' if dataset.n_kept == 1 else 'keep'} the part that the promoted version gave them"
     )
     named = settings.has_folds and "fold" in settings.model_fields_set
     if named and settings.split_rule() != known_rule:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from registry.counted import counted
 from registry.images import Float32Array, UInt8Array
 from registry.store import Registry
 from training import evaluation_steps, steps
@@ -59,7 +60,7 @@ class Learner:
         """One line, which a notebook shows for the last value of a cell."""
         named = f"{self.backbone.name} for {', '.join(self.labels[:5])}"
         more = f" and {len(self.labels) - 5} more" if len(self.labels) > 5 else ""
-        return f"<{named}{more}; {len(self.history)} epochs so far>"
+        return f"<{named}{more}; {counted(len(self.history), 'epoch')} so far>"
 
     if not TYPE_CHECKING:  # the type checker should still report unknown attributes
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from registry.counted import are, counted
 from training.bench import Bench
 from training.data.items import Item
 from training.network.saving import DIGITS, images_learnt
@@ -24,9 +25,10 @@ def begin_with(bench: Bench, weights: Path) -> None:
     if n := int(learnt(scored, bench.network.learnt_before).sum()):
         bench.note(
             FACT,
-            f"{n} of {len(scored)} held-out images are among those that the initial weights have "
-            f"learnt from ({weights}), so the scores may be too good; begin with other weights, or "
-            "hold out what that training held out: the same split, valid_fraction, fold and seed",
+            f"{n} of {counted(len(scored), 'held-out image')} {are(n)} among those that the "
+            f"initial weights have learnt from ({weights}), so the scores may be too good; begin "
+            "with other weights, or hold out what that training held out: the same split, "
+            "valid_fraction, fold and seed",
         )
 
 

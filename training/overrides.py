@@ -8,6 +8,7 @@ from numbers import Real
 from pydantic import ValidationError
 
 from registry.errors import BadRequest
+from registry.quoted import quoted
 from registry.record import explain
 from training.bench import Bench
 from training.reading_settings import write_setting
@@ -46,7 +47,7 @@ def use_rate(bench: Bench, stage: str, rate: float) -> None:
     """
     if not (isinstance(rate, Real) and 0 < rate < math.inf):
         raise BadRequest(
-            f"a rate of {rate!r:.80}: give one number above 0, that of the head; where all "
+            f"a rate of {quoted(rate)}: give one number above 0, that of the head; where all "
             "layers learn, group_rates=(0.01, 0.1, 1) sets the others' shares of it"
         )
     search = bench.results.searches.get(stage)

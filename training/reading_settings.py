@@ -5,8 +5,10 @@ from typing import Literal, get_args, get_origin
 
 from pydantic import ValidationError
 
+from registry.counted import counted
 from registry.did_you_mean import did_you_mean
 from registry.errors import BadRequest
+from registry.quoted import quoted
 from registry.record import explain
 from training.presets import PRESETS
 from training.settings import MOST_EPOCHS, Settings
@@ -106,7 +108,7 @@ def _value(name: str, text: str) -> object:
         text = text.strip()
     field = Settings.model_fields.get(name)
     if field is None:
-        raise BadRequest(f"no setting is called {name!r:.80}{_meant(name)}")
+        raise BadRequest(f"no setting is called {quoted(name)}{_meant(name)}")
     if str(field.annotation).startswith("tuple"):
         return [part.strip() for part in text.split(",") if part.strip()]
     texts = field.annotation is str or name == "recipe"
@@ -129,7 +131,7 @@ def _dropouts(settings: Settings) -> tuple[float, ...]:
         return given * (n_hidden + 1)
     if len(given) != n_hidden + 1:
         raise BadRequest(
-            f"settings: {len(given)} dropout values for {n_hidden} hidden "
-            f"layers; give one for all, or {n_hidden + 1}, one before each linear layer"
+            f"settings: {len(given)} dropout values for {counted(n_hidden, 'hidden layer')}; give "
+            f"one for all, or {n_hidden + 1}, one before each linear layer"
         )
     return given

@@ -17,6 +17,7 @@ class Results:
     searches: dict[str, RateSearch] = field(default_factory=dict)  # of the head; of all layers
     schedules: dict[str, Shares] = field(default_factory=dict)  # by stage
     n_batches: int = 0  # of all stages so far, as planned; a stage may occur more than once
+    n_augmented_epochs: int = 0  # the same; each has draws of its own
     history: list[Epoch] = field(default_factory=list)
     snapshots: list[State] = field(default_factory=list)
     learning_curve: dict[int, list[float]] = field(default_factory=dict)  # images -> metric a draw

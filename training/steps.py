@@ -103,6 +103,7 @@ def fit_augmented_head(bench: Bench, activations: Parts, rate: float) -> None:
         return validate_head(bench, held_out())
 
     plan = plan_cycles(bench.settings, len(batches), [1] * bench.phase.head_epochs)
+    bench.results.n_augmented_epochs += plan.n_epochs
     name, loss = "head with augmentation" + bench.phase.suffix, bench.training_loss()
     advice = advice_on_rate(bench, "head", rate)
     stage = Stage(name, forward, loss, batches, [rate], plan, advice=advice)
@@ -139,6 +140,7 @@ def fit_unfrozen(bench: Bench, rate: float) -> None:
     batches = bench.image_batches()
     schedule = plan_cycles(bench.settings, len(batches), bench.settings.unfrozen_cycles)
     plan = schedule.part(bench.phase.epochs, len(batches))
+    bench.results.n_augmented_epochs += plan.n_epochs
     keeper, ema = make_keeper(bench, plan), begin_ema(bench)
 
     def validate() -> tuple[float, float]:

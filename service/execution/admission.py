@@ -1,5 +1,6 @@
 """Admission control: a request that cannot be answered in time is refused at once."""
 
+from registry.counted import are, counted
 from registry.errors import Overloaded
 from service.execution.run_times import RunTimes
 from service.execution.work import HEAD_START_S, LOWEST, Terms
@@ -110,11 +111,14 @@ class Admission:
 
     def _problem(self, n_views: int, terms: Terms, n_bytes: int) -> tuple[str, str] | None:
         """The limit that is reached: its name in the metrics, and a message."""
-        if self._max_requests and self._n_requests >= self._max_requests:
-            problem = f"{self._n_requests} requests are in flight, which is this model's limit"
+        if self._max_requests and (n := self._n_requests) >= self._max_requests:
+            problem = f"{counted(n, 'request')} {are(n)} in flight, which is this model's limit"
             return "model_requests", problem
         if (n := self._n_views) + n_views > self._max_queue:
-            problem = f"{n} views of images are in flight and the limit is {self._max_queue}"
+            problem = (
+                f"{counted(n, 'view of an image', 'views of images')} {are(n)} in flight and the "
+                f"limit is {self._max_queue}"
+            )
             return "queue_full", problem
         if self._n_bytes + n_bytes > self._max_bytes:
             mb, most_mb = self._n_bytes / MEGABYTE, self._max_bytes / MEGABYTE

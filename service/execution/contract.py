@@ -4,6 +4,7 @@ from typing import Any
 
 from registry.bundle import Bundle
 from registry.errors import BundleError
+from registry.quoted import quoted
 
 
 def check_contract(session: Any, bundle: Bundle, where: str, name: str) -> None:
@@ -28,6 +29,6 @@ def check_contract(session: Any, bundle: Bundle, where: str, name: str) -> None:
     for key, value in bundle.onnx_metadata().items():
         if stated.get(key) != value:
             raise BundleError(
-                f"{where}: {name} says {key} is {stated.get(key)!r:.200}, but bundle.json says "
-                f"{value!r:.200}; publish again"
+                f"{where}: {name} says {key} is {quoted(stated.get(key), 200)}, but bundle.json "
+                f"says {quoted(value, 200)}; publish again"
             )

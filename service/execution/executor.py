@@ -15,6 +15,7 @@ from concurrent.futures import Executor as Pool
 
 import numpy as np
 
+from registry.counted import counted
 from registry.errors import Expired, Overloaded, Unavailable
 from registry.images import Float32Array, UInt8Array
 from service.execution.admission import Admission
@@ -264,7 +265,10 @@ class Executor:
     def _answers_to(self, pixels: UInt8Array) -> Float32Array:
         answers = self._run(pixels)
         if len(answers) != len(pixels):
-            raise RuntimeError(f"the network gave {len(answers)} answers for {len(pixels)} images")
+            raise RuntimeError(
+                f"the network gave {counted(len(answers), 'answer')} for "
+                f"{counted(len(pixels), 'image')}"
+            )
         return answers
 
     def _run_one_by_one(self, views: list[View], error: Exception) -> None:

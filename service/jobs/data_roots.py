@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from registry.errors import BadRequest, NotAllowed, NotFound
+from registry.quoted import quoted
 
 
 def resolve_data(data: str, roots: Sequence[Path]) -> Path:
@@ -26,14 +27,14 @@ def resolve_data(data: str, roots: Sequence[Path]) -> Path:
     allowed = [path for path in paths if any(path.is_relative_to(root) for root in real_roots)]
     if not allowed:
         raise NotAllowed(
-            f"data {data[:200]!r} is outside the folders that this server may read; move it below "
-            "one of them, or start the server with another --data-root"
+            f"data {quoted(data, 200)} is outside the folders that this server may read; move it "
+            "below one of them, or start the server with another --data-root"
         )
     # Path.exists would raise if a name is too long, or its folder not readable
     existing = [path for path in allowed if os.path.exists(path)]
     if not existing:
         raise NotFound(
-            f"data {data[:200]!r} does not exist on the server; a relative path is looked up in "
-            "each --data-root"
+            f"data {quoted(data, 200)} does not exist on the server; a relative path is looked up "
+            "in each --data-root"
         )
     return existing[0]

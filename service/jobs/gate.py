@@ -1,5 +1,6 @@
 """The promotion gate: whether a newly trained version goes live. A pure function, with a reason."""
 
+from registry.counted import counted
 from registry.jobs import GateDecided, PromotionPolicy, Score, Scored
 
 
@@ -32,7 +33,9 @@ def _compare(candidate: Score, promoted: Score, scored: Scored) -> GateDecided:
     better = candidate.value > promoted.value or (equal and candidate.log_loss < promoted.log_loss)
     reason = (
         f"{candidate.metric} {candidate.value:.4f} against {promoted.value:.4f} of version "
-        f"{scored.promoted_version} on {scored.images} images, log loss {candidate.log_loss:.4f} "
-        f"against {promoted.log_loss:.4f}; {scored.gained} images gained, {scored.lost} lost"
+        f"{scored.promoted_version} on {counted(scored.images, 'image')}, log loss "
+        f"{candidate.log_loss:.4f} against {promoted.log_loss:.4f}; "
+        f"{counted(scored.gained, 'image')} gained, {scored.lost} "
+        "lost"
     )
     return GateDecided(promote=better, reason=reason)

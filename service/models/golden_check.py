@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from registry.bundle import FILES, GOLDEN, Bundle
+from registry.counted import counted
 from registry.errors import BundleError
 from registry.golden import read_golden
 from registry.images import Float32Array, UInt8Array, prepare
@@ -79,9 +80,12 @@ def _answers(where: str, run: Run, images: UInt8Array) -> Float32Array:
     try:
         answers = run(images)
     except Exception as error:  # ONNX Runtime has a dozen exception types for this
-        problem = f"{where}: it cannot run {len(images)} images at a time: {error}"
+        problem = f"{where}: it cannot run {counted(len(images), 'image')} at a time: {error}"
         kind = NeverEnds if isinstance(error, TimeoutError) else BundleError
         raise kind(problem) from error
     if len(answers) != len(images):
-        raise BundleError(f"{where}: it gives {len(answers)} answers for {len(images)} images")
+        raise BundleError(
+            f"{where}: it gives {counted(len(answers), 'answer')} for "
+            f"{counted(len(images), 'image')}"
+        )
     return answers

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from registry.errors import BundleError, NotFound, Overloaded, Unavailable
+from registry.quoted import quoted
 from registry.store import Registry, check_name
 from service.models.follower import Follower
 from service.models.load_scheduler import LoadScheduler
@@ -201,4 +202,4 @@ def _explain_missing(name: str, state: ModelState | None, served: set[str]) -> N
     if state and state.n_going_live:
         raise Unavailable(f"{name} is being loaded; try again in a moment")
     known = ", ".join(sorted(served)[:5]) or "none"
-    raise NotFound(f"no promoted version of a model {name[:128]!r}; models served: {known}")
+    raise NotFound(f"no promoted version of a model {quoted(name, 128)}; models served: {known}")

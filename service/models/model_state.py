@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from registry.errors import Conflict
-from registry.labels import label_changes
+from registry.labels import label_note
 from registry.pointers import Numbered, Pointer
 from service.models.loaded_version import LoadedVersion
 from service.models.trial import Trial
@@ -90,11 +90,8 @@ class ModelState:
         empty if they do not."""
         if not self.live or not self.previous:
             return ""
-        before = self.previous.bundle.labels
-        changes = label_changes(before, self.live.bundle.labels)
-        whose = f"its labels differ from those of version {self.previous.version}"
-        reread = "whoever reads probabilities by position must read the labels again"
-        return f"{whose} ({changes}); {reread}" if changes else ""
+        previous = self.previous
+        return label_note(previous.version, previous.bundle.labels, self.live.bundle.labels)
 
     def versions(self) -> Iterator[LoadedVersion]:
         """Everything in memory; one may come twice. May be called from any thread."""

@@ -9,6 +9,7 @@ from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc as pb_grpc
 
 from registry.errors import BadRequest, NotOffered
+from registry.quoted import quoted
 from registry.store import Registry, check_name
 from service.models.model_manager import ModelManager
 from service.oip.index import index_message
@@ -37,7 +38,7 @@ class ModelControl(pb_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
         if request.parameters:
             given = ", ".join(sorted(request.parameters)[:5])
             raise BadRequest(
-                f"load parameters are not supported ({given!r:.200}): versions come from the "
+                f"load parameters are not supported ({quoted(given, 200)}): versions come from the "
                 "registry as published; publish one, promote it, and load without parameters"
             )
         await self._models.operations.load(model)
@@ -48,7 +49,7 @@ class ModelControl(pb_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
         model = _model(request)
         for name, parameter in request.parameters.items():
             if parameter.WhichOneof("parameter_choice") != UNLOAD_PARAMETERS.get(name):
-                raise BadRequest(f"unload parameter {name[:80]!r} is unknown or of the wrong type")
+                raise BadRequest(f"unload parameter {quoted(name)} is unknown or of the wrong type")
         self._models.operations.unload(model)
         return pb.RepositoryModelUnloadResponse()
 

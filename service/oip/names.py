@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from registry.errors import BadRequest, NotFound, NotOffered
+from registry.quoted import quoted
 from registry.store import TENSOR_SUFFIX, check_name
 from service.models.loaded_version import LoadedVersion
 from service.models.model_manager import ModelManager
@@ -38,7 +39,7 @@ def read_version(text: str) -> int | None:
     if not text:
         return None
     if not (text.isascii() and text.isdecimal() and len(text) <= MAX_DIGITS):
-        raise BadRequest(f"model_version {text[:40]!r} is not a positive integer")
+        raise BadRequest(f"model_version {quoted(text, 40)} is not a positive integer")
     return int(text)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from registry.errors import BadRequest
+from registry.quoted import quoted
 from registry.tta import MAX_VIEWS
 from service.execution.work import DEFAULT_PRIORITY, LOW, Terms
 from service.oip.tensors import OUTPUT, SHARED_MEMORY
@@ -55,7 +56,7 @@ def read_wanted(request: Any, default_views: int, answer_s: float = math.inf) ->
 def _value(name: str, parameter: Any) -> Any:
     kind = parameter.WhichOneof("parameter_choice")
     if name.startswith(RESERVED) and name != FINAL:
-        raise BadRequest(f"parameter {name[:80]!r} is reserved: names must not begin with triton_")
+        raise BadRequest(f"parameter {quoted(name)} is reserved: names must not begin with triton_")
     if kind not in TYPES.get(name, (kind,)):
         expected = " or ".join(TYPES[name])
         raise BadRequest(f"parameter {name!r} must be given as {expected}, not as {kind}")
@@ -80,7 +81,7 @@ def _read_outputs(outputs: Any) -> int:
     for output in outputs:
         if output.name != OUTPUT:
             raise BadRequest(
-                f"unexpected inference output {output.name[:80]!r}; the only output is {OUTPUT!r}"
+                f"unexpected inference output {quoted(output.name)}; the only output is {OUTPUT!r}"
             )
     if len(outputs) > 1:
         raise BadRequest(f"output {OUTPUT!r} is requested more than once")

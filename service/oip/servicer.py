@@ -11,6 +11,7 @@ from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc as pb_grpc
 
 from registry.errors import NotFound, NotOffered, Overloaded, Unavailable
+from registry.quoted import quoted
 from registry.store import Registry
 from service.calls import public_error, time_left_s
 from service.models.model_manager import ModelManager
@@ -117,7 +118,7 @@ class Protocol(pb_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
             if version in (None, loaded.version)
         ]
         if request.name and not found:
-            wanted = f"{request.name[:128]!r} {request.version}".strip()
+            wanted = f"{quoted(request.name, 128)} {request.version}".strip()
             raise NotFound(f"Request for unknown model: {wanted} is not in memory")
         return pb.ModelStatisticsResponse(model_stats=found)
 

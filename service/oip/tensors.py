@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 from tritonclient.grpc import service_pb2 as pb
 
+from registry.counted import counted
 from registry.errors import BadRequest
 from registry.images import Float32Array, UInt8Array
+from registry.quoted import quoted
 from service.models.trial import Content, ends
 from service.predict import top
 
@@ -68,7 +70,9 @@ def read_images(request: Request, max_images: int) -> Sequence[bytes]:
         return split_elements(raw, n_images)
     images = _contents(tensor, "bytes_contents")
     if len(images) != n_images:
-        raise BadRequest(f"{len(images)} elements for {n_images} images in input {INPUT!r}")
+        raise BadRequest(
+            f"{counted(len(images), 'element')} for {counted(n_images, 'image')} in input {INPUT!r}"
+        )
     return list(images)
 
 
@@ -152,7 +156,7 @@ def _read_input(
     tensor = inputs[0]
     if tensor.datatype != datatype:
         raise BadRequest(
-            f"inference input {INPUT!r} data-type is {tensor.datatype[:20]!r}, but the model "
+            f"inference input {INPUT!r} data-type is {quoted(tensor.datatype, 20)}, but the model "
             f"expects {datatype!r} ({TAKES[datatype]})"
         )
     if tensor.parameters and SHARED_MEMORY in tensor.parameters:
@@ -172,9 +176,9 @@ def _read_input(
 
 def _explain_inputs(names: list[str]) -> None:
     if len(set(names)) < len(names):
-        raise BadRequest(f"input {names[0][:80]!r} is given more than once")
+        raise BadRequest(f"input {quoted(names[0])} is given more than once")
     if unknown := [name for name in names if name != INPUT]:
-        raise BadRequest(f"unexpected inference input {unknown[0][:80]!r}; expected {INPUT!r}")
+        raise BadRequest(f"unexpected inference input {quoted(unknown[0])}; expected {INPUT!r}")
     raise BadRequest(f"expected 1 inputs but got 0 inputs; missing {INPUT!r}")
 
 

@@ -11,12 +11,16 @@ import shutil
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import IO
 
-from training.run.whole_files import discard_left
+from training.run.whole_files import discard_folder, discard_left
 
-OURS = re.compile(r"decoded-[0-9a-f]{64}\.u8|activations-[0-9a-f]{64}\.safetensors")
+UNPACKED_TABLE = "labels.csv"  # of the images of Parquet files; what is locked of their folder
+OURS = re.compile(
+    r"decoded-[0-9a-f]{64}\.u8|activations-[0-9a-f]{64}\.safetensors|unpacked-[0-9a-f]{64}"
+)
 # What an earlier version wrote these in. Its writers hold no lock: those that were killed can only
 # be told by the file's age.
 TEMPORARY = re.compile(r"(\.decoded-[0-9a-f]{64}\.u8|activations-[0-9a-f]{64})\.\d+\.tmp")
@@ -71,14 +75,40 @@ def mark_used(file: IO[bytes]) -> None:
         os.utime(file.fileno())
 
 
+def hold(file: Path) -> mmap | None:
+    """Marks `file` as used now, and locks it against removal until the map is gone; None: there is
+    no such file."""
+    try:
+        with file.open("rb") as opened:
+            mark_used(opened)
+            held = mmap(opened.fileno(), 0, access=ACCESS_READ)
+    except FileNotFoundError:
+        return None
+    return held if file.exists() else None  # it may have been removed before it was locked
+
+
 def _last_used(path: Path) -> float:
     with suppress(FileNotFoundError):  # somebody else removed it
-        return path.stat().st_mtime
+        return _locked_of(path).stat().st_mtime
     return 0.0
 
 
+def _locked_of(path: Path) -> Path:
+    """The file that readers of `path` lock."""
+    return path / UNPACKED_TABLE if path.is_dir() else path
+
+
 def _remove(path: Path) -> int:
-    with path.open("r+b") as file:
+    """Returns its size.
+
+    Raises:
+        OSError: it is in use.
+    """
+    with _locked_of(path).open("r+b") as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        path.unlink()
-        return os.fstat(file.fileno()).st_size
+        if not path.is_dir():
+            path.unlink()
+            return os.fstat(file.fileno()).st_size
+        size = sum(each.stat().st_size for each in path.rglob("*") if each.is_file())
+        discard_folder(path)
+    return size

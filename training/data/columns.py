@@ -5,8 +5,9 @@ from pathlib import Path
 
 from registry.errors import DataError
 
-FILE, LABEL, SPLIT, IS_VALID, WEIGHT, GROUP = (
+FILE, IMAGE, LABEL, SPLIT, IS_VALID, WEIGHT, GROUP = (
     "file",
+    "image",
     "label",
     "split",
     "is_valid",
@@ -17,6 +18,7 @@ FILE, LABEL, SPLIT, IS_VALID, WEIGHT, GROUP = (
 # label only where the first two columns are something else
 NAMES = {
     FILE: (FILE, "filename", "file_name", "path", "image", "image_id"),
+    IMAGE: (IMAGE, "img"),  # of Parquet and Arrow files
     LABEL: (LABEL, "labels", "class", "category", "target"),
     SPLIT: (SPLIT, "part"),
     IS_VALID: (IS_VALID,),

@@ -4,7 +4,7 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -13,8 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from registry.bundle import Task
+from registry.counted import counted
 from registry.errors import DataError
 from registry.images import Float32Array
+from training.data.cache_eviction import UNPACKED_TABLE, hold
 from training.data.folders import list_folder
 from training.data.grouping import group_by_path
 from training.data.inspecting import find_damaged, inspect
@@ -29,7 +31,7 @@ from training.data.items import (
 )
 from training.data.labels import AskedTask, check_labels, check_spaces, detect_task, label_tests
 from training.data.parquet import SEPARATOR, named_parts, packed_files, unpack
-from training.data.paths import check_there, check_within
+from training.data.paths import check_text, check_there, check_within
 from training.data.split import check_parts, count_kept, split, unit_names
 from training.data.table import columns_note, list_table
 
@@ -37,6 +39,7 @@ NO_PART = (
     "the names of the packed files tell no train, valid and test apart, so held-out images are "
     "drawn from all"
 )
+ARCHIVES = {".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz"}
 Rows = npt.NDArray[np.int64]
 
 
@@ -54,6 +57,8 @@ class Dataset:
     n_kept: int = 0  # items in the part that an earlier split gave them
     n_elsewhere: int = 0  # of those, how many a new split would put into the other part
     note: str = ""  # on the columns of a table, or the parts of packed files
+    # keeps the images of packed files from being evicted, while it lives
+    held: object = field(default=None, compare=False, repr=False)
 
     @cached_property
     def targets(self) -> Float32Array:
@@ -113,9 +118,10 @@ class Dataset:
         counts = Counter((label, item.part) for item in self.items for label in item.labels)
         shown = [f"{name} {counts[name, 'train']}+{counts[name, 'valid']}" for name in self.labels]
         more = f", and {len(shown) - 10} more" if len(shown) > 10 else ""
-        files = "file" if len(self.left_out) == 1 else "files"
-        left_out = f"; {len(self.left_out)} unreadable {files} left out" if self.left_out else ""
-        left_out += f"; {len(self.tests)} test images for the end" if self.tests else ""
+        left_out = (
+            f"; {counted(len(self.left_out), 'unreadable file')} left out" if self.left_out else ""
+        )
+        left_out += f"; {counted(len(self.tests), 'test image')} for the end" if self.tests else ""
         left_out += f", {self.unscored_tests}" if self.unscored_tests else ""
         left_out += f"; {self.note}" if self.note else ""
         unheld = [name for name in self.labels if not counts[name, "valid"]]
@@ -124,8 +130,8 @@ class Dataset:
             others = f" and {n} {'other' if n == 1 else 'others'} have" if n else " has"
             left_out += f"; {unheld[0]!r}{others} no held-out images, so the scores ignore them"
         return (
-            f"{len(self.rows('train'))} training images + {len(self.rows('valid'))} held out, "
-            f"{self.task}-label: {', '.join(shown[:10])}{more}{left_out}"
+            f"{counted(len(self.rows('train')), 'training image')} + {len(self.rows('valid'))} "
+            f"held out, {self.task}-label: {', '.join(shown[:10])}{more}{left_out}"
         )
 
     @cached_property
@@ -150,6 +156,7 @@ def read_dataset(
     cache: Path | None = None,
     damaged: Mapping[Path, str] = MappingProxyType({}),
     advance: Callable[[int], None] = lambda n: None,
+    note: Callable[[str], None] = lambda text: None,
 ) -> Dataset:
     """The data set at `source`, audited and split.
 
@@ -160,25 +167,27 @@ def read_dataset(
         cache: where a Parquet file's images are unpacked; none: beside it.
         damaged: files known to be damaged behind their header, with the reasons.
         advance: called with the number of files read since the last call.
+        note: called with what was evicted from the cache.
 
     Raises:
         DataError: nothing to train on; says which file or class, and what to do.
     """
-    root, listed = list_items(source, layout, cache=cache, within=within)
+    root, listed = list_items(source, layout, cache=cache, within=within, note=note)
+    held = hold(root / UNPACKED_TABLE) if packed_files(source) else None
     check_spaces(listed, source, task, layout)
     audited, left_out = inspect(listed, advance, damaged)
     if len(left_out) > max_unreadable:
         left_out += find_damaged(audited)  # so that this tells of all at once
         more = f"; and {len(left_out) - 5} more" if len(left_out) > 5 else ""
         raise DataError(
-            f"{len(left_out)} of {len(listed)} files cannot be read: "
+            f"{len(left_out)} of {counted(len(listed), 'file')} cannot be read: "
             f"{'; '.join(left_out[:5])}{more}. Repair or remove them, or allow it with "
             f"--set max_unreadable={len(left_out)}"
         )
     dataset = assemble(root, source, audited, left_out, task, rule, known_parts or {})
     if source.suffix.lower() in TABLES:
         return replace(dataset, note=columns_note(source, layout))
-    return dataset
+    return replace(dataset, held=held)
 
 
 def assemble(
@@ -238,6 +247,7 @@ def list_items(
     *,
     cache: Path | None = None,
     within: Sequence[Path] = (),
+    note: Callable[[str], None] = lambda text: None,
 ) -> tuple[Path, list[Item]]:
     """Every image of `source`, and the folder that their names are relative to."""
     if packed := packed_files(source):
@@ -245,21 +255,24 @@ def list_items(
         test = str(beside.absolute() / layout.test) if layout.test else ""
         if within:
             check_within([*packed, beside / test], within)
-        table = unpack(packed, cache or packed[0].parent)
+        table = unpack(packed, cache or packed[0].parent, note)
         unpacked = Layout(separator=SEPARATOR, group=layout.group, test=test)
         return table.parent, list_table(table, unpacked)
     if source.suffix.lower() in TABLES:
         root, items = source.parent, list_table(source, layout, within)
     elif source.is_file():
+        is_archive = source.suffix.lower() in ARCHIVES
+        first = "; an archive has to be unpacked first: unfreeze data fetch FILE --into FOLDER"
         raise DataError(
             f"{source}: not a table; give a folder of class folders, a CSV or TSV of file,label, "
-            "or Parquet files"
+            f"or Parquet files{first * is_archive}"
         )
     else:
         if within:
             check_within([source / layout.test], within)
         root, items = source, list_folder(source, layout)
         items = group_by_path(items, root, layout.group) if layout.group else items
+    check_text([item.path for item in items])
     if within:
         check_within([item.path for item in items], within)
     return root, items

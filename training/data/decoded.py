@@ -15,6 +15,7 @@ from registry.images import ImageSpec, UInt8Array, prepare
 from training.data.cache_eviction import make_room, mark_used
 from training.data.inspecting import THREADS
 from training.data.items import Item
+from training.data.read_again import read_again
 from training.run.whole_files import written_whole
 
 
@@ -61,6 +62,7 @@ def decode(
 
     Raises:
         Damaged: names the files that are damaged behind their header.
+        DataError: a file is gone, or has another content than `items` say.
     """
     digest = hashlib.sha256(spec.digest().encode())
     for item in items:
@@ -99,8 +101,8 @@ def _decode_into(
 
     def one(row: int) -> None:
         try:
-            pixels[row] = prepare(items[row].path.read_bytes(), spec)
-        except (BadImage, OSError) as error:
+            pixels[row] = prepare(read_again(items[row]), spec)
+        except BadImage as error:
             damaged[items[row].path] = str(error)
         advance(1)
 

@@ -14,12 +14,13 @@ import re
 from pathlib import Path
 from typing import NoReturn
 
+from registry.counted import counted
 from registry.errors import DataError
-from training.data.items import PARTS, PLAIN, Item, Layout, Part
+from training.data.items import PARTS, PLAIN, TABLES, Item, Layout, Part
 from training.data.paths import check_there
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
-OTHERS = {".avif", ".bmp", ".dcm", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".tif", ".tiff"}
+SUFFIXES = {".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".webp"}
+OTHERS = {".avif", ".bmp", ".dcm", ".gif", ".heic", ".heif", ".jp2", ".tif", ".tiff"}
 ALSO_CLASSES = {"training", "testing"}  # where other class folders stand beside them
 LIKE_PARTS = {*PARTS, "holdout", "dev", "eval", "evaluation"}  # as a word of a folder's name
 
@@ -65,9 +66,10 @@ def _part_folders(root: Path) -> dict[Part, Path]:
     if not any(_folders(folder) for folder in found["train"]):
         if others and names <= {"train", *ALSO_CLASSES}:
             return {}
+        itself = "; or, if train is a class itself, put all class folders into one called train"
         raise DataError(
             f"{train}: no class folders; put the images of each class into one, or name "
-            f"them in a CSV of file,label, with the setting images={train.name}"
+            f"them in a CSV of file,label, with the setting images={train.name}{itself}"
         )
     if "valid" not in found and others:
         raise DataError(
@@ -144,12 +146,21 @@ def _list_classes(root: Path, part: Part | None, without: Path | None = None) ->
     items = [Item(path, (folder.name,), part) for folder in folders for path in _images(folder)]
     if not items:
         beside = sum(path.suffix.lower() in SUFFIXES for path in root.iterdir())
-        there = f"{beside} images, but none in a class folder" if beside else "no images"
+        there = f"{counted(beside, 'image')}, but none in a class folder" if beside else "no images"
+        if other := next((path for folder in folders for path in _files(folder)), None):
+            there += f": {other} is none by the end of its name"
         raise DataError(
             f"{root}: {there}; put JPEG, PNG or WebP files into one folder for each class, or name "
-            "them in a CSV of file,label"
+            f"them in a CSV of file,label{table_hint(root)}"
         )
     return items
+
+
+def table_hint(folder: Path) -> str:
+    """What may be meant by a folder that has a table in it."""
+    found = folder.iterdir() if folder.is_dir() else ()
+    tables = sorted(each for each in found if each.suffix.lower() in TABLES and each.name[0] != ".")
+    return f"; if {tables[0].name} names the images, give {tables[0]}" if tables else ""
 
 
 def _folders(root: Path) -> list[Path]:
@@ -160,9 +171,9 @@ def _images(folder: Path) -> list[Path]:
     return _files(folder, SUFFIXES, links=True)
 
 
-def _files(folder: Path, suffixes: set[str], *, links: bool) -> list[Path]:
-    """Files with one of the suffixes, sorted; with `links` also in linked folders, each folder
-    once. Hidden files and folders are skipped.
+def _files(folder: Path, suffixes: set[str] | None = None, *, links: bool = False) -> list[Path]:
+    """Files with one of the suffixes, or all, sorted; with `links` also in linked folders, each
+    folder once. Hidden files and folders are skipped.
 
     Raises:
         DataError: a folder cannot be listed.
@@ -176,7 +187,7 @@ def _files(folder: Path, suffixes: set[str], *, links: bool) -> list[Path]:
         seen.add(real)
         folders[:] = sorted(name for name in folders if name[0] != ".")
         paths = (Path(where, name) for name in names if name[0] != ".")
-        found += [path for path in paths if path.suffix.lower() in suffixes]
+        found += [path for path in paths if suffixes is None or path.suffix.lower() in suffixes]
     return sorted(found)
 
 

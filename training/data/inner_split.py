@@ -61,7 +61,7 @@ def set_apart_for_selection(dataset: Dataset, share: float, seed: int) -> tuple[
     learnt, selection = _part(dataset, rows, share, seed + 1, every_label=True)
     if not len(selection) or len(learnt) < 2:
         raise DataError(
-            f"{len(rows)} training images are too few to set some apart; add images, raise "
+            f"too few training images ({len(rows)}) to set some apart; add images, raise "
             "judge_share, or leave keep, patience and thresholds at their defaults"
         )
     return learnt, selection

@@ -9,6 +9,7 @@ from typing import Literal
 
 from registry.bundle import Task
 from registry.errors import DataError
+from training.data.folders import table_hint
 from training.data.items import PLAIN, TABLES, Item, Layout
 
 AskedTask = Literal["auto", "single", "multi"]
@@ -38,7 +39,8 @@ def detect_task(items: Sequence[Item], source: Path) -> Task:
     if names and without:
         examples = ", ".join(str(item.path) for item in without[:3])
         raise DataError(
-            f"{source}: {len(without)} of {len(items)} images have no label, such as {examples}, "
+            f"{source}: {len(without)} of {len(items)} images "
+            f"{'has' if len(without) == 1 else 'have'} no label, such as {examples}, "
             "and none has several; label or remove them, or give --set task=multi if an image may "
             "have none of the labels"
         )
@@ -107,6 +109,7 @@ def check_labels(items: Sequence[Item], task: Task, source: Path) -> tuple[str, 
         inner = source / labels[0] if labels else source
         if labels and inner.is_dir() and any(path.is_dir() for path in inner.iterdir()):
             found += f"; if its folders are the classes, give {inner}"
+        found += table_hint(source)
         raise DataError(f"{source}: a classifier needs at least two classes; found {found}")
     if task == "single":
         for item in items:

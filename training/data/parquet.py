@@ -1,36 +1,39 @@
 """Parquet and Arrow files of encoded images, as Hugging Face's `datasets` writes them.
 
-    image    bytes, or a struct {bytes, path}
-    label    a name, a number with its name in the file's metadata, or a list of either
+    image    bytes, or a struct {bytes, path}; also called img
+    label    a name, a number with its name in the file's metadata, or a list of either; also called
+             labels, class, category or target
     others   of single values, as in a table: split, is_valid, weight, or the setting `group`
 
-They are unpacked once into files and a table, which then is read like any other. Where no column
-says which part an image belongs to, the names of several files may: train-00000-of-00001.parquet.
+They are unpacked once into files and a table, which then is read like any other; a full cache may
+lose them, but not while they are used. Where no column says which part an image belongs to, the
+names of several files may: train-00000-of-00001.parquet.
 """
 
 import csv
 import hashlib
 import json
 import re
-import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from registry.errors import DataError
 from registry.files import sha256_file
-from training.data.columns import FILE, IS_VALID, LABEL, SPLIT, find_name
+from registry.quoted import quoted
+from training.data.arrow_batches import batches_of
+from training.data.cache_eviction import UNPACKED_TABLE, hold, make_room
+from training.data.columns import FILE, IMAGE, IS_VALID, LABEL, SPLIT, find_name
 from training.data.items import PARTS, Part
+from training.run.whole_files import written_whole
 
-UNPACKED = "2: part by last word"  # how; changed with it, as what was unpacked before is kept
+UNPACKED = "3: whole or not at all"  # how; changed with it, as what was unpacked before is kept
 LONGEST = 1000  # characters of a cell in another column: captions may be of any length
 SEPARATOR = "\x1f"  # between labels in the table: names may have any character people type
 SUFFIXES = {".parquet", ".arrow"}
 KINDS = {b"\xff\xd8\xff": ".jpg", b"\x89PNG": ".png", b"RIFF": ".webp"}
-ARROW_FILE = b"ARROW1"  # how Arrow's files begin, and its streams do not
-BATCH = 256  # rows in memory at once
 
 
 def packed_files(source: Path) -> list[Path]:
@@ -41,8 +44,11 @@ def packed_files(source: Path) -> list[Path]:
     return [source] if source.suffix.lower() in SUFFIXES else []
 
 
-def unpack(files: list[Path], cache: Path) -> Path:
+def unpack(files: list[Path], cache: Path, note: Callable[[str], None] = lambda text: None) -> Path:
     """A table in `cache` of the images of `files`, made once for the same content.
+
+    Args:
+        note: called with what was evicted from the cache.
 
     Raises:
         DataError: pyarrow is not installed, or the columns are not those above.
@@ -53,23 +59,34 @@ def unpack(files: list[Path], cache: Path) -> Path:
     contents = (f"{name} {sha256_file(file)}" for file, name in named)
     digest = hashlib.sha256("\n".join([UNPACKED, *contents]).encode())
     folder = cache / f"unpacked-{digest.hexdigest()}"
-    table = folder / "labels.csv"
-    if not table.is_file():
-        shutil.rmtree(folder, ignore_errors=True)  # what an interrupted run left
-        folder.mkdir(parents=True)
-        rows = [
-            row
-            for (file, name), part in zip(named, named_parts(files), strict=True)
-            for row in _unpack_file(file, name, folder, part)
-        ]
-        partial = folder / "labels.partial"
-        with partial.open("w", newline="", encoding="utf-8") as out:
-            header = dict.fromkeys(name for row in rows for name in row)
-            writer = csv.DictWriter(out, header or (FILE, LABEL), restval="")
-            writer.writeheader()
-            writer.writerows(rows)
-        partial.replace(table)
+    table = folder / UNPACKED_TABLE
+    while hold(table) is None:  # again, if another removed it meanwhile
+        make_room(cache, sum(file.stat().st_size for file in files), note)
+        try:
+            with written_whole(folder) as fresh:
+                fresh.mkdir()
+                _unpack_into(fresh, named)
+        except OSError:
+            if not table.exists():  # else another has unpacked them meanwhile
+                raise
     return table
+
+
+def _unpack_into(folder: Path, named: list[tuple[Path, Path]]) -> None:
+    """`folder` has the images, and the table of them."""
+    files = [file for file, _ in named]
+    rows = [
+        row
+        for (file, name), part in zip(named, named_parts(files), strict=True)
+        for row in _unpack_file(file, name, folder, part)
+    ]
+    if not rows:
+        raise DataError(f"{files[0]}: no rows")
+    with (folder / UNPACKED_TABLE).open("w", newline="", encoding="utf-8") as out:
+        header = dict.fromkeys(name for row in rows for name in row)
+        writer = csv.DictWriter(out, header, restval="")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def named_parts(files: list[Path]) -> list[Part | None]:
@@ -105,20 +122,25 @@ def _unpack_file(
     number = 0
     (folder / called).parent.mkdir(exist_ok=True)
     try:
-        for batch in _batches(file):
-            columns = set(batch.schema.names)
-            if not {"image", "label"} <= columns:
+        for batch in batches_of(file):
+            columns = batch.schema.names
+            image_column, label_column = (find_name(columns, name) for name in (IMAGE, LABEL))
+            if image_column is None or label_column is None:
                 raise DataError(
                     f"{file}: has the columns {', '.join(sorted(columns))}; "
                     "there have to be image and label"
                 )
-            names = _class_names(batch.schema.metadata or {}, LABEL)
-            images, labels = (batch.column(name).to_pylist() for name in ("image", "label"))
-            others = _others(batch)
+            names = _class_names(batch.schema.metadata or {}, label_column)
+            images = batch.column(image_column).to_pylist()
+            labels = batch.column(label_column).to_pylist()
+            others = _others(batch, {image_column, label_column})
             for image, label, other in zip(images, labels, others, strict=True):
                 encoded = image.get("bytes") if isinstance(image, dict) else image
                 if not isinstance(encoded, bytes):
-                    raise DataError(f"{file}, row {number}: no encoded image, but {encoded!r:.60}")
+                    raise DataError(
+                        f"{file}, row {number}: no encoded image, but {quoted(encoded, 60)}; put "
+                        "the image files themselves into the column, or name them in a CSV"
+                    )
                 name = f"{called.with_suffix('')}-{number:07d}{_suffix(encoded)}"
                 (folder / name).write_bytes(encoded)
                 row = {FILE: name, LABEL: _labels(label, names), SPLIT: ""}
@@ -128,13 +150,14 @@ def _unpack_file(
         raise DataError(f"{file}: cannot be read: {error}") from error
 
 
-def _others(batch: Any) -> list[dict[str, str]]:
-    """Each row's cells in the columns of single values beside image and label; the one of parts is
-    called split."""
+def _others(batch: Any, known: set[str]) -> list[dict[str, str]]:
+    """Each row's cells in the columns of single values beside the `known` ones of image and label;
+    the one of parts is called split."""
     split = find_name(batch.schema.names, SPLIT)
     others: list[dict[str, str]] = [{} for _ in range(batch.num_rows)]
     for place, field in enumerate(batch.schema):
-        if field.name.strip().casefold() in (FILE, LABEL, "image") or not _is_single(field.type):
+        known_name = field.name in known or field.name.strip().casefold() in (FILE, LABEL)
+        if known_name or not _is_single(field.type):
             continue
         names = _class_names(batch.schema.metadata or {}, field.name)
         column = batch.column(place) if names else batch.column(place).cast("string")
@@ -177,30 +200,6 @@ def _split(file: Path, number: int, row: dict[str, str], part: Part | None) -> s
     return given or part or ""
 
 
-def _batches(file: Path) -> Iterator[Any]:
-    if file.suffix.lower() == ".parquet":
-        import pyarrow.parquet
-
-        yield from pyarrow.parquet.ParquetFile(file).iter_batches(BATCH)
-    else:
-        import pyarrow
-
-        with pyarrow.memory_map(str(file)) as source:
-            for batch in _arrow_batches(source):
-                yield from (batch[row : row + BATCH] for row in range(0, len(batch), BATCH))
-
-
-def _arrow_batches(source: Any) -> Iterator[Any]:
-    """Of Arrow's stream, which `datasets` writes, or of its file, as pyarrow.feather does."""
-    import pyarrow.ipc
-
-    if source.read_at(len(ARROW_FILE), 0) == ARROW_FILE:
-        file = pyarrow.ipc.open_file(source)
-        yield from map(file.get_batch, range(file.num_record_batches))
-    else:
-        yield from pyarrow.ipc.open_stream(source)
-
-
 def _class_names(metadata: dict[bytes, bytes], column: str) -> list[str]:
     """What `datasets` says a number in the column means, or nothing."""
     features = json.loads(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features", {})
@@ -214,7 +213,8 @@ def _labels(label: Any, names: list[str]) -> str:
     return SEPARATOR.join(
         names[value] if names and isinstance(value, int) and value >= 0 else str(value)
         for value in values
-        if value is not None and not (value == -1 and names)  # as `datasets` marks "no label"
+        # as `datasets` marks "no label", and as NumPy does: NaN is unlike itself
+        if value is not None and not (value == -1 and names) and value == value
     )
 
 

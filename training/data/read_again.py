@@ -1,4 +1,4 @@
-"""Reads an image's file again at the end of a training, which may be hours after its beginning."""
+"""Reads an image's file again, which may be hours after the training began."""
 
 import hashlib
 

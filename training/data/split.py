@@ -70,7 +70,7 @@ def _check_fold(rule: SplitRule) -> None:
     folds = int(1 / rule.valid_fraction + 1e-9)
     if rule.kind in ("cv", "blocks") and rule.fold >= folds:
         raise DataError(
-            f"fold={rule.fold}: with valid_fraction={rule.valid_fraction} there are {folds} folds, "
+            f"fold={rule.fold}: with valid_fraction={rule.valid_fraction} the folds are "
             f"0 to {folds - 1}"
         )
 

@@ -14,13 +14,13 @@ of id,breed are, unless the name of one of them says that it is something else, 
 filename,split,class; then those with a usual name: see `training/data/columns.py`.
 """
 
-import csv
-import io
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from registry.counted import are, counted
 from registry.errors import DataError
 from training.data.columns import (
     FILE,
@@ -32,13 +32,17 @@ from training.data.columns import (
     WEIGHT,
     find_columns,
 )
+from training.data.csv_lines import read_lines
 from training.data.folders import list_test
 from training.data.grouping import group_by_path
 from training.data.items import PARTS, PLAIN, Item, Layout, Part
+from training.data.one_hot import check_one_label_column
 from training.data.paths import check_within
 
-ANSWERS: dict[str, Part] = {"true": "valid", "1": "valid", "false": "train", "0": "train"}
-SEPARATORS = (",", ";", "\t")  # of columns; the first that yields at least two is used
+ANSWERS: dict[str, Part] = {
+    **dict.fromkeys(("true", "1", "1.0"), "valid"),
+    **dict.fromkeys(("false", "0", "0.0"), "train"),
+}
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,7 @@ def list_table(path: Path, layout: Layout = PLAIN, within: Sequence[Path] = ()) 
 
 def columns_note(path: Path, layout: Layout) -> str:
     """Which columns of a table are read as file and label, for people; empty if they say so."""
-    lines = _lines(path)
+    lines = read_lines(path)
     if not layout.header or not lines:
         return ""
     header = lines[0][1]
@@ -94,7 +98,7 @@ def columns_note(path: Path, layout: Layout) -> str:
 
 
 def _read(path: Path, layout: Layout) -> Table:
-    lines = _lines(path)
+    lines = read_lines(path)
     header = lines[0][1] if lines else []
     columns = _columns(path, header, layout) if lines else {}
     n_columns = len(header)
@@ -112,6 +116,8 @@ def _read(path: Path, layout: Layout) -> Table:
                 "a cell that has a separator of columns in it into quotes, or separate labels by "
                 "another character, as with label_separator=|"
             )
+    if layout.header:
+        check_one_label_column(path, header, [cells for _, cells in rows], columns)
     return Table(
         path,
         {name: header[place].strip() for name, place in columns.items()} if layout.header else {},
@@ -119,36 +125,18 @@ def _read(path: Path, layout: Layout) -> Table:
     )
 
 
-def _lines(path: Path) -> list[tuple[int, list[str]]]:
-    """Every non-empty line, split into cells, with its number."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text; save it as CSV in UTF-8: {error}") from error
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error}") from error
-    found: list[tuple[int, list[str]]] = []
-    for separator in SEPARATORS:
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
-        try:
-            lines = [(reader.line_num, cells) for cells in reader if any(cells)]
-        except csv.Error as error:
-            raise DataError(f"{path}, line {reader.line_num}: cannot be read: {error}") from error
-        found = found or lines
-        if lines and len(lines[0][1]) > 1:
-            return lines
-    return found
-
-
 def _columns(path: Path, first: list[str], layout: Layout) -> dict[str, int]:
     """The place of each column; without a header the first has the files, the second the labels."""
     if len(first) < 2:
-        raise DataError(f"{path}: only one column; it needs two, {FILE},{LABEL}")
+        raise DataError(
+            f"{path}: only one column; it needs two, {FILE},{LABEL}, with commas, semicolons or "
+            "tabs between them"
+        )
     if not layout.header:
         return {FILE: 0, LABEL: 1}
     columns = find_columns(path, first, layout.group)
     name = first[columns[FILE]].strip()
-    if name.casefold() not in NAMES[FILE] and _file(path, name, layout).is_file():
+    if name.casefold() not in NAMES[FILE] and os.path.isfile(_file(path, name, layout)):
         raise DataError(
             f"{path}: the first line already names a file, {name}; set header=false, or "
             f"add a first line {FILE},{LABEL}"
@@ -157,22 +145,27 @@ def _columns(path: Path, first: list[str], layout: Layout) -> dict[str, int]:
 
 
 def _file(path: Path, name: str, layout: Layout) -> Path:
-    return path.parent / layout.images / f"{name}{layout.suffix}"
+    """The file of that name; without blanks around it and with slashes for backslashes, as Windows
+    and spreadsheets write them, unless there is one with them."""
+    folder, plain = path.parent / layout.images, name.strip().replace("\\", "/")
+    given = folder / f"{name}{layout.suffix}"
+    return given if plain == name or os.path.isfile(given) else folder / f"{plain}{layout.suffix}"
 
 
 def _check_files(table: Table, layout: Layout) -> None:
     missing = [
         (number, file)
         for number, row in table.rows
-        if not (file := _file(table.path, row[FILE], layout)).is_file()
+        # Path.is_file would raise if a name is too long
+        if not os.path.isfile(file := _file(table.path, row[FILE], layout))
     ]
     if missing:
         number, file = missing[0]
         names = f"the names in the column {table.columns[FILE]!r}" if table.columns else "the names"
         raise DataError(
             f"{table.path}, line {number}: no such file: {file.name}; looked in {file.parent}; "
-            f"{len(missing)} of {len(table.rows)} files are missing. Set images=FOLDER or "
-            f"suffix=.jpg to complete {names}"
+            f"{len(missing)} of {counted(len(table.rows), 'file')} {are(len(missing))} missing. "
+            f"Set images=FOLDER or suffix=.jpg to complete {names}"
         )
 
 

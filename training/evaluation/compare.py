@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from registry.bundle import MODEL, Bundle, read_bundle, verify_bundle
+from registry.counted import are, counted
 from registry.errors import BundleError
 from registry.images import Float32Array, prepare
 from registry.jobs import Assignment, Score, Scored
@@ -150,9 +151,9 @@ def _unseen(
     if not parts:
         note(f"version {version} has no list of its training images: comparing on all images")
     unseen = np.array([parts.get(dataset.items[row].sha256) != "train" for row in rows])
-    if not unseen.all():
+    if n := int((~unseen).sum()):
         note(
-            f"{(~unseen).sum()} of {len(rows)} held-out images are left out of the comparison: "
+            f"{n} of {counted(len(rows), 'held-out image')} {are(n)} left out of the comparison: "
             f"version {version} was trained on them"
         )
     return unseen
@@ -163,10 +164,10 @@ def _new_to_candidate(
 ) -> npt.NDArray[np.bool_]:
     """[rows]: which of them the candidate's initial weights had not learnt from."""
     seen = learnt([dataset.items[row] for row in rows], before)
-    if seen.any():
+    if n := int(seen.sum()):
         note(
-            f"{seen.sum()} of {len(rows)} held-out images are left out of the comparison: the new "
-            "version's initial weights had learnt from them"
+            f"{n} of {counted(len(rows), 'held-out image')} {are(n)} left out of the comparison: "
+            "the new version's initial weights had learnt from them"
         )
     return ~seen
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from registry.bundle import Task
+from registry.counted import counted
 from registry.errors import TrainingError
 from registry.images import Float32Array
 from training.bench import Bench
@@ -100,7 +101,9 @@ def describe_curve(curve: Curve) -> str:
     """One line for people, without extrapolating to more images."""
     half, everything = sorted(curve)[-2:]
     gain = float(np.mean(curve[everything]) - np.mean(curve[half]))
-    points = ", ".join(f"{size} images {_mean_and_spread(curve[size])}" for size in sorted(curve))
+    points = ", ".join(
+        f"{counted(size, 'image')} {_mean_and_spread(curve[size])}" for size in sorted(curve)
+    )
     return (
         f"the head alone, trained on {points}; the last step, from {half} to {everything} "
         f"images, changed it by {gain:+.3f}"

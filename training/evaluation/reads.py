@@ -66,7 +66,7 @@ def describe_reads(reads: Sequence[Read]) -> str:
         return f"{now}, the first read on record"
     shown = ", ".join(f"{read.by} for {read.model} at {read.at:%Y-%m-%d %H:%M}" for read in before)
     return (
-        f"{now}, and {len(before)} times before ({shown}): "
+        f"{now}, and {'once' if len(before) == 1 else f'{len(before)} times'} before ({shown}): "
         "if those scores influenced this training, its score is too optimistic"
     )
 

@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from registry.bundle import FILES, MODEL, Bundle, Reduced, Variant, files_of, seal
-from registry.errors import Conflict
+from registry.errors import BundleError, Conflict
 from registry.files import sha256_file
 from registry.jobs import Assignment
+from registry.labels import label_note
 from registry.store import Registry, check_name
 
 # Largest difference from the golden outputs: other CPUs round differently, and GPUs use TF32. With
@@ -88,3 +89,17 @@ def publish(
                 raise
             promoted = False
     return version, promoted
+
+
+def label_note_of(registry: Registry, model: str) -> str:
+    """How the labels of the version that is promoted now differ from those of the one before it,
+    for people; empty if they do not, or if that one is no longer there."""
+    in_force = registry.promoted(model)
+    if in_force is None or in_force[1].replaced is None:
+        return ""
+    version, before = in_force[1].version, in_force[1].replaced
+    try:
+        labels = [registry.bundle(model, each).labels for each in (before, version)]
+    except BundleError:  # it was pruned, for example
+        return ""
+    return label_note(before, *labels)

@@ -14,6 +14,7 @@ import torch
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from registry.bundle import FILES, Reduced, Task, Variant
+from registry.counted import counted
 from registry.images import Float32Array, UInt8Array
 from training.bench import Bench
 from training.evaluation.evaluate import BETA, THRESHOLD, Evaluation, Thresholds, measure
@@ -126,8 +127,8 @@ def _judge(precision: Reduced, model: Path, path: Path, proof: Proof, how: str) 
     off = shift(answers, proof.answers)
     speedup, speed = _speed(precision, model, path, proof.pixels)
     facts = (
-        f"{before.metric} {points:+.2f} points on {len(answers)} images, outputs shift {off:.3f}, "
-        f"{speed} ({how})"
+        f"{before.metric} {points:+.2f} points on {counted(len(answers), 'image')}, outputs shift "
+        f"{off:.3f}, {speed} ({how})"
     )
     if not points >= -MOST_POINTS:
         return Made(precision, None, f"{precision} was refused: {facts}; allowed -{MOST_POINTS}")

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from registry.counted import counted
 from registry.errors import BadRequest
 from registry.images import UInt8Array
 from training.data.cache_eviction import make_room, mark_used
@@ -37,7 +38,7 @@ class Activations:
     def __repr__(self) -> str:
         """One line, which a notebook shows for the last value of a cell."""
         n_images, n_numbers = self.features.shape
-        return f"<{n_numbers} features of each of {n_images} images>"
+        return f"<{n_numbers} features of each of {counted(n_images, 'image')}>"
 
 
 @dataclass(frozen=True)

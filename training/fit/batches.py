@@ -76,7 +76,7 @@ class ImageBatches:
     seed: int
     device: torch.device
     shares: Float64Array | None = None  # as above
-    first_epoch: int = 0  # of a schedule that goes on from another size's
+    first_epoch: int = 0  # after those of earlier stages, whose draws are not repeated
     crop: TrainCrop = "window"
     stronger: Stronger = PLAIN
 

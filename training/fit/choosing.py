@@ -1,5 +1,6 @@
 """Chooses the weights to go on with: the last, the best, their mean or their moving average."""
 
+from registry.counted import counted
 from training.bench import Bench
 from training.evaluation.overfitting import last_stage
 from training.fit.activations import compute
@@ -46,7 +47,7 @@ def keep_chosen(bench: Bench, keeper: Keeper, batches: ImageBatches) -> None:
         bench.note(
             "best_epoch",
             f"epoch {keeper.best_epoch} was the best by {bench.settings.judge_by} of "
-            f"{len(bench.selection_rows)} images set apart{kept}",
+            f"{counted(len(bench.selection_rows), 'image')} set apart{kept}",
         )
     if keeper.keep == "swa":
         if not bench.settings.keeps_statistics:
@@ -97,8 +98,8 @@ def keep_better(bench: Bench, ema: Ema, batches: ImageBatches) -> None:
     kept = "moving average of the weights" if better else "weights themselves"
     bench.note(
         "ema",
-        f"kept the {kept}: {settings.judge_by} of {len(bench.selection_rows)} images set apart "
-        f"{mean_value:.4f} with the average, {own_value:.4f} without",
+        f"kept the {kept}: {settings.judge_by} of {counted(len(bench.selection_rows), 'image')} "
+        f"set apart {mean_value:.4f} with the average, {own_value:.4f} without",
     )
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from registry.counted import counted
 from registry.errors import TrainingError
 from training.distributed.parallel import ALONE, World
 
@@ -81,13 +82,13 @@ class BatchSplitter:
         if failed // 2 < self._fewest or world.size > 1:
             others = " in one of several processes" if world.size > 1 else ""
             raise TrainingError(
-                f"out of memory with {failed} images at once{others} ({reason}); set a smaller "
-                "size or batch_size, or use a smaller backbone"
+                f"out of memory with {counted(failed, 'image')} at once{others} ({reason}); set a "
+                "smaller size or batch_size, or use a smaller backbone"
             )
         self.most = failed // 2
         self._note(
-            f"out of memory with {failed} images at once; batches are split into parts of at most "
-            f"{self.most}, with gradients accumulated over the whole batch"
+            f"out of memory with {counted(failed, 'image')} at once; batches are split into parts "
+            f"of at most {self.most}, with gradients accumulated over the whole batch"
         )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 from torch import nn
 
+from registry.counted import counted
 from registry.errors import TrainingError
 from registry.jobs import EpochFinished
 from training.bench import Bench
@@ -105,7 +106,9 @@ def report_resumed(bench: Bench, stage: Stage, tally: Tally) -> None:
         return
     over = tally.epoch == stage.plan.n_epochs
     done = (
-        "after its last epoch" if over else f"after {tally.epoch} of {stage.plan.n_epochs} epochs"
+        "after its last epoch"
+        if over
+        else f"after {tally.epoch} of {counted(stage.plan.n_epochs, 'epoch')}"
     )
     within = f" and {tally.n_batches} of {len(stage.batches)} batches" if tally.n_batches else ""
     bench.note("resumed", f"{stage.name}: resumed {done}{within}")

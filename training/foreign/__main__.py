@@ -8,9 +8,11 @@ import json
 import shlex
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from registry.counted import counted
 from registry.errors import BadRequest, UnfreezeError
 
 if TYPE_CHECKING:
@@ -99,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _import(options: argparse.Namespace, flags: str) -> int:
     from registry.store import Registry, check_name
-    from training.export.publishing import publish
+    from training.export.publishing import label_note_of, publish
     from training.foreign.adopt import adopt
     from training.foreign.flags import image_spec, read_pixels
     from training.foreign.labels import read_labels
@@ -136,6 +138,8 @@ def _import(options: argparse.Namespace, flags: str) -> int:
             promote=options.promote,
             by="import",
         )
+    if promoted and (note := label_note_of(registry, model)):
+        adopted = replace(adopted, notes=(*adopted.notes, note))
     if options.json:
         print(json.dumps(_document(adopted, version, promoted=promoted), ensure_ascii=False))
     else:
@@ -160,7 +164,7 @@ def _summarise(adopted: "Adopted", version: int, root: Path, *, promoted: bool) 
     bundle = adopted.bundle
     for note in adopted.notes:
         print(f"note: {note}", file=sys.stderr)
-    batch = f", {bundle.fixed_batch} images at a time" if bundle.fixed_batch else ""
+    batch = f", {counted(bundle.fixed_batch, 'image')} at a time" if bundle.fixed_batch else ""
     print(
         f"{bundle.model} version {version}: {len(bundle.labels)} labels, {bundle.image.size} "
         f"pixels{batch}; differs from the original by {adopted.difference:.1e} at most"

@@ -8,6 +8,7 @@ import numpy.typing as npt
 from onnx import TensorProto
 
 from registry.bundle import Task
+from registry.counted import counted
 from registry.errors import BadRequest
 from registry.images import Float32Array, UInt8Array
 from training.export.runtime import PARITY_BATCHES, RUNTIME, answering, open_session
@@ -57,8 +58,9 @@ def _row(answer: np.ndarray, n: int, foreign: Foreign) -> Scores:
     shape = answer.shape
     if len(shape) < 2 or shape[0] != n or max(shape[1:]) != np.prod(shape[1:]):
         raise BadRequest(
-            f"{foreign.path}: output {foreign.output} has shape {list(shape)} for {n} images, not "
-            f"[{n},classes]; choose another with --output, or export the model with its pooling"
+            f"{foreign.path}: output {foreign.output} has shape {list(shape)} for "
+            f"{counted(n, 'image')}, not [{n},classes]; choose another with --output, or export "
+            "the model with its pooling"
         )
     row: Scores = answer.reshape(n, -1)[:1].astype(np.float64)
     if not np.isfinite(row).all():
@@ -157,7 +159,11 @@ def prove(model: bytes, truth: Scores, images: UInt8Array, allowed: float, path:
         except Exception as error:  # the runtime has a dozen kinds, all meaning this
             return Proof(answers, difference, str(error).strip().splitlines()[-1])
         if together.shape != (n, truth.shape[1]):
-            return Proof(answers, difference, f"{n} images give the shape {list(together.shape)}")
+            return Proof(
+                answers,
+                difference,
+                f"for {counted(n, 'image')} it gives the shape {list(together.shape)}",
+            )
         apart = _difference(together, truth)
         if not apart <= allowed:
             raise BadRequest(

@@ -14,6 +14,7 @@ from torch import nn
 
 from registry.did_you_mean import did_you_mean
 from registry.errors import BadRequest, Unavailable
+from registry.quoted import quoted
 from training.network.weights import installed_weights, load_in_order, read_weights, weights_digest
 
 Triple = tuple[float, float, float]  # of the colours red, green and blue
@@ -77,7 +78,7 @@ def check_backbone(name: str, weights: Path | None) -> None:
     """Raises BadRequest if no network is called `name`, or it has no features to train on, or there
     is no file `weights`: what can be known before anything is loaded."""
     if not timm.is_model(INSTALLED.get(name, name)) and name not in _torchvisions():
-        raise BadRequest(f"no backbone is called {name!r:.80}{_meant(name)}")
+        raise BadRequest(f"no backbone is called {quoted(name)}{_meant(name)}")
     if name in INSTEAD:
         raise BadRequest(
             f"{name}: this network of torchvision has no features to train on; take timm's of the "

@@ -4,9 +4,10 @@ import json
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 from registry.bundle import Task
 from registry.errors import BadRequest
@@ -17,6 +18,7 @@ from training.run.tensor_file import write_tensors
 
 NETWORK = "network.safetensors"  # in the folder of a training
 DIGITS = 16  # of an image's SHA-256 by which a saved network knows what it has learnt from
+LEARNT = "learnt"  # the tensor of these
 
 
 def save_network(
@@ -46,9 +48,10 @@ def save_network(
         "hidden": hidden,
         "epsilon": network.head[0].eps,
         "task": task,
-        "learnt": sorted(network.learnt_before | {sha256[:DIGITS] for sha256 in learnt}),
     }
     tensors = {name: one.cpu().contiguous() for name, one in network.state_dict().items()}
+    if known := network.learnt_before | {sha256[:DIGITS] for sha256 in learnt}:
+        tensors[LEARNT] = _packed(known)
     write_tensors(path, tensors, {"network": json.dumps(shape)})
 
 
@@ -66,7 +69,7 @@ def load_network(path: Path) -> tuple[Network, Task]:
         dropout=dropout,
         epsilon=shape.get("epsilon", 1e-5),
     )
-    network.load_state_dict(load_file(path))
+    network.load_state_dict(_weights_in(path))
     task: Task = "multi" if shape["task"] == "multi" else "single"
     return network.eval(), task
 
@@ -76,10 +79,29 @@ def images_learnt(path: Path) -> frozenset[str]:
     SHA-256; none if it does not say, as a file from elsewhere."""
     try:
         with safe_open(path, framework="pt") as file:
+            if LEARNT in file.keys():  # noqa: SIM118
+                return _unpacked(file.get_tensor(LEARNT))
             shape = json.loads((file.metadata() or {}).get("network", "{}"))
     except (OSError, SafetensorError, ValueError):
         return frozenset()
+    # earlier files list them in their header, which has a longest length
     return frozenset((shape.get("learnt") if isinstance(shape, dict) else None) or ())
+
+
+def _packed(digits: Collection[str]) -> Tensor:
+    """[n,8] bytes, in order."""
+    numbers = bytearray(bytes.fromhex("".join(sorted(digits))))
+    return torch.frombuffer(numbers, dtype=torch.uint8).view(-1, DIGITS // 2)
+
+
+def _unpacked(numbers: Tensor) -> frozenset[str]:
+    digits = numbers.numpy().tobytes().hex()
+    return frozenset(digits[at : at + DIGITS] for at in range(0, len(digits), DIGITS))
+
+
+def _weights_in(path: Path) -> dict[str, Tensor]:
+    """The network's own tensors."""
+    return {name: tensor for name, tensor in load_file(path).items() if name != LEARNT}
 
 
 def restore(network: Network, path: Path, labels: Sequence[str]) -> None:
@@ -92,7 +114,7 @@ def restore(network: Network, path: Path, labels: Sequence[str]) -> None:
     try:
         with safe_open(path, framework="pt") as file:
             shape = json.loads((file.metadata() or {}).get("network", "{}"))
-        saved = load_file(path)
+        saved = _weights_in(path)
     except (OSError, SafetensorError) as error:
         raise BadRequest(f"{path}: not a saved network: {error}") from error
     saved_labels = shape.get("labels", list(labels))  # older files do not say

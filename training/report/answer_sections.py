@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from registry.counted import counted
 from training import plots
 from training.evaluation.calibration import Reliability
 from training.evaluation.intervals import Interval, sign_test
@@ -40,7 +41,7 @@ def results(findings: Findings) -> Section:
     uses = {"judge": "model selection", "calibrate": "calibration"}
     apart = [f", {n[name]} for {use}" for name, use in uses.items() if n[name]]
     said = (
-        f"{n['train']} images for training{''.join(apart)}, {n['valid']} held out, "
+        f"{counted(n['train'], 'image')} for training{''.join(apart)}, {n['valid']} held out, "
         f"{len(findings.labels)} {'classes' if findings.task == 'single' else 'labels'}. Below a "
         "figure is its 95% interval."
     )
@@ -54,7 +55,10 @@ def mistakes(findings: Findings, pictures: Mapping[str, bytes]) -> Section | Non
         said = "Labels predicted wrongly on images of another label."
         return Section("False positives", paragraph(said) + _pairs(pairs)) if pairs else None
     wrong = sum(pair.count for pair in pairs)
-    alt = f"Confusion matrix of {len(findings.rows)} held-out images, {wrong} of them wrong"
+    alt = (
+        f"Confusion matrix of {counted(len(findings.rows), 'held-out image')}, {wrong} of them "
+        "wrong"
+    )
     numbered = len(findings.labels) > plots.MANY_LABELS
     said = "Rows are true classes, columns predicted ones"
     parts = [
@@ -152,8 +156,8 @@ def views(findings: Findings, tiles: Mapping[str, Sequence[Tile]]) -> Section | 
     if not gained and not lost:
         return None
     said = (
-        f"Averaging {findings.n_views} views corrected {gained} predictions and spoiled {lost} "
-        f"(sign test: p = {sign_test(gained, lost):.2g})."
+        f"Averaging {findings.n_views} views corrected {counted(gained, 'prediction')} and spoiled "
+        f"{lost} (sign test: p = {sign_test(gained, lost):.2g})."
     )
     parts = [paragraph(said)]
     for name, title in (("lost", "Spoiled"), ("gained", "Corrected")):

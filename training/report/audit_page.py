@@ -10,11 +10,13 @@ from typing import Any
 
 from PIL import Image
 
+from registry.counted import counted
 from registry.images import ImageSpec, prepare
 from training.data.audit import Audit
 from training.data.problems import Problem
 from training.report.audit_pictures import AUDIT_PICTURES, COLOURS, draw_audit
-from training.report.page import DPI, breakable, chart, charts, page, picture, table
+from training.report.page import breakable, chart, charts, page, picture, table
+from training.report.picture import save
 
 SHOWN = 12  # examples of each problem
 TOGETHER = 4  # images shown of a group of duplicates
@@ -25,10 +27,10 @@ def write_audit(audit: Audit, folder: Path) -> None:
     """Writes audit.html (self-contained), audit.json and two charts into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, figure in draw_audit(audit).items():
-        figure.savefig(folder / name, dpi=DPI)
+        save(figure, folder / name)
     text = json.dumps(figures(audit), indent=2)
     (folder / "audit.json").write_text(text, encoding="utf-8")
-    (folder / "audit.html").write_text(_page(audit, folder), encoding="utf-8")
+    (folder / "audit.html").write_text(_page(audit, folder), "utf-8", "backslashreplace")
 
 
 def figures(audit: Audit) -> dict[str, Any]:
@@ -76,8 +78,10 @@ def summary(audit: Audit) -> list[str]:
 
 def _size(data: dict[str, Any]) -> str:
     n = len(data["classes"])
-    classes = "class" if n == 1 else "classes"
-    return f"{data['images']} images of {n} {classes}, {data['bytes'] / 1e6:.1f} MB"
+    return (
+        f"{counted(data['images'], 'image')} of {counted(n, 'class', 'classes')}, "
+        f"{data['bytes'] / 1e6:.1f} MB"
+    )
 
 
 def _most(counts: dict[str, int]) -> str:

@@ -24,7 +24,8 @@ from training.report.as_json import to_json
 from training.report.audit_pictures import draw_audit
 from training.report.findings import Findings
 from training.report.galleries import SHOWN, caption_name, describe, in_question, tiles
-from training.report.page import DPI, document, paragraph
+from training.report.page import document, paragraph
+from training.report.picture import save
 from training.report.words import in_words
 from training.tiles import Tile, gallery
 
@@ -36,11 +37,13 @@ def write_report(findings: Findings, decoded: Decoded, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     shown = collect_tiles(findings, decoded)
     for name, figure in draw(findings, shown).items():
-        figure.savefig(folder / name, dpi=DPI)
+        save(figure, folder / name)
     pictures = {path.name: path.read_bytes() for path in folder.glob("*.png")}
     text = json.dumps(to_json(findings), indent=2)
     (folder / "report.json").write_text(text, encoding="utf-8")
-    (folder / "index.html").write_text(to_page(findings, pictures, shown), encoding="utf-8")
+    (folder / "index.html").write_text(
+        to_page(findings, pictures, shown), "utf-8", "backslashreplace"
+    )
 
 
 def to_page(

@@ -5,6 +5,9 @@ signs is no mathematics, and may be none that Matplotlib can set. Powers of ten 
 """
 
 import io
+import warnings
+from pathlib import Path
+from typing import BinaryIO
 
 from matplotlib.figure import Figure
 
@@ -19,11 +22,18 @@ class Picture(Figure):
 
     def png(self) -> bytes:
         content = io.BytesIO()
-        self.savefig(content, format="png", dpi=DPI)
+        save(self, content)
         return content.getvalue()
 
     def _repr_png_(self) -> bytes:
         return self.png()
+
+
+def save(figure: Figure, to: Path | BinaryIO) -> None:
+    """As PNG. A letter that no font has is drawn as a box; the terminal need not hear of each."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")
+        figure.savefig(to, format="png", dpi=DPI)
 
 
 def short(text: str) -> str:

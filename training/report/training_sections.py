@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 
+from registry.counted import counted
 from training.report.audit_page import class_table, problem_list
 from training.report.audit_pictures import AUDIT_PICTURES
 from training.report.findings import Findings
@@ -48,8 +49,8 @@ def _losses_alt(findings: Findings) -> str:
         return "No epochs"
     last = findings.history[-1]
     return (
-        f"Losses of {len(findings.history)} epochs; at the end {last.train_loss:.3f} in training "
-        f"and {last.valid_loss:.3f} held out"
+        f"Losses of {counted(len(findings.history), 'epoch')}; at the end {last.train_loss:.3f} in "
+        f"training and {last.valid_loss:.3f} held out"
     )
 
 
@@ -93,7 +94,7 @@ def doubts(findings: Findings, tiles: Mapping[str, Sequence[Tile]]) -> Section |
         return None
     said = (
         f"By confident learning: {noise.images} images were classified by heads that were not "
-        f"trained on them. They disagree with {len(noise.suspects)} labels, of which "
+        f"trained on them. They disagree with {counted(len(noise.suspects), 'label')}, of which "
         f"{f'an estimated {noise.expected} are' if noise.expected else 'hardly any is'} wrong. "
         "Nothing was deleted."
     )

@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from registry.counted import counted
 from training.evaluation.intervals import sign_test
 from training.evaluation.overfitting import has_risen, last_stage, lowest
 from training.fit.epoch import Epoch
@@ -46,7 +47,7 @@ def _score(findings: Findings) -> Remark:
     plain = findings.plain
     low, high = findings.interval
     text = (
-        f"{plain.value:.3f} on {len(findings.rows)} held-out images "
+        f"{plain.value:.3f} on {counted(len(findings.rows), 'held-out image')} "
         f"(95% interval {low:.3f} to {high:.3f})."
     )
     if findings.task == "multi":
@@ -140,7 +141,10 @@ def _views(findings: Findings) -> Remark | None:
     if not gained and not lost:
         return Remark("Views", f"averaging {findings.n_views} views changes no prediction.")
     chance = sign_test(gained, lost)
-    text = f"averaging {findings.n_views} views corrects {gained} predictions and spoils {lost}"
+    text = (
+        f"averaging {findings.n_views} views corrects {counted(gained, 'prediction')} and spoils "
+        f"{lost}"
+    )
     if chance >= CHANCE:
         return Remark("Views", f"{text}, which may be chance (p = {chance:.2g}): not worth it.")
     if gained > lost:

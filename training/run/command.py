@@ -10,10 +10,12 @@ import sys
 from contextlib import nullcontext
 from pathlib import Path
 
+from registry.counted import counted
 from registry.errors import Conflict, UnfreezeError
 from registry.jobs import Assignment, Event, Note, Scored, StageStarted
 from registry.store import Registry
 from training.distributed.parallel import World
+from training.export.publishing import label_note_of
 from training.recipe import train_and_bundle, train_network
 from training.run.journal import journaled
 from training.run.progress import Terminal, json_lines
@@ -44,12 +46,16 @@ def train_and_publish(request: Request, world: World, *, as_json: bool) -> None:
             tell(Note(text=f"interrupted; resume with: unfreeze train --resume {resumed}"))
             raise
         version, promoted = fulfil(request, bundle)
+    registry = Registry(request.registry)
+    note = label_note_of(registry, assignment.model) if promoted else ""
     if as_json:
         said = {"kind": "published", "model": assignment.model, "version": version}
-        print(json.dumps(said | {"promoted": promoted}), flush=True)
+        print(json.dumps(said | {"promoted": promoted, "note": note}), flush=True)
     else:
-        folder = Registry(request.registry).folder(assignment.model, version)
+        folder = registry.folder(assignment.model, version)
         _summarise(folder, version, scored, promoted=promoted)
+        if note:
+            print(f"note: {note}")
     if request.promote and not promoted:
         raise Conflict(
             f"version {version} is published, but --promote has not promoted it: another version "
@@ -80,7 +86,7 @@ def _summarise(folder: Path, version: int, scored: Scored, *, promoted: bool) ->
     mine, reference = scored.candidate, scored.promoted
     print(
         f"version {version}: {mine.metric} {mine.value:.4f}, log loss {mine.log_loss:.4f} "
-        f"on {scored.images} held-out images"
+        f"on {counted(scored.images, 'held-out image')}"
     )
     if reference:
         print(

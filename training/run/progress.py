@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
+from registry.counted import counted
 from registry.jobs import EpochFinished, Event, Note, Progress, StageStarted
 
 Tell = Callable[[Event], None]  # takes each event of a training: to print, write or send it
@@ -105,7 +106,7 @@ class Lines:
                 if self._quarters < quarters < 4 and seconds > SECONDS_QUIET:
                     self._quarters = quarters
                     print(
-                        f"    {event.done} of {event.total} images, "
+                        f"    {event.done} of {counted(event.total, 'image')}, "
                         f"{event.images_per_second:.0f} images/s, {event.seconds_left:.0f} s left"
                     )
             case EpochFinished() | Note():

@@ -1,5 +1,5 @@
-"""Writes large files atomically: after a kill they are there in full or not at all, and nothing is
-left behind.
+"""Writes large files and folders atomically: after a kill they are there in full or not at all, and
+nothing is left behind.
 
 They are written in a folder of their own beside their destination, `.NAME.….unfinished`, in which
 the writer holds a lock. The lock ends with the process, in whatever container that was, so the next
@@ -20,7 +20,7 @@ LOCK = "lock"
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """Yields the name of a file to write; after the block `path` is that file, durably.
+    """Yields the name of a file, or folder, to write; after the block `path` is that, durably.
 
     A reader sees the old file or the new one. If the block fails, the old one stays.
     """
@@ -48,3 +48,10 @@ def discard_left(folder: Path) -> None:
         with suppress(OSError), lock.open("r+") as file:  # OSError: its writer is at work
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(lock.parent)
+
+
+def discard_folder(folder: Path) -> None:
+    """Removes it in one step; what a kill leaves of it, the next writer beside it discards."""
+    (folder / LOCK).touch()
+    left = folder.rename(folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.unfinished"))
+    shutil.rmtree(left, ignore_errors=True)  # another may already

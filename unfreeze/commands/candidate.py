@@ -90,9 +90,10 @@ def in_words(candidate: Candidate) -> str:
     if candidate.problem:
         return f"{words}: {candidate.problem}"
     if candidate.compared:
-        words += f", agrees on {candidate.agreed} of {candidate.compared} images"
+        images = "image" if candidate.compared == 1 else "images"
+        words += f", agrees on {candidate.agreed} of {candidate.compared} {images}"
     if candidate.dropped:
-        images = "more" if candidate.compared else "images"
+        images = "more" if candidate.compared else "image" if candidate.dropped == 1 else "images"
         words += f"; {candidate.dropped} {images} passed over while the server was busy"
     if candidate.note:
         words += f"; {candidate.note}"

@@ -79,12 +79,19 @@ def in_words(event: Event) -> str:
 
 
 def _comparison(scored: events.Scored) -> str:
-    lines = [f"  on {scored.images} held-out images", _score("new version", scored.candidate)]
+    lines = [
+        f"  on {scored.images} held-out {_images(scored.images)}",
+        _score("new version", scored.candidate),
+    ]
     if scored.promoted:
         lines.append(_score(f"version {scored.promoted_version}", scored.promoted))
-        only = f"{scored.gained} images; in the old only: {scored.lost}"
+        only = f"{scored.gained} {_images(scored.gained)}; in the old only: {scored.lost}"
         lines.append(f"    right in the new version only: {only}")
     return "\n".join(lines)
+
+
+def _images(n: int) -> str:
+    return "image" if n == 1 else "images"
 
 
 def _score(name: str, score: events.Score) -> str:

@@ -27,7 +27,7 @@ from unfreeze.commands.shared import (
 )
 from unfreeze.predictions import Prediction
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
+SUFFIXES = {".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".webp"}
 
 EXAMPLES = """\
   unfreeze predict cell.png --model solar
@@ -97,7 +97,10 @@ def run(options: argparse.Namespace) -> int:
             answers = (replace(answer, labels=answer.chosen) for answer in answers)
         n_failed = _show(answers, as_json=options.json)
     if n_failed:
-        say(f"{n_failed} of {len(images)} images could not be classified")
+        say(
+            f"{n_failed} of {len(images)} {'image' if len(images) == 1 else 'images'} could not be "
+            "classified"
+        )
     return FAILED if n_failed else OK
 
 

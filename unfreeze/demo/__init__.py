@@ -86,7 +86,7 @@ def demonstrate(out: Path, console: Console) -> dict[str, Any]:
         with SteadyCaller(addresses.public, MODEL, photographs.held_out) as caller:
             second_s, run = retrain(addresses.admin, photographs.all, out)
             caller.wait_for_version(2)
-        console.print(f"{caller.served} answers meanwhile, {len(caller.failures)} failed requests")
+        console.print(f"{caller.served} answers meanwhile; failed requests: {len(caller.failures)}")
 
         console.rule("the second version, live")
         second = ask_and_compare(client, MODEL, VIEWS, photographs, run, registry)
