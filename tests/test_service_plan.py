@@ -116,7 +116,7 @@ def test_a_network_that_fails_on_a_batch_for_another_reason_is_not_planned() -> 
 
 
 def test_a_network_that_leaves_images_of_a_batch_out_does_not_go_live(tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match="colours/1: it gives 1 answers for 4 images"):
+    with pytest.raises(BundleError, match="colours/1: it gives 1 answer for 4 images"):
         warm(tmp_path / "colours" / "1", lambda images: sums(images)[:1], 2, (1, 4), 2)
 
 

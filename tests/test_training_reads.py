@@ -26,7 +26,7 @@ def test_every_reading_is_counted_with_who_and_when(tests: list[Item], tmp_path:
     assert [(read.model, read.images) for read in reads] == [("birds", 4), ("birds2", 4)]
     assert reads[0].at <= reads[1].at
     assert "for birds2 at " in describe_reads(reads)
-    assert "and 1 times before" in describe_reads(reads)
+    assert "and once before" in describe_reads(reads)
 
 
 def test_a_training_that_is_gone_on_with_reads_once(tests: list[Item], tmp_path: Path):
