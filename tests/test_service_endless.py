@@ -16,7 +16,7 @@ from service.models import loader, model_state, proof
 from unfreeze.v1 import admin_pb2 as pb
 
 FOR_EVER = 10**12
-REFUSED = "colours/1: it cannot run 1 images at a time: no end after 2 s; load or promote it"
+REFUSED = "colours/1: it cannot run 1 image at a time: no end after 2 s; load or promote it"
 
 
 @pytest.fixture
