@@ -108,15 +108,15 @@ def test_a_batch_for_which_a_gpu_has_too_little_memory_is_not_planned(
 def test_a_network_that_fails_on_a_batch_for_another_reason_is_not_planned() -> None:
     def run(batch: UInt8Array) -> Float32Array:
         if len(batch) > 4:
-            raise BundleError("m/1: it gives 1 answers for 8 images")
+            raise BundleError("m/1: it gives 1 answer for 8 images")
         return sums(batch)
 
-    with pytest.raises(BundleError, match="gives 1 answers"):
+    with pytest.raises(BundleError, match="gives 1 answer for 8"):
         measure_plan(lambda threads: run, "cuda", 1, 2)
 
 
 def test_a_network_that_leaves_images_of_a_batch_out_does_not_go_live(tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match="colours/1: it gives 1 answers for 4 images"):
+    with pytest.raises(BundleError, match="colours/1: it gives 1 answer for 4 images"):
         warm(tmp_path / "colours" / "1", lambda images: sums(images)[:1], 2, (1, 4), 2)
 
 
