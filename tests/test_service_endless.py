@@ -62,3 +62,18 @@ def test_a_network_that_never_ends_is_tried_again_when_somebody_asks_to_load_it(
     with pytest.raises(grpc.RpcError, match=REFUSED):
         server.admin.Promote(pb.PromoteRequest(model="colours", version=1), timeout=60)
     assert tried == ["colours/1"] * 3
+
+
+def test_a_network_that_never_ended_here_is_tried_again_when_another_server_promotes_it(
+    start: Start, root: Path, tried: list[str]
+) -> None:
+    """There it ended; here it may only have been slow."""
+    tiny.publish(root, promote=True)
+    tiny.publish(root, work=FOR_EVER)
+    server = start()
+    with pytest.raises(grpc.RpcError, match="no end after 2 s"):
+        server.classify(tiny.picture(), version=2)
+    server.registry.promote("colours", 2, by="another server", reason="")
+    for _ in range(3):
+        server.refresh()
+    assert tried == ["colours/1", "colours/2", "colours/2"]

@@ -22,7 +22,7 @@ from service.execution.plan import (
     tried_splits,
 )
 from service.execution.shapes import batch_sizes, shaped, worth_running
-from service.models.golden_check import warm
+from service.models.golden_check import proving, warm
 
 
 def sums(images: UInt8Array) -> Float32Array:
@@ -98,20 +98,35 @@ def test_a_batch_for_which_a_gpu_has_too_little_memory_is_not_planned(
 ) -> None:
     def run(batch: UInt8Array) -> Float32Array:
         if len(batch) > 4:
-            raise BundleError("m/1: it cannot run 8 images at a time: Failed to allocate memory")
+            raise RuntimeError("Failed to allocate memory")
         return sums(batch)
 
-    assert measure_plan(lambda threads: run, "cuda", 1, 2).batch <= 4
+    assert measure_plan(lambda threads: proving("m/1", run), "cuda", 1, 2).batch <= 4
     assert "batch_too_large" in caplog.messages
+
+
+def test_a_batch_that_no_longer_fits_when_it_is_measured_again_is_not_planned() -> None:
+    had_large = fills_up = False
+
+    def run(batch: UInt8Array) -> Float32Array:
+        nonlocal had_large, fills_up
+        had_large = had_large or len(batch) > 4
+        fills_up = fills_up or (had_large and len(batch) == 1)
+        if fills_up and len(batch) > 4:
+            raise RuntimeError("Failed to allocate memory")
+        return sums(batch)
+
+    assert measure_plan(lambda threads: proving("m/1", run), "cuda", 1, 2).batch <= 4
+    assert fills_up
 
 
 def test_a_network_that_fails_on_a_batch_for_another_reason_is_not_planned() -> None:
     def run(batch: UInt8Array) -> Float32Array:
         if len(batch) > 4:
-            raise BundleError("m/1: it gives 1 answers for 8 images")
+            raise BundleError("memory/1: it gives 1 answer for 8 images")
         return sums(batch)
 
-    with pytest.raises(BundleError, match="gives 1 answers"):
+    with pytest.raises(BundleError, match="gives 1 answer for 8"):
         measure_plan(lambda threads: run, "cuda", 1, 2)
 
 

@@ -15,6 +15,7 @@ import tiny
 from conftest import RunningServer, Start, best, wait_until
 from test_service_jobs import begin, finished, notes, refusal, shown
 
+from registry.jobs import Resolved
 from service.jobs import settings_check
 from service.jobs.settings_check import SettingsCheck
 from unfreeze.v1 import admin_pb2 as pb
@@ -211,6 +212,25 @@ def test_a_trainer_that_does_not_answer_in_time_may_be_asked_again(
     code, details = refusal(server, same_settings=True)
     assert code == "UNAVAILABLE"
     assert details.endswith("which settings the promoted version was trained with; try again")
+
+
+async def test_trainers_that_are_asked_for_settings_are_started_one_after_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    n_now = most = 0
+
+    async def answered(command: Sequence[str], given: bytes) -> tuple[int, bytes]:
+        nonlocal n_now, most
+        n_now += 1
+        most = max(most, n_now)
+        await asyncio.sleep(0)
+        n_now -= 1
+        return 0, Resolved(settings={}).model_dump_json().encode()
+
+    monkeypatch.setattr(settings_check, "_run", answered)
+    check = SettingsCheck(["trainer"])
+    asked = [check.resolve({}, Path("colours/1")) for _ in range(3)]
+    assert (await asyncio.gather(*asked), most) == ([{}] * 3, 1)
 
 
 def test_the_settings_of_the_promoted_version_are_checked_like_others(

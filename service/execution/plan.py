@@ -125,14 +125,25 @@ def _rates(
                 runs[plan.threads](np.zeros((plan.batch, size, size, 3), np.uint8))
             n_images, seconds = _throughput(runs[plan.threads], plan, size, share_s)
         except BundleError as error:
-            if plan.batch == smallest or not any(said in str(error) for said in SAID_OF_MEMORY):
+            if plan.batch == smallest or not _is_of_memory(error):
                 raise
             log.warning("batch_too_large", extra={"plan": str(plan), "problem": str(error)})
             too_large = plan.batch
+            measured = {  # in an earlier round there was still enough
+                one: rate
+                for one, rate in measured.items()
+                if one.batch < plan.batch or one.runs < plan.runs
+            }
             continue
         left_s -= seconds
         measured[plan] = max(n_images / seconds, measured.get(plan, 0))
     return hoped | measured
+
+
+def _is_of_memory(error: BundleError) -> bool:
+    """Whether the network failed because memory is short; by its own words, since those of `error`
+    have the model's name, too."""
+    return any(said in str(error.__cause__) for said in SAID_OF_MEMORY)
 
 
 def is_quick(run: Run, size: int) -> bool:

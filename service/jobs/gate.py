@@ -35,7 +35,6 @@ def _compare(candidate: Score, promoted: Score, scored: Scored) -> GateDecided:
         f"{candidate.metric} {candidate.value:.4f} against {promoted.value:.4f} of version "
         f"{scored.promoted_version} on {counted(scored.images, 'image')}, log loss "
         f"{candidate.log_loss:.4f} against {promoted.log_loss:.4f}; "
-        f"{counted(scored.gained, 'image')} gained, {scored.lost} "
-        "lost"
+        f"{counted(scored.gained, 'image')} gained, {scored.lost} lost"
     )
     return GateDecided(promote=better, reason=reason)

@@ -26,12 +26,13 @@ RESOLVING_S = 8.0
 
 
 class SettingsCheck:
-    """Runs one trainer at a time: checking a backbone's name takes seconds, and torch in memory."""
+    """Asks one trainer at a time: checking a backbone's name takes seconds, and torch in memory.
+    The other question, which takes no torch, need not wait for that."""
 
     def __init__(self, command: Sequence[str]) -> None:
         """`command` starts a trainer."""
         self._command = command
-        self._one = asyncio.Lock()
+        self._one_checking, self._one_resolving = asyncio.Lock(), asyncio.Lock()
 
     async def check(self, settings: Mapping[str, str]) -> str:
         """Why there is no verdict; empty if the trainer does not object. No verdict is no
@@ -50,7 +51,7 @@ class SettingsCheck:
 
     async def _problem(self, settings: Mapping[str, str]) -> str:
         try:
-            async with asyncio.timeout(LONGEST_S), self._one:
+            async with asyncio.timeout(LONGEST_S), self._one_checking:
                 code, _ = await self._ask(settings, "--check-settings")
         except TimeoutError:
             return f"the trainer did not answer within {LONGEST_S:g} s"
@@ -69,7 +70,7 @@ class SettingsCheck:
             Unavailable: it cannot be started now, or does not answer in time.
         """
         try:
-            async with asyncio.timeout(RESOLVING_S):
+            async with asyncio.timeout(RESOLVING_S), self._one_resolving:
                 code, resolved = await self._ask(settings, "--settings-of", str(bundle))
         except (OSError, TimeoutError) as error:
             raise Unavailable(

@@ -147,8 +147,11 @@ class Follower:
             return
         if state.failure.backs_off(number):
             return
+        anew = state.failure.note_try(number)  # another server could load it, and promoted it
         try:
-            async with self._scheduler.lease(state, pointer.version, live=True) as loaded:
+            async with self._scheduler.lease(
+                state, pointer.version, live=True, anew=anew
+            ) as loaded:
                 self._swaps.go_live(state, aliases.promoted, loaded)
         except Exception as error:  # whatever it is, other models must not suffer
             self._swaps.set_problem(state, number, error)
@@ -193,8 +196,11 @@ class Follower:
             return
         if state.candidate_failure.backs_off(number):
             return
+        anew = state.candidate_failure.note_try(number)
         try:
-            async with self._scheduler.lease(state, wanted.version, live=False) as loaded:
+            async with self._scheduler.lease(
+                state, wanted.version, live=False, anew=anew
+            ) as loaded:
                 self._swaps.try_out(state, number, wanted, loaded)
         except Exception as error:
             self._swaps.set_candidate_problem(state, number, error)

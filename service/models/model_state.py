@@ -30,6 +30,7 @@ class LoadFailure:
 
     problem: str = ""
     _number: int = 0
+    _tried: int = 0  # the last that was tried, whatever came of it
     _retry_at: float = 0
     _retry_s: float = FIRST_RETRY_S
 
@@ -43,6 +44,12 @@ class LoadFailure:
 
     def forget(self) -> None:
         self.problem, self._number, self._retry_s = "", 0, FIRST_RETRY_S
+
+    def note_try(self, number: int) -> bool:
+        """Notes that it is tried now; returns whether that is another one than the last time."""
+        is_another = number != self._tried
+        self._tried = number
+        return is_another
 
     def backs_off(self, number: int) -> bool:
         """Whether it is too early to retry."""
