@@ -13,7 +13,7 @@ from training.evaluation.reads import JOURNAL, describe_reads, note_read
 
 @pytest.fixture
 def tests(tmp_path: Path) -> list[Item]:
-    _, listed = list_items(photos.folder(tmp_path / "data", per_class=2))
+    _, listed, _ = list_items(photos.folder(tmp_path / "data", per_class=2))
     return inspect(listed)[0]
 
 

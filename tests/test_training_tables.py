@@ -664,7 +664,7 @@ def test_packed_files_of_one_name_keep_their_images_apart(tmp_path: Path):
         image = photos.photo(tmp_path / f"{number}.png", 100, number).read_bytes()
         pq.write_table(pa.table({"image": [image], "label": [name]}), source / name)
         written[image] = (name,)
-    root, items = list_items(source, cache=tmp_path / "cache")
+    root, items, _ = list_items(source, cache=tmp_path / "cache")
     assert {item.path.read_bytes(): item.labels for item in items} == written
     assert items[-1].path == root / "b-0000000.png"
 

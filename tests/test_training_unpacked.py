@@ -1,6 +1,7 @@
 """Unpacked images of Parquet files are part of the cache: kept while they are used, and otherwise
 the first to go that was not used for longest."""
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -8,9 +9,13 @@ import photos
 import pytest
 
 from registry.errors import DataError
-from training.data import cache_eviction
-from training.data.cache_eviction import remove_oldest
+from training.data import cache_eviction, dataset
+from training.data.audit import audit_source
+from training.data.cache_eviction import UNPACKED_TABLE, remove_oldest
 from training.data.dataset import Dataset, read_dataset
+from training.data.items import Item, Layout
+from training.data.table import list_table
+from training.settings import Settings
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -39,14 +44,65 @@ def read(source: Path, cache: Path) -> Dataset:
 
 def test_unpacked_images_are_evicted_once_nobody_uses_them(tmp_path: Path):
     cache = tmp_path / "cache"
-    dataset = read(packed(tmp_path), cache)
-    size = sum(item.path.stat().st_size for item in dataset.items)
+    found = read(packed(tmp_path), cache)
+    size = sum(item.path.stat().st_size for item in found.items)
     assert remove_oldest(cache, EVERYTHING) == []
-    assert all(item.path.is_file() for item in dataset.items)
-    del dataset
+    assert all(item.path.is_file() for item in found.items)
+    del found
     (removed,) = remove_oldest(cache, EVERYTHING)
     assert removed > size
     assert not list(cache.iterdir())
+
+
+def test_unpacked_images_stay_while_their_table_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    cache, removed = tmp_path / "cache", []
+
+    def list_late(table: Path, layout: Layout) -> list[Item]:
+        removed.extend(remove_oldest(cache, EVERYTHING))  # as another training on a full volume
+        return list_table(table, layout)
+
+    monkeypatch.setattr(dataset, "list_table", list_late)
+    assert read(packed(tmp_path), cache).labels == ("dark", "light")
+    assert removed == []
+
+
+def test_unpacked_images_stay_while_they_are_audited(tmp_path: Path):
+    cache = tmp_path / "cache"
+    audit = audit_source(packed(tmp_path), Settings(), cache=cache)
+    assert remove_oldest(cache, EVERYTHING) == []
+    assert all(item.path.is_file() for item in audit.items)
+
+
+def test_unpacked_images_are_on_the_disk_before_they_have_their_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """After a power failure they would be empty, and taken for what was unpacked."""
+    cache, named = tmp_path / "cache", []
+    monkeypatch.setattr(os, "sync", lambda: named.append(list(cache.glob("unpacked-*"))))
+    read(packed(tmp_path), cache)
+    assert named == [[]]
+
+
+def test_a_folder_that_cannot_be_looked_into_stops_nothing(tmp_path: Path):
+    """As another user's; here even the superuser cannot, because the table is a link to itself."""
+    folder = tmp_path / f"unpacked-{'0' * 64}"
+    folder.mkdir()
+    (folder / UNPACKED_TABLE).symlink_to(folder / UNPACKED_TABLE)
+    assert remove_oldest(tmp_path, EVERYTHING) == []
+
+
+def test_what_an_earlier_version_had_not_finished_unpacking_goes_after_a_day(tmp_path: Path):
+    cache = tmp_path / "cache"
+    old, new = (cache / f"unpacked-{digit * 64}" for digit in "01")
+    for folder in (old, new):
+        folder.mkdir(parents=True)
+        (folder / "photos-0000000.jpg").touch()
+    os.utime(old, (0, 0))
+    read(packed(tmp_path), cache)
+    assert not old.exists()
+    assert new.exists()
 
 
 def test_what_was_evicted_is_unpacked_again(tmp_path: Path):

@@ -3,7 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain, repeat
 from pathlib import Path
@@ -42,6 +42,7 @@ class Audit:
     passed_over: tuple[Path, ...] = ()  # images in formats that are not supported
     refusal: str = ""  # why a training would be refused
     empty: tuple[Path, ...] = ()  # class folders without images
+    held: object = field(default=None, compare=False, repr=False)  # as of a `Dataset`
 
     def name(self, row: int) -> str:
         path = self.items[row].path
@@ -91,7 +92,7 @@ def audit_source(
     Raises:
         DataError: there is nothing to audit.
     """
-    root, listed = list_items(source, settings.layout(), cache=cache)
+    root, listed, held = list_items(source, settings.layout(), cache=cache)
     begin(len(listed))
     items, looks, unreadable = [], [], []
     spec = settings.image_spec()  # as in a training, so that both find the same
@@ -125,6 +126,7 @@ def audit_source(
         passed_over(source),
         refusal,
         _empty(source),
+        held,
     )
 
 

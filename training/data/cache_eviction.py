@@ -60,12 +60,20 @@ def remove_oldest(cache: Path, n_bytes: int) -> list[int]:
 
 
 def _discard_abandoned(cache: Path) -> None:
-    """Removes temporary files that an earlier version left and nobody has written to for a day."""
+    """Removes what an earlier version left unfinished and nobody has written to for a day."""
     before = time.time() - ABANDONED_S
     for path in cache.iterdir():
-        if TEMPORARY.fullmatch(path.name) and _last_used(path) < before:
-            with suppress(OSError):  # another user's, or somebody else removed it
-                path.unlink()
+        with suppress(OSError):  # another user's, or somebody else removed it
+            if _is_unfinished(path) and path.stat().st_mtime < before:
+                discard_folder(path) if path.is_dir() else path.unlink()
+
+
+def _is_unfinished(path: Path) -> bool:
+    """Whether only an earlier version can have written it: ours unpacked folders at once, or not at
+    all."""
+    if TEMPORARY.fullmatch(path.name):
+        return True
+    return bool(OURS.fullmatch(path.name)) and path.is_dir() and not _locked_of(path).exists()
 
 
 def mark_used(file: IO[bytes]) -> None:
@@ -88,7 +96,7 @@ def hold(file: Path) -> mmap | None:
 
 
 def _last_used(path: Path) -> float:
-    with suppress(FileNotFoundError):  # somebody else removed it
+    with suppress(OSError):  # somebody else removed it, or it is in another user's folder
         return _locked_of(path).stat().st_mtime
     return 0.0
 

@@ -16,7 +16,6 @@ from registry.bundle import Task
 from registry.counted import counted
 from registry.errors import DataError
 from registry.images import Float32Array
-from training.data.cache_eviction import UNPACKED_TABLE, hold
 from training.data.folders import list_folder
 from training.data.grouping import group_by_path
 from training.data.inspecting import find_damaged, inspect
@@ -172,8 +171,7 @@ def read_dataset(
     Raises:
         DataError: nothing to train on; says which file or class, and what to do.
     """
-    root, listed = list_items(source, layout, cache=cache, within=within, note=note)
-    held = hold(root / UNPACKED_TABLE) if packed_files(source) else None
+    root, listed, held = list_items(source, layout, cache=cache, within=within, note=note)
     check_spaces(listed, source, task, layout)
     audited, left_out = inspect(listed, advance, damaged)
     if len(left_out) > max_unreadable:
@@ -229,7 +227,7 @@ def check_listed(source: Path, layout: Layout, task: AskedTask) -> None:
     """
     check_there(source)
     if not packed_files(source):
-        _, listed = list_items(source, layout)
+        _, listed, _ = list_items(source, layout)
         check_spaces(listed, source, task, layout)
         _task_and_labels([item for item in listed if item.part != "test"], task, source)
 
@@ -248,16 +246,17 @@ def list_items(
     cache: Path | None = None,
     within: Sequence[Path] = (),
     note: Callable[[str], None] = lambda text: None,
-) -> tuple[Path, list[Item]]:
-    """Every image of `source`, and the folder that their names are relative to."""
+) -> tuple[Path, list[Item], object]:
+    """The folder that the images' names are relative to, every image of `source`, and what keeps
+    those of packed files from being evicted while it lives."""
     if packed := packed_files(source):
         beside = source if source.is_dir() else source.parent
         test = str(beside.absolute() / layout.test) if layout.test else ""
         if within:
             check_within([*packed, beside / test], within)
-        table = unpack(packed, cache or packed[0].parent, note)
+        table, held = unpack(packed, cache or packed[0].parent, note)
         unpacked = Layout(separator=SEPARATOR, group=layout.group, test=test)
-        return table.parent, list_table(table, unpacked)
+        return table.parent, list_table(table, unpacked), held
     if source.suffix.lower() in TABLES:
         root, items = source.parent, list_table(source, layout, within)
     elif source.is_file():
@@ -275,4 +274,4 @@ def list_items(
     check_text([item.path for item in items])
     if within:
         check_within([item.path for item in items], within)
-    return root, items
+    return root, items, None

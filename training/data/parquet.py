@@ -44,8 +44,11 @@ def packed_files(source: Path) -> list[Path]:
     return [source] if source.suffix.lower() in SUFFIXES else []
 
 
-def unpack(files: list[Path], cache: Path, note: Callable[[str], None] = lambda text: None) -> Path:
-    """A table in `cache` of the images of `files`, made once for the same content.
+def unpack(
+    files: list[Path], cache: Path, note: Callable[[str], None] = lambda text: None
+) -> tuple[Path, object]:
+    """A table in `cache` of the images of `files`, made once for the same content, and what keeps
+    both from being evicted while it lives.
 
     Args:
         note: called with what was evicted from the cache.
@@ -60,7 +63,7 @@ def unpack(files: list[Path], cache: Path, note: Callable[[str], None] = lambda 
     digest = hashlib.sha256("\n".join([UNPACKED, *contents]).encode())
     folder = cache / f"unpacked-{digest.hexdigest()}"
     table = folder / UNPACKED_TABLE
-    while hold(table) is None:  # again, if another removed it meanwhile
+    while (held := hold(table)) is None:  # again, if another removed it meanwhile
         make_room(cache, sum(file.stat().st_size for file in files), note)
         try:
             with written_whole(folder) as fresh:
@@ -69,7 +72,7 @@ def unpack(files: list[Path], cache: Path, note: Callable[[str], None] = lambda 
         except OSError:
             if not table.exists():  # else another has unpacked them meanwhile
                 raise
-    return table
+    return table, held
 
 
 def _unpack_into(folder: Path, named: list[tuple[Path, Path]]) -> None:

@@ -64,7 +64,7 @@ def fit_stage(
         if ema:
             ema.update()
 
-    def counted(steps: Sequence[Step]) -> None:
+    def report_steps(steps: Sequence[Step]) -> None:
         bench.checkpoint.save_if_due(tally)
         for step in steps:
             bench.event_file.batch(before + step.number, step)
@@ -80,7 +80,7 @@ def fit_stage(
                 optimizer,
                 tally,
                 stepped=stepped,
-                counted=counted,
+                counted=report_steps,
                 splitter=bench.splitter,
             )
             epoch = tally.row(stage.name, *validate())

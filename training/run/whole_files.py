@@ -7,6 +7,7 @@ writer can tell leftovers from files being written.
 """
 
 import fcntl
+import os
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -34,12 +35,19 @@ def written_whole(path: Path) -> Iterator[Path]:
                 fcntl.flock(lock, fcntl.LOCK_EX)
             fresh.rename(locked)  # only now: without a lock it would be discarded
             yield locked / path.name
-            sync(locked / path.name)
+            _flush(locked / path.name)
             (locked / path.name).replace(path)
         sync(path.parent)
     finally:
         for folder in (fresh, locked):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _flush(path: Path) -> None:
+    """Flushes the file, or the folder with all its files, to the disk."""
+    if path.is_dir():
+        os.sync()  # of everything, once: in a folder of many files much faster than each file
+    sync(path)
 
 
 def discard_left(folder: Path) -> None:
