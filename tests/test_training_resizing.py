@@ -208,7 +208,7 @@ def test_small_first_and_the_end_at_the_size_that_is_served(tmp_path: Path):
     learn(bench, "weights", tmp_path / "cache")
     sizes = [epoch.stage[-9:] for epoch in bench.results.history[4:]]
     assert sizes == ["16 pixels"] * 2 + ["32 pixels"] * 2
-    assert "1 answers averaged" in bench.results.facts["snapshots"]
+    assert "1 answer averaged" in bench.results.facts["snapshots"]
     assert bench.results.facts["best_epoch"].startswith(("epoch 1 ", "epoch 2 "))
     network, _ = load_network(bench.run / "cycle-1.safetensors")
     assert all(bool(tensor.isfinite().all()) for tensor in network.state_dict().values())

@@ -95,9 +95,9 @@ def label_note_of(registry: Registry, model: str) -> str:
     """How the labels of the version that is promoted now differ from those of the one before it,
     for people; empty if they do not, or if that one is no longer there."""
     in_force = registry.promoted(model)
-    if in_force is None or in_force[1].replaced is None:
+    if in_force is None or in_force.pointer.replaced is None:
         return ""
-    version, before = in_force[1].version, in_force[1].replaced
+    version, before = in_force.pointer.version, in_force.pointer.replaced
     try:
         labels = [registry.bundle(model, each).labels for each in (before, version)]
     except BundleError:  # it was pruned, for example

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from registry.counted import counted
 from training.bench import Bench
 from training.evaluation.evaluate import measure, predict
 from training.fit.keeping import copy_state
@@ -22,5 +23,5 @@ def average_snapshots(bench: Bench) -> None:
     bench.network.load_state_dict(kept)
     mean = np.stack(answers).mean(axis=0)
     measures = measure(mean, dataset.targets[rows], dataset.task, beta=bench.settings.beta)
-    scored = f"{len(answers)} answers averaged: {measures.metric} {measures.value:.4f}"
+    scored = f"{counted(len(answers), 'answer')} averaged: {measures.metric} {measures.value:.4f}"
     bench.note("snapshots", f"{scored}, log loss {measures.log_loss:.4f}")
