@@ -48,6 +48,25 @@ def test_outputs_and_gradients_are_the_same_up_to_rounding(name: str) -> None:
         torch.testing.assert_close(gradient, expected[key], rtol=1e-2, atol=1e-3 * largest)
 
 
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "resnet18"])
+def test_weights_that_do_not_learn_are_multiplied_once_and_answer_the_same_to_the_bit(
+    name: str, half: bool
+) -> None:
+    body = body_of(name)
+    autocast = torch.autocast("cpu", dtype=torch.bfloat16, enabled=half)
+    with folded(body, PIXELS[:1]), torch.inference_mode(), autocast:
+        expected = body(PIXELS)
+    with folded(body, PIXELS[:1], learns=False), torch.inference_mode(), autocast:
+        first = body(PIXELS)
+        for module in body.modules():  # what is not read again cannot be multiplied again
+            if isinstance(module, nn.BatchNorm2d):
+                module.running_var = None
+        second = body(PIXELS)
+    assert torch.equal(first, expected)
+    assert torch.equal(second, expected)
+
+
 def test_afterwards_everything_is_as_it_was() -> None:
     body = body_of("resnet18").train()
     before = {name: value.clone() for name, value in body.state_dict().items()}

@@ -22,18 +22,20 @@ Pair = tuple[nn.Conv2d, _BatchNorm]
 
 
 @contextmanager
-def folded(body: nn.Module, sample: Tensor) -> Iterator[int]:
+def folded(body: nn.Module, sample: Tensor, *, learns: bool = True) -> Iterator[int]:
     """Within it, normalisations in evaluation mode cost next to nothing; yields how many.
 
     Those in training mode work as ever. Names, parameters and buffers stay as they are.
 
     Args:
         sample: an input [n,…], to find out what follows what.
+        learns: False: weights and statistics do not change, and are multiplied (and converted, if
+            autocast would do so) in the first pass only, which must be in the mode of all others.
     """
     pairs = find_pairs(body, sample)
     with forwards_restored([module for pair in pairs for module in pair]):
         for convolution, norm in pairs:
-            _fold(convolution, norm)
+            _fold(convolution, norm, learns)
         yield len(pairs)
 
 
@@ -106,17 +108,21 @@ def _count_readers(last: Node | None) -> Counter[Node]:
     return readers
 
 
-def _fold(convolution: nn.Conv2d, norm: _BatchNorm) -> None:
+def _fold(convolution: nn.Conv2d, norm: _BatchNorm, learns: bool) -> None:
     """`convolution` does the work of both while `norm` is in evaluation mode."""
     convolve, normalise, own = convolution.forward, norm.forward, convolution._parameters
+    kept: tuple[Tensor, Tensor] | None = None
 
     def forward(pixels: Tensor) -> Tensor:
+        nonlocal kept
         if norm.training:
             return convolve(pixels)
-        scale, shift = _scale_and_shift(norm)
         weight, bias = own["weight"], own["bias"]
-        own["weight"] = weight * scale.view(-1, 1, 1, 1)  # type: ignore[assignment, operator]
-        own["bias"] = shift if bias is None else bias * scale + shift  # type: ignore[assignment]
+        assert weight is not None
+        both = kept or _both_in_one(weight, bias, norm)
+        if not learns:
+            both = kept = _converted(both[0]), _converted(both[1])
+        own["weight"], own["bias"] = both  # type: ignore[assignment]
         try:
             return convolve(pixels)
         finally:
@@ -126,6 +132,18 @@ def _fold(convolution: nn.Conv2d, norm: _BatchNorm) -> None:
         return normalise(features) if norm.training else own_activation(norm, features)
 
     vars(convolution)["forward"], vars(norm)["forward"] = forward, activate
+
+
+def _both_in_one(weight: Tensor, bias: Tensor | None, norm: _BatchNorm) -> tuple[Tensor, Tensor]:
+    """Weight and bias of a convolution that does the normalisation's work as well."""
+    scale, shift = _scale_and_shift(norm)
+    return weight * scale.view(-1, 1, 1, 1), shift if bias is None else bias * scale + shift
+
+
+def _converted(tensor: Tensor) -> Tensor:
+    """As autocast would give it to the convolution."""
+    kind = tensor.device.type
+    return tensor.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else tensor
 
 
 def own_activation(norm: _BatchNorm, features: Tensor) -> Tensor:
