@@ -44,6 +44,7 @@ def new_server(
         ("grpc.so_reuseport", 0),  # or two servers could share a port unnoticed
         # so that an image arrives in one go, not in windows of 64 KB and frames of 16 KB
         ("grpc.http2.lookahead_bytes", WINDOW_BYTES),
+        ("grpc.http2.bdp_probe", 0),  # pings, by which gRPC would find a window that large
         ("grpc.http2.max_frame_size", FRAME_BYTES),
         ("grpc.experimental.tcp_min_read_chunk_size", READ_BYTES),
     ]

@@ -4,18 +4,23 @@ import time
 from collections.abc import Iterator
 
 from registry.errors import BadImage
+from service.execution.delivery import Delivery
 from service.execution.observer import Observer
 from service.execution.queue import Queue, View, is_wanted
-from service.execution.work import Answer, Image, finish
+from service.execution.work import Answer, Image
 from service.tracebacks import drop_tracebacks
 
 
 class Decoder:
     """Decodes images, makes their views, and queues these to be run."""
 
-    def __init__(self, ready: Queue, observer: Observer, together: bool) -> None:
-        """`ready` gets the views; `together`: `decode_one` queues all views of an image at once."""
+    def __init__(
+        self, ready: Queue, delivery: Delivery, observer: Observer, together: bool
+    ) -> None:
+        """`ready` gets the views, `delivery` the errors of bad images; `together`: `decode_one`
+        queues all views of an image at once."""
         self._ready = ready
+        self._delivery = delivery
         self._observer = observer
         self._together = together
 
@@ -58,7 +63,7 @@ class Decoder:
                 began = time.perf_counter()
         except BadImage as error:
             drop_tracebacks(error)  # they lead to the image, which leads to its answer
-            finish([(image, Answer(error=error))])
+            self._delivery.finish([(image, Answer(error=error))])
         except Exception as error:
             image.work.fail(error)
         else:

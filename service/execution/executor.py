@@ -21,10 +21,11 @@ from registry.images import Float32Array, UInt8Array
 from service.execution.admission import Admission
 from service.execution.decode_pool import DecodePool
 from service.execution.decoding import Decoder
+from service.execution.delivery import Delivery
 from service.execution.observer import Observer
 from service.execution.queue import Queue, View, is_wanted
 from service.execution.shapes import Run, worth_running
-from service.execution.work import HIGH, Answer, DecodeViews, Image, Terms, Work, finish
+from service.execution.work import HIGH, Answer, DecodeViews, Image, Terms, Work
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +74,8 @@ class Executor:
         self._observer = observer
         self._quick = quick
         self._ready = Queue()
-        self._decoder = Decoder(self._ready, observer, together)
+        self._delivery = Delivery(self._ready, admission.times)
+        self._decoder = Decoder(self._ready, self._delivery, observer, together)
         self._decode_pool = None
         self._queues = [self._ready]
         if pool and batch > 1:
@@ -260,7 +262,7 @@ class Executor:
         for view, answer in zip(views, answers, strict=True):
             if view.image.add(view.number, answer, started - view.ready_at, ended - started):
                 answered.append((view.image, view.image.answer()))
-        finish(answered)
+        self._delivery.finish(answered)
 
     def _answers_to(self, pixels: UInt8Array) -> Float32Array:
         answers = self._run(pixels)

@@ -4,7 +4,7 @@ import asyncio
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -156,20 +156,6 @@ class Image:
             decode_at=self.decode_at,
             compute_at=self.compute_at,
         )
-
-
-def finish(answered: Sequence[tuple[Image, Answer]]) -> None:
-    """Records answers, and wakes all callers whose requests are complete with one call."""
-    complete = [image.work for image, answer in answered if image.work.note(image.index, answer)]
-    if complete:
-        with suppress(RuntimeError):  # the loop has closed: nobody waits any more
-            complete[0].done.get_loop().call_soon_threadsafe(_give, complete)
-
-
-def _give(complete: Sequence[Work]) -> None:
-    for work in complete:
-        if not work.done.done():
-            work.done.set_result([work.answers[i] for i in range(work.n_images)])
 
 
 def _nothing(image: int) -> Iterable[UInt8Array]:
