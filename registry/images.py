@@ -116,7 +116,7 @@ def prepare(
         small = plain.resize((spec.size, spec.size), Image.Resampling.BILINEAR, box=box)
         if orientation in UPRIGHT:
             small = small.transpose(UPRIGHT[orientation])
-        return np.asarray(small.convert("RGB"))
+        return np.asarray(small if small.mode == "RGB" else small.convert("RGB"))
 
 
 def image_info(encoded: bytes, max_pixels: int = MAX_PIXELS) -> tuple[int, int, str, str]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import tiny
+from conftest import wait_until
 
 from registry.errors import BundleError, Unavailable
 from registry.store import Registry
@@ -102,6 +103,7 @@ async def test_whoever_asks_for_one_number_after_the_other_holds_up_no_other_mod
     colours, other = ModelState("colours"), ModelState("other")
     asked = [asyncio.create_task(scheduler.find(colours, version)) for version in (1, 2, 3)]
     await asyncio.wait_for(scheduler.find(other, 1), 20)
+    await asyncio.to_thread(wait_until, lambda: ("colours", 1) in loader.under_way)
     assert loader.under_way == {("colours", 1), ("other", 1)}
     loader.go.set()
     assert [loaded.version for loaded in await asyncio.gather(*asked)] == [1, 2, 3]
