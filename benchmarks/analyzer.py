@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import tritonclient.grpc as triton
 
+from bench.flags import absolute
 from bench.results import markdown, write_section
 from load.debian import fetched
 from load.section import add_write, section
@@ -67,8 +68,8 @@ CASES = (
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--peers", type=Path, required=True, help="the DIR given to setup.sh")
-    parser.add_argument("--registry", type=Path, help="to serve instead of a tiny model")
+    parser.add_argument("--peers", type=absolute, required=True, help="the DIR given to setup.sh")
+    parser.add_argument("--registry", type=absolute, help="to serve instead of a tiny model")
     parser.add_argument("--model", default=tiny.MODEL_NAME)
     add_write(parser, "perf_analyzer")
     options = parser.parse_args()

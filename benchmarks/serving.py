@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # `training` is the package,
 
 from bench import rows
 from bench.contest import Pace
+from bench.flags import absolute
 from bench.judge import conditions, wrong_answers
 from bench.prepare import prepare_work
 from bench.record import Record
@@ -57,8 +58,8 @@ def main() -> int:
 def read_flags() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("--peers", type=Path, help="the DIR given to setup.sh; without it, no peers")
-    add("--work", type=Path, default=Path("benchmark-out"), help="networks, inputs and results")
+    add("--peers", type=absolute, help="the DIR given to setup.sh; without it, no peers")
+    add("--work", type=absolute, default="benchmark-out", help="networks, inputs and results")
     add("--name", default="serving", help="of the run; an existing one is resumed")
     add("--rounds", type=int, default=5)
     add("--seconds", type=float, default=4.0, help="per measurement")

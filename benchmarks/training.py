@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # `training` is the package,
 from bench import training_tables
 from bench.ablations import CHANGES
 from bench.cells import PROTOCOLS
+from bench.flags import absolute
 from bench.results import write_section
 from bench.rounds import measure_speed, speed_runs
 from bench.runs import Run, Runs
@@ -129,10 +130,6 @@ def read_flags() -> argparse.Namespace:
         if unknown := set(options.only) - set(known):
             parser.error(f"no {', '.join(sorted(unknown))}; there are: {', '.join(known)}")
     return options
-
-
-def absolute(text: str) -> Path:
-    return Path(text).absolute()
 
 
 def numbers(text: str) -> set[int]:

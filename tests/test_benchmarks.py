@@ -72,12 +72,14 @@ def failing(record: Record) -> list[Condition]:
     return [one for one in conditions(record) if not one.holds]
 
 
-def quick(work: Path) -> subprocess.CompletedProcess[str]:
+def quick(folder: Path) -> subprocess.CompletedProcess[str]:
+    """A run in `folder`, with its work below that."""
     return subprocess.run(
-        [sys.executable, str(SERVING), "--quick", "--work", str(work)],
+        [sys.executable, str(SERVING), "--quick", "--work", "work"],
         capture_output=True,
         text=True,
         timeout=300,
+        cwd=folder,
         env=os.environ | {"PYTHONPATH": str(TESTS.parent)},
     )
 
@@ -91,10 +93,12 @@ def test_a_quick_run_asks_a_real_server_in_every_row_and_another_one_goes_on(
         assert f"{row}  round 1  {OURS}: " in first.stdout
     for row in (IMAGES, TENSORS):
         assert f"{row}  round 1  {BARE}: " in first.stdout
+    assert "plan  lite0: " in first.stdout
     assert "overload  round 1  three times: " in first.stdout
     again = quick(tmp_path)
     assert again.returncode == 0, again.stdout + again.stderr
     assert "round 1  " not in again.stdout
+    assert "plan  " not in again.stdout  # the record keeps the plans that it was measured with
     tables = first.stdout[first.stdout.index("### ") :]
     assert again.stdout.endswith(tables)
 
