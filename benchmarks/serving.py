@@ -66,6 +66,10 @@ def read_flags() -> argparse.Namespace:
     add("--quick", action="store_true", help="a few seconds, tiny networks, no conditions checked")
     add("--write", action="store_true", help="write the tables to benchmarks/RESULTS.md")
     options = parser.parse_args()
+    if options.quick and options.peers:
+        parser.error(
+            "--quick makes no networks for the peers; leave out one of --quick and --peers"
+        )
     for peer in ("kserve", "mlserver") if options.peers else ():
         if not (options.peers / peer / "bin" / "python").exists():
             parser.error(f"no {peer} in {options.peers}; run benchmarks/setup.sh {options.peers}")

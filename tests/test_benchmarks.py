@@ -72,10 +72,10 @@ def failing(record: Record) -> list[Condition]:
     return [one for one in conditions(record) if not one.holds]
 
 
-def quick(folder: Path) -> subprocess.CompletedProcess[str]:
+def quick(folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:
     """A run in `folder`, with its work below that."""
     return subprocess.run(
-        [sys.executable, str(SERVING), "--quick", "--work", "work"],
+        [sys.executable, str(SERVING), "--quick", "--work", "work", *flags],
         capture_output=True,
         text=True,
         timeout=300,
@@ -101,6 +101,13 @@ def test_a_quick_run_asks_a_real_server_in_every_row_and_another_one_goes_on(
     assert "plan  " not in again.stdout  # the record keeps the plans that it was measured with
     tables = first.stdout[first.stdout.index("### ") :]
     assert again.stdout.endswith(tables)
+
+
+def test_peers_cannot_be_measured_quickly(tmp_path: Path) -> None:
+    refused = quick(tmp_path, "--peers", "peers")
+    assert refused.returncode == 2
+    assert "leave out one of --quick and --peers" in refused.stderr
+    assert not (tmp_path / "work").exists()
 
 
 def test_a_record_is_read_back_with_its_rounds_in_order(tmp_path: Path) -> None:
