@@ -9,7 +9,8 @@ import pytest
 from pydantic import ValidationError
 
 from registry.errors import BadRequest, UnfreezeError
-from service.observability.logs import JsonFormatter
+from service.observability import logs
+from service.observability.logs import JsonFormatter, Seldom
 from service.predict import top
 from service.settings import Settings, read_settings
 from service.status import CODES, code_of
@@ -59,3 +60,23 @@ def test_a_log_line_cannot_be_forged_and_is_capped() -> None:
     assert "\n" not in line
     assert len(line) < 3_000
     assert json.loads(line)["model"].startswith("a\r\n{")
+
+
+def test_what_a_library_repeats_is_logged_once_a_while_and_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def passes(name: str, text: str, *values: object) -> logging.LogRecord | None:
+        record = logging.LogRecord(name, logging.ERROR, "", 0, text, values, None)
+        return record if seldom.filter(record) else None
+
+    seldom = Seldom("chatty")
+    assert passes("chatty.exporter", "no answer from %s", "a")
+    assert not passes("chatty.exporter", "no answer from %s", "b")
+    assert not passes("chatty.exporter", "no answer from %s", "c")
+    assert passes("chatty.exporter", "another problem")
+    assert passes("ours", "no answer from %s", "a")
+    assert passes("ours", "no answer from %s", "a")
+    monkeypatch.setattr(logs, "REPEATED_AFTER_S", 0)
+    later = passes("chatty.exporter", "no answer from %s", "d")
+    assert later
+    assert vars(later)["left_out"] == 2

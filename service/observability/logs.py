@@ -5,12 +5,16 @@ log.warning("load_failed", extra={"model": "solar", "version": 3})
 
 import json
 import logging
+import math
 import sys
+import time
 import warnings
+from collections import Counter
 from datetime import UTC, datetime
 
 MAX_TEXT = 2_000  # characters of one value
 MAX_TRACE = 8_000
+REPEATED_AFTER_S = 60.0
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
@@ -36,10 +40,36 @@ def _capped(value: object) -> object:
     return value if isinstance(value, bool | int | float | dict | None) else str(value)[:MAX_TEXT]
 
 
+class Seldom(logging.Filter):
+    """Lets a message of one library through once in REPEATED_AFTER_S, whatever its values.
+
+    The next one to pass has the field `left_out`, how many did not. OpenTelemetry logs every
+    attempt to reach a collector that is down.
+    """
+
+    def __init__(self, library: str) -> None:
+        super().__init__(library)
+        self._passed_at: dict[str, float] = {}  # by message, its values not filled in
+        self._left_out: Counter[str] = Counter()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if not super().filter(record):
+            return True  # of another library
+        message, now = str(record.msg), time.monotonic()
+        if now - self._passed_at.get(message, -math.inf) < REPEATED_AFTER_S:
+            self._left_out[message] += 1
+            return False
+        self._passed_at[message] = now
+        if left_out := self._left_out.pop(message, 0):
+            record.left_out = left_out
+        return True
+
+
 def log_as_json(level: str) -> None:
     """Makes every logger of this process write JSON lines to standard error."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
+    handler.addFilter(Seldom("opentelemetry"))
     logging.basicConfig(level=level, handlers=[handler], force=True)
     logging.captureWarnings(True)
     # clients' images decide what Pillow warns of, and Python keeps every distinct warning in memory
