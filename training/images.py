@@ -16,7 +16,8 @@ from training.settings import Settings
 
 # the settings that an audit's findings depend on
 AUDITED = (
-    *("task", "images", "suffix", "header", "label_separator", "test"),
+    *("task", "images", "suffix", "header", "label_separator"),
+    *("label_columns", "test"),
     *("seed", "split", "valid_fraction", "fold", "group"),
     *("size", "crop", "crop_fraction"),
 )

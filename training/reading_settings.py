@@ -25,6 +25,7 @@ ELSEWHERE = {
     "cv_idx": "fold",
     "targ_sz": "cache_size",
     "epochs": "head_epochs, augmented_epochs or cycle_len",
+    "label_col": "label_columns",
     "label_delim": "label_separator",
     "lr": "learning_rate",
     "lin_ftrs": "hidden",

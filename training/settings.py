@@ -94,6 +94,9 @@ class Settings(Record):
     """Whether a table's first line names its columns."""
     label_separator: str = " "
     """Between the labels in a row of a table; empty: every row has one label."""
+    label_columns: tuple[str, ...] = ()
+    """The columns of a table that have 0 or 1 in them, one for each class, instead of a column with
+    the names of the classes."""
     test: str = ""
     """A folder of images to predict at the end; they need no labels."""
     max_unreadable: int = Field(default=0, ge=0)
@@ -309,6 +312,7 @@ class Settings(Record):
             suffix=self.suffix,
             header=self.header,
             separator="" if self.task == "single" else self.label_separator,
+            label_columns=self.label_columns,
             group=self.group,
             test=self.test,
         )

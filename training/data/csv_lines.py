@@ -7,10 +7,12 @@ from pathlib import Path
 
 from registry.errors import DataError
 
+Line = tuple[int, list[str]]  # its number, from 1 on, and its cells
+
 SEPARATORS = (",", ";", "\t")  # of columns; the first that yields at least two is used
 
 
-def read_lines(path: Path) -> list[tuple[int, list[str]]]:
+def read_lines(path: Path) -> list[Line]:
     """Every non-empty line, split into cells, with its number.
 
     Raises:
@@ -22,7 +24,7 @@ def read_lines(path: Path) -> list[tuple[int, list[str]]]:
         raise DataError(f"{path}: not UTF-8 text; save it as CSV in UTF-8: {error}") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error}") from error
-    found: list[tuple[int, list[str]]] = []
+    found: list[Line] = []
     for separator in SEPARATORS:
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
         try:

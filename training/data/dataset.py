@@ -22,6 +22,7 @@ from training.data.inspecting import find_damaged, inspect
 from training.data.items import (
     BY_HASH,
     PLAIN,
+    SEPARATOR,
     TABLES,
     Item,
     Layout,
@@ -29,7 +30,7 @@ from training.data.items import (
     SplitRule,
 )
 from training.data.labels import AskedTask, check_labels, check_spaces, detect_task, label_tests
-from training.data.parquet import SEPARATOR, named_parts, packed_files, unpack
+from training.data.parquet import named_parts, packed_files, unpack
 from training.data.paths import check_text, check_there, check_within
 from training.data.split import check_parts, count_kept, split, unit_names
 from training.data.table import columns_note, list_table
@@ -249,6 +250,10 @@ def list_items(
 ) -> tuple[Path, list[Item], object]:
     """The folder that the images' names are relative to, every image of `source`, and what keeps
     those of packed files from being evicted while it lives."""
+    if layout.label_columns and source.suffix.lower() not in TABLES:
+        raise DataError(
+            f"{source}: label_columns is for the columns of a CSV or TSV; leave it out, or give one"
+        )
     if packed := packed_files(source):
         beside = source if source.is_dir() else source.parent
         test = str(beside.absolute() / layout.test) if layout.test else ""

@@ -42,6 +42,10 @@ class Item:
     facts: Facts | None = None  # once the file has been read
 
 
+# between the labels of a table that Unfreeze writes: names may have any character that people type
+SEPARATOR = "\x1f"
+
+
 @dataclass(frozen=True)
 class Layout:
     """How to read files and tables, where they do not show it themselves."""
@@ -50,6 +54,7 @@ class Layout:
     suffix: str = ""  # what to add to the file names in a table, such as .jpg
     header: bool = True  # the table's first line names its columns
     separator: str = " "  # between the labels of a row; empty: a row has one label
+    label_columns: tuple[str, ...] = ()  # columns of 0 and 1, one for each class
     # a column, or a regular expression for the group's name in a path: training/data/grouping.py
     group: str = ""
     test: str = ""  # a folder of images to predict at the end; test/ beside train/ is found anyway

@@ -57,7 +57,9 @@ def check_spaces(items: Sequence[Item], source: Path, task: AskedTask, layout: L
     Raises:
         DataError: they look like that, and the task is not given.
     """
-    if task != "auto" or source.suffix.lower() not in TABLES or layout.separator != PLAIN.separator:
+    if task != "auto" or source.suffix.lower() not in TABLES:
+        return
+    if layout.separator != PLAIN.separator or layout.label_columns:
         return
     learnt = [item for item in items if item.part != "test"]
     several = sorted({item.labels for item in learnt if len(item.labels) > 1})

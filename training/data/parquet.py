@@ -26,12 +26,11 @@ from registry.quoted import quoted
 from training.data.arrow_batches import batches_of
 from training.data.cache_eviction import UNPACKED_TABLE, hold, make_room
 from training.data.columns import FILE, IMAGE, IS_VALID, LABEL, SPLIT, find_name
-from training.data.items import PARTS, Part
+from training.data.items import PARTS, SEPARATOR, Part
 from training.run.whole_files import written_whole
 
 UNPACKED = "3: whole or not at all"  # how; changed with it, as what was unpacked before is kept
 LONGEST = 1000  # characters of a cell in another column: captions may be of any length
-SEPARATOR = "\x1f"  # between labels in the table: names may have any character people type
 SUFFIXES = {".parquet", ".arrow"}
 KINDS = {b"\xff\xd8\xff": ".jpg", b"\x89PNG": ".png", b"RIFF": ".webp"}
 

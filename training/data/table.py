@@ -1,7 +1,8 @@
 """Tables of images: CSV, as in most competitions, with commas, semicolons or tabs.
 
 file                 the image's path, relative to the table
-label                one class, or several
+label                one class, or several; or, with the setting `label_columns`, a column of 0
+                     and 1 for each class
 split (or part)      train, valid or test; in every row or in none; without valid, held-out images
                      are drawn at random, as from a folder train/
 is_valid             the same in fastai's way: True for held-out images, False for the others; it
@@ -32,11 +33,11 @@ from training.data.columns import (
     WEIGHT,
     find_columns,
 )
-from training.data.csv_lines import read_lines
+from training.data.csv_lines import Line, read_lines
 from training.data.folders import list_test
 from training.data.grouping import group_by_path
-from training.data.items import PARTS, PLAIN, Item, Layout, Part
-from training.data.one_hot import check_one_label_column
+from training.data.items import PARTS, PLAIN, SEPARATOR, Item, Layout, Part
+from training.data.one_hot import check_one_label_column, join_label_columns
 from training.data.paths import check_within
 
 ANSWERS: dict[str, Part] = {
@@ -63,6 +64,8 @@ def list_table(path: Path, layout: Layout = PLAIN, within: Sequence[Path] = ()) 
     Raises:
         DataError: names the line, and what is wrong with it.
     """
+    if layout.label_columns:
+        layout = replace(layout, separator=SEPARATOR)
     table = _read(path, layout)
     if within:
         files = [_file(path, row[FILE], layout) for _, row in table.rows]
@@ -86,7 +89,7 @@ def list_table(path: Path, layout: Layout = PLAIN, within: Sequence[Path] = ()) 
 
 def columns_note(path: Path, layout: Layout) -> str:
     """Which columns of a table are read as file and label, for people; empty if they say so."""
-    lines = read_lines(path)
+    lines = _lines(path, layout)
     if not layout.header or not lines:
         return ""
     header = lines[0][1]
@@ -94,17 +97,39 @@ def columns_note(path: Path, layout: Layout) -> str:
     file, label = (header[places[column]].strip() for column in (FILE, LABEL))
     if (file.casefold(), label.casefold()) == (FILE, LABEL):
         return ""
-    return f"the column {file!r} is read as {FILE}, and {label!r} as {LABEL}"
+    labels = "" if layout.label_columns else f", and {label!r} as {LABEL}"
+    return f"the column {file!r} is read as {FILE}{labels}"
 
 
 def _read(path: Path, layout: Layout) -> Table:
-    lines = read_lines(path)
+    lines = _lines(path, layout)
     header = lines[0][1] if lines else []
     columns = _columns(path, header, layout) if lines else {}
-    n_columns = len(header)
     rows = lines[1:] if layout.header else lines
     if not rows:
         raise DataError(f"{path}: no rows")
+    _check_widths(path, rows, len(header))
+    if layout.header:
+        check_one_label_column(path, header, [cells for _, cells in rows], columns)
+    return Table(
+        path,
+        {name: header[place].strip() for name, place in columns.items()} if layout.header else {},
+        tuple((n, {name: row[place] for name, place in columns.items()}) for n, row in rows),
+    )
+
+
+def _lines(path: Path, layout: Layout) -> list[Line]:
+    """The table's lines, with all labels in one column."""
+    lines = read_lines(path)
+    if not layout.label_columns or not lines:
+        return lines
+    if not layout.header:
+        raise DataError(f"{path}: label_columns needs a first line with the columns' names")
+    _check_widths(path, lines, len(lines[0][1]))
+    return join_label_columns(path, lines, layout.label_columns)
+
+
+def _check_widths(path: Path, rows: Sequence[Line], n_columns: int) -> None:
     for number, cells in rows:
         if len(cells) < n_columns:
             raise DataError(
@@ -116,13 +141,6 @@ def _read(path: Path, layout: Layout) -> Table:
                 "a cell that has a separator of columns in it into quotes, or separate labels by "
                 "another character, as with label_separator=|"
             )
-    if layout.header:
-        check_one_label_column(path, header, [cells for _, cells in rows], columns)
-    return Table(
-        path,
-        {name: header[place].strip() for name, place in columns.items()} if layout.header else {},
-        tuple((n, {name: row[place] for name, place in columns.items()}) for n, row in rows),
-    )
 
 
 def _columns(path: Path, first: list[str], layout: Layout) -> dict[str, int]:
