@@ -27,10 +27,12 @@ log = logging.getLogger(__name__)
 
 BUDGET_S = 1.0
 ROUNDS = 2  # so that a moment of other load on the machine does not decide
-SLOWEST = 1.5  # acceptable latency of a single image, as a multiple of the best
+# Acceptable latency of a single image, as a multiple of the best. With half the threads it is at
+# most twice the best, so what they answer decides, and not how lucky each latency was.
+SLOWEST = 2.0
 QUICK_S = 0.0001
 QUICK_TRIALS = 5
-BATCH_GAIN = 1.05  # throughput gain that a larger batch needs, since it makes others wait
+GAIN = 1.05  # in throughput, that a larger batch or a slower single image needs: both mean waiting
 # By a GPU's arena, by CUDA, and by the libraries that allocate on their own.
 SAID_OF_MEMORY = ("memory", "ALLOC")
 
@@ -161,15 +163,13 @@ def is_quick(run: Run, size: int) -> bool:
 
 
 def choose(measured: list[Measurement]) -> Plan:
-    """The highest throughput among plans whose latency is at most SLOWEST times the best; a larger
-    batch must gain BATCH_GAIN."""
+    """The highest throughput among plans whose latency is at most SLOWEST times the best. Of those
+    that are about as high, within GAIN, the smallest batch, and then the best latency."""
     fastest_s = min(one.latency_s for one in measured)
     fit = [one for one in measured if one.latency_s <= SLOWEST * fastest_s]
     best = max(fit, key=lambda one: one.images_per_s)
-    close = [one for one in fit if one.images_per_s * BATCH_GAIN >= best.images_per_s]
-    smallest = min(one.plan.batch for one in close)
-    close = [one for one in close if one.plan.batch == smallest]
-    return max(close, key=lambda one: one.images_per_s).plan
+    close = [one for one in fit if one.images_per_s * GAIN >= best.images_per_s]
+    return min(close, key=lambda one: (one.plan.batch, one.latency_s, -one.images_per_s)).plan
 
 
 def _latency(run: Run, size: int, for_s: float) -> float:
