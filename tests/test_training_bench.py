@@ -34,8 +34,9 @@ def bench_of(tmp_path: Path, **told: str) -> Bench:
 def test_settings_say_how_files_are_read_and_drawn():
     told = {"images": "train", "suffix": ".jpg", "header": "false", "label_separator": "|"}
     told |= {"group": "patient", "test": "later", "split": "blocks", "valid_fraction": "0.25"}
-    settings = read_settings(told | {"seed": "7", "fold": "2"})
-    assert settings.layout() == Layout("train", ".jpg", False, "|", "patient", "later")
+    settings = read_settings(told | {"seed": "7", "fold": "2", "label_columns": "rust, scab"})
+    columns = ("rust", "scab")
+    assert settings.layout() == Layout("train", ".jpg", False, "|", columns, "patient", "later")
     assert settings.split_rule() == SplitRule("blocks", 0.25, 7, 2)
     assert read_settings(told | {"task": "single"}).layout().separator == ""
 
