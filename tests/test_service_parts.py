@@ -65,18 +65,18 @@ def test_a_log_line_cannot_be_forged_and_is_capped() -> None:
 def test_what_a_library_repeats_is_logged_once_a_while_and_counted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def passes(name: str, text: str, *values: object) -> logging.LogRecord | None:
-        record = logging.LogRecord(name, logging.ERROR, "", 0, text, values, None)
+    def passes(name: str, line: int, text: str) -> logging.LogRecord | None:
+        record = logging.LogRecord(name, logging.ERROR, "code.py", line, text, (), None)
         return record if seldom.filter(record) else None
 
     seldom = Seldom("chatty")
-    assert passes("chatty.exporter", "no answer from %s", "a")
-    assert not passes("chatty.exporter", "no answer from %s", "b")
-    assert not passes("chatty.exporter", "no answer from %s", "c")
-    assert passes("chatty.exporter", "another problem")
-    assert passes("ours", "no answer from %s", "a")
-    assert passes("ours", "no answer from %s", "a")
+    assert passes("chatty.exporter", 1, "no answer from a")
+    assert not passes("chatty.exporter", 1, "no answer from b")
+    assert not passes("chatty.exporter", 1, "no answer from c")
+    assert passes("chatty.exporter", 2, "another problem")
+    assert passes("ours", 1, "no answer from a")
+    assert passes("ours", 1, "no answer from a")
     monkeypatch.setattr(logs, "REPEATED_AFTER_S", 0)
-    later = passes("chatty.exporter", "no answer from %s", "d")
+    later = passes("chatty.exporter", 1, "no answer from d")
     assert later
     assert vars(later)["left_out"] == 2

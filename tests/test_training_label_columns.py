@@ -92,6 +92,11 @@ def test_a_class_that_no_image_has_is_refused(leaves: Path):
         read_dataset(leaves, layout=told().layout())
 
 
+def test_a_single_column_is_not_one_for_each_class(leaves: Path):
+    with pytest.raises(DataError, match="at least two classes; leave it out if scab alone says"):
+        read_dataset(leaves, layout=told("scab").layout())
+
+
 def test_columns_of_labels_need_their_names(leaves: Path):
     with pytest.raises(DataError, match="label_columns needs a first line"):
         read_dataset(leaves, layout=told(header="false").layout())

@@ -41,26 +41,27 @@ def _capped(value: object) -> object:
 
 
 class Seldom(logging.Filter):
-    """Lets a message of one library through once in REPEATED_AFTER_S, whatever its values.
+    """Lets what each line of a library's code logs through once in REPEATED_AFTER_S.
 
-    The next one to pass has the field `left_out`, how many did not. OpenTelemetry logs every
+    The next record to pass has the field `left_out`, how many did not. OpenTelemetry logs every
     attempt to reach a collector that is down.
     """
 
     def __init__(self, library: str) -> None:
         super().__init__(library)
-        self._passed_at: dict[str, float] = {}  # by message, its values not filled in
-        self._left_out: Counter[str] = Counter()
+        # by line of code, since there may be any number of texts
+        self._passed_at: dict[tuple[str, int], float] = {}
+        self._left_out: Counter[tuple[str, int]] = Counter()
 
     def filter(self, record: logging.LogRecord) -> bool:
         if not super().filter(record):
             return True  # of another library
-        message, now = str(record.msg), time.monotonic()
-        if now - self._passed_at.get(message, -math.inf) < REPEATED_AFTER_S:
-            self._left_out[message] += 1
+        line, now = (record.pathname, record.lineno), time.monotonic()
+        if now - self._passed_at.get(line, -math.inf) < REPEATED_AFTER_S:
+            self._left_out[line] += 1
             return False
-        self._passed_at[message] = now
-        if left_out := self._left_out.pop(message, 0):
+        self._passed_at[line] = now
+        if left_out := self._left_out.pop(line, 0):
             record.left_out = left_out
         return True
 

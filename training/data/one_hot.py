@@ -21,9 +21,14 @@ def join_label_columns(table: Path, lines: Sequence[Line], names: Sequence[str])
         lines: the header first; all of the same width.
 
     Raises:
-        DataError: a name is not that of one column, a cell is neither 0 nor 1, or a column has no
-            1 at all.
+        DataError: there is one name, or a name is not that of one column, a cell is neither 0 nor
+            1, or a column has no 1 at all.
     """
+    if len(names) < 2:
+        raise DataError(
+            f"{table}: label_columns needs the columns of at least two classes; leave it out if "
+            f"{names[0]} alone says yes or no, and call that column label"
+        )
     _, header = lines[0]
     places = {name: _place(table, header, name) for name in names}
     kept = [place for place in range(len(header)) if place not in places.values()]
