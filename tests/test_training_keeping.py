@@ -12,7 +12,14 @@ from registry.errors import DataError
 from training.data.dataset import Dataset
 from training.data.inner_split import set_apart_for_selection
 from training.data.items import Item
-from training.fit.keeping import DIRECTIONS, Keep, Keeper, copy_state, recompute_statistics
+from training.fit.keeping import (
+    DIRECTIONS,
+    Keep,
+    Keeper,
+    copy_changing,
+    copy_state,
+    recompute_statistics,
+)
 
 
 def keeper(model: nn.Linear, values: list[float], keep: Keep = "best", **more: object) -> Keeper:
@@ -161,3 +168,18 @@ def test_too_few_images_to_set_some_apart_are_an_error():
     items = tuple(Item(Path(), (label,), "train", sha256=label) for label in "abc")
     with pytest.raises(DataError, match=r"too few training images \(3\) to set some apart"):
         set_apart_for_selection(Dataset(Path(), items, ("a", "b", "c"), "single"), 0.9, seed=0)
+
+
+def test_what_training_changes_is_copied_without_what_is_frozen():
+    """As in the head's stage, where the frozen backbone is nearly all of the network."""
+    network = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.Linear(3, 1))
+    network[0].requires_grad_(False)
+    before, good = copy_state(network), copy_changing(network)
+    assert set(before) - set(good) == {"0.weight", "0.bias"}
+    network(torch.rand(4, 2)).sum().backward()
+    torch.optim.SGD([one for one in network.parameters() if one.requires_grad], 1.0).step()
+    changed = network.state_dict()
+    assert {name for name in before if not torch.equal(before[name], changed[name])} <= set(good)
+    assert not torch.equal(before["1.running_mean"], changed["1.running_mean"])
+    network.load_state_dict(good, strict=False)
+    assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())

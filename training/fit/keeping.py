@@ -92,6 +92,16 @@ def copy_state(network: nn.Module) -> State:
     return {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
 
 
+def copy_changing(network: nn.Module) -> State:
+    """Of what training changes: the parameters that learn, and all buffers. With a frozen backbone
+    the other parameters are most of the network."""
+    return {
+        name: tensor.detach().clone()
+        for name, tensor in network.state_dict(keep_vars=True).items()
+        if tensor.requires_grad or not isinstance(tensor, nn.Parameter)
+    }
+
+
 def blend(mean: State, state: State, share: float) -> State:
     """`mean` moved towards `state` by `share`; `state` if it is empty. Integers are `state`'s."""
     return {

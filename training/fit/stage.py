@@ -10,7 +10,7 @@ from registry.jobs import EpochFinished
 from training.bench import Bench
 from training.fit.ema import Ema
 from training.fit.epoch import Diverged, Epoch, Stage, Step, Tally, train_epoch
-from training.fit.keeping import KEPT, Keeper, copy_state
+from training.fit.keeping import KEPT, Keeper, copy_changing
 from training.fit.optimizer import Optimizer
 
 LAST_GOOD = "last-good.safetensors"  # in the folder of a training that diverged
@@ -72,7 +72,7 @@ def fit_stage(
 
     while tally.epoch < n_epochs:
         network.world.broadcast_state(network)
-        good = copy_state(network)
+        good = copy_changing(network)
         network.train_unfrozen(freeze_batchnorm=bench.settings.keeps_statistics)
         try:
             train_epoch(
@@ -86,7 +86,7 @@ def fit_stage(
             epoch = tally.row(stage.name, *validate())
             worth_it = keeper is None or keeper.goes_on(tally.epoch + 1)
         except TrainingError as error:
-            network.load_state_dict(good)
+            network.load_state_dict(good, strict=False)
             kept = f"the weights before this epoch are in {bench.save(LAST_GOOD)}"
             advice = f"{stage.advice}; " if isinstance(error, Diverged) else ""
             raise TrainingError(f"{error}; {advice}{kept}") from error

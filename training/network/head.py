@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from training.network.dropout import Dropout
+
 
 def concat_pool(features: Tensor, channel_axis: int) -> Tensor:
     """Maximum and mean over all places: [n,…] with channels at `channel_axis` -> [n,2·channels].
@@ -41,7 +43,7 @@ def make_head(
         nn.init.kaiming_normal_(linear.weight)
         nn.init.zeros_(linear.bias)
         norm = nn.BatchNorm1d(wide, eps=1e-5 if layers else epsilon)
-        layers += [norm, nn.Dropout(share), linear, nn.ReLU()]
+        layers += [norm, Dropout(share), linear, nn.ReLU()]
     return nn.Sequential(*layers[:-1])
 
 

@@ -17,7 +17,7 @@ from training.run.journal import check_same
 from training.run.state_file import read_state, write_state
 from training.run.whole_files import discard_left
 
-FORMAT = "2"  # of the file; to be changed when the same steps would give other results
+FORMAT = "3"  # of the file; to be changed when the same steps would give other results
 WORK_SHARE = 20  # train at least this many times as long as writing the last checkpoint took
 
 
