@@ -41,8 +41,7 @@ from training.settings import OptimizerSpec, Settings
 from training.steps import fit_head
 
 SIZE, N_CLASSES, N_HIDDEN, BATCH_SIZE = 224, 2, 512, 64
-N_IMAGES = 512  # of a head epoch
-N_FORWARD = 128  # of the forward passes that are compared
+N_IMAGES = 512  # of a head epoch, and of the forward passes that are compared
 LESSON_TRAIN, LESSON_VALID, LESSON_EPOCHS = 23_000, 2_000, 3  # dogs and cats, 2018
 CPU = torch.device("cpu")
 
@@ -120,8 +119,8 @@ def lesson_head(recipe: str) -> Measures:
 def forward_passes(backbone: str) -> Measures:
     """Images per second when computing activations, as in training and in plain eager float32."""
     network = open_network(backbone, pretrained=False)
-    decoded = open_cells(N_FORWARD, SIZE)
-    rows = np.arange(N_FORWARD)
+    decoded = open_cells(N_IMAGES, SIZE)
+    rows = np.arange(N_IMAGES)
     plain = copy.deepcopy(network).to(memory_format=torch.contiguous_format)
 
     def plainly(rows: np.ndarray[tuple[int, ...], np.dtype[np.int64]]) -> None:
@@ -135,7 +134,7 @@ def forward_passes(backbone: str) -> Measures:
         forward(rows[:BATCH])  # warms up
         began = time.perf_counter()
         forward(rows)
-        rates.append(N_FORWARD / (time.perf_counter() - began))
+        rates.append(N_IMAGES / (time.perf_counter() - began))
     ours, theirs = rates
     return {
         "ours_per_s": ours,
