@@ -149,9 +149,11 @@ def test_odd_models_are_served(zoo: RunningServer, name: str):
     assert bundle.fixed_batch == FIXED.get(name)
 
 
-def test_the_graph_is_otherwise_the_original(tmp_path: Path, root: Path, import_onnx: ImportOnnx):
+def test_a_graph_as_it_is_is_otherwise_the_original(
+    tmp_path: Path, root: Path, import_onnx: ImportOnnx
+):
     path = foreign.write(tmp_path / "net.onnx", gives="float[n,3,1,1] m, float[n,3] y")
-    assert import_onnx(path, *LOGITS, "--output", "y")[0] == 0
+    assert import_onnx(path, *LOGITS, "--output", "y", "--as-is")[0] == 0
     original, wrapped = onnx.load(path), onnx.load(root / "net" / "1" / "model.onnx")
     kept = [node for node in wrapped.graph.node if not node.name.startswith("unfreeze/")]
     assert kept == list(original.graph.node)

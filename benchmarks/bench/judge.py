@@ -15,6 +15,7 @@ from bench.rows import (
     IN_FLIGHT_GPU,
     INT8,
     LIMIT,
+    LIMIT_SIMPLIFIED,
     OURS,
     OVERLOAD,
     OVERLOAD_TIMES,
@@ -42,6 +43,10 @@ def conditions(record: Record) -> list[Condition]:
             0.88,
         ),
         _for_comparison(
+            "images: throughput over that of the in-process limit of the simplified graph",
+            record.ratios(IMAGES, OURS, LIMIT_SIMPLIFIED),
+        ),
+        _for_comparison(
             "images: throughput over that of a bare server", record.ratios(IMAGES, OURS, BARE)
         ),
         *_over_peers(record, IMAGES, 1.45),
@@ -49,6 +54,10 @@ def conditions(record: Record) -> list[Condition]:
             "tensors: throughput over that of the in-process limit",
             record.ratios(TENSORS, OURS, LIMIT),
             0.85,
+        ),
+        _for_comparison(
+            "tensors: throughput over that of the in-process limit of the simplified graph",
+            record.ratios(TENSORS, OURS, LIMIT_SIMPLIFIED),
         ),
         _for_comparison(
             "tensors: throughput over that of a bare server", record.ratios(TENSORS, OURS, BARE)

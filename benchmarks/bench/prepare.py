@@ -2,6 +2,7 @@
 
 lite0.onnx, tiny.onnx          the peers' networks
 registry/, registry-one/       our bundles; the second one holds lite0 alone
+registry-as-is/                lite0, its graph not simplified: for the limit
 registry-gpu/                  lite0 (dynamo) and lite0-fp16, where ONNX Runtime offers CUDA
 NAME.npz                       what clients send and expect, see `inputs.py`
 """
@@ -41,7 +42,7 @@ def prepare_work(work: Path, *, quick: bool, gpu: bool) -> None:
     pictures = jpegs(N_IMAGES_QUICK if quick else N_IMAGES)
     if quick:
         network = linear((QUICK_SIZE, QUICK_SIZE, 3), QUICK_CLASSES)
-        for registry in ("registry", "registry-one"):
+        for registry in ("registry", "registry-one", "registry-as-is"):
             publish(work / registry, "lite0", network, pictures)
     else:
         _lite0(work, pictures)
@@ -65,14 +66,16 @@ def _lite0(work: Path, pictures: list[bytes]) -> None:
     labels, golden = work / "labels.txt", work / "golden.jpg"
     labels.write_text("\n".join(f"class {i}" for i in range(CLASSES)))
     golden.write_bytes(pictures[0])
-    imports = (
-        ("registry", "lite0", "torchscript"),
-        ("registry-one", "lite0", "torchscript"),
-        ("registry", "lite0-dynamo", "dynamo"),
+    imports: tuple[tuple[str, str, str, list[str]], ...] = (
+        ("registry", "lite0", "torchscript", []),
+        ("registry-one", "lite0", "torchscript", []),
+        ("registry-as-is", "lite0", "torchscript", ["--as-is"]),
+        ("registry", "lite0-dynamo", "dynamo", []),
     )
-    for registry, name, exporter in imports:
+    for registry, name, exporter, more in imports:
         flags = ["--name", name, "--registry", str(work / registry), "--labels", str(labels)]
         flags += ["--mean", "0.5", "--std", "0.5", "--probabilities", "--golden", str(golden)]
+        flags += more
         if code := import_model([str(exports[exporter]), *flags]):
             raise SystemExit(code)
     _int8(work, pictures)

@@ -21,6 +21,7 @@ OVERLOAD, START, PLAN, GPU = "overload", "start", "plan", "gpu"
 PROVIDER = "provider"  # of each bundle of the GPU's row
 
 OURS, LIMIT, BARE = "unfreeze", "limit", "bare server"
+LIMIT_SIMPLIFIED = "limit, simplified"  # of the graph as `unfreeze import` simplifies it
 DYNAMO, INT8, FP16 = "unfreeze, dynamo", "unfreeze, int8", "unfreeze, fp16"
 BUNDLES = {OURS: "lite0", DYNAMO: "lite0-dynamo", INT8: "lite0-int8"}
 BUNDLES_GPU = {OURS: "lite0", FP16: "lite0-fp16"}
@@ -76,7 +77,7 @@ def images(bench: Bench) -> None:
         name: _ours(bench, one, "images", in_flight=IN_FLIGHT)
         for name, one in bench.bundles().items()
     }
-    contestants = {LIMIT: _limit(bench, "images"), BARE: _bare(bench, "images"), **ours, **peers}
+    contestants = {**_limits(bench, "images"), BARE: _bare(bench, "images"), **ours, **peers}
     contest(IMAGES, contestants, bench.pace, bench.record)
 
 
@@ -87,7 +88,7 @@ def tensors(bench: Bench) -> None:
         name: _ours(bench, f"{one}-tensor", "pixels", in_flight=IN_FLIGHT)
         for name, one in bench.bundles().items()
     }
-    contestants = {LIMIT: _limit(bench, "pixels"), BARE: _bare(bench, "pixels"), **ours, **peers}
+    contestants = {**_limits(bench, "pixels"), BARE: _bare(bench, "pixels"), **ours, **peers}
     contest(TENSORS, contestants, bench.pace, bench.record)
 
 
@@ -216,8 +217,16 @@ def _network(bundle: Path) -> Path:
     return bundle / "1" / MODEL
 
 
-def _limit(bench: Bench, inputs: str, folder: Path | None = None, **more: Any) -> Direct:
-    folder = folder or bench.work / "registry" / "lite0"
+def _limits(bench: Bench, inputs: str) -> dict[str, Contestant]:
+    """Of the export that the peers run, and of what is made of it for ours."""
+    folders = {LIMIT: "registry-as-is", LIMIT_SIMPLIFIED: "registry"}
+    return {
+        name: _limit(bench, inputs, bench.work / registry / "lite0")
+        for name, registry in folders.items()
+    }
+
+
+def _limit(bench: Bench, inputs: str, folder: Path, **more: Any) -> Direct:
     load = limit.Load(
         network=str(_network(folder)),
         inputs=str(bench.inputs(inputs)),

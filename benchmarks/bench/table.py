@@ -153,10 +153,12 @@ def settings(record: Record) -> str:
 def _how(pace: Pace) -> str:
     return (
         "The model is EfficientNet-Lite0 in float32 at 224 pixels with ImageNet weights. The peers "
-        "run its TorchScript export; Unfreeze and the limit run the same file after `unfreeze "
-        "import`. The limit calls ONNX Runtime from two threads of one process (after "
-        "`registry.images.prepare` if files are sent), without a client on the same cores. The "
-        "bare server makes the same two calls in two threads behind grpc.aio, and nothing else. "
+        "run its TorchScript export, and so does the limit (wrapped by `unfreeze import --as-is`, "
+        "to take pixels). Unfreeze and the bare server run what `unfreeze import` makes of the "
+        "same file: it simplifies the graph; the limit of that is another row. A limit calls ONNX "
+        "Runtime from two threads of one process (after `registry.images.prepare` if files are "
+        "sent), without a client on the same cores. The bare server makes the same two calls in "
+        "two threads behind grpc.aio, and nothing else. "
         "Clients run in a process of their own on the same cores, through tritonclient and with "
         "gRPC's default settings. For overload, at the peak and at three times the peak, each "
         "request is encoded once and sent repeatedly by gRPC alone. The images are 64 crops of "

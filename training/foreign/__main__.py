@@ -28,7 +28,8 @@ EXAMPLES = """examples:
     --mean 0.5 --std 0.5 --crop squash --golden robin.jpg wren.jpg
 
 Before anything is published, the wrapped model's probabilities are compared with the original's, in
-ONNX Runtime. The first version of a model is promoted; later ones only with --promote.
+ONNX Runtime. Its graph is simplified by onnxslim, which makes many an export faster, unless that
+changes them. The first version of a model is promoted; later ones only with --promote.
 """
 
 
@@ -94,6 +95,11 @@ def _parser() -> argparse.ArgumentParser:
         "ones",
     )
     add("--registry", type=Path, default=Path("models"), help="default: models")
+    add(
+        "--as-is",
+        action="store_true",
+        help="do not simplify its graph, as is done where the answers stay the same",
+    )
     add("--promote", action="store_true", help="make it live even if the model has a live version")
     add("--json", action="store_true", help="print one document, what was published")
     return parser
@@ -128,6 +134,7 @@ def _import(options: argparse.Namespace, flags: str) -> int:
             golden=options.golden,
             flags=flags,
             stage=Path(folder),
+            as_is=options.as_is,
         )
         pointer = before.number if before else 0
         version, promoted = publish(

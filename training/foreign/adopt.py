@@ -30,6 +30,7 @@ from training.foreign.proof import (
     prove,
     to_probabilities,
 )
+from training.foreign.simplify import described, simplify
 from training.foreign.wrap import Pixels, wrap
 
 THRESHOLD = 0.5  # of a multi-label answer; nothing is known of better ones
@@ -58,13 +59,16 @@ def adopt(
     golden: Sequence[Path],
     flags: str,
     stage: Path,
+    as_is: bool = False,
 ) -> Adopted:
-    """Makes `stage` a bundle whose model answers as the foreign one does.
+    """Makes `stage` a bundle whose model answers as the foreign one does, with its graph simplified
+    where that changes no answer.
 
     Args:
         gives: "logits" or "probabilities".
         golden: images whose answers travel with the bundle; none: drawn ones.
         flags: how this was asked for; kept in the provenance.
+        as_is: the graph is not simplified.
 
     Raises:
         BadRequest: the model is not what it is said to be, or its answers differ once wrapped.
@@ -89,19 +93,30 @@ def adopt(
     truth = to_probabilities(scores, activation)
     allowed = PARITY[exactness]
 
-    def proven(bundle: Bundle) -> tuple[bytes, Proof]:
-        content = wrap(foreign, pixels, activation, bundle)
-        return content, prove(content, truth, images, allowed, foreign.path)
+    def proven(source: Foreign, bundle: Bundle) -> tuple[bytes, Proof]:
+        content = wrap(source, pixels, activation, bundle)
+        found = prove(content, truth, images, allowed, foreign.path)
+        if found.one_only and source is not foreign:
+            raise BadRequest(f"then it would take one image at a time: {found.one_only}")
+        return content, found
 
-    content, proof = proven(draft)
+    content, proof = proven(foreign, draft)
     if proof.one_only:
         notes.append(f"takes one image at a time, whatever its graph says: {proof.one_only}")
         given = draft.model_dump(exclude={"schema_version"})
         draft = Bundle.model_validate(given | {"fixed_batch": 1})
-        content, proof = proven(draft)
+        content, proof = proven(foreign, draft)
+    simple = None
+    if not as_is:
+        try:
+            if simple := simplify(foreign):
+                content, proof = proven(simple, draft)
+        except Exception as error:  # of onnxslim and ONNX Runtime, each with a dozen kinds
+            simple = None
+            notes.append(f"its graph is not simplified: {str(error).strip().splitlines()[0]:.300}")
     (stage / MODEL).write_bytes(content)
     write_golden(stage / GOLDEN, encoded, proof.answers[: len(encoded)])
-    facts = _provenance(foreign, flags) | {
+    facts = _provenance(foreign, simple, as_is, flags) | {
         "parity": f"{proof.difference:.2e} (allowed {allowed:.0e})"
     }
     return Adopted(
@@ -124,26 +139,29 @@ def _enough(encoded: Sequence[bytes]) -> list[bytes]:
     return [*encoded, *draw_pictures()[:missing]]
 
 
-def _provenance(foreign: Foreign, flags: str) -> dict[str, str]:
+def _provenance(
+    foreign: Foreign, simple: Foreign | None, as_is: bool, flags: str
+) -> dict[str, str]:
     proto = foreign.proto
     weights = ", ".join(f"{path.name} {sha256_file(path)}" for path in foreign.weights)
     opsets = ", ".join(f"{one.domain or 'ai.onnx'} {one.version}" for one in proto.opset_import)
     return {
-        "backbone": f"imported, {_architecture(foreign)}",
+        "backbone": f"imported, {_architecture(foreign, as_is)}",
         "source": foreign.path.name,
         "source_sha256": sha256_file(foreign.path),
         **({"source_weights_sha256": weights} if weights else {}),
         "producer": f"{proto.producer_name} {proto.producer_version}".strip() or "unknown",
         "opset": opsets,
         "ir_version": str(proto.ir_version),
+        **({"simplified": described(foreign, simple)} if simple else {}),
         "flags": flags,
         "versions": f"python {platform.python_version()}, onnx {onnx.__version__}, {RUNTIME}",
     }
 
 
-def _architecture(foreign: Foreign) -> str:
+def _architecture(foreign: Foreign, as_is: bool) -> str:
     """Equal for models that differ in their weights alone: those run best under the same plan."""
-    digest = hashlib.sha256(f"{foreign.batch} {foreign.dtype} {foreign.layout}".encode())
+    digest = hashlib.sha256(f"{foreign.batch} {foreign.dtype} {foreign.layout} {as_is}".encode())
     for node in all_nodes(foreign.proto):
         digest.update(node.op_type.encode())
     for tensor in foreign.proto.graph.initializer:
