@@ -113,7 +113,8 @@ def adopt(
                 content, proof = proven(simple, draft)
         except Exception as error:  # of onnxslim and ONNX Runtime, each with a dozen kinds
             simple = None
-            notes.append(f"its graph is not simplified: {str(error).strip().splitlines()[0]:.300}")
+            reason = str(error).strip() or type(error).__name__
+            notes.append(f"its graph is not simplified: {reason.splitlines()[0]:.300}")
     (stage / MODEL).write_bytes(content)
     write_golden(stage / GOLDEN, encoded, proof.answers[: len(encoded)])
     facts = _provenance(foreign, simple, as_is, flags) | {
