@@ -98,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--as-is",
         action="store_true",
-        help="do not simplify its graph, as is done where the answers stay the same",
+        help="leave its graph as exported; default: simplified where its answers stay the same",
     )
     add("--promote", action="store_true", help="make it live even if the model has a live version")
     add("--json", action="store_true", help="print one document, what was published")
