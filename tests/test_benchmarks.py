@@ -12,6 +12,7 @@ from conftest import TESTS
 sys.path.append(str(TESTS.parent / "benchmarks"))
 
 from bench.judge import conditions, wrong_answers
+from bench.prepare import DONE, prepare_work
 from bench.record import Record
 from bench.results import COMPARED, Condition, write_section
 from bench.rows import (
@@ -229,3 +230,9 @@ def test_a_section_replaces_itself_and_leaves_the_others(tmp_path: Path) -> None
     for title, text in (("Serving", "old"), ("Training", "other"), ("Serving", "### new\n\nx")):
         write_section(path, title, text)
     assert path.read_text() == "# Results\n\n## Serving\n\n### new\n\nx\n\n## Training\n\nother\n"
+
+
+def test_a_folder_that_an_earlier_version_prepared_is_named(tmp_path: Path):
+    (tmp_path / DONE).touch()
+    with pytest.raises(SystemExit, match=r"of an earlier version; remove it"):
+        prepare_work(tmp_path, quick=True, gpu=False)

@@ -19,6 +19,7 @@ from registry.golden import write_golden
 from registry.images import ImageSpec, prepare
 from registry.store import Registry
 
+AS_IS = "registry-as-is"  # a registry of graphs as they were exported
 # FP16, and TF32 on GPUs, round differently from the CPU that computed the golden answers.
 TOLERANCES = {f"{MODEL}/cpu": 1e-3, f"{MODEL}/cuda": 5e-2}
 

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
-from bench.bundles import publish
+from bench.bundles import AS_IS, publish
 from bench.inputs import write_inputs, write_tiny_inputs
 from bench.networks import CLASSES, SIZE, export_lite0, linear
 from bench.photographs import jpegs
@@ -34,15 +34,20 @@ def prepare_work(work: Path, *, quick: bool, gpu: bool) -> None:
 
     Args:
         quick: a network of one matrix product instead of EfficientNet-Lite0.
+
+    Raises:
+        SystemExit: an earlier version prepared it, without all that is needed now.
     """
     if (work / DONE).exists():
+        if not (work / AS_IS).exists():
+            raise SystemExit(f"{work} is of an earlier version; remove it, or give another --work")
         return
     print(f"preparing {work}", flush=True)
     work.mkdir(parents=True, exist_ok=True)
     pictures = jpegs(N_IMAGES_QUICK if quick else N_IMAGES)
     if quick:
         network = linear((QUICK_SIZE, QUICK_SIZE, 3), QUICK_CLASSES)
-        for registry in ("registry", "registry-one", "registry-as-is"):
+        for registry in ("registry", "registry-one", AS_IS):
             publish(work / registry, "lite0", network, pictures)
     else:
         _lite0(work, pictures)
@@ -69,7 +74,7 @@ def _lite0(work: Path, pictures: list[bytes]) -> None:
     imports: tuple[tuple[str, str, str, list[str]], ...] = (
         ("registry", "lite0", "torchscript", []),
         ("registry-one", "lite0", "torchscript", []),
-        ("registry-as-is", "lite0", "torchscript", ["--as-is"]),
+        (AS_IS, "lite0", "torchscript", ["--as-is"]),
         ("registry", "lite0-dynamo", "dynamo", []),
     )
     for registry, name, exporter, more in imports:

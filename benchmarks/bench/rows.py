@@ -11,6 +11,7 @@ from typing import Any
 import tritonclient.grpc as triton
 
 from bench import limit, servers
+from bench.bundles import AS_IS
 from bench.contest import Asked, Contestant, Direct, Pace, ask, contest, describe
 from bench.record import Measures, Record
 from bench.servers import PeerSettings, Server
@@ -219,7 +220,7 @@ def _network(bundle: Path) -> Path:
 
 def _limits(bench: Bench, inputs: str) -> dict[str, Contestant]:
     """Of the export that the peers run, and of what is made of it for ours."""
-    folders = {LIMIT: "registry-as-is", LIMIT_SIMPLIFIED: "registry"}
+    folders = {LIMIT: AS_IS, LIMIT_SIMPLIFIED: "registry"}
     return {
         name: _limit(bench, inputs, bench.work / registry / "lite0")
         for name, registry in folders.items()
