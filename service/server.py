@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, suppress
 
 import grpc
@@ -12,7 +11,6 @@ from registry.errors import Unavailable
 from registry.job_store import JobStore
 from registry.store import Registry
 from service.calls import Calls
-from service.execution.cpus import usable_cpus
 from service.execution.plan import Plans, parse_plan
 from service.execution.providers import Placement
 from service.execution.session import choose_provider
@@ -134,8 +132,6 @@ class Service:
     async def _open_models(self) -> None:
         settings = self._settings
         provider = await asyncio.to_thread(choose_provider, settings.provider)
-        pool = ThreadPoolExecutor(usable_cpus(), thread_name_prefix="decode")
-        self._parts.push_async_callback(asyncio.to_thread, pool.shutdown)
         loader = Loader(
             placement=Placement(
                 provider,
@@ -153,7 +149,6 @@ class Service:
                 max_bytes=settings.max_queue_mb * MEGABYTE,
                 max_wait_s=settings.max_wait_ms / 1000,
             ),
-            pool=pool,
             metrics=self.metrics,
         )
         self.models = ModelManager(

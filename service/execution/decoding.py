@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from registry.errors import BadImage
 from service.execution.delivery import Delivery
 from service.execution.observer import Observer
-from service.execution.queue import Queue, View, is_wanted
+from service.execution.queue import Queue, View
 from service.execution.work import Answer, Image
 from service.tracebacks import drop_tracebacks
 
@@ -17,40 +17,28 @@ class Decoder:
     def __init__(
         self, ready: Queue, delivery: Delivery, observer: Observer, together: bool
     ) -> None:
-        """`ready` gets the views, `delivery` the errors of bad images; `together`: `decode_one`
-        queues all views of an image at once."""
+        """`ready` gets the views, `delivery` the errors of bad images; `together`: all views of an
+        image are queued at once, and otherwise each as soon as it is made."""
         self._ready = ready
         self._delivery = delivery
         self._observer = observer
         self._together = together
 
-    def decode_one(self, encoded: Queue) -> None:
-        """Decodes the most urgent image, if there is one, and queues its views to be run."""
-        view = encoded.pop()
-        if view and is_wanted(view):
-            views = self._decode(view.image)
-            if self._together:
-                self._add_together(list(views))
-            else:
-                for one in views:
-                    self._ready.add(one)
-
-    def decode_here(self, view: View) -> list[View]:
-        """The last view, for the calling thread to run; earlier views are queued for other threads
-        as they are made."""
-        views: list[View] = []
-        for one in self._decode(view.image):
-            if views:
-                self._ready.add(views.pop(), first=True)
-            views.append(one)
-        return views
+    def decode(self, image: Image) -> None:
+        """Decodes an image and queues its views to be run."""
+        views = self._views(image)
+        if self._together:
+            self._add_together(list(views))
+        else:
+            for view in views:
+                self._ready.add(view)
 
     def _add_together(self, views: list[View]) -> None:
         for view in views:
             view.ready_at = views[-1].ready_at  # decoding the others does not count as queueing
         self._ready.add(*views)
 
-    def _decode(self, image: Image) -> Iterator[View]:
+    def _views(self, image: Image) -> Iterator[View]:
         """The views of an image, as they are made; none if it is bad: then the error is its
         answer."""
         began = image.decode_at = time.perf_counter()

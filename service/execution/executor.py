@@ -1,17 +1,20 @@
-"""A bounded queue of images, and the threads that run them through a network.
+"""A bounded queue of images, the threads that decode them, and those that run them through a
+network.
 
-With batch size 1, one thread decodes an image and runs it: no hand-over, first come, first served.
-With larger batches, a pool decodes, and each run takes what has been decoded by then, as far as the
-network's batch sizes make it worthwhile.
+Each run takes what has been decoded by then, as far as the network's batch sizes make it
+worthwhile. Decoding goes on a little ahead, so that a thread that has run an image finds the next
+one ready: the steps of decoding wait for Python's lock, which the event loop holds much of the time
+when many requests come.
 """
 
 import asyncio
 import logging
 import math
+import os
+import sys
 import threading
 import time
-from collections.abc import Sequence
-from concurrent.futures import Executor as Pool
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -19,7 +22,6 @@ from registry.counted import counted
 from registry.errors import Expired, Overloaded, Unavailable
 from registry.images import Float32Array, UInt8Array
 from service.execution.admission import Admission
-from service.execution.decode_pool import DecodePool
 from service.execution.decoding import Decoder
 from service.execution.delivery import Delivery
 from service.execution.observer import Observer
@@ -37,10 +39,12 @@ DROPPED: dict[type[BaseException], str] = {
 TIMER_S = 0.001  # by which timers may fire early: uvloop counts whole milliseconds
 MOST_AT_ONCE = 8  # images that a quick network runs in the event loop, blocking it
 AHEAD = 4  # batches to decode ahead per run; more would only take memory
+NICENESS = 5  # of the threads that compute, above the event loop's
 
 
 class Executor:
-    """Runs what is queued, at most `batch` views at a time, in `runs` threads."""
+    """Decodes what is queued in `decoders` threads, and runs it, at most `batch` views at a time,
+    in `runs` others."""
 
     def __init__(
         self,
@@ -52,7 +56,7 @@ class Executor:
         observer: Observer,
         max_wait_s: float = 0,
         sizes: Sequence[int] | None = None,
-        pool: Pool | None = None,
+        decoders: int = 1,
         together: bool = False,
         quick: bool = False,
     ) -> None:
@@ -60,9 +64,8 @@ class Executor:
         Args:
             max_wait_s: how long a view may wait for others to fill a batch.
             sizes: the batch sizes that the network is given; None: any.
-            pool: decodes for batches; with batch size 1, the thread that runs an image decodes it.
-            together: in batches, an image's views are queued together; otherwise each as soon as
-                it is decoded.
+            together: an image's views are queued together; otherwise each as soon as it is
+                decoded.
             quick: the network runs in less time than it takes to wake a thread.
         """
         self._run = run
@@ -73,34 +76,27 @@ class Executor:
         self._max_wait_s = max_wait_s
         self._observer = observer
         self._quick = quick
-        self._ready = Queue()
+        self._encoded, self._ready = Queue(), Queue()
         self._delivery = Delivery(self._ready, admission.times)
         self._decoder = Decoder(self._ready, self._delivery, observer, together)
-        self._decode_pool = None
-        self._queues = [self._ready]
-        if pool and batch > 1:
-            max_decoded = AHEAD * batch * runs
-            self._decode_pool = DecodePool(pool, self._decoder, self._ready, max_decoded)
-            self._queues.insert(0, self._decode_pool.queue)
+        self._max_decoded = AHEAD * batch * runs
+        self._decoders_per_run = decoders / runs
         self._closed = False
         self._dropping = False
-        self._threads = [
-            threading.Thread(target=self._work, name=f"run-{i}", daemon=True) for i in range(runs)
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._decoding = _started("decode", decoders, self._decode_next)
+        self._running = _started("run", runs, self._run_next)
 
     # Submitting; from the event loop only
 
     @property
     def depth(self) -> int:
         """Images in the queue."""
-        return sum(map(len, self._queues))
+        return len(self._encoded) + len(self._ready)
 
     @property
     def n_awaited(self) -> int:
         """Those of them that a caller waits for; may be read from any thread."""
-        return sum(queue.n_awaited for queue in self._queues)
+        return self._encoded.n_awaited + self._ready.n_awaited
 
     def refusal(self, answer_s: float) -> Overloaded | None:
         """Why even a single image with `answer_s` left to its deadline would be refused; None if
@@ -177,22 +173,19 @@ class Executor:
     def close(self) -> None:
         """Runs what is queued, ends the threads, and drops the reference to the network."""
         self._closed = True
-        for queue in self._queues:
+        for queue, threads in ((self._encoded, self._decoding), (self._ready, self._running)):
             queue.close()
-        for thread in self._threads:
-            thread.join()
+            for thread in threads:
+                thread.join()
         self._run = _closed
 
     def _submit(self, images: Sequence[Image], pixels: UInt8Array | None) -> None:
         views = [View(image, ready_at=image.work.queued_at) for image in images]
-        if pixels is not None:
-            for i, view in enumerate(views):
-                view.pixels = pixels[i : i + 1]
-        elif self._decode_pool:
-            self._decode_pool.submit(views)
+        if pixels is None:
+            self._encoded.push(views)
             return
-        else:
-            assert self._batch == 1, "batches of encoded images need a pool"
+        for i, view in enumerate(views):
+            view.pixels = pixels[i : i + 1]
         self._ready.push(views)
 
     def _expire(self, work: Work, images: Sequence[Image]) -> None:
@@ -212,29 +205,25 @@ class Executor:
 
     def _drop_abandoned(self) -> None:
         self._dropping = False
-        n_dropped = sum(queue.drop_abandoned() for queue in self._queues)
-        if self._decode_pool:
-            self._decode_pool.resume(max(n_dropped, self._batch))
+        self._encoded.drop_abandoned()
+        self._ready.drop_abandoned()
 
-    # Running
+    # Decoding and running, each in its threads
 
-    def _work(self) -> None:
-        while self._run_next():
-            pass
+    def _decode_next(self) -> bool:
+        """Waits until little of what was decoded is left, then for an image, and decodes it; False
+        if there is none because the queue is closed."""
+        self._ready.wait_for_room(self._max_decoded)
+        taken = self._encoded.take(1)
+        for view in taken:
+            if is_wanted(view):
+                self._decoder.decode(view.image)
+        return bool(taken)
 
     def _run_next(self) -> bool:
-        """Waits for views and runs them; False if there are none because the queue is closed.
-
-        A function of its own, so that a thread that waits holds nothing of what it ran before.
-        """
+        """Waits for views and runs them; False if there are none because the queue is closed."""
         taken = self._ready.take(self._batch, self._max_wait_s, self._worth)
-        if taken and self._decode_pool:
-            self._decode_pool.resume(len(taken))
-        views = [view for view in taken if is_wanted(view)]
-        if views and views[0].pixels is None:  # batch size 1: decode here
-            decoded = self._decoder.decode_here(views[0])
-            views = [view for view in decoded if not view.image.work.abandoned]
-        if views:
+        if views := [view for view in taken if is_wanted(view)]:
             self._run_batch(views)
         return bool(taken)
 
@@ -252,17 +241,18 @@ class Executor:
         waited_s = max(view.waited_s + started - view.ready_at for view in views)
         if views[0].image.work.is_awaited:
             self._observer.ran(len(views), waited_s, ended - started)
-        decode_s = (
-            0
-            if self._decode_pool
-            else sum(view.image.decode_s for view in views if not view.number)
-        )
-        self._admission.times.learn(len(views), ended - started + decode_s)
+        self._admission.times.learn(len(views), max(ended - started, self._decoding_s(views)))
         answered = []
         for view, answer in zip(views, answers, strict=True):
             if view.image.add(view.number, answer, started - view.ready_at, ended - started):
                 answered.append((view.image, view.image.answer()))
         self._delivery.finish(answered)
+
+    def _decoding_s(self, views: Sequence[View]) -> float:
+        """How long a run must take for decoding to keep up with it, if all images are like these:
+        large ones may take longer to decode than to run."""
+        decode_s = sum(view.image.decode_s for view in views if not view.number)
+        return decode_s / self._decoders_per_run
 
     def _answers_to(self, pixels: UInt8Array) -> Float32Array:
         answers = self._run(pixels)
@@ -282,6 +272,24 @@ class Executor:
         log.warning("batch_failed", extra={"images": len(views), "problem": str(error)})
         for view in views:
             self._run_batch([view])
+
+
+def _started(name: str, n: int, take_a_turn: Callable[[], bool]) -> list[threading.Thread]:
+    """Threads that take turns until there is nothing left.
+
+    A turn is a function of its own, so that a thread that waits holds nothing of the turn before.
+    """
+
+    def work() -> None:
+        if sys.platform == "linux":  # elsewhere the whole process would be
+            os.nice(NICENESS)  # the event loop goes first: it has little to do, for everybody
+        while take_a_turn():
+            pass
+
+    threads = [threading.Thread(target=work, name=f"{name}-{i}", daemon=True) for i in range(n)]
+    for thread in threads:
+        thread.start()
+    return threads
 
 
 def _closed(images: UInt8Array) -> Float32Array:

@@ -2,7 +2,6 @@
 
 import heapq
 import itertools
-import math
 import threading
 import time
 from collections.abc import Sequence
@@ -36,7 +35,9 @@ class Queue:
         self._heap: list[tuple[float, int, View]] = []
         self._order = itertools.count()
         self._n_decoded = 0
-        self._changed = threading.Condition()
+        lock = threading.Lock()
+        self._changed = threading.Condition(lock)
+        self._has_room = threading.Condition(lock)
         self._closed = False
 
     def __len__(self) -> int:
@@ -66,33 +67,33 @@ class Queue:
                 self._push(view, view.image.work.urgency)
             self._changed.notify(len(views))
 
-    def add(self, *views: View, first: bool = False) -> None:
-        """Queues more views of an admitted image, unless its request was abandoned meanwhile;
-        `first`: ahead of everything else."""
+    def add(self, *views: View) -> None:
+        """Queues more views of an admitted image, unless its request was abandoned meanwhile."""
         with self._changed:
             for view in views:
                 work = view.image.work
                 if not work.abandoned:  # if it is abandoned later, `drop_abandoned` takes them out
-                    self._push(view, -math.inf if first else work.urgency)
+                    self._push(view, work.urgency)
             self._changed.notify(len(views))
 
-    def pop(self) -> View | None:
-        """The most urgent one, or None."""
-        with self._changed:
-            return self._pop() if self._heap else None
+    def wait_for_room(self, most_decoded: int) -> None:
+        """Waits until fewer views than `most_decoded` that were decoded here are queued."""
+        with self._has_room:
+            self._has_room.wait_for(lambda: self._n_decoded < most_decoded or self._closed)
 
-    def drop_abandoned(self) -> int:
-        """Removes all views of abandoned work, and with them their pixels; returns how many."""
+    def drop_abandoned(self) -> None:
+        """Removes all views of abandoned work, and with them their pixels."""
         with self._changed:
             kept = [entry for entry in self._heap if not entry[2].image.work.abandoned]
-            n_dropped = len(self._heap) - len(kept)
-            if n_dropped:
+            if len(kept) < len(self._heap):
                 heapq.heapify(kept)
                 self._heap = kept
                 self._n_decoded = sum(view.decoded_here for _, _, view in kept)
-            return n_dropped
+                self._has_room.notify_all()
 
-    def take(self, most: int, max_wait_s: float, worth: Sequence[int] | None = None) -> list[View]:
+    def take(
+        self, most: int, max_wait_s: float = 0, worth: Sequence[int] | None = None
+    ) -> list[View]:
         """Waits for views and takes the `most` most urgent ones; none when closed and empty.
 
         Args:
@@ -110,6 +111,7 @@ class Queue:
                     n = worth[n]
                     self._changed.notify()  # another thread may run the rest
                 taken = [self._pop() for _ in range(n)]
+                self._has_room.notify(n)
                 if taken or self._closed:  # else another thread took them meanwhile
                     return taken
 

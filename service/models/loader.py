@@ -5,7 +5,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor as Pool
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,13 +56,11 @@ class Loader:
         max_batch: int | None,
         plans: Plans,
         limits: Limits,
-        pool: Pool,
         metrics: Metrics,
     ) -> None:
         """
         Args:
             max_batch: largest batch of a measured plan; None: the provider's default.
-            pool: decodes for versions that run batches.
         """
         self.placement = placement
         self._precision = precision
@@ -71,7 +68,6 @@ class Loader:
         self._max_batch = max_batch
         self._plans = plans
         self._limits = limits
-        self._pool = pool
         self._metrics = metrics
         self._measuring = threading.Lock()  # concurrent measurements would disturb each other
         self._planned: dict[tuple[str, Kind], Plan] = {}  # by model; without inherited ones
@@ -227,7 +223,7 @@ class Loader:
         times = RunTimes(runs=plan.runs, batch=plan.batch, sizes=sizes)
         # queued one by one, views would run in batches of one, which pays only with several runs on
         # a CPU
-        together = kind.provider in GPUS or plan.runs == 1
+        together = plan.batch > 1 and (kind.provider in GPUS or plan.runs == 1)
         return Executor(
             run,
             runs=plan.runs,
@@ -241,7 +237,7 @@ class Loader:
             ),
             max_wait_s=limits.max_wait_s,
             sizes=sizes,
-            pool=self._pool,
+            decoders=usable_cpus(),
             observer=counts,
             together=together,
             quick=quick,

@@ -15,7 +15,7 @@ from training.run.progress import json_lines
 def work_for_service(file: Path) -> int:
     """Carries out an assignment, with events on standard output, one JSON object per line."""
     stop_with_parent()
-    os.nice(10)  # requests go first
+    os.nice(15)  # requests go first, which a service answers with a niceness of 5
     tell = json_lines(sys.stdout)
     try:
         assignment = Assignment.model_validate_json(file.read_bytes())
