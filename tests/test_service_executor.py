@@ -6,6 +6,7 @@ import os
 import re
 import sys
 import threading
+import time
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
@@ -680,6 +681,32 @@ async def test_what_runs_when_its_time_in_the_queue_is_over_is_answered(start: S
     gate.open()
     (answer,) = await asked
     assert value(answer) == 12
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+async def test_decoding_does_not_count_as_waiting(start: Start, batch: int) -> None:
+    """An idle server refused images that took longer to decode than they were allowed to wait."""
+
+    def decode(i: int) -> list[UInt8Array]:
+        time.sleep(0.6)
+        return image(i)
+
+    (answer,) = await start(sums, batch=batch).run(1, decode, Terms(queue_s=0.5))
+    assert answer.error is None
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+async def test_all_views_of_an_image_run_if_the_first_has_not_waited_too_long(
+    start: Start, batch: int
+) -> None:
+    def run(batch: UInt8Array) -> Float32Array:
+        time.sleep(0.2)
+        return sums(batch)
+
+    views = range(4 * batch)
+    terms = Terms(n_views=len(views), queue_s=0.5)
+    (answer,) = await start(run, batch=batch).run(1, lambda i: image(*views), terms)
+    assert value(answer) == pytest.approx(12 * np.mean(views))
 
 
 @pytest.mark.parametrize("quick", [False, True])

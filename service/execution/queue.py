@@ -138,12 +138,14 @@ class Queue:
 
 
 def is_wanted(view: View) -> bool:
-    """Whether to run a view; if its request has expired, the caller gets the error."""
+    """Whether to decode or run a view; if its request has expired, the caller gets the error. The
+    time that decoding took does not count as waiting, nor any after its image has begun to run."""
     work = view.image.work
     if work.abandoned:
         return False
     now = time.perf_counter()
-    if work.expired(now):
+    waited_s = 0.0 if view.image.has_begun else view.waited_s + now - view.ready_at
+    if work.expired(now, waited_s):
         work.expire(now)
         return False
     return True

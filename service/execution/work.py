@@ -81,10 +81,10 @@ class Work:
         level = self.terms.level
         return math.inf if level >= LOWEST else self.queued_at + level * HEAD_START_S
 
-    def expired(self, now: float) -> bool:
-        """Whether it was queued for too long, or its caller's deadline has passed, which the event
-        loop may not have noticed yet."""
-        return now - self.queued_at > min(self.terms.queue_s, self.terms.answer_s)
+    def expired(self, now: float, waited_s: float) -> bool:
+        """Whether an image that has waited for so long was queued for too long, or the caller's
+        deadline has passed, which the event loop may not have noticed yet."""
+        return waited_s > self.terms.queue_s or now - self.queued_at > self.terms.answer_s
 
     def expire(self, now: float) -> None:
         """Abandons the work because it was queued for too long."""
