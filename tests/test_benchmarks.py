@@ -30,7 +30,9 @@ from bench.rows import (
     START,
     TENSORS,
     TTA,
+    near_the_fastest,
 )
+from bench.servers import PeerSettings
 
 SERVING = TESTS.parent / "benchmarks" / "serving.py"
 
@@ -109,6 +111,13 @@ def test_peers_cannot_be_measured_quickly(tmp_path: Path) -> None:
     assert refused.returncode == 2
     assert "leave out one of --quick and --peers" in refused.stderr
     assert not (tmp_path / "work").exists()
+
+
+def test_settings_of_a_peer_that_are_near_its_fastest_stay_in_the_race_by_their_medians() -> None:
+    """By 121 requests to 118, a trial each once chose those that were slower by a quarter."""
+    one, two, far = (PeerSettings(runs=0, threads=n) for n in (1, 2, 4))
+    assert near_the_fastest({one: [121.0], two: [117.7], far: [100.0]}) == [one, two]
+    assert near_the_fastest({one: [121.0, 115.0, 116.0], two: [117.7, 151.0, 150.0]}) == [two]
 
 
 def test_a_record_is_read_back_with_its_rounds_in_order(tmp_path: Path) -> None:

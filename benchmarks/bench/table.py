@@ -53,7 +53,8 @@ def document(record: Record, judged: Sequence[Condition], pace: Pace, peers: Pat
     )
     parts.append(f"### start: startup and idle use, one model\n\n{starts(record)}")
     if tried := settings(record):
-        parts.append(f"### Peer settings that were tried, once each\n\n{tried}")
+        heading = "### Peer settings that were tried: once, or near the fastest three times"
+        parts.append(f"{heading}\n\n{tried}")
     if judged:
         parts.append(f"### Conditions\n\n{verdicts(judged)}")
     return "\n\n".join(parts)
