@@ -233,6 +233,30 @@ async def test_threads_that_compute_give_way_to_the_event_loop(start: Start) -> 
     assert niceness == {os.getpriority(os.PRIO_PROCESS, 0) + NICENESS}
 
 
+async def test_no_more_threads_decode_than_images_were_in_flight_at_once(start: Start) -> None:
+    """Many versions may be loaded, on many cores, and few of them asked."""
+    executor = start(sums, decoders=4)
+
+    def n_decoding() -> int:
+        return sum(thread.is_alive() for thread in executor._decoding)
+
+    await ask(executor, 1, 2, 3)
+    assert n_decoding() == 0, "for pixels"
+    for _ in range(3):
+        await ask(executor, 1, decoded=False)
+    assert n_decoding() == 1
+    both = threading.Barrier(2)
+
+    def decode(i: int) -> list[UInt8Array]:
+        both.wait(20)
+        return image(i)
+
+    await asyncio.gather(*(executor.run(1, decode, PLAIN) for _ in range(2)))
+    assert n_decoding() == 2
+    await ask(executor, *range(50), decoded=False)
+    assert n_decoding() == 4
+
+
 async def decoding_pauses(executor: Executor) -> None:
     """Returns once both threads that decode wait, for images or for room."""
 

@@ -64,6 +64,8 @@ class Executor:
         Args:
             max_wait_s: how long a view may wait for others to fill a batch.
             sizes: the batch sizes that the network is given; None: any.
+            decoders: most threads that decode. They are started when so many images are in flight,
+                since many versions may be loaded and few of them asked.
             together: an image's views are queued together; otherwise each as soon as it is
                 decoded.
             quick: the network runs in less time than it takes to wake a thread.
@@ -80,11 +82,14 @@ class Executor:
         self._delivery = Delivery(self._ready, admission.times)
         self._decoder = Decoder(self._ready, self._delivery, observer, together)
         self._max_decoded = AHEAD * batch * runs
+        self._decoders = decoders
         self._decoders_per_run = decoders / runs
         self._closed = False
         self._dropping = False
-        self._decoding = _started("decode", decoders, self._decode_next)
-        self._running = _started("run", runs, self._run_next)
+        self._decoding: list[threading.Thread] = []
+        self._n_encoded = 0  # images in flight that came encoded
+        self._starting = threading.Lock()
+        self._running = [_started(f"run-{i}", self._run_next) for i in range(runs)]
 
     # Submitting; from the event loop only
 
@@ -143,6 +148,8 @@ class Executor:
             raise
         work = Work(n_images, decode, terms, asyncio.get_running_loop().create_future())
         images = [Image(work, i, n_views=max(1, terms.n_views)) for i in range(n_images)]
+        n_encoded = n_images if pixels is None else 0
+        self._n_encoded += n_encoded
         timer = None
         if terms.queue_s < math.inf:  # or it would fill the queue until its turn comes
             after_s = terms.queue_s + TIMER_S
@@ -156,6 +163,7 @@ class Executor:
         finally:
             if timer:
                 timer.cancel()
+            self._n_encoded -= n_encoded
             self._admission.leave(n_views, terms, n_bytes)
 
     def _run_at_once(self, pixels: UInt8Array) -> list[Answer]:
@@ -173,16 +181,23 @@ class Executor:
     def close(self) -> None:
         """Runs what is queued, ends the threads, and drops the reference to the network."""
         self._closed = True
-        for queue, threads in ((self._encoded, self._decoding), (self._ready, self._running)):
-            queue.close()
-            for thread in threads:
-                thread.join()
+        with self._starting:
+            self._encoded.close()
+        for thread in self._decoding:
+            thread.join()
+        self._ready.close()
+        for thread in self._running:
+            thread.join()
         self._run = _closed
 
     def _submit(self, images: Sequence[Image], pixels: UInt8Array | None) -> None:
         views = [View(image, ready_at=image.work.queued_at) for image in images]
         if pixels is None:
-            self._encoded.push(views)
+            with self._starting:  # or closing would miss a thread
+                self._encoded.push(views)
+                while len(self._decoding) < min(self._n_encoded, self._decoders):
+                    name = f"decode-{len(self._decoding)}"
+                    self._decoding.append(_started(name, self._decode_next))
             return
         for i, view in enumerate(views):
             view.pixels = pixels[i : i + 1]
@@ -274,8 +289,8 @@ class Executor:
             self._run_batch([view])
 
 
-def _started(name: str, n: int, take_a_turn: Callable[[], bool]) -> list[threading.Thread]:
-    """Threads that take turns until there is nothing left.
+def _started(name: str, take_a_turn: Callable[[], bool]) -> threading.Thread:
+    """A thread that takes turns until there is nothing left.
 
     A turn is a function of its own, so that a thread that waits holds nothing of the turn before.
     """
@@ -286,10 +301,9 @@ def _started(name: str, n: int, take_a_turn: Callable[[], bool]) -> list[threadi
         while take_a_turn():
             pass
 
-    threads = [threading.Thread(target=work, name=f"{name}-{i}", daemon=True) for i in range(n)]
-    for thread in threads:
-        thread.start()
-    return threads
+    thread = threading.Thread(target=work, name=name, daemon=True)
+    thread.start()
+    return thread
 
 
 def _closed(images: UInt8Array) -> Float32Array:
