@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import numpy as np
 
@@ -39,7 +40,8 @@ DROPPED: dict[type[BaseException], str] = {
 TIMER_S = 0.001  # by which timers may fire early: uvloop counts whole milliseconds
 MOST_AT_ONCE = 8  # images that a quick network runs in the event loop, blocking it
 AHEAD = 4  # batches to decode ahead per run; more would only take memory
-NICENESS = 5  # of the threads that compute, above the event loop's
+# Of the threads that compute: the event loop goes first, as it has little to do, for everybody.
+NICENESS = 5
 
 
 class Executor:
@@ -296,8 +298,9 @@ def _started(name: str, take_a_turn: Callable[[], bool]) -> threading.Thread:
     """
 
     def work() -> None:
-        if sys.platform == "linux":  # elsewhere the whole process would be
-            os.nice(NICENESS)  # the event loop goes first: it has little to do, for everybody
+        if sys.platform == "linux":  # elsewhere the whole process would give way
+            with suppress(OSError):  # a sandbox may forbid it, and it only makes things quicker
+                os.nice(NICENESS)
         while take_a_turn():
             pass
 
