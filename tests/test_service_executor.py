@@ -17,8 +17,9 @@ import uvloop
 
 from registry.errors import BadImage, Expired, Overloaded, Unavailable
 from registry.images import Float32Array, UInt8Array
+from registry.niceness import ANSWERING
 from service.execution.admission import Admission
-from service.execution.executor import AHEAD, NICENESS, Executor
+from service.execution.executor import AHEAD, Executor
 from service.execution.run_times import RunTimes
 from service.execution.work import HIGH, LOW, LOWEST, NORMAL, Answer, Terms
 
@@ -230,7 +231,7 @@ async def test_threads_that_compute_give_way_to_the_event_loop(start: Start) -> 
         return image(i)
 
     await start(run).run(1, decode, PLAIN)
-    assert niceness == {os.getpriority(os.PRIO_PROCESS, 0) + NICENESS}
+    assert niceness == {os.getpriority(os.PRIO_PROCESS, 0) + ANSWERING}
 
 
 async def test_no_more_threads_decode_than_images_were_in_flight_at_once(start: Start) -> None:

@@ -1,6 +1,5 @@
 """Checks settings, as far as possible without opening data or networks."""
 
-import os
 import sys
 from pathlib import Path
 
@@ -8,6 +7,7 @@ from pydantic import TypeAdapter
 
 from registry.errors import BadRequest, UnfreezeError
 from registry.jobs import Failed, Resolved
+from registry.niceness import TRAINING, give_way
 from training.reading_settings import read_settings
 from training.same_settings import with_settings_of
 from training.settings import Settings
@@ -33,7 +33,7 @@ def check_settings(given: dict[str, str]) -> Settings:
 def check_for_service() -> int:
     """Checks the settings on standard input, a JSON object. If they are unusable, prints the event
     with which a training would fail."""
-    os.nice(15)  # requests go first, which a service answers with a niceness of 5
+    give_way(TRAINING)
     try:
         check_settings(_given())
     except BadRequest as error:
@@ -46,7 +46,7 @@ def resolve_for_service(version: Path) -> int:
     """Prints, as an event, the settings that the bundle in `version` was trained with, overridden
     by those on standard input; or why there are none. Quick, because callers wait for it: what
     takes long, `check_for_service` checks."""
-    os.nice(15)
+    give_way(TRAINING)
     try:
         resolved = with_settings_of(version, _given())
     except UnfreezeError as error:

@@ -10,18 +10,16 @@ when many requests come.
 import asyncio
 import logging
 import math
-import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 
 import numpy as np
 
 from registry.counted import counted
 from registry.errors import Expired, Overloaded, Unavailable
 from registry.images import Float32Array, UInt8Array
+from registry.niceness import ANSWERING, give_way
 from service.execution.admission import Admission
 from service.execution.decoding import Decoder
 from service.execution.delivery import Delivery
@@ -40,8 +38,6 @@ DROPPED: dict[type[BaseException], str] = {
 TIMER_S = 0.001  # by which timers may fire early: uvloop counts whole milliseconds
 MOST_AT_ONCE = 8  # images that a quick network runs in the event loop, blocking it
 AHEAD = 4  # batches to decode ahead per run; more would only take memory
-# Of the threads that compute: the event loop goes first, as it has little to do, for everybody.
-NICENESS = 5
 
 
 class Executor:
@@ -298,9 +294,7 @@ def _started(name: str, take_a_turn: Callable[[], bool]) -> threading.Thread:
     """
 
     def work() -> None:
-        if sys.platform == "linux":  # elsewhere the whole process would give way
-            with suppress(OSError):  # a sandbox may forbid it, and it only makes things quicker
-                os.nice(NICENESS)
+        give_way(ANSWERING)
         while take_a_turn():
             pass
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from registry.errors import BadRequest, Conflict, UnfreezeError
 from registry.jobs import CHECKPOINT, Assignment, Failed, Note, Staged
+from registry.niceness import TRAINING, give_way
 from training.fit.out_of_memory import is_out_of_memory
 from training.recipe import train
 from training.run.progress import json_lines
@@ -15,7 +16,7 @@ from training.run.progress import json_lines
 def work_for_service(file: Path) -> int:
     """Carries out an assignment, with events on standard output, one JSON object per line."""
     stop_with_parent()
-    os.nice(15)  # requests go first, which a service answers with a niceness of 5
+    give_way(TRAINING)
     tell = json_lines(sys.stdout)
     try:
         assignment = Assignment.model_validate_json(file.read_bytes())
