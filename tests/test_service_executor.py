@@ -306,6 +306,31 @@ async def test_what_had_no_room_is_decoded_also_if_what_came_before_is_bad(start
     assert [i for i, answer in enumerate(answers) if answer.error] == list(range(20, 60))
 
 
+@pytest.mark.parametrize("batch", [1, 4])
+async def test_the_next_image_is_decoded_while_the_first_runs(start: Start, batch: int) -> None:
+    gate, decoded = Gate(), threading.Event()
+    executor = start(gate, batch=batch)
+    first = asyncio.create_task(executor.run(1, image, PLAIN))
+    await gate.is_busy()
+    second = asyncio.create_task(executor.run(1, signalling(decoded), PLAIN))
+    assert await asyncio.to_thread(decoded.wait, 20)
+    gate.open()
+    await asyncio.gather(first, second)
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+async def test_images_that_are_slower_to_decode_than_to_run_are_expected_to_be_slow(
+    start: Start, batch: int
+) -> None:
+    def decode(i: int) -> list[UInt8Array]:
+        time.sleep(0.1)
+        return image(i)
+
+    executor = start(sums, batch=batch, decoders=2)
+    await executor.run(1, decode, PLAIN)
+    assert executor._admission.times.of(1) >= 0.1 / 2
+
+
 def signalling(decoded: threading.Event) -> Callable[[int], Iterator[UInt8Array]]:
     """Decodes as `image` does, and sets the event then."""
 
