@@ -242,7 +242,7 @@ async def test_no_more_threads_decode_than_images_were_in_flight_at_once(start: 
         return sum(thread.is_alive() for thread in executor._decoding)
 
     await ask(executor, 1, 2, 3)
-    assert n_decoding() == 0, "for pixels"
+    assert n_decoding() == 1
     for _ in range(3):
         await ask(executor, 1, decoded=False)
     assert n_decoding() == 1
@@ -256,6 +256,22 @@ async def test_no_more_threads_decode_than_images_were_in_flight_at_once(start: 
     assert n_decoding() == 2
     await ask(executor, *range(50), decoded=False)
     assert n_decoding() == 4
+
+
+async def test_a_system_that_has_no_more_threads_decodes_with_those_it_has(
+    start: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    executor = start(sums, decoders=4)
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    for _ in range(2):
+        answers = await ask(executor, *range(10), decoded=False)
+        assert [value(answer) for answer in answers] == [12 * i for i in range(10)]
+    monkeypatch.undo()
+    assert [record.message for record in caplog.records] == ["no_more_threads"]
 
 
 async def decoding_pauses(executor: Executor) -> None:

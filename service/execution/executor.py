@@ -62,8 +62,8 @@ class Executor:
         Args:
             max_wait_s: how long a view may wait for others to fill a batch.
             sizes: the batch sizes that the network is given; None: any.
-            decoders: most threads that decode. They are started when so many images are in flight,
-                since many versions may be loaded and few of them asked.
+            decoders: most threads that decode. The first is started now, and others when so many
+                images are in flight, since many versions may be loaded and few of them asked.
             together: an image's views are queued together; otherwise each as soon as it is
                 decoded.
             quick: the network runs in less time than it takes to wake a thread.
@@ -81,12 +81,11 @@ class Executor:
         self._decoder = Decoder(self._ready, self._delivery, observer, together)
         self._max_decoded = AHEAD * batch * runs
         self._decoders = decoders
-        self._decoders_per_run = decoders / runs
         self._closed = False
         self._dropping = False
-        self._decoding: list[threading.Thread] = []
         self._n_encoded = 0  # images in flight that came encoded
         self._starting = threading.Lock()
+        self._decoding = [_started("decode-0", self._decode_next)]
         self._running = [_started(f"run-{i}", self._run_next) for i in range(runs)]
 
     # Submitting; from the event loop only
@@ -194,12 +193,19 @@ class Executor:
             with self._starting:  # or closing would miss a thread
                 self._encoded.push(views)
                 while len(self._decoding) < min(self._n_encoded, self._decoders):
-                    name = f"decode-{len(self._decoding)}"
-                    self._decoding.append(_started(name, self._decode_next))
+                    self._start_decoding()
             return
         for i, view in enumerate(views):
             view.pixels = pixels[i : i + 1]
         self._ready.push(views)
+
+    def _start_decoding(self) -> None:
+        n_threads = len(self._decoding)
+        try:
+            self._decoding.append(_started(f"decode-{n_threads}", self._decode_next))
+        except RuntimeError as error:  # a limit of the system; those that there are go on
+            log.warning("no_more_threads", extra={"decoding": n_threads, "problem": str(error)})
+            self._decoders = n_threads
 
     def _expire(self, work: Work, images: Sequence[Image]) -> None:
         """Gives the caller the error if its time in the queue is over and an image of it has not
@@ -265,7 +271,7 @@ class Executor:
         """How long a run must take for decoding to keep up with it, if all images are like these:
         large ones may take longer to decode than to run."""
         decode_s = sum(view.image.decode_s for view in views if not view.number)
-        return decode_s / self._decoders_per_run
+        return decode_s * len(self._running) / self._decoders
 
     def _answers_to(self, pixels: UInt8Array) -> Float32Array:
         answers = self._run(pixels)
