@@ -5,11 +5,11 @@ from collections import defaultdict
 from collections.abc import Sequence
 from threading import Lock
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client import CollectorRegistry, Gauge, ProcessCollector
 
 from service.observability.candidate_metrics import SECONDS, CandidateMetrics
-from service.observability.deferred_updates import DeferredUpdates
 from service.observability.prediction_counts import PredictionCounts
+from service.observability.quick_metrics import Counter, Histogram
 
 LOAD_SECONDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 SLO_SECONDS = 0.25
@@ -26,8 +26,6 @@ class Metrics:
         """`slo_s` becomes a bucket boundary of the latency histograms, so that the share of
         requests within it is exact."""
         self.registry = CollectorRegistry()
-        self.deferred = DeferredUpdates()
-        self.registry.register(self.deferred)  # first, since it brings all others up to date
         ProcessCollector(registry=self.registry)
         self._define_rpcs(tuple(sorted({*SECONDS, slo_s})))
         self._define_stages()
@@ -112,7 +110,9 @@ class Metrics:
 
     def _define_jobs(self) -> None:
         self.jobs = self._gauge("unfreeze_jobs", "Unfinished training jobs by state.", "state")
-        self.jobs_started = self._counter("unfreeze_jobs_started", "Training jobs accepted.")
+        self.jobs_started = self._counter(
+            "unfreeze_jobs_started", "Training jobs accepted."
+        ).labels()
         self.jobs_ended = self._counter(
             "unfreeze_jobs_ended", "Training jobs by final state.", "state"
         )
@@ -131,13 +131,17 @@ class Metrics:
     # Short forms
 
     def _counter(self, name: str, help: str, *labels: str) -> Counter:
-        return Counter(name, help, labels, registry=self.registry)
+        counter = Counter(name, help, labels)
+        self.registry.register(counter)
+        return counter
 
     def _gauge(self, name: str, help: str, *labels: str) -> Gauge:
         return Gauge(name, help, labels, registry=self.registry)
 
     def _histogram(self, name: str, help: str, buckets: Sequence[float], *labels: str) -> Histogram:
-        return Histogram(name, help, labels, buckets=buckets, registry=self.registry)
+        histogram = Histogram(name, help, labels, buckets)
+        self.registry.register(histogram)
+        return histogram
 
     def _stage(self, stage: str, help: str) -> Histogram:
         return self._histogram(f"unfreeze_{stage}_seconds", help, SECONDS, "model")

@@ -1,9 +1,8 @@
 """Counts of RPCs, with the labels of each metric resolved in advance: looking them up costs more
 than counting."""
 
-from prometheus_client import Counter, Histogram
-
 from service.observability.metrics import Metrics
+from service.observability.quick_metrics import CounterSeries, HistogramSeries
 
 # Exported from the first call on, or `rate` would miss the first failure.
 CODES = ("OK", "INTERNAL", "UNAVAILABLE", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED")
@@ -17,35 +16,29 @@ class RpcCounts:
         self.service, self.method = service, method
         self._labels = kind, service, method
         self._metrics = metrics
-        self._handled: dict[str, Counter] = {}
-        self._started: Counter
-        self._seconds: Histogram
+        self._handled: dict[str, CounterSeries] = {}
+        self._started: CounterSeries
+        self._seconds: HistogramSeries
 
     def _show(self) -> None:
         self._started = self._metrics.rpcs_started.labels(*self._labels)
         self._seconds = self._metrics.rpc_seconds.labels(*self._labels)
         self._handled = {code: self._handled_as(code) for code in CODES}
 
-    def _handled_as(self, code: str) -> Counter:
+    def _handled_as(self, code: str) -> CounterSeries:
         return self._metrics.rpcs_handled.labels(*self._labels, code)
 
     def begin(self) -> None:
         """Counts the start of a call."""
+        if not self._handled:
+            self._show()
         self._metrics.n_rpcs += 1
-        self._metrics.deferred.defer(self._begin)
+        self._started.inc()
 
     def end(self, code: str, seconds: float, trace_id: str = "") -> None:
         """Counts the end of a call; `trace_id` becomes an exemplar, for scrapers of OpenMetrics."""
         self._metrics.n_rpcs -= 1
-        self._metrics.deferred.defer(self._end, code, seconds, trace_id)
-
-    def _begin(self) -> None:
-        if not self._handled:
-            self._show()
-        self._started.inc()
-
-    def _end(self, code: str, seconds: float, trace_id: str) -> None:
         if code not in self._handled:
             self._handled[code] = self._handled_as(code)
         self._handled[code].inc()
-        self._seconds.observe(seconds, {"trace_id": trace_id} if trace_id else None)
+        self._seconds.observe(seconds, trace_id)

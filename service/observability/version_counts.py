@@ -22,7 +22,6 @@ class VersionCounts:
 
     def __init__(self, metrics: Metrics, model: str, version: int, classes: Sequence[str]) -> None:
         self._metrics = metrics
-        self._defer = metrics.deferred.defer
         self._key = key = model, str(version)
         self._decode = metrics.decode_seconds.labels(model)
         self._queue = metrics.queue_seconds.labels(model)
@@ -47,12 +46,14 @@ class VersionCounts:
 
     def decoded(self, seconds: float) -> None:
         """One image has been decoded."""
-        self._defer(self._decode.observe, seconds)
+        self._decode.observe(seconds)
 
     def ran(self, n_images: int, queue_s: float, compute_s: float) -> None:
         """A batch ran; its oldest image had been queued for `queue_s`."""
         self.statistics.ran(n_images, compute_s)
-        self._defer(self._count_run, n_images, queue_s, compute_s)
+        self._batch_size.observe(n_images)
+        self._queue.observe(queue_s)
+        self._compute.observe(compute_s)
 
     def dropped(self, reason: str, n_images: int) -> None:
         """Images were not run: `cancelled` by their caller, or `expired` in the queue."""
@@ -60,13 +61,24 @@ class VersionCounts:
 
     def rejected(self, reason: str) -> None:
         """A request was rejected because of a limit of this model."""
-        self._defer(self._rejected[reason].inc)
+        self._rejected[reason].inc()
 
     # Called in the event loop
 
     def answered(self, answers: Sequence[Answer]) -> None:
         """Images have their answers, whatever happens to the request."""
-        self._defer(self._count_answers, answers)
+        for answer in answers:
+            if (probabilities := answer.probabilities) is None:
+                self._bad.inc()
+                continue
+            best = int(probabilities.argmax())  # the first NaN, if there is one
+            confidence = float(probabilities[best])
+            if math.isnan(confidence):
+                self._nan.inc()
+                continue
+            self._ok.inc()
+            self._predictions[min(best, len(self._predictions) - 1)] += 1
+            self._confidence.observe(confidence)
 
     def replied(
         self,
@@ -81,14 +93,16 @@ class VersionCounts:
         self.statistics.answered(
             answers, began=began, read_at=read_at, answered_at=answered_at, ended=ended
         )
-        self._defer(self._count_reply, ended - began, ended - answered_at)
+        self._requests["ok"].inc()
+        self._request.observe(ended - began)
+        self._encode.observe(ended - answered_at)
         if span := CURRENT.get():
             span.stage("encode", answered_at, ended)
 
     def failed(self, error: BaseException, seconds: float) -> None:
         """A request was refused, cancelled or failed, after this time."""
         self.statistics.failed(seconds)
-        self._defer(self._requests[_outcome(error)].inc)
+        self._requests[_outcome(error)].inc()
 
     def close(self) -> None:
         """Removes the series of this version, unless it was loaded again meanwhile; those of its
@@ -96,7 +110,6 @@ class VersionCounts:
         if not self._open:
             return
         self._open = False
-        self._metrics.deferred.flush()
         with self._metrics.showing:
             self._metrics.in_memory[self._key] -= 1
             if self._metrics.in_memory[self._key]:
@@ -108,31 +121,6 @@ class VersionCounts:
             self._metrics.request_seconds.remove(*self._key)
             self._metrics.confidence.remove(*self._key)
             self._metrics.predictions.hide(*self._key)
-
-    # Called when the deferred updates are made
-
-    def _count_run(self, n_images: int, queue_s: float, compute_s: float) -> None:
-        self._batch_size.observe(n_images)
-        self._queue.observe(queue_s)
-        self._compute.observe(compute_s)
-
-    def _count_reply(self, request_s: float, encode_s: float) -> None:
-        self._requests["ok"].inc()
-        self._request.observe(request_s)
-        self._encode.observe(encode_s)
-
-    def _count_answers(self, answers: Sequence[Answer]) -> None:
-        for answer in answers:
-            if (probabilities := answer.probabilities) is None:
-                self._bad.inc()
-                continue
-            best = int(probabilities.argmax())  # the first NaN, if there is one
-            if math.isnan(probabilities[best]):
-                self._nan.inc()
-                continue
-            self._ok.inc()
-            self._predictions[min(best, len(self._predictions) - 1)] += 1
-            self._confidence.observe(float(probabilities[best]))
 
 
 def _outcome(error: BaseException) -> str:
