@@ -149,6 +149,12 @@ def _goodput(record: Record) -> list[Condition]:
         peak, flood = overload_names(views)
         what = f"overload: goodput at {OVERLOAD_TIMES} times the peak over the peak, views: {views}"
         judged.append(_at_least(what, record.ratios(OVERLOAD, flood, peak), 0.9))
+    for peer in SETTINGS:
+        peak, flood = overload_names(peer=peer)
+        if ratios := record.ratios(OVERLOAD, flood, peak):
+            judged.append(
+                _for_comparison(f"overload: the same of {peer}, over its own peak", ratios)
+            )
     return judged
 
 

@@ -1,10 +1,9 @@
 """The comparison, row by row. Every row records its measurements under its own name."""
 
-import itertools
 import statistics
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -116,18 +115,39 @@ def overload(bench: Bench) -> None:
     The clients take CPU time from the server, even for rejected requests, and preempt a network
     each time they wake up; in production they would run on another machine. So they encode each
     request only once, and send a few at a time; with five views per image, their share is small.
+    The peers, at three times their own peak, get one view and a new process each time: they refuse
+    nothing, and would still be busy with the last flood.
     """
-    for number, views in itertools.product(range(bench.pace.rounds), (1, TTA_VIEWS)):
-        more = {"parameters": {"tta_views": views}, "made_once": True}
-        ask = partial(_ours, bench, "lite0", "images", **more)
-        peak, flood = overload_names(views)
-        rate = OVERLOAD_TIMES * _once(bench, peak, number, ask(in_flight=IN_FLIGHT))["per_s"]
-        _once(bench, flood, number, ask(rate=rate, deadline_s=OVERLOAD_DEADLINE_S))
+    peers = _peers(bench, IMAGES, "lite0", "images", IN_FLIGHT)
+    for number in range(bench.pace.rounds):
+        for views in (1, TTA_VIEWS):
+            parameters = {"tta_views": views}
+            ours = _ours(bench, "lite0", "images", parameters=parameters)
+            _peak_and_flood(bench, ours, number, overload_names(views))
+        for name, peer in peers.items():
+            _peak_and_flood(bench, peer, number, overload_names(peer=name))
 
 
-def overload_names(views: int) -> tuple[str, str]:
+def _peak_and_flood(bench: Bench, one: Asked, number: int, names: tuple[str, str]) -> None:
+    peak, flood = names
+    if bench.record.has(OVERLOAD, flood, number):
+        return
+    with one.open() as server:
+
+        def measured(name: str, **more: Any) -> Measures:
+            load = {"parameters": one.more.get("parameters", {}), "made_once": True}
+            measures = ask(replace(one, more=load | more), server, bench.pace)
+            bench.record.add(OVERLOAD, name, number, measures)
+            print(f"{OVERLOAD}  round {number + 1}  {name}: {describe(measures)}", flush=True)
+            return measures
+
+        rate = OVERLOAD_TIMES * measured(peak, in_flight=IN_FLIGHT)["per_s"]
+        measured(flood, rate=rate, deadline_s=OVERLOAD_DEADLINE_S)
+
+
+def overload_names(views: int = 1, peer: str = "") -> tuple[str, str]:
     """The names of the peak and the flood in the record."""
-    suffix = "" if views == 1 else f", {_views(views)}"
+    suffix = f", {peer}" if peer else "" if views == 1 else f", {_views(views)}"
     return f"peak{suffix}", f"three times{suffix}"
 
 
@@ -239,9 +259,7 @@ def _limit(bench: Bench, inputs: str, folder: Path, **more: Any) -> Direct:
     return Direct(load)
 
 
-def _peers(
-    bench: Bench, row: str, model: str, inputs: str, in_flight: int
-) -> Mapping[str, Contestant]:
+def _peers(bench: Bench, row: str, model: str, inputs: str, in_flight: int) -> Mapping[str, Asked]:
     """Each peer with its best settings on this machine."""
     if bench.peers is None:
         return {}
@@ -294,12 +312,3 @@ def _opener(bench: Bench, name: str, model: str, settings: PeerSettings) -> Any:
     package = name.split(",")[0]
     python = bench.peers / package / "bin" / "python"
     return partial(OPEN_PEER[package], python, bench.work, model, settings)
-
-
-def _once(bench: Bench, name: str, number: int, one: Asked) -> Measures:
-    if not bench.record.has(OVERLOAD, name, number):
-        assert bench.server
-        measures = ask(one, bench.server, bench.pace)
-        bench.record.add(OVERLOAD, name, number, measures)
-        print(f"{OVERLOAD}  round {number + 1}  {name}: {describe(measures)}", flush=True)
-    return bench.record.rounds(OVERLOAD, name)[number]
