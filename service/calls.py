@@ -82,7 +82,12 @@ class Calls:
     def uncounted(self, server: grpc.aio.Server) -> Any:
         """The same for health and reflection, which are not counted, and whose streams have a limit
         of their own."""
-        wrap = partial(plain, incoming=self._incoming, streams=self._open_streams)
+        wrap = partial(
+            plain,
+            incoming=self._incoming,
+            streams=self._open_streams,
+            count_rejected=self._count_rejected,
+        )
         return Registrar(server, wrap)
 
     def wrapped(
@@ -99,7 +104,7 @@ class Calls:
         async def unary(_: object, context: Context) -> Any:
             refusal: UnfreezeError | None = check(time_left_s(context)) if check else None
             try:
-                message = None if refusal else await incoming.only(context.read)
+                message = None if refusal else await self._only(context)
             except UnfreezeError as problem:
                 message, refusal = None, problem
             except asyncio.CancelledError as gone:  # no message came, but the call counts
@@ -129,7 +134,7 @@ class Calls:
                 if handler.request_streaming:
                     request = incoming.requests(parse, context.read)
                 else:
-                    request = parse(await incoming.only(context.read))
+                    request = parse(await self._only(context))
                 async for response in inner(request, context):
                     yield response
             except BaseException as error:
@@ -157,12 +162,22 @@ class Calls:
         if span:
             span.end(code.name)
 
+    async def _only(self, context: Context) -> Any:
+        try:
+            return await self._incoming.only(context.read)
+        except Overloaded as error:
+            self._count_rejected(error)
+            raise
+
     def _check_limit(self) -> None:
         if self._under_way > self._max_calls:
-            self._metrics.rejected.labels("rpcs").inc()
-            raise Overloaded(
-                f"{self._max_calls} calls are in flight, which is the limit; try again in a moment"
-            )
+            problem = f"{self._max_calls} calls are in flight, which is the limit"
+            error = Overloaded(f"{problem}; try again in a moment", reason="rpcs")
+            self._count_rejected(error)
+            raise error
+
+    def _count_rejected(self, error: Overloaded) -> None:
+        self._metrics.rejected.labels(error.reason).inc()
 
     async def _failed(
         self, error: BaseException, call: "Call", context: Context, codes: Codes

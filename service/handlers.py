@@ -8,7 +8,7 @@ import grpc
 from google.protobuf import descriptor_pool
 from google.protobuf.message import DecodeError
 
-from registry.errors import BadRequest, UnfreezeError
+from registry.errors import BadRequest, Overloaded, UnfreezeError
 from service.message_limits import SMALL_BYTES, check_fields, inner_of
 from service.open_streams import OpenStreams
 from service.status import code_of, message_of, retry_trailer
@@ -71,7 +71,14 @@ def parser(parse: Callable[[bytes], Any], service: str, name: str) -> Callable[[
     return read
 
 
-def plain(service: str, name: str, handler: Any, incoming: Incoming, streams: OpenStreams) -> Any:
+def plain(
+    service: str,
+    name: str,
+    handler: Any,
+    incoming: Incoming,
+    streams: OpenStreams,
+    count_rejected: Callable[[Overloaded], None],
+) -> Any:
     """The handler, with errors in messages reported to the caller, and with its streams limited."""
     _, inner = kind_and_function(handler)
     parse = parser(handler.request_deserializer, service, name)
@@ -81,12 +88,17 @@ def plain(service: str, name: str, handler: Any, incoming: Incoming, streams: Op
             return incoming.requests(parse, context.read)
         return parse(await incoming.only(context.read))
 
+    async def refuse(error: UnfreezeError, context: Any) -> None:
+        if isinstance(error, Overloaded):
+            count_rejected(error)
+        drop_tracebacks(error)  # gRPC keeps the abort, whose context it is
+        await context.abort(code_of(error), message_of(error), retry_trailer(error))
+
     async def unary(_: object, context: Any) -> Any:
         try:
             return await inner(await request(context), context)
         except UnfreezeError as error:
-            drop_tracebacks(error)  # gRPC keeps the abort, whose context it is
-            await context.abort(code_of(error), message_of(error), retry_trailer(error))
+            await refuse(error, context)
 
     async def stream(_: object, context: Any) -> AsyncIterator[Any]:
         try:
@@ -94,8 +106,7 @@ def plain(service: str, name: str, handler: Any, incoming: Incoming, streams: Op
                 async for response in inner(await request(context), context):
                     yield response
         except UnfreezeError as error:
-            drop_tracebacks(error)
-            await context.abort(code_of(error), message_of(error), retry_trailer(error))
+            await refuse(error, context)
 
     return reading_itself(stream if handler.response_streaming else unary, handler)
 

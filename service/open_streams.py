@@ -32,6 +32,7 @@ class OpenStreams:
                 f"{self._most} streams of health and reflection are open, which is the limit; "
                 "close some of yours",
                 RETRY_S,
+                "streams",
             )
         self._n_open += 1
         self._by_connection[connection] += 1

@@ -103,7 +103,7 @@ class _Waiting:
         del self._waiting[oldest]
         if not oldest.done():  # else its message has just come
             problem = "too many calls wait for their message, and this one has waited longest"
-            oldest.set_exception(Overloaded(problem))
+            oldest.set_exception(Overloaded(problem, reason="silent"))
 
 
 def _hand_over(has_read: asyncio.Future[asyncio.Task[Any]], reading: asyncio.Task[Any]) -> None:

@@ -88,6 +88,7 @@ def test_of_too_many_calls_that_say_nothing_the_oldest_makes_room(
     assert silent[0].code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert "this one has waited longest" in silent[0].details()
     assert not any(one.done() for one in silent[1:])
+    assert 'unfreeze_rejected_total{reason="silent"} 1.0' in server.metrics()
     over.set()
 
 
@@ -102,6 +103,7 @@ def test_who_watches_too_much_is_refused_and_keeps_no_other_from_watching(start:
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert "20 streams of health and reflection are open" in caught.value.details()
         assert dict(caught.value.trailing_metadata())["grpc-retry-pushback-ms"] == "1000"
+        assert 'unfreeze_rejected_total{reason="streams"} 1.0' in server.metrics()
         other = health_pb2_grpc.HealthStub(server.channel)
         assert next(other.Watch(request, timeout=60)).status == SERVING
     wait_until(lambda: server.service._calls._open_streams._n_open == 0)

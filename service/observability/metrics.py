@@ -16,7 +16,8 @@ SLO_SECONDS = 0.25
 BATCH = (1, 2, 4, 8, 16, 32, 64)
 CONFIDENCE = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 RPC = ("grpc_type", "grpc_service", "grpc_method")
-LIMITS = ("rpcs", "queue_full", "queue_bytes", "expected_wait", "model_requests", "deadline")
+LIMITS_OF_MODELS = ("queue_full", "queue_bytes", "expected_wait", "model_requests", "deadline")
+LIMITS = ("rpcs", "silent", "streams", *LIMITS_OF_MODELS)
 
 
 class Metrics:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from registry.errors import BadRequest, Expired, Overloaded
 from service.execution.work import Answer
-from service.observability.metrics import LIMITS, Metrics
+from service.observability.metrics import LIMITS_OF_MODELS, Metrics
 from service.observability.tracing import CURRENT
 from service.oip.statistics import Statistics
 
@@ -28,7 +28,7 @@ class VersionCounts:
         self._compute = metrics.compute_seconds.labels(model)
         self._encode = metrics.encode_seconds.labels(model)
         self._batch_size = metrics.batch_size.labels(model)
-        self._rejected = {reason: metrics.rejected.labels(reason) for reason in LIMITS}
+        self._rejected = {reason: metrics.rejected.labels(reason) for reason in LIMITS_OF_MODELS}
         self._dropped = {reason: metrics.dropped.labels(model, reason) for reason in REASONS}
         with metrics.showing:  # this thread loads a version that another may be unloading
             metrics.in_memory[key] += 1
