@@ -720,6 +720,32 @@ async def test_what_has_waited_too_long_makes_room_before_its_turn_comes(
     assert [value(answer) for answer in (*await first, *await second)] == [12, 48, 60]
 
 
+@pytest.mark.parametrize("batch", [1, 4])
+async def test_what_is_decoded_makes_room_too_and_its_decoding_does_not_count(
+    start: Start, batch: int
+) -> None:
+    """It took its place, and its memory, until its turn came."""
+    decode_s, queue_s, began = 0.4, 0.2, time.perf_counter()
+
+    def decode(i: int) -> list[UInt8Array]:
+        time.sleep(decode_s)
+        return image(2)
+
+    gate, notes = Gate(), Notes()
+    executor = start(gate, batch=batch, observer=notes)
+    first = await queued(executor, 1)
+    await gate.is_busy()
+    late = asyncio.create_task(executor.run(1, decode, Terms(queue_s=queue_s)))
+    with pytest.raises(Expired, match="Request timeout expired"):
+        async with asyncio.timeout(20):
+            await late
+    assert time.perf_counter() - began > decode_s + queue_s
+    assert (executor.depth, notes.drops) == (0, [("expired", 1)])
+    gate.open()
+    await first
+    assert gate.batches == [[1]]
+
+
 def test_nothing_expires_before_its_time_in_the_queue_is_over(start: Start) -> None:
     async def waited_s(queue_s: float) -> float:
         gate = Gate()

@@ -31,11 +31,16 @@ class Decoder:
             self._add_together(list(views))
         else:
             for view in views:
-                self._ready.add(view)
+                self._add(view)
 
     def _add_together(self, views: list[View]) -> None:
         for view in views:
             view.ready_at = views[-1].ready_at  # decoding the others does not count as queueing
+        self._add(*views)
+
+    def _add(self, *views: View) -> None:
+        for view in views:
+            view.image.ready_at = view.image.ready_at or view.ready_at
         self._ready.add(*views)
 
     def _views(self, image: Image) -> Iterator[View]:

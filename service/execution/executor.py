@@ -147,10 +147,8 @@ class Executor:
         images = [Image(work, i, n_views=max(1, terms.n_views)) for i in range(n_images)]
         n_encoded = n_images if pixels is None else 0
         self._n_encoded += n_encoded
-        timer = None
         if terms.queue_s < math.inf:  # or it would fill the queue until its turn comes
-            after_s = terms.queue_s + TIMER_S
-            timer = work.done.get_loop().call_later(after_s, self._expire, work, images)
+            self._expire_after(terms.queue_s, work, images)
         try:
             self._submit(images, pixels)
             return await work.done
@@ -158,8 +156,8 @@ class Executor:
             self._give_up(work, images, error)
             raise
         finally:
-            if timer:
-                timer.cancel()
+            if work.timer:
+                work.timer.cancel()
             self._n_encoded -= n_encoded
             self._admission.leave(n_views, terms, n_bytes)
 
@@ -207,11 +205,20 @@ class Executor:
             log.warning("no_more_threads", extra={"decoding": n_threads, "problem": str(error)})
             self._decoders = n_threads
 
+    def _expire_after(self, seconds: float, work: Work, images: Sequence[Image]) -> None:
+        loop = asyncio.get_running_loop()
+        work.timer = loop.call_later(seconds + TIMER_S, self._expire, work, images)
+
     def _expire(self, work: Work, images: Sequence[Image]) -> None:
-        """Gives the caller the error if its time in the queue is over and an image of it has not
-        been taken yet, to be decoded or run."""
-        if not all(image.decode_at or image.has_begun for image in images):
-            work.expire(time.perf_counter())
+        """Gives the caller the error if an image of it has been queued for too long; looks again
+        later if decoding took some of the time."""
+        now = time.perf_counter()
+        if waiting := [image.waited_s(now) for image in images if not image.has_begun]:
+            left_s = work.terms.queue_s - max(waiting)
+            if left_s < 0:
+                work.expire(now)
+            else:
+                self._expire_after(left_s, work, images)
 
     def _give_up(self, work: Work, images: Sequence[Image], error: BaseException) -> None:
         work.abandon()

@@ -66,6 +66,7 @@ class Work:
     done: asyncio.Future[list[Answer]]
     queued_at: float = field(default_factory=time.perf_counter)
     abandoned: bool = False  # the caller does not wait any more
+    timer: asyncio.TimerHandle | None = None  # looks whether it has been queued for too long
     answers: dict[int, Answer] = field(default_factory=dict)
     # several threads may have views of one image, or images of one request
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -123,6 +124,7 @@ class Image:
     queue_s: float = 0
     compute_s: float = 0
     decode_at: float = 0
+    ready_at: float = 0  # when its first view was queued to be run
     compute_at: float = 0
     views: dict[int, Float32Array] = field(default_factory=dict)  # probabilities, by view
     n_views: int = 1
@@ -131,6 +133,12 @@ class Image:
     def has_begun(self) -> bool:
         """Whether the network was given it, or it turned out to be bad."""
         return bool(self.compute_at) or self.index in self.work.answers
+
+    def waited_s(self, now: float) -> float:
+        """How long it has been in the queue so far, without decoding."""
+        if not self.decode_at:
+            return now - self.work.queued_at
+        return self.queue_s + (now - self.ready_at if self.ready_at else 0)
 
     def add(self, view: int, probabilities: Float32Array, queue_s: float, compute_s: float) -> bool:
         """Records one view's probabilities [classes]; True if it was the last one."""
