@@ -50,7 +50,15 @@ CHOICES = {
     ),
     "unless they gain nothing": ([measured("1x2x1", 17, 150), measured("2x1x1", 9, 146)], "2x1x1"),
     "two runs at once on a GPU": ([measured("1x1x8", 1, 960), measured("1x2x8", 1, 990)], "1x2x8"),
-    "a batch must pay": ([measured("1x2x1", 9, 100), measured("1x2x8", 9, 103)], "1x2x1"),
+    "a batch must pay": ([measured("1x2x1", 9, 100), measured("1x2x8", 9, 115)], "1x2x1"),
+    "also over a smaller one that pays": (
+        [measured("1x1x1", 1, 100), measured("1x1x4", 1, 150), measured("1x1x8", 1, 170)],
+        "1x1x4",
+    ),
+    "if two steps pay together": (
+        [measured("1x1x1", 1, 100), measured("1x1x4", 1, 115), measured("1x1x8", 1, 130)],
+        "1x1x8",
+    ),
     "a batch that pays": ([measured("1x1x1", 1, 100), measured("1x1x32", 1, 900)], "1x1x32"),
 }
 
