@@ -73,6 +73,19 @@ def test_a_series_that_is_removed_is_gone_and_begins_anew() -> None:
     assert 'requests_total{model="pets"} 1.0' in exported(requests)
 
 
+def test_a_scrape_may_ask_for_one_metric_and_no_two_have_one_name() -> None:
+    registry = CollectorRegistry()
+    jobs, requests = (Counter(name, "Some.", ("model",)) for name in ("jobs", "requests"))
+    for one in (jobs, requests):
+        registry.register(one)
+        one.labels("pets").inc()
+    page = generate_latest(registry.restricted_registry(["jobs_total"])).decode()
+    assert 'jobs_total{model="pets"} 1.0' in page
+    assert "requests" not in page
+    with pytest.raises(ValueError, match="Duplicated timeseries"):
+        registry.register(Counter("jobs", "Others.", ()))
+
+
 def test_a_label_too_many_or_too_few_is_an_error() -> None:
     requests = Counter("requests", "Requests.", ("model",))
     for wrong in ((), ("pets", "1")):

@@ -1,7 +1,8 @@
 """Counters and histograms that every request updates: as in prometheus_client, which exports them,
-but an update takes a third of the time. A request makes a dozen, as long as a tiny network runs.
+but an update takes a third of the time. A request makes a dozen of them.
 
-    requests = registry.register(Counter("unfreeze_requests", "Requests.", ("model",)))
+    requests = Counter("unfreeze_requests", "Requests.", ("model",))
+    registry.register(requests)
     requests.labels("pets").inc()
 """
 
@@ -40,6 +41,10 @@ class _Family(Collector, Generic[Series]):
     def remove(self, *values: str) -> None:
         """Exports this series no more."""
         self._series.pop(values, None)
+
+    def describe(self) -> Iterator[Metric]:
+        """Its name, so that no other metric takes it and a scrape can ask for this one alone."""
+        yield self._exported(())
 
     def collect(self) -> Iterator[Metric]:
         yield self._exported(list(self._series.items()))
