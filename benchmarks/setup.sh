@@ -12,7 +12,7 @@
 #     benchmarks/setup.sh DIR analyzer             DIR/analyzer, Triton's performance analyzer, 160 MB
 #     benchmarks/analyzer.py --peers DIR
 #
-# Run again, it only installs what has changed. ONNX Runtime, Pillow, torch and timm are of the
+# Run again, it only installs what has changed. ONNX Runtime, Pillow, grpcio, torch and timm are of the
 # versions in requirements/dev.txt; the peers of serving have no torch.
 set -euo pipefail
 
