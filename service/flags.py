@@ -6,6 +6,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
+from registry.argument_parser import ArgumentParser
 from service.settings import Settings
 
 EPILOG = """examples:
@@ -23,7 +24,7 @@ runs a training job, has no flag.
 
 def read_flags(argv: Sequence[str] | None) -> dict[str, object]:
     """The flags given on the command line, by setting; None for those that were not."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="unfreeze serve",
         description="Serves the promoted version of every model in a registry.",
         epilog=EPILOG,

@@ -757,7 +757,7 @@ def test_nothing_expires_before_its_time_in_the_queue_is_over(start: Start) -> N
             await late
         gate.open()
         await first
-        (waited,) = re.findall(r"expired: (\S+) s in the queue", str(expired.value))
+        (waited,) = re.findall(r"expired: (\S+) s after it was queued", str(expired.value))
         return float(waited)
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:  # as in a server

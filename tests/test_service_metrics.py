@@ -57,6 +57,18 @@ def test_probabilities_that_are_no_numbers_are_seen_and_spoil_no_sum():
     assert value(text, "unfreeze_confidence_sum{") == pytest.approx(0.7)
 
 
+def test_every_metric_of_ours_can_be_asked_for_by_name():
+    metrics = Metrics()
+    counts = VersionCounts(metrics, "colours", 3, COLOURS)
+    counts.answered([Answer(SCORES)])
+    samples = {one.name for family in metrics.registry.collect() for one in family.samples}
+    ours = sorted(name for name in samples if name.startswith(("unfreeze_", "grpc_")))
+    assert "unfreeze_predictions_total" in ours
+    for name in ours:
+        alone = generate_latest(metrics.registry.restricted_registry([name])).decode()
+        assert re.search(rf"^{name}\b", alone, re.MULTILINE), name
+
+
 @pytest.mark.parametrize("last", ["class 99", "other"])
 def test_of_many_classes_the_first_are_counted_by_name_and_the_rest_together(last: str):
     metrics, n_classes = Metrics(), 3 * MAX_CLASSES

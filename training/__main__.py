@@ -11,6 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from registry.argument_parser import ArgumentParser
 from registry.errors import BadRequest, UnfreezeError
 
 if TYPE_CHECKING:
@@ -68,13 +69,13 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> ArgumentParser:
     from training.presets import PRESETS
     from training.reading_settings import list_settings
     from training.settings import default_cache
 
     listed = "\n  ".join(list_settings())
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="unfreeze train",
         description="Fine-tunes an image classifier and publishes it as a new version.",
         epilog=f"{EXAMPLES}\nsettings for --set, with the values of the recipe modern\n"

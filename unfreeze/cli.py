@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 
+from registry.argument_parser import ArgumentParser
 from unfreeze.commands import candidate, data, jobs, predict, programs, versions
 from unfreeze.commands.shared import (
     FAILED,
@@ -91,8 +92,8 @@ def _spelled_out(arguments: list[str]) -> list[str]:
     return arguments
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(
         prog="unfreeze",
         description=DESCRIPTION,
         epilog=EPILOG,

@@ -89,8 +89,8 @@ class Work:
 
     def expire(self, now: float) -> None:
         """Abandons the work because it was queued for too long."""
-        waited = f"{now - self.queued_at:.2g} s in the queue"
-        self.fail(Expired(f"Request timeout expired: {waited}"))
+        ago = f"{now - self.queued_at:.2g} s after it was queued"
+        self.fail(Expired(f"Request timeout expired: {ago}"))
 
     def abandon(self) -> None:
         """Gives up what has not begun, and frees what it holds."""

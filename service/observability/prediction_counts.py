@@ -26,13 +26,12 @@ class PredictionCounts(Collector):
     def hide(self, model: str, version: str) -> None:
         self._shown.pop((model, version), None)
 
+    def describe(self) -> Iterator[CounterMetricFamily]:
+        """The family without samples: what the registry knows its names by."""
+        yield _family()
+
     def collect(self) -> Iterator[CounterMetricFamily]:
-        family = CounterMetricFamily(
-            "unfreeze_predictions",
-            f"Images by top class; of more than {MAX_CLASSES} classes, all but the first "
-            f"{MAX_CLASSES - 1} are {OTHER!r}.",
-            labels=("model", "version", "class"),
-        )
+        family = _family()
         for (model, version), (classes, counts) in list(self._shown.items()):
             tally: Counter[str] = Counter()
             for name, count in zip(classes, counts, strict=True):
@@ -40,3 +39,12 @@ class PredictionCounts(Collector):
             for name, count in tally.items():
                 family.add_metric((model, version, name), count)
         yield family
+
+
+def _family() -> CounterMetricFamily:
+    return CounterMetricFamily(
+        "unfreeze_predictions",
+        f"Images by top class; of more than {MAX_CLASSES} classes, all but the first "
+        f"{MAX_CLASSES - 1} are {OTHER!r}.",
+        labels=("model", "version", "class"),
+    )

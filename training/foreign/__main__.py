@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from registry.argument_parser import ArgumentParser
 from registry.counted import counted
 from registry.errors import BadRequest, UnfreezeError
 
@@ -46,8 +47,8 @@ def main(argv: list[str] | None = None) -> int:
         return 1
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(
         prog="unfreeze import",
         description="Wraps a foreign ONNX classifier into a bundle and publishes it as a version.",
         epilog=EXAMPLES,

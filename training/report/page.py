@@ -75,6 +75,7 @@ figure { margin: 0; } figcaption { font-size: .8rem; line-height: 1.3; color: #3
   h2, h3, h2 + p, summary { break-after: avoid; } tr, img, figure, .example { break-inside: avoid; }
   .scroll { overflow: visible; background: none; }
   table { font-size: 8.5pt; } th, td { white-space: normal; }
+  table:not(:has(tr:nth-child(12))) { break-inside: avoid; }
   .charts { grid-template-columns: 1fr 1fr; gap: .5rem; }
   .tiles { grid-template-columns: repeat(4, 1fr); }
   .tiles.double { grid-template-columns: repeat(3, 1fr); }
