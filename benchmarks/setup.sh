@@ -7,7 +7,7 @@
 #     benchmarks/serving.py --peers DIR
 #
 #     benchmarks/setup.sh DIR fastai               DIR/fastai, with torch some 6 GB
-#     benchmarks/training.py fastai --peers DIR
+#     benchmarks/training.py fastai --peers DIR    some two hours; with --seeds 1, 40 minutes
 #
 #     benchmarks/setup.sh DIR analyzer             DIR/analyzer, Triton's performance analyzer, 160 MB
 #     benchmarks/analyzer.py --peers DIR

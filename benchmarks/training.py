@@ -115,7 +115,7 @@ def read_flags() -> argparse.Namespace:
         "--peers", type=absolute, help="the DIR given to setup.sh; without, no fastai"
     )
     kind.add_argument(
-        "--untimed", action="store_true", help="do not time (shared cores); more runs of fastai"
+        "--untimed", action="store_true", help="do not time (shared cores), and without fastai"
     )
     for name, value in Scale().settings.items():
         kind.add_argument(f"--{name}", type=int, default=int(value), help="to try it out on less")

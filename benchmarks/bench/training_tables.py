@@ -31,9 +31,9 @@ FASTAI_TEXT = (
     "Both train on the same 1,968 solar cells and are scored on the same 656 held-out cells (the "
     "deitsch split with seed 0; defective from 1/2 on), with the same ImageNet weights of "
     "EfficientNet-Lite0, on the same cores and with a cold cache. Times count from the start of "
-    "the process. Unfreeze's values are means over seeds with their 95 % interval (Wilson's for a "
-    "single run). Points are percentage points over the mean of all fastai runs, including the "
-    "untimed ones below (Welch's interval). Test-time augmentation (TTA) is the mean over five "
+    "the process. Values are means over seeds with their 95 % interval (Wilson's for a single "
+    "run). Points are percentage points over the mean of fastai's runs (Welch's interval), and a "
+    "share is that of the mean of its times. Test-time augmentation (TTA) is the mean over five "
     "views of each image, generated as in the server, for Unfreeze, and `tta()` for fastai. The "
     "head on activations is trained without augmented views, so it must match both answers of "
     "fastai with a single view. The full recipe was also run once with 160 pixels and 14 epochs; "
@@ -90,7 +90,7 @@ def document(runs: Runs) -> str:
 
 def beside_fastai(runs: Runs) -> str:
     """Seconds and accuracies of fastai and of each of our settings, and their conditions."""
-    fastai = next(iter(runs_of_fastai(runs, VERSUS)), None)
+    fastai = runs_of_fastai(runs)
     head = ["", "seeds", "trained after, s", "finished after, s", "accuracy", "with TTA"]
     lines = [[*head, "as accurate as fastai after, s"]]
     found: dict[str, list[Measures]] = {}
@@ -111,7 +111,7 @@ def beside_fastai(runs: Runs) -> str:
         )
     if len(lines) == 1:
         return ""
-    judged = verdict(fastai, found, runs_of_fastai(runs, UNTIMED)) if fastai else []
+    judged = verdict(fastai, found) if fastai else []
     notes = [
         f"{VERSUS_TITLES.get(name, name)}: {_in_words(settings)}."
         for name, settings, _ in runs.series(VERSUS)
@@ -126,11 +126,11 @@ def beside_fastai(runs: Runs) -> str:
     return "\n\n".join(filter(None, [*parts, untimed(runs)]))
 
 
-def runs_of_fastai(runs: Runs, row: str) -> list[Measures]:
-    """fastai's runs of one row, by seed."""
+def runs_of_fastai(runs: Runs) -> list[Measures]:
+    """fastai's runs, by seed."""
     return [
         seeds[seed]
-        for name, _, seeds in runs.series(row)
+        for name, _, seeds in runs.series(VERSUS)
         if name == FASTAI
         for seed in sorted(seeds)
     ]
@@ -138,18 +138,18 @@ def runs_of_fastai(runs: Runs, row: str) -> list[Measures]:
 
 def untimed(runs: Runs) -> str:
     """Accuracies of the same comparison, run while the machine was not quiet enough for timing."""
-    fastai = [one for row in (VERSUS, UNTIMED) for one in runs_of_fastai(runs, row)]
+    fastai = runs_of_fastai(runs)
     lines = [["", "seeds", "accuracy", "with TTA", "points over fastai", "with TTA"]]
     notes = []
     for name, settings, seeds in runs.series(UNTIMED):
         ran, measures = list(seeds.values()), ("accuracy", "accuracy_tta")
         shares = [_share(ran, measure, HELD_OUT) for measure in measures]
         gains = [
-            points_over(fastai, ran, measure, measure).show(1, sign=True) if name != FASTAI else ""
+            points_over(fastai, ran, measure, measure).show(1, sign=True) if fastai else ""
             for measure in measures
         ]
         title = VERSUS_TITLES.get(name, name)
-        lines.append([title, str(len(ran)), *shares, *(gains if fastai else ["", ""])])
+        lines.append([title, str(len(ran)), *shares, *gains])
         notes.append(f"{title}: {_in_words(settings)}.")
     where = processors(runs, _series(runs, UNTIMED))
     return "\n\n".join([UNTIMED_TEXT, markdown(lines), where, "\n".join(notes)]) if notes else ""

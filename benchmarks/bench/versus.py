@@ -1,6 +1,7 @@
 """fastai and Unfreeze on the same solar cells, from the start of the process to the last step."""
 
 import json
+import statistics
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -60,15 +61,15 @@ class Scale:
 def versus_runs(
     seeds: int, base: Mapping[str, str], scale: Scale, *, fastai: bool, timed: bool = True
 ) -> list[Run]:
-    """Our runs and one of fastai; if nothing is timed, more of fastai with other seeds."""
+    """Our runs, and fastai's with the same seeds if they are to be timed."""
     row = (ROW if timed else UNTIMED) if scale == Scale() else f"{ROW}, rehearsed"
     settings = {"size": str(scale.size)} | QUIET | dict(base)
     head = {name: value for name, value in settings.items() if name not in UNFROZEN} | HEAD_ALONE
     full = SMALL_FIRST if "sizes" in settings else FULL
     ours = [Run(row, QUICK, seed, head) for seed in range(seeds)]
     ours += [Run(row, full, seed, settings) for seed in range(seeds)]
-    theirs = [0] if timed else range(1, seeds)
-    return ours + [Run(row, FASTAI, seed, scale.settings) for seed in theirs if fastai]
+    theirs = range(seeds if fastai and timed else 0)
+    return ours + [Run(row, FASTAI, seed, scale.settings) for seed in theirs]
 
 
 def compare(place: Place, wanted: list[Run], scale: Scale, peers: Path | None) -> list[str]:
@@ -99,30 +100,23 @@ def ask_fastai(python: Path, table: Path, seed: int, scale: Scale) -> Measures:
     return measures
 
 
-def verdict(
-    fastai: Measures, ours: Mapping[str, list[Measures]], more: Sequence[Measures] = ()
-) -> list[Condition]:
-    """The conditions on the means over seeds.
-
-    Args:
-        fastai: the run whose seconds count.
-        ours: runs of different seeds, by their name.
-        more: runs of fastai that were not timed; their accuracies count as well.
-    """
+def verdict(fastai: Sequence[Measures], ours: Mapping[str, Sequence[Measures]]) -> list[Condition]:
+    """The conditions on the means over seeds, of fastai's runs and of ours by their name."""
     judged = []
+    its_s = mean_of(fastai, "fitted_s")
     for name, (points, share) in WANTED.items():
         runs, what = ours.get(name, []), TITLES[name].removeprefix("Unfreeze, ")
         if not runs:
             continue
         for how, (our_way, its_way) in (JUDGED[name] | SAME_WAY).items():
-            gain = points_over([fastai, *more], runs, our_way, its_way)
+            gain = points_over(fastai, runs, our_way, its_way)
             title = f"{what}: points over fastai, {how}"
             judged.append(
                 _at_least(title, gain, points, 1)
                 if how in JUDGED[name]
                 else Condition(title, FOR_COMPARISON, gain.show(1, sign=True), holds=True)
             )
-        shares = [one["fitted_s"] / fastai["fitted_s"] for one in runs]
+        shares = [one["fitted_s"] / its_s for one in runs]
         judged.append(_at_most(f"{what}: share of fastai's training time", shares, share))
     return judged
 
@@ -134,9 +128,15 @@ def points_over(
     return apart([100 * one[our_way] for one in ours], [100 * one[its_way] for one in fastai])
 
 
-def first_as_good(ours: Measures, fastai: Measures) -> float | None:
-    """Seconds from the start until an epoch was as good as fastai's final plain accuracy."""
-    return reached(ours, fastai["accuracy"])
+def first_as_good(ours: Measures, fastai: Sequence[Measures]) -> float | None:
+    """Seconds from the start until an epoch was as good as fastai was at its end, in the mean of
+    its runs, with one view."""
+    return reached(ours, mean_of(fastai, PLAIN))
+
+
+def mean_of(runs: Sequence[Measures], measure: str) -> float:
+    """A measure's mean over runs."""
+    return statistics.fmean(one[measure] for one in runs)
 
 
 def _at_least(what: str, mean: Interval, bound: float, digits: int) -> Condition:
