@@ -617,16 +617,16 @@ def test_a_number_out_of_range_is_refused_with_its_option_and_range(
     for number in numbers:
         with pytest.raises(SystemExit, match="2"):
             main([*command.split(), number])
-        why = f"argument {option}: {number} is not a whole number from 1 to {most}\n"
-        assert capsys.readouterr().err.endswith(why)
+        why = f": argument {option}: {number} is not a whole number from 1 to {most}\n"
+        assert why in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("seconds", ["nan", "0", "-1", "long"])
 def test_a_timeout_that_is_no_time_is_refused(seconds: str, capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["predict", "a.jpg", "--model", "m", "--timeout", seconds])
-    why = f"argument --timeout: {seconds} is not a number above 0\n"
-    assert capsys.readouterr().err.endswith(why)
+    why = f": argument --timeout: {seconds} is not a number above 0\n"
+    assert why in capsys.readouterr().err
 
 
 def test_a_timeout_may_be_infinite(at, photos: Path, capsys):

@@ -6,7 +6,6 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 
-from registry.argument_parser import ArgumentParser
 from unfreeze.commands import candidate, data, jobs, predict, programs, versions
 from unfreeze.commands.shared import (
     FAILED,
@@ -92,7 +91,9 @@ def _spelled_out(arguments: list[str]) -> list[str]:
     return arguments
 
 
-def _parser() -> ArgumentParser:
+def _parser() -> argparse.ArgumentParser:
+    from registry.argument_parser import ArgumentParser
+
     parser = ArgumentParser(
         prog="unfreeze",
         description=DESCRIPTION,

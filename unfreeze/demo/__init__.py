@@ -16,7 +16,6 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from registry.argument_parser import ArgumentParser
 from unfreeze.admin import AdminClient
 from unfreeze.client import Client
 from unfreeze.commands.job_output import JobOutput
@@ -42,6 +41,8 @@ SECOND = COMMON | {"sizes": "128,224", "size_epochs": "7,3"}
 
 
 def main(argv: list[str] | None = None) -> int:
+    from registry.argument_parser import ArgumentParser
+
     parser = ArgumentParser(
         prog="unfreeze demo",
         description="Trains, publishes, serves, retrains and swaps a classifier of solar cells.",
