@@ -172,6 +172,22 @@ def test_a_peer_that_its_user_has_rewritten_is_reported_and_fails_nothing(record
     assert next(one.measured for one in told).startswith("0.")
 
 
+def test_a_flood_is_also_compared_by_the_cpu_time_of_the_server_alone(record: Record) -> None:
+    """Where the client of a flood takes much of the cores, fewer requests are answered, but each
+    second of the server may answer as many as before."""
+    peak = {"per_s": 100, "offered_per_s": 100, "server_cpu_ms": 15}
+    flood = GOOD[OVERLOAD, "three times"] | {
+        "per_s": 80,
+        "offered_per_s": 300,
+        "server_cpu_ms": 4.5,
+    }
+    told = conditions(fill(record, {(OVERLOAD, "peak"): peak, (OVERLOAD, "three times"): flood}))
+    by_views = {one.what[-1]: one for one in told if "server's own CPU time" in one.what}
+    assert by_views["1"].measured == "0.89"  # 80 in 1.35 s over 100 in 1.5 s
+    assert by_views["5"].measured == "not measured"
+    assert all(one.holds for one in by_views.values())
+
+
 def test_what_was_not_measured_does_not_hold(record: Record) -> None:
     judged = [one for one in conditions(record) if not one.what.startswith("GPU")]
     assert {one.measured for one in judged} == {"not measured"}

@@ -149,6 +149,9 @@ def _goodput(record: Record) -> list[Condition]:
         peak, flood = overload_names(views)
         what = f"overload: goodput at {OVERLOAD_TIMES} times the peak over the peak, views: {views}"
         judged.append(_at_least(what, record.ratios(OVERLOAD, flood, peak), 0.9))
+        # the client takes a part of the cores, and a larger one in a flood
+        what = f"overload: the same per second of the server's own CPU time, views: {views}"
+        judged.append(_for_comparison(what, _by_server_cpu(record, flood, peak)))
     for peer in SETTINGS:
         peak, flood = overload_names(peer=peer)
         if ratios := record.ratios(OVERLOAD, flood, peak):
@@ -156,6 +159,19 @@ def _goodput(record: Record) -> list[Condition]:
                 _for_comparison(f"overload: the same of {peer}, over its own peak", ratios)
             )
     return judged
+
+
+def _by_server_cpu(record: Record, flood: str, peak: str) -> list[float]:
+    """Answers per CPU second of the server, in a flood over those at the peak, round by round."""
+
+    def answers(name: str) -> list[float]:
+        return [
+            one["per_s"] / (one["offered_per_s"] * one["server_cpu_ms"])
+            for one in record.rounds(OVERLOAD, name)
+            if one.get("server_cpu_ms")
+        ]
+
+    return [a / b for a, b in zip(answers(flood), answers(peak), strict=False)]
 
 
 def _gpu(record: Record) -> list[Condition]:
