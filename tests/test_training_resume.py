@@ -222,7 +222,7 @@ def test_what_resume_would_pass_over_is_refused(
     with pytest.raises(SystemExit, match="2"):
         main(["--resume", str(run), *more])
     said = f"--resume takes everything else from {run}; leave out {named}\n"
-    assert capsys.readouterr().err.endswith(said)
+    assert said in capsys.readouterr().err
 
 
 def test_a_request_that_cannot_work_leaves_its_folder_free(tmp_path: Path):
