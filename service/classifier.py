@@ -76,6 +76,7 @@ class Classifier(pb_grpc.ClassifierServicer):
             default = loaded.bundle.tta.default_views
             n_views = request.tta_views if request.HasField("tta_views") else default
             terms = Terms(n_views, request.priority, answer_s=answer_s)
+            self._models.saw(terms)
             try:
                 k = _top_k(request, loaded)
                 answers = await self._predictor.predict(loaded, images, terms)

@@ -68,13 +68,13 @@ class Predictor:
         self._trial_beside = trial_beside
         self._cache = cache
 
-    def check_capacity(self, loaded: LoadedVersion, answer_s: float) -> None:
-        """Refuses early: to be called before a request is read, which costs more.
+    def check_capacity(self, loaded: LoadedVersion, terms: Terms) -> None:
+        """Refuses early: to be called before a request's images are read, which costs more.
 
         Raises:
-            Overloaded: not even one image would be answered within `answer_s`.
+            Overloaded: not even one image would be answered.
         """
-        if self._cache is None and (refusal := loaded.executor.refusal(answer_s)):
+        if self._cache is None and (refusal := loaded.executor.refusal(terms)):
             loaded.counts.rejected(refusal.reason)
             raise refusal
 

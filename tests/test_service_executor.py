@@ -975,7 +975,8 @@ async def test_the_urgent_are_let_in_by_what_would_run_before_them(start: Start)
         await ask(executor, 1, terms=Terms(priority=LOW, answer_s=2))
     with pytest.raises(Overloaded, match="the wait would be 2 s, the limit is 1 s"):
         await ask(executor, 1, terms=Terms(priority=LOW, queue_s=1))
-    assert executor.refusal(2) is None, "it may be urgent"
+    assert executor.refusal(Terms(priority=HIGH, answer_s=2)) is None
+    assert executor.refusal(Terms(priority=LOW, answer_s=2))
     urgent = await queued(executor, 2, terms=Terms(priority=HIGH, answer_s=2, queue_s=1))
     gate.open()
     await asyncio.gather(urgent, *flood)

@@ -2,6 +2,7 @@
 
 import struct
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -264,6 +265,39 @@ def test_a_deadline_that_cannot_be_met_is_refused_at_once(start: Start, root: Pa
     assert "an answer would take 60 s, the deadline is in " in caught.value.details()
     assert 'unfreeze_rejected_total{reason="deadline"} 1.0' in server.metrics()
     assert first.result().version == 1
+
+
+def test_a_flood_is_refused_unread_until_somebody_turns_out_to_be_urgent(
+    start: Start, root: Path
+) -> None:
+    """How urgent a call is, its message says. While nobody has used a priority, only a few messages
+    of a flood are read, so that an urgent caller is noticed when it tries again; then all are."""
+    server = slow(start, root, work=200, max_queue_seconds=100)
+    classify = server.channel.unary_unary("/unfreeze.v1.Classifier/Classify")
+
+    def code() -> grpc.StatusCode:
+        return classify.future(b"\xff not protobuf", timeout=2).code()
+
+    unread, read = grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.INVALID_ARGUMENT
+    with held(server) as executor:
+        # seconds for an image: the next one would take 1.5 s, an urgent one would be second
+        executor._admission.times.learn(1, 0.25)
+        flood = [server.classifier.Classify.future(request(), timeout=60) for _ in range(5)]
+        wait_until(lambda: in_flight(server, 5))
+        codes = Counter(code() for _ in range(200))
+        assert set(codes) == {unread, read}
+        assert codes[unread] > codes[read]
+
+        def is_let_in() -> bool:
+            urgent = server.classifier.Classify.future(request("blue", priority=1), timeout=2)
+            wait_until(lambda: urgent.done() or executor._admission._n_views == 6)
+            let_in = not urgent.done()
+            urgent.cancel()
+            return let_in
+
+        assert any(is_let_in() for _ in range(200))
+        assert {code() for _ in range(50)} == {read}
+    assert all(call.result() for call in flood)
 
 
 @pytest.mark.parametrize("api", ["ours", "protocol"])

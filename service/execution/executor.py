@@ -26,7 +26,7 @@ from service.execution.delivery import Delivery
 from service.execution.observer import Observer
 from service.execution.queue import Queue, View, is_wanted
 from service.execution.shapes import Run, worth_running
-from service.execution.work import HIGH, Answer, DecodeViews, Image, Terms, Work
+from service.execution.work import Answer, DecodeViews, Image, Terms, Work
 
 log = logging.getLogger(__name__)
 
@@ -100,13 +100,9 @@ class Executor:
         """Those of them that a caller waits for; may be read from any thread."""
         return self._encoded.n_awaited + self._ready.n_awaited
 
-    def refusal(self, answer_s: float) -> Overloaded | None:
-        """Why even a single image with `answer_s` left to its deadline would be refused; None if
-        it would not."""
-        if self._quick:
-            return None
-        # its priority is not known yet, so it may be the highest
-        return self._admission.refusal(1, Terms(priority=HIGH, answer_s=answer_s))
+    def refusal(self, terms: Terms) -> Overloaded | None:
+        """Why even a single image would be refused; None if it would not."""
+        return None if self._quick else self._admission.refusal(max(1, terms.n_views), terms)
 
     @property
     def stream_window(self) -> int:

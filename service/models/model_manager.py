@@ -5,12 +5,14 @@ warm for a rollback; the one before it is freed. A load delays only requests for
 """
 
 import asyncio
+import random
 from collections.abc import Callable
 from typing import NoReturn
 
 from registry.errors import BundleError, NotFound, Overloaded, Unavailable
 from registry.quoted import quoted
 from registry.store import Registry, check_name
+from service.execution.work import HIGH, NORMAL, Terms
 from service.models.follower import Follower
 from service.models.load_scheduler import LoadScheduler
 from service.models.loaded_version import LoadedVersion
@@ -21,6 +23,8 @@ from service.models.registry_calls import in_registry
 from service.models.swaps import Swaps
 from service.models.trial import Content, Trial
 from service.observability.metrics import Metrics
+
+READ_ONE_IN = 8  # calls of a flood whose messages are read, lest one is urgent
 
 
 class ModelManager:
@@ -46,6 +50,8 @@ class ModelManager:
         self._metrics = metrics
         self._scheduler = LoadScheduler(registry, loader, pinned_versions)
         self._states: dict[str, ModelState] = {}
+        self._most_urgent = NORMAL
+        self._random = random.Random()
         swaps = Swaps(metrics, on_ready, on_gone)
         self._follower = Follower(registry, self._states, self._scheduler, swaps, metrics)
         self.operations = Operations(registry, self._states, self._scheduler, swaps)
@@ -146,17 +152,26 @@ class ModelManager:
         versions = state.versions() if state else ()
         return min((loaded.executor.stream_window for loaded in versions), default=0)
 
+    def saw(self, terms: Terms) -> None:
+        """Notes that a request came with these terms."""
+        self._most_urgent = min(self._most_urgent, terms.level)
+
     def refusal(self, answer_s: float) -> Overloaded | None:
         """Why every version would refuse an image that has to be answered in `answer_s` seconds;
         None if one might take it, since each has a queue of its own.
 
-        The previous version does not count: it stays in memory after every promotion, and hardly
-        any request is for it. A refusal is counted as a rejection here, and as a failed request of
-        a version only if there is just one: otherwise nobody knows which one was meant."""
+        The priority is in the message, which has not been read. It counts as the most urgent one
+        that any request has had so far, but for one call in READ_ONE_IN: else a flood would keep
+        the server from ever seeing an urgent one. The previous version does not count: it stays in
+        memory after every promotion, and hardly any request is for it. A refusal is counted as a
+        rejection here, and as a failed request of a version only if there is just one: otherwise
+        nobody knows which one was meant."""
+        level = self._most_urgent if self._random.random() > 1 / READ_ONE_IN else HIGH
+        terms = Terms(priority=level, answer_s=answer_s)
         refusal, full = None, set()
         for state in self._states.values():
             for loaded in state.wanted():
-                if not (refusal := loaded.executor.refusal(answer_s)):
+                if not (refusal := loaded.executor.refusal(terms)):
                     return None
                 full.add(loaded)
         if refusal:

@@ -51,8 +51,9 @@ class Inference:
         )
         with loaded:
             try:
-                self._predictor.check_capacity(loaded, answer_s)
                 wanted = read_wanted(request, loaded.bundle.tta.default_views, answer_s)
+                self._models.saw(wanted.terms)
+                self._predictor.check_capacity(loaded, wanted.terms)
                 answers, read_at = await self._answers(request, loaded, takes_pixels, wanted)
                 answered_at = time.perf_counter()
                 response = await _response(request, loaded, _probabilities(answers), wanted)
