@@ -13,7 +13,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import grpc
 from grpc.aio import AbortError
@@ -102,9 +102,13 @@ class Calls:
         limited = name not in NEVER_FULL
 
         async def unary(_: object, context: Context) -> Any:
-            refusal: UnfreezeError | None = check(time_left_s(context)) if check else None
+            if check and (full := check(time_left_s(context))):
+                code = code_of(full, codes)
+                self._leave(self._enter(counts, context), code)
+                await _abort(context, code, full, request_id_of(context))
+            refusal: UnfreezeError | None = None
             try:
-                message = None if refusal else await self._only(context)
+                message = await self._only(context)
             except UnfreezeError as problem:
                 message, refusal = None, problem
             except asyncio.CancelledError as gone:  # no message came, but the call counts
@@ -202,21 +206,28 @@ class Calls:
             )
             request_id = request_id or uuid.uuid4().hex
             public = unexpected(error, call.counts.method, request_id, trace_id)
-        code, message = code_of(public, codes), message_of(public)
+        code = code_of(public, codes)
         if isinstance(error, Overloaded | Unavailable) and is_over(context):
             code = DEADLINE_EXCEEDED  # the other codes would invite a retry
-        trailers = retry_trailer(error)
-        if request_id:
-            trailers = (*trailers, (REQUEST_ID, request_id))
         self._leave(call, code)
         drop_tracebacks(error)  # the abort keeps it as its context
-        try:
-            await context.abort(code, message, trailers)
-        except AbortError:
-            raise
-        except Exception as unsent:  # the client has gone
-            raise asyncio.CancelledError from unsent
-        raise AssertionError("abort raises")
+        await _abort(context, code, public, request_id)
+
+
+async def _abort(
+    context: Context, code: grpc.StatusCode, error: UnfreezeError, request_id: str | None
+) -> NoReturn:
+    """Sends the status that ends a call, and raises what gRPC expects of a handler then."""
+    trailers = retry_trailer(error)
+    if request_id:
+        trailers = (*trailers, (REQUEST_ID, request_id))
+    try:
+        await context.abort(code, message_of(error), trailers)
+    except AbortError:
+        raise
+    except Exception as unsent:  # the client has gone
+        raise asyncio.CancelledError from unsent
+    raise AssertionError("abort raises")
 
 
 class Call(NamedTuple):
