@@ -3,7 +3,8 @@
     python -m bench.bare model.onnx --ports-file ports.json
 
 It shows the most that a server in Python can reach on this machine. It has no checks, no metrics, a
-single model, an unbounded queue and no deadlines.
+single model and no deadlines; with `--most`, it refuses what exceeds so many requests in flight,
+before it reads them.
 """
 
 import registry.telemetry_off  # noqa: F401  # before onnxruntime
@@ -12,6 +13,7 @@ import registry.telemetry_off  # noqa: F401  # before onnxruntime
 import argparse
 import asyncio
 import json
+import math
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -27,11 +29,13 @@ LENGTH_BYTES = 4  # before each element of a BYTES tensor
 WORKERS = 2
 
 
-def answerer(network: Path) -> Any:
-    """A coroutine function, request -> response, that runs the network in `WORKERS` threads."""
+def answerer(network: Path, most: float) -> Any:
+    """A coroutine function that reads a request and gives the response; it runs the network in
+    `WORKERS` threads, and refuses a request while `most` are in flight."""
     session = open_network(str(network), "CPUExecutionProvider", threads=1)
     taken = session.get_inputs()[0]
     spec, pool = ImageSpec(size=taken.shape[1]), ThreadPoolExecutor(WORKERS)
+    in_flight = 0
 
     def run(request: Any) -> bytes:
         (asked,), (content,) = request.inputs, request.raw_input_contents
@@ -42,7 +46,17 @@ def answerer(network: Path) -> Any:
         probabilities: bytes = session.run(None, {taken.name: pixels})[0].tobytes()
         return probabilities
 
-    async def answer(request: Any, context: Any) -> Any:
+    async def answer(_: object, context: Any) -> Any:
+        nonlocal in_flight
+        if in_flight >= most:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "full")
+        in_flight += 1
+        try:
+            return await response(pb.ModelInferRequest.FromString(await context.read()))
+        finally:
+            in_flight -= 1
+
+    async def response(request: Any) -> Any:
         content = await asyncio.get_running_loop().run_in_executor(pool, run, request)
         shape = [1, len(content) // np.dtype(np.float32).itemsize]
         output = pb.ModelInferResponse.InferOutputTensor(
@@ -55,12 +69,11 @@ def answerer(network: Path) -> Any:
     return answer
 
 
-async def serve(network: Path, ports: Path) -> None:
+async def serve(network: Path, ports: Path, most: float) -> None:
     """Serves until the process is killed."""
     server = grpc.aio.server()
-    handler = grpc.unary_unary_rpc_method_handler(
-        answerer(network),
-        request_deserializer=pb.ModelInferRequest.FromString,
+    handler: Any = grpc.stream_unary_rpc_method_handler(  # unary, but it reads only on request
+        answerer(network, most),
         response_serializer=pb.ModelInferResponse.SerializeToString,
     )
     methods = {"ModelInfer": handler}
@@ -78,5 +91,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("network", type=Path)
     parser.add_argument("--ports-file", type=Path, required=True)
+    parser.add_argument("--most", type=float, default=math.inf, help="requests in flight")
     options = parser.parse_args()
-    asyncio.run(serve(options.network, options.ports_file))
+    asyncio.run(serve(options.network, options.ports_file, options.most))

@@ -22,6 +22,7 @@ from bench.rows import (
     PROTOCOL,
     PROVIDER,
     SETTINGS,
+    SEVERAL,
     START,
     TENSORS,
     TTA,
@@ -144,20 +145,25 @@ def _over_peers(record: Record, row: str, wanted: float) -> list[Condition]:
 
 
 def _goodput(record: Record) -> list[Condition]:
+    """Conditions for ours with one model; the rest explains them."""
     judged = []
-    for views in (1, TTA_VIEWS):
-        peak, flood = overload_names(views)
-        what = f"overload: goodput at {OVERLOAD_TIMES} times the peak over the peak, views: {views}"
+    for form in ("", f"{TTA_VIEWS} views"):
+        peak, flood = overload_names(form)
+        suffix = f", {form}" if form else ""
+        what = f"overload: goodput at {OVERLOAD_TIMES} times the peak over the peak{suffix}"
         judged.append(_at_least(what, record.ratios(OVERLOAD, flood, peak), 0.9))
         # the client takes a part of the cores, and a larger one in a flood
-        what = f"overload: the same per second of the server's own CPU time, views: {views}"
+        what = f"overload: the same per second of the server's own CPU time{suffix}"
         judged.append(_for_comparison(what, _by_server_cpu(record, flood, peak)))
-    for peer in SETTINGS:
-        peak, flood = overload_names(peer=peer)
+    forms = {
+        SEVERAL: f"of {SEVERAL}",
+        BARE: f"of a {BARE} with that limit",
+        **{peer: f"of {peer}, over its own peak" for peer in SETTINGS},
+    }
+    for form, whose in forms.items():
+        peak, flood = overload_names(form)
         if ratios := record.ratios(OVERLOAD, flood, peak):
-            judged.append(
-                _for_comparison(f"overload: the same of {peer}, over its own peak", ratios)
-            )
+            judged.append(_for_comparison(f"overload: the same {whose}", ratios))
     return judged
 
 

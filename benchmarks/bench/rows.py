@@ -1,5 +1,6 @@
 """The comparison, row by row. Every row records its measurements under its own name."""
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -16,6 +17,7 @@ from bench.contest import Asked, Contestant, Direct, Pace, ask, contest, describ
 from bench.record import Measures, Record
 from bench.servers import PeerSettings, Server
 from registry.bundle import MODEL
+from service.execution.admission import MARGIN
 
 IMAGES, TENSORS, PROTOCOL, TTA = "images", "tensors", "protocol", "tta"
 OVERLOAD, START, PLAN, GPU = "overload", "start", "plan", "gpu"
@@ -27,6 +29,7 @@ DYNAMO, INT8, FP16 = "unfreeze, dynamo", "unfreeze, int8", "unfreeze, fp16"
 BUNDLES = {OURS: "lite0", DYNAMO: "lite0-dynamo", INT8: "lite0-int8"}
 BUNDLES_GPU = {OURS: "lite0", FP16: "lite0-fp16"}
 TINY = "tiny"
+SEVERAL = "one of several models"
 
 IN_FLIGHT, IN_FLIGHT_PROTOCOL, IN_FLIGHT_GPU = 8, 16, 64
 LIMIT_BATCHES_GPU = (1, 8, 32)
@@ -112,6 +115,10 @@ def tta(bench: Bench) -> None:
 def overload(bench: Bench) -> None:
     """Peak throughput in a closed loop, then a flood at three times that rate, repeatedly.
 
+    Every server has one model, as the peers do; that with all bundles is flooded for comparison,
+    because it has to read what it refuses: the idle models would have room. A bare server that
+    refuses what exceeds as many requests as Unfreeze admits shows how much gRPC leaves.
+
     The clients take CPU time from the server, even for rejected requests, and preempt a network
     each time they wake up; in production they would run on another machine. So they encode each
     request only once, and send a few at a time; with five views per image, their share is small.
@@ -119,17 +126,29 @@ def overload(bench: Bench) -> None:
     nothing, and would still be busy with the last flood.
     """
     peers = _peers(bench, IMAGES, "lite0", "images", IN_FLIGHT)
-    for number in range(bench.pace.rounds):
-        for views in (1, TTA_VIEWS):
-            parameters = {"tta_views": views}
-            ours = _ours(bench, "lite0", "images", parameters=parameters)
-            _peak_and_flood(bench, ours, number, overload_names(views))
-        for name, peer in peers.items():
-            _peak_and_flood(bench, peer, number, overload_names(peer=name))
+    with servers.unfreeze(bench.work / "registry-one", "--provider", "cpu") as server:
+        alone = replace(bench, server=server)
+        for number in range(bench.pace.rounds):
+            _peak_and_flood(bench, _viewed(alone, 1), number)
+            _peak_and_flood(bench, _viewed(alone, TTA_VIEWS), number, _views(TTA_VIEWS))
+            _peak_and_flood(bench, _viewed(bench, 1), number, SEVERAL)
+            _peak_and_flood(bench, _refusing(bench, number), number, BARE)
+            for name, peer in peers.items():
+                _peak_and_flood(bench, peer, number, name)
 
 
-def _peak_and_flood(bench: Bench, one: Asked, number: int, names: tuple[str, str]) -> None:
-    peak, flood = names
+def _viewed(bench: Bench, n_views: int) -> Asked:
+    return _ours(bench, "lite0", "images", parameters={"tta_views": n_views})
+
+
+def _refusing(bench: Bench, number: int) -> Asked:
+    """The bare server, with room for as many requests as Unfreeze would answer in time."""
+    per_s = bench.record.rounds(OVERLOAD, overload_names()[0])[number]["per_s"]
+    return _bare(bench, "images", most=round(MARGIN * OVERLOAD_DEADLINE_S * per_s))
+
+
+def _peak_and_flood(bench: Bench, one: Asked, number: int, form: str = "") -> None:
+    peak, flood = overload_names(form)
     if bench.record.has(OVERLOAD, flood, number):
         return
     with one.open() as server:
@@ -145,9 +164,10 @@ def _peak_and_flood(bench: Bench, one: Asked, number: int, names: tuple[str, str
         measured(flood, rate=rate, deadline_s=OVERLOAD_DEADLINE_S)
 
 
-def overload_names(views: int = 1, peer: str = "") -> tuple[str, str]:
-    """The names of the peak and the flood in the record."""
-    suffix = f", {peer}" if peer else "" if views == 1 else f", {_views(views)}"
+def overload_names(form: str = "") -> tuple[str, str]:
+    """The names of the peak and the flood in the record; `form` is the views, several models or a
+    peer, and nothing for ours with one view and one model."""
+    suffix = f", {form}" if form else ""
     return f"peak{suffix}", f"three times{suffix}"
 
 
@@ -230,8 +250,8 @@ def _ours(bench: Bench, model: str, inputs: str, **more: Any) -> Asked:
     return Asked(OURS, lambda: nullcontext(server), model, bench.inputs(inputs), more)
 
 
-def _bare(bench: Bench, inputs: str) -> Asked:
-    opened = partial(servers.bare, _network(bench.work / "registry" / "lite0"))
+def _bare(bench: Bench, inputs: str, most: float = math.inf) -> Asked:
+    opened = partial(servers.bare, _network(bench.work / "registry" / "lite0"), most)
     return Asked(BARE, opened, "lite0", bench.inputs(inputs), {"in_flight": IN_FLIGHT})
 
 

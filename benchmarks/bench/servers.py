@@ -1,6 +1,7 @@
 """Servers as processes: start, wait until ready, measure, stop."""
 
 import json
+import math
 import os
 import socket
 import subprocess
@@ -83,11 +84,12 @@ def unfreeze(registry: Path, *flags: str) -> Iterator[Server]:
 
 
 @contextmanager
-def bare(network: Path) -> Iterator[Server]:
+def bare(network: Path, most: float = math.inf) -> Iterator[Server]:
     """bare.py, ready when it has written its port; gRPC as Unfreeze has it."""
     with TemporaryDirectory() as folder:
         ports = Path(folder) / "ports.json"
         command = [sys.executable, "-m", "bench.bare", str(network), "--ports-file", str(ports)]
+        command += ["--most", str(most)]
         with _running(command, _port_written(ports), Path(folder), ONE_POLLER) as server:
             yield server
 
