@@ -91,5 +91,6 @@ def gallery(learner: Learner, evaluation: Evaluation, name: str) -> list[Tile]:
         raise BadRequest(f"no gallery is called {name!r}; there are: {', '.join(found)}")
     rows, answers = evaluation.rows[found[name]], evaluation.plain[found[name]]
     classes = in_question(answers, data.targets[rows], data.task)
-    heats = heat_maps(bench.network, np.array(bench.decoded.pixels[rows]), classes)
+    shown = np.array(bench.decoded.pixels[rows])
+    heats = heat_maps(bench.network, shown, classes, data.task)
     return tiles(data, bench.decoded.pixels, rows, answers, limits, heats)

@@ -9,35 +9,41 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from registry.bundle import Task
 from registry.images import Float32Array, UInt8Array
 from training.fit.activations import BATCH, to_device
 from training.network.classifier import Network, evaluating
 from training.network.head import concat_pool
 
 COLOURS = "inferno"  # its lightness grows with the heat, so that it is legible in print
+ALIKE = 1e-5  # of the largest contribution: smaller differences between places are rounding
 
 
 def heat_maps(
-    network: Network, pixels: UInt8Array, classes: Sequence[int] | np.ndarray
+    network: Network, pixels: UInt8Array, classes: Sequence[int] | np.ndarray, task: Task
 ) -> Float32Array | None:
-    """How much each place in an image contributed to a class: [n,s,s,3] -> [n,s,s], 0 to 1.
+    """How much each place in an image spoke for a class: [n,s,s,3] -> [n,s,s], 0 to 1.
 
-    Each channel of the last feature map is weighted by the mean gradient of the class's logit with
-    respect to it (eq. 1); the positive part of their sum is the heat (eq. 2). It is zero everywhere
-    if nothing contributed. The network stays as it was: the backward pass goes through its head
-    only, and no parameter gets a gradient.
+    Each channel of the last feature map is weighted by the mean gradient with respect to it
+    (eq. 1), and summed with these weights. It differs from the paper in two ways. The gradient is
+    that of the class's log odds: a logit alone means nothing, since softmax ignores what is added
+    to all of them. And the heat is what a place's sum exceeds the mean of its image's places by,
+    not what it exceeds 0 by, which often none does. It is zero everywhere if all are alike. The
+    network stays as it was: the backward pass goes through its head only, and no parameter gets a
+    gradient.
 
     A network of tokens has a map if its tokens, without prefix tokens, form a square (a ViT); for
     any other the result is None.
 
     Args:
         classes: of each image, which class.
+        task: whether the classes exclude each other.
     """
     heats = []
     for start in range(0, len(pixels), BATCH):
         chosen = torch.as_tensor(np.asarray(classes[start : start + BATCH]), dtype=torch.int64)
         batch = to_device(np.array(pixels[start : start + BATCH]), network.device)
-        heat = _heat(network, batch, chosen.to(batch.device))
+        heat = _heat(network, batch, chosen.to(batch.device), task)
         if heat is None:
             return None
         heats.append(heat.cpu().numpy())
@@ -58,22 +64,31 @@ def overlay(pixels: UInt8Array, heat: Float32Array) -> UInt8Array:
     return np.asarray(mixed.clip(0, 255).astype(np.uint8))
 
 
-def _heat(network: Network, pixels: Tensor, classes: Tensor) -> Tensor | None:
+def _heat(network: Network, pixels: Tensor, classes: Tensor, task: Task) -> Tensor | None:
     """[n,3,s,s] and [n] -> [n,s,s]."""
     with evaluating(network):
         features = network.body((pixels - network.mean) / network.std)
         with torch.inference_mode(False), torch.enable_grad():
             leaf = features.float().clone().requires_grad_()
             logits = network.head(concat_pool(leaf, network.channel_axis))
-            said = logits.gather(1, classes[:, None]).sum()
-            (gradient,) = torch.autograd.grad(said, leaf)
+            (gradient,) = torch.autograd.grad(_log_odds(logits, classes, task).sum(), leaf)
         maps, slopes = (_places(network, value) for value in (leaf.detach(), gradient))
         if maps is None or slopes is None:
             return None
         weights = slopes.mean((2, 3), keepdim=True)
-        heat = (weights * maps).sum(1, keepdim=True).relu()
+        sums = (weights * maps).sum(1, keepdim=True)
+        heat = (sums - sums.mean((2, 3), keepdim=True)).relu()
+        heat[heat < ALIKE * sums.abs().amax((2, 3), keepdim=True)] = 0
         sized = functional.interpolate(heat, pixels.shape[2:], mode="bilinear")[:, 0]
         return sized / sized.amax((1, 2), keepdim=True).clamp_min(torch.finfo(sized.dtype).tiny)
+
+
+def _log_odds(logits: Tensor, classes: Tensor, task: Task) -> Tensor:
+    """Of each image's class, log(p / (1 - p)): [n,classes] and [n] -> [n]."""
+    own = logits.gather(1, classes[:, None])[:, 0]
+    if task == "multi":
+        return own
+    return own - logits.scatter(1, classes[:, None], -math.inf).logsumexp(1)
 
 
 def _places(network: Network, features: Tensor) -> Tensor | None:

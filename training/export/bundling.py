@@ -186,7 +186,7 @@ def _findings(
         curve=bench.results.learning_curve,
         thresholds=bench.label_thresholds,
         beta=bench.settings.beta,
-        looked=partial(heat_maps, bench.network),
+        looked=partial(heat_maps, bench.network, task=bench.dataset.task),
         temperature=trust.calibrated.temperature if trust.calibrated else None,
         uncalibrated=trust.before,
         sets=trust.sets,

@@ -138,7 +138,7 @@ def images(findings: Findings, tiles: Mapping[str, Sequence[Tile]]) -> Section |
         what = "the label that it is most wrong about" if multi else "its prediction"
         said = (
             f"Beside each image is a Grad-CAM heat map for {what}: the brighter a place, the more "
-            "it contributed. If none did, there is no heat map."
+            "it spoke for it, compared with the rest of the image."
         )
     elif findings.looked:
         said = "This network has no spatial feature map, so there are no Grad-CAM heat maps."
