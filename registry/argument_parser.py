@@ -17,9 +17,8 @@ class ArgumentParser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         given = sys.argv[1:] if args is None else list(args)
-        if (
-            self._subparsers is None
-        ):  # else the flags may be those of a subcommand, which checks them
+        # where there are subcommands, a flag may be one of theirs, and they check it
+        if self._subparsers is None:
             self._check_flags(given)
         parsed, unknown = super().parse_known_args(given, namespace)
         if unknown:
