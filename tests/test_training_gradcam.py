@@ -185,6 +185,11 @@ def test_tokens_that_are_no_square_have_no_map():
     assert heat_maps(network, images(2, (0, 0), seed=0), [0, 1], "single") is None
 
 
+def test_a_feature_map_of_one_place_is_no_map():
+    network = sees_red(nn.MaxPool2d(8))
+    assert heat_maps(network, images(2, (0, 0), seed=0), [0, 1], "single") is None
+
+
 def test_an_overlay_is_brightest_where_the_heat_is():
     grey = np.full((SIZE, SIZE, 3), 120, np.uint8)
     heat = np.zeros((SIZE, SIZE), np.float32)

@@ -44,7 +44,9 @@ ROOT = Path(__file__).parent.parent
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Assignment, Bundle, Scored, Heard]:
     """One training of all stages, for the tests that look at what it left."""
     tmp_path = tmp_path_factory.mktemp("trained")
-    assignment = photos.assignment(tmp_path, photos.folder(tmp_path / "data", per_class=20))
+    images = photos.folder(tmp_path / "data", per_class=20)
+    # large enough for the last feature map to have several places
+    assignment = photos.assignment(tmp_path, images, size="64")
     heard = Heard()
     bundle, scored = train(assignment, heard.append)
     return assignment, bundle, scored, heard

@@ -33,7 +33,7 @@ def heat_maps(
     gradient.
 
     A network of tokens has a map if its tokens, without prefix tokens, form a square (a ViT); for
-    any other the result is None.
+    any other the result is None, and for one whose last feature map is a single place.
 
     Args:
         classes: of each image, which class.
@@ -73,7 +73,7 @@ def _heat(network: Network, pixels: Tensor, classes: Tensor, task: Task) -> Tens
             logits = network.head(concat_pool(leaf, network.channel_axis))
             (gradient,) = torch.autograd.grad(_log_odds(logits, classes, task).sum(), leaf)
         maps, slopes = (_places(network, value) for value in (leaf.detach(), gradient))
-        if maps is None or slopes is None:
+        if maps is None or slopes is None or maps.shape[2:].numel() == 1:
             return None
         weights = slopes.mean((2, 3), keepdim=True)
         sums = (weights * maps).sum(1, keepdim=True)

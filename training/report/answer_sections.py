@@ -141,7 +141,10 @@ def images(findings: Findings, tiles: Mapping[str, Sequence[Tile]]) -> Section |
             "it spoke for it, compared with the rest of the image."
         )
     elif findings.looked:
-        said = "This network has no spatial feature map, so there are no Grad-CAM heat maps."
+        said = (
+            "At this size of images, this network's features are not spatial, so there are no "
+            "Grad-CAM heat maps."
+        )
     else:
         said = "Held-out images."
     parts = [f"<h3>{title}</h3>{tile_grid(each)}" for title, each in shown]
