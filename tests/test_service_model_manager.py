@@ -418,12 +418,14 @@ def test_a_registry_that_cannot_be_read_any_more_holds_up_nothing_that_is_in_mem
 def test_a_registry_that_cannot_be_read_is_logged_once_and_seen_in_the_metrics(
     start: Start, root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    root.symlink_to(root.rename(root.with_name("elsewhere")))
     server = start(poll_seconds=0.01)
     caplog.set_level("INFO", "service.models.follower")
     read = server.service.metrics.registry_read._value.get
     wait_until(read)
-    root.rmdir()
-    root.symlink_to("x" * 999)
+    unreadable = root.with_name("unreadable")
+    unreadable.symlink_to("x" * 999)
+    unreadable.replace(root)  # at once: a registry that goes while it is read is another problem
     wait_until(lambda: follower_log(caplog))
     last = read()
     server.refresh()  # another look says no more
