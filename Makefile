@@ -72,6 +72,6 @@ lock: ## lock the newest versions that pyproject.toml allows in requirements/
 	$(COMPILE) pyproject.toml -c requirements/dev.txt -o requirements/base.txt
 	$(COMPILE) pyproject.toml -c requirements/dev.txt --extra cpu --extra tracing -o requirements/cpu.txt
 	$(COMPILE) pyproject.toml -c requirements/dev.txt --extra gpu --extra tracing -o requirements/gpu.txt
-	$(COMPILE) pyproject.toml -c requirements/dev.txt --extra cpu --extra train --extra tracing -o requirements/train-cpu.txt
-	$(COMPILE) pyproject.toml -c requirements/dev.txt --extra gpu --extra train --extra tracing -o requirements/train-gpu.txt
+	$(COMPILE) pyproject.toml -c requirements/dev.txt --extra cpu --extra train --extra parquet --extra tracing -o requirements/train-cpu.txt
+	$(COMPILE) pyproject.toml -c requirements/dev.txt --extra gpu --extra train --extra parquet --extra tracing -o requirements/train-gpu.txt
 	echo 'setuptools>=77' | $(COMPILE) - -c requirements/dev.txt -o requirements/build.txt
