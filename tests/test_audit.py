@@ -144,6 +144,18 @@ def test_names_with_spaces_that_would_be_taken_for_several_labels_are_a_problem(
     assert not audit_source(data / "labels.csv", Settings(task="single")).problems
 
 
+def test_a_group_that_is_also_among_the_test_images_is_a_leak(tmp_path: Path):
+    rows = ["file,label,split,patient"]
+    for seed, (part, patient) in enumerate(zip(("train", "valid", "test"), "aba", strict=True)):
+        for label in "xy":
+            path = photos.photo(tmp_path / f"{label}{seed}.png", 40 + 50 * seed, ord(label) + seed)
+            rows.append(f"{path.name},{label},{part},{patient}")
+    (tmp_path / "labels.csv").write_text("\n".join(rows))
+    audit = audit_source(tmp_path / "labels.csv", Settings(group="patient"))
+    assert names(audit, "torn") == [["x0.png", "x2.png"]]
+    assert found(audit)["torn"].severe
+
+
 def test_copies_in_one_class_are_worth_a_remark(data: Path):
     shutil.copy(data / "dark" / "00.png", data / "dark" / "copy.png")
     audit = audit_source(data, Settings())

@@ -374,7 +374,7 @@ def test_copies_of_one_image_are_too_few_to_hold_any_out(tmp_path: Path):
         copy = tmp_path / "data" / "ab"[number % 2] / f"{number}.png"
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(one, copy)
-    with pytest.raises(DataError, match="no held-out images among 1 different ones"):
+    with pytest.raises(DataError, match=r"no held-out images among 1 different ones; add images$"):
         read_dataset(tmp_path / "data")
 
 

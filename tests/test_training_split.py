@@ -75,6 +75,20 @@ def test_a_group_is_never_parted(kind: str):
     assert {part for _, part in by_group} == {"train", "valid"}
 
 
+def test_given_parts_that_share_a_group_are_refused():
+    given: list[tuple[str, Part]] = [("p0", "train"), ("p0", "valid"), ("p1", "train")]
+    items = [
+        replace(item, part=part, sha256=f"{part}{item.sha256}")
+        for group, part in given
+        for item in some(3, group=group)
+    ]
+    with pytest.raises(
+        DataError, match=r"1 group in both train and valid: 'p0'; correct the parts"
+    ):
+        split(items, BY_HASH, {})
+    assert split(items[3:], BY_HASH, {}) == items[3:]
+
+
 def test_new_images_of_a_known_group_join_it():
     items = some(6, group="cow 1") + some(6, group="cow 2") + some(6, group="cow 3")
     opposite: dict[str, Part] = {

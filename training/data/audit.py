@@ -25,6 +25,7 @@ from training.data.problems import (
     odd_pictures,
     parted,
     repeated,
+    torn,
     unbalanced,
     unusable,
 )
@@ -66,6 +67,7 @@ class Audit:
         found = [
             *unusable(self.refusal, self.unreadable, self.passed_over),
             *repeated(self.items, self.looks),
+            *torn(self.items),
             *odd_pictures(self.items, self.looks),
             *parted(self.items),
             *misnamed(self.counts),

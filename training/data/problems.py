@@ -11,12 +11,13 @@ import numpy as np
 from registry.images import UInt8Array
 from training.data.items import Item
 from training.data.near_duplicates import Rows, alike, is_blank
+from training.data.split import OF_A_GROUP, torn_groups, unit_names
 
 TINY = 32  # pixels of the shorter side: little for a network to see
 HUGE = 40_000_000  # pixels: slow to decode, and rarely worth it
 DIM = 16  # levels of 256: the brightest that 12 bits, stored in 16, can reach
 FEW = 5  # a class of fewer images can be neither learnt nor scored reliably
-LISTED = 300  # near-duplicate pairs of one kind; the rest are counted only
+LISTED = 300  # near-duplicate pairs or groups of one kind; the rest are counted only
 UNEVEN = 10  # times as many images in the largest class as in the smallest
 
 HOW = {"equal": "duplicate images", "alike": "near-duplicate images"}
@@ -75,6 +76,19 @@ def repeated(items: Sequence[Item], looks: Sequence[UInt8Array]) -> list[Problem
             rows, severe = tuple(listed[relation]), relation != "repeat"
             found.append(Problem(f"{how} {relation}", text, severe, rows, n_unlisted=n - len(rows)))
     return found
+
+
+def torn(items: Sequence[Item]) -> list[Problem]:
+    """Groups with images in more than one part, with one image of each part."""
+    groups = torn_groups(items)
+    if not groups:
+        return []
+    names, rows = unit_names(items), defaultdict[str, dict[object, int]](dict)
+    for row, item in enumerate(items):
+        rows[names[item.sha256]].setdefault(item.part, row)
+    listed = tuple(tuple(rows[OF_A_GROUP + group].values()) for group in groups[:LISTED])
+    text = f"groups in more than one part, which inflates the score: {len(groups)}"
+    return [Problem("torn", text, True, listed, n_unlisted=len(groups) - len(listed))]
 
 
 # how many there are of each relation, and the rows of those that are listed

@@ -11,15 +11,28 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from registry.counted import counted
 from registry.errors import DataError
 from training.data.draws import DRAWS, Unit, hashed
 from training.data.items import Item, Part, SplitRule
 
+OF_A_GROUP = "group "  # how the unit of a group begins, so that it is none of an image's content
+
 
 def split(items: Sequence[Item], rule: SplitRule, known: Mapping[str, Part]) -> list[Item]:
     """Every item in one part: the given one, the known one (by SHA-256), that of known images of
-    its group, or a drawn one."""
+    its group, or a drawn one.
+
+    Raises:
+        DataError: a group is in both of the given parts, or there is no such fold.
+    """
     if all(item.part for item in items):
+        if torn := torn_groups(items):
+            others = f" and {counted(len(torn) - 1, 'other')}" if len(torn) > 1 else ""
+            raise DataError(
+                f"{counted(len(torn), 'group')} in both train and valid: {torn[0]!r}{others}; "
+                "correct the parts, leave them out so that they are drawn, or leave group out"
+            )
         return list(items)
     names = unit_names(items)
     parts: dict[str, Part] = {}
@@ -63,7 +76,17 @@ def unit_names(items: Sequence[Item]) -> dict[str, str]:
     two groups belongs to the first."""
     grouped = sorted((item for item in items if item.group), key=lambda item: item.group)
     names = {item.sha256: item.sha256 for item in items}
-    return names | {item.sha256: f"group {item.group}" for item in reversed(grouped)}
+    return names | {item.sha256: OF_A_GROUP + item.group for item in reversed(grouped)}
+
+
+def torn_groups(items: Sequence[Item]) -> list[str]:
+    """The groups that have images in more than one part."""
+    names = unit_names(items)
+    parts: dict[str, set[Part]] = defaultdict(set)
+    for item in items:
+        if item.group and item.part:
+            parts[names[item.sha256].removeprefix(OF_A_GROUP)].add(item.part)
+    return sorted(group for group, found in parts.items() if len(found) > 1)
 
 
 def _check_fold(rule: SplitRule) -> None:
@@ -90,11 +113,11 @@ def check_parts(items: Sequence[Item], labels: tuple[str, ...]) -> None:
                 "add some to train/, or if the split is drawn, use split=hash, which avoids this"
             )
     if not valid:
-        n_different = len(set(unit_names(items).values()))
-        raise DataError(
-            f"no held-out images among {n_different} different ones; raise valid_fraction or add "
-            "images"
-        )
+        names = unit_names(items)
+        different = {names[item.sha256]: item.labels for item in items}
+        alone = max(Counter(different.values()).values()) == 1
+        what = "add images" if alone else "raise valid_fraction or add images"
+        raise DataError(f"no held-out images among {len(different)} different ones; {what}")
     if sum(item.part == "train" for item in items) < 2:
         raise DataError("one training image is too few; add another")
     digests = {item.sha256 for item in items if item.part == "train"}
