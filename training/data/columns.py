@@ -14,10 +14,19 @@ FILE, IMAGE, LABEL, SPLIT, IS_VALID, WEIGHT, GROUP = (
     "weight",
     "group",
 )
-# of several names of one column, the first that a table has is taken; the other names of file and
-# label only where the first two columns are something else
+# of several names of one column, the first that a table has is taken
 NAMES = {
-    FILE: (FILE, "filename", "file_name", "path", "image", "image_id"),
+    FILE: (
+        FILE,
+        "filename",
+        "file_name",
+        "path",
+        "filepath",
+        "file_path",
+        "image_path",
+        "image",
+        "image_id",
+    ),
     IMAGE: (IMAGE, "img"),  # of Parquet and Arrow files
     LABEL: (LABEL, "labels", "class", "category", "target"),
     SPLIT: (SPLIT, "part"),
@@ -31,8 +40,8 @@ NEITHER = {name for column in (SPLIT, IS_VALID, WEIGHT) for name in NAMES[column
 def find_columns(table: Path, header: Sequence[str], group: str) -> dict[str, int]:
     """The places of the columns file and label, and of those others that `header` has.
 
-    File and label are the columns called so; else the first and the second, unless the name of one
-    of these says that it is something else; then those with a usual name, or else the first others.
+    File and label are the columns called so, or else the first with a usual name; if there is
+    none, the first that are not something else.
 
     Args:
         group: the name of the column of groups, which may be in the table.
@@ -49,7 +58,6 @@ def find_columns(table: Path, header: Sequence[str], group: str) -> dict[str, in
     if group and group.casefold() in names:
         stripped = [name.strip() for name in header]
         found[GROUP] = stripped.index(group) if group in stripped else names.index(group.casefold())
-    file, label = (_place(table, names, (column,)) for column in (FILE, LABEL))
     free = [
         place
         for place, name in enumerate(names)
@@ -57,21 +65,17 @@ def find_columns(table: Path, header: Sequence[str], group: str) -> dict[str, in
     ]
     if sum(bool(names[place]) for place in free) >= 2:  # pandas leaves its index unnamed
         free = [place for place in free if names[place]]
-    fit = free[:2] == [0, 1] and names[0] not in NAMES[LABEL] and names[1] not in NAMES[FILE]
-    if fit or (file is not None and label is not None):
-        file, label = 0 if file is None else file, 1 if label is None else label
-        return found | {FILE: file, LABEL: label}
     return found | _by_usual_names(table, header, free)
 
 
 def _by_usual_names(table: Path, header: Sequence[str], free: Sequence[int]) -> dict[str, int]:
-    """The places of file and label among the `free` ones. A label without a usual name is the
-    first behind the file, or else before it."""
+    """The places of file and label among the `free` ones: those called so, or else the first with
+    a usual name. A label without one is the first behind the file, or else the last before it."""
     names = [header[place].strip().casefold() for place in free]
     found = {
         column: free[place]
         for column in (FILE, LABEL)
-        if (place := _place(table, names, NAMES[column])) is not None
+        if (place := _place(table, names, (column, *_usual(names, column)))) is not None
     }
     for column in (FILE, LABEL):
         spare = [place for place in free if place not in found.values()]
@@ -81,8 +85,13 @@ def _by_usual_names(table: Path, header: Sequence[str], free: Sequence[int]) -> 
                 f"that column {column}"
             )
         if column not in found:
-            found[column] = min(spare, key=lambda place: place < found.get(FILE, 0))
+            behind = [place for place in spare if place > found.get(FILE, -1)]
+            found[column] = behind[0] if behind else spare[-1]
     return found
+
+
+def _usual(names: Sequence[str], column: str) -> list[str]:
+    return [name for name in names if name in NAMES[column]]
 
 
 def find_name(names: Sequence[str], column: str) -> str | None:
