@@ -12,6 +12,7 @@ import numpy as np
 import photos
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from registry.bundle import verify_bundle
@@ -129,6 +130,28 @@ def test_only_the_groups_of_a_step_learn(tmp_path: Path):
     learner.fit_augmented_head(activations, 1e-2, epochs=1)
     after = learner.bench.network.body.parameters()
     assert all(torch.equal(mine, yours) for mine, yours in zip(body, after, strict=True))
+
+
+def test_images_that_were_learnt_from_are_not_set_apart_to_judge_by(tmp_path: Path):
+    learner = photos.learner(tmp_path, patience=2)
+    learner.fit_head(learner.precompute(), 1e-2, epochs=1)
+    with pytest.raises(BadRequest, match=r"\d images would be set apart .* read_images\(settings"):
+        learner.fit_unfrozen(1e-4, cycles=5, cycle_len=1)
+    learner.fit_unfrozen(1e-4, cycles=1, cycle_len=1)
+
+
+def test_group_rates_of_a_step_replace_the_rates_of_blocks_that_a_family_has(tmp_path: Path):
+    learner = photos.learner(tmp_path, layer_decay=0.5, cycles=1, cycle_len=1)
+    learner.fit_unfrozen(1e-3, group_rates=(0, 0, 1))
+    assert learner.bench.results.facts["by_hand"] == "group_rates=0,0,1, layer_decay=1.0"
+
+
+def test_a_picture_in_a_notebook_is_shown_as_the_network_sees_it(tmp_path: Path):
+    path, levels = tmp_path / "deep.png", np.full((30, 40), 20_000, np.uint16)
+    Image.fromarray(levels).save(path)
+    shown = looking.answered(path, {"dark": 0.75})
+    assert set(np.unique(shown.pixels)) == {78}
+    assert shown.caption == ("deep.png", "said dark 0.75")
 
 
 def test_activations_of_what_is_no_longer_so_are_refused_by_every_step(tmp_path: Path):

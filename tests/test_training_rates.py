@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from training.fit.lr_finder import find_rate, suggest
 from training.fit.optimizer import Optimizer
-from training.fit.rates import family_decay, rate_groups, split_blocks
+from training.fit.rates import rate_groups, resolved_decay, split_blocks
 from training.network.backbone import load_backbone
 from training.network.classifier import Network, build_network
 from training.settings import OptimizerSpec
@@ -106,7 +106,8 @@ def test_the_blocks_of_a_network_are_those_of_its_library():
     ],
 )
 def test_families_decay_as_they_are_fine_tuned(name: str, decay: float):
-    assert family_decay(name) == decay
+    assert resolved_decay(name, "family") == decay
+    assert resolved_decay(name, 0.5) == 0.5
 
 
 @pytest.mark.parametrize(("name", "decay"), [("resnet18", 1.0), ("resnet18", "family")])

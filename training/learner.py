@@ -26,6 +26,7 @@ from training.fit.activations import Parts, check_current
 from training.fit.epoch import Epoch
 from training.fit.keeping import copy_state
 from training.fit.lr_finder import RateSearch
+from training.fit.rates import resolved_decay
 from training.fit.resizing import at_size
 from training.learnt_before import begin_with
 from training.network.backbone import Backbone
@@ -129,7 +130,7 @@ class Learner:
         Args:
             group_rates: of early layers, late layers and head, as shares of the head's rate.
         """
-        bench = with_settings(self.bench, group_rates=group_rates)
+        bench = with_settings(self.bench, group_rates=group_rates, **self._decay(group_rates))
         steps.search_unfrozen(bench)
         return bench.results.searches["unfrozen"]
 
@@ -152,6 +153,7 @@ class Learner:
         bench = with_settings(
             self.bench,
             group_rates=group_rates,
+            **self._decay(group_rates),
             cycles=cycles,
             cycle_len=cycle_len,
             cycle_mult=cycle_mult,
@@ -245,6 +247,11 @@ class Learner:
         )
         shutil.rmtree(assignment.stage)
         return store.folder(model, version)
+
+    def _decay(self, group_rates: Sequence[float] | None) -> dict[str, float]:
+        """Rates of groups that are given replace those block by block that a family has."""
+        decay = resolved_decay(self.backbone.name, self.bench.settings.layer_decay)
+        return {"layer_decay": 1.0} if group_rates is not None and decay != 1 else {}
 
     def _digest(self) -> str:
         """Of the backbone as it is now, perhaps fine-tuned."""

@@ -6,10 +6,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
-from PIL import Image
 
 from registry.errors import BadRequest
-from registry.images import UInt8Array
+from registry.images import ImageSpec, UInt8Array, prepare
 from registry.tta import tta_views
 from training.evaluation.evaluate import Evaluation, confusions
 from training.evaluation.gradcam import heat_maps
@@ -20,6 +19,8 @@ from training.report.audit_pictures import draw_audit
 from training.report.galleries import galleries, in_question, tiles
 from training.report.picture import Picture
 from training.tiles import Tile
+
+WHOLE = ImageSpec(size=224, crop="squash")
 
 
 def overview(images: Images) -> list[Figure]:
@@ -58,9 +59,8 @@ def held_out(learner: Learner) -> list[Path]:
 
 
 def answered(image: Path, said: Mapping[str, float]) -> Tile:
-    """An image file with its top prediction."""
-    with Image.open(image) as picture:
-        pixels = np.asarray(picture.convert("RGB"))
+    """An image file, decoded as for the network but whole, with its top prediction."""
+    pixels = prepare(image.read_bytes(), WHOLE)
     label = max(said, key=lambda name: said[name])
     return Tile(pixels, (image.name, f"said {label} {said[label]:.2f}"))
 

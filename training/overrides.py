@@ -5,8 +5,10 @@ import math
 from dataclasses import replace
 from numbers import Real
 
+import numpy as np
 from pydantic import ValidationError
 
+from registry.counted import counted
 from registry.errors import BadRequest
 from registry.quoted import quoted
 from registry.record import explain
@@ -23,7 +25,7 @@ def with_settings(bench: Bench, **changed: object) -> Bench:
     the provenance. Single steps are at one size.
 
     Raises:
-        BadRequest: a value is not valid.
+        BadRequest: a value is not valid, or images would be set apart that were learnt from.
     """
     said = {name: value for name, value in changed.items() if value is not None}
     try:
@@ -31,12 +33,19 @@ def with_settings(bench: Bench, **changed: object) -> Bench:
         settings = Settings.model_validate(bench.settings.model_dump() | one_size | said)
     except ValidationError as error:
         raise BadRequest(f"settings: {explain(error)}") from error
+    single = replace(bench, settings=settings, phase=settings.size_phases()[0])
+    n_lost = len(np.setdiff1d(bench.rows("train"), single.rows("train")))
+    if bench.results.history and n_lost:
+        raise BadRequest(
+            f"{counted(n_lost, 'image')} would be set apart to compare epochs, after they were "
+            "learnt from; give cycles and cycle_len to read_images(settings=…) instead"
+        )
     bench.results.facts[STEPS] = "taken one by one"
     if said:
         before = [bench.results.facts["by_hand"]] if "by_hand" in bench.results.facts else []
         now = [f"{name}={write_setting(value)}" for name, value in said.items()]
         bench.results.facts["by_hand"] = ", ".join(before + now)
-    return replace(bench, settings=settings, phase=settings.size_phases()[0])
+    return single
 
 
 def use_rate(bench: Bench, stage: str, rate: float) -> None:

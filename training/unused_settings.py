@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 
 from registry.bundle import Task
+from training.fit.rates import resolved_decay
 from training.reading_settings import read_settings, write_setting
 from training.settings import Settings
 
@@ -86,6 +87,18 @@ def _idle(settings: Settings, task: Task) -> Iterator[tuple[str, Sequence[str]]]
                 f"at least {settings.patience + 2} cycles at the last size, such as cycle_len=1",
                 ["patience"],
             )
+        if resolved_decay(settings.backbone, settings.layer_decay) != 1:
+            yield "layer_decay is used instead", ["group_rates"]
+    if settings.cycles or settings.augmented_epochs:
+        if settings.augmentation == "none":
+            yield "augmentation=none", ["max_rotate"]
+        if settings.schedule == "cosine":
+            yield "schedule=cosine", ["cycle_div", "cycle_rise", "cycle_tail", "cycle_momenta"]
+        else:
+            others = ["cycle_tail"] if settings.schedule == "cosine_cycle" else ["cycle_rise"]
+            yield f"schedule={settings.schedule}", others
+    if settings.optimizer == "adamw":
+        yield "optimizer=adamw", ["momentum"]
     if not settings.needs_selection(task) and not settings.wants_selection:
         yield "no images are set apart to choose by", ["judge_share"]
     if not settings.compares_epochs and not settings.wants_selection:

@@ -37,7 +37,7 @@ def rate_groups(
         layer_decay: "family": what the backbone's family is fine-tuned with, by its name; 1 for
             most.
     """
-    decay = family_decay(network.name) if layer_decay == "family" else layer_decay
+    decay = resolved_decay(network.name, layer_decay)
     if decay == 1:
         return RateGroups(network.learning_groups(), list(group_rates))
     parameters = dict(network.body.named_parameters())
@@ -47,8 +47,10 @@ def rate_groups(
     return RateGroups([[one for one in group if one.requires_grad] for group in groups], shares)
 
 
-def family_decay(backbone: str) -> float:
+def resolved_decay(backbone: str, layer_decay: float | Literal["family"]) -> float:
     """By how much each block of a network of this name learns less than the next; 1: no less."""
+    if layer_decay != "family":
+        return layer_decay
     decays = (decay for family, decay in FAMILIES.items() if re.match(family, backbone))
     return next(decays, 1.0)
 
