@@ -93,6 +93,10 @@ def test_a_mean_that_is_always_kept_spares_no_images(tmp_path: Path):
         ({"keep": "best"}, "weights of epoch 1 of all layers"),
         ({"patience": "9"}, None),
         ({"ema": "0.9", "ema_kept": "always"}, "exponential moving average of the weights"),
+        (
+            {"keep": "swa", "ema": "0.9", "ema_kept": "always"},
+            "exponential moving average of the weights",
+        ),
     ],
 )
 def test_it_is_known_which_weights_the_network_has_until_it_learns_on(
@@ -102,6 +106,7 @@ def test_it_is_known_which_weights_the_network_has_until_it_learns_on(
     monkeypatch.setattr(choosing, "judge", lambda bench: next(values))
     bench = unfrozen(tmp_path, cycle_len="2", judge_share="0.3", **told)
     assert bench.results.facts.get("kept") == kept
+    assert ("averaged" in bench.results.facts) == str(kept).startswith("mean of")
     fit_head(bench, precompute_parts(bench, "weights", tmp_path), 0.01)
     assert "kept" not in bench.results.facts
 

@@ -14,7 +14,7 @@ from PIL import Image
 from registry.errors import BadRequest, DataError
 from training.data.items import Part
 from training.evaluation.compare import known_parts, known_rule
-from training.images import Images, open_images
+from training.images import Images, audit_command, open_images
 from training.network.saving import NETWORK
 from training.reading_settings import read_settings
 from training.recipe import train
@@ -181,6 +181,11 @@ def test_the_command_that_is_named_finds_what_the_training_found(
     assert "my data" in told
     assert near in printed
     assert re.sub(r".*(near-dup[^']*?: \d+).*", r"\1", said) in printed
+
+
+def test_the_command_that_is_named_has_columns_as_they_are_set():
+    command = audit_command(Path("t.csv"), read_settings({"label_columns": "rust,scab"}))
+    assert command.endswith("--set label_columns=rust,scab")
 
 
 def test_what_is_learnt_from_and_tested_by_is_reported(tested: Path):

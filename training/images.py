@@ -11,6 +11,7 @@ from training.data.audit import Audit, audit_decoded
 from training.data.dataset import Dataset, read_dataset
 from training.data.decoded import Damaged, Decoded, decode, larger
 from training.data.items import Item, Part, SplitRule
+from training.reading_settings import write_setting
 from training.run.progress import Stages
 from training.settings import Settings
 
@@ -102,7 +103,7 @@ def audit_command(source: Path, settings: Settings) -> str:
     plain, words = Settings(), ["unfreeze", "data", "audit", str(source)]
     for name in AUDITED:
         if (value := getattr(settings, name)) != getattr(plain, name):
-            words += ["--set", f"{name}={str(value).lower() if value is False else value}"]
+            words += ["--set", f"{name}={write_setting(value)}"]
     return shlex.join(words)
 
 

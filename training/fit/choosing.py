@@ -82,7 +82,7 @@ def keep_better(bench: Bench, ema: Ema, batches: ImageBatches) -> None:
         _load_mean(bench, ema, batches)
         few = "too few images to set some apart for it; add images, or raise judge_share"
         why = "as the settings say" if always else few
-        bench.results.facts[KEPT] = MEAN
+        _say_mean(bench)
         bench.note("ema", f"kept the moving average of the weights without a comparison: {why}")
         return
     own, own_value = copy_state(bench.network), judge(bench)
@@ -92,7 +92,7 @@ def keep_better(bench: Bench, ema: Ema, batches: ImageBatches) -> None:
     better = mean_value < own_value if lower else mean_value > own_value
     better = bench.network.world.broadcast(better)  # so that all processes decide alike
     if better:
-        bench.results.facts[KEPT] = MEAN
+        _say_mean(bench)
     else:
         bench.network.load_state_dict(own)
     kept = "moving average of the weights" if better else "weights themselves"
@@ -101,6 +101,12 @@ def keep_better(bench: Bench, ema: Ema, batches: ImageBatches) -> None:
         f"kept the {kept}: {settings.judge_by} of {counted(len(bench.selection_rows), 'image')} "
         f"set apart {mean_value:.4f} with the average, {own_value:.4f} without",
     )
+
+
+def _say_mean(bench: Bench) -> None:
+    """In the provenance, the moving average is kept in place of whatever was kept before."""
+    bench.results.facts[KEPT] = MEAN
+    bench.results.facts.pop("averaged", None)
 
 
 def _load_mean(bench: Bench, ema: Ema, batches: ImageBatches) -> None:
