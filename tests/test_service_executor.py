@@ -867,6 +867,22 @@ def test_requests_of_a_model_are_counted() -> None:
     few.enter(1, PLAIN)
 
 
+@pytest.mark.parametrize("n_views", [6, 10, 12])
+def test_a_request_of_more_than_half_of_the_queue_enters_once_half_is_free(n_views: int) -> None:
+    """Beside any traffic, those of 128 images with 9 views each were refused for ever."""
+    busy = admission(max_queue=10)
+    for _ in range(6):
+        busy.enter(1, PLAIN)
+    with pytest.raises(Overloaded, match="6 views of images are in flight and the limit is 10"):
+        busy.enter(n_views, PLAIN)
+    busy.leave(1, PLAIN)
+    busy.enter(n_views, PLAIN)
+    with pytest.raises(Overloaded, match=f"{5 + n_views} views of images are in flight"):
+        busy.enter(1, PLAIN)
+    busy.leave(n_views, PLAIN)
+    busy.enter(5, PLAIN)
+
+
 def test_bytes_take_room_until_they_leave() -> None:
     small = admission(max_bytes=3 << 20)
     small.enter(1, PLAIN, n_bytes=9 << 20)  # an idle one takes any number

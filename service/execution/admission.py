@@ -80,7 +80,9 @@ class Admission:
         return n_views if below_half else 0
 
     def enter(self, n_views: int, terms: Terms, n_bytes: int = 0) -> None:
-        """Admits a request; an idle version takes any number of views.
+        """Admits a request; an idle version takes any number of views. One of more than half of the
+        queue needs that half to be free: otherwise it would have to find the version idle, which a
+        busy one never is.
 
         Raises:
             Overloaded: a limit is reached, or the wait or the answer would take longer than `terms`
@@ -114,7 +116,7 @@ class Admission:
         if self._max_requests and (n := self._n_requests) >= self._max_requests:
             problem = f"{counted(n, 'request')} {are(n)} in flight, which is this model's limit"
             return "model_requests", problem
-        if (n := self._n_views) + n_views > self._max_queue:
+        if (n := self._n_views) + min(n_views, self._max_queue / 2) > self._max_queue:
             problem = (
                 f"{counted(n, 'view of an image', 'views of images')} {are(n)} in flight and the "
                 f"limit is {self._max_queue}"
