@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tiny
 from conftest import TESTS, RunningServer, Start, settings
@@ -84,7 +85,11 @@ def test_statistics_and_metrics_agree(start: Start, root: Path) -> None:
 
 def test_the_slowest_image_of_a_request_stands_for_all() -> None:
     statistics = Statistics()
-    quick, slow = Answer(queue_s=1, decode_s=1, compute_s=1), Answer(queue_s=4, compute_s=5)
+    some = np.zeros(3, np.float32)
+    quick, slow = (
+        Answer(some, queue_s=1, decode_s=1, compute_s=1),
+        Answer(some, queue_s=4, compute_s=5),
+    )
     statistics.answered([quick, slow, quick], began=10, read_at=12, answered_at=19, ended=20)
     durations = (
         statistics.success,
@@ -106,6 +111,17 @@ def test_answers_from_the_cache_count_as_success_and_queue_alone(start: Start, r
     stats = counted.inference_stats
     assert (stats.success.count, stats.queue.count, stats.cache_hit.count) == (2, 2, 1)
     assert {stats.compute_input.count, stats.compute_infer.count, stats.compute_output.count} == {1}
+
+
+def test_only_images_that_the_network_ran_count_as_inferences(start: Start, root: Path) -> None:
+    tiny.publish(root, promote=True)
+    server = start(cache_entries=10)
+    stub = pb_grpc.GRPCInferenceServiceStub(server.channel)
+    red, blue = tiny.picture("red"), tiny.picture("blue")
+    for images in ([red], [red, blue], [blue, b"not an image"], [b"not an image"]):
+        server.classify(*images)
+    (counted,) = stub.ModelStatistics(pb.ModelStatisticsRequest(name="colours")).model_stats
+    assert counted.inference_count == 2
 
 
 def test_a_server_that_is_about_to_stop_is_live_and_not_ready(start: Start) -> None:

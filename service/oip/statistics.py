@@ -39,7 +39,7 @@ class Statistics:
     compute_infer: Total = field(default_factory=Total)
     compute_output: Total = field(default_factory=Total)
     cache_hit: Total = field(default_factory=Total)
-    n_images: int = 0
+    n_images: int = 0  # that the network answered: neither those of the cache nor bad ones
     last_request_s: float = 0  # Unix time
     _runs: dict[int, Total] = field(default_factory=lambda: defaultdict(Total))  # by batch size
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -74,7 +74,9 @@ class Statistics:
             self.cache_hit.add(ended - began)
             return
         slowest = answers[0] if len(answers) == 1 else max(answers, key=_seconds)
-        self.n_images += len(answers)
+        self.n_images += sum(
+            answer.probabilities is not None for answer in answers if not answer.cached
+        )
         self.queue.add(slowest.queue_s)
         self.compute_input.add(read_at - began + slowest.decode_s)
         self.compute_infer.add(slowest.compute_s)
