@@ -78,7 +78,7 @@ class Classifier(pb_grpc.ClassifierServicer):
             terms = Terms(n_views, request.priority, answer_s=answer_s)
             self._models.saw(terms)
             try:
-                k = _top_k(request, loaded)
+                k = self._top_k(request, loaded)
                 answers = await self._predictor.predict(loaded, images, terms)
                 answered_at = time.perf_counter()
                 response = pb.ClassifyResponse(
@@ -114,18 +114,20 @@ class Classifier(pb_grpc.ClassifierServicer):
         if request.priority > LOW:
             raise BadRequest(f"priority is {request.priority}; use 1 (highest) to {LOW} (lowest)")
 
-
-def _top_k(request: pb.ClassifyRequest, loaded: LoadedVersion) -> int | None:
-    """How many labels the request asks for; None if it does not say."""
-    n_classes = len(loaded.bundle.labels)
-    if not request.HasField("top_k"):
-        return None
-    if not 1 <= request.top_k <= n_classes:
-        raise BadRequest(
-            f"top_k is {request.top_k}, but {request.model} has {n_classes} classes; "
-            f"use 1 to {n_classes}, or leave it out"
-        )
-    return request.top_k
+    def _top_k(self, request: pb.ClassifyRequest, loaded: LoadedVersion) -> int | None:
+        """How many labels to return; None if the request does not say. Whoever names no version may
+        ask for as many as the promoted one has, though a candidate with fewer may answer."""
+        if not request.HasField("top_k"):
+            return None
+        n_classes = most = len(loaded.bundle.labels)
+        if not request.HasField("version"):
+            most = max(n_classes, self._models.n_classes(request.model))
+        if not 1 <= request.top_k <= most:
+            raise BadRequest(
+                f"top_k is {request.top_k}, but {request.model} has {most} classes; "
+                f"use 1 to {most}, or leave it out"
+            )
+        return min(request.top_k, n_classes)
 
 
 async def add_results(

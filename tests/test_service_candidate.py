@@ -304,6 +304,18 @@ def test_a_candidate_that_answers_its_share_has_latency_and_failures_of_its_own(
     assert bad in green.metrics()
 
 
+def test_a_candidate_with_fewer_classes_returns_at_most_those(green: RunningServer) -> None:
+    """Its share of the requests for the promoted version's 3 classes was refused."""
+    fewer = tiny.publish(green.settings.registry, labels=("red", "green"), bias=(0.0, 0.0))
+    try_(green, fewer, SPLIT)
+    response = green.classify(tiny.picture("red"), top_k=3)
+    names = [label.name for label in response.results[0].prediction.labels]
+    assert (response.version, names) == (fewer, ["red", "green"])
+    for beyond in ({"top_k": 4}, {"top_k": 3, "version": fewer}):
+        with pytest.raises(grpc.RpcError, match=f"top_k is {beyond['top_k']}"):
+            green.classify(tiny.picture("red"), **beyond)
+
+
 ENDS: dict[str, Callable[[RunningServer], Any]] = {
     "cleared": clear,
     "live pointer renewed": lambda server: promote(server, 1),

@@ -109,6 +109,11 @@ class ModelManager:
         states = self._states.items()
         return {name: state.live.version for name, state in states if state.live}
 
+    def n_classes(self, model: str) -> int:
+        """How many classes the live version has; 0 if none is live."""
+        state = self._states.get(model)
+        return len(state.live.bundle.labels) if state and state.live else 0
+
     def models_in_memory(self) -> list[str]:
         """Models that have a version in memory, whether one is promoted or not."""
         return sorted(name for name in self._states if self.in_memory(name))

@@ -38,7 +38,8 @@ class ClassifyRequest(_message.Message):
     share of such requests; the same images always get the same one of the two.
     """
     top_k: _builtins.int
-    """How many labels to return, most probable first: 1 to the number of classes. Unset: 5, or all if
+    """How many labels to return, most probable first: 1 to the number of classes; without a version,
+    that of the promoted one, and a candidate with fewer returns all it has. Unset: 5, or all if
     there are fewer; and of a multi-label model every other label that is chosen. All of many labels
     of many images may exceed 4 MB, which is the largest response that most clients take by default.
     """
