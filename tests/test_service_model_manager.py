@@ -153,6 +153,25 @@ def test_what_a_rollback_would_return_to_is_kept_after_an_unload_too(
     wait_until(lambda: len(server.service.models.in_memory("colours")) == 2)
 
 
+def test_rollback_needs_no_disk_after_promotions_that_were_seen_at_once_either(
+    server: RunningServer, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    promotions = [tiny.publish(root, bias=GREEN), tiny.publish(root, bias=BLUE)]
+
+    def look_after_both(registry: Registry) -> dict[str, Aliases]:
+        while promotions:
+            registry.promote("colours", promotions.pop(0), by="another server", reason="")
+        return read_aliases(registry)
+
+    monkeypatch.setattr("service.models.follower.read_aliases", look_after_both)
+    models = server.service.models
+    # version 1, which answered before, makes room for the one that version 3 replaced
+    wait_until(lambda: [one.version for one in models.in_memory("colours")] == [2, 3])
+    (root / "colours" / "2" / "model.onnx").write_bytes(b"gone")
+    server.admin.Rollback(pb.RollbackRequest(model="colours"), timeout=20)
+    assert answers(server) == "green"
+
+
 def test_a_damaged_version_to_roll_back_to_is_told_once_and_holds_up_nothing(
     start: Start, root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -74,8 +74,8 @@ class Follower:
         """Applies every change until cancelled; a slow load delays only its own pointer.
 
         A newer pointer overtakes a slow one, so that a version rolled back meanwhile never goes
-        live. After a restart, what a rollback would return to is loaded here, behind all that is
-        live.
+        live. After a restart, or several promotions at once, what a rollback would return to is
+        loaded here, behind all that is live.
         """
         while True:
             await asyncio.sleep(every_s)
@@ -157,12 +157,14 @@ class Follower:
             self._swaps.set_problem(state, number, error)
 
     async def _load_previous(self, name: str, aliases: Aliases) -> None:
-        """Loads what a rollback would return to, unless it was live here before; tried once."""
+        """Loads what a rollback would return to, unless it is kept because it was live here before;
+        tried once."""
         state = self._states.get(name)
         if state is None or state.follows is None or state.follows != aliases.promoted:
             return
         number, pointer = state.follows
-        if pointer.replaced is None or state.previous or state.previous_sought == number:
+        kept = state.previous and state.previous.version
+        if pointer.replaced in (None, kept) or state.previous_sought == number:
             return
         state.previous_sought = number
         try:

@@ -63,7 +63,8 @@ class ModelState:
 
     name: str
     live: LoadedVersion | None = None
-    previous: LoadedVersion | None = None  # what it replaced, kept for an instant rollback
+    # for an instant rollback: what it replaced here, until what its pointer replaced is loaded
+    previous: LoadedVersion | None = None
     previous_sought: int = 0  # the pointer for which it was last loaded, or failed to, on its own
     # in memory only because they were requested by number
     pinned: OrderedDict[int, LoadedVersion] = field(default_factory=OrderedDict)

@@ -52,11 +52,12 @@ class Swaps:
         self._on_ready(state.name)
 
     def keep_previous(self, state: ModelState, number: int, loaded: LoadedVersion) -> None:
-        """Keeps `loaded` as what to roll back to, if pointer `number` is still the one followed."""
-        if state.pointer == number and not state.previous:
+        """Keeps `loaded` as what to roll back to, instead of what was kept before, if pointer
+        `number` is still the one followed."""
+        if state.pointer == number:
             loaded.keep()
-            state.previous = loaded
-            state.release(state.pinned.pop(loaded.version, None))
+            older, state.previous = state.previous, loaded
+            state.release(older, state.pinned.pop(loaded.version, None))
 
     def unload(self, state: ModelState) -> None:
         """Stops answering for the model and following its pointers, until it is loaded again."""
