@@ -2,13 +2,14 @@
 
 import shutil
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from registry.bundle import MANIFEST
 from registry.candidates import candidate_of
 from registry.errors import BadRequest
 from registry.pointers import is_number
-from registry.store import Registry, remove
+from registry.store import Registry
 
 ABANDONED_S = 24 * 3600.0  # no publication takes that long
 
@@ -19,20 +20,42 @@ def prune(registry: Registry, model: str, keep: int) -> list[int]:
     The promoted version, the one that a rollback would return to, and a candidate are always kept.
     The remains of interrupted publications and deletions are deleted too.
     """
+    withdrawn = withdraw(registry, model, keep)
+    sweep(registry, model, withdrawn)
+    return withdrawn
+
+
+def withdraw(registry: Registry, model: str, keep: int) -> list[int]:
+    """The quick part, during which no pointer may change: the versions stop existing. Their files
+    are left for `sweep`."""
     if keep < 1:
         raise BadRequest("keep must be at least 1")
+    needed = _needed(registry, model)
+    doomed = [version for version in registry.versions(model)[:-keep] if version not in needed]
+    for version in doomed:
+        (registry.root / model / str(version) / MANIFEST).unlink(missing_ok=True)
+    return doomed
+
+
+def sweep(registry: Registry, model: str, withdrawn: Iterable[int]) -> None:
+    """The rest, which may take long: deletes the files of the versions that were withdrawn, and
+    what was left of interrupted publications and deletions."""
+    for version in withdrawn:
+        shutil.rmtree(registry.root / model / str(version))
+    needed = _needed(registry, model)
+    for folder in _unpublished(registry.root / model):
+        if int(folder.name) not in needed and _untouched_s(folder) > ABANDONED_S:
+            _empty(folder)
+
+
+def _needed(registry: Registry, model: str) -> set[int | None]:
+    """Versions that a pointer names, and what a rollback would return to."""
     needed: set[int | None] = set()
     if promoted := registry.promoted(model):
         needed |= {promoted.pointer.version, promoted.pointer.replaced}
     if candidate := candidate_of(registry, model):
         needed.add(candidate.pointer.version)
-    doomed = [version for version in registry.versions(model)[:-keep] if version not in needed]
-    for version in doomed:
-        remove(registry.root / model / str(version))
-    for folder in _unpublished(registry.root / model):
-        if int(folder.name) not in needed and _untouched_s(folder) > ABANDONED_S:
-            _empty(folder)
-    return doomed
+    return needed
 
 
 def _unpublished(parent: Path) -> list[Path]:

@@ -252,6 +252,30 @@ def test_what_is_promoted_while_old_versions_are_deleted_stays(
     assert server.registry.versions("colours") == [2, 3]
 
 
+def test_a_rollback_does_not_wait_for_the_files_of_old_versions_to_be_deleted(
+    server: RunningServer, root: Path, aside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deleting, go = threading.Event(), threading.Event()
+    really_delete = shutil.rmtree
+
+    def delete_slowly(folder: Path) -> None:
+        deleting.set()
+        assert go.wait(20)
+        really_delete(folder)
+
+    promote(server, tiny.publish(root))
+    promote(server, tiny.publish(root))
+    monkeypatch.setattr("registry.prune.shutil.rmtree", delete_slowly)
+    pruning = aside(server.admin.PruneVersions, pb.PruneVersionsRequest(model="colours", keep=1))
+    assert deleting.wait(20)
+    assert roll_back(server).version == version_of(server) == 2
+    assert not pruning.done()
+    assert server.registry.versions("colours") == [2, 3]
+    go.set()
+    assert list(pruning.result(20).deleted) == [1]
+    assert not (root / "colours" / "1").exists()
+
+
 def test_a_promotion_whose_caller_has_gone_ends_as_the_registry_says(
     server: RunningServer, root: Path, gate: Gate
 ) -> None:

@@ -4,12 +4,13 @@ A version is loaded first, then the registry is written, then requests are switc
 that does not load changes nothing.
 """
 
+import asyncio
 import logging
 
 from registry.candidates import clear_candidate, set_candidate
 from registry.errors import NotFound, UnfreezeError
 from registry.pointers import Candidate, Mode, Numbered
-from registry.prune import prune
+from registry.prune import sweep, withdraw
 from registry.store import Registry, check_name
 from service.models.load_scheduler import LoadScheduler
 from service.models.model_state import ModelState, Promoted, restored_conflict
@@ -34,6 +35,7 @@ class Operations:
         self._states = states
         self._scheduler = scheduler
         self._swaps = swaps
+        self._pruning = asyncio.Lock()  # so that no two delete the same files
         self._shielded = ShieldedTasks()  # so that the registry and this server stay consistent
 
     async def promote(
@@ -175,13 +177,17 @@ class Operations:
         return candidate.version
 
     async def prune(self, model: str, keep: int) -> list[int]:
-        """As `registry.prune.prune`; this server does not promote or try a version meanwhile."""
+        """As `registry.prune.prune`; this server does not promote or try a version until the old
+        ones have stopped existing, but it does while their files are deleted."""
         return await self._shielded.run(self._prune(model, keep))
 
     async def _prune(self, model: str, keep: int) -> list[int]:
         state = self._states.get(model) or ModelState(model)  # an unknown one adds no state
-        async with state.writing:
-            return await in_registry(prune, self._registry, model, keep)
+        async with self._pruning:
+            async with state.writing:
+                withdrawn = await in_registry(withdraw, self._registry, model, keep)
+            await in_registry(sweep, self._registry, model, withdrawn)
+        return withdrawn
 
     async def close(self) -> None:
         """Waits for changes in progress."""
