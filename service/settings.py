@@ -184,7 +184,8 @@ class Settings(Record):
         ge=0,
         le=1000,
         title="MS",
-        description="how long an image may wait to fill a batch",
+        description="how long an image may wait to fill a batch; less with a timeout or deadline "
+        "that would pass",
     )
     cache_entries: int = Field(
         default=0, ge=0, description="size of the cache of answers, keyed by image content; 0: off"

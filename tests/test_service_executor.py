@@ -431,6 +431,32 @@ async def test_a_batch_waits_for_others_when_it_is_set_to(start: Start) -> None:
     assert gate.batches == [[1, 2]]
 
 
+LIMITED = {"queue": Terms(queue_s=2), "deadline": Terms(answer_s=2)}
+
+
+@pytest.mark.parametrize("limit", LIMITED)
+async def test_a_batch_waits_no_longer_than_the_limits_of_those_in_it_allow(
+    start: Start, limit: str
+) -> None:
+    """On an idle server, every request with less time than a batch may wait was refused late."""
+    gate = Gate()
+    gate.open()
+    executor = start(gate, batch=3, max_wait_s=5)
+    patient = await queued(executor, 1)
+    await ask(executor, 2, terms=LIMITED[limit])
+    await patient
+    assert gate.batches == [[1, 2]]
+
+
+async def test_a_batch_leaves_a_deadline_the_time_of_its_run(start: Start) -> None:
+    gate = Gate()
+    gate.open()
+    executor = start(gate, batch=2, max_wait_s=20)
+    executor._admission.times.learn(2, 40)
+    async with asyncio.timeout(10):
+        await ask(executor, 1, terms=Terms(answer_s=40))
+
+
 async def test_the_urgent_go_first_and_equals_in_the_order_they_came(start: Start) -> None:
     gate = Gate()
     executor = start(gate)

@@ -60,7 +60,7 @@ class Executor:
     ) -> None:
         """
         Args:
-            max_wait_s: how long a view may wait for others to fill a batch.
+            max_wait_s: how long a view may wait for others to fill a batch, if its terms allow it.
             sizes: the batch sizes that the network is given; None: any.
             decoders: most threads that decode. The first is started now, and others when so many
                 images are in flight, since many versions may be loaded and few of them asked.
@@ -244,10 +244,14 @@ class Executor:
 
     def _run_next(self) -> bool:
         """Waits for views and runs them; False if there are none because the queue is closed."""
-        taken = self._ready.take(self._batch, self._max_wait_s, self._worth)
+        taken = self._ready.take(self._batch, self._max_wait_s, self._worth, self._full_run_s)
         if views := [view for view in taken if is_wanted(view)]:
             self._run_batch(views)
         return bool(taken)
+
+    def _full_run_s(self) -> float:
+        times = self._admission.times
+        return times.of(times.capacity)  # one batch in each of the runs, which go on side by side
 
     def _run_batch(self, views: list[View]) -> None:
         started = time.perf_counter()

@@ -4,7 +4,7 @@ import heapq
 import itertools
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from registry.errors import Unavailable
@@ -26,6 +26,14 @@ class View:
     def decoded_here(self) -> bool:
         """Its pixels were decoded here rather than sent by the caller."""
         return self.image.decode_at > 0
+
+    def waits_until(self, max_wait_s: float, run_s: float) -> float:
+        """When to run it although it fills no batch: half of the time in which it can be answered
+        is left for what happens meanwhile."""
+        work = self.image.work
+        deadline_s = work.queued_at + work.terms.answer_s - run_s - self.ready_at
+        left_s = min(work.terms.queue_s - self.waited_s, deadline_s)
+        return self.ready_at + min(max_wait_s, left_s / 2)
 
 
 class Queue:
@@ -92,20 +100,26 @@ class Queue:
                 self._has_room.notify_all()
 
     def take(
-        self, most: int, max_wait_s: float = 0, worth: Sequence[int] | None = None
+        self,
+        most: int,
+        max_wait_s: float = 0,
+        worth: Sequence[int] | None = None,
+        run_s: Callable[[], float] = lambda: 0.0,
     ) -> list[View]:
         """Waits for views and takes the `most` most urgent ones; none when closed and empty.
 
         Args:
-            max_wait_s: how long the first view may wait until there are `most` of them.
+            max_wait_s: how long a view may wait until there are `most` of them; less if its request
+                may not be queued for so long, or its deadline is near.
             worth: how many to take if n wait, by n up to `most`; None: all.
+            run_s: tells how long it takes to run `most` of them.
         """
         with self._changed:
             while True:
                 while not (self._heap or self._closed):
                     self._changed.wait()
-                if max_wait_s and self._heap:
-                    self._wait_for(most, self._heap[0][2].ready_at + max_wait_s)
+                if max_wait_s:
+                    self._wait_for(most, max_wait_s, run_s)
                 n = min(most, len(self._heap))
                 if worth and worth[n] < n:
                     n = worth[n]
@@ -121,11 +135,13 @@ class Queue:
             self._closed = True
             self._changed.notify_all()
 
-    def _wait_for(self, most: int, until: float) -> None:
-        while len(self._heap) < most and not self._closed:
-            left_s = until - time.perf_counter()
-            if left_s <= 0 or not self._changed.wait(left_s):
+    def _wait_for(self, most: int, max_wait_s: float, run_s: Callable[[], float]) -> None:
+        while self._heap and len(self._heap) < most and not self._closed:
+            needed_s = run_s()
+            until = min(view.waits_until(max_wait_s, needed_s) for _, _, view in self._heap)
+            if (left_s := until - time.perf_counter()) <= 0:
                 return
+            self._changed.wait(left_s)
 
     def _push(self, view: View, urgency: float) -> None:
         heapq.heappush(self._heap, (urgency, next(self._order), view))
