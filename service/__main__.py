@@ -66,6 +66,7 @@ def check_data_roots(folders: Iterable[Path]) -> None:
 
 async def serve(settings: Settings) -> None:
     """Starts a server, waits for a signal, drains and stops it."""
+    forget_ports(settings.ports_file)
     service = Service(settings)
     longest_s = settings.drain_seconds + settings.grace_seconds + settings.cancel_seconds
     ended = listen_for_signals(longest_s + CLOSING_S)
@@ -122,6 +123,19 @@ async def has_started(service: Service, ended: asyncio.Future[signal.Signals]) -
     return True
 
 
+def forget_ports(ports_file: Path | None) -> None:
+    """Removes the ports file of the server before, or it would announce this one too early.
+
+    Raises:
+        Unavailable: the ports file cannot be removed, and so not be written either.
+    """
+    if ports_file:
+        try:
+            ports_file.unlink(missing_ok=True)
+        except OSError as error:
+            raise unwritable(ports_file, error) from error
+
+
 def announce(service: Service, ports_file: Path | None) -> None:
     """Announces that the server is ready, and on which ports: in the log and in the ports file.
 
@@ -138,7 +152,11 @@ def announce(service: Service, ports_file: Path | None) -> None:
         try:
             write_durably(ports_file, json.dumps(ports).encode() + b"\n")
         except OSError as error:
-            raise Unavailable(f"{ports_file} cannot be written: {error.strerror}") from error
+            raise unwritable(ports_file, error) from error
+
+
+def unwritable(ports_file: Path, error: OSError) -> Unavailable:
+    return Unavailable(f"{ports_file} cannot be written: {error.strerror}")
 
 
 if __name__ == "__main__":

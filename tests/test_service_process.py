@@ -211,6 +211,18 @@ def test_a_registry_that_cannot_be_read_is_waited_for_before_anybody_counts_on_t
     assert [event for event in events if event in told] == told
 
 
+def test_the_ports_file_of_the_server_before_is_gone_until_this_one_is_ready(
+    root: Path, tmp_path: Path, start_process: StartProcess
+) -> None:
+    ports_file = tmp_path / "ports.json"
+    ports_file.write_text("{}")
+    root.rmdir()
+    root.symlink_to("x" * 999)  # it is waited for
+    process = start_process("--ports-file", str(ports_file), awaited=False)
+    wait_until(lambda: "registry_unreadable" in process.log.read_text())
+    assert not ports_file.exists()
+
+
 def test_a_server_opens_as_many_files_as_it_may(root: Path, start_process: StartProcess) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 512), hard))  # which it inherits
