@@ -106,18 +106,13 @@ class Calls:
                 code = code_of(full, codes)
                 self._leave(self._enter(counts, context), code)
                 await _abort(context, code, full, request_id_of(context))
-            refusal: UnfreezeError | None = None
             try:
                 message = await self._only(context)
-            except UnfreezeError as problem:
-                message, refusal = None, problem
-            except asyncio.CancelledError as gone:  # no message came, but the call counts
-                await self._failed(gone, self._enter(counts, context), context, codes)
+            except BaseException as error:  # no message came, but the call counts
+                await self._failed(error, self._enter(counts, context), context, codes)
                 raise
             call = self._enter(counts, context)
             try:
-                if refusal:
-                    raise refusal
                 if limited:
                     self._check_limit()
                 response = await inner(parse(message), context)
@@ -191,9 +186,6 @@ class Calls:
         Returns only if there is no status to send; then the error is to be raised again. Not here:
         this frame has it as an argument, and its traceback would have this frame.
         """
-        if isinstance(error, AbortError):
-            self._leave(call, context.code())
-            return
         if isinstance(error, asyncio.CancelledError | GeneratorExit):
             self._leave(call, DEADLINE_EXCEEDED if is_over(context) else CANCELLED)
             return
