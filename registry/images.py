@@ -8,8 +8,8 @@ import hashlib
 import io
 import re
 import threading
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Literal
 
 import numpy as np
@@ -62,6 +62,17 @@ UPRIGHT = {
 }
 
 
+class Large(Exception):
+    """An image of which only one is decoded at a time, met where none is to be."""
+
+
+class _Here(threading.local):
+    leaves_large = False
+
+
+HERE = _Here()  # what holds in this thread
+
+
 class ImageSpec(Record):
     """How an image becomes [size, size, 3] RGB uint8. Part of every bundle."""
 
@@ -96,6 +107,7 @@ def prepare(
 
     Raises:
         BadImage: empty, not a JPEG, PNG or WebP, damaged, or more than `max_pixels`.
+        Large: it is, within `leaving_large`.
     """
     image, by_line = _open(encoded, max_pixels, admit)
     with image, _lock_if_large(image, by_line):
@@ -117,6 +129,17 @@ def prepare(
         if orientation in UPRIGHT:
             small = small.transpose(UPRIGHT[orientation])
         return np.asarray(small if small.mode == "RGB" else small.convert("RGB"))
+
+
+@contextmanager
+def leaving_large() -> Iterator[None]:
+    """Within it and in this thread, `prepare` raises Large before it decodes a large image, instead
+    of waiting for those of other threads."""
+    HERE.leaves_large = True
+    try:
+        yield
+    finally:
+        HERE.leaves_large = False
 
 
 def image_info(encoded: bytes, max_pixels: int = MAX_PIXELS) -> tuple[int, int, str, str]:
@@ -211,8 +234,11 @@ def _crop_box(size: tuple[int, int], spec: ImageSpec) -> tuple[float, float, flo
 
 
 def _lock_if_large(image: Image.Image, by_line: bool) -> AbstractContextManager[object]:
-    large = not by_line and _n_pixels(image) > LARGE_PIXELS
-    return ONE_LARGE if large else nullcontext()
+    if by_line or _n_pixels(image) <= LARGE_PIXELS:
+        return nullcontext()
+    if HERE.leaves_large:
+        raise Large
+    return ONE_LARGE
 
 
 def _set_clear(image: ImageFile.ImageFile) -> None:

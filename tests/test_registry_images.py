@@ -16,7 +16,7 @@ import tiny
 from PIL import Image
 
 from registry.errors import BadImage
-from registry.images import ONE_LARGE, ImageSpec, image_info, prepare
+from registry.images import ONE_LARGE, ImageSpec, Large, image_info, leaving_large, prepare
 from registry.jpeg import count_scans
 from registry.png import SIGNATURE
 from registry.tta import SYMMETRIES, TtaSpec, tta_views
@@ -424,6 +424,19 @@ def test_of_images_that_are_large_in_memory_there_is_one_at_a_time(
                 assert pool.submit(prepare, one, SPEC).result(20).shape == (32, 32, 3)
             assert not waits.done()
         assert waits.result(20).shape == (32, 32, 3)
+
+
+def test_large_images_are_left_to_others_only_where_the_caller_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("registry.images.LARGE_PIXELS", 40 * 30)
+    large, small = (tiny.encode(scene(40, height), "PNG") for height in (31, 30))
+    with ThreadPoolExecutor() as pool, leaving_large():
+        assert prepare(small, SPEC).shape == (32, 32, 3)
+        with pytest.raises(Large):
+            prepare(large, SPEC)
+        assert pool.submit(prepare, large, SPEC).result(20).shape == (32, 32, 3)
+    assert prepare(large, SPEC).shape == (32, 32, 3)
 
 
 def test_a_caller_may_set_a_lower_limit() -> None:

@@ -13,10 +13,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny
 import uvloop
+from PIL import Image
 
 from registry.errors import BadImage, Expired, Overloaded, Unavailable
-from registry.images import Float32Array, UInt8Array
+from registry.images import Float32Array, ImageSpec, UInt8Array, prepare
 from registry.niceness import ANSWERING
 from service.execution.admission import Admission
 from service.execution.executor import AHEAD, Executor
@@ -70,11 +72,13 @@ class Notes:
         self.drops: list[tuple[str, int]] = []
         self.batches: list[int] = []
         self.rejections: list[str] = []
+        self.n_decoded = 0
         self.seconds = 0.0
         self.waits: list[float] = []
 
     def decoded(self, seconds: float) -> None:
         assert seconds >= 0
+        self.n_decoded += 1
 
     def ran(self, n_images: int, queue_s: float, compute_s: float) -> None:
         self.batches.append(n_images)
@@ -345,6 +349,206 @@ async def test_images_that_are_slower_to_decode_than_to_run_are_expected_to_be_s
     executor = start(sums, batch=batch, decoders=2)
     await executor.run(1, decode, PLAIN)
     assert executor._admission.times.of(1) >= 0.1 / 2
+
+
+SPEC = ImageSpec(size=2)
+
+
+def png(side: int, value: int) -> bytes:
+    """A picture of so many pixels a side, whose every sample has the value."""
+    return tiny.encode(Image.new("RGB", (side, side), (value, value, value)), "PNG")
+
+
+SMALL, LARGE = png(8, 1), png(9, 2)
+
+
+class Turn:
+    """The lock that one large image has at a time."""
+
+    def __init__(self) -> None:
+        self.n_waiting = 0
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> None:
+        self.n_waiting += 1
+        self._lock.acquire()
+        self.n_waiting -= 1
+
+    def __exit__(self, *error: object) -> None:
+        self._lock.release()
+
+    async def is_wanted(self, executor: Executor, n_behind: int) -> None:
+        """Returns once one large image waits for its turn, and so many others are behind it."""
+        async with asyncio.timeout(20):
+            while self.n_waiting != 1 or len(executor._large) != n_behind:
+                await asyncio.sleep(0.001)
+
+
+@pytest.fixture
+def turn(monkeypatch: pytest.MonkeyPatch) -> Turn:
+    """LARGE, and nothing smaller, is decoded one at a time."""
+    turn = Turn()
+    monkeypatch.setattr("registry.images.LARGE_PIXELS", 16 * 8)
+    monkeypatch.setattr("registry.images.ONE_LARGE", turn)
+    return turn
+
+
+async def ask_encoded(executor: Executor, *images: bytes, terms: Terms = PLAIN) -> list[Answer]:
+    return await executor.run(len(images), lambda i: [prepare(images[i], SPEC)], terms)
+
+
+@pytest.mark.parametrize("decoders", [1, 2])
+@pytest.mark.parametrize("together", [False, True])
+async def test_others_are_answered_while_large_images_wait_for_their_turn(
+    start: Start, turn: Turn, decoders: int, together: bool
+) -> None:
+    """A request with 18 images of 22 megapixels had all others refused for 15 s."""
+    notes = Notes()
+    executor = start(sums, decoders=decoders, together=together, observer=notes)
+    with turn:
+        waits = asyncio.create_task(ask_encoded(executor, *[LARGE] * 5, SMALL))
+        async with asyncio.timeout(20):
+            for _ in range(20):
+                (answer,) = await ask_encoded(executor, SMALL)
+                assert value(answer) == 12
+        assert not waits.done()
+    assert [value(answer) for answer in await waits] == [24] * 5 + [12]
+    assert sum(notes.batches) == notes.n_decoded == 20 + 6
+
+
+async def test_a_large_image_has_queued_until_it_is_its_turn(start: Start, turn: Turn) -> None:
+    executor = start(sums)
+    with turn:
+        asked = asyncio.create_task(ask_encoded(executor, LARGE, LARGE))
+        await turn.is_wanted(executor, 1)
+        await asyncio.sleep(0.3)
+    first, second = sorted(await asked, key=lambda answer: answer.decode_at)
+    assert first.decode_s > 0.25 > first.queue_s
+    assert second.queue_s > 0.25 > second.decode_s
+    assert second.decode_at >= first.decode_at + first.decode_s
+
+
+async def test_what_large_images_take_is_not_expected_of_others(start: Start, turn: Turn) -> None:
+    executor = start(sums, decoders=1)
+    with turn:
+        asked = asyncio.create_task(ask_encoded(executor, LARGE))
+        await asyncio.sleep(0.5)
+    await asked
+    assert executor._admission.times.of(1) < 0.5
+
+
+async def test_a_large_image_that_is_damaged_does_not_touch_its_neighbours(
+    start: Start, turn: Turn
+) -> None:
+    answers = await ask_encoded(start(sums), LARGE, LARGE[:45], SMALL)
+    assert [answer.error is not None for answer in answers] == [False, True, False]
+
+
+async def test_large_images_that_are_given_up_leave_the_queue_and_are_not_decoded(
+    start: Start, turn: Turn
+) -> None:
+    notes = Notes()
+    executor = start(sums, observer=notes)
+    with turn:
+        first = asyncio.create_task(ask_encoded(executor, LARGE))
+        await turn.is_wanted(executor, 0)
+        cancelled = asyncio.create_task(ask_encoded(executor, LARGE, LARGE))
+        await turn.is_wanted(executor, 2)
+        assert executor.depth == executor.n_awaited == 2
+        cancelled.cancel()
+        await asyncio.wait({cancelled})
+        with pytest.raises(Expired):
+            await ask_encoded(executor, LARGE, terms=Terms(queue_s=0.02))
+        await turn.is_wanted(executor, 0)
+    await first
+    await ask_encoded(executor, LARGE)
+    assert notes.n_decoded == 2
+    assert notes.drops == [("cancelled", 2), ("expired", 1)]
+
+
+async def test_closing_answers_large_images_that_wait(start: Start, turn: Turn) -> None:
+    executor = start(sums, decoders=1)
+    with turn:
+        asked = asyncio.create_task(ask_encoded(executor, LARGE, LARGE, SMALL, LARGE))
+        await turn.is_wanted(executor, 2)
+        closing = asyncio.create_task(asyncio.to_thread(executor.close))
+        while not executor._encoded._closed:
+            await asyncio.sleep(0.001)
+        with pytest.raises(Unavailable):
+            await ask_encoded(executor, LARGE)
+    await closing
+    assert [value(answer) for answer in await asked] == [24, 24, 12, 24]
+    assert executor._decoding_large
+    assert not executor._decoding_large.is_alive()
+
+
+async def test_only_large_images_have_a_thread_for_them_started(
+    start: Start,
+    turn: Turn,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    executor = start(sums, decoders=1)
+    await ask_encoded(executor, SMALL, SMALL)
+    n_threads = threading.active_count()
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as without:
+        without.setattr(threading.Thread, "start", refuse)
+        answers = await ask_encoded(executor, LARGE, SMALL)
+    assert [value(answer) for answer in answers] == [24, 12]
+    assert [record.message for record in caplog.records] == ["no_more_threads"]
+    assert threading.active_count() == n_threads
+    await ask_encoded(executor, LARGE, LARGE)
+    assert threading.active_count() == n_threads + 1
+
+
+async def test_a_large_image_that_had_no_room_is_decoded_whoever_else_waits_for_room(
+    start: Start, turn: Turn
+) -> None:
+    """Those who were told that there was room had nothing left to decode."""
+    gate, decoders = Gate(), 8
+    executor = start(gate, decoders=decoders)
+    ready: Any = executor._ready
+
+    async def await_room(n_threads: int) -> None:
+        while len(ready._has_room._waiters) < n_threads:
+            await asyncio.sleep(0.001)
+
+    with turn:
+        asked = [asyncio.create_task(ask_encoded(executor, LARGE, LARGE))]
+        await turn.is_wanted(executor, 1)
+        asked.append(asyncio.create_task(ask_encoded(executor, *[SMALL] * (1 + AHEAD))))
+        await gate.is_busy()
+        async with asyncio.timeout(20):
+            while len(ready) < AHEAD:
+                await asyncio.sleep(0.001)
+            asked.append(asyncio.create_task(ask_encoded(executor, *[b""] * decoders)))
+            await await_room(decoders)
+    async with asyncio.timeout(20):
+        await await_room(decoders + 1)
+        gate.open()
+        answers = await asyncio.gather(*asked)
+    assert [value(answer) for answer in answers[0]] == [24, 24]
+
+
+async def test_closing_ends_all_threads_that_waited_for_room(start: Start) -> None:
+    """With more of them than images to decode ahead, some were never told that there was room."""
+    gate = Gate()
+    executor = start(gate, decoders=3 * AHEAD)
+    asked = asyncio.create_task(ask(executor, *range(6 * AHEAD), decoded=False))
+    await gate.is_busy()
+    async with asyncio.timeout(20):
+        while len(executor._ready._has_room._waiters) < 3 * AHEAD:  # type: ignore[attr-defined]
+            await asyncio.sleep(0.001)
+        gate.open()
+        await asked
+        closing = threading.Thread(target=executor.close, daemon=True)
+        closing.start()
+        while closing.is_alive():
+            await asyncio.sleep(0.001)
 
 
 def signalling(decoded: threading.Event) -> Callable[[int], Iterator[UInt8Array]]:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator
 
 from registry.errors import BadImage
+from registry.images import Large
 from service.execution.delivery import Delivery
 from service.execution.observer import Observer
 from service.execution.queue import Queue, View
@@ -25,7 +26,11 @@ class Decoder:
         self._together = together
 
     def decode(self, image: Image) -> None:
-        """Decodes an image and queues its views to be run."""
+        """Decodes an image and queues its views to be run.
+
+        Raises:
+            Large: it is, and this thread leaves such images; nothing was done.
+        """
         views = self._views(image)
         if self._together:
             self._add_together(list(views))
@@ -54,6 +59,9 @@ class Decoder:
                 image.decode_s += ended - began
                 yield View(image, number, pixels[None], ended, waited_s)
                 began = time.perf_counter()
+        except Large:
+            image.decode_at = image.queue_s = 0  # it goes on waiting
+            raise
         except BadImage as error:
             drop_tracebacks(error)  # they lead to the image, which leads to its answer
             self._delivery.finish([(image, Answer(error=error))])

@@ -5,6 +5,9 @@ Each run takes what has been decoded by then, as far as the network's batch size
 worthwhile. Decoding goes on a little ahead, so that a thread that has run an image finds the next
 one ready: the steps of decoding wait for Python's lock, which the event loop holds much of the time
 when many requests come.
+
+Large images, of which the process decodes one at a time, have a queue and a thread of their own, so
+that no other image waits for them.
 """
 
 import asyncio
@@ -18,7 +21,7 @@ import numpy as np
 
 from registry.counted import counted
 from registry.errors import Expired, Overloaded, Unavailable
-from registry.images import Float32Array, UInt8Array
+from registry.images import Float32Array, Large, UInt8Array, leaving_large
 from registry.niceness import ANSWERING, give_way
 from service.execution.admission import Admission
 from service.execution.decoding import Decoder
@@ -41,8 +44,8 @@ AHEAD = 4  # batches to decode ahead per run; more would only take memory
 
 
 class Executor:
-    """Decodes what is queued in `decoders` threads, and runs it, at most `batch` views at a time,
-    in `runs` others."""
+    """Decodes what is queued in `decoders` threads, and large images in one more, and runs it, at
+    most `batch` views at a time, in `runs` others."""
 
     def __init__(
         self,
@@ -63,7 +66,8 @@ class Executor:
             max_wait_s: how long a view may wait for others to fill a batch, if its terms allow it.
             sizes: the batch sizes that the network is given; None: any.
             decoders: most threads that decode. The first is started now, and others when so many
-                images are in flight, since many versions may be loaded and few of them asked.
+                images are in flight, since many versions may be loaded and few of them asked. The
+                one for large images is started when the first comes.
             together: an image's views are queued together; otherwise each as soon as it is
                 decoded.
             quick: the network runs in less time than it takes to wake a thread.
@@ -76,15 +80,17 @@ class Executor:
         self._max_wait_s = max_wait_s
         self._observer = observer
         self._quick = quick
-        self._encoded, self._ready = Queue(), Queue()
+        self._encoded, self._large, self._ready = Queue(), Queue(), Queue()
         self._delivery = Delivery(self._ready, admission.times)
         self._decoder = Decoder(self._ready, self._delivery, observer, together)
+        self._queues = (self._encoded, self._large, self._ready)
         self._max_decoded = AHEAD * batch * runs
         self._decoders = decoders
         self._closed = False
         self._dropping = False
         self._n_encoded = 0  # images in flight that came encoded
         self._starting = threading.Lock()
+        self._decoding_large: threading.Thread | None = None
         self._decoding = [_started("decode-0", self._decode_next)]
         self._running = [_started(f"run-{i}", self._run_next) for i in range(runs)]
 
@@ -93,12 +99,12 @@ class Executor:
     @property
     def depth(self) -> int:
         """Images in the queue."""
-        return len(self._encoded) + len(self._ready)
+        return sum(map(len, self._queues))
 
     @property
     def n_awaited(self) -> int:
         """Those of them that a caller waits for; may be read from any thread."""
-        return self._encoded.n_awaited + self._ready.n_awaited
+        return sum(queue.n_awaited for queue in self._queues)
 
     def refusal(self, terms: Terms) -> Overloaded | None:
         """Why even a single image would be refused; None if it would not."""
@@ -176,6 +182,9 @@ class Executor:
             self._encoded.close()
         for thread in self._decoding:
             thread.join()
+        self._large.close()
+        if self._decoding_large:
+            self._decoding_large.join()
         self._ready.close()
         for thread in self._running:
             thread.join()
@@ -200,6 +209,18 @@ class Executor:
         except RuntimeError as error:  # a limit of the system; those that there are go on
             log.warning("no_more_threads", extra={"decoding": n_threads, "problem": str(error)})
             self._decoders = n_threads
+
+    def _decodes_large(self) -> bool:
+        """Whether there is a thread for large images; starts it if there is none."""
+        with self._starting:
+            try:
+                self._decoding_large = self._decoding_large or _started(
+                    "decode-large", self._decode_next_large
+                )
+            except RuntimeError as error:
+                n_threads = len(self._decoding)
+                log.warning("no_more_threads", extra={"decoding": n_threads, "problem": str(error)})
+        return self._decoding_large is not None
 
     def _expire_after(self, seconds: float, work: Work, images: Sequence[Image]) -> None:
         loop = asyncio.get_running_loop()
@@ -227,8 +248,8 @@ class Executor:
 
     def _drop_abandoned(self) -> None:
         self._dropping = False
-        self._encoded.drop_abandoned()
-        self._ready.drop_abandoned()
+        for queue in self._queues:
+            queue.drop_abandoned()
 
     # Decoding and running, each in its threads
 
@@ -237,6 +258,29 @@ class Executor:
         if there is none because the queue is closed."""
         self._ready.wait_for_room(self._max_decoded)
         taken = self._encoded.take(1)
+        for view in taken:
+            if is_wanted(view):
+                self._decode(view)
+        return bool(taken)
+
+    def _decode(self, view: View) -> None:
+        """Decodes an image, or leaves it to the thread for large ones."""
+        try:
+            with leaving_large():
+                self._decoder.decode(view.image)
+        except Large:
+            view.image.is_large = True
+        else:
+            return
+        if self._decodes_large():
+            self._large.add(view)
+        else:
+            self._decoder.decode(view.image)
+
+    def _decode_next_large(self) -> bool:
+        """Does the same as `_decode_next` for large images."""
+        self._ready.wait_for_room(self._max_decoded)
+        taken = self._large.take(1)
         for view in taken:
             if is_wanted(view):
                 self._decoder.decode(view.image)
@@ -276,8 +320,11 @@ class Executor:
 
     def _decoding_s(self, views: Sequence[View]) -> float:
         """How long a run must take for decoding to keep up with it, if all images are like these:
-        large ones may take longer to decode than to run."""
-        decode_s = sum(view.image.decode_s for view in views if not view.number)
+        they may take longer to decode than to run. Large ones do not count, since no other image
+        waits while they are decoded."""
+        decode_s = sum(
+            view.image.decode_s for view in views if not (view.number or view.image.is_large)
+        )
         return decode_s * len(self._running) / self._decoders
 
     def _answers_to(self, pixels: UInt8Array) -> Float32Array:

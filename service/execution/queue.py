@@ -125,7 +125,10 @@ class Queue:
                     n = worth[n]
                     self._changed.notify()  # another thread may run the rest
                 taken = [self._pop() for _ in range(n)]
-                self._has_room.notify(n)
+                if self._n_decoded:
+                    self._has_room.notify(n)
+                else:  # those told before may have found nothing to fill the room with
+                    self._has_room.notify_all()
                 if taken or self._closed:  # else another thread took them meanwhile
                     return taken
 

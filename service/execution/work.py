@@ -128,6 +128,7 @@ class Image:
     compute_at: float = 0
     views: dict[int, Float32Array] = field(default_factory=dict)  # probabilities, by view
     n_views: int = 1
+    is_large: bool = False  # decoded one at a time, and not with the others
 
     @property
     def has_begun(self) -> bool:
