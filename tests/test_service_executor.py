@@ -421,10 +421,10 @@ async def test_a_large_image_has_queued_until_it_is_its_turn(start: Start, turn:
     with turn:
         asked = asyncio.create_task(ask_encoded(executor, LARGE, LARGE))
         await turn.is_wanted(executor, 1)
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(1)
     first, second = sorted(await asked, key=lambda answer: answer.decode_at)
-    assert first.decode_s > 0.25 > first.queue_s
-    assert second.queue_s > 0.25 > second.decode_s
+    assert first.decode_s > first.queue_s
+    assert second.queue_s > second.decode_s
     assert second.decode_at >= first.decode_at + first.decode_s
 
 
