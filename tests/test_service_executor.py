@@ -535,7 +535,7 @@ async def test_a_large_image_that_had_no_room_is_decoded_whoever_else_waits_for_
 
 
 async def test_closing_ends_all_threads_that_waited_for_room(start: Start) -> None:
-    """With more of them than images to decode ahead, some were never told that there was room."""
+    """With more of them than images to decode ahead, some would not be told that there is room."""
     gate = Gate()
     executor = start(gate, decoders=3 * AHEAD)
     asked = asyncio.create_task(ask(executor, *range(6 * AHEAD), decoded=False))
